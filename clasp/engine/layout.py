@@ -1,0 +1,59 @@
+"""The sequence that a run of decoder layers computes on, and its attention mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import create_causal_mask
+
+from clasp.backbones.base import Adapter
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tokens that decoder layers from ``layer`` on compute with, padded on the left.
+
+    Args:
+        index: (batch, length) long, into the original sequence; anything where not valid.
+        valid: (batch, length) bool.
+        position_ids: (batch, length) rotary positions.
+        rotary: cosines and sines at those positions.
+        mask: attention mask in the form that the backbone's attention wants; None where none is needed.
+        next_position: (batch, 1) rotary position of the first generated token.
+    """
+
+    layer: int
+    index: Tensor
+    valid: Tensor
+    padded: bool
+    position_ids: Tensor
+    rotary: tuple[Tensor, Tensor]
+    mask: Any
+    next_position: Tensor
+
+    @property
+    def length(self) -> int:
+        return self.index.shape[1]
+
+
+def causal_mask(adapter: Adapter, hidden: Tensor, layout: Layout, cache: Any, generated: int = 0) -> Any:
+    """Attention mask for the layers of a layout, in whatever form the backbone's attention implementation wants.
+
+    Args:
+        hidden: (batch, queries, hidden), for sizes, dtype and device.
+        generated: tokens in the cache that came after the prefill, this step's included.
+    """
+    seen = None
+    if layout.padded:
+        fresh = layout.valid.new_ones(len(layout.valid), generated)
+        seen = torch.cat([layout.valid, fresh], dim=1)
+    return create_causal_mask(
+        config=adapter.decoder.config,
+        inputs_embeds=hidden,
+        attention_mask=seen,
+        past_key_values=cache,
+        layer_idx=layout.layer,
+    )

@@ -1,0 +1,117 @@
+"""Layer fusion: one visual representation from several ViT layers.
+
+CLASP replaces the one fixed ViT layer that the projector reads by a weighted sum over several layers, with weights that
+depend on the question's category (abstract and project page of arXiv 2604.12767). Layers, weights and the scale of the
+summands are not published: each choice here is an ``assumption``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clasp.policy import check_weights
+
+NUM_LAYERS = 4
+"""Fusion layers by default (assumption)."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Which ViT hidden states are mixed, and how.
+
+    Args:
+        name: for tables.
+        weights: mixture weights, shallow to deep, the same for every question; None: the policy's, by category.
+        layers: indices into the ViT's hidden states (0 = embeddings), shallow to deep; None: evenly spread ones that
+            end at the backbone's own feature layer.
+        rescale: bring each layer's features to the mean norm of the backbone's own feature layer before mixing.
+    """
+
+    name: str
+    weights: tuple[float, ...] | None
+    layers: tuple[int, ...] | None = None
+    rescale: bool = True
+
+    def __post_init__(self) -> None:
+        if self.weights is not None:
+            check_weights(self.weights)
+        if self.layers is not None:
+            if list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
+                raise ValueError(f"fusion layers {list(self.layers)} must be distinct, non-negative and increasing")
+            if self.weights is not None and len(self.weights) != len(self.layers):
+                raise ValueError(f"{len(self.weights)} fusion weights for {len(self.layers)} layers; give one a layer")
+
+    def resolve(self, feature_layer: int, count: int = NUM_LAYERS) -> tuple[int, ...]:
+        """Hidden-state indices to mix on a backbone whose projector reads hidden state ``feature_layer``.
+
+        Raises:
+            ValueError: a layer lies beyond the feature layer, or there are fewer layers than weights.
+        """
+        if self.layers is not None:
+            if self.layers[-1] > feature_layer:
+                raise ValueError(
+                    f"fusion layer {self.layers[-1]} lies beyond the backbone's feature layer; use 0 to {feature_layer}"
+                )
+            return self.layers
+        wanted = len(self.weights) if self.weights is not None else count
+        if wanted > feature_layer:
+            raise ValueError(f"{wanted} fusion layers do not fit into the {feature_layer} ViT layers that are read")
+        return tuple(round(feature_layer * (i + 1) / wanted) for i in range(wanted))
+
+
+# The paper's first figure sweeps five strategies, A (weight on shallow layers) to E (on deep ones); values: assumption.
+FUSIONS: dict[str, Fusion] = {
+    fusion.name: fusion
+    for fusion in (
+        Fusion("class_adaptive", None),
+        Fusion("shallow", (0.7, 0.2, 0.1, 0.0)),
+        Fusion("mid_shallow", (0.4, 0.3, 0.2, 0.1)),
+        Fusion("balanced", (0.25, 0.25, 0.25, 0.25)),
+        Fusion("mid_deep", (0.1, 0.2, 0.3, 0.4)),
+        Fusion("deep", (0.0, 0.0, 0.0, 1.0)),
+    )
+}
+
+
+def get_fusion(fusion: str | Fusion) -> Fusion:
+    """A fusion by name, or the one given.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if isinstance(fusion, Fusion):
+        return fusion
+    if fusion not in FUSIONS:
+        raise ValueError(f"unknown fusion {fusion!r}; use one of {', '.join(FUSIONS)}")
+    return FUSIONS[fusion]
+
+
+def fuse(layers: Sequence[Tensor], weights: Tensor, own: Tensor, rescale: bool = True) -> Tensor:
+    """Weighted sum of ViT layers, per image.
+
+    Images whose whole weight is on the backbone's own feature layer get that layer back bit for bit.
+
+    Args:
+        layers: hidden states (images, tokens, dim), shallow to deep; ``own`` itself may be among them.
+        weights: (images, layers) float32, each row summing to one.
+        own: (images, tokens, dim), the hidden state that the projector reads without fusion.
+        rescale: bring each other layer to the mean token norm of ``own`` first.
+
+    Returns:
+        (images, tokens, dim) in the dtype of ``own``.
+    """
+    target = own.float().norm(dim=-1).mean(dim=1)[:, None, None]
+    mixed = own.new_zeros(own.shape, dtype=target.dtype)
+    untouched = torch.zeros(len(weights), dtype=torch.bool, device=weights.device)
+    for layer, weight in zip(layers, weights.unbind(dim=1), strict=True):
+        features = layer.float()
+        if layer is own:
+            untouched |= weight == 1.0
+        elif rescale:
+            features = features * (target / features.norm(dim=-1).mean(dim=1)[:, None, None].clamp(min=1e-6))
+        mixed += features * weight[:, None, None]
+    return own.where(untouched[:, None, None], mixed.to(own.dtype))

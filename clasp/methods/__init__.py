@@ -1,0 +1,94 @@
+"""Pruning methods, one file each.
+
+Names resolve lazily, so that asking which methods exist costs nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clasp.methods.base import Method
+
+METHODS: dict[str, tuple[str, str]] = {
+    "none": ("clasp.methods.none", "Unpruned"),
+    "random": ("clasp.methods.random", "Random"),
+    "fastv": ("clasp.methods.fastv", "FastV"),
+    "visionzip": ("clasp.methods.visionzip", "VisionZip"),
+    "clasp": ("clasp.methods.clasp", "CLASP"),
+}
+"""Name on the command line and in results -> module and class."""
+
+_ENGINE = ("ops/*.py", "backbones/*.py", "budget.py", "engine/*.py", "methods/base.py")
+"""Code that every method's answers pass through, relative to the package."""
+
+
+def get(name: str) -> type[Method]:
+    """The method class of that name.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; use one of {', '.join(METHODS)}{_did_you_mean(name, METHODS)}")
+    module, class_name = METHODS[name]
+    return getattr(importlib.import_module(module), class_name)
+
+
+def build(name: str, parameters: Mapping[str, Any]) -> Method:
+    """A method from its name and parameters.
+
+    Raises:
+        ValueError: an unknown method, parameter or value.
+    """
+    method = get(name)
+    known = [f.name for f in dataclasses.fields(method)]
+    unknown = [key for key in parameters if key not in known]
+    if unknown:
+        raise ValueError(
+            f"method {name!r} has no parameter {unknown[0]!r}; it takes {', '.join(known)}"
+            f"{_did_you_mean(unknown[0], known)}"
+        )
+    return method(**parameters)
+
+
+def _did_you_mean(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+@cache
+def fingerprint(method: type[Method]) -> str:
+    """Hash of the code that produces a method's answers: its own module, the ops and the engine below it.
+
+    Comments, docstrings and layout do not count, so that only a change that may change a score makes results stale.
+    """
+    root = Path(__file__).resolve().parent.parent
+    sources = [*_ENGINE, *method.sources]
+    files = sorted(path for source in sources for path in root.glob(source))
+    digest = hashlib.sha256()
+    for path in [*files, Path(inspect.getfile(method))]:
+        digest.update(_normalised(path.read_text(encoding="utf-8")).encode())
+    return digest.hexdigest()[:16]
+
+
+def _normalised(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [item for item in body if not _is_docstring(item)] or [ast.Pass()]  # type: ignore[attr-defined]
+    return ast.unparse(tree)
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -1,0 +1,45 @@
+"""FastV: drop the visual tokens that the last prompt token does not attend to after a shallow layer.
+
+Chen et al., "An Image is Worth 1/2 Tokens After Layer 2", arXiv 2403.06764. Before decoder layer K = 2 the visual
+tokens are ranked by the head-mean attention of the last prompt token in layer K - 1; the top R stay, in order, at
+their original positions, and the kept set is frozen for decoding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from clasp.budget import Schedule, scaled_layers, single_stage
+from clasp.methods.base import Method, Selection, State
+from clasp.ops.select import top_k
+
+PUBLISHED_LAYER = 2
+"""K of the paper, on decoders of 32 layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastV(Method):
+    """FastV (arXiv 2403.06764, section 4.1).
+
+    Args:
+        layer: K, the first decoder layer that computes on the reduced set, at least 1; None: 2 of 32 layers, moved to
+            the same relative depth of other decoders (1 of 12).
+    """
+
+    name: ClassVar[str] = "fastv"
+    lookback: ClassVar[int] = 1
+    assumptions: ClassVar[tuple[str, ...]] = ("FastV's layer K = 2 of 32 scales with the decoder's depth",)
+    layer: int | None = None
+
+    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
+        layer = scaled_layers((PUBLISHED_LAYER,), layers)[0] if self.layer is None else self.layer
+        if not 1 <= layer < layers:
+            raise ValueError(
+                f"FastV's layer={layer} is outside the decoder; use 1 to {layers - 1}, since it ranks by the attention "
+                f"of the layer before"
+            )
+        return single_stage(self.target(visual_tokens), visual_tokens, layers, layer, self.accounting)
+
+    def select(self, state: State, keep: int) -> Selection:
+        return Selection(top_k(state.attention("last"), keep))

@@ -1,0 +1,42 @@
+"""Attention probabilities for a few query rows, without the full n x n map."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def attention_rows(query: Tensor, key: Tensor, allowed: Tensor, scaling: float) -> Tensor:
+    """Softmax attention of the given query rows over all keys, averaged over heads.
+
+    Args:
+        query: (batch, heads, rows, head_dim), rotary already applied.
+        key: (batch, kv_heads, length, head_dim); heads is a multiple of kv_heads (grouped-query attention).
+        allowed: (batch, rows, length) bool, True where the row may look.
+        scaling: factor on the logits, usually head_dim ** -0.5.
+
+    Returns:
+        (batch, rows, length) float32; a row that may look nowhere is all zero.
+    """
+    batch, heads, rows, head_dim = query.shape
+    groups = heads // key.shape[1]
+    grouped = query.reshape(batch, key.shape[1], groups * rows, head_dim)
+    logits = (grouped @ key.transpose(-1, -2)).float().mul_(scaling)
+    logits = logits.view(batch, heads, rows, key.shape[2])
+    logits = logits.masked_fill(~allowed[:, None], float("-inf"))
+    probabilities = torch.softmax(logits, dim=-1).nan_to_num(0.0)  # a fully masked row is 0/0
+    return probabilities.mean(dim=1)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over dim 1 of the rows that ``mask`` admits.
+
+    Args:
+        values: (batch, rows, width).
+        mask: (batch, rows) bool; at least one True per batch entry, else that entry is zero.
+
+    Returns:
+        (batch, width).
+    """
+    weights = mask.to(values.dtype)
+    return torch.einsum("brw,br->bw", values, weights) / weights.sum(dim=1, keepdim=True).clamp(min=1.0)

@@ -1,0 +1,61 @@
+"""Choosing and gathering tokens by index."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """Indices of the ``k`` highest scores, in ascending index order; ties go to the lower index.
+
+    Args:
+        scores: (batch, tokens).
+
+    Returns:
+        (batch, k) long.
+    """
+    order = torch.argsort(scores, dim=1, descending=True, stable=True)
+    return order[:, :k].sort(dim=1).values
+
+
+def top_mask(scores: Tensor, counts: Tensor) -> Tensor:
+    """Marks the ``counts[b]`` highest scores of each batch entry; ties go to the lower index.
+
+    Args:
+        scores: (batch, tokens).
+        counts: (batch,) long, each between 0 and tokens.
+
+    Returns:
+        (batch, tokens) bool.
+    """
+    order = torch.argsort(scores, dim=1, descending=True, stable=True)
+    chosen = torch.arange(scores.shape[1], device=scores.device)[None] < counts[:, None]
+    return torch.zeros_like(chosen).scatter(1, order, chosen)
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """Gathers along dim 1.
+
+    Args:
+        values: (batch, tokens, ...).
+        index: (batch, k) long.
+
+    Returns:
+        (batch, k, ...).
+    """
+    rows = torch.arange(values.shape[0], device=values.device)[:, None]
+    return values[rows, index]
+
+
+def cosine(values: Tensor) -> Tensor:
+    """Cosine similarity of all pairs in float32; a zero vector has similarity 0 to everything.
+
+    Args:
+        values: (batch, tokens, dim).
+
+    Returns:
+        (batch, tokens, tokens) in [-1, 1].
+    """
+    unit = torch.nn.functional.normalize(values.float(), dim=-1)
+    return unit @ unit.transpose(-1, -2)

@@ -1,0 +1,122 @@
+"""Decoding on pruned caches, batches, beams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import LAYERS, METHODS, PROMPTS, VISUAL, Fixed
+
+from clasp.methods.base import Method
+
+NEW = 5
+MIXED = ((PROMPTS[0], (0,)), (PROMPTS[1], (1, 2)), (PROMPTS[2], ()), (PROMPTS[2], (3,)))
+
+
+def answer(model: Any, processor: Any, method: Method, inputs: Any, **options: Any) -> Any:
+    with method(model, processor) as run, torch.no_grad():
+        output = model.generate(
+            **inputs,
+            max_new_tokens=NEW,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=options.get("num_beams", 1) == 1,
+            **options,
+        )
+    return output, run.trace
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("positions", ["original", "contiguous"])
+def test_decoding_with_cache_equals_recomputing(
+    model: Any, processor: Any, encode: Any, stage: int, positions: Any
+) -> None:
+    method = Fixed(stages=((stage, (1, 20, 21, 50)), (5, (0, 2))), positions=positions)
+    inputs = encode((PROMPTS[0], (0,)), (PROMPTS[1], (1,)))
+    cached, _ = answer(model, processor, method, inputs)
+    recomputed, _ = answer(model, processor, method, inputs, use_cache=False)
+    for step, (with_cache, without) in enumerate(zip(cached.logits, recomputed.logits, strict=True)):
+        assert (with_cache - without).abs().max() < 1e-4, f"step {step}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_batch_equals_one_by_one(model: Any, processor: Any, encode: Any, name: str) -> None:
+    method = METHODS[name]
+    together, trace = answer(model, processor, method, encode(*MIXED))
+    for row, prompt in enumerate(MIXED):
+        alone, single = answer(model, processor, method, encode(prompt))
+        for step in range(NEW):
+            assert (together.logits[step][row] - alone.logits[step][0]).abs().max() < 1e-3, (prompt, step)
+        if single is not None:
+            for ours, theirs in zip(trace.samples[row].kept, single.samples[0].kept, strict=True):
+                assert ours.tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize("name", ["random", "clasp", "visionzip"])
+def test_beams_of_a_batch_equal_beams_one_by_one(model: Any, processor: Any, encode: Any, name: str) -> None:
+    prompts = MIXED[:2]
+    together, trace = answer(model, processor, METHODS[name], encode(*prompts), num_beams=3)
+    assert len(trace.samples) == 6
+    assert trace.samples[0].kept[-1].tolist() == trace.samples[2].kept[-1].tolist()
+    for row, prompt in enumerate(prompts):
+        alone, _ = answer(model, processor, METHODS[name], encode(prompt), num_beams=3)
+        assert together.sequences[row, -NEW:].tolist() == alone.sequences[0, -NEW:].tolist()
+
+
+def test_beams_with_cache_equal_beams_without(model: Any, processor: Any, encode: Any) -> None:
+    method = Fixed(stages=((0, tuple(range(0, 64, 3))), (4, (1, 5, 9))))
+    inputs = encode(*MIXED[:1], MIXED[3])
+    cached, _ = answer(model, processor, method, inputs, num_beams=3)
+    recomputed, _ = answer(model, processor, method, inputs, num_beams=3, use_cache=False)
+    assert cached.sequences.tolist() == recomputed.sequences.tolist()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_counts_and_order_are_exact_per_stage(model: Any, processor: Any, encode: Any, name: str) -> None:
+    method = METHODS[name]
+    with method(model, processor) as run, torch.no_grad():
+        model(**encode(*MIXED))
+    samples = run.trace.samples
+    assert [s.images for s in samples] == [1, 2, 0, 1]
+    for sample in samples:
+        keeps = [stage.keep * sample.images for stage in run.schedule.stages] if sample.images else []
+        assert [len(kept) for kept in sample.kept] == keeps
+        previous = set(range(VISUAL * sample.images))
+        for kept in sample.kept:
+            indices = kept.tolist()
+            assert indices == sorted(set(indices))
+            assert set(indices) <= previous
+            previous = set(indices)
+    assert sum(samples[0].visual_leaving) / LAYERS == pytest.approx(method.target(VISUAL), abs=1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_cache_really_shrinks(model: Any, processor: Any, encode: Any, name: str) -> None:
+    inputs = encode(MIXED[0])
+    with METHODS[name](model, processor) as run, torch.no_grad():
+        cache = model(**inputs, use_cache=True).past_key_values
+    sample = run.trace.samples[0]
+    lengths = [layer.keys.shape[2] for layer in cache.layers]
+    assert lengths == [visual + sample.text_tokens for visual in sample.visual_entering]
+    assert run.trace.kv_bytes == sum(2 * layer.keys.numel() * 4 for layer in cache.layers)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_stays_finite_and_close(processor: Any, encode: Any, name: str) -> None:
+    from conftest import small_llava
+
+    model = small_llava("sdpa").to(torch.bfloat16)
+    inputs = encode(*MIXED).to(torch.bfloat16)
+    with METHODS[name](model, processor) as run, torch.no_grad():
+        logits = model(**inputs).logits
+    assert logits.isfinite().all()
+    assert run.trace.samples[0].kept
+
+
+def test_same_prompt_same_selection_twice(model: Any, processor: Any, encode: Any) -> None:
+    inputs = encode(MIXED[0])
+    first, one = answer(model, processor, METHODS["random"], inputs)
+    second, two = answer(model, processor, METHODS["random"], inputs)
+    assert one.samples[0].kept[0].tolist() == two.samples[0].kept[0].tolist()
+    assert first.sequences.tolist() == second.sequences.tolist()
