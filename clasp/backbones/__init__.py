@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clasp.backbones.hub import BackboneUnavailable, hub_commit, unavailable
 from clasp.budget import Geometry
+
+__all__ = ["PUBLISHED", "BackboneUnavailable", "adapter_for", "geometry", "load", "resolve"]
 
 if TYPE_CHECKING:
     from clasp.backbones.base import Adapter
@@ -18,10 +22,6 @@ PUBLISHED: dict[str, Geometry] = {
     ),
 }
 """Counts of models on the hub, so that a configuration is checked without reaching it."""
-
-
-class BackboneUnavailable(OSError):
-    """The backbone's files are neither on this machine nor to be had; the message is one sentence with the remedy."""
 
 
 def resolve(name: str) -> str:
@@ -43,7 +43,7 @@ def geometry(name: str) -> Geometry:
         return PUBLISHED[name]
     from transformers import AutoConfig
 
-    config = _available(name, AutoConfig.from_pretrained, resolve(name))
+    config = _available(AutoConfig.from_pretrained, resolve(name))
     return _adapter_class(config.architectures[0]).geometry_of(config)
 
 
@@ -66,20 +66,21 @@ def load(
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     if not isinstance(name, str):
-        processor = _available(name.name_or_path, AutoProcessor.from_pretrained, name.name_or_path)
-        processor.tokenizer.padding_side = "left"
-        return name, processor
+        return name, _left_padding(_available(AutoProcessor.from_pretrained, name.name_or_path))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if dtype == "auto" and torch.device(device).type == "cpu":
         dtype = "float32"
-    path, at = resolve(name), {"revision": revision} if revision else {}
-    # transformers prints a report of its own for each load; errors still raise
-    processor = _available(name, AutoProcessor.from_pretrained, path, **at)
+    path = resolve(name)
+    processor = _available(AutoProcessor.from_pretrained, path, revision=revision)
     model = _available(
-        name, AutoModelForImageTextToText.from_pretrained, path, dtype=dtype, attn_implementation=attention, **at
+        AutoModelForImageTextToText.from_pretrained,
+        path,
+        revision=revision,
+        dtype=dtype,
+        attn_implementation=attention,
+        use_safetensors=True,
     )
-    processor.tokenizer.padding_side = "left"
-    return model.to(device).eval(), processor
+    return model.to(device).eval(), _left_padding(processor)
 
 
 def adapter_for(model: Any) -> Adapter:
@@ -104,11 +105,16 @@ def _adapter_class(architecture: str) -> type[Adapter]:
     return known[architecture]
 
 
-def _available(name: str, loader: Any, path: str, **options: Any) -> Any:
+def _left_padding(processor: Any) -> Any:
+    processor.tokenizer.padding_side = "left"  # generation continues at the right end of every row
+    return processor
+
+
+def _available(loader: Any, path: str, *, revision: str | None = None, **options: Any) -> Any:
+    """Loads from a folder, or from the hub at a fixed commit; quickly unavailable where there is neither."""
+    if not Path(path).expanduser().is_dir():
+        options["revision"] = hub_commit(path, revision)
     try:
         return loader(path, **options)
     except OSError as error:
-        raise BackboneUnavailable(
-            f"backbone {name!r} is not on this machine and could not be fetched; download it where a model hub can be "
-            f"reached (hf download {path}), give a local path, or use backbone=tiny"
-        ) from error
+        raise unavailable(path) from error

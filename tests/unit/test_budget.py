@@ -1,0 +1,134 @@
+"""Budgets, schedules and the four accountings: arithmetic with published anchors."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clasp.budget import Budget, BudgetError, Schedule, Stage, geometric, scaled_layers, single_stage
+from clasp.cost import prefill_flops
+from clasp.methods import build
+from clasp.methods.clasp import PUBLISHED_LAYERS
+
+SPARSEVLM = {192: (309, 204, 113), 128: (312, 117, 39), 64: (82, 32, 18)}
+
+
+@pytest.mark.parametrize(("nominal", "keeps"), SPARSEVLM.items())
+@pytest.mark.parametrize("average", ["output", "input"])
+def test_published_sparsevlm_counts_average_as_published(nominal: int, keeps: tuple[int, ...], average: str) -> None:
+    stages = tuple(Stage(layer, keep, after=True) for layer, keep in zip(PUBLISHED_LAYERS, keeps, strict=True))
+    accountings = Schedule(576, 32, stages, nominal).accountings()
+    if average == "output":
+        assert accountings.output_average == pytest.approx(nominal, abs=1.0)
+    else:
+        assert accountings.input_average == pytest.approx({192: 206.5, 128: 145.4, 64: 82.3}[nominal], abs=0.1)
+
+
+@pytest.mark.parametrize(("target", "keep"), [(192, 166), (128, 98), (64, 30)])
+def test_fastv_keeps_the_published_counts(target: int, keep: int) -> None:
+    schedule = build("fastv", {"tokens": target}).schedule(576, 32)
+    assert [(stage.layer, stage.keep) for stage in schedule.stages] == [(2, keep)]
+
+
+@pytest.mark.parametrize(("nominal", "average"), [(192, 219.8), (128, 159.8), (64, 99.8)])
+def test_nominal_counts_average_more(nominal: int, average: float) -> None:
+    # DART's published counts include its pivots, hence its kept number is the one that the average speaks of
+    schedule = single_stage(nominal + 4, 576, 32, 2, "nominal")
+    assert schedule.accountings().output_average == pytest.approx(average, abs=0.1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    depth=st.integers(4, 80),
+    visual=st.integers(16, 3000),
+    share=st.floats(0.02, 1.0),
+)
+def test_geometric_hits_the_output_average_within_one_token(depth: int, visual: int, share: float) -> None:
+    layers = scaled_layers(PUBLISHED_LAYERS, depth)
+    target = max(1, round(visual * share))
+    smallest = -(-(visual * layers[0] + depth - layers[0]) // depth)
+    if target < smallest:
+        with pytest.raises(BudgetError, match=f"the smallest is {smallest}"):
+            geometric(target, visual, depth, layers)
+        return
+    schedule = geometric(target, visual, depth, layers)
+    keeps = [stage.keep for stage in schedule.stages]
+    assert keeps == sorted(keeps, reverse=True)
+    assert abs(schedule.accountings().output_average - target) <= 1.0
+    assert schedule.accountings().nominal == target
+
+
+@pytest.mark.parametrize("target", [64, 128, 192, 300, 576])
+def test_geometric_counts_shrink_by_a_constant_ratio(target: int) -> None:
+    keeps = [576, *(stage.keep for stage in geometric(target, 576, 32, PUBLISHED_LAYERS).stages)]
+    ratio = keeps[1] / keeps[0]
+    for before, after in pairwise(keeps):
+        assert after == pytest.approx(before * ratio, abs=2.5)
+
+
+def test_accountings_of_a_layer_that_runs_in_full_before_it_drops() -> None:
+    before = Schedule(100, 4, (Stage(1, 20),))
+    after = Schedule(100, 4, (Stage(1, 20, after=True),))
+    assert before.entering() == before.leaving() == (100, 20, 20, 20)
+    assert after.entering() == (100, 100, 20, 20)
+    assert after.leaving() == (100, 20, 20, 20)
+
+
+def test_stage_layers_scale_with_depth_and_stay_distinct() -> None:
+    assert scaled_layers((2, 6, 15), 32) == (2, 6, 15)
+    assert scaled_layers((2, 6, 15), 40) == (3, 8, 19)
+    assert scaled_layers((2, 6, 15), 12) == (1, 2, 6)
+    assert scaled_layers((2, 6, 15), 4) == (1, 2, 3)
+    with pytest.raises(BudgetError, match="too shallow"):
+        scaled_layers((2, 6, 15), 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either tokens or ratio"),
+        ({"tokens": 64, "ratio": 0.5}, "either tokens or ratio"),
+        ({"tokens": 0}, "below 1"),
+        ({"tokens": -3}, "below 1"),
+        ({"tokens": 64.5}, "not a whole number"),
+        ({"tokens": True}, "not a whole number"),
+        ({"ratio": 1.0}, r"outside \[0, 1\)"),
+        ({"ratio": -0.1}, r"outside \[0, 1\)"),
+        ({"ratio": float("nan")}, r"outside \[0, 1\)"),
+    ],
+)
+def test_bad_budgets_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(BudgetError, match=message):
+        Budget(**arguments)
+
+
+def test_ratio_is_the_share_removed() -> None:
+    assert [Budget(ratio=ratio).resolve(576) for ratio in (0.667, 0.778, 0.889, 0.0)] == [192, 128, 64, 576]
+    with pytest.raises(BudgetError, match="more than the 576 visual tokens"):
+        Budget(tokens=577).resolve(576)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ((Stage(32, 10),), "outside the decoder; use layers 0 to 31"),
+        ((Stage(-1, 10),), "outside the decoder"),
+        ((Stage(5, 10), Stage(5, 5)), "must increase"),
+        ((Stage(5, 10), Stage(6, 11)), "keeps 11 visual tokens of 10"),
+        ((Stage(5, 0),), "keeps 0 visual tokens"),
+    ],
+)
+def test_bad_schedules_are_refused(stages: tuple[Stage, ...], message: str) -> None:
+    with pytest.raises(BudgetError, match=message):
+        Schedule(576, 32, stages)
+
+
+@pytest.mark.parametrize(("formula", "published"), [("two_matrix", 2.986e12), ("gated", 3.817e12)])
+def test_flops_of_llava_equal_the_papers(formula: str, published: float) -> None:
+    from clasp.backbones import geometry
+
+    llava = geometry("llava-hf/llava-1.5-7b-hf")
+    assert prefill_flops(llava, [576] * 32, formula=formula) == pytest.approx(published, rel=1e-3)

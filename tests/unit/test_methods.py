@@ -1,0 +1,266 @@
+"""Selection rules against naive references, and parameters that must be refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from clasp import methods
+from clasp.budget import BudgetError, Stage
+from clasp.fusion import FUSIONS, Fusion, fuse
+from clasp.methods import METHODS, build, fingerprint, get
+from clasp.methods.clasp import CLASP
+from clasp.methods.fastv import FastV
+from clasp.methods.random import Random
+from clasp.methods.visionzip import VisionZip
+from clasp.policy import CATEGORIES, DEFAULT_POLICY, CategoryPolicy, ClassPolicy
+
+
+class FakeState:
+    """A state with planted values: what a method does with them is all that is under test."""
+
+    def __init__(self, rows: int, visual: int, seed: int = 0, categories: list[str] | None = None) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.stage, self.visual_tokens, self.categories = Stage(1, 1), visual, categories
+        self._tokens = torch.randn(rows, visual, 6, generator=generator)
+        self._attention = torch.rand(rows, visual, generator=generator)
+        self._vision = FakeVision(rows, visual, generator)
+
+    def tokens(self) -> Tensor:
+        return self._tokens
+
+    def attention(self, queries: str) -> Tensor:
+        return self._attention if queries == "instruction" else 1.0 - self._attention
+
+    def vision(self) -> FakeVision:
+        return self._vision
+
+    def seeds(self) -> list[int]:
+        return list(range(len(self._tokens)))
+
+
+class FakeVision:
+    feature_layer = 3
+
+    def __init__(self, images: int, tokens: int, generator: torch.Generator) -> None:
+        self.features = torch.randn(images, tokens, 4, generator=generator)
+        self.scores = torch.rand(images, tokens, generator=generator)
+        self.key = torch.randn(images, tokens, 4, generator=generator)
+        self.cls = torch.randn(images, 4, generator=generator)
+
+    def hidden_state(self, index: int) -> Tensor:
+        return self.features + (index - 3)
+
+    def cls_attention(self, layer: int) -> Tensor:
+        assert layer == 2, "VisionZip reads the attention of the layer whose output is projected"
+        return self.scores
+
+    def cls_state(self, index: int) -> Tensor:
+        return self.cls
+
+    def keys(self, layer: int) -> Tensor:
+        return self.key
+
+    def project(self, features: Tensor) -> Tensor:
+        return 2.0 * features
+
+
+@pytest.mark.parametrize("keep", [1, 5, 23])
+def test_fastv_keeps_what_the_last_token_attends_to(keep: int) -> None:
+    state = FakeState(2, 24)
+    index = FastV(tokens=1).select(state, keep).index
+    for row in range(2):
+        ranked = sorted(range(24), key=lambda i: -float(state.attention("last")[row, i]))
+        assert index[row].tolist() == sorted(ranked[:keep])
+
+
+@pytest.mark.parametrize("keep", [1, 2, 8, 16, 23])
+@pytest.mark.parametrize("with_cls", [True, False])
+def test_visionzip_equals_its_specification(keep: int, with_cls: bool) -> None:
+    state = FakeState(1, 24)
+    vision = state.vision()
+    selection = VisionZip(tokens=1, with_cls=with_cls).select(state, keep)
+    contextual = round(keep * 10 / 64)
+    cls = int(with_cls and keep - contextual > 1)
+    ranked = sorted(range(24), key=lambda i: -float(vision.scores[0, i]))
+    dominant = set(ranked[: keep - contextual - cls])
+    rest = [i for i in range(24) if i not in dominant]
+    step = max(1, len(rest) // max(contextual, 1))
+    targets = rest[::step][:contextual]
+    unit = torch.nn.functional.normalize(vision.key[0], dim=-1)
+    features = {i: vision.features[0, i] for i in dominant}
+    for target in targets:
+        near = [i for i in rest if i not in targets and max(targets, key=lambda t: float(unit[i] @ unit[t])) == target]
+        members = torch.stack([vision.features[0, i] for i in near]).mean(dim=0) if near else torch.zeros(4)
+        features[target] = vision.features[0, target] + members
+    if cls:
+        features[min(set(range(24)) - set(features))] = vision.cls[0]
+    assert selection.index[0].tolist() == sorted(features)
+    assert selection.features is not None
+    expected = torch.stack([2.0 * features[i] for i in sorted(features)])
+    assert torch.allclose(selection.features[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("tokens", "split"), [(64, (54, 10)), (128, (108, 20)), (192, (162, 30))])
+def test_visionzip_splits_as_published(tokens: int, split: tuple[int, int]) -> None:
+    pivots = VisionZip(tokens=tokens).select(FakeState(1, 576), tokens).pivots
+    assert pivots is not None
+    assert int(pivots.sum()) == split[0] - 1  # the paper counts CLS among the dominant ones
+    assert pivots.shape[1] == sum(split)
+
+
+@pytest.mark.parametrize("completion", ["density_peaks", "farthest_point"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_clasp_splits_the_budget_by_category(completion: Any, share: float) -> None:
+    rows = dict(DEFAULT_POLICY.entries, ocr=CategoryPolicy((0, 0, 0, 1), share))
+    policy = ClassPolicy("test", "assumption", rows)
+    state = FakeState(2, 30, categories=["ocr", "general"])
+    selection = CLASP(tokens=1, policy=policy, router="keyword", completion=completion).select(state, 10)
+    assert selection.pivots is not None
+    assert selection.pivots.sum(dim=1).tolist() == [round(10 * share), 7]
+    for row, count in enumerate((round(10 * share), 7)):
+        most = state.attention("instruction")[row].topk(count).indices.tolist() if count else []
+        chosen = selection.index[row, selection.pivots[row]].tolist()
+        assert chosen == sorted(most)
+    assert all(len(set(index)) == 10 and index == sorted(index) for index in selection.index.tolist())
+
+
+def test_clasp_completes_with_what_the_pivots_leave_uncovered() -> None:
+    state = FakeState(1, 12, categories=["general"])
+    corner = torch.eye(6)
+    # ten tokens like the pivot, and one far away that nothing attends to
+    state._tokens = torch.cat([corner[0].expand(11, -1), corner[1:2]])[None].clone()
+    state._attention = torch.linspace(1.0, 0.0, 12)[None]
+    for completion in ("density_peaks", "farthest_point"):
+        index = CLASP(tokens=1, router="keyword", completion=completion).select(state, 3).index
+        assert 11 in index[0].tolist(), completion
+
+
+def test_random_depends_on_image_and_seed_alone() -> None:
+    state = FakeState(3, 40)
+    first = Random(tokens=1).select(state, 9).index
+    assert first.equal(Random(tokens=1).select(state, 9).index)
+    assert not first.equal(Random(tokens=1, seed=1).select(state, 9).index)
+    assert not first[0].equal(first[1])
+    counts = torch.zeros(40)
+    for seed in range(400):
+        counts[Random(tokens=1, seed=1000 * seed).select(state, 9).index[0]] += 1
+    assert counts.min() > 50, "every place must be about equally likely"
+    assert counts.max() < 140
+
+
+def test_fusion_is_a_weighted_sum_at_one_scale() -> None:
+    own = torch.randn(2, 5, 3)
+    shallow = 100.0 * torch.randn(2, 5, 3)
+    mixed = fuse([shallow, own], torch.tensor([[0.25, 0.75], [0.0, 1.0]]), own)
+    for image in range(2):
+        scale = own[image].norm(dim=-1).mean() / shallow[image].norm(dim=-1).mean()
+        weights = [(0.25, 0.75), (0.0, 1.0)][image]
+        expected = weights[0] * scale * shallow[image] + weights[1] * own[image]
+        assert torch.allclose(mixed[image], expected, atol=1e-5)
+    assert torch.equal(mixed[1], own[1])
+
+
+def test_fusion_layers_are_evenly_spread_and_end_at_the_feature_layer() -> None:
+    assert FUSIONS["deep"].resolve(23) == (6, 12, 17, 23)
+    assert FUSIONS["class_adaptive"].resolve(6, 3) == (2, 4, 6)
+    with pytest.raises(ValueError, match="beyond the backbone's feature layer; use 0 to 6"):
+        Fusion("own", (0.5, 0.5), (2, 7)).resolve(6)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("clasps", {}, "unknown method 'clasps'; use one of none, random.*did you mean 'clasp'"),
+        ("clasp", {"tokens": 64, "fusionn": "deep"}, "no parameter 'fusionn'.*did you mean 'fusion'"),
+        ("clasp", {"tokens": 64, "fusion": "deepest"}, "unknown fusion 'deepest'; use one of class_adaptive"),
+        ("clasp", {"tokens": 64, "router": "oracel"}, "unknown router 'oracel'; use one of embedding"),
+        ("clasp", {"tokens": 64, "completion": "kmeans"}, "unknown completion 'kmeans'"),
+        ("clasp", {"tokens": 64, "accounting": "nominal"}, "several stages"),
+        ("clasp", {"tokens": 64, "positions": "random"}, "unknown positions 'random'"),
+        ("fastv", {"tokens": 64, "accounting": "mean"}, "unknown accounting 'mean'"),
+        ("none", {"tokens": 64}, "takes no budget"),
+        ("random", {}, "either tokens or ratio"),
+        ("visionzip", {"tokens": 64, "contextual_share": 1.0}, r"outside \[0, 1\)"),
+    ],
+)
+def test_bad_parameters_are_refused_by_name(name: str, parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(name, parameters)
+
+
+def test_budgets_and_stages_are_checked_against_the_backbone_without_weights() -> None:
+    from clasp.backbones import geometry
+
+    llava = geometry("llava-hf/llava-1.5-7b-hf")
+    with pytest.raises(BudgetError, match="the smallest is 37"):
+        CLASP(tokens=36).check(llava)
+    with pytest.raises(BudgetError, match="outside the decoder; use layers 0 to 31"):
+        CLASP(tokens=64, stage_layers=(2, 6, 40)).check(llava)
+    with pytest.raises(ValueError, match="use 1 to 31"):
+        FastV(tokens=64, layer=0).check(llava)
+    with pytest.raises(BudgetError, match="more than the 576"):
+        VisionZip(tokens=1000).check(llava)
+    assert CLASP(tokens=64).check(llava).accountings().output_average == pytest.approx(64, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("build_policy", "message"),
+    [
+        (lambda: CategoryPolicy((0.5, 0.6), 0.5), "sum to 1.1"),
+        (lambda: CategoryPolicy((1.5, -0.5), 0.5), "non-negative"),
+        (lambda: CategoryPolicy((1.0,), 1.2), r"outside \[0, 1\]"),
+        (lambda: ClassPolicy("x", "assumption", {}), "lacks the categories"),
+        (lambda: ClassPolicy("x", "guess", DEFAULT_POLICY.entries), "provenance 'guess'"),
+        (lambda: ClassPolicy("x", "assumption", {**DEFAULT_POLICY.entries, "colour": None}), r"unknown.*colour"),
+        (lambda: DEFAULT_POLICY["colour"], "unknown category 'colour'"),
+        (lambda: Fusion("own", (0.2, 0.2)), "sum to 0.4"),
+        (lambda: Fusion("own", (0.5, 0.5), (3,)), "one a layer"),
+        (lambda: Fusion("own", None, (3, 2)), "increasing"),
+    ],
+)
+def test_bad_policies_and_fusions_are_refused(build_policy: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_policy()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_identity_holds_every_parameter_and_is_stable(name: str) -> None:
+    parameters = {"tokens": 64} if get(name).prunes else {}
+    identity = build(name, parameters).identity()
+    assert identity == build(name, parameters).identity()
+    assert set(identity["parameters"]) == {f.name for f in dataclasses.fields(get(name))}
+    import json
+
+    json.dumps(identity)
+
+
+def test_identity_changes_with_policy_router_and_fusion() -> None:
+    rows = dict(DEFAULT_POLICY.entries, ocr=CategoryPolicy((0, 0, 0, 1), 0.1))
+    variants = [
+        CLASP(tokens=64, router="keyword"),
+        CLASP(tokens=64, router="fixed"),
+        CLASP(tokens=64, router="keyword", fusion="deep"),
+        CLASP(tokens=64, router="keyword", policy=ClassPolicy("default", "assumption", rows)),
+    ]
+    identities = [repr(variant.identity()) for variant in variants]
+    assert len(set(identities)) == len(variants)
+
+
+def test_fingerprint_ignores_comments_and_docstrings_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = '"""Doc."""\ndef f(x):\n    """Doc."""\n    return x + 1  # why\n'
+    same = "def f(x):\n    return (x\n        + 1)\n"
+    assert methods._normalised(source) == methods._normalised(same)
+    assert methods._normalised(source) != methods._normalised(source.replace("+ 1", "+ 2"))
+    assert fingerprint(CLASP) != fingerprint(FastV)
+
+
+def test_category_names_are_the_same_everywhere() -> None:
+    from clasp.router import PROTOTYPES
+
+    assert tuple(PROTOTYPES) == CATEGORIES == tuple(DEFAULT_POLICY.entries)

@@ -1,0 +1,180 @@
+"""Each op against a plain-loop reference, over random and adversarial inputs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from clasp.ops.attention import attention_rows, masked_mean
+from clasp.ops.cluster import density_peaks, farthest_point, similarity_to
+from clasp.ops.select import cosine, take, top_k, top_mask
+
+
+def cloud(tokens: int, seed: int, kind: str = "random") -> Tensor:
+    """(tokens, 6) values: random ones, duplicates among them, or zero vectors among them."""
+    values = torch.randn(tokens, 6, generator=torch.Generator().manual_seed(seed))
+    if kind == "duplicates":
+        values[tokens // 2 :] = values[0]
+    if kind == "zeros":
+        values[::3] = 0.0
+    return values
+
+
+clouds = st.builds(cloud, st.integers(1, 12), st.integers(0, 10**6), st.sampled_from(["random", "duplicates", "zeros"]))
+
+
+def cos(a: Tensor, b: Tensor) -> float:
+    norm = float(a.norm()) * float(b.norm())
+    return float(a @ b) / norm if norm else 0.0
+
+
+def naive_density_peaks(values: Tensor, among: list[bool], neighbours: int) -> tuple[list[float], dict[int, float]]:
+    members = [i for i, used in enumerate(among) if used]
+    exact = values.double()
+    distance = {(i, j): math.sqrt(max(0.0, 2 - 2 * cos(exact[i], exact[j]))) for i in members for j in members}
+    density = {}
+    for i in members:
+        nearest = sorted(distance[i, j] for j in members if j != i)[:neighbours]
+        density[i] = math.exp(-sum(d * d for d in nearest) / max(1, len(nearest)))
+    scores = [0.0] * len(among)
+    for i in members:
+        denser = [j for j in members if density[j] > density[i]]
+        reach = min((distance[i, j] for j in denser), default=max(distance.values()))
+        scores[i] = density[i] * reach
+    return scores, density
+
+
+@settings(max_examples=200, deadline=None)
+@given(values=clouds, data=st.data())
+def test_density_peaks_equals_the_definition(values: Tensor, data: st.DataObject) -> None:
+    among = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)).filter(any))
+    neighbours = data.draw(st.integers(1, 5))
+    scores = density_peaks(values[None], torch.tensor([among]), neighbours)[0]
+    expected, density = naive_density_peaks(values, among, neighbours)
+    # mutual nearest neighbours have equal densities up to rounding: which of them is the peak is free
+    tied = {i for i, j in itertools.permutations(density, 2) if abs(density[i] - density[j]) < 1e-5}
+    for i, value in enumerate(expected):
+        if i not in tied:
+            assert float(scores[i]) == pytest.approx(value, abs=2e-3)
+    assert (scores[~torch.tensor(among)] == 0).all()
+    assert scores.isfinite().all()
+
+
+def test_density_peaks_picks_one_centre_per_separated_cluster() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.eye(6)[:4]
+    values = torch.cat([c + 0.05 * torch.randn(7, 6, generator=generator) for c in centres])
+    scores = density_peaks(values[None], torch.ones(1, 28, dtype=torch.bool))[0]
+    assert sorted(i // 7 for i in scores.topk(4).indices.tolist()) == [0, 1, 2, 3]
+
+
+def test_of_identical_tokens_only_the_first_is_a_peak() -> None:
+    values = torch.eye(3)[[0, 0, 0, 0, 1]][None]
+    scores = density_peaks(values, torch.ones(1, 5, dtype=torch.bool), neighbours=2)[0]
+    assert int((scores > 0.1).sum()) == 2
+    assert scores[0] == scores.max()
+
+
+def naive_farthest(values: Tensor, chosen: list[int], keep: int) -> list[int]:
+    chosen = list(chosen)
+    while len(chosen) < keep:
+        free = [i for i in range(len(values)) if i not in chosen]
+        if chosen:
+            chosen.append(min(free, key=lambda i: max(cos(values[i], values[j]) for j in chosen)))
+        else:
+            mean = values.mean(dim=0)
+            chosen.append(min(free, key=lambda i: cos(values[i], mean)))
+    return sorted(chosen)
+
+
+@settings(max_examples=100, deadline=None)
+@given(tokens=st.integers(1, 10), seed=st.integers(0, 10**6), data=st.data())
+def test_farthest_point_equals_the_greedy_loop(tokens: int, seed: int, data: st.DataObject) -> None:
+    values = cloud(tokens, seed)
+    start = data.draw(st.sets(st.integers(0, tokens - 1)))
+    keep = data.draw(st.integers(max(1, len(start)), tokens))
+    chosen = torch.zeros(1, tokens, dtype=torch.bool)
+    chosen[0, list(start)] = True
+    taken = farthest_point(values[None], chosen, keep)[0]
+    assert taken.nonzero().squeeze(1).tolist() == naive_farthest(values, sorted(start), keep)
+
+
+@pytest.mark.parametrize("kind", ["duplicates", "zeros"])
+def test_farthest_point_fills_up_exactly_on_degenerate_input(kind: str) -> None:
+    chosen = torch.zeros(2, 9, dtype=torch.bool)
+    chosen[1, :4] = True
+    values = torch.stack([cloud(9, 1, kind), cloud(9, 2, kind)])
+    for keep in (4, 5, 9):
+        taken = farthest_point(values, chosen, keep)
+        assert taken.sum(dim=1).tolist() == [keep, keep]
+        assert (taken & chosen).equal(chosen)
+
+
+def test_farthest_point_is_within_two_of_the_best_cover() -> None:
+    for seed in range(20):
+        values = torch.nn.functional.normalize(cloud(8, seed), dim=-1)
+        distance = torch.cdist(values, values)
+        start = torch.zeros(1, 8, dtype=torch.bool)
+        start[0, 0] = True
+        greedy = farthest_point(values[None], start, 3)[0].nonzero().squeeze(1)
+        radius = distance[:, greedy].amin(dim=1).max()
+        best = min(distance[:, [0, *pair]].amin(dim=1).max() for pair in itertools.combinations(range(1, 8), 2))
+        assert radius <= 2 * best + 1e-5
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=clouds, scale=st.floats(0.01, 100.0))
+def test_cosine_scores_do_not_depend_on_scale(values: Tensor, scale: float) -> None:
+    everyone = torch.ones(1, len(values), dtype=torch.bool)
+    assert torch.allclose(cosine(values[None]), cosine(scale * values[None]), atol=1e-5)
+    none = torch.zeros_like(everyone)
+    assert (similarity_to(values[None], none) == -1).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_selection_is_permutation_equivariant(seed: int) -> None:
+    values = cloud(9, seed)
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(seed))
+    start = torch.zeros(1, 9, dtype=torch.bool)
+    start[0, 2] = True
+    plain = farthest_point(values[None], start, 5)[0]
+    shuffled = farthest_point(values[order][None], start[:, order], 5)[0]
+    assert shuffled.equal(plain[order])
+    everyone = torch.ones(1, 9, dtype=torch.bool)
+    assert torch.allclose(
+        density_peaks(values[order][None], everyone), density_peaks(values[None], everyone)[:, order], atol=1e-4
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), groups=st.sampled_from([1, 2]))
+def test_attention_rows_equal_full_attention(seed: int, groups: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(2, 4, 7, 8, generator=generator)
+    key = torch.randn(2, 4 // groups, 7, 8, generator=generator)
+    allowed = torch.ones(7, 7, dtype=torch.bool).tril().expand(2, -1, -1).clone()
+    allowed[1, :, 0] = False  # padding on the left of the second sample; its first row may look nowhere
+    expected = torch.zeros(2, 7, 7)
+    for b, h, i in itertools.product(range(2), range(4), range(7)):
+        logits = [float(query[b, h, i] @ key[b, h // groups, j]) * 0.3 for j in range(7) if allowed[b, i, j]]
+        weights = torch.tensor(logits).softmax(dim=0) if logits else torch.tensor([])
+        expected[b, i, allowed[b, i]] += weights / 4
+    rows = attention_rows(query, key, allowed, 0.3)
+    assert torch.allclose(rows, expected, atol=1e-5)
+    asked = torch.tensor([[True] * 7, [False] * 3 + [True] * 4])
+    assert torch.allclose(masked_mean(rows, asked)[1], expected[1, 3:].mean(dim=0), atol=1e-5)
+
+
+def test_ties_go_to_the_lower_index() -> None:
+    scores = torch.tensor([[1.0, 2.0, 2.0, 2.0, 0.0]])
+    assert top_k(scores, 2).tolist() == [[1, 2]]
+    assert top_mask(scores, torch.tensor([3])).tolist() == [[False, True, True, True, False]]
+    assert top_mask(scores, torch.tensor([0])).sum() == 0
+    assert take(torch.arange(10).view(2, 5), torch.tensor([[4, 0], [1, 1]])).tolist() == [[4, 0], [6, 6]]

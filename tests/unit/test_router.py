@@ -1,0 +1,102 @@
+"""Routers and prompt reading."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from clasp.backbones import load
+from clasp.backbones.prompt import PromptReader
+from clasp.policy import CATEGORIES
+from clasp.router import PROTOTYPES, EmbeddingRouter, FixedRouter, KeywordRouter, RouterError, make_router
+
+UNSEEN = {
+    "attribute": ["What is the color of the tie?", "Which colour does the big circle have?"],
+    "counting": ["How many dogs are in this photo?", "What is the total number of stars?"],
+    "ocr": ["What does the billboard say?", "What letter can be seen in the image?"],
+    "spatial": ["What is on the left side of the bench?", "Is the star above the square?"],
+    "scene": ["What kind of room is shown?", "What is the weather in this scene?"],
+    "general": ["Is there a cat in the image?", "Does this image contain a triangle?"],
+}
+
+
+@pytest.mark.parametrize("router", ["embedding", "keyword"])
+def test_routers_place_unseen_questions(router: str) -> None:
+    questions = [(question, category) for category, group in UNSEEN.items() for question in group]
+    routed = make_router(router).route([question for question, _ in questions])
+    assert routed == [category for _, category in questions]
+
+
+def test_template_text_does_not_change_the_route() -> None:
+    plain = "How many cats are there?"
+    dressed = f"Question: {plain}\nAnswer the question using a single word or phrase."
+    for router in (EmbeddingRouter(), KeywordRouter()):
+        assert router.route([dressed]) == router.route([plain]) == ["counting"]
+
+
+def test_route_does_not_depend_on_the_batch() -> None:
+    questions = [question for group in UNSEEN.values() for question in group]
+    router = EmbeddingRouter()
+    assert router.route(questions) == [router.route([question])[0] for question in questions]
+
+
+def test_prototypes_route_to_their_own_category() -> None:
+    for category in CATEGORIES:
+        assert EmbeddingRouter().route(PROTOTYPES[category]).count(category) >= 9, category
+
+
+@pytest.mark.parametrize("prompt", ["", "   ", "\n"])
+@pytest.mark.parametrize("router", ["embedding", "keyword"])
+def test_an_empty_prompt_is_an_error(router: str, prompt: str) -> None:
+    with pytest.raises(RouterError, match="prompt is empty"):
+        make_router(router).route([prompt])
+
+
+def test_ablation_routers() -> None:
+    assert FixedRouter("ocr").route(["anything", "else"]) == ["ocr", "ocr"]
+    with pytest.raises(ValueError, match="unknown category 'text'"):
+        FixedRouter("text")
+    with pytest.raises(RouterError, match=r"run\.oracle"):
+        make_router("oracle").route(["a"])
+    with pytest.raises(RouterError, match="unknown router 'x'"):
+        make_router("x")
+
+
+def test_without_an_encoder_the_embedding_router_names_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clasp.router.encoder_installed", lambda: False)
+    with pytest.raises(RouterError, match="router=keyword"):
+        make_router("embedding")
+
+
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    return load("tiny")[1]
+
+
+def ids_of(processor: Any, question: str, images: int = 1) -> list[int]:
+    content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    return processor.tokenizer(text)["input_ids"]
+
+
+@pytest.mark.parametrize("question", ["What color is the circle?", "How many?", "Is ASSISTANT: a word here?"])
+def test_instruction_is_the_question_and_nothing_else(processor: Any, question: str) -> None:
+    tokenizer = processor.tokenizer
+    reader = PromptReader(processor, tokenizer.convert_tokens_to_ids("<image>"))
+    ids = ids_of(processor, question)
+    assert reader.text(ids) == question
+    positions = reader.positions(ids)
+    assert tokenizer.decode([ids[i] for i in positions]).strip() == question
+    assert ids[positions[0] - 1] not in (tokenizer.eos_token_id,)
+
+
+def test_instruction_tokens_are_those_after_the_last_image(processor: Any) -> None:
+    tokenizer = processor.tokenizer
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    reader = PromptReader(processor, image)
+    ids = ids_of(processor, "What color is it?", images=2)
+    assert min(reader.positions(ids)) > max(i for i, token in enumerate(ids) if token == image)
+    only_image = tokenizer("USER: What is it? <image>\n ASSISTANT:")["input_ids"]
+    assert reader.positions(only_image) == [len(only_image) - 1]
+    assert "What is it?" in reader.text(only_image)
