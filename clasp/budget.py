@@ -98,7 +98,7 @@ class Stage:
 class Accountings:
     """The same schedule counted four ways, in visual tokens per image.
 
-    - ``nominal``: the count that the method was asked to keep at its pruning step.
+    - ``nominal``: the count that stays after the one pruning step; with several stages, the budget asked for.
     - ``output_average``: mean over layers of the tokens that leave a layer (SparseVLM, PDrop and CLASP mean this).
     - ``input_average``: mean over layers of the tokens that a layer computes on: what compute and KV cache see.
     - ``final``: tokens that leave the last layer.
@@ -199,7 +199,7 @@ def single_stage(target: int, visual_tokens: int, layers: int, layer: int, accou
         keep = round((target * layers - visual_tokens * layer) / (layers - layer))
     if keep < 1:
         raise _unreachable(target, visual_tokens, layers, (layer,))
-    return Schedule(visual_tokens, layers, (Stage(layer, keep),), nominal=target)
+    return Schedule(visual_tokens, layers, (Stage(layer, keep),), nominal=keep)
 
 
 def geometric(target: int, visual_tokens: int, layers: int, stage_layers: Sequence[int]) -> Schedule:

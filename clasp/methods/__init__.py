@@ -5,15 +5,10 @@ Names resolve lazily, so that asking which methods exist costs nothing.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
-import hashlib
 import importlib
-import inspect
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,9 +22,6 @@ METHODS: dict[str, tuple[str, str]] = {
     "clasp": ("clasp.methods.clasp", "CLASP"),
 }
 """Name on the command line and in results -> module and class."""
-
-_ENGINE = ("ops/*.py", "backbones/*.py", "budget.py", "engine/*.py", "methods/base.py")
-"""Code that every method's answers pass through, relative to the package."""
 
 
 def get(name: str) -> type[Method]:
@@ -64,31 +56,3 @@ def build(name: str, parameters: Mapping[str, Any]) -> Method:
 def _did_you_mean(name: str, known: Mapping[str, Any] | list[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-@cache
-def fingerprint(method: type[Method]) -> str:
-    """Hash of the code that produces a method's answers: its own module, the ops and the engine below it.
-
-    Comments, docstrings and layout do not count, so that only a change that may change a score makes results stale.
-    """
-    root = Path(__file__).resolve().parent.parent
-    sources = [*_ENGINE, *method.sources]
-    files = sorted(path for source in sources for path in root.glob(source))
-    digest = hashlib.sha256()
-    for path in [*files, Path(inspect.getfile(method))]:
-        digest.update(_normalised(path.read_text(encoding="utf-8")).encode())
-    return digest.hexdigest()[:16]
-
-
-def _normalised(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [item for item in body if not _is_docstring(item)] or [ast.Pass()]  # type: ignore[attr-defined]
-    return ast.unparse(tree)
-
-
-def _is_docstring(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -16,9 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from torch import Tensor
 
 from clasp.budget import ACCOUNTINGS, Accounting, Budget, BudgetError, Geometry, Schedule, Stage
+from clasp.fingerprint import code_fingerprint
 
 if TYPE_CHECKING:
     from clasp.engine import Run
+
+_ENGINE = ("clasp.engine", "clasp.backbones.llava")
+"""Code that every method's answers pass through."""
 
 Positions = Literal["original", "contiguous"]
 Queries = Literal["instruction", "last"]
@@ -120,8 +124,6 @@ class Method(ABC):
     prunes: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = ()
     """What of this method is not stated by its paper."""
-    sources: ClassVar[tuple[str, ...]] = ()
-    """Files of the package, beside the method's own and the engine's, that its answers depend on."""
 
     tokens: int | None = None
     ratio: float | None = None
@@ -172,10 +174,8 @@ class Method(ABC):
 
     def identity(self) -> dict[str, Any]:
         """Everything of the method that can change a score, as JSON values: name, parameters, code fingerprint."""
-        from clasp.methods import fingerprint
-
         parameters = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        return {"name": self.name, "parameters": parameters, "code": fingerprint(type(self))}
+        return {"name": self.name, "parameters": parameters, "code": code_fingerprint(type(self).__module__, *_ENGINE)}
 
     def __call__(self, model: Any, processor: Any) -> Run:
         """The context manager that prunes ``model`` while it is open."""

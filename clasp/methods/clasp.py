@@ -55,7 +55,6 @@ class CLASP(Method):
         "CLASP's completion: density peaks weighted by 1 - max cosine to the pivots",
         "CLASP keeps original rotary positions",
     )
-    sources: ClassVar[tuple[str, ...]] = ("fusion.py", "policy.py", "router.py")
     fusion: str | Fusion = "class_adaptive"
     policy: ClassPolicy = DEFAULT_POLICY
     router: str | Router = "embedding"

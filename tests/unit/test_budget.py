@@ -31,6 +31,8 @@ def test_published_sparsevlm_counts_average_as_published(nominal: int, keeps: tu
 def test_fastv_keeps_the_published_counts(target: int, keep: int) -> None:
     schedule = build("fastv", {"tokens": target}).schedule(576, 32)
     assert [(stage.layer, stage.keep) for stage in schedule.stages] == [(2, keep)]
+    assert schedule.accountings().nominal == keep
+    assert schedule.accountings().output_average == pytest.approx(target, abs=0.5)
 
 
 @pytest.mark.parametrize(("nominal", "average"), [(192, 219.8), (128, 159.8), (64, 99.8)])

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from clasp import methods
+import clasp
 from clasp.budget import BudgetError, Stage
+from clasp.fingerprint import normalised
 from clasp.fusion import FUSIONS, Fusion, fuse
-from clasp.methods import METHODS, build, fingerprint, get
+from clasp.methods import METHODS, build, get
 from clasp.methods.clasp import CLASP
 from clasp.methods.fastv import FastV
 from clasp.methods.random import Random
@@ -235,8 +240,6 @@ def test_identity_holds_every_parameter_and_is_stable(name: str) -> None:
     identity = build(name, parameters).identity()
     assert identity == build(name, parameters).identity()
     assert set(identity["parameters"]) == {f.name for f in dataclasses.fields(get(name))}
-    import json
-
     json.dumps(identity)
 
 
@@ -252,12 +255,48 @@ def test_identity_changes_with_policy_router_and_fusion() -> None:
     assert len(set(identities)) == len(variants)
 
 
-def test_fingerprint_ignores_comments_and_docstrings_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fingerprint_ignores_comments_and_docstrings_only() -> None:
     source = '"""Doc."""\ndef f(x):\n    """Doc."""\n    return x + 1  # why\n'
     same = "def f(x):\n    return (x\n        + 1)\n"
-    assert methods._normalised(source) == methods._normalised(same)
-    assert methods._normalised(source) != methods._normalised(source.replace("+ 1", "+ 2"))
-    assert fingerprint(CLASP) != fingerprint(FastV)
+    assert normalised(source) == normalised(same)
+    assert normalised(source) != normalised(source.replace("+ 1", "+ 2"))
+
+
+def test_fingerprint_covers_what_a_method_imports_and_nothing_else(tmp_path: Path) -> None:
+    """On a copy of the package: touch one file at a time, and see whose fingerprint changes."""
+    shutil.copytree(Path(clasp.__file__).parent, tmp_path / "clasp", ignore=shutil.ignore_patterns("weights", "*.pyc"))
+    code = (
+        "from clasp.fingerprint import code_fingerprint as f;"
+        "print(*(f('clasp.methods.' + m, 'clasp.engine') for m in ('clasp', 'fastv')))"
+    )
+
+    def fingerprints() -> list[str]:
+        run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return run.stdout.split()
+
+    before = fingerprints()
+    changed = {}
+    for name in (
+        "ops/cluster.py",
+        "ops/select.py",
+        "policy.py",
+        "engine/state.py",
+        "methods/visionzip.py",
+        "config.py",
+    ):
+        path = tmp_path / "clasp" / name
+        original = path.read_text()
+        path.write_text(original + "\nprint\n")
+        changed[name] = [now != then for now, then in zip(fingerprints(), before, strict=True)]
+        path.write_text(original)
+    assert changed == {
+        "ops/cluster.py": [True, False],
+        "ops/select.py": [True, True],
+        "policy.py": [True, False],
+        "engine/state.py": [True, True],
+        "methods/visionzip.py": [False, False],
+        "config.py": [False, False],
+    }
 
 
 def test_category_names_are_the_same_everywhere() -> None:
