@@ -1,0 +1,124 @@
+"""The main table of an experiment: Markdown to read, CSV to compute with, LaTeX (booktabs) to print."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from clasp.report.caption import caption
+from clasp.report.files import write_bytes
+from clasp.report.layout import Shown, body, header
+from clasp.report.summary import Average, Row, Summary
+
+
+def write_table(summary: Summary, folder: Path) -> dict[str, Path]:
+    """Writes ``<experiment>.md``, ``.csv`` and ``.tex`` into ``folder``; returns suffix -> path."""
+    texts = {"md": markdown(summary), "csv": comma_separated(summary), "tex": latex(summary)}
+    stem = summary.experiment.name
+    return {suffix: write_bytes(folder / f"{stem}.{suffix}", text.encode()) for suffix, text in texts.items()}
+
+
+def markdown(summary: Summary) -> str:
+    """The table and its caption; columns are padded, so that it reads as plain text too."""
+
+    def entry(shown: Shown) -> str:
+        text = {"best": f"**{shown.text}**", "second": f"<u>{shown.text}</u>", None: shown.text}[shown.mark]
+        return (text + shown.tail).replace("|", r"\|")
+
+    lines = [header(summary)]
+    for group in body(summary):
+        lines += [
+            [f"*{group.title}*", *[""] * (len(lines[0]) - 1)],
+            *([entry(shown) for shown in row] for row in group.rows),
+        ]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    padded = [
+        "| "
+        + " | ".join(text.ljust(width) if not i else text.rjust(width) for i, (text, width) in enumerate(cells))
+        + " |"
+        for cells in (list(zip(line, widths, strict=True)) for line in [lines[0], rule, *lines[1:]])
+    ]
+    notes = [f"- {note}" for note in caption(summary)]
+    return "\n".join([f"# {summary.experiment.name}", "", *padded, "", *notes]) + "\n"
+
+
+def latex(summary: Summary) -> str:
+    """The table and its caption for a paper."""
+
+    def entry(shown: Shown) -> str:
+        text = escape(shown.text)
+        text = {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}", None: text}[shown.mark]
+        return text + (rf" {{\scriptsize {escape(shown.tail.strip())}}}" if shown.tail else "")
+
+    heads = header(summary)
+    lines = [" & ".join(escape(head) for head in heads) + r" \\"]
+    for group in body(summary):
+        lines += [r"\midrule", rf"\multicolumn{{{len(heads)}}}{{l}}{{\emph{{{escape(group.title)}}}}} \\"]
+        lines += [" & ".join(entry(shown) for shown in row) + r" \\" for row in group.rows]
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs} and \usepackage{graphicx}",
+            r"\begin{table*}",
+            r"\centering",
+            rf"\caption{{{escape(' '.join(caption(summary)))}}}",
+            rf"\label{{tab:{summary.experiment.name}}}",
+            r"\resizebox{\textwidth}{!}{%",
+            rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+            r"\toprule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: rf"\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "[": "{[}",
+    "]": "{]}",
+}
+
+
+def escape(text: str) -> str:
+    """Text with LaTeX's special characters made literal; brackets too, for ``\\\\`` would take one as its argument."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def comma_separated(summary: Summary) -> str:
+    """One line per row, every number at full precision: scores as stored, averages as ratios (1.0 = unpruned)."""
+    records = [_record(summary, row) for row in summary.rows]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
+
+
+def _record(summary: Summary, row: Row) -> dict[str, object]:
+    def bounds(name: str, average: Average) -> dict[str, object]:
+        low, high = average.interval or (None, None)
+        return {name: average.value, f"{name}_low": low, f"{name}_high": high}
+
+    return {
+        "experiment": summary.experiment.name,
+        "backbone": summary.experiment.frame["backbone"].iloc[0],
+        "method": row.method,
+        "budget": row.tokens,
+        **row.scores,
+        **bounds("normalized_average", row.average),
+        **bounds("world_average", row.world),
+        **row.costs,
+        "prefill_speedup": row.prefill_speedup,
+        "flops_ratio": row.flops_ratio,
+        "batch_size": row.batch_size,
+        "device": row.device,
+    }

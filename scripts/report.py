@@ -1,0 +1,47 @@
+"""Builds an experiment's tables and figure from its results files, without a model.
+
+    python scripts/report.py experiment=tiny_main [results=results]
+
+Prints the paths of what it wrote and the table itself. Exit status 1, with one sentence, where that cannot be done.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from clasp.report.build import build_figure, build_table
+from clasp.report.cells import ReportError, load_experiment
+from clasp.report.summary import summarize
+
+KEYS = ("experiment", "results")
+
+
+def parse(arguments: list[str]) -> dict[str, str]:
+    """``key=value`` arguments as a dictionary; an unknown key or a missing experiment is an error."""
+    values = dict(argument.partition("=")[::2] for argument in arguments)
+    unknown = [key for key in values if key not in KEYS]
+    if unknown:
+        raise ReportError(f"unknown argument {unknown[0]!r}; known: {', '.join(f'{key}=' for key in KEYS)}")
+    if not values.get("experiment"):
+        raise ReportError("no experiment is named; say for example experiment=tiny_main")
+    return values
+
+
+def main(arguments: list[str]) -> int:
+    if arguments in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
+    try:
+        values = parse(arguments)
+        summary = summarize(load_experiment(values["experiment"], Path(values.get("results") or "results")))
+        print(build_table(summary))
+        print(build_figure(summary))
+    except ReportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

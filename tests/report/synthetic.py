@@ -1,0 +1,126 @@
+"""Synthetic results folders in the schema that the runner writes, for the report's tests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BENCHMARKS = (
+    "easy_vqa",
+    "world_attribute",
+    "world_counting",
+    "world_ocr",
+    "world_spatial",
+    "world_scene",
+    "world_general",
+)
+METHODS = ("random", "fastv", "visionzip", "clasp")
+BUDGETS = (192, 128, 64)
+VISUAL = 576
+ACCURACY = {"none": 0.93, "clasp": 0.91, "visionzip": 0.89, "fastv": 0.85, "random": 0.82}
+
+
+def accuracy(method: str, tokens: int) -> float:
+    """Probability of a right answer: falls with the budget, more so for weaker methods."""
+    if method == "none":
+        return ACCURACY[method]
+    return ACCURACY[method] * (1.0 - 60.0 * (0.93 - ACCURACY[method]) / tokens)
+
+
+def plan() -> list[tuple[str, int, str]]:
+    """(method, tokens, benchmark) of the main experiment."""
+    rows = [("none", VISUAL)] + [(method, tokens) for tokens in BUDGETS for method in METHODS]
+    return [(method, tokens, benchmark) for method, tokens in rows for benchmark in BENCHMARKS]
+
+
+def signature(method: str, tokens: int, benchmark: str) -> str:
+    return hashlib.sha256(f"{method}/{tokens}/{benchmark}".encode()).hexdigest()[:24]
+
+
+def cell(method: str, tokens: int, benchmark: str, scores: list[float], **changes: Any) -> dict[str, Any]:
+    """A cell whose score is the mean of ``scores``."""
+    share = tokens / VISUAL
+    early = {"fastv": 0.06, "clasp": 0.03}.get(method, 0.0)
+    value: dict[str, Any] = {
+        "schema": 1,
+        "signature": signature(method, tokens, benchmark),
+        "identity": {
+            "method": {"name": method, "parameters": {"seed": 0}},
+            "benchmark": benchmark,
+            "limit": len(scores),
+        },
+        "backbone": "tiny",
+        "method": method,
+        "budget": {"tokens": None if method == "none" else tokens, "ratio": None, "visual_tokens": VISUAL},
+        "benchmark": benchmark,
+        "category": benchmark.removeprefix("world_") if benchmark.startswith("world_") else None,
+        "metric": "accuracy",
+        "score": float(np.mean(scores)),
+        "scores": {"accuracy": float(np.mean(scores))},
+        "questions": len(scores),
+        "available": 500,
+        "limit": len(scores),
+        "costs": {
+            "visual_tokens": {
+                "nominal": tokens,
+                "output_average": tokens,
+                "input_average": tokens * 1.1,
+                "final": tokens,
+            },
+            "text_tokens": 14.0,
+            "tflops": {"gated": 0.002 * (share + early), "two_matrix": 0.0016 * (share + early)},
+            "kv_bytes": tokens * 2.0**12,
+            "seconds": {"prefill": 0.04 * (0.2 + 0.8 * share), "decode": 0.004, "total": 0.06},
+            "batch_size": 8,
+            "device": "CPU: Example 2 cores",
+        },
+        "provenance": {
+            "commit": "0123abc",
+            "dirty": False,
+            "versions": {"torch": "2"},
+            "assumptions": ["router: nearest prototype"] if method == "clasp" else [],
+        },
+    }
+    return {**value, **changes}
+
+
+def write_cell(results: Path, value: dict[str, Any], scores: Iterable[float | None]) -> None:
+    """The results file and its answers."""
+    cells = results / "cells"
+    cells.mkdir(parents=True, exist_ok=True)
+    (cells / f"{value['signature']}.json").write_text(json.dumps(value))
+    lines = [
+        json.dumps(
+            {"question_id": f"{value['benchmark']}-{i}", "prompt": "?", "answer": "a", "prediction": "a", "score": s}
+        )
+        for i, s in enumerate(scores)
+    ]
+    (cells / f"{value['signature']}.jsonl").write_text("".join(line + "\n" for line in lines))
+
+
+def write_plan(results: Path, name: str, signatures: list[str], **more: Any) -> None:
+    path = results / "experiments" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"schema": 1, "name": name, "command": "test", "cells": signatures, **more}))
+
+
+def write_experiment(
+    results: Path,
+    name: str = "tiny_main",
+    keep: Callable[[str, int, str], bool] = lambda method, tokens, benchmark: True,
+    questions: int = 120,
+    seed: int = 0,
+) -> None:
+    """The whole main experiment; cells that ``keep`` refuses are planned but not there."""
+    for method, tokens, benchmark in plan():
+        # one difficulty per question, shared by all methods: their answers are correlated, as real ones are
+        difficulty = np.random.default_rng([seed, BENCHMARKS.index(benchmark)]).random(questions)
+        scores = (difficulty < accuracy(method, tokens)).astype(float).tolist()
+        if keep(method, tokens, benchmark):
+            write_cell(results, cell(method, tokens, benchmark, scores), scores)
+    write_plan(results, name, [signature(*key) for key in plan()], benchmarks=list(BENCHMARKS))

@@ -1,0 +1,305 @@
+"""From cells to tables: numbers, gaps, marks, captions, LaTeX; and what a reader is told when it cannot be built."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from synthetic import BENCHMARKS, METHODS, cell, plan, signature, write_cell, write_experiment, write_plan
+
+from clasp.report.cells import ReportError, load_experiment
+from clasp.report.layout import marks
+from clasp.report.summary import Row, Summary, summarize
+from clasp.report.table import comma_separated, escape, latex, markdown
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def summary_of(results: Path, name: str = "tiny_main") -> Summary:
+    return summarize(load_experiment(name, results))
+
+
+def row_of(summary: Summary, method: str, tokens: int) -> Row:
+    return next(row for row in summary.rows if (row.method, row.tokens) == (method, tokens))
+
+
+def table_rows(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| :")]
+    return [[entry.strip() for entry in line.strip("|").split("|")] for line in lines]
+
+
+def test_rows_are_unpruned_first_then_budgets_from_large_to_small(results: Path) -> None:
+    keys = [(row.method, row.tokens) for row in summary_of(results).rows]
+    assert keys == [("none", 576)] + [(method, tokens) for tokens in (192, 128, 64) for method in METHODS]
+
+
+def test_averages_and_costs_follow_from_the_cells(results: Path) -> None:
+    summary = summary_of(results)
+    row, base = row_of(summary, "clasp", 64), row_of(summary, "none", 576)
+    ratios = {name: row.scores[name] / base.scores[name] for name in BENCHMARKS}
+    assert row.average.value == pytest.approx(sum(ratios.values()) / 7)
+    assert row.world.value == pytest.approx(sum(v for k, v in ratios.items() if k.startswith("world_")) / 6)
+    assert row.average.interval.low < row.average.value < row.average.interval.high
+    assert base.average.value == 1.0
+    assert base.average.interval is None
+    assert row.costs["kv_mib"] == pytest.approx(64 * 2**12 / 2**20)
+    assert row.costs["prefill_ms"] == pytest.approx(40 * (0.2 + 0.8 / 9))
+    assert row.prefill_speedup == pytest.approx(1 / (0.2 + 0.8 / 9))
+    assert row.flops_ratio == pytest.approx(1 / (1 / 9 + 0.03))
+
+
+def test_a_missing_pruned_cell_empties_its_entry_its_average_and_its_costs_only(results: Path) -> None:
+    (results / "cells" / f"{signature('clasp', 64, 'world_ocr')}.json").unlink()
+    summary = summary_of(results)
+    row = row_of(summary, "clasp", 64)
+    assert row.scores["world_ocr"] is None
+    assert row.scores["easy_vqa"] is not None
+    assert row.average.value is row.average.interval is row.world.value is row.prefill_speedup is None
+    assert set(row.costs.values()) == {None}
+    assert row_of(summary, "clasp", 128).average.interval is not None
+    shown = next(line for line in reversed(table_rows(markdown(summary))) if line[0] == "CLASP")
+    assert shown[4] == ""
+    assert shown[8:] == [""] * 8
+    assert "1 of 91 planned cells" in markdown(summary)
+
+
+def test_a_missing_world_cell_leaves_no_world_average_but_easy_vqa_missing_does(results: Path) -> None:
+    (results / "cells" / f"{signature('fastv', 128, 'easy_vqa')}.json").unlink()
+    row = row_of(summary_of(results), "fastv", 128)
+    assert row.average.value is None
+    assert row.world.value is not None
+    assert row.world.interval is not None
+
+
+def test_without_an_unpruned_score_no_average_exists(tmp_path: Path) -> None:
+    write_experiment(tmp_path, keep=lambda method, tokens, name: (method, name) != ("none", "world_scene"))
+    assert all(row.average.value is None and row.world.value is None for row in summary_of(tmp_path).rows)
+
+
+def test_a_benchmark_that_nobody_ran_is_still_a_column(tmp_path: Path) -> None:
+    write_experiment(tmp_path, keep=lambda method, tokens, name: name != "world_scene")
+    summary = summary_of(tmp_path)
+    assert summary.benchmarks == BENCHMARKS
+    assert row_of(summary, "clasp", 64).average.value is None
+
+
+def test_timing_on_another_device_is_not_compared(results: Path) -> None:
+    path = results / "cells" / f"{signature('clasp', 64, 'easy_vqa')}.json"
+    value = json.loads(path.read_text())
+    value["costs"]["device"] = "GPU: Other"
+    path.write_text(json.dumps(value))
+    summary = summary_of(results)
+    assert row_of(summary, "clasp", 64).prefill_speedup is None
+    assert row_of(summary, "clasp", 64).flops_ratio is not None
+    assert "CPU: Example 2 cores, GPU: Other" in markdown(summary)
+
+
+def test_a_metric_without_scores_per_question_has_no_interval(results: Path) -> None:
+    for method, tokens, name in plan():
+        if name == "easy_vqa":
+            write_cell(results, cell(method, tokens, name, [1.0] * 9, score=1500.0, metric="points"), [None] * 9)
+    assert load_experiment("tiny_main", results).scores(signature("clasp", 64, "easy_vqa")) is None
+    row = row_of(summary_of(results), "clasp", 64)
+    assert row.average.value is not None
+    assert row.average.interval is None
+    assert row.world.interval is not None
+
+
+def test_repeated_question_ids_are_paired_by_occurrence(results: Path) -> None:
+    path = results / "cells" / f"{signature('clasp', 64, 'easy_vqa')}.jsonl"
+    lines = [json.loads(line) | {"question_id": "same"} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scores = load_experiment("tiny_main", results).scores(signature("clasp", 64, "easy_vqa"))
+    assert scores is not None
+    assert not scores.index.has_duplicates
+    assert scores.index[1] == "same#1"
+
+
+def test_different_questions_are_not_compared(results: Path) -> None:
+    scores = [1.0, 0.0, 1.0]
+    write_cell(results, cell("clasp", 64, "easy_vqa", scores), scores)
+    with pytest.raises(ReportError, match=r"different questions of 'easy_vqa' \(3 and 120\)"):
+        summary_of(results)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["1.0", "3.0", "2.0"], [None, "best", "second"]),
+        (["3.0", "3.0", "2.0"], ["best", "best", "second"]),
+        (["3.0", "2.0", "2.0", "1.0"], ["best", "second", "second", None]),
+        (["9.5", "10.0"], ["second", "best"]),
+        (["3.0", "", "2.0"], ["best", None, "second"]),
+        (["3.0", ""], [None, None]),
+        (["", ""], [None, None]),
+    ],
+)
+def test_marks(values: list[str], expected: list[str | None]) -> None:
+    assert marks(values) == expected
+
+
+def test_marks_stay_within_a_budget(results: Path) -> None:
+    rows = table_rows(markdown(summary_of(results)))
+    averages = [(line[0], line[8]) for line in rows if line[8] and line[0] != "method"]
+    assert sum(text.startswith("**") for _, text in averages) == 3
+    assert sum(text.startswith("<u>") for _, text in averages) == 3
+    assert all(method == "CLASP" for method, text in averages if text.startswith("**"))
+    assert averages[0] == ("Unpruned", "100.0")
+
+
+def test_the_caption_says_what_a_reader_must_know(results: Path) -> None:
+    text = markdown(summary_of(results))
+    for part in (
+        "easy-VQA 120 of 500",
+        "output average",
+        "95%",
+        "CPU: Example 2 cores",
+        "router: nearest prototype",
+        "0123abc",
+    ):
+        assert part in text
+    assert "NOT held" not in text
+
+
+def test_the_caption_names_rows_that_miss_their_budget(results: Path) -> None:
+    for name in BENCHMARKS:
+        path = results / "cells" / f"{signature('fastv', 64, name)}.json"
+        value = json.loads(path.read_text())
+        value["costs"]["visual_tokens"]["output_average"] = 70.0
+        path.write_text(json.dumps(value))
+    assert "NOT held by FastV at 64: 70.0" in markdown(summary_of(results))
+
+
+def test_csv_holds_every_accounting_and_both_formulas_at_full_precision(results: Path) -> None:
+    summary = summary_of(results)
+    records = list(csv.DictReader(comma_separated(summary).splitlines()))
+    record, row = records[-1], summary.rows[-1]
+    assert len(records) == 13
+    assert record["method"] == "clasp"
+    assert record["budget"] == "64"
+    for name in ("nominal", "output_average", "input_average", "final", "tflops_gated", "tflops_two_matrix", "kv_mib"):
+        assert float(record[name]) == row.costs[name]
+    assert float(record["normalized_average"]) == row.average.value
+    assert float(record["world_average_high"]) == row.world.interval.high
+
+
+def test_latex_is_balanced_and_escaped(results: Path) -> None:
+    for name in BENCHMARKS:
+        path = results / "cells" / f"{signature('none', 576, name)}.json"
+        value = json.loads(path.read_text())
+        value["costs"]["device"], value["provenance"]["assumptions"] = (
+            "CPU_1 50% & #2 {x} ~^ a\\b $",
+            ["weights_a = 5%"],
+        )
+        path.write_text(json.dumps(value))
+    text = latex(summary_of(results))
+    code = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    begun, ended = re.findall(r"\\begin\{(\w+\*?)\}", code), re.findall(r"\\end\{(\w+\*?)\}", code)
+    assert begun == ["table*", "tabular"]
+    assert ended == begun[::-1]
+    bare = re.sub(r"\\[\\&%$#_{}]", "", code)
+    assert bare.count("{") == bare.count("}")
+    assert "$" not in bare
+    assert "#" not in bare
+    assert "^" not in bare
+    assert re.findall(r"(?<!\{)%", bare) == []
+    assert bare.count("{%") == 1
+    assert re.findall(r"_", bare.replace(r"\label{tab:tiny_main}", "")) == []
+    rows = [line for line in code.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert len(rows) == 14
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {15}
+    assert r"\textbf{" in text
+    assert r"\underline{" in text
+    assert r"weights\_a = 5\%" in text
+
+
+def test_escape_of_every_special_character() -> None:
+    assert escape(r"a_b%c&d#e$f{g}h~i^j\k") == (
+        r"a\_b\%c\&d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k"
+    )
+
+
+def test_an_experiment_that_was_not_run(results: Path) -> None:
+    with pytest.raises(ReportError, match=r"'other' has not been run yet .*so far: tiny_main.*run.py experiment=other"):
+        load_experiment("other", results)
+    with pytest.raises(ReportError, match="not usable"):
+        load_experiment("../cells/x", results)
+    write_plan(results, "planned", ["0" * 24])
+    with pytest.raises(ReportError, match="none of its 1 cells"):
+        load_experiment("planned", results)
+
+
+def test_files_that_cannot_be_used_are_named_not_guessed(results: Path) -> None:
+    sig = signature("clasp", 64, "easy_vqa")
+    path, answers = results / "cells" / f"{sig}.json", results / "cells" / f"{sig}.jsonl"
+    whole, lines = path.read_text(), answers.read_text()
+    for broken, message in (
+        (whole[:100], "not valid JSON"),
+        (whole.replace('"schema": 1', '"schema": 9'), "schema 9"),
+        (whole.replace(sig, "f" * 24), "holds the signature"),
+        (whole.replace('"kv_bytes"', '"kv_bites"'), "lacks the key 'kv_bytes'"),
+    ):
+        path.write_text(broken)
+        with pytest.raises(ReportError, match=message):
+            summary_of(results)
+    path.write_text(whole)
+    answers.write_text("".join(lines.splitlines(keepends=True)[:-1]))
+    with pytest.raises(ReportError, match="119 lines, its cell has 120"):
+        summary_of(results)
+    answers.unlink()
+    with pytest.raises(ReportError, match="cannot be read"):
+        summary_of(results)
+
+
+def test_two_cells_for_one_entry_are_an_error(results: Path) -> None:
+    twin = cell("clasp", 64, "easy_vqa", [1.0], signature="e" * 24)
+    write_cell(results, twin, [1.0])
+    write_plan(results, "twice", [signature("clasp", 64, "easy_vqa"), "e" * 24])
+    with pytest.raises(ReportError, match="several cells for method 'clasp' at 64 tokens"):
+        load_experiment("twice", results)
+
+
+def script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", "scripts/report.py", *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+
+
+def test_the_script_writes_everything_without_torch(results: Path) -> None:
+    started = time.perf_counter()
+    done = script("experiment=tiny_main", f"results={results}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert time.perf_counter() - started < 30.0  # 2 s on a free core; the bound only catches a model being loaded
+    for path in [f"tables/tiny_main.{s}" for s in ("md", "csv", "tex")] + [
+        f"figures/accuracy_vs_flops.{s}" for s in ("png", "svg")
+    ]:
+        assert (results / path).stat().st_size > 500
+        assert str(results / path) in done.stdout
+    assert "| CLASP " in done.stdout
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert imported.isdisjoint({"torch", "transformers", "lmms_eval", "wandb"})
+    assert "pandas" in imported
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["experiment=nope"], "experiment 'nope' has not been run yet"),
+        (["experimant=tiny_main"], "unknown argument 'experimant'; known: experiment=, results="),
+        ([], "no experiment is named"),
+    ],
+)
+def test_the_script_fails_with_one_sentence(results: Path, arguments: list[str], message: str) -> None:
+    done = script(*arguments, f"results={results}")
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 1
+    assert len(errors) == 1
+    assert errors[0].startswith(f"error: {message}")
+    assert done.stdout == ""

@@ -1,0 +1,232 @@
+"""Weights & Biases: what an offline run holds, that nothing leaves the machine, and when it goes online."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from synthetic import BENCHMARKS, cell
+
+from clasp.report.wandb_log import choose_mode, group_config, group_id, log_group
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Settings:
+    enabled: bool = True
+    project: str = "clasp-test"
+    mode: Any = None
+    entity: str | None = None
+
+
+def group(method: str, tokens: int) -> list[dict[str, Any]]:
+    return [cell(method, tokens, name, [1.0, 0.0, 1.0]) for name in BENCHMARKS]
+
+
+# logs two groups and one of them again, then says what happened; Python's own sockets may only reach this machine
+SCRIPT = """
+import json, os, socket, sys
+from pathlib import Path
+from test_wandb_log import Settings, group
+from clasp.report.wandb_log import log_group
+
+def refuse(*args, **kwargs):
+    raise AssertionError(f"a network name was looked up: {args}")
+socket.getaddrinfo = refuse
+connect = socket.socket.connect
+def local(self, address):
+    assert self.family == socket.AF_UNIX or address[0] == "127.0.0.1", address
+    return connect(self, address)
+socket.socket.connect = local
+
+out = {}
+off = log_group(group("clasp", 64), Settings(enabled=False), results=Path("results"))
+out["off"] = [off.status, "wandb" in sys.modules, Path("results").exists()]
+groups = [group("clasp", 64), group("fastv", 64), group("clasp", 64)]
+logged = [log_group(cells, Settings(), experiment="tiny_main", results=Path("results")) for cells in groups]
+out["logged"] = [[one.status, one.where] for one in logged]
+out["environment"] = sorted(name for name in os.environ if name.startswith("WANDB"))
+print(json.dumps(out))
+"""
+
+
+def records(folder: Path) -> dict[str, Any]:
+    """The run and the summary in an offline run's log."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store, found = DataStore(), {}
+    store.open_for_scan(str(next(folder.glob("run-*.wandb"))))
+    while data := store.scan_data():
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.HasField("run"):
+            found["run"] = record.run
+        for item in record.summary.update:
+            key = item.key or "/".join(item.nested_key)
+            found[key] = json.loads(item.value_json)
+    return found
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What :data:`SCRIPT` did in a folder of its own, beside a W&B server that counts its visitors."""
+    folder = tmp_path_factory.mktemp("offline")
+    visitors: list[object] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def count() -> None:
+            while True:
+                try:
+                    connection, address = server.accept()
+                except OSError:  # the server was closed
+                    return
+                visitors.append(address)
+                connection.close()
+
+        threading.Thread(target=count, daemon=True).start()
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder / "home"),
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}",
+            "WANDB_BASE_URL": f"http://127.0.0.1:{server.getsockname()[1]}",
+        }
+        (folder / "home").mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT], cwd=folder, env=environment, capture_output=True, text=True, check=False,
+            stdin=subprocess.DEVNULL, timeout=120,
+        )  # fmt: skip
+        server.shutdown(socket.SHUT_RDWR)
+    assert done.returncode == 0, done.stderr
+    return {"folder": folder, "visitors": visitors, "stderr": done.stderr, "stdout": done.stdout,
+            **json.loads(done.stdout.splitlines()[-1])}  # fmt: skip
+
+
+def test_off_means_not_imported_and_nothing_written(offline: dict[str, Any]) -> None:
+    assert offline["off"] == ["disabled", False, False]
+
+
+def test_offline_run_holds_id_group_job_type_config_and_scores(offline: dict[str, Any]) -> None:
+    cells = group("clasp", 64)
+    status, where = offline["logged"][0]
+    found = records(Path(where))
+    run = found["run"]
+    assert status == "offline"
+    assert Path(where).parent == offline["folder"] / "results" / "wandb"
+    assert (run.run_id, run.run_group, run.job_type) == (group_id(cells), "tiny_main", "clasp")
+    assert (run.project, run.display_name) == ("clasp-test", "tiny-clasp-64")
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config["method"] == {"name": "clasp", "parameters": {"seed": 0}}
+    assert config["budget"]["tokens"] == 64
+    assert "benchmark" not in config
+    assert len(config["signatures"]) == 7
+    assert found["score/world_ocr"] == pytest.approx(2 / 3)
+    assert found["questions/easy_vqa"] == 3
+    table = json.loads(next(Path(where).rglob("*.table.json")).read_text())
+    assert [line[1] for line in table["data"]] == list(BENCHMARKS)
+    assert len(table["columns"]) == len(table["data"][0])
+
+
+def test_each_group_is_one_run_and_the_same_cells_are_not_logged_twice(offline: dict[str, Any]) -> None:
+    first, second, again = (where for _, where in offline["logged"])
+    assert first != second
+    assert first == again
+    assert len(list((offline["folder"] / "results" / "wandb").glob("offline-run-*"))) == 2
+
+
+def test_offline_is_quiet_and_stays_inside_results_and_this_machine(offline: dict[str, Any]) -> None:
+    assert offline["visitors"] == []
+    assert sorted(path.name for path in offline["folder"].iterdir()) == ["home", "results"]
+    assert list((offline["folder"] / "home").rglob("*wandb*")) == []
+    assert set(offline["environment"]) <= {"WANDB_BASE_URL", "WANDB_SERVICE"}  # the latter is wandb's own
+    assert len(offline["stdout"].splitlines()) == 1
+    assert "wandb" not in offline["stderr"]
+
+
+def test_id_is_that_of_the_set_of_cells() -> None:
+    cells = group("clasp", 64)
+    assert group_id(cells) == group_id(cells[::-1]) != group_id(cells[:-1])
+    assert len(group_id(cells)) == 16
+
+
+def test_config_is_what_the_cells_share() -> None:
+    first, second = group("clasp", 64)[:2]
+    assert "benchmark" in group_config([first])
+    assert "benchmark" not in group_config([first, second])
+
+
+def test_cells_of_several_groups_are_refused() -> None:
+    with pytest.raises(ValueError, match="one backbone, method and budget"):
+        log_group(group("clasp", 64) + group("clasp", 128), Settings())
+    with pytest.raises(ValueError, match="none"):
+        log_group([], Settings())
+
+
+class FakeError(Exception):
+    pass
+
+
+def fake(saved: str = "online", key: str | None = None) -> Any:
+    return SimpleNamespace(
+        setup=lambda: SimpleNamespace(settings=SimpleNamespace(mode=saved)),
+        api=SimpleNamespace(api_key=key),
+        errors=SimpleNamespace(UsageError=FakeError),
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "configured", "saved", "netrc", "expected"),
+    [
+        ({}, None, "online", None, "offline"),
+        ({"WANDB_API_KEY": "k"}, None, "online", None, "online"),
+        ({}, None, "online", "k", "online"),
+        ({"WANDB_MODE": "offline", "WANDB_API_KEY": "k"}, "online", "online", "k", "offline"),
+        ({"WANDB_MODE": "online", "WANDB_API_KEY": "k"}, "offline", "offline", None, "online"),
+        ({"WANDB_MODE": "disabled", "WANDB_API_KEY": "k"}, None, "online", None, "disabled"),
+        ({"WANDB_MODE": "dryrun"}, None, "online", "k", "offline"),
+        ({"WANDB_API_KEY": "k"}, "offline", "online", None, "offline"),
+        ({"WANDB_API_KEY": "k"}, None, "offline", None, "offline"),
+    ],
+)
+def test_mode(
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    configured: Any,
+    saved: str,
+    netrc: str | None,
+    expected: str,
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert choose_mode(fake(saved, netrc), Settings(mode=configured)) == expected
+
+
+def test_online_without_a_key_says_so_instead_of_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_IDENTITY_TOKEN_FILE", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with pytest.raises(FakeError, match="needs an API key"):
+        choose_mode(fake(), Settings())
+
+
+def test_a_failure_is_reported_and_nothing_is_raised(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    (tmp_path / "wandb").write_text("a file where the folder should be")
+    outcome = log_group(group("clasp", 64), Settings(), results=tmp_path)
+    assert outcome.status == "failed"
+    assert "the results files are complete" in outcome.message
+    assert [record.levelname for record in caplog.records if record.name.startswith("clasp")] == ["WARNING"]
