@@ -1,0 +1,244 @@
+"""The configuration of a run as frozen dataclasses, and the strict loader that makes them from plain dictionaries.
+
+Hydra composes a configuration, the entry point turns it into a dictionary, and :func:`load_config` makes a
+:class:`RunConfig` of it or says in one sentence what is wrong. Library code never sees a ``DictConfig``. Torch-free.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from clasp.budget import Budget
+from clasp.policy import check_category, check_weights
+from clasp.strict import ConfigError, build, known_fields
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which model is pruned.
+
+    Args:
+        name: for tables.
+        source: ``tiny``, a hub id, or a local folder.
+        visual_tokens: per image; checked against the model's own configuration before anything runs.
+        revision: commit of the hub repository; None takes its current one, and the cell records which that was.
+        dtype: floating-point type of the weights and activations.
+        batch_size: questions per forward pass that suits the model's usual machine.
+    """
+
+    name: str
+    source: str
+    visual_tokens: int
+    dtype: Dtype
+    batch_size: int
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """A method by name; ``params`` holds only what departs from the library's defaults."""
+
+    name: str
+    params: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> MethodConfig:
+        """Keys beside ``name`` are the method's own parameters; null keeps the library's default."""
+        if not isinstance(values.get("name"), str):
+            raise ConfigError("key 'method.name' is missing; choose a method with method=clasp")
+        params = {
+            str(key): tuple(value) if isinstance(value, list) else value
+            for key, value in values.items()
+            if key != "name" and value is not None
+        }
+        return cls(values["name"], params)
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """Layer fusion by name (see ``clasp.fusion.FUSIONS``), or ``custom`` with weights and layers of one's own."""
+
+    name: str
+    weights: tuple[float, ...] | None = None
+    layers: tuple[int, ...] | None = None
+    rescale: bool = True
+
+
+@dataclass(frozen=True)
+class CategoryConfig:
+    """Overrides of one row of the policy table; None keeps the row's own value."""
+
+    weights: tuple[float, ...] | None = None
+    pivot_share: float | None = None
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The class policy: a named table, a pivot share for all categories, and overrides of single rows."""
+
+    name: str
+    pivot_share: float | None = None
+    categories: Mapping[str, CategoryConfig] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RouterConfig:
+    """The text router by name; ``category`` belongs to the router ``fixed`` alone."""
+
+    name: str
+    category: str | None = None
+
+
+@dataclass(frozen=True)
+class BenchmarksConfig:
+    """A named set of benchmarks; ``limit`` is the set's usual number of questions per benchmark."""
+
+    name: str
+    names: tuple[str, ...]
+    limit: int | Literal["all"]
+
+
+@dataclass(frozen=True)
+class PathsConfig:
+    """Where files go: ``results`` for what runs write, ``data`` for benchmark files built on first use."""
+
+    results: Path
+    data: Path
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Weights & Biases: ``enabled`` is the one switch; ``mode`` None: as the user's environment says, else offline."""
+
+    enabled: bool
+    project: str
+    mode: Literal["online", "offline"] | None = None
+    entity: str | None = None
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Cells of an experiment: every method at every budget. Empty: the one method and budget of the run itself."""
+
+    method: tuple[str, ...] = ()
+    tokens: tuple[int, ...] = ()
+    ratio: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that one call of the runner needs."""
+
+    name: str
+    backbone: BackboneConfig
+    method: MethodConfig
+    fusion: FusionConfig
+    policy: PolicyConfig
+    router: RouterConfig
+    benchmarks: BenchmarksConfig
+    limit: int | Literal["all"]
+    batch_size: int
+    seed: int
+    dtype: Dtype
+    device: str
+    paths: PathsConfig
+    wandb: WandbConfig
+    tokens: int | None = None
+    ratio: float | None = None
+    grid: GridConfig = GridConfig()
+
+
+def load_config(values: Mapping[str, Any]) -> RunConfig:
+    """A :class:`RunConfig` from a plain dictionary.
+
+    Raises:
+        ConfigError: an unknown key (the known ones are listed), a value of the wrong type, or values that contradict
+            each other.
+    """
+    config = build(RunConfig, values)
+    _check(config)
+    return config
+
+
+def known_keys(path: str = "") -> tuple[str, ...]:
+    """The keys under a dotted path of the configuration, empty where the path leads to no section."""
+    return known_fields(RunConfig, path)
+
+
+def _check(config: RunConfig) -> None:
+    """What no single value shows: contradictions and bounds that hold for every backbone."""
+    _check_budget(config)
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", config.name):
+        raise ConfigError(f"name={config.name!r} names files; use letters, digits, - and _ alone")
+    for name, value in (("batch_size", config.batch_size), ("limit", config.limit)):
+        if isinstance(value, int) and value < 1:
+            allowed = "a whole number of at least 1" + (" or all" if name == "limit" else "")
+            raise ConfigError(f"{name}={value} is too small; use {allowed}")
+    if not config.benchmarks.names:
+        raise ConfigError("benchmarks.names is empty; name at least one benchmark")
+    if config.device != "auto" and config.device.split(":")[0] not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"unknown device {config.device!r}; use auto, cpu, mps, cuda or cuda:0")
+    _check_fusion(config.fusion)
+    _check_policy(config.policy)
+    if config.router.category is not None:
+        _raising(check_category, config.router.category)
+
+
+def _check_budget(config: RunConfig) -> None:
+    """Bounds of every budget asked for; whether one is needed at all depends on the method and is checked later."""
+    grid = config.grid
+    if grid.tokens and grid.ratio:
+        raise ConfigError("grid has both tokens and ratio; give one of the two")
+    if config.tokens is not None and config.ratio is not None:
+        raise ConfigError(f"tokens={config.tokens} and ratio={config.ratio} are both given; give one of the two")
+    if (grid.tokens or grid.ratio) and (config.tokens is not None or config.ratio is not None):
+        raise ConfigError(
+            f"the experiment sets the budgets {list(grid.tokens or grid.ratio)} itself; "
+            "change them with 'grid.tokens=[64]' or leave out tokens and ratio"
+        )
+    counts = [config.tokens, *grid.tokens] if config.tokens is not None else list(grid.tokens)
+    shares = [config.ratio, *grid.ratio] if config.ratio is not None else list(grid.ratio)
+    for count in counts:
+        _raising(_resolve, count, None, config.backbone.visual_tokens)
+    for share in shares:
+        _raising(_resolve, None, share, config.backbone.visual_tokens)
+
+
+def _resolve(tokens: int | None, ratio: float | None, visual_tokens: int) -> int:
+    return Budget(tokens, ratio).resolve(visual_tokens)
+
+
+def _check_fusion(fusion: FusionConfig) -> None:
+    if fusion.name == "custom" and fusion.weights is None:
+        raise ConfigError("fusion=custom needs weights, for example 'fusion.weights=[0.0,0.5,0.5]'")
+    if fusion.name != "custom" and (fusion.weights is not None or fusion.layers is not None):
+        raise ConfigError(f"fusion={fusion.name} has its own weights and layers; use fusion=custom to give others")
+    if fusion.weights is not None:
+        _raising(check_weights, fusion.weights)
+
+
+def _check_policy(policy: PolicyConfig) -> None:
+    if policy.name != "default":
+        raise ConfigError(f"unknown policy {policy.name!r}; use default, with overrides under policy.categories")
+    rows = [CategoryConfig(pivot_share=policy.pivot_share), *policy.categories.values()]
+    for category in policy.categories:
+        _raising(check_category, category)
+    for row in rows:
+        if row.weights is not None:
+            _raising(check_weights, row.weights)
+        if row.pivot_share is not None and not 0.0 <= row.pivot_share <= 1.0:
+            raise ConfigError(f"pivot_share={row.pivot_share} is outside [0, 1]; it is a share of the stage's budget")
+
+
+def _raising(check: Callable[..., object], *arguments: Any) -> None:
+    """Runs a library check, its ValueError becoming a ConfigError with the same sentence."""
+    try:
+        check(*arguments)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

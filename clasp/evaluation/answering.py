@@ -1,0 +1,228 @@
+"""Answers questions with a pruned model, in batches, and measures what each one cost. No lmms-eval in here.
+
+This file decides how a prompt is built and how an answer is read, so its code is part of every cell's signature.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from clasp.cost import Stopwatch
+
+if TYPE_CHECKING:
+    from clasp.engine import Run
+    from clasp.methods.base import Method
+
+MAX_NEW_TOKENS = 1024
+"""Where a task does not say how long an answer may be; lmms-eval's own models take the same."""
+
+_SAMPLING = ("temperature", "top_p", "top_k")
+_KNOWN = {"until", "max_new_tokens", "do_sample", "num_beams", *_SAMPLING}
+
+
+class EvaluationError(RuntimeError):
+    """A question that cannot be asked or an evaluation that cannot be done; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt.
+
+    Args:
+        name: where it comes from, for messages, as ``benchmark[row]``.
+        text: the user's turn without image placeholders.
+        images: PIL images, before the text.
+        generation: the task's ``generation_kwargs``.
+        category: its true category, where the benchmark knows it; the router ``oracle`` reads it.
+    """
+
+    name: str
+    text: str
+    images: Sequence[Any]
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    category: str | None = None
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Seconds in the vision tower, in the decoder's prefill with all that pruning adds, in decoding, and in all.
+
+    ``total`` counts image processing and tokenisation too.
+    """
+
+    vision: float
+    prefill: float
+    decode: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one question, and its share of what its batch cost.
+
+    Args:
+        text: the model's answer, cut at the task's stop strings.
+        routed: category that the method's router chose, where it routes.
+        entering: visual tokens that each decoder layer computed on; empty for a prompt without an image.
+        leaving: visual tokens that each decoder layer handed on.
+        text_tokens: prompt tokens that are not visual.
+        kv_bytes: bytes of the batch's KV cache after its prefill, divided by its questions.
+        seconds: likewise.
+    """
+
+    text: str
+    routed: str | None
+    entering: tuple[int, ...]
+    leaving: tuple[int, ...]
+    text_tokens: int
+    kv_bytes: float
+    seconds: Seconds
+
+
+class Answerer:
+    """Greedy or beam answers of one loaded model under one method.
+
+    Args:
+        model: a transformers multimodal model.
+        processor: its processor, with a chat template.
+        method: what is pruned.
+        batch_size: questions per forward pass; answers do not depend on it.
+    """
+
+    def __init__(self, model: Any, processor: Any, method: Method, batch_size: int = 1) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} is below 1")
+        if not getattr(processor, "chat_template", None):
+            raise EvaluationError(
+                "the backbone's processor has no chat template; evaluation needs an instruction model"
+            )
+        self.model, self.processor, self.method, self.batch_size = model, processor, method, batch_size
+        self._warm = False
+
+    def answer(
+        self, questions: Sequence[Question], advance: Callable[[int], object] = lambda count: None
+    ) -> list[Answer]:
+        """Answers in the questions' order; ``advance`` is told the number of questions after each batch.
+
+        Raises:
+            EvaluationError: a question that cannot be asked. Nothing that goes wrong becomes an empty answer.
+        """
+        for question in questions:
+            self._check(question)
+        answers: dict[int, Answer] = {}
+        # the stopwatch is the outer one, so that what pruning itself takes is inside what it times
+        with Stopwatch(self.model) as watch, self.method(self.model, self.processor) as run:
+            if questions and not self._warm:
+                self._answer_batch(run, watch, [questions[0]])  # loads the router and warms caches; not counted
+                self._warm = True
+            for indices in self._batches(questions):
+                batch = self._answer_batch(run, watch, [questions[i] for i in indices])
+                answers.update(zip(indices, batch, strict=True))
+                advance(len(indices))
+        return [answers[i] for i in range(len(questions))]
+
+    def _check(self, question: Question) -> None:
+        if not question.text.strip():
+            raise EvaluationError(f"{question.name}: the prompt is empty; give the model a question")
+        placeholder = getattr(self.processor, "image_token", None)
+        if placeholder and placeholder in question.text:
+            raise EvaluationError(
+                f"{question.name}: the text holds the image placeholder {placeholder!r}; images between words are not "
+                "supported, they come before the text"
+            )
+
+    def _batches(self, questions: Sequence[Question]) -> Iterator[list[int]]:
+        """Indices by batch: same generation settings, similar length, longest first so that memory runs out early."""
+        keys = [(repr(sorted(q.generation.items())), -len(q.images), -len(q.text)) for q in questions]
+        order = sorted(range(len(questions)), key=lambda i: (*keys[i], i))
+        start = 0
+        while start < len(order):
+            end = start + 1
+            while end < min(len(order), start + self.batch_size) and keys[order[end]][0] == keys[order[start]][0]:
+                end += 1
+            yield order[start:end]
+            start = end
+
+    @torch.inference_mode()
+    def _answer_batch(self, run: Run, watch: Stopwatch, questions: Sequence[Question]) -> list[Answer]:
+        started = time.perf_counter()
+        inputs = self._inputs(questions)
+        until, settings = generation_settings(questions[0].generation)
+        if all(question.category is not None for question in questions) and self._asks_oracle():
+            run.oracle = [str(question.category) for question in questions]
+        run.trace = None
+        before = _seconds(watch)
+        output = self.model.generate(**inputs, **settings)
+        texts = self.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        share = 1.0 / len(questions)
+        spent = [after - start for after, start in zip(_seconds(watch), before, strict=True)]
+        seconds = Seconds(*(value * share for value in (*spent, time.perf_counter() - started)))
+        samples = run.trace.samples if run.trace is not None else [None] * len(questions)
+        kv_bytes = run.trace.kv_bytes * share if run.trace is not None else 0.0
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        return [
+            Answer(
+                cut(text, until),
+                sample.category if sample else None,
+                sample.visual_entering if sample else (),
+                sample.visual_leaving if sample else (),
+                sample.text_tokens if sample else length,
+                kv_bytes,
+                seconds,
+            )
+            for text, sample, length in zip(texts, samples, lengths, strict=True)
+        ]
+
+    def _asks_oracle(self) -> bool:
+        return getattr(getattr(self.method, "router", None), "name", None) == "oracle"
+
+    def _inputs(self, questions: Sequence[Question]) -> Any:
+        """Tensors of one batch, padded on the left, on the model's device and in its dtype."""
+        conversations = [
+            [
+                {
+                    "role": "user",
+                    "content": [*({"type": "image"} for _ in q.images), {"type": "text", "text": q.text}],
+                }
+            ]
+            for q in questions
+        ]
+        texts = [self.processor.apply_chat_template(c, add_generation_prompt=True) for c in conversations]
+        images = [image.convert("RGB") for question in questions for image in question.images]
+        inputs = self.processor(
+            text=texts, images=images or None, padding=True, padding_side="left", return_tensors="pt"
+        )
+        return inputs.to(self.model.device, self.model.dtype)
+
+
+def _seconds(watch: Stopwatch) -> tuple[float, float, float]:
+    return watch.vision_seconds, watch.prefill_seconds, watch.decode_seconds
+
+
+def generation_settings(task: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Stop strings and ``generate`` arguments from a task's ``generation_kwargs``; decoding is greedy or beam.
+
+    Raises:
+        EvaluationError: the task samples, or sets something that is not known here.
+    """
+    unknown = sorted(set(task) - _KNOWN)
+    if unknown:
+        raise EvaluationError(f"generation setting {unknown[0]!r} is not supported; use {', '.join(sorted(_KNOWN))}")
+    if task.get("do_sample"):
+        raise EvaluationError("do_sample=true is not supported: a sampled answer is not a result that can be repeated")
+    until = task.get("until") or ()
+    settings: dict[str, Any] = {"max_new_tokens": int(task.get("max_new_tokens") or MAX_NEW_TOKENS), "do_sample": False}
+    settings["num_beams"] = int(task.get("num_beams") or 1)
+    settings |= dict.fromkeys(_SAMPLING)  # a checkpoint's own sampling settings have no say in greedy decoding
+    return ((until,) if isinstance(until, str) else tuple(until)), settings
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    """The answer up to its first stop string, without surrounding white space."""
+    ends = [place for place in (text.find(stop) for stop in until if stop) if place >= 0]
+    return text[: min(ends, default=len(text))].strip()

@@ -1,0 +1,119 @@
+"""The command line of the runner: one job from a composed configuration, and errors as one sentence. Torch-free itself.
+
+Exit codes: 0 all cells are there, 1 a cell failed or a bug, 2 bad input. ``HYDRA_FULL_ERROR=1`` shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from clasp.backbones import BackboneUnavailable
+from clasp.config import RunConfig, known_keys, load_config
+from clasp.evaluation.benchmarks import BENCHMARKS
+from clasp.strict import ConfigError, unknown_key
+
+BAD_INPUT, FAILED = 2, 1
+
+_statuses: list[int] = []
+
+
+def job(composed: Any) -> None:
+    """One job of a run or a sweep; what went wrong is printed and remembered, so that a sweep's other jobs still run.
+
+    Args:
+        composed: the DictConfig that Hydra composed.
+    """
+    try:
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        assert isinstance(values, Mapping)
+        _statuses.append(_run(load_config(values)))  # type: ignore[arg-type]
+    except (ConfigError, OmegaConfBaseException) as error:
+        _report(error)
+
+
+def main(hydra_main: Callable[[], object]) -> int:
+    """Runs a Hydra entry point whose jobs call :func:`job`; returns the process's exit code."""
+    wanted = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its exceptions instead of printing them
+    try:
+        hydra_main()
+    except HydraException as error:
+        if wanted == "1":
+            raise
+        print(f"error: {explain(error)}", file=sys.stderr)
+        return BAD_INPUT
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR")
+        os.environ |= {} if wanted is None else {"HYDRA_FULL_ERROR": wanted}
+    return max(_statuses, default=0)
+
+
+def explain(error: BaseException) -> str:
+    """One sentence for what Hydra has to say about its command line: the value, the allowed ones, the remedy."""
+    cause = error.__cause__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"unknown {group} {choice!r}: use one of {', '.join(sorted(error.options))}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"key {error.full_key!r} has no value; give it one with {error.full_key}=..."
+    if isinstance(error, OverrideParseException):
+        return f"override {error.override!r} cannot be read; write key=value, with quotes around lists: 'key=[a,b]'"
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
+        section, _, key = str(cause.full_key).rpartition(".")
+        if section and key in known_keys(section):
+            return f"the chosen {section} takes no {key!r}; choose one that does, see configs/{section}/"
+        there = [str(name) for name in cause.parent_node or () if name != "hydra"]
+        return str(unknown_key(key, there, section))
+    return " ".join(str(error).split())
+
+
+def _run(config: RunConfig) -> int:
+    """Plans, runs, and tells; returns the exit code of this job."""
+    from clasp.evaluation.plan import plan
+    from clasp.evaluation.runner import run_cells
+    from clasp.evaluation.summary import results_table
+
+    _prepare_environment(config)
+    logging.captureWarnings(True)
+    try:
+        planned = plan(config)
+        for notice in planned.notices:
+            print(f"note: {notice}")
+        print(f"{config.name}: {len(planned.cells)} cells, {len(planned.groups)} of method x budget, "
+              f"on {config.backbone.name}; results in {config.paths.results}/cells")  # fmt: skip
+        outcome = run_cells(planned, config)
+    except BackboneUnavailable as error:
+        _report(error)
+        return BAD_INPUT
+    print(results_table(outcome.cells))
+    kept = len(outcome.cells) - outcome.computed
+    print(f"{outcome.computed} cells computed, {kept} were there already, {len(outcome.failed)} failed")
+    for label in outcome.failed:
+        print(f"error: failed: {label} (traceback above)", file=sys.stderr)
+    return FAILED if outcome.failed else 0
+
+
+def _prepare_environment(config: RunConfig) -> None:
+    """What libraries read when they are imported. Where model and questions are here, nothing looks for a network."""
+    source = config.backbone.source
+    here = source == "tiny" or Path(source).expanduser().is_dir()
+    if here and all(name in BENCHMARKS and BENCHMARKS[name].source == "local" for name in config.benchmarks.names):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # threads that wait by spinning starve each other on a machine that others use too: 50 times slower, measured
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _report(error: BaseException) -> None:
+    print(f"error: {explain(error)}", file=sys.stderr)
+    _statuses.append(BAD_INPUT)

@@ -1,0 +1,69 @@
+"""What a cell's questions cost on average: visual tokens by four accountings, FLOPs by two formulas, bytes, seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from clasp.budget import Geometry, accountings
+from clasp.cost import prefill_flops
+
+if TYPE_CHECKING:
+    from clasp.evaluation.answering import Answer
+
+TERA = 1e12
+
+
+def costs(
+    answers: Sequence[Answer], geometry: Geometry, nominal: float, batch_size: int, device: str
+) -> dict[str, Any]:
+    """Means per question.
+
+    Args:
+        answers: of one cell, at least one.
+        geometry: of the backbone.
+        nominal: the count that the method was asked to keep at its pruning step.
+        batch_size, device: how they were measured; they explain the seconds.
+
+    Returns:
+        ``visual_tokens`` (prompts without an image count as none), ``text_tokens``, ``tflops`` (decoder prefill, 1e12
+        multiply-adds), ``kv_bytes`` (measured after the prefill, padding included), ``seconds``.
+    """
+    blank = (0,) * geometry.layers
+    counted = [accountings(a.entering or blank, a.leaving or blank, nominal if a.entering else 0) for a in answers]
+    flops = {
+        formula: fmean(prefill_flops(geometry, a.entering or blank, a.text_tokens, formula) for a in answers) / TERA
+        for formula in ("gated", "two_matrix")
+    }
+    return {
+        "visual_tokens": {
+            name: fmean(getattr(count, name) for count in counted)
+            for name in ("nominal", "output_average", "input_average", "final")
+        },
+        "text_tokens": fmean(a.text_tokens for a in answers),
+        "tflops": flops,
+        "kv_bytes": fmean(a.kv_bytes for a in answers),
+        "seconds": {
+            name: fmean(getattr(a.seconds, name) for a in answers) for name in ("vision", "prefill", "decode", "total")
+        },
+        "batch_size": batch_size,
+        "device": device,
+    }
+
+
+def device_name(device: Any) -> str:
+    """The processor's model name, for people: ``NVIDIA H100 80GB HBM3`` or ``Intel(R) Xeon(R) ... (2 threads)``."""
+    import platform
+    from pathlib import Path
+
+    import torch
+
+    if getattr(device, "type", str(device)) == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        name = lines[0].partition(":")[2].strip() if lines else name
+    return f"{name} ({torch.get_num_threads()} threads)"

@@ -1,0 +1,58 @@
+"""Fingerprints of what can change a score beside the method: weights, questions, prompt code, package versions."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+from clasp.backbones import resolve
+from clasp.backbones.hub import hub_commit
+from clasp.evaluation.benchmarks import TASKS, Benchmark
+from clasp.fingerprint import source_fingerprint
+
+PACKAGES = ("torch", "transformers", "tokenizers", "lmms_eval", "pillow")
+"""Packages whose version can change an answer or a score."""
+
+_ANSWER_FILES = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of :data:`PACKAGES`; the local part (``+cpu``, ``+cu130``) names the device, not the code."""
+    return {package: version(package).split("+")[0] for package in PACKAGES}
+
+
+@lru_cache(maxsize=8)
+def weights_fingerprint(source: str, revision: str | None = None) -> str:
+    """Names the weights, tokenizer, processor and prompt template of a backbone.
+
+    A folder is read whole. A hub repository is named by its commit, which costs one small file where it is not cached.
+
+    Raises:
+        BackboneUnavailable: the hub cannot be reached and the model is not in the local cache.
+    """
+    folder = _folder(source)
+    if folder is None:
+        return f"hub:{source}@{hub_commit(source, revision)}"
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in _ANSWER_FILES for path in folder.glob(pattern)}):
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{digest.hexdigest()[:24]}"
+
+
+def prompt_protocol() -> str:
+    """Fingerprint of the code that builds prompts and decodes answers."""
+    return source_fingerprint(Path(__file__).parent / name for name in ("answering.py", "model.py"))
+
+
+def scoring_protocol(benchmark: Benchmark) -> str:
+    """Fingerprint of one of our own tasks: its file, and the code that phrases and scores it."""
+    return source_fingerprint([TASKS / f"{benchmark.task}.yaml", TASKS / "_local_template_yaml", TASKS / "scoring.py"])
+
+
+def _folder(source: str) -> Path | None:
+    path = Path(resolve(source)).expanduser()
+    return path if path.is_dir() else None

@@ -1,0 +1,127 @@
+"""Our lmms-eval model ``clasp``: any backbone of the engine under any pruning method, in batches.
+
+From lmms-eval's own command line::
+
+    python -m lmms_eval --model clasp --model_args pretrained=tiny,method=clasp,tokens=64 \\
+        --include_path clasp/evaluation/tasks --tasks clasp_world_ocr --batch_size 8
+
+The runner hands it a model that is already loaded instead (:meth:`ClaspModel.over`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from PIL import ImageFile
+
+from clasp.evaluation.answering import Answer, Answerer, EvaluationError, Question
+
+
+class ClaspModel(lmms):
+    """A pruned model for lmms-eval's ``generate_until`` tasks.
+
+    Args:
+        pretrained: ``tiny``, a hub id or a local folder.
+        method: name of a pruning method; further arguments are its parameters (``tokens=64``, ``seed=1``, ...).
+        dtype, device: see :func:`clasp.load`.
+        batch_size: questions per forward pass.
+        max_batch_size: accepted because lmms-eval passes it; batches are not grown automatically.
+
+    Attributes:
+        answers: what the latest ``generate_until`` returned, with costs, in the order of its requests.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str = "tiny",
+        method: str = "none",
+        dtype: str = "auto",
+        device: str | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        **parameters: Any,
+    ) -> None:
+        from clasp.backbones import load
+        from clasp.methods import build
+
+        chosen = build(method, parameters)  # before the model loads: a wrong parameter costs nothing
+        model, processor = load(pretrained, dtype=dtype, device=device)
+        self._attach(Answerer(model, processor, chosen, int(batch_size)))
+
+    @classmethod
+    def over(cls, answerer: Answerer, advance: Callable[[int], object] = lambda count: None) -> ClaspModel:
+        """The same over a model that is already loaded; ``advance`` is told of every batch's questions."""
+        made = cls.__new__(cls)
+        made._attach(answerer, advance)
+        return made
+
+    def _attach(self, answerer: Answerer, advance: Callable[[int], object] | None = None) -> None:
+        lmms.__init__(self)
+        self._answerer, self._advance = answerer, advance
+        self.answers: list[Answer] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self._answerer.model.device
+
+    @property
+    def batch_size(self) -> int:
+        return self._answerer.batch_size
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Answers to the requests, in their order.
+
+        Raises:
+            EvaluationError: a question that cannot be asked, or an image that cannot be read.
+        """
+        ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval switches it on for all, and half an image is then grey
+        questions = [self._question(*request.args) for request in requests]
+        if self._advance is not None:
+            self.answers = self._answerer.answer(questions, self._advance)
+        else:
+            self.answers = self._with_progress(questions)
+        return [answer.text for answer in self.answers]
+
+    def _with_progress(self, questions: Sequence[Question]) -> list[Answer]:
+        from tqdm import tqdm
+
+        with tqdm(total=len(questions), desc="questions", disable=self.rank != 0) as bar:
+            return self._answerer.answer(questions, bar.update)
+
+    def _question(
+        self, text: str, generation: dict[str, Any], doc_to_visual: Callable[..., Any], row: int, task: str, split: str
+    ) -> Question:
+        name = f"{task}[{row}]"
+        try:
+            document = self.task_dict[task][split][row]
+            images = [self._decoded(image) for image in doc_to_visual(document) or ()]
+        except (OSError, SyntaxError) as error:  # what PIL raises for damaged files
+            raise EvaluationError(
+                f"{name}: the image cannot be read ({error}); delete the benchmark's file and it is built anew"
+            ) from error
+        category = document.get("category") if isinstance(document, dict) else None
+        return Question(name, text, images, generation, category)
+
+    @staticmethod
+    def _decoded(image: Any) -> Any:
+        if not hasattr(image, "convert"):
+            raise EvaluationError(f"{type(image).__name__} input is not supported; questions take images")
+        image.load()
+        return image
+
+    def clean(self) -> None:
+        """lmms-eval calls this after each evaluation; the model stays, for the next cell needs it."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        raise EvaluationError("tasks scored by log-likelihood are not supported; use generate_until tasks")
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        raise EvaluationError("tasks of several rounds are not supported; use generate_until tasks")

@@ -1,0 +1,222 @@
+"""From a configuration to the cells that it asks for. What can be wrong is found here, before a model loads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from clasp.budget import Budget, Geometry
+from clasp.config import FusionConfig, PolicyConfig, RouterConfig, RunConfig
+from clasp.evaluation.benchmarks import Benchmark, get_benchmark, judge_available
+from clasp.evaluation.data import ensure
+from clasp.evaluation.identity import prompt_protocol, scoring_protocol, versions, weights_fingerprint
+from clasp.evaluation.store import CellSpec
+from clasp.strict import ConfigError
+
+if TYPE_CHECKING:
+    from clasp.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cells of one method at one budget, which share a pruned model."""
+
+    method: Method
+    budget: Mapping[str, Any]
+    specs: tuple[CellSpec, ...]
+
+    @property
+    def label(self) -> str:
+        return self.method.name if not self.method.prunes else f"{self.method.name} at {self.budget['tokens']}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a run, grouped; ``notices`` are for the reader's eyes (what was left out, and why)."""
+
+    groups: tuple[Group, ...]
+    geometry: Geometry
+    notices: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> list[CellSpec]:
+        return [spec for group in self.groups for spec in group.specs]
+
+
+def plan(config: RunConfig) -> Plan:
+    """The cells of a run, each once, in the order of the configuration.
+
+    Raises:
+        ConfigError: a benchmark, method, parameter or budget that the backbone cannot honour.
+        BackboneUnavailable: the backbone's identity cannot be had.
+    """
+    notices: list[str] = []
+    benchmarks = _benchmarks(config, notices)
+    geometry = _geometry(config)
+    methods = [_method(config, name, tokens, ratio, geometry) for name, tokens, ratio in _combinations(config, notices)]
+    tasks, limits = _tasks(config, benchmarks)
+    weights = weights_fingerprint(config.backbone.source, config.backbone.revision)
+    shared: dict[str, Any] = {"backbone": config.backbone.name, "weights": weights, "dtype": config.dtype}
+    shared |= {"protocol": prompt_protocol(), "versions": versions()}
+    groups: list[Group] = []
+    seen: set[str] = set()
+    for method, budget in methods:
+        identity = method.identity()
+        specs = [
+            CellSpec(
+                method=identity,
+                budget=budget,
+                benchmark=benchmark.name,
+                task=tasks[benchmark.name],
+                limit=limits[benchmark.name],
+                **shared,
+            )
+            for benchmark in benchmarks
+        ]
+        fresh = tuple(spec for spec in specs if spec.signature not in seen)
+        seen.update(spec.signature for spec in fresh)
+        if fresh:
+            groups.append(Group(method, budget, fresh))
+    return Plan(tuple(groups), geometry, tuple(notices))
+
+
+def _benchmarks(config: RunConfig, notices: list[str]) -> list[Benchmark]:
+    """The benchmarks asked for, without those that nobody could score here."""
+    try:
+        asked = [get_benchmark(name) for name in dict.fromkeys(config.benchmarks.names)]
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    kept = [benchmark for benchmark in asked if not benchmark.judge or judge_available()]
+    notices += [
+        f"{benchmark.name} is left out: without a judge model (set OPENAI_API_KEY) it has no score"
+        for benchmark in asked
+        if benchmark not in kept
+    ]
+    if not kept:
+        raise ConfigError("every benchmark asked for needs a judge model; set OPENAI_API_KEY or name others")
+    return kept
+
+
+def _geometry(config: RunConfig) -> Geometry:
+    """The backbone's counts, which its configuration file must agree with."""
+    from clasp.backbones import geometry
+
+    counts = geometry(config.backbone.source)
+    if counts.visual_tokens != config.backbone.visual_tokens:
+        raise ConfigError(
+            f"backbone.visual_tokens={config.backbone.visual_tokens}, but {config.backbone.source} has "
+            f"{counts.visual_tokens} visual tokens per image; correct configs/backbone/"
+        )
+    return counts
+
+
+def _combinations(config: RunConfig, notices: list[str]) -> list[tuple[str, int | None, float | None]]:
+    """(method, tokens, ratio) of the grid; the unpruned model once, without a budget."""
+    grid = config.grid
+    budgets: list[tuple[int | None, float | None]] = [(tokens, None) for tokens in grid.tokens]
+    budgets += [(None, ratio) for ratio in grid.ratio]
+    if not budgets:
+        budgets = [(config.tokens, config.ratio)]
+    combinations: list[tuple[str, int | None, float | None]] = []
+    for name in grid.method or (config.method.name,):
+        if _class(name).prunes:
+            combinations += [(name, tokens, ratio) for tokens, ratio in budgets]
+        else:
+            combinations.append((name, None, None))
+            if not grid.method and (config.tokens is not None or config.ratio is not None):
+                notices.append(f"method {name} keeps every visual token; the budget is not used")
+    if any(_class(name).prunes and tokens is None and ratio is None for name, tokens, ratio in combinations):
+        raise ConfigError(
+            f"method {combinations[0][0]} needs a budget; give tokens=64 (or another count) or ratio=0.889"
+        )
+    return combinations
+
+
+def _class(name: str) -> type[Method]:
+    from clasp.methods import get
+
+    try:
+        return get(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _method(
+    config: RunConfig, name: str, tokens: int | None, ratio: float | None, geometry: Geometry
+) -> tuple[Method, dict[str, Any]]:
+    """The method, its budget resolved to a count so that a ratio and its count are the same cell, and that budget."""
+    from clasp.methods import build
+
+    accepted = {field.name for field in dataclasses.fields(_class(name))}
+    own = dict(config.method.params) if name == config.method.name else {}
+    try:
+        count = geometry.visual_tokens
+        if tokens is not None or ratio is not None:
+            count = Budget(tokens, ratio).resolve(geometry.visual_tokens)
+            own["tokens"] = count
+        if "seed" in accepted:
+            own.setdefault("seed", config.seed)
+        if "fusion" in accepted:
+            own |= {
+                "fusion": _fusion(config.fusion),
+                "policy": _policy(config.policy),
+                "router": _router(config.router),
+            }
+        method = build(name, own)
+        method.check(geometry)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+    return method, {"tokens": count, "ratio": ratio, "visual_tokens": geometry.visual_tokens}
+
+
+def _fusion(config: FusionConfig) -> Any:
+    from clasp.fusion import Fusion
+
+    if config.name != "custom":
+        return config.name
+    return Fusion("custom", config.weights, config.layers, config.rescale)
+
+
+def _policy(config: PolicyConfig) -> Any:
+    """The default table with the configuration's overrides."""
+    from clasp.policy import DEFAULT_POLICY, CategoryPolicy, ClassPolicy
+
+    entries = dict(DEFAULT_POLICY.entries)
+    for category, entry in entries.items():
+        row = config.categories.get(category)
+        weights = row.weights if row is not None and row.weights is not None else entry.weights
+        share = entry.pivot_share if config.pivot_share is None else config.pivot_share
+        if row is not None and row.pivot_share is not None:
+            share = row.pivot_share
+        entries[category] = CategoryPolicy(weights, share)
+    if entries == dict(DEFAULT_POLICY.entries):
+        return DEFAULT_POLICY
+    return ClassPolicy("custom", "assumption", entries)
+
+
+def _router(config: RouterConfig) -> Any:
+    from clasp.router import FixedRouter, make_router
+
+    if config.name == FixedRouter.name and config.category is not None:
+        return FixedRouter(config.category)
+    if config.category is not None:
+        raise ValueError(f"router={config.name} takes no category; use router=fixed router.category={config.category}")
+    return make_router(config.name)
+
+
+def _tasks(config: RunConfig, benchmarks: list[Benchmark]) -> tuple[dict[str, dict[str, Any]], dict[str, int | str]]:
+    """Per benchmark: what it asks and how it scores, and its limit; builds local files where they are missing."""
+    files = ensure(config.paths.data, [benchmark.name for benchmark in benchmarks if benchmark.source == "local"])
+    tasks: dict[str, dict[str, Any]] = {}
+    limits: dict[str, int | str] = {}
+    for benchmark in benchmarks:
+        tasks[benchmark.name] = {"task": benchmark.task}
+        limits[benchmark.name] = config.limit
+        if benchmark.name in files:
+            file = files[benchmark.name]
+            tasks[benchmark.name] |= {"content": file.content, "scoring": scoring_protocol(benchmark)}
+            if config.limit != "all" and config.limit >= file.questions:
+                limits[benchmark.name] = "all"  # the same questions, so the same cell
+    return tasks, limits

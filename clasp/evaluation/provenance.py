@@ -1,0 +1,66 @@
+"""Where a result comes from: commit, command, versions, times, assumptions. Torch-free."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("clasp", "torch", "transformers", "tokenizers", "lmms_eval", "datasets", "sentence-transformers", "pillow")
+
+
+def now() -> str:
+    """UTC, to the second, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def command() -> str:
+    """The command line, its program as a name without folders."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def provenance(started: str, assumptions: tuple[str, ...]) -> dict[str, Any]:
+    """Provenance of a cell that finishes now."""
+    commit, dirty = _git()
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "versions": _versions(),
+        "started": started,
+        "finished": now(),
+        "command": command(),
+        "assumptions": list(assumptions),
+    }
+
+
+@lru_cache(maxsize=1)
+def _git() -> tuple[str | None, bool | None]:
+    """Commit of the project and whether tracked files differ from it; None outside a git checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None, None
+    head = _run("rev-parse", "HEAD", root=root)
+    return head, bool(_run("status", "--porcelain", "--untracked-files=no", root=root)) if head else None
+
+
+def _run(*arguments: str, root: Path) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git on this machine
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

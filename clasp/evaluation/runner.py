@@ -1,0 +1,225 @@
+"""Runs the cells of a plan that are not there yet, one lmms-eval call each, and writes each as soon as it is done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from clasp.config import RunConfig
+from clasp.evaluation.benchmarks import BENCHMARKS, TASKS, Benchmark, get_benchmark
+from clasp.evaluation.plan import Group, Plan
+from clasp.evaluation.provenance import command, now, provenance
+from clasp.evaluation.store import Cell, CellSpec, CellStore
+
+if TYPE_CHECKING:
+    from clasp.evaluation.answering import Answerer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to: all cells that exist now, in plan order, and how many were computed or failed."""
+
+    cells: tuple[Cell, ...]
+    computed: int
+    failed: tuple[str, ...]
+
+
+def run_cells(plan: Plan, config: RunConfig) -> Outcome:
+    """Computes what is missing. A failed cell is reported and the others still run.
+
+    Raises:
+        BackboneUnavailable: the model's files cannot be had.
+    """
+    store = CellStore(config.paths.results)
+    store.write_experiment(config.name, plan.cells, command())
+    present = {spec.signature: store.get(spec.signature) for spec in plan.cells}
+    missing = [spec for spec in plan.cells if present[spec.signature] is None]
+    failed: list[str] = []
+    if missing:
+        session = _Session(plan, config, store)
+        with _progress(session.questions(missing)) as bar:
+            for group in plan.groups:
+                wanted = [spec for spec in group.specs if present[spec.signature] is None]
+                done = session.run_group(group, wanted, bar, failed)
+                present |= done
+                if done:
+                    _log_group([cell for s in group.specs if (cell := present[s.signature]) is not None], config)
+    cells = tuple(cell for spec in plan.cells if (cell := present[spec.signature]) is not None)
+    return Outcome(cells, len(missing) - len(failed), tuple(failed))
+
+
+class _Session:
+    """One loaded model and one task index for all cells of a run."""
+
+    def __init__(self, plan: Plan, config: RunConfig, store: CellStore) -> None:
+        self._plan, self._config, self._store = plan, config, store
+        log.info("loading %s (%s, %s)", config.backbone.name, config.dtype, config.device)
+        weights = plan.cells[0].weights
+        revision = weights.rpartition("@")[2] if weights.startswith("hub:") else None
+        self._model, self._processor = _load(config.backbone.source, config.dtype, config.device, revision)
+
+    def questions(self, specs: list[CellSpec]) -> int | None:
+        """How many questions lie ahead; None where a benchmark's size is not known before it is fetched."""
+        from clasp.evaluation.data import ensure
+
+        if any(BENCHMARKS[spec.benchmark].source != "local" for spec in specs):
+            return None
+        files = ensure(self._config.paths.data, sorted({spec.benchmark for spec in specs}))
+        return sum(files[s.benchmark].questions if s.limit == "all" else int(s.limit) for s in specs)
+
+    def run_group(self, group: Group, specs: list[CellSpec], bar: Any, failed: list[str]) -> dict[str, Cell | None]:
+        """Cells of one method at one budget that could be computed."""
+        from clasp.evaluation.answering import Answerer
+
+        answerer = Answerer(self._model, self._processor, group.method, self._config.batch_size)
+        done: dict[str, Cell | None] = {}
+        for spec in specs:
+            label = f"{spec.backbone}, {group.label}, {spec.benchmark}"
+            bar.set_description(label)
+            try:
+                done[spec.signature] = self._run_cell(group, spec, answerer, bar.update)
+            except Exception:  # reported with its traceback, counted, and the exit code says so; the other cells run
+                log.exception("cell failed: %s", label)
+                failed.append(label)
+        return done
+
+    def _run_cell(self, group: Group, spec: CellSpec, answerer: Answerer, advance: Callable[[int], object]) -> Cell:
+        from clasp.evaluation.costs import costs, device_name
+        from clasp.evaluation.model import ClaspModel
+
+        started, benchmark = now(), get_benchmark(spec.benchmark)
+        lm = ClaspModel.over(answerer, advance)
+        results = _evaluate(lm, benchmark, spec, self._config)
+        values = {name.partition(",")[0]: value for name, value in results["results"][benchmark.task].items()}
+        scores = {name: float(values[name]) for name in benchmark.metrics}
+        rows = _answer_rows(results["samples"][benchmark.task], lm, benchmark)
+        nominal = group.method.check(self._plan.geometry).accountings().nominal
+        cell = {
+            "signature": spec.signature,
+            "identity": spec.identity(),
+            "backbone": spec.backbone,
+            "method": group.method.name,
+            "budget": dict(spec.budget),
+            "benchmark": benchmark.name,
+            "category": benchmark.category,
+            "metric": benchmark.metric,
+            "score": sum(scores.values()),
+            "scores": scores,
+            "questions": len(rows),
+            "available": results["n-samples"][benchmark.task]["original"],
+            "limit": spec.limit,
+            "costs": costs(
+                lm.answers, self._plan.geometry, nominal, self._config.batch_size, device_name(self._model.device)
+            ),
+            "provenance": provenance(started, group.method.assumptions),
+        }
+        return self._store.put(cell, rows)
+
+
+@lru_cache(maxsize=1)
+def _load(source: str, dtype: str, device: str, revision: str | None) -> tuple[Any, Any]:
+    """The loaded model, kept for the further jobs of a sweep."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from clasp.backbones import load
+
+    loaded = load(source, dtype=dtype, device=None if device == "auto" else device, revision=revision)
+    disable_progress_bar()  # the router's encoder, which loads later, would draw through ours
+    for chatty in ("sentence_transformers", "numexpr"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return loaded
+
+
+@lru_cache(maxsize=2)
+def _task_manager(built_in: bool) -> Any:
+    """lmms-eval's task index; reading all of its own tasks takes seconds, so only where one is asked for."""
+    from lmms_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(TASKS), include_defaults=built_in)
+
+
+def _evaluate(lm: Any, benchmark: Benchmark, spec: CellSpec, config: RunConfig) -> dict[str, Any]:
+    """One benchmark through lmms-eval's ``simple_evaluate``, in this process."""
+    from lmms_eval.evaluator import simple_evaluate
+
+    task: Any = benchmark.task
+    if benchmark.source == "local":
+        task = {"task": benchmark.task, "dataset_kwargs": {"root": str(config.paths.data)}}
+    with _quiet():
+        results = simple_evaluate(
+            model=lm,
+            tasks=[task],
+            task_manager=_task_manager(benchmark.source == "hub"),
+            batch_size=config.batch_size,
+            limit=None if spec.limit == "all" else int(spec.limit),
+            bootstrap_iters=0,
+            log_samples=True,
+            process_docs_parallel=1,
+        )
+    assert results is not None
+    return results
+
+
+def _answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) -> list[dict[str, Any]]:
+    """One row per question for the answers file; ``score`` is None where a metric needs all answers at once."""
+    if len(samples) != len(lm.answers):
+        raise RuntimeError(f"{benchmark.name}: {len(samples)} scored questions for {len(lm.answers)} answers")
+    rows = []
+    for sample, answer in zip(sorted(samples, key=lambda sample: sample["doc_id"]), lm.answers, strict=True):
+        score = sample.get(benchmark.metrics[0])
+        document = sample["doc"]
+        rows.append(
+            {
+                "question_id": document.get("question_id", sample["doc_id"]),
+                "prompt": sample["arguments"][0],
+                "answer": sample["target"],
+                "prediction": answer.text,
+                "score": float(score) if isinstance(score, int | float) else None,
+                "category": document.get("category", benchmark.category),
+                "routed": answer.routed,
+            }
+        )
+    return rows
+
+
+@contextmanager
+def _progress(total: int | None) -> Iterator[Any]:
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    with logging_redirect_tqdm(), tqdm(total=total, unit="question", dynamic_ncols=True, smoothing=0.05) as bar:
+        yield bar
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """lmms-eval draws two progress bars per call; ours tells more."""
+    import lmms_eval.api.task
+    import lmms_eval.evaluator
+    from tqdm import tqdm
+
+    class Silent(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs | {"disable": True})
+
+    modules: tuple[Any, ...] = (lmms_eval.api.task, lmms_eval.evaluator)
+    for module in modules:
+        module.tqdm = Silent
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.tqdm = tqdm
+
+
+def _log_group(cells: list[Cell], config: RunConfig) -> None:
+    if config.wandb.enabled:
+        from clasp.report.wandb_log import log_group
+
+        log_group(cells, config.wandb, experiment=config.name, results=config.paths.results)

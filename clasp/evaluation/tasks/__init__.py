@@ -1,0 +1,1 @@
+"""Our lmms-eval tasks: easy-VQA and the generated picture world, over local files."""

@@ -1,0 +1,46 @@
+"""lmms-eval task over a local parquet file; nothing is downloaded and no dataset cache is written."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+from lmms_eval.api.task import ConfigurableTask
+
+from clasp.evaluation.answering import EvaluationError
+from clasp.evaluation.data import ensure
+
+ROOT_VARIABLE = "CLASP_DATA"
+
+
+class LocalTask(ConfigurableTask):
+    """Questions of one embedded benchmark.
+
+    The data root is ``dataset_kwargs.root`` of the task's configuration (the runner sets it), else the environment
+    variable ``CLASP_DATA``, else ``data`` in the working directory. Missing files are built there first.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
+        root = Path((dataset_kwargs or {}).get("root") or os.environ.get(ROOT_VARIABLE) or "data")
+        path = ensure(root, [self.config.dataset_path])[self.config.dataset_path].path
+        questions = _questions(path, path.stat().st_mtime_ns)
+        self.dataset = datasets.DatasetDict(test=questions)
+        self.dataset_no_image = datasets.DatasetDict(test=questions.remove_columns("image"))
+
+
+@lru_cache(maxsize=16)
+def _questions(path: Path, changed: int) -> datasets.Dataset:
+    """The file's rows, kept in memory for the further methods of a run; ``changed`` is the file's time stamp."""
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowInvalid as error:
+        raise EvaluationError(f"{path} cannot be read ({error}); delete it and it is built anew") from error
+    return datasets.Dataset(table).cast_column("image", datasets.Image())

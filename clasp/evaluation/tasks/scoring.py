@@ -1,0 +1,34 @@
+"""Prompts and scores of our tasks. The code here is part of every local cell's signature."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_PUNCTUATION = re.compile(r"[^\w\s]")
+
+
+def doc_to_visual(document: Mapping[str, Any]) -> list[Any]:
+    """The question's one image, as PIL."""
+    return [document["image"].convert("RGB")]
+
+
+def doc_to_text(document: Mapping[str, Any]) -> str:
+    """The question as it stands; the tiny backbone is trained on bare questions with one-word answers."""
+    return str(document["question"])
+
+
+def process_results(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Exact match after :func:`normalise`, 1.0 or 0.0."""
+    return {"accuracy": float(normalise(results[0]) == normalise(str(document["answer"])))}
+
+
+def normalise(answer: str) -> str:
+    """Lower case, without punctuation, without the articles a, an, the, with single spaces.
+
+    An answer that consists of nothing else (the letter "A") keeps its words.
+    """
+    words = _PUNCTUATION.sub(" ", answer.lower())
+    return " ".join(_ARTICLES.sub(" ", words).split()) or " ".join(words.split())

@@ -1,0 +1,116 @@
+"""From plain dictionaries to frozen dataclasses, strictly: unknown keys and wrong types are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the value, the allowed ones and the remedy."""
+
+
+def unknown_key(key: str, known: Sequence[str], section: str = "") -> ConfigError:
+    """The error for a key that does not exist, with the nearest known one."""
+    where = f" in {section}" if section else ""
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return ConfigError(f"unknown key {key!r}{where}: use one of {', '.join(sorted(known))}{hint}")
+
+
+def known_fields(kind: Any, path: str) -> tuple[str, ...]:
+    """Field names of the dataclass that a dotted path leads to from ``kind``; empty where it leads to none."""
+    for part in [part for part in path.split(".") if part]:
+        kind = get_type_hints(kind).get(part) if dataclasses.is_dataclass(kind) else None
+    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
+
+
+def build(kind: Any, values: Any, path: str = "") -> Any:
+    """An instance of the dataclass ``kind`` from a mapping; ``path`` names the place in messages.
+
+    A class with ``from_mapping`` reads its own section.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value of the wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path or 'the configuration'}={values!r} is not a section of keys")
+    if hasattr(kind, "from_mapping"):
+        return kind.from_mapping(values)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for key in values:
+        if key not in fields:
+            raise unknown_key(str(key), tuple(fields), path)
+    for name, declared in fields.items():
+        required = declared.default is dataclasses.MISSING and declared.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise ConfigError(f"key {_join(path, name)!r} is missing")
+    hints = get_type_hints(kind)
+    return kind(**{key: _convert(hints[key], value, _join(path, str(key))) for key, value in values.items()})
+
+
+def _convert(kind: Any, value: Any, path: str) -> Any:
+    """``value`` as the annotated type ``kind``, without guessing: numbers in quotes are not numbers."""
+    origin, options = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return _convert_union(options, value, path)
+    if origin is Literal:
+        if value in options:
+            return value
+        raise ConfigError(f"{path}={value!r} is unknown; use one of {', '.join(map(str, options))}")
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{path}={value!r} is not a list; write it as [a,b]")
+        return tuple(_convert(options[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}={value!r} is not a section of keys")
+        return {str(key): _convert(options[1], item, _join(path, str(key))) for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return build(kind, value, path)
+    return _convert_scalar(kind, value, path)
+
+
+def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
+    if value is None:
+        if type(None) in options:
+            return None
+        raise ConfigError(f"{path} has no value; give it one")
+    kinds = [option for option in options if option is not type(None)]
+    for kind in kinds[:-1]:
+        try:
+            return _convert(kind, value, path)
+        except ConfigError:
+            continue
+    try:
+        return _convert(kinds[-1], value, path)
+    except ConfigError as error:
+        if len(kinds) == 1:
+            raise
+        allowed = " or ".join(", ".join(map(str, get_args(k))) or _noun(k) for k in kinds)
+        raise ConfigError(f"{path}={value!r} is not allowed; use {allowed}") from error
+
+
+def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
+    if kind is object:
+        return value
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value).expanduser()
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{path}={value!r} is not {_noun(kind)}")
+
+
+def _noun(kind: Any) -> str:
+    nouns = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
+    return nouns.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

@@ -1,0 +1,19 @@
+"""Evaluates pruning methods: ``python scripts/run.py backbone=tiny method=clasp tokens=64``; see ``--help``."""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from clasp.evaluation import cli
+
+
+@hydra.main(config_path="../configs", config_name="config")
+def run(config: DictConfig) -> None:
+    cli.job(config)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(run))

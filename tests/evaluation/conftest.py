@@ -1,0 +1,62 @@
+"""The shipped tiny model, a few real questions, and configurations for the evaluation tests."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+
+from clasp.config import RunConfig, load_config
+from clasp.evaluation.answering import Question
+from clasp.evaluation.data import ensure
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[Any, Any]:
+    """The shipped model and processor, in float32 on the CPU."""
+    from clasp import load
+
+    return load("tiny", dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def questions(data_root: Path) -> list[Question]:
+    """Two questions of every benchmark, of different lengths."""
+    files = ensure(data_root, ["easy_vqa", "world_attribute", "world_counting", "world_ocr", "world_spatial"])
+    rows = [row for file in files.values() for row in pyarrow.parquet.read_table(file.path).slice(0, 2).to_pylist()]
+    return [
+        Question(
+            row["question_id"],
+            row["question"],
+            [Image.open(io.BytesIO(row["image"]["bytes"]))],
+            {"max_new_tokens": 4},
+            row["category"],
+        )
+        for row in rows
+    ]
+
+
+@pytest.fixture
+def configured(data_root: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    """Composes the real configuration with overrides; results go to the test's own folder, W&B is off."""
+
+    def make(*overrides: str) -> RunConfig:
+        fixed = [
+            f"paths.results={tmp_path / 'results'}",
+            f"paths.data={data_root}",
+            "wandb.enabled=false",
+            "device=cpu",
+        ]
+        with initialize_config_dir(str(CONFIGS)):
+            return load_config(OmegaConf.to_container(compose("config", [*fixed, *overrides]), resolve=True))
+
+    return make

@@ -1,0 +1,133 @@
+"""Answers do not depend on how questions are batched, costs are what the schedule says, and errors stay errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import pytest
+from PIL import Image
+
+from clasp.budget import accountings
+from clasp.evaluation.answering import Answerer, EvaluationError, Question, cut, generation_settings
+from clasp.methods import METHODS, build
+
+BLANK = Image.new("RGB", (32, 32))
+
+
+def method_of(name: str) -> Any:
+    return build(name, {} if name == "none" else {"tokens": 64})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_answers_do_not_depend_on_batch_size_or_order(tiny: Any, questions: list[Question], name: str) -> None:
+    method = method_of(name)
+    together = Answerer(*tiny, method, batch_size=8).answer(questions)
+    alone = Answerer(*tiny, method, batch_size=1).answer(questions)
+    shuffled = list(range(len(questions)))
+    random.Random(0).shuffle(shuffled)
+    mixed = Answerer(*tiny, method, batch_size=3).answer([questions[i] for i in shuffled])
+    assert [a.text for a in together] == [a.text for a in alone]
+    assert [together[i].text for i in shuffled] == [a.text for a in mixed]
+    assert [a.entering for a in together] == [a.entering for a in alone]
+    assert [a.text_tokens for a in together] == [a.text_tokens for a in alone]
+
+
+def test_the_pruned_model_keeps_its_budget_and_a_smaller_cache(tiny: Any, questions: list[Question]) -> None:
+    answers = {name: Answerer(*tiny, method_of(name), 8).answer(questions) for name in ("none", "clasp")}
+    for answer in answers["clasp"]:
+        assert abs(accountings(answer.entering, answer.leaving, 64).output_average - 64) <= 1
+        assert answer.seconds.total >= answer.seconds.prefill > 0
+    assert {a.entering for a in answers["none"]} == {(576,) * 12}
+    cache = {name: sum(a.kv_bytes for a in batch) for name, batch in answers.items()}
+    assert cache["clasp"] < cache["none"] / 4
+
+
+def test_the_oracle_router_gets_the_true_categories(tiny: Any, questions: list[Question]) -> None:
+    answers = Answerer(*tiny, build("clasp", {"tokens": 64, "router": "oracle"}), 4).answer(questions)
+    assert [a.routed for a in answers] == [q.category for q in questions]
+
+
+@dataclasses.dataclass(frozen=True)
+class SlowRouter:
+    """Takes 50 ms a prompt."""
+
+    name: ClassVar[str] = "slow"
+
+    def route(self, prompts: Sequence[str]) -> list[str]:
+        time.sleep(0.05 * len(prompts))
+        return ["scene"] * len(prompts)
+
+
+def test_what_pruning_takes_is_inside_the_measured_prefill(tiny: Any, questions: list[Question]) -> None:
+    answers = Answerer(*tiny, build("clasp", {"tokens": 64, "router": SlowRouter()}), 4).answer(questions[:4])
+    assert all(answer.seconds.prefill >= 0.05 for answer in answers)
+    assert {answer.routed for answer in answers} == {"scene"}
+
+
+def test_a_prompt_without_an_image_is_answered(tiny: Any, questions: list[Question]) -> None:
+    bare = Question("text[0]", "What color is grass?", [], {"max_new_tokens": 2})
+    answers = Answerer(*tiny, method_of("clasp"), 2).answer([questions[0], bare])
+    assert answers[1].entering == ()
+    assert answers[0].entering
+
+
+def test_progress_is_told_of_every_question_once(tiny: Any, questions: list[Question]) -> None:
+    told: list[int] = []
+    Answerer(*tiny, method_of("random"), 4).answer(questions, told.append)
+    assert sum(told) == len(questions)
+    assert max(told) == 4
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_prompt_is_refused_by_name(tiny: Any, text: str) -> None:
+    with pytest.raises(EvaluationError, match=r"set\[3\].*empty"):
+        Answerer(*tiny, method_of("none")).answer([Question("set[3]", text, [BLANK])])
+
+
+def test_an_image_placeholder_in_the_text_is_refused(tiny: Any) -> None:
+    with pytest.raises(EvaluationError, match="<image>"):
+        Answerer(*tiny, method_of("none")).answer([Question("set[0]", "what is <image> here?", [BLANK])])
+
+
+def test_an_exception_in_the_model_is_not_an_answer(
+    tiny: Any, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(type(tiny[0]), "generate", out_of_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Answerer(*tiny, method_of("clasp")).answer(questions)
+
+
+def test_the_model_is_as_before_after_an_error(tiny: Any, questions: list[Question]) -> None:
+    before = Answerer(*tiny, method_of("none"), 8).answer(questions)
+    broken = dataclasses.replace(questions[0], images=[object()])
+    with pytest.raises(AttributeError):
+        Answerer(*tiny, method_of("clasp")).answer([questions[0], broken])
+    after = Answerer(*tiny, method_of("none"), 8).answer(questions)
+    assert [a.text for a in before] == [a.text for a in after]
+
+
+@pytest.mark.parametrize("setting", [{"do_sample": True}, {"penalty_alpha": 0.6}])
+def test_what_greedy_decoding_does_not_cover_is_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(EvaluationError, match=next(iter(setting))):
+        generation_settings(setting)
+
+
+def test_generation_settings_follow_the_task() -> None:
+    task = {"until": ["\n", "###"], "max_new_tokens": 16, "temperature": 0.2, "num_beams": 3, "do_sample": False}
+    until, settings = generation_settings(task)
+    assert until == ("\n", "###")
+    assert (settings["max_new_tokens"], settings["num_beams"], settings["do_sample"]) == (16, 3, False)
+    assert settings["temperature"] is None
+    assert generation_settings({"until": "."})[0] == (".",)
+
+
+def test_answers_end_at_the_first_stop_string() -> None:
+    assert cut(" red\nblue ### green", ["###", "\n"]) == "red"
+    assert cut(" red ", []) == "red"

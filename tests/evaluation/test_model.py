@@ -1,0 +1,124 @@
+"""Our model and tasks inside the real lmms-eval."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from lmms_eval.api.instance import Instance
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.models import get_model
+from lmms_eval.tasks import TaskManager
+from lmms_eval.utils import load_yaml_config
+from PIL import Image
+
+from clasp.config import RunConfig
+from clasp.evaluation.answering import Answerer, EvaluationError
+from clasp.evaluation.benchmarks import BENCHMARKS, TASKS
+from clasp.evaluation.model import ClaspModel
+from clasp.evaluation.plan import plan
+from clasp.evaluation.runner import run_cells
+from clasp.methods import build
+from clasp.methods.none import Unpruned
+
+
+@pytest.fixture(scope="module")
+def manager() -> TaskManager:
+    return TaskManager(include_path=str(TASKS), include_defaults=False)
+
+
+def test_the_entry_point_registers_the_model() -> None:
+    assert get_model("clasp") is ClaspModel
+
+
+def test_every_local_benchmark_has_a_task_of_its_own(manager: TaskManager) -> None:
+    tasks = {benchmark.task for benchmark in BENCHMARKS.values() if benchmark.source == "local"}
+    assert tasks == set(manager.all_tasks) - set(manager.all_groups) - {"clasp_tiny"}
+
+
+def test_every_hub_benchmark_is_a_task_of_the_installed_lmms_eval() -> None:
+    manager = TaskManager()
+    for benchmark in BENCHMARKS.values():
+        if benchmark.source == "hub":
+            assert benchmark.task in manager.all_tasks
+            file = load_yaml_config(manager.task_index[benchmark.task]["yaml_path"], mode="simple")
+            listed = file["metric_list"]
+            assert set(benchmark.metrics) <= {entry["metric"] for entry in listed}
+
+
+def test_lmms_evals_own_way_gives_the_runners_score(
+    manager: TaskManager, data_root: Path, configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLASP_DATA", str(data_root))
+    results = simple_evaluate(
+        model="clasp",
+        model_args="pretrained=tiny,method=random,tokens=64,seed=0,device=cpu,dtype=float32",
+        tasks=["clasp_world_scene"],
+        task_manager=manager,
+        batch_size=4,
+        limit=6,
+        bootstrap_iters=0,
+    )
+    config = configured("method=random", "tokens=64", "benchmarks.names=[world_scene]", "limit=6")
+    cell = run_cells(plan(config), config).cells[0]
+    assert results["results"]["clasp_world_scene"]["accuracy,none"] == cell["score"]
+
+
+def test_the_model_survives_lmms_evals_cleaning(tiny: Any) -> None:
+    lm = ClaspModel.over(Answerer(*tiny, Unpruned()))
+    lm.clean()
+    assert lm.device.type == "cpu"
+    assert sum(parameter.numel() for parameter in lm._answerer.model.parameters()) > 0
+
+
+def test_a_wrong_parameter_is_refused_before_the_model_loads() -> None:
+    with pytest.raises(ValueError, match=r"'tokns'.*did you mean 'tokens'"):
+        ClaspModel(pretrained="/nowhere", method="clasp", tokns=64)
+
+
+def instances(images: list[bytes], tiny: Any) -> tuple[ClaspModel, list[Instance]]:
+    """Requests as lmms-eval makes them, over the given image files."""
+    rows = [{"image": {"bytes": data, "path": None}, "question": "what shape?"} for data in images]
+    split = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+    lm = ClaspModel.over(Answerer(*tiny, build("random", {"tokens": 8}), 2))
+    lm.task_dict = {"task": {"test": split}}
+    made = [
+        Instance(
+            request_type="generate_until",
+            arguments=("what shape?", {"max_new_tokens": 2}, lambda row: [row["image"]], i, "task", "test"),
+            idx=0,
+            metadata={"task": "task", "doc_id": i, "repeats": 1},
+        )
+        for i in range(len(images))
+    ]
+    return lm, made
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (192, 192), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("damage", ["not an image", "cut short"])
+def test_an_image_that_cannot_be_read_is_named(tiny: Any, damage: str) -> None:
+    bad = b"not an image" if damage == "not an image" else png()[:90]
+    lm, requests = instances([png(), bad], tiny)
+    with pytest.raises(EvaluationError, match=r"task\[1\]: the image cannot be read"):
+        lm.generate_until(requests)
+
+
+def test_requests_are_answered_in_their_order(tiny: Any) -> None:
+    lm, requests = instances([png()] * 3, tiny)
+    assert lm.generate_until(requests) == [answer.text for answer in lm.answers]
+    assert len(lm.answers) == 3
+
+
+@pytest.mark.parametrize("kind", ["loglikelihood", "generate_until_multi_round"])
+def test_kinds_of_task_that_are_not_supported_say_so(tiny: Any, kind: str) -> None:
+    with pytest.raises(EvaluationError, match="generate_until"):
+        getattr(ClaspModel.over(Answerer(*tiny, Unpruned())), kind)([])

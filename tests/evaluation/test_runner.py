@@ -1,0 +1,132 @@
+"""Cells are computed once, hold together, and a failure costs one cell and no other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from clasp.config import RunConfig
+from clasp.evaluation import runner
+from clasp.evaluation.answering import Answerer, EvaluationError
+from clasp.evaluation.plan import plan
+from clasp.evaluation.runner import Outcome, run_cells
+from clasp.evaluation.store import BadCellWarning, CellStore
+
+TWO = ["method=clasp", "tokens=64", "benchmarks.names=[world_ocr,world_scene]", "limit=6"]
+
+
+def run(config: RunConfig) -> Outcome:
+    return run_cells(plan(config), config)
+
+
+def files(config: RunConfig) -> dict[str, tuple[int, bytes]]:
+    return {
+        path.name: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in (config.paths.results / "cells").iterdir()
+        if path.is_file()
+    }
+
+
+def forbid_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a model was loaded although every cell is there")
+
+    monkeypatch.setattr(runner, "_load", refuse)
+
+
+def test_cells_hold_together(configured: Callable[..., RunConfig]) -> None:
+    config = configured(*TWO, "grid.method=[none,clasp]", "tokens=null", "grid.tokens=[64]")
+    outcome = run(config)
+    assert (outcome.computed, outcome.failed) == (4, ())
+    store = CellStore(config.paths.results)
+    for cell in outcome.cells:
+        answers = store.answers(cell["signature"])
+        assert cell == store.get(cell["signature"])
+        assert cell["score"] == pytest.approx(fmean(answer["score"] for answer in answers))
+        assert len(answers) == cell["questions"] == cell["limit"] == 6
+        assert cell["available"] == 500
+        assert {answer["category"] for answer in answers} == {cell["category"]}
+        assert len({answer["question_id"] for answer in answers}) == 6
+        assert cell["provenance"]["versions"]["lmms_eval"]
+    unpruned, pruned = outcome.cells[0], outcome.cells[2]
+    assert unpruned["costs"]["visual_tokens"] == dict.fromkeys(
+        ("nominal", "output_average", "input_average", "final"), 576
+    )
+    assert pruned["costs"]["visual_tokens"]["output_average"] == pytest.approx(64, abs=1)
+    assert pruned["costs"]["tflops"]["gated"] < unpruned["costs"]["tflops"]["gated"] / 4
+    assert pruned["costs"]["kv_bytes"] < unpruned["costs"]["kv_bytes"] / 4
+    assert pruned["provenance"]["assumptions"]
+    experiment = json.loads((config.paths.results / "experiments" / "run.json").read_text())
+    assert experiment["cells"] == [cell["signature"] for cell in outcome.cells]
+
+
+def test_what_exists_is_not_run_again_and_a_cut_cell_alone_is(
+    configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured(*TWO)
+    first = run(config)
+    before = files(config)
+    with monkeypatch.context() as patched:
+        forbid_models(patched)
+        again = run(configured(*TWO, "batch_size=3"))
+    assert (again.computed, again.cells) == (0, first.cells)
+    assert files(config) == before
+
+    cut, whole = (cell["signature"] for cell in first.cells)
+    path = config.paths.results / "cells" / f"{cut}.json"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.warns(BadCellWarning):
+        repaired = run(configured(*TWO, "batch_size=1"))
+    assert repaired.computed == 1
+    assert [cell["score"] for cell in repaired.cells] == [cell["score"] for cell in first.cells]
+    after = files(config)
+    assert {name: after[name] for name in before if name.startswith(whole)} == {
+        name: before[name] for name in before if name.startswith(whole)
+    }
+    assert after[f"{cut}.jsonl"][1] == before[f"{cut}.jsonl"][1], "batch size 1 and 8 give the same answers"
+    assert (config.paths.results / "cells" / "set_aside" / f"{cut}.0.json").stat().st_size == 200
+
+
+def test_a_failing_cell_writes_nothing_and_the_others_still_run(
+    configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = Answerer.answer
+
+    def failing(self: Any, questions: Any, *rest: Any) -> Any:
+        if "world_ocr" in questions[0].name:
+            raise EvaluationError("broken on purpose")
+        return answer(self, questions, *rest)
+
+    config = configured(*TWO)
+    monkeypatch.setattr(Answerer, "answer", failing)
+    outcome = run(config)
+    assert outcome.failed == ("tiny, clasp at 64, world_ocr",)
+    assert [cell["benchmark"] for cell in outcome.cells] == ["world_scene"]
+    assert len(files(config)) == 2
+    monkeypatch.undo()
+    assert run(config).computed == 1
+
+
+def test_finished_groups_are_logged_with_all_their_cells(
+    configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import clasp.report.wandb_log
+
+    logged: list[tuple[list[str], str, Path]] = []
+
+    def remember(cells: Any, settings: Any, *, experiment: str, results: Path) -> None:
+        logged.append(([cell["benchmark"] for cell in cells], experiment, results))
+
+    monkeypatch.setattr(clasp.report.wandb_log, "log_group", remember)
+    one = configured("method=random", "tokens=64", "benchmarks.names=[world_ocr]", "limit=2")
+    run(one)
+    assert logged == [], "the switch is off"
+    both = configured(*TWO, "method=random", "limit=2", "wandb.enabled=true", "name=mine")
+    run(both)
+    run(both)
+    assert logged == [(["world_ocr", "world_scene"], "mine", both.paths.results)]

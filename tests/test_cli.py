@@ -1,0 +1,160 @@
+"""The command line as a user types it: end to end, twice, and with every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clasp.evaluation import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts" / "run.py"
+
+
+def run_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``python scripts/run.py`` in a process of its own, with ``folder`` as working directory."""
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=280
+    )
+
+
+def written(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted((folder / "results" / "cells").rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_end_to_end_twice(tmp_path: Path, data_root: Path) -> None:
+    arguments = ["method=clasp", "tokens=64", "fusion=deep", "limit=4", f"paths.data={data_root}"]
+    first = run_script(tmp_path, "backbone=tiny", "benchmarks=tiny", *arguments)
+    assert first.returncode == 0, first.stderr
+    assert "7 cells computed, 0 were there already, 0 failed" in first.stdout
+    assert "world_ocr" in first.stdout
+    cells = [json.loads(path.read_text()) for path in (tmp_path / "results" / "cells").glob("*.json")]
+    assert len(cells) == 7
+    assert {cell["identity"]["method"]["parameters"]["fusion"]["name"] for cell in cells} == {"deep"}
+    assert all(cell["provenance"]["command"].startswith("run.py backbone=tiny") for cell in cells)
+    assert {path.name for path in tmp_path.iterdir()} == {"results"}, "nothing is written elsewhere"
+
+    before = written(tmp_path)
+    second = run_script(tmp_path, *arguments)
+    assert second.returncode == 0, second.stderr
+    assert "0 cells computed, 7 were there already, 0 failed" in second.stdout
+    assert "loading" not in second.stdout + second.stderr, "no model is loaded"
+    assert written(tmp_path) == before
+
+
+def test_a_sweep_goes_on_after_bad_input_and_says_so(tmp_path: Path, data_root: Path) -> None:
+    done = run_script(
+        tmp_path,
+        *["-m", "method=none,random", "tokens=8,999", "limit=2", "benchmarks.names=[world_scene]"],
+        *["wandb.enabled=false", f"paths.data={data_root}"],
+    )
+    assert done.returncode == cli.BAD_INPUT
+    assert done.stderr.count("error: tokens=999 is more than the 576 visual tokens") == 2
+    assert "Traceback" not in done.stderr
+    assert len(list((tmp_path / "results" / "cells").glob("*.json"))) == 2
+
+
+def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
+    """The script in this process: the same entry point, without starting Python anew. Returns its exit code."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+    monkeypatch.setattr(cli, "_statuses", [])
+    with pytest.raises(SystemExit) as exited:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return int(exited.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["backbone=llava"], ["unknown backbone 'llava'", "llava_1_5_7b, tiny"]),
+        (["method=fastvee"], ["unknown method 'fastvee'", "clasp, fastv, none, random, visionzip"]),
+        (["fusion=deeper"], ["unknown fusion 'deeper'", "balanced", "deep"]),
+        (["router=coin"], ["unknown router 'coin'", "keyword"]),
+        (["benchmarks=big"], ["unknown benchmarks 'big'", "paper8, tiny"]),
+        (["experiment=nope"], ["unknown experiment 'nope'", "tiny_main"]),
+        (["tokens=64", "benchmarks.names=[gqaa]"], ["unknown benchmark 'gqaa'", "did you mean gqa?"]),
+        (["tokens=64", "router=fixed", "router.category=colour"], ["'colour'", "attribute, counting, ocr"]),
+        (["policy.categories.colour.pivot_share=0.5"], ["unknown key 'colour'", "attribute, counting"]),
+        (["tokns=64"], ["unknown key 'tokns'", "did you mean tokens?"]),
+        (["+tokns=64"], ["unknown key 'tokns'", "did you mean tokens?"]),
+        (["wandb.enable=false"], ["unknown key 'enable' in wandb", "did you mean enabled?"]),
+        (["method.stages=[1]"], ["unknown key 'stages' in method", "stage_layers"]),
+        (["fusion=deep", "fusion.weights=[1]"], ["the chosen fusion takes no 'weights'"]),
+        (["tokens"], ["override 'tokens'", "key=value"]),
+        (["tokens=64", "ratio=0.889"], ["tokens=64", "ratio=0.889", "one of the two"]),
+        (["experiment=tiny_main", "tokens=64"], ["192, 128, 64", "grid.tokens=[64]"]),
+        (["tokens=0"], ["tokens=0", "below 1"]),
+        (["tokens=-3"], ["tokens=-3", "below 1"]),
+        (["tokens=577"], ["tokens=577", "1 to 576", "method=none"]),
+        (["tokens=many"], ["tokens='many'", "whole number"]),
+        (["ratio=1.0"], ["ratio=1.0", "[0, 1)"]),
+        (["method=clasp"], ["needs a budget", "tokens=64"]),
+        (["tokens=20", "method.stage_layers=[3,12]"], ["stage layer 12", "0 to 11"]),
+        (["tokens=64", "fusion=custom"], ["'fusion.weights'", "has no value"]),
+        (["tokens=64", "fusion=custom", "fusion.weights=[0.5,0.6]"], ["[0.5, 0.6]", "1.1", "sum to 1"]),
+        (["tokens=64", "policy.categories.ocr.weights=[0.5,0.6,0,0]"], ["0.6", "sum to 1"]),
+        (["tokens=64", "policy.pivot_share=2"], ["pivot_share=2", "[0, 1]"]),
+        (["tokens=64", "limit=0"], ["limit=0", "all"]),
+        (["backbone=llava_1_5_7b", "tokens=64", "benchmarks=paper8"], ["llava-hf/llava-1.5-7b-hf", "backbone=tiny"]),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    arguments: list[str],
+    words: list[str],
+    tmp_path: Path,
+    data_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(monkeypatch, tmp_path, f"paths.data={data_root}", *arguments) == cli.BAD_INPUT
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    for word in words:
+        assert word in errors[0]
+    assert not (tmp_path / "results" / "cells").exists()
+
+
+def test_tracebacks_are_shown_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra.errors import MissingConfigException
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(MissingConfigException):
+        call(monkeypatch, tmp_path, "backbone=llava")
+
+
+def test_a_failed_cell_is_exit_code_1(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from clasp.evaluation.answering import Answerer, EvaluationError
+
+    def failing(*_: object) -> None:
+        raise EvaluationError("broken on purpose")
+
+    monkeypatch.setattr(Answerer, "answer", failing)
+    arguments = [
+        "tokens=64",
+        "limit=2",
+        "benchmarks.names=[world_ocr]",
+        "wandb.enabled=false",
+        f"paths.data={data_root}",
+    ]
+    assert call(monkeypatch, tmp_path, *arguments) == cli.FAILED
+    assert "failed: tiny, clasp at 64, world_ocr" in capsys.readouterr().err
+
+
+def test_help_names_the_choices(tmp_path: Path) -> None:
+    shown = run_script(tmp_path, "--help")
+    assert shown.returncode == 0
+    for word in ("method: clasp, fastv, none, random, visionzip", "experiment=tiny_main", "paper8", "limit"):
+        assert word in shown.stdout
