@@ -28,7 +28,7 @@ def resolve(name: str) -> str:
     """Path or hub id that transformers loads for a backbone name."""
     if name != TINY:
         return name
-    from clasp.tiny.model import directory
+    from clasp.tiny import directory
 
     return str(directory())
 

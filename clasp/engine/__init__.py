@@ -116,7 +116,7 @@ class Run:
                 f"{type(cache).__name__} has a fixed length and cannot be pruned; use cache_implementation='dynamic'"
             )
         if cache is not None and cache.get_seq_length() > 0:
-            self._continue(ids, cache)
+            self._continue(ids, cache, kwargs)
         elif ids is None:
             raise UnsupportedError("pruning finds visual tokens by input_ids; pass input_ids, not inputs_embeds")
         elif bool((ids == self.adapter.image_token_id).any()):
@@ -144,11 +144,13 @@ class Run:
         encoded.pooler_output = features
         return {**kwargs, "mm_encoder_outputs": {**kwargs["mm_encoder_outputs"], "image": encoded}}
 
-    def _continue(self, ids: Tensor | None, cache: Any) -> None:
+    def _continue(self, ids: Tensor | None, cache: Any, kwargs: dict[str, Any]) -> None:
         layouts = self._pruned.get(cache)
         length = None if ids is None else ids.shape[1]
         if layouts is None:
-            if ids is not None and bool((ids == self.adapter.image_token_id).any()):
+            # a generated placeholder is only text; an image comes with its pixels or features
+            encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
+            if kwargs.get("pixel_values") is not None or encoded is not None:
                 raise UnsupportedError("an image after cached tokens cannot be pruned; prefill the prompt as a whole")
             return
         if length != 1:

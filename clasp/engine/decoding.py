@@ -10,9 +10,9 @@ from torch import Tensor
 from clasp.backbones.base import Adapter, UnsupportedError
 from clasp.engine.layout import Layout, causal_mask
 
-_CROPPED = (
-    "the pruned cache was cropped since its prefill (assisted decoding does that): its layers no longer agree on what "
-    "was generated; decode without an assistant"
+_BROKEN = (
+    "this step does not continue the pruned prefill: its position_ids or the cache's lengths disagree on what was "
+    "generated since (assisted decoding crops caches); decode token by token without an assistant"
 )
 
 
@@ -27,7 +27,7 @@ class DecodingStep:
         first = self._layouts[0]
         self._generated = cache.get_seq_length(first.layer) - first.length
         if any(cache.get_seq_length(run.layer) - run.length != self._generated for run in self._layouts):
-            raise UnsupportedError(_CROPPED)
+            raise UnsupportedError(_BROKEN)
         self._arguments: dict[int, dict[str, Any]] = {}
 
     def decoder_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ class DecodingStep:
         first, changed = self._layouts[0], dict(kwargs)
         given, expected = kwargs.get("position_ids"), self._origin.next_position + self._generated
         if given is not None and bool((given != expected).any()):
-            raise UnsupportedError(_CROPPED)
+            raise UnsupportedError(_BROKEN)
         if changed.get("position_ids") is None or first is not self._origin:
             changed["position_ids"] = first.next_position + self._generated
         if first is not self._origin:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from clasp.files import write_atomically
 
 SCHEMA = 1
 Cell = dict[str, Any]
@@ -170,22 +171,6 @@ class CellStore:
             BadCellWarning,
             stacklevel=3,
         )
-
-
-def write_atomically(path: Path, payload: bytes) -> None:
-    """The file appears complete or not at all, also when the process or the machine stops."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _check(cell: Mapping[str, Any], expected: str) -> None:

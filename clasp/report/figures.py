@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clasp.files import write_atomically
 from clasp.report.cells import UNPRUNED, ReportError
-from clasp.report.files import write_bytes
 from clasp.report.layout import method_label
 from clasp.report.summary import Row, Summary
 
@@ -58,7 +58,8 @@ def accuracy_vs_flops(summary: Summary, folder: Path, stem: str = "accuracy_vs_f
     settings: Any = RC  # matplotlib types its keys one by one
     with matplotlib.rc_context(settings):
         figure = _accuracy_vs_flops(summary)
-        return {suffix: write_bytes(folder / f"{stem}.{suffix}", _render(figure, suffix)) for suffix in ("png", "svg")}
+        pictures = {suffix: _render(figure, suffix) for suffix in ("png", "svg")}
+    return {suffix: write_atomically(folder / f"{stem}.{suffix}", bytes_) for suffix, bytes_ in pictures.items()}
 
 
 def curves(summary: Summary) -> dict[str, list[Row]]:

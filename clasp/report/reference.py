@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from clasp.files import write_atomically
 from clasp.report.build import MAIN
 from clasp.report.cells import UNPRUNED, ReportError
-from clasp.report.files import write_bytes
 from clasp.report.layout import benchmark_label, method_label
 
 TRAINING = "tiny_training.json"
@@ -33,7 +33,7 @@ def publish(results: Path, readme: Path) -> list[Path]:
         raise ReportError(f"{results / missing[0]} has not been built; run 'make tables' first")
     reference.mkdir(parents=True, exist_ok=True)
     written = [Path(shutil.copy(results / name, reference)) for name in names]
-    return [*written, write_bytes(readme, renewed(readme.read_text(encoding="utf-8"), reference).encode())]
+    return [*written, write_atomically(readme, renewed(readme.read_text(encoding="utf-8"), reference).encode())]
 
 
 def renewed(readme: str, reference: Path) -> str:

@@ -6,8 +6,8 @@ import csv
 import io
 from pathlib import Path
 
+from clasp.files import write_atomically
 from clasp.report.caption import caption
-from clasp.report.files import write_bytes
 from clasp.report.layout import Shown, body, header
 from clasp.report.summary import Average, Row, Summary
 
@@ -16,7 +16,7 @@ def write_table(summary: Summary, folder: Path) -> dict[str, Path]:
     """Writes ``<experiment>.md``, ``.csv`` and ``.tex`` into ``folder``; returns suffix -> path."""
     texts = {"md": markdown(summary), "csv": comma_separated(summary), "tex": latex(summary)}
     stem = summary.experiment.name
-    return {suffix: write_bytes(folder / f"{stem}.{suffix}", text.encode()) for suffix, text in texts.items()}
+    return {suffix: write_atomically(folder / f"{stem}.{suffix}", text.encode()) for suffix, text in texts.items()}
 
 
 def markdown(summary: Summary) -> str:

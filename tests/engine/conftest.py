@@ -70,7 +70,7 @@ def small_llava(attention: str) -> Any:
     """The tiny backbone's configuration, fewer visual tokens and layers, random weights large enough to matter."""
     from transformers import AutoConfig, LlavaForConditionalGeneration
 
-    from clasp.tiny.model import directory
+    from clasp.tiny import directory
 
     config = AutoConfig.from_pretrained(directory())
     config.vision_config.image_size = 8 * SIDE

@@ -9,6 +9,7 @@ import torch
 from conftest import LAYERS, METHODS, PROMPTS, VISUAL, Fixed
 
 from clasp.methods.base import Method
+from clasp.methods.none import Unpruned
 
 NEW = 5
 MIXED = ((PROMPTS[0], (0,)), (PROMPTS[1], (1, 2)), (PROMPTS[2], ()), (PROMPTS[2], (3,)))
@@ -120,3 +121,17 @@ def test_same_prompt_same_selection_twice(model: Any, processor: Any, encode: An
     second, two = answer(model, processor, METHODS["random"], inputs)
     assert one.samples[0].kept[0].tolist() == two.samples[0].kept[0].tolist()
     assert first.sequences.tolist() == second.sequences.tolist()
+
+
+def test_a_generated_placeholder_is_text(model: Any, processor: Any, encode: Any) -> None:
+    image = model.config.image_token_id
+    inputs = encode(MIXED[0], MIXED[2])
+    for name in ("none", "random"):
+        method = METHODS.get(name, Unpruned())
+        with method(model, processor), torch.no_grad():
+            seen = inputs["attention_mask"].cumsum(dim=1)
+            cache = model(**inputs, position_ids=(seen - 1).clamp(min=0), use_cache=True).past_key_values
+            fresh = torch.full((2, 1), image)
+            grown = torch.cat([inputs["attention_mask"], torch.ones_like(fresh)], dim=1)
+            step = model(input_ids=fresh, attention_mask=grown, position_ids=seen[:, -1:], past_key_values=cache)
+        assert step.logits.isfinite().all()

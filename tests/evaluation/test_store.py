@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from clasp.evaluation.store import REQUIRED, BadCellWarning, CellSpec, CellStore, signature, write_atomically
+from clasp.evaluation.store import REQUIRED, BadCellWarning, CellSpec, CellStore, signature
+from clasp.files import write_atomically
 
 SPEC = CellSpec(
     backbone="tiny",
