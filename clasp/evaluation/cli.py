@@ -110,6 +110,7 @@ def _prepare_environment(config: RunConfig) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # lmms-eval imports wandb before our logger can say so
     # threads that wait by spinning starve each other on a machine that others use too: 50 times slower, measured
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

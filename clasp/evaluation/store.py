@@ -140,8 +140,15 @@ class CellStore:
 
     def write_experiment(self, name: str, specs: Iterable[CellSpec], command: str) -> Path:
         """Records which cells, in which order, an experiment or run is made of: ``experiments/<name>.json``."""
-        signatures = [spec.signature for spec in specs]
-        text = json.dumps({"schema": SCHEMA, "name": name, "command": command, "cells": signatures}, indent=1) + "\n"
+        planned = list(specs)
+        record = {
+            "schema": SCHEMA,
+            "name": name,
+            "command": command,
+            "benchmarks": list(dict.fromkeys(spec.benchmark for spec in planned)),
+            "cells": [spec.signature for spec in planned],
+        }
+        text = json.dumps(record, indent=1) + "\n"
         path = self.root / "experiments" / f"{name}.json"
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_atomically(path, text.encode())

@@ -170,6 +170,7 @@ def test_a_process_that_dies_between_the_two_files_leaves_no_cell(
 def test_experiments_list_cells_in_plan_order_and_are_left_alone_when_unchanged(tmp_path: Path) -> None:
     store, other = CellStore(tmp_path), dataclasses.replace(SPEC, limit=7)
     path = store.write_experiment("main", [other, SPEC], "run.py")
+    assert json.loads(path.read_text())["benchmarks"] == list(dict.fromkeys([other.benchmark, SPEC.benchmark]))
     assert json.loads(path.read_text())["cells"] == [other.signature, SPEC.signature]
     before = path.stat().st_mtime_ns
     store.write_experiment("main", [other, SPEC], "run.py")
