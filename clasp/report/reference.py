@@ -76,12 +76,14 @@ def tiny_block(path: Path) -> str:
     heads = ["accuracy, %", *(_column(name) for name in columns)]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for benchmark, values in accuracy.items():
-        lines.append(f"| {' | '.join([benchmark_label(benchmark), *(f'{values[c]:.1f}' for c in columns)])} |")
+        shown = [f"{values[name]:.1f}" if name in values else "" for name in columns]
+        lines.append(f"| {' | '.join([benchmark_label(benchmark), *shown])} |")
     return "\n".join(lines)
 
 
 def _column(name: str) -> str:
-    return f"random {name.removeprefix('random_')}" if name.startswith("random_") else name
+    named = {"all": "all 576 tokens", "blank": "image blanked"}
+    return named.get(name, f"random {name.removeprefix('random_')}")
 
 
 def _average(row: object, name: str) -> str:
