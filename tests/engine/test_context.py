@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import METHODS, PROMPTS
+from cases import METHODS, PROMPTS
 from torch import nn
 
 from clasp.backbones.base import UnsupportedError

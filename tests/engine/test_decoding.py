@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LAYERS, METHODS, PROMPTS, VISUAL, Fixed
+from cases import LAYERS, METHODS, PROMPTS, VISUAL, Fixed
 
 from clasp.methods.base import Method
 from clasp.methods.none import Unpruned
@@ -105,7 +105,7 @@ def test_the_cache_really_shrinks(model: Any, processor: Any, encode: Any, name:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_half_precision_stays_finite_and_close(processor: Any, encode: Any, name: str) -> None:
-    from conftest import small_llava
+    from cases import small_llava
 
     model = small_llava("sdpa").to(torch.bfloat16)
     inputs = encode(*MIXED).to(torch.bfloat16)

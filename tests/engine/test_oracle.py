@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LAYERS, METHODS, PROMPTS, VISUAL, Fixed
+from cases import LAYERS, METHODS, PROMPTS, VISUAL, Fixed
 from torch import Tensor
 
 from clasp.methods.base import Method

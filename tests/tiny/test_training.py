@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +103,16 @@ def _weights(course: Course) -> dict[str, torch.Tensor]:
     return course.model.state_dict()
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Several threads add up in an order of their own; bit-equality is a promise for one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     whole = Course(tmp_path / "whole", RECIPE)
     for stage in STAGES:
