@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clasp.methods.base import Method
 from clasp.methods.clasp import CLASP
+from clasp.methods.fastv import FastV
 from clasp.methods.none import Unpruned
 from clasp.methods.random import Random
 
@@ -150,3 +151,39 @@ def test_dropped_rows_of_full_length_logits_are_zero(model: Any, processor: Any,
     assert zero.sum() == VISUAL - 16
     assert not zero[visual[trace.samples[0].kept[0]]].any()
     assert logits.shape[1] == inputs["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize("layer", [1, 4])
+def test_fastv_ranks_by_the_attention_maps_of_the_layer_before(
+    eager: Any, processor: Any, encode: Any, layer: int
+) -> None:
+    inputs = encode((PROMPTS[0], (0,)), (PROMPTS[1], (1,)))
+    with torch.no_grad():
+        maps = eager(**inputs, output_attentions=True).attentions[layer - 1]
+    _, trace = pruned(eager, processor, FastV(tokens=10, accounting="nominal", layer=layer), inputs)
+    for row, sample in enumerate(trace.samples):
+        visual = inputs["input_ids"][row] == eager.config.image_token_id
+        expected = maps[row, :, -1, visual].mean(dim=0).topk(10).indices.sort().values
+        assert sample.kept[0].tolist() == expected.tolist()
+
+
+def test_clasp_takes_pivots_by_the_instructions_attention_in_the_stages_own_layer(
+    eager: Any, processor: Any, encode: Any
+) -> None:
+    inputs = encode((PROMPTS[0], (0,)), (PROMPTS[1], (1,)))
+    with torch.no_grad():
+        maps = eager(**inputs, output_attentions=True).attentions
+    method = CLASP(tokens=30, router="keyword", fusion="deep", stage_layers=(2, 4, 6))
+    _, trace = pruned(eager, processor, method, inputs)
+    tokenizer = processor.tokenizer
+    for row, (sample, prompt) in enumerate(zip(trace.samples, PROMPTS, strict=False)):
+        ids = inputs["input_ids"][row]
+        visual = ids == eager.config.image_token_id
+        words = len(tokenizer("\n" + prompt, add_special_tokens=False)["input_ids"]) - 1
+        suffix = len(tokenizer(" ASSISTANT:", add_special_tokens=False)["input_ids"])
+        rows = slice(len(ids) - suffix - words, len(ids) - suffix)
+        assert tokenizer.decode(ids[rows]) == prompt
+        relevance = maps[2][row, :, rows][:, :, visual].mean(dim=(0, 1))
+        assert sample.pivots[0] is not None
+        pivots = sample.kept[0][sample.pivots[0]]
+        assert pivots.tolist() == relevance.topk(len(pivots)).indices.sort().values.tolist()

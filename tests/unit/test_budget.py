@@ -134,3 +134,9 @@ def test_flops_of_llava_equal_the_papers(formula: str, published: float) -> None
 
     llava = geometry("llava-hf/llava-1.5-7b-hf")
     assert prefill_flops(llava, [576] * 32, formula=formula) == pytest.approx(published, rel=1e-3)
+
+
+@pytest.mark.parametrize("target", [60, 64, 100, 128, 192, 333, 500])
+def test_rounding_is_settled_to_the_last_token(target: int) -> None:
+    schedule = geometric(target, 576, 12, (1, 2, 6))  # one span is a single layer: the mean can be met exactly
+    assert schedule.accountings().output_average == target
