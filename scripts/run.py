@@ -8,11 +8,12 @@ import hydra
 from omegaconf import DictConfig
 
 from clasp.evaluation import cli
+from clasp.report.wandb_log import log_group
 
 
 @hydra.main(config_path="../configs", config_name="config")
 def run(config: DictConfig) -> None:
-    cli.job(config)
+    cli.job(config, log_group)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,13 @@ def test_end_to_end_twice(tmp_path: Path, data_root: Path) -> None:
     assert written(tmp_path) == before
 
 
+def test_a_finished_group_becomes_one_offline_wandb_run(tmp_path: Path, data_root: Path) -> None:
+    arguments = ["method=random", "tokens=64", "limit=2", "benchmarks.names=[world_scene]", f"paths.data={data_root}"]
+    done = run_script(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "results" / "wandb").glob("offline-run-*"))) == 1
+
+
 def test_a_sweep_goes_on_after_bad_input_and_says_so(tmp_path: Path, data_root: Path) -> None:
     done = run_script(
         tmp_path,

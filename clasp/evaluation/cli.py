@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,17 @@ BAD_INPUT, FAILED = 2, 1
 _statuses: list[int] = []
 
 
-def job(composed: Any) -> None:
+def job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None) -> None:
     """One job of a run or a sweep; what went wrong is printed and remembered, so that a sweep's other jobs still run.
 
     Args:
         composed: the DictConfig that Hydra composed.
+        log_group: :func:`clasp.report.wandb_log.log_group`, or what takes its place; called for each finished group.
     """
     try:
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         assert isinstance(values, Mapping)
-        _statuses.append(_run(load_config(values)))  # type: ignore[arg-type]
+        _statuses.append(_run(load_config(values), log_group))  # type: ignore[arg-type]
     except (ConfigError, OmegaConfBaseException) as error:
         _report(error)
 
@@ -76,7 +78,7 @@ def explain(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _run(config: RunConfig) -> int:
+def _run(config: RunConfig, log_group: Callable[..., object]) -> int:
     """Plans, runs, and tells; returns the exit code of this job."""
     from clasp.evaluation.plan import plan
     from clasp.evaluation.runner import run_cells
@@ -90,7 +92,8 @@ def _run(config: RunConfig) -> int:
             print(f"note: {notice}")
         print(f"{config.name}: {len(planned.cells)} cells, {len(planned.groups)} of method x budget, "
               f"on {config.backbone.name}; results in {config.paths.results}/cells")  # fmt: skip
-        outcome = run_cells(planned, config)
+        told = partial(log_group, settings=config.wandb, experiment=config.name, results=config.paths.results)
+        outcome = run_cells(planned, config, told)
     except BackboneUnavailable as error:
         _report(error)
         return BAD_INPUT

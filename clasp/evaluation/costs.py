@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from clasp.budget import Geometry, accountings
-from clasp.cost import prefill_flops
+from clasp.cost import FORMULAS, prefill_flops
 
 if TYPE_CHECKING:
     from clasp.evaluation.answering import Answer
@@ -34,7 +34,7 @@ def costs(
     counted = [accountings(a.entering or blank, a.leaving or blank, nominal if a.entering else 0) for a in answers]
     flops = {
         formula: fmean(prefill_flops(geometry, a.entering or blank, a.text_tokens, formula) for a in answers) / TERA
-        for formula in ("gated", "two_matrix")
+        for formula in FORMULAS
     }
     return {
         "visual_tokens": {

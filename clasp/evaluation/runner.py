@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Finished = Callable[[list[Cell]], object]
+"""What is told of all cells of a method at a budget, once they exist."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -30,7 +33,7 @@ class Outcome:
     failed: tuple[str, ...]
 
 
-def run_cells(plan: Plan, config: RunConfig) -> Outcome:
+def run_cells(plan: Plan, config: RunConfig, finished: Finished = lambda cells: None) -> Outcome:
     """Computes what is missing. A failed cell is reported and the others still run.
 
     Raises:
@@ -49,7 +52,7 @@ def run_cells(plan: Plan, config: RunConfig) -> Outcome:
                 done = session.run_group(group, wanted, bar, failed)
                 present |= done
                 if done:
-                    _log_group([cell for s in group.specs if (cell := present[s.signature]) is not None], config)
+                    finished([cell for s in group.specs if (cell := present[s.signature]) is not None])
     cells = tuple(cell for spec in plan.cells if (cell := present[spec.signature]) is not None)
     return Outcome(cells, len(missing) - len(failed), tuple(failed))
 
@@ -216,10 +219,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for module in modules:
             module.tqdm = tqdm
-
-
-def _log_group(cells: list[Cell], config: RunConfig) -> None:
-    if config.wandb.enabled:
-        from clasp.report.wandb_log import log_group
-
-        log_group(cells, config.wandb, experiment=config.name, results=config.paths.results)

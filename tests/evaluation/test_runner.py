@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -112,21 +111,16 @@ def test_a_failing_cell_writes_nothing_and_the_others_still_run(
     assert run(config).computed == 1
 
 
-def test_finished_groups_are_logged_with_all_their_cells(
-    configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import clasp.report.wandb_log
+def test_finished_groups_are_told_with_all_their_cells(configured: Callable[..., RunConfig]) -> None:
+    told: list[list[str]] = []
 
-    logged: list[tuple[list[str], str, Path]] = []
+    def remember(cells: list[Any]) -> None:
+        told.append([cell["benchmark"] for cell in cells])
 
-    def remember(cells: Any, settings: Any, *, experiment: str, results: Path) -> None:
-        logged.append(([cell["benchmark"] for cell in cells], experiment, results))
-
-    monkeypatch.setattr(clasp.report.wandb_log, "log_group", remember)
     one = configured("method=random", "tokens=64", "benchmarks.names=[world_ocr]", "limit=2")
-    run(one)
-    assert logged == [], "the switch is off"
-    both = configured(*TWO, "method=random", "limit=2", "wandb.enabled=true", "name=mine")
-    run(both)
-    run(both)
-    assert logged == [(["world_ocr", "world_scene"], "mine", both.paths.results)]
+    run_cells(plan(one), one, remember)
+    assert told == [["world_ocr"]]
+    both = configured(*TWO, "method=random", "limit=2")
+    run_cells(plan(both), both, remember)
+    run_cells(plan(both), both, remember)
+    assert told[1:] == [["world_ocr", "world_scene"]], "the cell that was there is told of too, and nothing twice"
