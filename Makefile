@@ -33,7 +33,7 @@ reference: tables  ## keep the table and figure of `make tables` in results/refe
 	$(BIN)/python scripts/reference.py
 
 test: $(READY) lint  ## lint, type check and the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: $(READY)  ## ruff, mypy, pip check
 	$(BIN)/ruff check .

@@ -18,11 +18,23 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "CDPruner": "clasp.methods.cdpruner",
     "CLASP": "clasp.methods.clasp",
+    "DART": "clasp.methods.dart",
+    "DivPrune": "clasp.methods.divprune",
+    "FasterVLM": "clasp.methods.fastervlm",
     "FastV": "clasp.methods.fastv",
+    "HiRED": "clasp.methods.hired",
+    "MustDrop": "clasp.methods.mustdrop",
+    "PDrop": "clasp.methods.pdrop",
+    "PruMerge": "clasp.methods.prumerge",
+    "PruMergePlus": "clasp.methods.prumerge",
     "Random": "clasp.methods.random",
+    "SparseVLM": "clasp.methods.sparsevlm",
+    "ToMe": "clasp.methods.tome",
     "Unpruned": "clasp.methods.none",
     "VisionZip": "clasp.methods.visionzip",
+    "VisPruner": "clasp.methods.vispruner",
     "load": "clasp.backbones",
 }
 __all__ = [*_EXPORTS]

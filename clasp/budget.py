@@ -9,13 +9,17 @@ PDrop, CLASP) or after it (``after=True``: SparseVLM, whose layer runs in full a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-Accounting = Literal["output_average", "nominal"]
+Accounting = Literal["output_average", "nominal", "published", "thresholds"]
+"""What a method's ``tokens`` can count; the last two stand for a paper's own stage counts or thresholds."""
 ACCOUNTINGS: tuple[Accounting, ...] = ("output_average", "nominal")
+"""Those that every method with a single stage knows."""
+PUBLISHED_TOKENS = 576
+"""Visual tokens of an image in the tables of the papers whose counts are published (LLaVA-1.5)."""
 
 
 class BudgetError(ValueError):
@@ -65,9 +69,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The counts of a backbone that schedules and costs depend on. Widths are in channels, all counts per image.
+    """What schedules and costs need to know of a backbone. Widths are in channels, all counts per image.
 
-    ``feature_layer`` is the index into the ViT's hidden states (0 = embeddings) that the projector reads, non-negative.
+    Args:
+        visual_tokens: of one image; where it depends on the picture (``dynamic``), of the one that papers count with.
+        feature_layer: index into the ViT's hidden states (0 = embeddings) that the projector reads, non-negative.
+        cls: the ViT has a CLS token.
+        multimodal_rotary: rotary positions have an axis each for time, height and width.
+        dynamic: the number of visual tokens depends on the picture's size.
+        packed_vision: the ViT takes all patches of a batch as one sequence, so that none can be merged inside it.
     """
 
     visual_tokens: int
@@ -78,6 +88,10 @@ class Geometry:
     kv_dim: int
     vision_layers: int
     feature_layer: int
+    cls: bool = True
+    multimodal_rotary: bool = False
+    dynamic: bool = False
+    packed_vision: bool = False
 
 
 @dataclass(frozen=True)
@@ -202,9 +216,12 @@ def single_stage(target: int, visual_tokens: int, layers: int, layer: int, accou
     return Schedule(visual_tokens, layers, (Stage(layer, keep),), nominal=keep)
 
 
-def geometric(target: int, visual_tokens: int, layers: int, stage_layers: Sequence[int]) -> Schedule:
+def geometric(
+    target: int, visual_tokens: int, layers: int, stage_layers: Sequence[int], *, after: bool = False
+) -> Schedule:
     """Stages before ``stage_layers`` whose counts shrink by one constant ratio and average ``target`` over all layers.
 
+    With ``after`` these layers run in full and their outputs are pruned; the tokens that leave each layer are the same.
     The ratio is found by bisection; what rounding leaves over is settled one token at a time, so that the output
     average is within one token of ``target`` (assumption: the paper does not state its stage counts).
 
@@ -227,8 +244,24 @@ def geometric(target: int, visual_tokens: int, layers: int, stage_layers: Sequen
         low, high = (low, ratio) if total > room else (ratio, high)
     keeps = [max(1, round(visual_tokens * low ** (i + 1))) for i in range(len(spans))]
     _settle(keeps, spans, room, visual_tokens)
-    stages = tuple(Stage(layer, keep) for layer, keep in zip(stage_layers, keeps, strict=True))
+    stages = tuple(Stage(layer, keep, after) for layer, keep in zip(stage_layers, keeps, strict=True))
     return Schedule(visual_tokens, layers, stages, nominal=target)
+
+
+def published_budget(target: int, visual_tokens: int, budgets: Collection[int]) -> int:
+    """Which of a paper's ``budgets``, out of :data:`PUBLISHED_TOKENS` visual tokens, is the same share as ``target``.
+
+    Raises:
+        BudgetError: none of them, to within rounding of either count.
+    """
+    scale = visual_tokens / PUBLISHED_TOKENS
+    for budget in budgets:
+        if abs(target - budget * scale) <= 0.5 * max(1.0, scale):
+            return budget
+    raise BudgetError(
+        f"no counts are published for {target} of {visual_tokens} visual tokens; use "
+        f"{', '.join(str(round(budget * scale)) for budget in budgets)}, or accounting=output_average"
+    )
 
 
 def _settle(keeps: list[int], spans: list[int], room: int, visual_tokens: int) -> None:

@@ -56,7 +56,8 @@ class Stopwatch:
         adapter = adapter_for(model)
         self.vision_seconds = self.prefill_seconds = self.decode_seconds = 0.0
         self.prefill_calls = self.decode_calls = 0
-        self._model, self._multimodal, self._vision = model, adapter.multimodal, adapter.vision_tower
+        self._model, self._multimodal = model, adapter.multimodal
+        self._towers = list({id(t): t for t in map(adapter.tower, adapter.encoders)}.values())
         self._handles: list[Any] = []
         self._started = self._vision_started = self._vision_before = 0.0
         self._decoding = False
@@ -65,8 +66,8 @@ class Stopwatch:
         self._handles = [
             self._multimodal.register_forward_pre_hook(self._begin, with_kwargs=True),
             self._multimodal.register_forward_hook(self._end),
-            self._vision.register_forward_pre_hook(self._begin_vision),
-            self._vision.register_forward_hook(self._end_vision),
+            *(tower.register_forward_pre_hook(self._begin_vision) for tower in self._towers),
+            *(tower.register_forward_hook(self._end_vision) for tower in self._towers),
         ]
         return self
 

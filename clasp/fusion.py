@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from clasp.policy import check_weights
@@ -91,27 +90,22 @@ def get_fusion(fusion: str | Fusion) -> Fusion:
 
 
 def fuse(layers: Sequence[Tensor], weights: Tensor, own: Tensor, rescale: bool = True) -> Tensor:
-    """Weighted sum of ViT layers, per image.
-
-    Images whose whole weight is on the backbone's own feature layer get that layer back bit for bit.
+    """Weighted sum of ViT layers, per crop.
 
     Args:
-        layers: hidden states (images, tokens, dim), shallow to deep; ``own`` itself may be among them.
-        weights: (images, layers) float32, each row summing to one.
-        own: (images, tokens, dim), the hidden state that the projector reads without fusion.
-        rescale: bring each other layer to the mean token norm of ``own`` first.
+        layers: hidden states (crops, patches, dim), shallow to deep; ``own`` itself may be among them.
+        weights: (crops, layers) float32, each row summing to one.
+        own: (crops, patches, dim), the hidden state that the projector reads without fusion.
+        rescale: bring each other layer to the mean patch norm of ``own`` first.
 
     Returns:
-        (images, tokens, dim) in the dtype of ``own``.
+        (crops, patches, dim) in the dtype of ``own``.
     """
     target = own.float().norm(dim=-1).mean(dim=1)[:, None, None]
     mixed = own.new_zeros(own.shape, dtype=target.dtype)
-    untouched = torch.zeros(len(weights), dtype=torch.bool, device=weights.device)
     for layer, weight in zip(layers, weights.unbind(dim=1), strict=True):
         features = layer.float()
-        if layer is own:
-            untouched |= weight == 1.0
-        elif rescale:
+        if rescale and layer is not own:
             features = features * (target / features.norm(dim=-1).mean(dim=1)[:, None, None].clamp(min=1e-6))
         mixed += features * weight[:, None, None]
-    return own.where(untouched[:, None, None], mixed.to(own.dtype))
+    return mixed.to(own.dtype)

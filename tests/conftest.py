@@ -6,6 +6,7 @@ import os
 
 # Threads that wait by spinning starve each other on a busy machine; no test looks for a network or a W&B account.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors; the suite runs one process per core
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",

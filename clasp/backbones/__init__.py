@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clasp.backbones.hub import BackboneUnavailable, hub_commit, unavailable
+from clasp.backbones.published import PUBLISHED
 from clasp.budget import Geometry
 
-__all__ = ["PUBLISHED", "BackboneUnavailable", "adapter_for", "geometry", "load", "resolve"]
+__all__ = [
+    "ADAPTERS",
+    "PUBLISHED",
+    "BackboneUnavailable",
+    "adapter_for",
+    "adapter_module",
+    "geometry",
+    "load",
+    "resolve",
+]
 
 if TYPE_CHECKING:
     from clasp.backbones.base import Adapter
 
 TINY = "tiny"
 
-PUBLISHED: dict[str, Geometry] = {
-    # config.json of the model card on the hub: CLIP ViT-L/14 at 336 px, Vicuna 7B
-    "llava-hf/llava-1.5-7b-hf": Geometry(
-        visual_tokens=576, layers=32, hidden=4096, ffn=11008, heads=32, kv_dim=4096, vision_layers=24, feature_layer=23
-    ),
+ADAPTERS: dict[str, tuple[str, str]] = {
+    "LlavaForConditionalGeneration": ("clasp.backbones.llava", "LlavaAdapter"),
+    "LlavaNextForConditionalGeneration": ("clasp.backbones.llava_next", "LlavaNextAdapter"),
+    "LlavaOnevisionForConditionalGeneration": ("clasp.backbones.llava_onevision", "LlavaOnevisionAdapter"),
+    "VideoLlavaForConditionalGeneration": ("clasp.backbones.video_llava", "VideoLlavaAdapter"),
+    "Qwen2_5_VLForConditionalGeneration": ("clasp.backbones.qwen2_5_vl", "Qwen25VLAdapter"),
+    "Qwen3VLForConditionalGeneration": ("clasp.backbones.qwen3_vl", "Qwen3VLAdapter"),
 }
-"""Counts of models on the hub, so that a configuration is checked without reaching it."""
+"""Class name in transformers -> module and class of the adapter that serves it."""
 
 
 def resolve(name: str) -> str:
@@ -40,10 +53,10 @@ def geometry(name: str) -> Geometry:
         BackboneUnavailable: its configuration cannot be had.
     """
     if name in PUBLISHED:
-        return PUBLISHED[name]
+        return PUBLISHED[name].geometry
     from transformers import AutoConfig
 
-    config = _available(AutoConfig.from_pretrained, resolve(name))
+    config = available(AutoConfig.from_pretrained, resolve(name))
     return _adapter_class(config.architectures[0]).geometry_of(config)
 
 
@@ -66,13 +79,13 @@ def load(
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     if not isinstance(name, str):
-        return name, _left_padding(_available(AutoProcessor.from_pretrained, name.name_or_path))
+        return name, _left_padding(available(AutoProcessor.from_pretrained, name.name_or_path))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if dtype == "auto" and torch.device(device).type == "cpu":
         dtype = "float32"
     path = resolve(name)
-    processor = _available(AutoProcessor.from_pretrained, path, revision=revision)
-    model = _available(
+    processor = available(AutoProcessor.from_pretrained, path, revision=revision)
+    model = available(
         AutoModelForImageTextToText.from_pretrained,
         path,
         revision=revision,
@@ -92,17 +105,32 @@ def adapter_for(model: Any) -> Adapter:
     return _adapter_class(type(model).__name__)(model)
 
 
-def _adapter_class(architecture: str) -> type[Adapter]:
-    from clasp.backbones.base import UnsupportedError
-    from clasp.backbones.llava import LlavaAdapter
+def adapter_module(name: str) -> str:
+    """Dotted name of the module that adapts a backbone, whose code can change its answers."""
+    return ADAPTERS[_architecture(name)][0]
 
-    adapters: list[type[Adapter]] = [LlavaAdapter]
-    known = {name: adapter for adapter in adapters for name in adapter.architectures}
-    if architecture not in known:
+
+def _architecture(name: str) -> str:
+    if name in PUBLISHED:
+        return PUBLISHED[name].architecture
+    from transformers import AutoConfig
+
+    return _known(available(AutoConfig.from_pretrained, resolve(name)).architectures[0])
+
+
+def _known(architecture: str) -> str:
+    if architecture not in ADAPTERS:
+        from clasp.backbones.base import UnsupportedError
+
         raise UnsupportedError(
-            f"no adapter for {architecture}; known: {', '.join(known)}. A new family is one file in clasp/backbones/"
+            f"no adapter for {architecture}; known: {', '.join(ADAPTERS)}. A new family is one file in clasp/backbones/"
         )
-    return known[architecture]
+    return architecture
+
+
+def _adapter_class(architecture: str) -> type[Adapter]:
+    module, name = ADAPTERS[_known(architecture)]
+    return getattr(importlib.import_module(module), name)
 
 
 def _left_padding(processor: Any) -> Any:
@@ -110,7 +138,7 @@ def _left_padding(processor: Any) -> Any:
     return processor
 
 
-def _available(loader: Any, path: str, *, revision: str | None = None, **options: Any) -> Any:
+def available(loader: Any, path: str, *, revision: str | None = None, **options: Any) -> Any:
     """Loads from a folder, or from the hub at a fixed commit; quickly unavailable where there is neither."""
     if not Path(path).expanduser().is_dir():
         options["revision"] = hub_commit(path, revision)

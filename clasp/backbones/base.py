@@ -1,12 +1,17 @@
 """What the engine needs to know of a model family.
 
-One adapter per family; nothing else knows transformers' internals.
+One adapter per family; nothing else knows transformers' internals. Terms: a *medium* is one image or video of a
+prefill; a *crop* is what the ViT sees at once (an any-resolution tile, a video frame, or the whole image); the *tower
+layout* is whatever leading shape a ViT's hidden states have on that family.
 """
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +19,40 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from clasp.budget import Geometry
 
+Modality = Literal["image", "video"]
+
 
 class UnsupportedError(ValueError):
     """A model, cache or call that the engine cannot prune correctly; the message names it and the remedy."""
+
+
+class Encoder(NamedTuple):
+    """How a family encodes one modality: a method of the multimodal module, and its argument that holds the pixels."""
+
+    function: str
+    pixels: str
+
+
+@dataclass
+class VisionPass:
+    """One call of a family's encoder, and what the engine's hooks caught inside the ViT.
+
+    Attributes:
+        arguments: of the call, by name.
+        states: ViT hidden states in tower layout by index, those that the method reads.
+        inputs: keyword arguments of the ViT's first layer (rotary embeddings, sequence bounds).
+        output: what the call returned, its ``pooler_output`` being one feature matrix per medium.
+        merged: (crops, patches) long, the patch that each was merged into inside the ViT; None where none was.
+        memo: values derived from the states, computed once.
+    """
+
+    modality: Modality
+    arguments: dict[str, Any]
+    states: dict[int, Tensor] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    output: Any = None
+    merged: Tensor | None = None
+    memo: dict[Any, Any] = field(default_factory=dict)
 
 
 class Adapter(ABC):
@@ -24,72 +60,162 @@ class Adapter(ABC):
 
     Args:
         model: a transformers multimodal model for conditional generation.
+
+    Raises:
+        UnsupportedError: the configuration has something that the adapter does not cover.
     """
 
     architectures: ClassVar[tuple[str, ...]]
     """Class names in transformers that this adapter serves."""
+    encoders: ClassVar[Mapping[Modality, Encoder]] = {"image": Encoder("get_image_features", "pixel_values")}
+    """What the family takes, and how it encodes it."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
-
-    @property
-    @abstractmethod
-    def multimodal(self) -> nn.Module:
-        """The module whose forward receives ``input_ids`` and ``pixel_values`` and merges them."""
-
-    @property
-    @abstractmethod
-    def decoder(self) -> nn.Module:
-        """The decoder without its head: embeddings in, last hidden state out."""
-
-    @property
-    @abstractmethod
-    def vision_tower(self) -> nn.Module:
-        """The ViT; its forward takes ``pixel_values`` and returns an output with ``last_hidden_state``."""
-
-    @property
-    @abstractmethod
-    def vision_layers(self) -> nn.ModuleList:
-        """The ViT's encoder layers, each taking hidden states first."""
-
-    @abstractmethod
-    def project(self, features: Tensor) -> Tensor:
-        """(images, tokens, vision_dim) -> (images, tokens, hidden) through the backbone's own projector."""
-
-    @abstractmethod
-    def encode(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The multimodal forward's arguments with the images encoded: ``pixel_values`` replaced by
-        ``mm_encoder_outputs``, as `generate` itself does before prefill. Unchanged where that is so already.
-
-        Raises:
-            UnsupportedError: there is no image input, or it asks for another feature layer than the configured one.
-        """
-
-    @property
-    @abstractmethod
-    def image_token_id(self) -> int:
-        """Id of the placeholder that stands for one visual token."""
+        self.geometry = self.geometry_of(model.config)
 
     @staticmethod
     @abstractmethod
     def geometry_of(config: Any) -> Geometry:
-        """Counts from a configuration alone, no weights."""
+        """Counts from a configuration alone, no weights.
+
+        Raises:
+            UnsupportedError: the adapter does not cover this configuration.
+        """
+
+    # Modules ------------------------------------------------------------------------------------------------------
 
     @property
-    def geometry(self) -> Geometry:
-        return self.geometry_of(self.model.config)
+    def multimodal(self) -> nn.Module:
+        """The module whose forward receives ``input_ids`` and pixels and merges them."""
+        return self.model.model
+
+    @property
+    def decoder(self) -> Any:
+        """The decoder without its head: embeddings in, last hidden state out."""
+        return self.model.model.language_model
 
     @abstractmethod
-    def patches(self, hidden: Tensor) -> Tensor:
-        """(images, sequence, dim) ViT hidden states -> (images, tokens, dim), without CLS, in the projector's order."""
+    def tower(self, modality: Modality) -> nn.Module:
+        """The ViT of a modality; one module may serve both."""
 
     @abstractmethod
-    def cls_state(self, hidden: Tensor) -> Tensor:
-        """(images, sequence, dim) ViT hidden states -> (images, dim) of the CLS token."""
+    def vision_layers(self, modality: Modality) -> nn.ModuleList:
+        """The ViT's layers, each taking and returning hidden states in tower layout."""
+
+    @property
+    def placeholders(self) -> dict[Modality, int]:
+        """Token ids that stand for one visual token each."""
+        config = self.model.config
+        return {modality: getattr(config, f"{modality}_token_id") for modality in self.encoders}
+
+    # Encoding -----------------------------------------------------------------------------------------------------
+
+    def encode(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The multimodal forward's arguments with pixels encoded: replaced by ``mm_encoder_outputs``, as `generate`
+        itself does before prefill.
+
+        Raises:
+            UnsupportedError: it asks for other vision features than the configured ones.
+        """
+        arguments = dict(arguments)
+        encoded = dict(arguments.get("mm_encoder_outputs") or {})
+        for option in ("vision_feature_layer", "vision_feature_select_strategy"):
+            asked = arguments.pop(option, None)
+            if asked is not None and asked != getattr(self.model.config, option):
+                raise UnsupportedError(
+                    f"{option}={asked!r} differs from the model's configuration; set it there instead"
+                )
+        for modality, encoder in self.encoders.items():
+            if arguments.get(encoder.pixels) is None:
+                continue
+            function = getattr(self.multimodal, encoder.function)
+            known = inspect.signature(function).parameters
+            taken = {name: value for name, value in arguments.items() if name in known and value is not None}
+            encoded[modality] = function(**taken, return_dict=True)
+        for encoder in self.encoders.values():
+            arguments.pop(encoder.pixels, None)
+        return {**arguments, "mm_encoder_outputs": encoded}
+
+    def counts(self, seen: VisionPass) -> list[int]:
+        """Visual tokens of each medium of a pass, in order."""
+        return [len(features) for features in seen.output.pooler_output]
+
+    def pixels(self, seen: VisionPass, item: int) -> Tensor:
+        """The preprocessed pixels of one medium, any shape, without what a batch pads them with."""
+        return seen.arguments[self.encoders[seen.modality].pixels][item]
 
     @abstractmethod
-    def vision_queries_keys(self, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Queries and keys (images, heads, sequence, head_dim) of ViT layer ``layer`` from its input; the scaling."""
+    def project(self, features: Tensor) -> Tensor:
+        """(rows, tokens, vision_dim) -> (rows, tokens, hidden) through the backbone's own projector."""
+
+    @abstractmethod
+    def reassemble(self, seen: VisionPass, item: int, blocks: Tensor) -> Tensor:
+        """The features that the decoder gets for one medium when its ViT features are these.
+
+        Args:
+            blocks: (crops, patches, dim) as :meth:`blocks` gives them.
+
+        Returns:
+            (tokens, hidden), projected.
+        """
+
+    # Inside the vision tower --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def blocks(self, seen: VisionPass, item: int, values: Tensor) -> Tensor:
+        """Values of one medium in tower layout -> (crops, patches, dim), without CLS."""
+
+    @abstractmethod
+    def arrange(self, seen: VisionPass, item: int, values: Tensor, joined: bool = False) -> Tensor:
+        """Values of one medium in tower layout -> (tokens, dim), one row per visual token in placeholder order.
+
+        Args:
+            joined: where several patches make one visual token, concatenates them instead of taking their mean.
+        """
+
+    @abstractmethod
+    def crops(self, seen: VisionPass, item: int) -> Tensor:
+        """(tokens,) long: the crop that each visual token of a medium comes from; -1 for those from none (newlines)."""
+
+    def crop_total(self, seen: VisionPass, item: int) -> int:
+        """How many crops a medium has, also such of which no token is left."""
+        return int(self.crops(seen, item).max()) + 1
+
+    def whole_first(self, seen: VisionPass, item: int) -> bool:
+        """Whether the medium's first crop shows all of it and the others tile it."""
+        return False
+
+    def covering(self, seen: VisionPass, item: int) -> Tensor:
+        """(tokens of the first crop,) long: which further crop shows the same place; only with ``whole_first``."""
+        raise UnsupportedError(f"{type(self).__name__} has no crops that tile an image")
+
+    @abstractmethod
+    def vision_keys(self, seen: VisionPass, layer: int) -> Tensor:
+        """Keys of ViT layer ``layer``, mean over heads, in tower layout with head_dim last."""
+
+    @abstractmethod
+    def vision_attention(self, seen: VisionPass, layer: int) -> Tensor:
+        """Attention of CLS, or received from the crop where there is no CLS, in tower layout with 1 last, float32."""
+
+    def cls_states(self, seen: VisionPass, item: int, state: Tensor) -> Tensor:
+        """(crops, vision_dim) CLS tokens of one medium's crops."""
+        raise UnsupportedError(f"the vision tower of {self.architectures[0]} has no CLS token")
+
+    # Positions ----------------------------------------------------------------------------------------------------
+    # Inside the engine positions are (axes, batch, length): one axis, or one each for time, height and width.
+
+    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotary cosines and sines (batch, length, head_dim) at the given positions."""
+        return self.decoder.rotary_emb(hidden, position_ids=positions[0])
+
+    def next_position(self, positions: Tensor, valid: Tensor) -> Tensor:
+        """(axes, batch, 1) position of the token after the prompt, from its positions (axes, batch, length)."""
+        return positions.masked_fill(~valid, -1).amax(dim=-1, keepdim=True) + 1
+
+    def layer_positions(self, positions: Tensor) -> Tensor | None:
+        """What a decoder layer gets as ``position_ids``."""
+        return positions[0]
 
     # Decoders of the Llama shape: attributes below hold for Llama, Mistral and Qwen2; a family that differs overrides.
 
@@ -98,9 +224,17 @@ class Adapter(ABC):
         """The decoder's layers."""
         return self.decoder.layers
 
-    def rotary(self, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotary cosines and sines (batch, length, head_dim) at the given positions."""
-        return self.decoder.rotary_emb(hidden, position_ids=position_ids)
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        """Hidden states through the norm before the head."""
+        return self.decoder.norm(hidden)
+
+    def additions(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
+        """Takes out of the decoder's arguments what the decoder itself would add to the hidden states between layers.
+
+        Returns:
+            The arguments without it, and (batch, length, hidden) to add to the output of layers 0, 1, ...
+        """
+        return arguments, []
 
     def queries_keys(
         self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], rows: Tensor
@@ -120,8 +254,30 @@ class Adapter(ABC):
         normed = block.input_layernorm(hidden)
         cos, sin = (part.expand(len(hidden), -1, -1) for part in rotary)
         batch = torch.arange(len(hidden), device=hidden.device)[:, None]
-        query = attention.q_proj(normed[batch, rows]).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-        key = attention.k_proj(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+        query = self._heads(attention, "q", normed[batch, rows])
+        key = self._heads(attention, "k", normed)
         query, _ = apply_rotary_pos_emb(query, query, cos[batch, rows], sin[batch, rows])
         key, _ = apply_rotary_pos_emb(key, key, cos, sin)
         return query, key, attention.scaling
+
+    def _heads(self, attention: Any, kind: Literal["q", "k"], normed: Tensor) -> Tensor:
+        """(batch, rows, hidden) -> (batch, heads, rows, head_dim) queries or keys before rotary embedding."""
+        projection = getattr(attention, f"{kind}_proj")
+        return projection(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+
+def text_geometry(text: Any) -> dict[str, int]:
+    """The decoder's part of a :class:`Geometry` from a text configuration."""
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return {
+        "layers": text.num_hidden_layers,
+        "hidden": text.hidden_size,
+        "ffn": text.intermediate_size,
+        "heads": text.num_attention_heads,
+        "kv_dim": text.num_key_value_heads * head_dim,
+    }
+
+
+def split(values: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """Consecutive slices of the first dimension."""
+    return torch.split(values, list(sizes))

@@ -1,27 +1,44 @@
-"""Which tokens of a prompt are the instruction: after the image, without system prompt and chat template."""
+"""Which tokens of a prompt are the instruction: the user's words, without system prompt, media and chat template."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
+from itertools import accumulate, takewhile
 from typing import Any
 
-_MARK = "\x07instruction\x07"
+from jinja2 import TemplateError
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+_MARK, _SYSTEM = "\x07instruction\x07", "\x07system\x07"
+_BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
+_UNKNOWN_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece vocabularies name single bytes
+_FRAME_TIME = re.compile(rb"<\d+(\.\d+)? seconds>")  # Qwen3-VL's processor writes one before each frame
 
 
 class PromptReader:
     """Reads instructions out of token ids.
 
+    The instruction stands between what the chat template puts before a user's words (the *header*) and after them (the
+    *closing*); both are learned from the template itself. A header of special tokens marks the last turn; one of plain
+    words could also be the user's, so the one before the media is taken, and a dialogue of several turns counts as one.
+
     Args:
-        processor: a transformers processor with a tokenizer; its chat template, where it has one, tells which text
-            around the instruction is template.
-        image_token_id: the placeholder's id.
+        processor: a transformers processor with a tokenizer; without a chat template, everything is instruction.
+        placeholders: id or ids of the tokens that stand for visual tokens.
     """
 
-    def __init__(self, processor: Any, image_token_id: int) -> None:
+    def __init__(self, processor: Any, placeholders: int | Collection[int]) -> None:
         self._tokenizer = getattr(processor, "tokenizer", processor)
-        self._image_token_id = image_token_id
-        self._special = {*self._tokenizer.all_special_ids, image_token_id} - {self._tokenizer.unk_token_id}
-        self.before, self.after = _template_around(processor)
+        self._placeholders = {placeholders} if isinstance(placeholders, int) else set(placeholders)
+        added = self._tokenizer.added_tokens_decoder
+        self._verbatim = {token: str(entry.content).encode() for token, entry in added.items()}
+        marked = {token for token, entry in added.items() if entry.special}
+        unknown = {self._tokenizer.unk_token_id}
+        self._special = {*self._tokenizer.all_special_ids, *marked} - unknown | self._placeholders
+        self._byte_level = "Ġ" in "".join(self._tokenizer.tokenize("a a"))
+        self.header, self.closing = (part.strip().encode() for part in _frame(processor))
+        self._marks_turns = any(self._verbatim.get(token, b"\0") in self.header for token in self._special)
 
     def text(self, ids: Sequence[int]) -> str:
         """The instruction text of a prompt; empty when there is none.
@@ -29,10 +46,11 @@ class PromptReader:
         Args:
             ids: the prompt's token ids without padding.
         """
-        text = self._tokenizer.decode([i for i in ids if i not in self._special]).strip()
-        cut = text.rfind(self.after) if self.after else -1
-        text = text[:cut] if cut >= 0 else text
-        return text.removeprefix(self.before).strip()
+        media = self._after_media(ids)
+        words = self._words(ids)
+        before = b"".join(part for place, part in words if place < media)
+        after = b"".join(part for place, part in words if place >= media)
+        return (_FRAME_TIME.sub(b"", before) + after).decode(errors="replace").strip()
 
     def positions(self, ids: Sequence[int]) -> list[int]:
         """Indices of the instruction's tokens that can see the image; the last token where no other can.
@@ -40,37 +58,67 @@ class PromptReader:
         Args:
             ids: the prompt's token ids without padding.
         """
-        start = max((i for i, token in enumerate(ids) if token == self._image_token_id), default=-1) + 1
-        pieces = [self._piece(token) for token in ids[start:]]
-        cut = "".join(pieces).rfind(self.after) if self.after else -1
-        positions, length = [], 0
-        for i, (token, piece) in enumerate(zip(ids[start:], pieces, strict=True), start):
-            begins = length + len(piece) - len(piece.lstrip())
-            length += len(piece)
-            if piece.strip() and token not in self._special and (cut < 0 or begins < cut):
-                positions.append(i)
-        return positions or [len(ids) - 1]
+        media = self._after_media(ids)
+        words = [(place, part.strip()) for place, part in self._words(ids) if place >= media]
+        full = [i for i, (_, part) in enumerate(words) if part]
+        return [place for place, _ in words[full[0] : full[-1] + 1]] if full else [len(ids) - 1]
 
-    def _piece(self, token: int) -> str:
-        """The token's own text, from the raw vocabulary: decoding one token alone drops its leading space."""
-        raw = self._tokenizer.convert_ids_to_tokens(int(token))
-        return raw.replace("▁", " ").replace("Ġ", " ").replace("Ċ", "\n")
+    def _words(self, ids: Sequence[int]) -> list[tuple[int, bytes]]:
+        """Index of each ordinary token between header and closing, and the bytes of it that lie there."""
+        pieces = [self._piece(int(token)) for token in ids]
+        ends = list(accumulate(map(len, pieces)))
+        start, end = self._span(b"".join(pieces), ends, ids)
+        words = []
+        for place, (token, piece, stop) in enumerate(zip(ids, pieces, ends, strict=True)):
+            begin = stop - len(piece)
+            part = piece[max(start - begin, 0) : max(end - begin, 0)]
+            if part and token not in self._special:
+                words.append((place, part))
+        return words
+
+    def _span(self, prompt: bytes, ends: Sequence[int], ids: Sequence[int]) -> tuple[int, int]:
+        """The bytes of the prompt between header and closing; ``ends``: where each token ends."""
+        media = next((place for place, token in enumerate(ids) if token in self._placeholders), None)
+        if self._marks_turns:
+            at = prompt.rfind(self.header)
+        elif media is not None:
+            at = prompt.rfind(self.header, 0, ends[media])
+        else:
+            at = prompt.find(self.header)
+        start = at + len(self.header) if at >= 0 else 0
+        end = prompt.rfind(self.closing, start)
+        return start, end if end >= 0 else len(prompt)
+
+    def _after_media(self, ids: Sequence[int]) -> int:
+        """Index after the last placeholder."""
+        return max((place for place, token in enumerate(ids) if token in self._placeholders), default=-1) + 1
+
+    def _piece(self, token: int) -> bytes:
+        """The token's own bytes, from the raw vocabulary: decoding one token alone drops its leading space."""
+        if token in self._verbatim:
+            return self._verbatim[token]
+        raw = self._tokenizer.convert_ids_to_tokens(token) or ""  # a model may generate ids beyond the vocabulary
+        if self._byte_level:
+            return bytes(_BYTES[letter] for letter in raw)
+        byte = _UNKNOWN_BYTE.fullmatch(raw)
+        return bytes([int(byte[1], 16)]) if byte else raw.replace("▁", " ").encode()
 
 
-def _template_around(processor: Any) -> tuple[str, str]:
-    """What the chat template puts before and after an instruction that follows an image; empty without a template."""
+def _frame(processor: Any) -> tuple[str, str]:
+    """What the chat template puts before and after a user's words; empty without a template."""
     if not getattr(processor, "chat_template", None):
         return "", ""
-    content = [{"type": "image"}, {"type": "text", "text": _MARK}]
-    rendered = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-    before, found, after = rendered.partition(_MARK)
-    if not found:
-        return "", ""
-    tokenizer = getattr(processor, "tokenizer", processor)
-    placeholder = getattr(processor, "image_token", None)
-    drop = [*tokenizer.all_special_tokens, *([placeholder] if placeholder else [])]
-    for token in drop:
-        before, after = before.replace(token, ""), after.replace(token, "")
-    return before.strip(), after.strip()
+    user = {"role": "user", "content": [{"type": "text", "text": _MARK}]}
+    system = {"role": "system", "content": [{"type": "text", "text": _SYSTEM}]}
+
+    def rendered(*messages: Any) -> str:
+        return processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+
+    before, _, after = rendered(user).partition(_MARK)
+    try:
+        between = rendered(system, user).partition(_SYSTEM)[2].partition(_MARK)[0]
+    except TemplateError:  # how a template refuses system prompts: nothing but its own text can stand before
+        between = before
+    # what a given and what a default system prompt leave alike before the user's words
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(before), reversed(between), strict=False))
+    return "".join(letter for letter, _ in alike)[::-1], after

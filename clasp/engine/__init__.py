@@ -2,13 +2,17 @@
 
 Tokens are really dropped: a pre-hook on the decoder layer at a stage shortens its hidden states, and every later
 layer gets the matching mask and rotary embeddings, so that its compute, its KV cache and decoding are smaller. All of
-it is forward hooks; no method is replaced and no attribute set.
+it is forward hooks, and a wrapper around the model's image and video encoders, which `generate` calls before any
+forward.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -16,12 +20,15 @@ from weakref import WeakKeyDictionary, WeakSet
 from torch import Tensor, nn
 
 from clasp.backbones import adapter_for
-from clasp.backbones.base import UnsupportedError
+from clasp.backbones.base import Adapter, Modality, UnsupportedError, VisionPass
+from clasp.backbones.crops import CropAdapter
 from clasp.backbones.prompt import PromptReader
+from clasp.budget import BudgetError, Schedule
 from clasp.engine.decoding import DecodingStep
 from clasp.engine.layout import Layout
-from clasp.engine.prefill import Prefill, Trace
-from clasp.engine.vision import VisionPass
+from clasp.engine.merging import VisionMerger
+from clasp.engine.prefill import Prefill
+from clasp.engine.trace import Trace
 from clasp.methods.base import Method
 
 _ACTIVE: WeakSet[nn.Module] = WeakSet()
@@ -36,8 +43,9 @@ class Run:
         processor: its processor, whose tokenizer and chat template tell instruction from template.
 
     Attributes:
-        trace: what the latest prefill kept, :class:`~clasp.engine.prefill.Trace`; None before the first.
+        trace: what the latest prefill kept, :class:`~clasp.engine.trace.Trace`; None before the first.
         oracle: true categories of the next prefill's prompts; used instead of the router, once.
+        stand_ins: what takes the place of something that this backbone lacks.
 
     Raises:
         UnsupportedError: a compiled model, an unknown family.
@@ -52,15 +60,20 @@ class Run:
         self.method = method
         self.adapter = adapter_for(model)
         self.schedule = method.check(self.adapter.geometry)
+        self.stand_ins = method.stand_ins(self.adapter.geometry)
         self.trace: Trace | None = None
         self.oracle: Sequence[str] | None = None
         self._model = model
-        self._reader = PromptReader(processor, self.adapter.image_token_id)
-        self._cuts = {stage.cut: stage for stage in self.schedule.stages}
+        self._reader = PromptReader(processor, self.adapter.placeholders.values())
+        self._cuts = {stage.cut: number for number, stage in enumerate(self.schedule.stages)}
+        self._schedule_for = functools.cache(self._fitting)
         self._handles: list[Any] = []
+        self._wrapped: list[str] = []
         self._prefill: Prefill | None = None
         self._step: DecodingStep | None = None
-        self._seen: VisionPass | None = None
+        self._encoding: VisionPass | None = None
+        self._merger: VisionMerger | None = None
+        self._seen: dict[Modality, VisionPass] = {}
         self._pruned: WeakKeyDictionary[Any, list[Layout]] = WeakKeyDictionary()
 
     def __enter__(self) -> Run:
@@ -75,10 +88,37 @@ class Run:
     ) -> None:
         for handle in self._handles:
             handle.remove()
+        for name in self._wrapped:
+            delattr(self.adapter.multimodal, name)
         self._handles.clear()
+        self._wrapped.clear()
         self._pruned.clear()
-        self._prefill = self._step = self._seen = None
+        self._seen.clear()
+        self._prefill = self._step = self._encoding = self._merger = None
         _ACTIVE.discard(self._model)
+
+    def _fitting(self, visual_tokens: int) -> Schedule:
+        """The schedule of an image with this many visual tokens; one smaller than the budget stays whole.
+
+        Raises:
+            BudgetError: the count asked for cannot be met with that many.
+        """
+        if visual_tokens == self.schedule.visual_tokens:
+            return self.schedule
+        tokens = self.method.tokens
+        if tokens is not None and tokens >= visual_tokens:
+            stages = tuple(replace(stage, keep=visual_tokens) for stage in self.schedule.stages)
+            return Schedule(visual_tokens, self.schedule.layers, stages, nominal=visual_tokens)
+        try:
+            schedule = self.method.schedule(visual_tokens, self.schedule.layers)
+        except BudgetError:
+            if tokens is not None:
+                raise
+            # a share that the backbone can honour, of a picture so small that rounding takes the last token
+            stages = tuple(replace(stage, keep=1) for stage in self.schedule.stages)
+            schedule = Schedule(visual_tokens, self.schedule.layers, stages, nominal=1)
+        assert [s.cut for s in schedule.stages] == [s.cut for s in self.schedule.stages]
+        return schedule
 
     def _install(self) -> None:
         adapter, keep = self.adapter, self._handles.append
@@ -86,22 +126,100 @@ class Run:
         keep(adapter.multimodal.register_forward_hook(self._end, always_call=True))
         keep(adapter.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True))
         keep(adapter.decoder.register_forward_hook(self._after_decoder))
-        keep(adapter.vision_tower.register_forward_pre_hook(self._before_vision, with_kwargs=True))
-        keep(adapter.vision_tower.register_forward_hook(self._after_vision))
-        for index in self.method.vision_states(adapter.geometry.feature_layer):
-            if index < len(adapter.vision_layers):
-                hook = _Indexed(self._before_vision_layer, index)
-                keep(adapter.vision_layers[index].register_forward_pre_hook(hook, with_kwargs=True))
-            else:
-                keep(adapter.vision_layers[-1].register_forward_hook(self._after_vision_layers))
+        for modality, encoder in adapter.encoders.items():
+            setattr(adapter.multimodal, encoder.function, self._wrap(modality, encoder.function))
+            self._wrapped.append(encoder.function)
+        for tower in {
+            id(tower): modality for modality in adapter.encoders if (tower := adapter.tower(modality))
+        }.values():
+            self._install_vision(tower)
         if self._cuts:
-            first = max(0, min(self._cuts) - self.method.lookback)
-            for index in range(first, len(adapter.layers)):
-                keep(
-                    adapter.layers[index].register_forward_pre_hook(
-                        _Indexed(self._before_layer, index), with_kwargs=True
-                    )
-                )
+            for index, layer in enumerate(adapter.layers):
+                keep(layer.register_forward_pre_hook(_Indexed(self._before_layer, index), with_kwargs=True))
+
+    def _install_vision(self, modality: Modality) -> None:
+        adapter, keep = self.adapter, self._handles.append
+        layers, feature_layer = adapter.vision_layers(modality), adapter.geometry.feature_layer
+        merges = self.method.merge_layers(feature_layer)
+        watched = range(len(layers) + 1) if merges else self.method.vision_states(feature_layer)
+        for index in watched:
+            if index < len(layers):
+                hook = _Indexed(self._before_vision_layer, index)
+                keep(layers[index].register_forward_pre_hook(hook, with_kwargs=True))
+            else:
+                keep(layers[-1].register_forward_hook(self._after_vision_layers))
+        for index in merges:
+            keep(layers[index].register_forward_hook(_Indexed(self._merge_after, index)))
+        if merges:
+            keep(adapter.tower(modality).register_forward_hook(self._after_tower))
+
+    # Encoding of images and videos: inside the forward, or before it by `generate` -----------------------------------
+
+    def _wrap(self, modality: Modality, name: str) -> Callable[..., Any]:
+        original = getattr(self.adapter.multimodal, name)
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def encode(*args: Any, **kwargs: Any) -> Any:
+            if self._encoding is not None:  # a video encoder that is built on the image encoder
+                return original(*args, **kwargs)
+            self._encoding = VisionPass(modality, dict(signature.bind(*args, **kwargs).arguments))
+            self._merger = self._new_merger(modality)
+            try:
+                output = original(*args, **kwargs)
+                self._encoding.output = copy.copy(output)  # beam search repeats the features in place
+                self._seen[modality] = self._encoding
+            finally:
+                self._encoding = self._merger = None
+            return output
+
+        return encode
+
+    def _new_merger(self, modality: Modality) -> VisionMerger | None:
+        adapter = self.adapter
+        if not self.method.merge_layers(adapter.geometry.feature_layer):
+            return None
+        assert isinstance(adapter, CropAdapter), "Method.check refuses towers that pack their patches"
+        share = self.method.target(adapter.geometry.visual_tokens) / adapter.geometry.visual_tokens
+        return VisionMerger(self.method, adapter, modality, max(1, round(adapter.patches * share)))
+
+    def _before_vision_layer(
+        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        seen = self._encoding
+        if seen is None:  # a tower that its user calls alone
+            return None
+        hidden = args[0] if args else kwargs["hidden_states"]
+        self._keep_state(index, hidden)
+        seen.inputs = kwargs
+        bias = None if self._merger is None else self._merger.before(index, hidden)
+        return None if bias is None else ((hidden,), {**kwargs, "attention_mask": bias})
+
+    def _merge_after(self, index: int, args: tuple[Any, ...], output: Any) -> Any:
+        return None if self._merger is None else self._merger.after(index, output)
+
+    def _after_vision_layers(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._encoding is not None:
+            self._keep_state(
+                len(self.adapter.vision_layers(self._encoding.modality)),
+                output[0] if isinstance(output, tuple) else output,
+            )
+
+    def _keep_state(self, index: int, hidden: Tensor) -> None:
+        assert self._encoding is not None
+        feature_layer = self.adapter.geometry.feature_layer
+        wanted = {*self.method.vision_states(feature_layer), *((feature_layer,) if self._merger else ())}
+        if index in wanted:
+            self._encoding.states[index] = hidden if self._merger is None else self._merger.unmerged(hidden)
+
+    def _after_tower(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Puts the unmerged state where the backbone reads its features, at full length."""
+        if self._encoding is None or self._merger is None:
+            return None
+        self._encoding.merged = self._merger.slot
+        layer = self._model.config.vision_feature_layer
+        output.hidden_states = {layer: self._encoding.states[self.adapter.geometry.feature_layer]}
+        return output
 
     # One forward of the multimodal model -------------------------------------------------------------------------
 
@@ -116,10 +234,10 @@ class Run:
                 f"{type(cache).__name__} has a fixed length and cannot be pruned; use cache_implementation='dynamic'"
             )
         if cache is not None and cache.get_seq_length() > 0:
-            self._continue(ids, cache, kwargs)
-        elif ids is None:
+            return args, self._continue(ids, cache, kwargs)
+        if ids is None:
             raise UnsupportedError("pruning finds visual tokens by input_ids; pass input_ids, not inputs_embeds")
-        elif bool((ids == self.adapter.image_token_id).any()):
+        if any(bool((ids == token).any()) for token in self.adapter.placeholders.values()):
             return args, self._start(ids, kwargs)
         return None
 
@@ -131,28 +249,45 @@ class Run:
                 f"a {mask.ndim}-dimensional attention mask cannot be pruned; pass the 2D padding mask"
             )
         kwargs = self.adapter.encode(kwargs)
-        encoded = kwargs["mm_encoder_outputs"]["image"]
-        if self._seen is None or encoded.last_hidden_state is not self._seen.output:
+        encoded = {name: output for name, output in kwargs["mm_encoder_outputs"].items() if output is not None}
+        if not encoded:
+            pixels = ", ".join(encoder.pixels for encoder in self.adapter.encoders.values())
+            raise UnsupportedError(
+                f"the prompt has image placeholders but no pixel_values ({pixels}); pass the processor's output"
+            )
+        passes = [self._seen.get(name) for name in encoded]
+        if any(
+            seen is None or output.last_hidden_state is not seen.output.last_hidden_state
+            for seen, output in zip(passes, encoded.values(), strict=True)
+        ):
             raise UnsupportedError("the images were encoded outside of this context; pass pixel_values, not features")
         oracle, self.oracle = self.oracle, None
-        prefill = Prefill(self.method, self.adapter, self._reader, self.schedule, ids, mask, self._seen, oracle)
-        features = prefill.features()
-        self._prefill = prefill
-        if features is None:
-            return kwargs
-        encoded = copy.copy(encoded)
-        encoded.pooler_output = features
-        return {**kwargs, "mm_encoder_outputs": {**kwargs["mm_encoder_outputs"], "image": encoded}}
+        self._prefill = Prefill(
+            self.method,
+            self.adapter,
+            self._reader,
+            self._schedule_for,
+            ids,
+            mask,
+            [seen for seen in passes if seen is not None],
+            oracle,
+        )
+        changed = dict(encoded)
+        for name, features in self._prefill.fused().items():
+            changed[name] = copy.copy(encoded[name])
+            changed[name].pooler_output = features
+        return {**kwargs, "mm_encoder_outputs": changed}
 
-    def _continue(self, ids: Tensor | None, cache: Any, kwargs: dict[str, Any]) -> None:
+    def _continue(self, ids: Tensor | None, cache: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         layouts = self._pruned.get(cache)
         length = None if ids is None else ids.shape[1]
         if layouts is None:
             # a generated placeholder is only text; an image comes with its pixels or features
-            encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
-            if kwargs.get("pixel_values") is not None or encoded is not None:
+            encoded = kwargs.get("mm_encoder_outputs") or {}
+            pixels = [kwargs.get(encoder.pixels) for encoder in self.adapter.encoders.values()]
+            if any(value is not None for value in (*pixels, *encoded.values())):
                 raise UnsupportedError("an image after cached tokens cannot be pruned; prefill the prompt as a whole")
-            return
+            return kwargs
         if length != 1:
             raise UnsupportedError(
                 f"{length} tokens at once on a pruned cache (assisted decoding, chunked prefill or a further turn) are "
@@ -164,33 +299,23 @@ class Run:
                 f"the batch changed from {len(layouts[0].index)} to {len(ids)} rows on a pruned cache"
             )
         self._step = DecodingStep(self.adapter, layouts, cache)
+        return self._step.model_arguments(kwargs)
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._prefill = self._step = None
-
-    # Vision tower: inside the forward, or before it where `generate` encodes images first -----------------------------
-
-    def _before_vision(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._seen = VisionPass(args[0] if args else kwargs["pixel_values"])
-
-    def _before_vision_layer(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        assert self._seen is not None
-        self._seen.states[index] = args[0] if args else kwargs["hidden_states"]
-
-    def _after_vision_layers(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        assert self._seen is not None
-        self._seen.states[len(self.adapter.vision_layers)] = output[0] if isinstance(output, tuple) else output
-
-    def _after_vision(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        assert self._seen is not None
-        self._seen.output = output.last_hidden_state
 
     # Decoder -------------------------------------------------------------------------------------------------------
 
     def _before_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        return None if self._step is None else (args, self._step.decoder_arguments(kwargs))
+        if self._step is not None:
+            return args, self._step.decoder_arguments(kwargs)
+        if self._prefill is None or not self._cuts:
+            return None
+        self._prefill.embedded, self._prefill.positions = kwargs["inputs_embeds"], kwargs.get("position_ids")
+        kwargs, self._prefill.additions = self.adapter.additions(kwargs)
+        return args, kwargs
 
     def _after_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         prefill = self._prefill
@@ -215,16 +340,18 @@ class Run:
             return None
         hidden = args[0]
         if not prefill.layouts:
-            prefill.start(index, hidden, kwargs)
+            prefill.start(hidden, kwargs)
+        hidden = prefill.add(index, hidden)
         if index in self._cuts:
-            hidden = prefill.prune(self._cuts[index], hidden, kwargs.get("past_key_values"))
+            number = self._cuts[index]
+            hidden = prefill.prune(number, self.schedule.stages[number], hidden, kwargs.get("past_key_values"))
             prefill.look = None
-        elif self.method.lookback and index + 1 in self._cuts:
+        if self.method.lookback and index + 1 in self._cuts:
             prefill.look = (hidden, prefill.layouts[-1].rotary)
-        if len(prefill.layouts) == 1:
-            return None
         layout = prefill.layouts[-1]
-        return (hidden, *args[1:]), {**kwargs, **_layer_kwargs(layout, layout.mask)}
+        if len(prefill.layouts) > 1:
+            kwargs = {**kwargs, **_layer_kwargs(self.adapter, layout)}
+        return (hidden, *args[1:]), kwargs
 
 
 class _Indexed:
@@ -237,8 +364,12 @@ class _Indexed:
         return self._callee(self._index, args, kwargs)
 
 
-def _layer_kwargs(layout: Layout, mask: Any) -> dict[str, Any]:
-    return {"attention_mask": mask, "position_ids": layout.position_ids, "position_embeddings": layout.rotary}
+def _layer_kwargs(adapter: Adapter, layout: Layout) -> dict[str, Any]:
+    return {
+        "attention_mask": layout.mask,
+        "position_ids": adapter.layer_positions(layout.positions),
+        "position_embeddings": layout.rotary,
+    }
 
 
 def _cache_bytes(cache: Any) -> int:

@@ -30,30 +30,38 @@ class DecodingStep:
             raise UnsupportedError(_BROKEN)
         self._arguments: dict[int, dict[str, Any]] = {}
 
-    def decoder_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Positions, and the padding mask where layer 0 itself is pruned, as the decoder's forward expects them."""
-        first, changed = self._layouts[0], dict(kwargs)
+    def model_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The multimodal forward's arguments with the original sequence's positions, which a shorter cache hides."""
         given, expected = kwargs.get("position_ids"), self._origin.next_position + self._generated
-        if given is not None and bool((given != expected).any()):
-            raise UnsupportedError(_BROKEN)
-        if changed.get("position_ids") is None or first is not self._origin:
-            changed["position_ids"] = first.next_position + self._generated
-        if first is not self._origin:
-            fresh = first.valid.new_ones(len(first.valid), self._generated + 1)
-            changed["attention_mask"] = torch.cat([first.valid, fresh], dim=1) if first.padded else None
-        return changed
+        if given is not None:
+            if bool(((given if given.ndim == 3 else given[None]) != expected).any()):
+                raise UnsupportedError(_BROKEN)
+            return kwargs
+        return {**kwargs, "position_ids": _plain(expected)}
+
+    def decoder_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Positions and padding mask where layer 0 itself is pruned, as the decoder's forward expects them."""
+        first = self._layouts[0]
+        if first is self._origin:
+            return kwargs
+        fresh = first.valid.new_ones(len(first.valid), self._generated + 1)
+        mask = torch.cat([first.valid, fresh], dim=1) if first.padded else None
+        return {**kwargs, "position_ids": _plain(first.next_position + self._generated), "attention_mask": mask}
 
     def layer_arguments(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         layout = next(layout for layout in reversed(self._layouts) if layout.layer <= index)
         if layout is self._layouts[0]:
             return kwargs
         if layout.layer not in self._arguments:
-            mask = causal_mask(self._adapter, hidden, layout, self._cache, self._generated + 1)
             positions = layout.next_position + self._generated
-            rotary = self._adapter.rotary(hidden, positions)
             self._arguments[layout.layer] = {
-                "attention_mask": mask,
-                "position_ids": positions,
-                "position_embeddings": rotary,
+                "attention_mask": causal_mask(self._adapter, hidden, layout, self._cache, self._generated + 1),
+                "position_ids": self._adapter.layer_positions(positions),
+                "position_embeddings": self._adapter.rotary(hidden, positions),
             }
         return {**kwargs, **self._arguments[layout.layer]}
+
+
+def _plain(positions: Tensor) -> Tensor:
+    """(axes, batch, 1) as a forward takes it: (batch, 1) with one axis."""
+    return positions[0] if len(positions) == 1 else positions

@@ -19,17 +19,17 @@ class Layout:
     Args:
         index: (batch, length) long, into the original sequence; anything where not valid.
         valid: (batch, length) bool.
-        position_ids: (batch, length) rotary positions.
-        rotary: cosines and sines at those positions.
+        positions: (axes, batch, length) rotary positions.
+        rotary: cosines and sines at those positions, (batch, length, head_dim) each.
         mask: attention mask in the form that the backbone's attention wants; None where none is needed.
-        next_position: (batch, 1) rotary position of the first generated token.
+        next_position: (axes, batch, 1) rotary position of the first generated token.
     """
 
     layer: int
     index: Tensor
     valid: Tensor
     padded: bool
-    position_ids: Tensor
+    positions: Tensor
     rotary: tuple[Tensor, Tensor]
     mask: Any
     next_position: Tensor

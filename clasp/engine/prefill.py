@@ -1,62 +1,46 @@
-"""One prefill: where the visual tokens are, what each stage keeps, and the shorter sequence that later layers see."""
+"""One prefill: what each stage keeps, and the shorter sequence that later layers see."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from clasp.backbones.base import Adapter, UnsupportedError
+from clasp.backbones.base import Adapter, UnsupportedError, VisionPass
 from clasp.backbones.prompt import PromptReader
 from clasp.budget import Schedule, Stage
 from clasp.engine.layout import Layout, causal_mask
-from clasp.engine.state import StageState
-from clasp.engine.vision import VisionPass, VisionTower
+from clasp.engine.prompts import Placeholders
+from clasp.engine.state import Row, StageState
+from clasp.engine.trace import Record, Trace, trace
+from clasp.engine.vision import CropsView, FusionView, Medium
 from clasp.methods.base import Method, Selection
 from clasp.ops.select import take
 
 
 @dataclass(frozen=True)
-class SampleTrace:
-    """What happened to one prompt.
+class Share:
+    """A row's part of the budget at a stage."""
 
-    ``kept`` holds one ascending index tensor per stage into the prompt's visual tokens; ``pivots`` a matching bool
-    tensor per stage where the method tells relevance from coverage. The per-layer counts are visual tokens of the
-    whole prompt.
-    """
-
-    category: str | None
-    kept: tuple[Tensor, ...]
-    pivots: tuple[Tensor | None, ...]
-    images: int
-    visual_entering: tuple[int, ...]
-    visual_leaving: tuple[int, ...]
-    text_tokens: int
-
-
-@dataclass(frozen=True)
-class Trace:
-    """The latest prefill: one entry per prompt of the batch, and the bytes of the batch's KV cache after it."""
-
-    samples: tuple[SampleTrace, ...]
-    kv_bytes: int
+    row: Row
+    keep: int
 
 
 class Prefill:
     """State of one prefill, from the prompts to the last layer.
 
     Args:
+        schedules: visual tokens of an image -> its schedule.
         ids: (batch, length) input ids.
         attention_mask: (batch, length) or None.
-        seen: the vision tower's pass over the prompts' images, in prompt order. Beam search repeats prompts after that
-            pass, so a row may share its images with its neighbours.
+        passes: the encoder's calls for these prompts.
         oracle: true categories of the prompts, where the caller knows them.
 
     Raises:
-        UnsupportedError: the placeholders of a prompt are not a whole number of images.
+        UnsupportedError: the placeholders of the prompts are not those of the encoded images.
     """
 
     def __init__(
@@ -64,69 +48,69 @@ class Prefill:
         method: Method,
         adapter: Adapter,
         reader: PromptReader,
-        schedule: Schedule,
+        schedules: Callable[[int], Schedule],
         ids: Tensor,
         attention_mask: Tensor | None,
-        seen: VisionPass,
+        passes: Sequence[VisionPass],
         oracle: Sequence[str] | None,
     ) -> None:
-        self.method, self.adapter, self.reader, self.schedule = method, adapter, reader, schedule
-        self.ids, self.seen = ids, seen
+        self.method, self.adapter, self.reader = method, adapter, reader
+        self.ids, self.passes = ids, passes
         self.valid = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        self.visual = (ids == adapter.image_token_id) & self.valid
-        self.images = [self._images_of(count) for count in self.visual.sum(dim=1).tolist()]
-        self.row_images = self._assign_images(len(seen.pixels))
+        self.placeholders = Placeholders(adapter, ids, self.valid, passes)
+        self.media = self.placeholders.media
+        self.schedules = [[schedules(medium.tokens) for medium in media] for media in self.media]
         self._prompts = [ids[row][self.valid[row]].tolist() for row in range(len(ids))]
         self.categories = list(oracle) if oracle is not None else self._route()
         if self.categories is not None and len(self.categories) != len(ids):
             raise UnsupportedError(f"run.oracle names {len(self.categories)} categories for {len(ids)} prompts")
         self.layouts: list[Layout] = []
         self.look: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
-        self._kept: list[list[Tensor]] = [[] for _ in self.images]
-        self._pivots: list[list[Tensor | None]] = [[] for _ in self.images]
-
-    def _images_of(self, placeholders: int) -> int:
-        images, rest = divmod(placeholders, self.schedule.visual_tokens)
-        if rest:
-            raise UnsupportedError(
-                f"a prompt holds {placeholders} image placeholders, not a multiple of the "
-                f"{self.schedule.visual_tokens} visual tokens of an image; build inputs with the backbone's processor"
-            )
-        return images
+        self.embedded: Tensor | None = None
+        self.positions: Tensor | None = None
+        self.additions: list[Tensor] = []
+        self._records: list[Record] = []
 
     def _route(self) -> list[str] | None:
         """Categories of the prompts. Those without an image are not pruned, hence not routed."""
-        seeing = [row for row, images in enumerate(self.images) if images]
-        routed = self.method.route([self.reader.text(self._prompts[row]) for row in seeing])
+        seeing = [row for row, media in enumerate(self.media) if media]
+        routed = self.method.route([self.prompt(row) for row in seeing])
         if routed is None:
             return None
         known = dict(zip(seeing, routed, strict=True))
-        return [known.get(row, "") for row in range(len(self.images))]
+        return [known.get(row, "") for row in range(len(self.media))]
 
-    def _assign_images(self, encoded: int) -> list[list[int]]:
-        """Which encoded images each row looks at."""
-        wanted = sum(self.images)
-        if not encoded or wanted % encoded:
-            raise UnsupportedError(f"the prompts have placeholders for {wanted} images, but {encoded} were encoded")
-        copies, following = wanted // encoded, 0
-        assigned: list[list[int]] = []
-        for row, images in enumerate(self.images):
-            assigned.append(list(range(following, following + images)))
-            if row % copies == copies - 1:
-                following += images
-        return assigned
+    def prompt(self, sample: int) -> str:
+        """The instruction of a prompt."""
+        return self.reader.text(self._prompts[sample])
 
-    def features(self) -> list[Tensor] | None:
-        """Projected features of each placeholder image, (tokens, hidden) each, where the method changes them."""
-        categories: list[str] | None = None
-        if self.categories is not None:
-            of_image = {i: c for c, images in zip(self.categories, self.row_images, strict=True) for i in images}
-            categories = [of_image[i] for i in range(len(of_image))]
-        fused = self.method.fuse(VisionTower(self.adapter, self.seen), categories)
-        if fused is None:
-            return None
-        projected = self.adapter.project(fused)
-        return [projected[i] for images in self.row_images for i in images]
+    def fused(self) -> dict[str, list[Tensor] | Tensor]:
+        """Projected features by modality, where the method fuses ViT layers for a prompt of this batch."""
+        changed: dict[tuple[int, int], Tensor] = {}
+        for row, media in enumerate(self.media):
+            category = self.categories[row] if self.categories is not None else None
+            for medium in media:
+                key = (id(medium.seen), medium.item)
+                if key not in changed and (fused := self.method.fuse(FusionView(medium), category)) is not None:
+                    changed[key] = self.adapter.reassemble(medium.seen, medium.item, fused)
+        return {seen.modality: self._pooled(seen, changed) for seen in self.passes if self._changes(seen, changed)}
+
+    @staticmethod
+    def _changes(seen: VisionPass, changed: dict[tuple[int, int], Tensor]) -> bool:
+        return any(key == id(seen) for key, _ in changed)
+
+    def _pooled(self, seen: VisionPass, changed: dict[tuple[int, int], Tensor]) -> list[Tensor] | Tensor:
+        """Features of a modality in the shape that the backbone's forward takes, repeated as beams repeat prompts."""
+        own = seen.output.pooler_output
+        ends = torch.tensor(self.adapter.counts(seen)).cumsum(0).tolist()
+        flat = own.flatten(0, -2) if isinstance(own, Tensor) else torch.cat(list(own))
+        parts = []
+        for media in self.media:
+            for medium in (m for m in media if m.seen is seen):
+                end = ends[medium.item]
+                plain = flat[end - medium.tokens : end]
+                parts.append(changed.get((id(seen), medium.item), plain).to(plain.dtype))
+        return torch.cat(parts).unflatten(0, (-1, own.shape[-2])) if isinstance(own, Tensor) else parts
 
     def instruction(self) -> Tensor:
         """(batch, length) bool over the original sequence: the instruction's tokens."""
@@ -136,20 +120,28 @@ class Prefill:
             marked[row, places[self.reader.positions(ids)]] = True
         return marked
 
-    def start(self, layer: int, hidden: Tensor, arguments: dict[str, Any]) -> None:
+    def start(self, hidden: Tensor, arguments: dict[str, Any]) -> None:
         """Takes the original layout from the arguments of the first decoder layer that the engine watches."""
         batch, length = self.ids.shape
-        positions = arguments["position_ids"].expand(batch, -1)
-        last = positions.masked_fill(~self.valid, -1).amax(dim=1, keepdim=True)
+        positions = arguments["position_ids"] if self.positions is None else self.positions
+        positions = positions if positions.ndim == 3 else positions[None]
+        positions = positions.expand(-1, batch, -1)
         index = torch.arange(length, device=hidden.device).expand(batch, -1)
         cos, sin = arguments["position_embeddings"]
         rotary = (cos.expand(batch, -1, -1), sin.expand(batch, -1, -1))
         padded = not bool(self.valid.all())
+        following = self.adapter.next_position(positions, self.valid)
         mask = arguments.get("attention_mask")
-        self.layouts = [Layout(0, index, self.valid, padded, positions, rotary, mask, last + 1)]
+        self.layouts = [Layout(0, index, self.valid, padded, positions, rotary, mask, following)]
 
-    def prune(self, stage: Stage, hidden: Tensor, cache: Any) -> Tensor:
-        """Applies one stage to the input of decoder layer ``stage.cut``.
+    def add(self, layer: int, hidden: Tensor) -> Tensor:
+        """The input of a layer with what the backbone's decoder adds to the output of the one before it."""
+        if not 0 < layer <= len(self.additions):
+            return hidden
+        return hidden + take(self.additions[layer - 1], self.layouts[-1].index)
+
+    def prune(self, number: int, stage: Stage, hidden: Tensor, cache: Any) -> Tensor:
+        """Applies the ``number``-th stage to the input of decoder layer ``stage.cut``.
 
         Args:
             hidden: (batch, length, hidden) in the current layout.
@@ -158,66 +150,96 @@ class Prefill:
             (batch, shorter length, hidden), or ``hidden`` itself when nothing is to be dropped.
         """
         layout = self.layouts[-1]
-        visual = self.visual.gather(1, layout.index) & layout.valid
+        visual = self.placeholders.visual.gather(1, layout.index) & layout.valid
         keep = layout.valid & ~visual
+        source = torch.arange(layout.length + 1, device=hidden.device).repeat(len(hidden), 1)
+        pivots: Tensor | None = None
         pruned = False
-        for state, samples in self._groups(stage, hidden, layout, visual):
-            budget = stage.keep if self.method.scope == "image" else stage.keep * self.images[samples[0]]
-            if budget >= state.visual_tokens:
-                self._record(samples, layout, state.visual.reshape(len(samples), -1), None)
-                keep[state.sample_index, :] |= visual[state.sample_index, :]
-                continue
-            selection = _on(hidden.device, self.method.select(state, budget))
-            places = state.visual.gather(1, selection.index)
-            if selection.features is not None:
-                hidden = hidden.index_put((state.row_samples[:, None], places), selection.features.to(hidden.dtype))
-            keep = keep.index_put((state.row_samples[:, None], places), torch.ones_like(places, dtype=torch.bool))
-            pivots = None if selection.pivots is None else selection.pivots.reshape(len(samples), -1)
-            self._record(samples, layout, places.reshape(len(samples), -1), pivots)
+        whole, groups = self._groups(number, layout)
+        for row in whole:
+            keep[row.sample, row.places.to(keep.device)] = True
+        for shares in groups:
+            state = StageState(self, stage, hidden, layout, [share.row for share in shares])
+            selection = _on(hidden.device, self.method.select(state, shares[0].keep))
+            places, kept, moved = _order(state.places.gather(1, selection.index), selection.valid, layout.length)
+            rows = state.samples[:, None]
+            hidden = _replaced(hidden, rows, state, selection)
+            keep[rows.expand_as(places)[kept], places[kept]] = True
+            source[rows, moved] = places
+            if selection.pivots is not None:
+                pivots = torch.zeros_like(self.valid) if pivots is None else pivots
+                chosen = state.places.gather(1, selection.index)
+                original = layout.index[rows, chosen]
+                pivots[rows.expand_as(original)[selection.pivots], original[selection.pivots]] = True
             pruned = True
-        return self._compact(stage.cut, hidden, keep, layout, cache) if pruned else hidden
+        if pruned or bool((keep != layout.valid).any()):
+            hidden = self._compact(stage.cut, hidden, keep, source[:, :-1], layout, cache)
+        self._records.append(Record(self.layouts[-1], pivots))
+        return hidden
 
-    def _groups(
-        self, stage: Stage, hidden: Tensor, layout: Layout, visual: Tensor
-    ) -> Iterator[tuple[StageState, list[int]]]:
-        """Samples with equally many visual tokens are selected together, as one batch."""
-        counts = visual.sum(dim=1).tolist()
-        groups: dict[tuple[int, int], list[int]] = {}
-        for sample, (count, images) in enumerate(zip(counts, self.images, strict=True)):
-            if images:
-                groups.setdefault((count, images), []).append(sample)
-        for (count, images), samples in groups.items():
-            index = torch.tensor(samples, device=hidden.device)
-            places = visual[index].int().argsort(dim=1, descending=True, stable=True)[:, :count]
-            rows_each = images if self.method.scope == "image" else 1
-            yield (
-                StageState(self, stage, hidden, layout, places.reshape(len(samples) * rows_each, -1), index, rows_each),
-                samples,
-            )
+    def _groups(self, number: int, layout: Layout) -> tuple[list[Row], list[list[Share]]]:
+        """Rows that stay whole, and the others in groups of equal size and budget, each for one call of the method."""
+        index, valid = torch.stack([layout.index, layout.valid.long()]).cpu()
+        medium = self.placeholders.medium.gather(1, index).masked_fill(valid == 0, -1)
+        place = self.placeholders.place.gather(1, index)
+        whole: list[Row] = []
+        groups: dict[tuple[int, int, int], list[Share]] = {}
+        for share in self._shares(number, medium, place):
+            if share.keep >= len(share.row.places):
+                whole.append(share.row)
+            elif share.keep > 0:
+                key = (len(share.row.places), share.keep, sum(m.tokens for m in share.row.media))
+                groups.setdefault(key, []).append(share)
+        return whole, list(groups.values())
 
-    def _record(self, samples: list[int], layout: Layout, places: Tensor, pivots: Tensor | None) -> None:
-        ordinal = self.visual.long().cumsum(dim=1) - 1
-        for row, sample in enumerate(samples):
-            self._kept[sample].append(ordinal[sample, layout.index[sample, places[row]]])
-            self._pivots[sample].append(None if pivots is None else pivots[row])
+    def _shares(self, number: int, medium: Tensor, place: Tensor) -> Iterator[Share]:
+        """Every row of this stage with its budget: samples, media or crops, by the method's scope."""
+        for sample, media in enumerate(self.media):
+            budgets = [schedule.stages[number].keep for schedule in self.schedules[sample]]
+            if media and self.method.scope == "sample":
+                places = (medium[sample] >= 0).nonzero().squeeze(1)
+                offsets = torch.tensor([0, *(m.tokens for m in media)]).cumsum(0)
+                tokens = place[sample, places] + offsets[medium[sample, places]]
+                yield Share(Row(sample, media, places, tokens), sum(budgets))
+                continue
+            for slot, (one, budget) in enumerate(zip(media, budgets, strict=True)):
+                places = (medium[sample] == slot).nonzero().squeeze(1)
+                row = Row(sample, [one], places, place[sample, places])
+                if self.method.scope == "image" or budget >= len(places):
+                    yield Share(row, budget)
+                else:
+                    yield from self._crop_shares(one, row, budget)
 
-    def _compact(self, layer: int, hidden: Tensor, keep: Tensor, layout: Layout, cache: Any) -> Tensor:
+    def _crop_shares(self, medium: Medium, row: Row, budget: int) -> Iterator[Share]:
+        owner = medium.crops()[row.tokens]
+        crops = [(owner == number).nonzero().squeeze(1) for number in range(medium.crop_total())]
+        sizes = [len(crop) for crop in crops]
+        loose = (owner < 0).nonzero().squeeze(1)[: max(0, budget - sum(sizes))]
+        if len(loose):
+            yield Share(Row(row.sample, row.media, row.places[loose], row.tokens[loose]), len(loose))
+        parts = self.method.allocate(CropsView(medium, sizes), budget - len(loose))
+        for number, (crop, part) in enumerate(zip(crops, parts, strict=True)):
+            if len(crop):
+                yield Share(Row(row.sample, row.media, row.places[crop], row.tokens[crop], number), part)
+
+    def _compact(self, layer: int, hidden: Tensor, keep: Tensor, source: Tensor, layout: Layout, cache: Any) -> Tensor:
         """Gathers what stays, right-aligned, and appends the layout that layers from ``layer`` on see."""
         lengths = keep.sum(dim=1)
         length = int(lengths.max())
-        order = keep.int().argsort(dim=1, stable=True)[:, -length:]
-        valid = keep.gather(1, order)
+        slots = keep.int().argsort(dim=1, stable=True)[:, -length:]
+        valid = keep.gather(1, slots)
+        order = source.gather(1, slots)
         hidden = take(hidden, order)
         padded = bool((lengths != length).any())
-        if self.method.positions == "contiguous":
-            position_ids = (valid.long().cumsum(dim=1) - 1).clamp(min=0)
-            rotary = self.adapter.rotary(hidden, position_ids)
-            following = lengths[:, None]
+        positions = layout.positions.gather(2, order.expand(len(layout.positions), -1, -1))
+        if self.method.positions == "contiguous" and not self.adapter.geometry.multimodal_rotary:
+            positions = (valid.long().cumsum(dim=1) - 1).clamp(min=0).expand_as(positions)
+            following = lengths[None, :, None].expand(len(positions), -1, -1)
+            rotary = self.adapter.rotary(hidden, positions)
         else:
-            position_ids = layout.position_ids.gather(1, order)
             rotary = (take(layout.rotary[0], order), take(layout.rotary[1], order))
             following = layout.next_position
-        compact = Layout(layer, layout.index.gather(1, order), valid, padded, position_ids, rotary, None, following)
+        compact = Layout(layer, layout.index.gather(1, order), valid, padded, positions, rotary, None, following)
         self.layouts.append(replace(compact, mask=causal_mask(self.adapter, hidden, compact, cache)))
         return hidden
 
@@ -229,29 +251,39 @@ class Prefill:
         return full.index_put((batch[layout.valid], layout.index[layout.valid]), hidden[layout.valid])
 
     def trace(self, kv_bytes: int) -> Trace:
-        totals = self.valid.sum(dim=1).tolist()
-        visual = self.visual.sum(dim=1).tolist()
-        samples = []
-        for row, images in enumerate(self.images):
-            stages = tuple(
-                replace(stage, keep=len(kept))
-                for stage, kept in zip(self.schedule.stages, self._kept[row], strict=bool(images))
-            )
-            counts = Schedule(visual[row], self.schedule.layers, stages)
-            samples.append(
-                SampleTrace(
-                    category=self.categories[row] or None if self.categories is not None else None,
-                    kept=tuple(self._kept[row]),
-                    pivots=tuple(self._pivots[row]),
-                    images=images,
-                    visual_entering=counts.entering(),
-                    visual_leaving=counts.leaving(),
-                    text_tokens=totals[row] - visual[row],
-                )
-            )
-        return Trace(tuple(samples), kv_bytes)
+        """What this prefill kept."""
+        return trace(self, self._records, kv_bytes)
 
 
 def _on(device: torch.device, selection: Selection) -> Selection:
-    pivots = None if selection.pivots is None else selection.pivots.to(device)
-    return Selection(selection.index.to(device), selection.features, pivots)
+    parts = {
+        name: None if (value := getattr(selection, name)) is None else value.to(device)
+        for name in ("index", "replaced", "pivots", "valid")
+    }
+    return replace(selection, **parts)
+
+
+def _replaced(hidden: Tensor, rows: Tensor, state: StageState, selection: Selection) -> Tensor:
+    """The hidden states with the selection's own features at the kept places."""
+    if selection.features is None:
+        return hidden
+    places = state.places.gather(1, selection.index)
+    features = selection.features.to(hidden.dtype)
+    if selection.replaced is not None:
+        features = torch.where(selection.replaced[..., None], features, hidden[rows, places])
+    return hidden.index_put((rows, places), features)
+
+
+def _order(places: Tensor, valid: Tensor | None, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Kept places in the method's order, those that are dropped after all last; which are kept; and where each goes.
+
+    Args:
+        places: (rows, keep) places in the layout.
+        valid: (rows, keep) bool, or None for all.
+        length: of the layout; a place that is dropped goes there.
+    """
+    if valid is None:
+        return places, torch.ones_like(places, dtype=torch.bool), places.sort(dim=1).values
+    last = (~valid).int().argsort(dim=1, stable=True)
+    places, valid = places.gather(1, last), valid.gather(1, last)
+    return places, valid, places.masked_fill(~valid, length).sort(dim=1).values

@@ -3,83 +3,158 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from clasp.backbones.base import UnsupportedError
+from clasp.backbones.clip_text import clip_text
 from clasp.budget import Stage
 from clasp.engine.layout import Layout
-from clasp.engine.vision import VisionTower
+from clasp.engine.vision import Medium, VisionRows
 from clasp.methods.base import Queries, Vision
 from clasp.ops.attention import attention_rows, masked_mean
+from clasp.ops.select import take
 
 if TYPE_CHECKING:
     from clasp.engine.prefill import Prefill
 
 
-class StageState:
-    """The engine's :class:`~clasp.methods.base.State`: one group of rows with equally many visual tokens."""
+@dataclass(frozen=True)
+class Row:
+    """Visual tokens that are ranked together.
 
-    def __init__(
-        self,
-        prefill: Prefill,
-        stage: Stage,
-        hidden: Tensor,
-        layout: Layout,
-        visual: Tensor,
-        samples: Tensor,
-        rows_each: int,
-    ) -> None:
-        self.stage, self.visual, self.sample_index = stage, visual, samples
-        self.row_samples = samples.repeat_interleave(rows_each)
-        self.visual_tokens = visual.shape[1]
-        self._prefill, self._hidden, self._layout, self._rows_each = prefill, hidden, layout, rows_each
+    Args:
+        sample: row of the batch.
+        media: images and videos that they come from.
+        places: (tokens,) long on the CPU, in the layout.
+        tokens: (tokens,) long on the CPU, among all visual tokens of the media together.
+        crop: number of the crop that they are, where they are one.
+    """
+
+    sample: int
+    media: Sequence[Medium]
+    places: Tensor
+    tokens: Tensor
+    crop: int | None = None
+
+
+class StageState:
+    """The engine's :class:`~clasp.methods.base.State`: rows with equally many visual tokens."""
+
+    def __init__(self, prefill: Prefill, stage: Stage, hidden: Tensor, layout: Layout, rows: Sequence[Row]) -> None:
+        self.stage = stage
+        self.places = torch.stack([row.places for row in rows]).to(hidden.device)
+        self.visual_tokens = self.places.shape[1]
+        self.samples = torch.tensor([row.sample for row in rows], device=hidden.device)
+        self._prefill, self._hidden, self._layout, self._rows = prefill, hidden, layout, rows
 
     @property
     def categories(self) -> list[str] | None:
         named = self._prefill.categories
-        return None if named is None else [named[sample] for sample in self.row_samples.tolist()]
+        return None if named is None else [named[row.sample] for row in self._rows]
 
     def tokens(self) -> Tensor:
-        return self._hidden[self.row_samples[:, None], self.visual]
+        return self._hidden[self.samples[:, None], self.places]
+
+    def text(self) -> tuple[Tensor, Tensor]:
+        words, real = self._words
+        return self._hidden[self.samples[:, None], words], real
+
+    def embeddings(self) -> tuple[Tensor, Tensor, Tensor]:
+        prefill = self._prefill
+        assert prefill.embedded is not None
+        marked = prefill.instruction()[self.samples]
+        words, real = _marked(marked)
+        places = torch.stack([self._origins(row) for row in self._rows]).to(self._hidden.device)
+        embedded = prefill.embedded[self.samples]
+        return take(embedded, places), take(embedded, words), real
+
+    def _origins(self, row: Row) -> Tensor:
+        """Places in the original sequence of all visual tokens of a row's media, or of its crop."""
+        placeholders, media = self._prefill.placeholders, self._prefill.media[row.sample]
+        slots = [slot for slot, medium in enumerate(media) if medium in row.media]
+        here = torch.isin(placeholders.medium[row.sample], torch.tensor(slots)).nonzero().squeeze(1)
+        return here if row.crop is None else here[row.media[0].crops() == row.crop]
 
     def attention(self, queries: Queries) -> Tensor:
-        prefill, layout, samples = self._prefill, self._layout, self.sample_index
-        hidden, rotary = prefill.look or (self._hidden, layout.rotary)
-        rows, asked = self._query_rows(queries)
-        query, key, scaling = prefill.adapter.queries_keys(
-            self.stage.cut - prefill.method.lookback,
-            hidden[samples],
-            (rotary[0][samples], rotary[1][samples]),
-            rows,
-        )
-        order = torch.arange(layout.length, device=hidden.device)
-        allowed = (order <= rows[..., None]) & layout.valid[samples][:, None, :]
-        scores = masked_mean(attention_rows(query, key, allowed, scaling), asked)
-        return scores.repeat_interleave(self._rows_each, dim=0).gather(1, self.visual)
+        rows, asked = self._last() if queries == "last" else self._words
+        return masked_mean(self._scores(rows), asked)
 
-    def _query_rows(self, queries: Queries) -> tuple[Tensor, Tensor]:
-        """(samples, rows) places of the asked query tokens in the layout, and which of them are not padding."""
-        layout, samples = self._layout, self.sample_index
-        valid = layout.valid[samples]
-        if queries == "last":
-            places = torch.arange(layout.length, device=valid.device).expand_as(valid)
-            last = places.masked_fill(~valid, -1).amax(dim=1, keepdim=True)
-            return last, torch.ones_like(last, dtype=torch.bool)
-        marked = self._prefill.instruction()[samples].gather(1, layout.index[samples]) & valid
-        rows = marked.int().argsort(dim=1, descending=True, stable=True)[:, : int(marked.sum(dim=1).max())]
-        return rows, marked.gather(1, rows)
+    def text_attention(self) -> Tensor:
+        rows, asked = self._words
+        return self._scores(rows).masked_fill(~asked[..., None], 0.0)
+
+    def key_norms(self) -> tuple[Tensor, Tensor]:
+        rows, asked = self._words
+        _, key, _ = self._looked(self._last()[0])
+        norms = key.float().abs().sum(dim=(1, 3))
+        return norms.gather(1, self.places), norms.gather(1, rows).masked_fill(~asked, 0.0)
+
+    def normed(self, hidden: Tensor) -> Tensor:
+        return self._prefill.adapter.final_norm(hidden)
+
+    def _scores(self, rows: Tensor) -> Tensor:
+        """(rows, queries, visual) float32 head-mean attention of the query rows to the row's visual tokens."""
+        query, key, scaling = self._looked(rows)
+        order = torch.arange(self._layout.length, device=rows.device)
+        allowed = (order <= rows[..., None]) & self._layout.valid[self.samples][:, None, :]
+        scores = attention_rows(query, key, allowed, scaling)
+        return scores.gather(2, self.places[:, None].expand(-1, rows.shape[1], -1))
+
+    def _looked(self, rows: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Queries and keys of the decoder layer that the method looks at."""
+        prefill, samples = self._prefill, self.samples
+        hidden, rotary = prefill.look or (self._hidden, self._layout.rotary)
+        layer = self.stage.cut - prefill.method.lookback
+        return prefill.adapter.queries_keys(layer, hidden[samples], (rotary[0][samples], rotary[1][samples]), rows)
+
+    def _last(self) -> tuple[Tensor, Tensor]:
+        """(rows, 1) place of the last prompt token in the layout, and that it is real."""
+        valid = self._layout.valid[self.samples]
+        places = torch.arange(self._layout.length, device=valid.device).expand_as(valid)
+        last = places.masked_fill(~valid, -1).amax(dim=1, keepdim=True)
+        return last, torch.ones_like(last, dtype=torch.bool)
+
+    @cached_property
+    def _words(self) -> tuple[Tensor, Tensor]:
+        """(rows, words) places of the instruction's tokens in the layout, and which of them are not padding."""
+        index, valid = self._layout.index[self.samples], self._layout.valid[self.samples]
+        return _marked(self._prefill.instruction()[self.samples].gather(1, index) & valid)
 
     def vision(self) -> Vision:
-        images = [i for sample in self.sample_index.tolist() for i in self._prefill.row_images[sample]]
-        index = torch.tensor(images, device=self._hidden.device)
-        return VisionTower(self._prefill.adapter, self._prefill.seen, index)
+        rows = [(row.media, row.tokens, row.crop) for row in self._rows]
+        return VisionRows(self._prefill.adapter, rows)
+
+    def clip_similarity(self, text_tower: str) -> Tensor:
+        prefill = self._prefill
+        clip = clip_text(text_tower, str(self._hidden.device))
+        similarities = []
+        for row in self._rows:
+            medium = row.media[0]
+            if len(row.media) > 1 or not medium.adapter.geometry.cls:
+                raise UnsupportedError(
+                    "a CLIP text tower needs a CLIP vision tower and one image at a time; leave text_tower out"
+                )
+            last = medium.adapter.arrange(medium.seen, medium.item, medium.seen.output.last_hidden_state)
+            chosen = last[row.tokens.to(last.device)]
+            similarities.append(clip.similarity(chosen, prefill.prompt(row.sample)))
+        return torch.stack(similarities)
 
     def seeds(self) -> list[int]:
-        pixels = self._prefill.seen.pixels.float().cpu().numpy()
-        seeds: list[int] = []
-        for sample in self.sample_index.tolist():
-            images = [zlib.crc32(pixels[i].tobytes()) for i in self._prefill.row_images[sample]]
-            seeds += images if self._rows_each == len(images) else [zlib.crc32(repr(images).encode())]
+        seeds = []
+        for row in self._rows:
+            media = [medium.seed() for medium in row.media]
+            plain = len(media) == 1 and row.crop is None
+            seeds.append(media[0] if plain else zlib.crc32(repr((media, row.crop)).encode()))
         return seeds
+
+
+def _marked(marked: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows, length) bool -> (rows, most) places of the marked, in order, and which entries are real."""
+    places = marked.int().argsort(dim=1, descending=True, stable=True)[:, : int(marked.sum(dim=1).max())]
+    return places, marked.gather(1, places)

@@ -1,55 +1,178 @@
-"""What the vision tower computed for the images of a prefill."""
+"""What the vision tower computed for the images and videos of a prefill."""
 
 from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from clasp.backbones.base import Adapter
-from clasp.ops.attention import attention_rows
+from clasp.backbones.base import Adapter, UnsupportedError, VisionPass
 
 
-class VisionPass:
-    """What the hooks caught of the vision tower's latest forward."""
-
-    def __init__(self, pixels: Tensor) -> None:
-        self.pixels = pixels
-        self.states: dict[int, Tensor] = {}
-        self.output: Tensor | None = None
-
-
-class VisionTower:
-    """The ViT's hidden states of one pass, and what follows from them (implements :class:`Vision`).
+class Medium:
+    """One image or video of a prefill, its ViT values arranged by visual token (each computed once).
 
     Args:
-        images: restricts every answer to these images, in order; None: all.
+        seen: the pass that encoded it.
+        item: its number in that pass.
+        tokens: its visual tokens.
     """
 
-    def __init__(self, adapter: Adapter, seen: VisionPass, images: Tensor | None = None) -> None:
-        self._adapter, self._seen, self._images = adapter, seen, images
-        self.feature_layer = adapter.geometry.feature_layer
+    def __init__(self, adapter: Adapter, seen: VisionPass, item: int, tokens: int) -> None:
+        self.adapter, self.seen, self.item, self.tokens = adapter, seen, item, tokens
 
-    def _state(self, index: int) -> Tensor:
-        if index not in self._seen.states:
+    def state(self, index: int) -> Tensor:
+        """ViT hidden state in tower layout, of all media of the pass."""
+        if index not in self.seen.states:
             raise ValueError(f"ViT hidden state {index} was not asked for; name it in the method's vision_states")
-        state = self._seen.states[index]
-        return state if self._images is None else state[self._images]
+        return self.seen.states[index]
 
     def hidden_state(self, index: int) -> Tensor:
-        return self._adapter.patches(self._state(index))
-
-    def cls_state(self, index: int) -> Tensor:
-        return self._adapter.cls_state(self._state(index))
-
-    def cls_attention(self, layer: int) -> Tensor:
-        query, key, scaling = self._adapter.vision_queries_keys(layer, self._state(layer))
-        everywhere = torch.ones(len(query), 1, key.shape[2], dtype=torch.bool, device=key.device)
-        rows = attention_rows(query[:, :, :1], key, everywhere, scaling)
-        return self._adapter.patches(rows.transpose(1, 2)).squeeze(-1)
+        """(tokens, vision_dim)."""
+        return self._once(
+            ("hidden", index), lambda: self.adapter.arrange(self.seen, self.item, self.state(index), joined=True)
+        )
 
     def keys(self, layer: int) -> Tensor:
-        _, key, _ = self._adapter.vision_queries_keys(layer, self._state(layer))
-        return self._adapter.patches(key.mean(dim=1))
+        """(tokens, head_dim)."""
+        self.state(layer)
+        return self._once(("keys", layer), lambda: self._arranged(self.adapter.vision_keys, "keys", layer))
+
+    def attention(self, layer: int) -> Tensor:
+        """(tokens,) float32."""
+        self.state(layer)
+        return self._once(
+            ("attention", layer), lambda: self._arranged(self.adapter.vision_attention, "attention", layer)[:, 0]
+        )
+
+    def cls_states(self, index: int) -> Tensor:
+        """(crops, vision_dim)."""
+        return self.adapter.cls_states(self.seen, self.item, self.state(index))
+
+    def crops(self) -> Tensor:
+        """(tokens,) long on the CPU: each token's crop, -1 for none."""
+        return self._once("crops", lambda: self.adapter.crops(self.seen, self.item).cpu())
+
+    def crop_total(self) -> int:
+        """Crops that the ViT saw, also those of which padding left no token."""
+        return self.adapter.crop_total(self.seen, self.item)
+
+    def representatives(self) -> Tensor:
+        """(tokens,) bool: the first token of each group that was merged inside the ViT."""
+        if self.seen.merged is None:
+            return torch.ones(self.tokens, dtype=torch.bool)
+        return self._once("representatives", self._representatives)
+
+    def _representatives(self) -> Tensor:
+        merged = self.seen.merged
+        assert merged is not None
+        # a number of its own for every group of every crop, so that the same place in two crops is not one group
+        crops, patches = merged.shape
+        groups = merged + torch.arange(crops, device=merged.device)[:, None] * patches + 1
+        hidden = self.seen.output.last_hidden_state
+        cls = int(self.adapter.geometry.cls)
+        values = torch.cat([groups.new_zeros(crops, cls), groups], dim=1)[..., None].double()
+        if cls and self.adapter.blocks(self.seen, self.item, values).shape[1] == patches + 1:
+            values[:, 0, 0] = -1.0 - torch.arange(crops, device=values.device)  # CLS is a visual token of its own
+        arranged = self.adapter.arrange(self.seen, self.item, values)[:, 0]
+        if bool((arranged != arranged.round()).any()):
+            raise UnsupportedError(
+                "this backbone interpolates between patches of a picture of this size, so that patches merged inside "
+                "the vision tower cannot be told apart; use another method"
+            )
+        labels = arranged.long().tolist()
+        known: set[int] = set()
+        first = [label != 0 and not (label in known or known.add(label)) for label in labels]  # type: ignore[func-returns-value]
+        return torch.tensor(first, device=hidden.device)
+
+    def seed(self) -> int:
+        """From the pixels alone."""
+        return self._once(
+            "seed", lambda: zlib.crc32(self.adapter.pixels(self.seen, self.item).float().cpu().numpy().tobytes())
+        )
+
+    def _arranged(self, compute: Callable[[VisionPass, int], Tensor], name: str, layer: int) -> Tensor:
+        memo = self.seen.memo
+        if (name, layer) not in memo:
+            memo[name, layer] = compute(self.seen, layer)
+        return self.adapter.arrange(self.seen, self.item, memo[name, layer])
+
+    def _once(self, key: object, compute: Callable[[], Any]) -> Any:
+        memo = self.seen.memo
+        if (self.item, key) not in memo:
+            memo[self.item, key] = compute()
+        return memo[self.item, key]
+
+
+class FusionView:
+    """One medium's ViT states by crop (implements :class:`clasp.methods.base.Tower`)."""
+
+    def __init__(self, medium: Medium) -> None:
+        self._medium = medium
+        self.feature_layer = medium.adapter.geometry.feature_layer
+
+    def hidden_state(self, index: int) -> Tensor:
+        medium = self._medium
+        return medium.adapter.blocks(medium.seen, medium.item, medium.state(index))
+
+
+class CropsView:
+    """One medium's crops (implements :class:`clasp.methods.base.Crops`)."""
+
+    def __init__(self, medium: Medium, sizes: Sequence[int]) -> None:
+        self._medium, self.sizes = medium, sizes
+        self.whole = medium.adapter.whole_first(medium.seen, medium.item)
+
+    def attention(self, layer: int) -> Tensor:
+        return self._medium.attention(layer)[self._medium.crops().to(self._medium.attention(layer).device) == 0]
+
+    def covering(self) -> Tensor:
+        return self._medium.adapter.covering(self._medium.seen, self._medium.item)
+
+
+class VisionRows:
+    """The values of some rows' tokens (implements :class:`clasp.methods.base.Vision`).
+
+    Args:
+        rows: per row, the media that it takes tokens from and (tokens,) places among all their tokens together; with
+            one crop a row, also that crop's number.
+    """
+
+    def __init__(self, adapter: Adapter, rows: Sequence[tuple[Sequence[Medium], Tensor, int | None]]) -> None:
+        self._adapter, self._rows = adapter, rows
+        self.feature_layer = adapter.geometry.feature_layer
+        self.has_cls = adapter.geometry.cls
+
+    def hidden_state(self, index: int) -> Tensor:
+        return self._stack(lambda medium: medium.hidden_state(index))
+
+    def attention(self, layer: int) -> Tensor:
+        return self._stack(lambda medium: medium.attention(layer))
+
+    def keys(self, layer: int) -> Tensor:
+        return self._stack(lambda medium: medium.keys(layer))
+
+    def representatives(self) -> Tensor:
+        return self._stack(lambda medium: medium.representatives())
+
+    def cls_state(self, index: int) -> Tensor:
+        states = []
+        for media, _, crop in self._rows:
+            if crop is None:
+                raise ValueError("cls_state has a meaning for single crops only; set the method's scope to 'crop'")
+            states.append(media[0].cls_states(index)[crop])
+        return torch.stack(states)
 
     def project(self, features: Tensor) -> Tensor:
         return self._adapter.project(features)
+
+    def _stack(self, value: Callable[[Medium], Tensor]) -> Tensor:
+        rows = []
+        for media, places, _ in self._rows:
+            values = [value(medium) for medium in media]
+            joined = values[0] if len(values) == 1 else torch.cat(values)
+            rows.append(joined[places.to(joined.device)])
+        return torch.stack(rows)

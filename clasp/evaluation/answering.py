@@ -70,6 +70,7 @@ class Answer:
         routed: category that the method's router chose, where it routes.
         entering: visual tokens that each decoder layer computed on; empty for a prompt without an image.
         leaving: visual tokens that each decoder layer handed on.
+        nominal: visual tokens that its images were asked to keep at the pruning step; 0 without an image.
         text_tokens: prompt tokens that are not visual.
         kv_bytes: bytes of the batch's KV cache after its prefill, divided by its questions.
         seconds: likewise.
@@ -79,6 +80,7 @@ class Answer:
     routed: str | None
     entering: tuple[int, ...]
     leaving: tuple[int, ...]
+    nominal: float
     text_tokens: int
     kv_bytes: float
     seconds: Seconds
@@ -171,6 +173,7 @@ class Answerer:
                 sample.category if sample else None,
                 sample.visual_entering if sample else (),
                 sample.visual_leaving if sample else (),
+                sample.nominal if sample else 0.0,
                 sample.text_tokens if sample else length,
                 kv_bytes,
                 seconds,

@@ -15,15 +15,12 @@ if TYPE_CHECKING:
 TERA = 1e12
 
 
-def costs(
-    answers: Sequence[Answer], geometry: Geometry, nominal: float, batch_size: int, device: str
-) -> dict[str, Any]:
+def costs(answers: Sequence[Answer], geometry: Geometry, batch_size: int, device: str) -> dict[str, Any]:
     """Means per question.
 
     Args:
         answers: of one cell, at least one.
         geometry: of the backbone.
-        nominal: the count that the method was asked to keep at its pruning step.
         batch_size, device: how they were measured; they explain the seconds.
 
     Returns:
@@ -31,7 +28,7 @@ def costs(
         multiply-adds), ``kv_bytes`` (measured after the prefill, padding included), ``seconds``.
     """
     blank = (0,) * geometry.layers
-    counted = [accountings(a.entering or blank, a.leaving or blank, nominal if a.entering else 0) for a in answers]
+    counted = [accountings(a.entering or blank, a.leaving or blank, a.nominal) for a in answers]
     flops = {
         formula: fmean(prefill_flops(geometry, a.entering or blank, a.text_tokens, formula) for a in answers) / TERA
         for formula in FORMULAS

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from clasp.backbones import adapter_module
 from clasp.budget import Budget, Geometry
 from clasp.config import FusionConfig, PolicyConfig, RouterConfig, RunConfig
 from clasp.evaluation.benchmarks import Benchmark, get_benchmark, judge_available
@@ -60,10 +61,11 @@ def plan(config: RunConfig) -> Plan:
     weights = weights_fingerprint(config.backbone.source, config.backbone.revision)
     shared: dict[str, Any] = {"backbone": config.backbone.name, "weights": weights, "dtype": config.dtype}
     shared |= {"protocol": prompt_protocol(), "versions": versions()}
+    adapter = adapter_module(config.backbone.source)
     groups: list[Group] = []
     seen: set[str] = set()
     for method, budget in methods:
-        identity = method.identity()
+        identity = method.identity(adapter)
         specs = [
             CellSpec(
                 method=identity,
@@ -146,7 +148,7 @@ def _class(name: str) -> type[Method]:
 def _method(
     config: RunConfig, name: str, tokens: int | None, ratio: float | None, geometry: Geometry
 ) -> tuple[Method, dict[str, Any]]:
-    """The method, its budget resolved to a count so that a ratio and its count are the same cell, and that budget."""
+    """The method and its budget, as a count wherever the backbone has one, so that ratio and count are one cell."""
     from clasp.methods import build
 
     accepted = {field.name for field in dataclasses.fields(_class(name))}
@@ -155,7 +157,8 @@ def _method(
         count = geometry.visual_tokens
         if tokens is not None or ratio is not None:
             count = Budget(tokens, ratio).resolve(geometry.visual_tokens)
-            own["tokens"] = count
+            # a share of pictures that differ in size is no count
+            own |= {"ratio": ratio} if geometry.dynamic and ratio is not None else {"tokens": count}
         if "seed" in accepted:
             own.setdefault("seed", config.seed)
         if "fusion" in accepted:

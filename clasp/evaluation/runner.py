@@ -102,7 +102,7 @@ class _Session:
         values = {name.partition(",")[0]: value for name, value in results["results"][benchmark.task].items()}
         scores = {name: float(values[name]) for name in benchmark.metrics}
         rows = _answer_rows(results["samples"][benchmark.task], lm, benchmark)
-        nominal = group.method.check(self._plan.geometry).accountings().nominal
+        method, geometry = group.method, self._plan.geometry
         cell = {
             "signature": spec.signature,
             "identity": spec.identity(),
@@ -117,10 +117,8 @@ class _Session:
             "questions": len(rows),
             "available": results["n-samples"][benchmark.task]["original"],
             "limit": spec.limit,
-            "costs": costs(
-                lm.answers, self._plan.geometry, nominal, self._config.batch_size, device_name(self._model.device)
-            ),
-            "provenance": provenance(started, group.method.assumptions),
+            "costs": costs(lm.answers, geometry, self._config.batch_size, device_name(self._model.device)),
+            "provenance": provenance(started, (*method.assumptions, *method.stand_ins(geometry))),
         }
         return self._store.put(cell, rows)
 

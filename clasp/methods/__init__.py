@@ -17,8 +17,20 @@ if TYPE_CHECKING:
 METHODS: dict[str, tuple[str, str]] = {
     "none": ("clasp.methods.none", "Unpruned"),
     "random": ("clasp.methods.random", "Random"),
+    "tome": ("clasp.methods.tome", "ToMe"),
     "fastv": ("clasp.methods.fastv", "FastV"),
+    "prumerge": ("clasp.methods.prumerge", "PruMerge"),
+    "prumerge_plus": ("clasp.methods.prumerge", "PruMergePlus"),
+    "hired": ("clasp.methods.hired", "HiRED"),
+    "pdrop": ("clasp.methods.pdrop", "PDrop"),
+    "sparsevlm": ("clasp.methods.sparsevlm", "SparseVLM"),
+    "mustdrop": ("clasp.methods.mustdrop", "MustDrop"),
+    "fastervlm": ("clasp.methods.fastervlm", "FasterVLM"),
     "visionzip": ("clasp.methods.visionzip", "VisionZip"),
+    "vispruner": ("clasp.methods.vispruner", "VisPruner"),
+    "dart": ("clasp.methods.dart", "DART"),
+    "divprune": ("clasp.methods.divprune", "DivPrune"),
+    "cdpruner": ("clasp.methods.cdpruner", "CDPruner"),
     "clasp": ("clasp.methods.clasp", "CLASP"),
 }
 """Name on the command line and in results -> module and class."""

@@ -17,9 +17,9 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from clasp.budget import Geometry, Schedule, geometric, scaled_layers
+from clasp.budget import Accounting, Geometry, Schedule, geometric, scaled_layers
 from clasp.fusion import NUM_LAYERS, Fusion, fuse, get_fusion
-from clasp.methods.base import Method, Selection, State, Vision
+from clasp.methods.base import Method, Selection, State, Tower
 from clasp.ops.cluster import density_peaks, farthest_point, similarity_to
 from clasp.ops.select import top_k, top_mask
 from clasp.policy import DEFAULT_POLICY, FALLBACK, ClassPolicy
@@ -47,6 +47,7 @@ class CLASP(Method):
     """
 
     name: ClassVar[str] = "clasp"
+    accountings: ClassVar[tuple[Accounting, ...]] = ("output_average",)
     assumptions: ClassVar[tuple[str, ...]] = (
         "CLASP's categories, router, ViT fusion layers and their weights",
         "CLASP's fused layers are rescaled to the mean norm of the backbone's feature layer",
@@ -69,10 +70,6 @@ class CLASP(Method):
             object.__setattr__(self, "stage_layers", tuple(self.stage_layers))
         if self.completion not in get_args(Completion):
             raise ValueError(f"unknown completion {self.completion!r}; use one of {', '.join(get_args(Completion))}")
-        if self.accounting != "output_average":
-            raise ValueError(
-                f"accounting={self.accounting!r} says nothing for a method with several stages; use output_average"
-            )
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         stage_layers = scaled_layers(PUBLISHED_LAYERS, layers) if self.stage_layers is None else self.stage_layers
@@ -88,14 +85,13 @@ class CLASP(Method):
     def route(self, prompts: Sequence[str]) -> list[str]:
         return make_router(self.router).route(prompts)
 
-    def fuse(self, vision: Vision, categories: Sequence[str] | None) -> Tensor | None:
-        indices = self._fusion_layers(vision.feature_layer)
-        states = {index: vision.hidden_state(index) for index in {*indices, vision.feature_layer}}
-        own, layers = states[vision.feature_layer], [states[index] for index in indices]
-        rows = [self._weights(category) for category in categories or [FALLBACK] * len(own)]
-        if layers[-1] is own and all(row[-1] == 1.0 for row in rows):
+    def fuse(self, vision: Tower, category: str | None) -> Tensor | None:
+        indices, row = self._fusion_layers(vision.feature_layer), self._weights(category or FALLBACK)
+        if indices[-1] == vision.feature_layer and row[-1] == 1.0:
             return None
-        weights = torch.tensor(rows, dtype=torch.float32, device=own.device)
+        own = vision.hidden_state(vision.feature_layer)
+        layers = [vision.hidden_state(index) for index in indices]
+        weights = torch.tensor([row] * len(own), dtype=torch.float32, device=own.device)
         return fuse(layers, weights, own, get_fusion(self.fusion).rescale)
 
     def select(self, state: State, keep: int) -> Selection:

@@ -33,7 +33,8 @@ class VisionZip(Method):
     """
 
     name: ClassVar[str] = "visionzip"
-    scope = "image"
+    scope = "crop"  # as the official code for any-resolution backbones: every crop has its share of the budget
+    reads_cls = True
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
     contextual_share: float = CONTEXTUAL_SHARE
     with_cls: bool = True
@@ -52,8 +53,8 @@ class VisionZip(Method):
     def select(self, state: State, keep: int) -> Selection:
         vision = state.vision()
         contextual = round(keep * self.contextual_share)
-        cls_slots = int(self.with_cls and keep - contextual > 1)
-        scores = vision.cls_attention(vision.feature_layer - 1)
+        cls_slots = int(self.with_cls and vision.has_cls and keep - contextual > 1)
+        scores = vision.attention(vision.feature_layer - 1)
         counts = torch.full((len(scores),), keep - contextual - cls_slots, device=scores.device)
         dominant = top_mask(scores, counts)
 
@@ -70,7 +71,8 @@ class VisionZip(Method):
             features = features.scatter(1, slot[..., None].expand_as(cls_state), cls_state)
             kept = kept.scatter(1, slot, True)
         index = kept.int().argsort(dim=1, descending=True, stable=True)[:, :keep]
-        return Selection(index, vision.project(take(features, index)), take(dominant, index))
+        changed = ~take(dominant, index)
+        return Selection(index, vision.project(take(features, index)), changed, pivots=~changed)
 
 
 def merge_contextual(features: Tensor, keys: Tensor, rest: Tensor, targets: Tensor) -> Tensor:

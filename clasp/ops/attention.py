@@ -40,3 +40,20 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """
     weights = mask.to(values.dtype)
     return torch.einsum("brw,br->bw", values, weights) / weights.sum(dim=1, keepdim=True).clamp(min=1.0)
+
+
+def attention_received(query: Tensor, key: Tensor, scaling: float, chunk: int = 1024) -> Tensor:
+    """Softmax attention that each key receives, averaged over heads and over all queries.
+
+    Args:
+        query, key: (batch, heads, length, head_dim).
+        scaling: factor on the logits.
+        chunk: queries at a time, so that no length x length map is held for long sequences.
+
+    Returns:
+        (batch, length) float32, each row summing to one.
+    """
+    total = torch.zeros(key.shape[0], key.shape[2], dtype=torch.float32, device=key.device)
+    for rows in query.split(chunk, dim=2):
+        total += torch.softmax((rows @ key.transpose(-1, -2)).float() * scaling, dim=-1).sum(dim=(1, 2))
+    return total / (query.shape[1] * query.shape[2])

@@ -34,15 +34,53 @@ def density_peaks(values: Tensor, among: Tensor, neighbours: int = 5) -> Tensor:
     squares = nearest.square().masked_fill(~used | nearest.isinf(), 0.0).sum(dim=-1) / count[:, None]
     density = torch.exp(-squares).masked_fill(~among, -1.0)
 
-    index = torch.arange(tokens, device=values.device)
-    # equal densities are ordered by index, so that of two identical tokens one is the peak and the other is not
-    denser = (density[:, None, :] > density[:, :, None]) | (
-        (density[:, None, :] == density[:, :, None]) & (index[None, None, :] < index[None, :, None])
-    )
-    to_denser = distance.masked_fill(~(denser & pair), float("inf")).amin(dim=-1)
-    furthest = distance.masked_fill(~pair, 0.0).amax(dim=(1, 2))
-    to_denser = torch.where(to_denser.isinf(), furthest[:, None], to_denser)
+    to_denser = _distance_to_denser(distance, density, pair)
     return (density * to_denser).masked_fill(~among, 0.0)
+
+
+def density_peak_clusters(values: Tensor, clusters: int, neighbours: int, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """DPC-KNN clusters as token-merging methods use them: the tokens with the highest scores are centres.
+
+    Density is exp(-mean squared distance to the ``neighbours`` nearest, the token itself among them) plus ``noise``;
+    the score is density times the distance to the nearest denser token (for the densest: the largest distance). Every
+    other token joins the nearest centre. Distances are Euclidean over sqrt(dim), so norms count, unlike in
+    :func:`density_peaks`.
+
+    Args:
+        values: (batch, tokens, dim).
+        clusters: from 1 to tokens.
+        neighbours: from 1 to tokens.
+        noise: (batch, tokens), small; keeps densities distinct.
+
+    Returns:
+        (batch, clusters) long, the centres by falling score, and (batch, tokens) long, the place of each token's centre
+        among them.
+    """
+    # without the matrix-product shortcut, whose rounding would tear identical tokens apart
+    distance = torch.cdist(values.float(), values.float(), compute_mode="donot_use_mm_for_euclid_dist")
+    distance = distance * values.shape[-1] ** -0.5
+    density = torch.exp(-distance.topk(neighbours, dim=-1, largest=False).values.square().mean(dim=-1)) + noise
+    score = density * _distance_to_denser(distance, density, torch.ones_like(distance, dtype=torch.bool))
+    centres = score.argsort(dim=1, descending=True, stable=True)[:, :clusters]
+    members = take(distance, centres).argmin(dim=1)
+    # a token that equals an earlier centre would join that one and leave its own cluster empty
+    places = torch.arange(clusters, device=values.device).expand_as(centres)
+    return centres, members.scatter(1, centres, places)
+
+
+def cluster_means(values: Tensor, members: Tensor, clusters: int) -> Tensor:
+    """Mean of each cluster's tokens, summed in float32.
+
+    Args:
+        values: (batch, tokens, dim).
+        members: (batch, tokens) long, the cluster of each token; no cluster is empty.
+
+    Returns:
+        (batch, clusters, dim) in the type of ``values``.
+    """
+    weights = torch.nn.functional.one_hot(members, clusters).float()
+    means = weights.transpose(-1, -2) @ values.float() / weights.sum(dim=1)[..., None]
+    return means.to(values.dtype)
 
 
 def farthest_point(values: Tensor, chosen: Tensor, keep: int) -> Tensor:
@@ -86,6 +124,20 @@ def similarity_to(values: Tensor, chosen: Tensor) -> Tensor:
         (batch, tokens) float32 in [-1, 1].
     """
     return _coverage(cosine(values), chosen)
+
+
+def _distance_to_denser(distance: Tensor, density: Tensor, pair: Tensor) -> Tensor:
+    """Distance to the nearest denser token; for the densest one the largest distance of all. Only pairs in ``pair``.
+
+    Equal densities are ordered by index, so that of two identical tokens one is the peak and the other is not.
+    """
+    index = torch.arange(distance.shape[1], device=distance.device)
+    denser = (density[:, None, :] > density[:, :, None]) | (
+        (density[:, None, :] == density[:, :, None]) & (index[None, None, :] < index[None, :, None])
+    )
+    to_denser = distance.masked_fill(~(denser & pair), float("inf")).amin(dim=-1)
+    furthest = distance.masked_fill(~pair, 0.0).amax(dim=(1, 2))
+    return torch.where(to_denser.isinf(), furthest[:, None], to_denser)
 
 
 def _coverage(similarity: Tensor, chosen: Tensor) -> Tensor:

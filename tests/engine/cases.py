@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from clasp.budget import Schedule, Stage
+from clasp.methods import get
 from clasp.methods.base import Method, Selection, State
-from clasp.methods.clasp import CLASP
-from clasp.methods.fastv import FastV
-from clasp.methods.random import Random
-from clasp.methods.visionzip import VisionZip
 
 SIDE = 8
 VISUAL = SIDE * SIDE
@@ -23,18 +22,45 @@ PROMPTS = (
     "Is there a star left of the blue square?",
 )
 
-# The shared matrix: every method, pruned to about a quarter. A new method is one line here.
+
+def _cases(name: str, **variants: dict[str, Any]) -> dict[str, Method]:
+    shared = {"ratio": 0.6, **({"router": "keyword"} if name == "clasp" else {})}
+    plain = get(name)(**shared)
+    return {name: plain} | {f"{name}-{variant}": get(name)(**shared | values) for variant, values in variants.items()}
+
+
+# The shared matrix: every method, pruned to two fifths. A new method is one line here.
 METHODS: dict[str, Method] = {
-    "random": Random(tokens=16),
-    "fastv": FastV(tokens=20),
-    "fastv-late": FastV(tokens=40, layer=4),
-    "visionzip": VisionZip(tokens=16),
-    "visionzip-no-cls": VisionZip(tokens=16, with_cls=False, positions="original"),
-    "clasp": CLASP(tokens=20, router="keyword"),
-    "clasp-farthest": CLASP(tokens=20, router="keyword", completion="farthest_point", fusion="balanced"),
-    "clasp-contiguous": CLASP(tokens=20, router="keyword", positions="contiguous"),
-    "clasp-from-0": CLASP(tokens=20, router="keyword", stage_layers=(0, 3, 6)),
+    **_cases("random"),
+    **_cases("fastv", late={"layer": 2}),
+    **_cases("pdrop"),
+    **_cases("sparsevlm", plain={"recycle": False, "positions": "original"}),
+    **_cases("visionzip", no_cls={"with_cls": False, "positions": "original"}),
+    **_cases("dart"),
+    **_cases("divprune"),
+    **_cases("cdpruner"),
+    **_cases("hired"),
+    **_cases("vispruner"),
+    **_cases("fastervlm", nominal={"accounting": "nominal"}),
+    **_cases("prumerge", adaptive={"adaptive": True}),
+    **_cases("prumerge_plus"),
+    **_cases("tome"),
+    **_cases("mustdrop"),
+    **_cases(
+        "clasp",
+        farthest={"completion": "farthest_point", "fusion": "balanced"},
+        contiguous={"positions": "contiguous"},
+        from_0={"stage_layers": (0, 3, 6)},
+    ),
 }
+
+MERGING = ("visionzip", "prumerge", "tome", "mustdrop")
+"""Methods that change features, so that what they do to the sequence is not told by the kept places alone."""
+
+
+def merges(name: str) -> bool:
+    """Whether that case changes features."""
+    return name.startswith(MERGING) or name == "sparsevlm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +77,54 @@ class Fixed(Method):
     def select(self, state: State, keep: int) -> Selection:
         kept = dict(self.stages)[state.stage.layer]
         return Selection(torch.tensor(kept).expand(len(state.tokens()), -1))
+
+
+def masked_logits(model: Any, inputs: Any, visual: Tensor, stages: dict[int, list[Tensor]]) -> Tensor:
+    """Full-length forward in which, from each stage's layer on, nobody may look at the dropped visual tokens.
+
+    Args:
+        visual: (batch, length) bool, the placeholders.
+        stages: layer -> per sample the kept visual tokens, as indices among the sample's visual tokens.
+    """
+
+    def hide(keeps: list[Tensor]) -> Callable[..., Any]:
+        dropped = visual.clone()
+        for row, keep in enumerate(keeps):
+            dropped[row, visual[row].nonzero().squeeze(1)[keep]] = False
+
+        def hook(module: Any, args: Any, kwargs: Any) -> Any:
+            mask = kwargs["attention_mask"]
+            lowest = torch.finfo(mask.dtype).min
+            return args, {**kwargs, "attention_mask": mask.masked_fill(dropped[:, None, None, :], lowest)}
+
+        return hook
+
+    handles, current = [], None
+    for index, layer in enumerate(model.model.language_model.layers):
+        current = hide(stages[index]) if index in stages else current
+        if current is not None:
+            handles.append(layer.register_forward_pre_hook(current, with_kwargs=True))
+    try:
+        with torch.no_grad():
+            return model(**inputs).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def snapshot(model: Any) -> dict[str, Any]:
+    """Everything a patch could have changed: modules, their attributes and hooks, methods, configuration."""
+    seen: dict[str, Any] = {"config": model.config.to_dict(), "generation": model.generation_config.to_dict()}
+    for name, module in model.named_modules():
+        attributes = {
+            k: v for k, v in vars(module).items() if (not k.startswith("_") or "hooks" in k) and k != "rope_deltas"
+        }
+        seen[name] = (type(module), type(module).forward, {k: _value(v) for k, v in attributes.items()})
+    return seen
+
+
+def _value(value: Any) -> Any:
+    return dict(value) if isinstance(value, dict) else value if isinstance(value, int | float | str) else id(value)
 
 
 def small_llava(attention: str) -> Any:

@@ -18,7 +18,7 @@ from clasp.backbones.llava import LlavaAdapter
 
 def test_published_counts_equal_the_configuration_class_of_llava() -> None:
     config = LlavaConfig()  # transformers' defaults are LLaVA-1.5-7B's
-    assert LlavaAdapter.geometry_of(config) == PUBLISHED["llava-hf/llava-1.5-7b-hf"]
+    assert LlavaAdapter.geometry_of(config) == PUBLISHED["llava-hf/llava-1.5-7b-hf"].geometry
 
 
 def test_tiny_has_the_papers_number_of_visual_tokens() -> None:

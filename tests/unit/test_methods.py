@@ -51,6 +51,7 @@ class FakeState:
 
 class FakeVision:
     feature_layer = 3
+    has_cls = True
 
     def __init__(self, images: int, tokens: int, generator: torch.Generator) -> None:
         self.features = torch.randn(images, tokens, 4, generator=generator)
@@ -61,7 +62,7 @@ class FakeVision:
     def hidden_state(self, index: int) -> Tensor:
         return self.features + (index - 3)
 
-    def cls_attention(self, layer: int) -> Tensor:
+    def attention(self, layer: int) -> Tensor:
         assert layer == 2, "VisionZip reads the attention of the layer whose output is projected"
         return self.scores
 
@@ -107,8 +108,11 @@ def test_visionzip_equals_its_specification(keep: int, with_cls: bool) -> None:
         features[min(set(range(24)) - set(features))] = vision.cls[0]
     assert selection.index[0].tolist() == sorted(features)
     assert selection.features is not None
-    expected = torch.stack([2.0 * features[i] for i in sorted(features)])
-    assert torch.allclose(selection.features[0], expected, atol=1e-5)
+    assert selection.replaced is not None
+    own = {i: selection.features[0, n] for n, i in enumerate(sorted(features)) if selection.replaced[0, n]}
+    assert set(own) == set(features) - dominant, "dominant tokens keep the backbone's own features"
+    for i, feature in own.items():
+        assert torch.allclose(feature, 2.0 * features[i], atol=1e-5)
 
 
 @pytest.mark.parametrize(("tokens", "split"), [(64, (54, 10)), (128, (108, 20)), (192, (162, 30))])
@@ -186,7 +190,7 @@ def test_fusion_layers_are_evenly_spread_and_end_at_the_feature_layer() -> None:
         ("clasp", {"tokens": 64, "fusion": "deepest"}, "unknown fusion 'deepest'; use one of class_adaptive"),
         ("clasp", {"tokens": 64, "router": "oracel"}, "unknown router 'oracel'; use one of embedding"),
         ("clasp", {"tokens": 64, "completion": "kmeans"}, "unknown completion 'kmeans'"),
-        ("clasp", {"tokens": 64, "accounting": "nominal"}, "several stages"),
+        ("clasp", {"tokens": 64, "accounting": "nominal"}, "'nominal' for clasp; use one of output_average"),
         ("clasp", {"tokens": 64, "positions": "random"}, "unknown positions 'random'"),
         ("fastv", {"tokens": 64, "accounting": "mean"}, "unknown accounting 'mean'"),
         ("none", {"tokens": 64}, "takes no budget"),

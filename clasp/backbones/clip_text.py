@@ -1,0 +1,67 @@
+"""The text side of CLIP, for backbones whose vision tower is CLIP's: LLaVA checkpoints come without it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clasp.backbones.base import UnsupportedError
+
+
+class ClipText:
+    """Projects patches and texts into CLIP's common space.
+
+    Args:
+        model: a transformers ``CLIPModel`` whose vision tower the backbone uses.
+        tokenizer: its tokenizer.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self._model, self._tokenizer = model, tokenizer
+
+    @torch.no_grad()
+    def texts(self, text: str) -> Tensor:
+        """(chunks, dim) unit vectors of a text, cut into chunks of as many tokens as CLIP reads at once (77)."""
+        limit = self._model.config.text_config.max_position_embeddings - 2
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        start, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        rows = []
+        for first in range(0, max(len(ids), 1), limit):
+            chunk = torch.tensor([[start, *ids[first : first + limit], end]], device=self._model.device)
+            pooled = self._model.text_model(input_ids=chunk).pooler_output
+            rows.append(self._model.text_projection(pooled)[0])
+        return torch.nn.functional.normalize(torch.stack(rows).float(), dim=-1)
+
+    @torch.no_grad()
+    def patches(self, state: Tensor) -> Tensor:
+        """(tokens, vision_dim) last ViT hidden states -> (tokens, dim) unit vectors."""
+        weight = self._model.visual_projection.weight
+        if state.shape[-1] != weight.shape[1]:
+            raise UnsupportedError(
+                f"the text tower {self._model.name_or_path!r} belongs to a ViT of width {weight.shape[1]}, the "
+                f"backbone's has {state.shape[-1]}; name the CLIP model whose vision tower the backbone uses"
+            )
+        normed = self._model.vision_model.post_layernorm(state.to(weight.dtype))
+        return torch.nn.functional.normalize(self._model.visual_projection(normed).float(), dim=-1)
+
+    def similarity(self, state: Tensor, text: str) -> Tensor:
+        """(tokens,) mean cosine similarity of each patch to the text's chunks."""
+        return (self.patches(state) @ self.texts(text).T).mean(dim=1)
+
+
+@lru_cache(maxsize=1)
+def clip_text(source: str, device: str) -> ClipText:
+    """The CLIP model of a hub id or folder, in float32.
+
+    Raises:
+        BackboneUnavailable: it is neither here nor to be had.
+    """
+    from transformers import AutoTokenizer, CLIPModel
+
+    from clasp.backbones import available
+
+    model = available(CLIPModel.from_pretrained, source, dtype=torch.float32, use_safetensors=True)
+    return ClipText(model.to(device).eval(), available(AutoTokenizer.from_pretrained, source))

@@ -1,0 +1,165 @@
+"""What the LLaVA families share: a CLIP or SigLIP tower over square crops, and a projector."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clasp.backbones.base import Adapter, Modality, UnsupportedError, VisionPass, text_geometry
+from clasp.budget import Geometry
+from clasp.ops.attention import attention_received, attention_rows
+
+CLS = {"clip_vision_model": True, "siglip_vision_model": False}
+"""Vision towers that are covered -> whether they have a CLS token, which the projector does not see."""
+
+
+class CropAdapter(Adapter):
+    """A family whose ViT sees square crops: hidden states are (crops, sequence, dim), all media's crops in order."""
+
+    def tower(self, modality: Modality) -> nn.Module:
+        return self.model.model.vision_tower
+
+    def vision_layers(self, modality: Modality) -> nn.ModuleList:
+        tower: Any = self.tower(modality)
+        return tower.encoder.layers
+
+    def project(self, features: Tensor) -> Tensor:
+        return self.model.model.multi_modal_projector(features)
+
+    @abstractmethod
+    def crop_counts(self, seen: VisionPass) -> list[int]:
+        """Crops of each medium of a pass, in order."""
+
+    @abstractmethod
+    def pack(self, seen: VisionPass, item: int, blocks: Tensor, newline: Tensor) -> Tensor:
+        """(crops, patches, dim) values of one medium -> (tokens, dim) in placeholder order.
+
+        Args:
+            newline: (dim,) what newline tokens get, where the family has them.
+        """
+
+    @property
+    def newline(self) -> Tensor:
+        """(hidden,) what the family puts at a newline token."""
+        return getattr(self.model.model, "image_newline", torch.empty(0))
+
+    def drops_cls(self, modality: Modality) -> bool:
+        """Whether the projector sees the patches alone."""
+        return self.geometry.cls
+
+    def reassemble(self, seen: VisionPass, item: int, blocks: Tensor) -> Tensor:
+        return self.pack(seen, item, self.project(blocks), self.newline)
+
+    def blocks(self, seen: VisionPass, item: int, values: Tensor) -> Tensor:
+        start, end = self._range(seen, item)
+        return values[start:end, int(self.drops_cls(seen.modality)) :]
+
+    def arrange(self, seen: VisionPass, item: int, values: Tensor, joined: bool = False) -> Tensor:
+        return self.pack(seen, item, self.blocks(seen, item, values), values.new_zeros(values.shape[-1]))
+
+    def crop_total(self, seen: VisionPass, item: int) -> int:
+        return self.crop_counts(seen)[item]
+
+    def crops(self, seen: VisionPass, item: int) -> Tensor:
+        # packs each crop's own number, one-hot, so that whatever the family does to crops is done to it too
+        start, end = self._range(seen, item)
+        marks = torch.eye(end - start, device=seen.output.last_hidden_state.device)[:, None]
+        marks = marks.expand(-1, self.patches + int(self.geometry.cls), -1)
+        marks = marks[:, int(self.drops_cls(seen.modality)) :]
+        packed = self.pack(seen, item, marks, marks.new_zeros(marks.shape[-1]))
+        return packed.argmax(dim=1).masked_fill(packed.sum(dim=1) < 0.5, -1)
+
+    @property
+    def side(self) -> int:
+        """Patches along one side of a crop."""
+        vision = self.model.config.vision_config
+        return vision.image_size // vision.patch_size
+
+    @property
+    def patches(self) -> int:
+        """Patches of a crop."""
+        return self.side**2
+
+    def cls_states(self, seen: VisionPass, item: int, state: Tensor) -> Tensor:
+        if not self.geometry.cls:
+            return super().cls_states(seen, item, state)
+        start, end = self._range(seen, item)
+        return state[start:end, 0]
+
+    def vision_keys(self, seen: VisionPass, layer: int) -> Tensor:
+        return self._queries_keys(seen, layer)[1].mean(dim=1)
+
+    def vision_attention(self, seen: VisionPass, layer: int) -> Tensor:
+        query, key, scaling = self._queries_keys(seen, layer)
+        if not self.geometry.cls:
+            return attention_received(query, key, scaling)[..., None]
+        everywhere = torch.ones(len(query), 1, key.shape[2], dtype=torch.bool, device=key.device)
+        return attention_rows(query[:, :, :1], key, everywhere, scaling).transpose(1, 2)
+
+    def keys_of(self, modality: Modality, layer: int, hidden: Tensor) -> Tensor:
+        """(crops, sequence, head_dim) head-mean keys of a layer from its input, for merging inside the tower."""
+        block: Any = self.vision_layers(modality)[layer]
+        attention = block.self_attn
+        key = attention.k_proj(block.layer_norm1(hidden))
+        return key.unflatten(-1, (attention.num_heads, attention.head_dim)).mean(dim=2)
+
+    def _queries_keys(self, seen: VisionPass, layer: int) -> tuple[Tensor, Tensor, float]:
+        """Queries and keys (crops, heads, sequence, head_dim) of ViT layer ``layer`` from its input; the scaling."""
+        block: Any = self.vision_layers(seen.modality)[layer]
+        attention = block.self_attn
+        normed = block.layer_norm1(seen.states[layer])
+        query, key = (
+            projection(normed).unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+            for projection in (attention.q_proj, attention.k_proj)
+        )
+        return query, key, attention.scale
+
+    def _range(self, seen: VisionPass, item: int) -> tuple[int, int]:
+        ends = list(accumulate(self.crop_counts(seen)))
+        return (ends[item - 1] if item else 0), ends[item]
+
+
+def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False) -> Geometry:
+    """Counts of a LLaVA family from its configuration.
+
+    Raises:
+        UnsupportedError: a vision tower or feature selection that is not covered.
+    """
+    vision, layer = config.vision_config, config.vision_feature_layer
+    if vision.model_type not in CLS:
+        raise UnsupportedError(
+            f"{config.model_type} with a {vision.model_type} vision tower is not covered; use one with "
+            f"{' or '.join(CLS)}"
+        )
+    strategy = "default" if CLS[vision.model_type] else "full"
+    if config.vision_feature_select_strategy != strategy:
+        raise UnsupportedError(
+            f"{config.model_type} with a {vision.model_type} and feature selection "
+            f"{config.vision_feature_select_strategy!r} is not covered; use {strategy!r}"
+        )
+    if not isinstance(layer, int):
+        raise UnsupportedError(f"vision_feature_layer={layer} names several layers; only one is covered")
+    feature_layer = layer if layer >= 0 else vision.num_hidden_layers + 1 + layer
+    if feature_layer == vision.num_hidden_layers and getattr(vision, "tie_last_hidden_states", None):
+        raise UnsupportedError(
+            f"{config.model_type} with tie_last_hidden_states has its last ViT hidden state normalised, which is not "
+            "covered; leave that option of the vision configuration unset"
+        )
+    if getattr(config.text_config, "sliding_window", None) is not None:
+        raise UnsupportedError(
+            f"{config.model_type} with sliding-window attention in its decoder is not covered; set sliding_window to "
+            "None where prompts are shorter than the window"
+        )
+    text: dict[str, Any] = text_geometry(config.text_config)
+    return Geometry(
+        visual_tokens=visual_tokens,
+        vision_layers=vision.num_hidden_layers,
+        feature_layer=feature_layer,
+        cls=CLS[vision.model_type],
+        dynamic=dynamic,
+        **text,
+    )

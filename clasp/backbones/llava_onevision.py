@@ -1,0 +1,59 @@
+"""LLaVA-OneVision: SigLIP vision tower, two-layer projector, Qwen2 decoder; pictures at any resolution, and videos.
+
+A prompt's only picture is cut into tiles; of several pictures, each is one crop. Where a picture's grid has more
+patches than nine tiles hold, its features are interpolated to about as many: a visual token may then mix neighbouring
+tiles, and counts as from the one that weighs most. A video's frames are one crop each, interpolated to half their
+height and width; one newline token ends the video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from clasp.backbones.anyres import AnyResAdapter
+from clasp.backbones.base import Encoder, Modality, VisionPass
+from clasp.backbones.crops import crop_geometry
+from clasp.budget import Geometry
+
+
+class LlavaOnevisionAdapter(AnyResAdapter):
+    """`LlavaOnevisionForConditionalGeneration` with a SigLIP vision tower and one feature layer."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("LlavaOnevisionForConditionalGeneration",)
+    encoders: ClassVar[Mapping[Modality, Encoder]] = {
+        "image": Encoder("get_image_features", "pixel_values"),
+        "video": Encoder("get_video_features", "pixel_values_videos"),
+    }
+
+    @staticmethod
+    def geometry_of(config: Any) -> Geometry:
+        """Counts with one crop (27 x 27 = 729 as published), the only part that every picture has: the tiles of a grid
+        add up to nine times as many, newlines excepted."""
+        vision = config.vision_config
+        return crop_geometry(config, (vision.image_size // vision.patch_size) ** 2, dynamic=True)
+
+    def cut(self, seen: VisionPass) -> Sequence[bool]:
+        images = seen.arguments.get("batch_num_images")
+        if images is None:
+            return super().cut(seen)
+        return [count == 1 for count in torch.as_tensor(images).tolist() for _ in range(count)]
+
+    def packing(self, seen: VisionPass) -> dict[str, Any]:
+        asked = seen.arguments.get("vision_aspect_ratio")
+        return {"vision_aspect_ratio": asked or self.model.config.vision_aspect_ratio}
+
+    def crop_counts(self, seen: VisionPass) -> list[int]:
+        if seen.modality == "image":
+            return super().crop_counts(seen)
+        videos, frames = seen.arguments["pixel_values_videos"].shape[:2]
+        return [frames] * videos
+
+    def pack(self, seen: VisionPass, item: int, blocks: Tensor, newline: Tensor) -> Tensor:
+        if seen.modality == "image":
+            return super().pack(seen, item, blocks, newline)
+        pooled = self.model.model.apply_pooling(blocks).flatten(0, 1)
+        return torch.cat((pooled, newline[None].to(pooled)))

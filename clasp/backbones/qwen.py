@@ -1,0 +1,160 @@
+"""What the Qwen-VL families share: a ViT at the picture's own resolution, multimodal rotary positions.
+
+The ViT takes all patches of a pass as one sequence, (patches of all media, dim), and attends within frames. A *unit*
+of neighbouring patches (published: 2 x 2), always consecutive in that sequence, becomes one visual token in the merger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import accumulate
+from math import prod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+# both families define the same function, so that one import serves both
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
+
+from clasp.backbones.base import Adapter, Encoder, Modality, UnsupportedError, VisionPass, split, text_geometry
+from clasp.budget import Geometry
+from clasp.ops.attention import attention_received
+
+
+class QwenAdapter(Adapter):
+    """A family with a packed ViT; a medium's crops are its frames, of which the ViT sees two at a time as one."""
+
+    encoders: ClassVar[Mapping[Modality, Encoder]] = {
+        "image": Encoder("get_image_features", "pixel_values"),
+        "video": Encoder("get_video_features", "pixel_values_videos"),
+    }
+
+    def tower(self, modality: Modality) -> nn.Module:
+        return self.model.model.visual
+
+    def vision_layers(self, modality: Modality) -> nn.ModuleList:
+        tower: Any = self.tower(modality)
+        return tower.blocks
+
+    @property
+    def unit(self) -> int:
+        """Patches that make one visual token."""
+        return self.model.config.vision_config.spatial_merge_size**2
+
+    def grids(self, seen: VisionPass) -> list[list[int]]:
+        """Frames, rows and columns of patches of each medium of a pass, in order."""
+        if "grids" not in seen.memo:  # one transfer from the device a pass
+            seen.memo["grids"] = seen.arguments[f"{seen.modality}_grid_thw"].tolist()
+        return seen.memo["grids"]
+
+    def unit_order(self, seen: VisionPass) -> Tensor:
+        """(visual tokens of the pass,) long: where the unit of each stands in tower layout. Frames never mix."""
+        return torch.arange(sum(map(prod, self.grids(seen))) // self.unit)
+
+    def pixels(self, seen: VisionPass, item: int) -> Tensor:
+        patches = seen.arguments[self.encoders[seen.modality].pixels]
+        return split(patches, [prod(grid) for grid in self.grids(seen)])[item]
+
+    def project(self, features: Tensor) -> Tensor:
+        tower: Any = self.tower("image")
+        patches = features.reshape(-1, features.shape[-1] // self.unit)
+        return tower.merger(patches).unflatten(0, features.shape[:-1])
+
+    def reassemble(self, seen: VisionPass, item: int, blocks: Tensor) -> Tensor:
+        return self.project(blocks.unflatten(1, (-1, self.unit)).flatten(2))[0]
+
+    # Inside the vision tower --------------------------------------------------------------------------------------
+
+    def blocks(self, seen: VisionPass, item: int, values: Tensor) -> Tensor:
+        """Values of one medium in tower layout -> (1, patches, dim), the patches of a visual token side by side, visual
+        tokens in placeholder order; all frames of a video together."""
+        return self._units(seen, item, values).flatten(0, 1)[None]
+
+    def arrange(self, seen: VisionPass, item: int, values: Tensor, joined: bool = False) -> Tensor:
+        units = self._units(seen, item, values)
+        return units.flatten(1) if joined else units.mean(dim=1)
+
+    def crops(self, seen: VisionPass, item: int) -> Tensor:
+        frames, rows, columns = self.grids(seen)[item]
+        numbers = torch.arange(frames, device=seen.output.pooler_output[item].device)
+        return numbers.repeat_interleave(rows * columns // self.unit)
+
+    def vision_keys(self, seen: VisionPass, layer: int) -> Tensor:
+        """Head-mean keys (patches, head_dim) before rotary embedding, because methods take them for what a patch shows:
+        a rotation by place would make the same content dissimilar in two places."""
+        return self._queries_keys(seen, layer)[1].mean(dim=1)
+
+    def vision_attention(self, seen: VisionPass, layer: int) -> Tensor:
+        """Attention (patches, 1) that each patch receives from all patches of its frame, with the layer's own rotary
+        embedding. Also where the layer itself attends within windows: there a patch would compete only with its
+        window's, and scores of different windows would not compare."""
+        attention: Any = self._block(seen, layer).attn
+        query, key = apply_rotary_pos_emb_vision(*self._queries_keys(seen, layer), *seen.inputs["position_embeddings"])
+        frames = [rows * columns for count, rows, columns in self.grids(seen) for _ in range(count)]
+        received = [
+            attention_received(q.transpose(0, 1)[None], k.transpose(0, 1)[None], attention.scaling)[0]
+            for q, k in zip(split(query, frames), split(key, frames), strict=True)
+        ]
+        return torch.cat(received)[:, None]
+
+    def _block(self, seen: VisionPass, layer: int) -> Any:
+        return self.vision_layers(seen.modality)[layer]
+
+    def _queries_keys(self, seen: VisionPass, layer: int) -> tuple[Tensor, Tensor]:
+        """Queries and keys (patches, heads, head_dim) of ViT layer ``layer`` before rotary embedding."""
+        block = self._block(seen, layer)
+        heads = block.attn.qkv(block.norm1(seen.states[layer])).unflatten(-1, (3, block.attn.num_heads, -1))
+        return heads[:, 0], heads[:, 1]
+
+    def _units(self, seen: VisionPass, item: int, values: Tensor) -> Tensor:
+        """Values of one medium in tower layout -> (tokens, patches of a token, dim) in placeholder order."""
+        sizes = [prod(grid) // self.unit for grid in self.grids(seen)]
+        end = list(accumulate(sizes))[item]
+        order = self.unit_order(seen)[end - sizes[item] : end]
+        return values.unflatten(0, (-1, self.unit))[order.to(values.device)]
+
+    # Positions: (time, height, width), with the place in the text before them when `generate` prepares them ---------
+
+    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return self.decoder.rotary_emb(hidden, position_ids=positions[-3:])
+
+    def next_position(self, positions: Tensor, valid: Tensor) -> Tensor:
+        """As transformers continues: in a plain forward (three axes) past the largest position of all three; in
+        `generate` (four axes) past the last token, which after a long video is less: its last frames' times may be
+        larger than the positions of the text behind it."""
+        if len(positions) < 4:
+            return super().next_position(positions, valid).amax(dim=0, keepdim=True).expand(len(positions), -1, -1)
+        places = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
+        last = places.masked_fill(~valid, 0).amax(dim=1, keepdim=True)
+        return positions.gather(2, last.expand(len(positions), -1, -1)) + 1
+
+    def layer_positions(self, positions: Tensor) -> Tensor | None:
+        return positions[0] if len(positions) == 4 else None
+
+
+def qwen_geometry(config: Any, visual_tokens: int) -> Geometry:
+    """Counts of a Qwen-VL family from its configuration.
+
+    Args:
+        visual_tokens: of the picture that stands for all of them, whose sizes differ.
+
+    Raises:
+        UnsupportedError: the decoder attends in a sliding window.
+    """
+    if getattr(config.text_config, "use_sliding_window", False):
+        raise UnsupportedError(
+            f"{config.model_type} with use_sliding_window=True is not covered: a window counts tokens, and pruning "
+            f"moves them; use a checkpoint with use_sliding_window=False"
+        )
+    depth = config.vision_config.depth
+    return Geometry(
+        visual_tokens=visual_tokens,
+        vision_layers=depth,
+        feature_layer=depth,
+        cls=False,
+        multimodal_rotary=True,
+        dynamic=True,
+        packed_vision=True,
+        **text_geometry(config.text_config),
+    )

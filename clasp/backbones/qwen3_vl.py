@@ -1,0 +1,46 @@
+"""Qwen3-VL (arXiv 2511.21631): a ViT whose middle layers also reach the decoder (DeepStack), Qwen3 decoder.
+
+A video's placeholders stand in one group per frame with timestamps between them, but it is encoded as one medium: the
+groups together hold its tokens. Layer fusion changes what enters the decoder; what DeepStack adds later stays.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from clasp.backbones.qwen import QwenAdapter, qwen_geometry
+from clasp.budget import Geometry
+
+_DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")
+
+
+class Qwen3VLAdapter(QwenAdapter):
+    """`Qwen3VLForConditionalGeneration`. Queries and keys are normalized per head before rotary embedding."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("Qwen3VLForConditionalGeneration",)
+
+    REFERENCE_TOKENS: ClassVar[int] = 1024
+    """Visual tokens of a picture of 1024 x 1024 pixels, 32 x 32 each (assumption)."""
+
+    @staticmethod
+    def geometry_of(config: Any) -> Geometry:
+        return qwen_geometry(config, Qwen3VLAdapter.REFERENCE_TOKENS)
+
+    def additions(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
+        """DeepStack: features of the ViT's middle layers, added to the visual tokens behind the first layers."""
+        places, layers = (arguments.get(name) for name in _DEEPSTACK)
+        rest = {name: value for name, value in arguments.items() if name not in _DEEPSTACK}
+        if places is None or layers is None:
+            return rest, []
+        return rest, [_dense(places.to(features.device), features) for features in layers]
+
+    def _heads(self, attention: Any, kind: Literal["q", "k"], normed: Tensor) -> Tensor:
+        return getattr(attention, f"{kind}_norm")(super()._heads(attention, kind, normed))
+
+
+def _dense(places: Tensor, features: Tensor) -> Tensor:
+    """(batch, length) bool and (places that are True, hidden) -> (batch, length, hidden), zero elsewhere."""
+    dense = features.new_zeros(*places.shape, features.shape[-1])
+    return dense.masked_scatter(places[..., None], features)

@@ -1,0 +1,88 @@
+"""Merging patches inside the vision tower, for methods that ask for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clasp.backbones.crops import CropAdapter
+from clasp.methods.base import Method, Patches
+from clasp.ops.select import take
+
+
+class VisionMerger:
+    """One pass of a CLIP or SigLIP tower whose patches merge after some layers (ToMe, arXiv 2210.09461, section 3).
+
+    A merged patch is the size-weighted mean of its members; further attention counts it by its size (the logarithm of
+    the size is added to the logits: ToMe's proportional attention). To its outside the tower keeps its full length:
+    every patch gets the features of what it was merged into.
+
+    Args:
+        keep: patches that each crop is to end with.
+    """
+
+    def __init__(self, method: Method, adapter: CropAdapter, modality: Any, keep: int) -> None:
+        self._method, self._adapter, self._modality, self._keep = method, adapter, modality, keep
+        self._layers = method.merge_layers(adapter.geometry.feature_layer)
+        self._cls = int(adapter.geometry.cls)
+        self._input: Tensor | None = None
+        self._places: Tensor | None = None  # (crops, m) original place of each patch that is left
+        self._sizes: Tensor | None = None  # (crops, m) patches that it stands for; 0: padding
+        self.slot: Tensor | None = None  # (crops, patches) where in the shortened sequence each patch is now
+
+    def before(self, layer: int, hidden: Tensor) -> Tensor | None:
+        """The attention bias of a ViT layer, which counts merged patches by their sizes; None before any merged."""
+        self._input = hidden if layer in self._layers else None
+        if self._sizes is None:
+            return None
+        bias = self._sizes.float().log().to(hidden.dtype)  # padding: log 0 = -inf, never attended to
+        return torch.cat([bias.new_zeros(len(bias), self._cls), bias], dim=1)[:, None, None, :]
+
+    def after(self, layer: int, hidden: Tensor) -> Tensor:
+        """The layer's output, shortened where the method merges after it."""
+        if layer not in self._layers:
+            return hidden
+        assert self._input is not None
+        patches = hidden[:, self._cls :]
+        crops, count, _ = patches.shape
+        if self._places is None or self._sizes is None:
+            self._places = torch.arange(count, device=hidden.device).expand(crops, -1)
+            self._sizes = torch.ones(crops, count, dtype=torch.long, device=hidden.device)
+            self.slot = self._places
+        seen = Patches(
+            hidden=patches,
+            keys=self._adapter.keys_of(self._modality, layer, self._input)[:, self._cls :],
+            sizes=self._sizes,
+            places=self._places,
+            grid=(self._adapter.side, self._adapter.side),
+            keep=self._keep,
+            remaining=len([merging for merging in self._layers if merging >= layer]),
+        )
+        merged = self._merge(patches, self._method.merge(layer, seen))
+        return torch.cat([hidden[:, : self._cls], merged], dim=1)
+
+    def _merge(self, patches: Tensor, target: Tensor) -> Tensor:
+        """(crops, m, dim) -> (crops, fewer, dim): size-weighted means at the patches that stay, padded on the right."""
+        assert self._sizes is not None
+        assert self._places is not None
+        assert self.slot is not None
+        weighted = patches.float() * self._sizes[..., None]
+        totals = torch.zeros_like(weighted).scatter_add(1, target[..., None].expand_as(weighted), weighted)
+        sizes = torch.zeros_like(self._sizes).scatter_add(1, target, self._sizes)
+        stays = sizes > 0
+        count = int(stays.sum(dim=1).max())
+        order = stays.int().argsort(dim=1, descending=True, stable=True)[:, :count]
+        where = torch.zeros_like(target).scatter(1, order, torch.arange(count, device=target.device).expand_as(order))
+        self.slot = where.gather(1, target).gather(1, self.slot)
+        self._places, self._sizes = self._places.gather(1, order), sizes.gather(1, order)
+        members = torch.zeros_like(target).scatter_add(1, target, torch.ones_like(target)).gather(1, order)
+        means = (take(totals, order) / self._sizes.clamp(min=1)[..., None]).to(patches.dtype)
+        return torch.where((members == 1)[..., None], take(patches, order), means)  # what stays alone stays bit for bit
+
+    def unmerged(self, hidden: Tensor) -> Tensor:
+        """(crops, shortened sequence, dim) -> (crops, full sequence, dim)."""
+        if self.slot is None:
+            return hidden
+        return torch.cat([hidden[:, : self._cls], take(hidden[:, self._cls :], self.slot)], dim=1)

@@ -1,0 +1,98 @@
+"""Which image or video each placeholder of a batch of prompts stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from clasp.backbones.base import Adapter, Modality, UnsupportedError, VisionPass
+from clasp.engine.vision import Medium
+
+
+class Placeholders:
+    """Assigns the encoded media to the prompts' placeholders, in order.
+
+    Beam search repeats prompts after they were encoded, so neighbouring rows may share their media.
+
+    Args:
+        ids: (batch, length) input ids.
+        valid: (batch, length) bool, False at padding.
+        passes: the encoder's calls of this prefill, one per modality.
+
+    Attributes:
+        media: per row its media, in the order of the prompt.
+        visual: (batch, length) bool, the placeholders.
+        medium, place: (batch, length) long on the CPU, per placeholder: which of the row's media, and which of that
+            medium's visual tokens; -1 elsewhere.
+
+    Raises:
+        UnsupportedError: the placeholders are not those of the encoded media.
+    """
+
+    def __init__(self, adapter: Adapter, ids: Tensor, valid: Tensor, passes: Sequence[VisionPass]) -> None:
+        kinds = torch.full_like(ids, -1)
+        order = list(adapter.placeholders)
+        for number, token in enumerate(adapter.placeholders.values()):
+            kinds[(ids == token) & valid] = number
+        self.visual = kinds >= 0
+        encoded = {seen.modality: seen for seen in passes}
+        counts = {name: adapter.counts(encoded[name]) if name in encoded else [] for name in order}
+        media = {
+            name: [Medium(adapter, encoded[name], i, tokens) for i, tokens in enumerate(counts[name])] for name in order
+        }
+        rows = kinds.cpu()
+        copies = self._copies(rows, order, counts)
+        self.media: list[list[Medium]] = []
+        self.medium = torch.full(rows.shape, -1)
+        self.place = torch.full(rows.shape, -1)
+        following = {name: iter(media[name]) for name in order}
+        for row in range(len(rows)):
+            if row % copies:  # a further beam of the row before it
+                self.media.append(self.media[-1])
+                self.medium[row][rows[row] >= 0] = self.medium[row - 1][rows[row - 1] >= 0]
+                self.place[row][rows[row] >= 0] = self.place[row - 1][rows[row - 1] >= 0]
+            else:
+                self.media.append(list(self._assign(row, rows[row], order, following)))
+
+    def _assign(
+        self, row: int, kinds: Tensor, order: Sequence[Modality], following: dict[Modality, Iterator[Medium]]
+    ) -> Iterator[Medium]:
+        places = (kinds >= 0).nonzero().squeeze(1)
+        modalities = kinds[places]
+        start, number = 0, 0
+        while start < len(places):
+            name = order[int(modalities[start])]
+            medium = next(following[name], None)
+            end = start + (medium.tokens if medium else 1)
+            if medium is None or end > len(places) or bool((modalities[start:end] != modalities[start]).any()):
+                raise UnsupportedError(
+                    f"prompt {row} has {int((modalities == modalities[start]).sum())} {name} placeholders, which is no "
+                    f"whole number of the {name}s that follow it; build inputs with the backbone's processor, one "
+                    f"{name} per placeholder in the text"
+                )
+            self.medium[row, places[start:end]] = number
+            self.place[row, places[start:end]] = torch.arange(medium.tokens)
+            yield medium
+            start, number = end, number + 1
+
+    @staticmethod
+    def _copies(kinds: Tensor, order: Sequence[Modality], counts: dict[Modality, list[int]]) -> int:
+        """How often each prompt is repeated: 1, or the number of beams."""
+        found = set()
+        for number, name in enumerate(order):
+            wanted, given = int((kinds == number).sum()), sum(counts[name])
+            if not wanted and not given:
+                continue
+            if not given or wanted % given or not wanted:
+                raise UnsupportedError(
+                    f"the prompts have {wanted} {name} placeholders, but the {len(counts[name])} encoded {name}s have "
+                    f"{given} visual tokens; build inputs with the backbone's processor, one {name} per placeholder"
+                )
+            found.add(wanted // given)
+        if len(found) > 1 or (found and len(kinds) % min(found)):
+            raise UnsupportedError(
+                "images and videos do not match the prompts' placeholders; build inputs with the backbone's processor"
+            )
+        return min(found, default=1)

@@ -1,0 +1,72 @@
+"""CDPruner: visual tokens that differ from one another, conditioned on the instruction.
+
+Zhang et al., "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs", arXiv
+2506.10967. Before the decoder: S is the cosine similarity of the projected tokens, and r the relevance of each token,
+minus the mean cosine of CLIP's patch to the instruction's chunks under CLIP's text tower, scaled to (0, 1]. The kept
+set is the greedy MAP of the determinantal point process with kernel diag(r) S diag(r). Order is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from clasp.budget import Geometry, Schedule, single_stage
+from clasp.methods.base import Method, Positions, Selection, State
+from clasp.ops.attention import masked_mean
+from clasp.ops.diversity import cosine_between, dpp_map
+from clasp.ops.select import cosine
+
+FLOOR = 1e-6
+"""Relevance of the least relevant token; the most relevant one has 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CDPruner(Method):
+    """CDPruner (arXiv 2506.10967). The budget is per crop, in proportion to the crops' tokens.
+
+    Args:
+        text_tower: hub id or folder of the CLIP model whose vision tower the backbone uses, for relevance by CLIP's
+            text tower, as in the paper; None: the decoder's own embeddings stand in.
+    """
+
+    name: ClassVar[str] = "cdpruner"
+    scope = "crop"
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "CDPruner's relevance is scaled within each crop",
+        "CDPruner's kernel of too low a rank: the most relevant tokens fill the budget up",
+    )
+    positions: Positions = "contiguous"  # it prunes before the decoder sees a sequence
+    text_tower: str | None = None
+
+    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
+        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
+
+    def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
+        notes = super().stand_ins(geometry)
+        if self.text_tower is None:
+            notes += ("cdpruner: no CLIP text tower; cosine of projected tokens to the words' embeddings stands in",)
+        return notes
+
+    def select(self, state: State, keep: int) -> Selection:
+        tower = self.text_tower
+        similarity = _similarity_to_words(state) if tower is None else state.clip_similarity(tower)
+        return Selection(dpp_map(cosine(state.tokens()), scaled(-similarity.float()), keep))
+
+
+def scaled(relevance: Tensor) -> Tensor:
+    """Min-max scaled to [:data:`FLOOR`, 1] per row; equal values are all 1, which leaves diversity alone to decide.
+
+    Args:
+        relevance: (rows, visual).
+    """
+    low, high = relevance.amin(dim=1, keepdim=True), relevance.amax(dim=1, keepdim=True)
+    return (relevance - low + FLOOR) / (high - low + FLOOR)
+
+
+def _similarity_to_words(state: State) -> Tensor:
+    """(rows, visual) mean cosine of each visual token to the instruction's words; zero without words."""
+    _, words, real = state.embeddings()
+    return masked_mean(cosine_between(words, state.tokens()), real)

@@ -1,0 +1,38 @@
+"""FasterVLM: keep the visual tokens that CLS attends to most, before the decoder.
+
+Zhang et al., "[CLS] Attention is All You Need for Training-Free Visual Token Pruning: Make VLM Inference Faster",
+arXiv 2412.01818 (first version). With a = head-mean attention of CLS to the patches in the ViT layer whose output the
+projector reads, the T tokens of largest a stay, in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from clasp.budget import Schedule, single_stage
+from clasp.methods.base import Method, Positions, Scope, Selection, State
+from clasp.ops.select import top_k
+
+
+@dataclass(frozen=True, kw_only=True)
+class FasterVLM(Method):
+    """FasterVLM (arXiv 2412.01818v1); no parameters of its own."""
+
+    name: ClassVar[str] = "fastervlm"
+    scope: ClassVar[Scope] = "crop"
+    reads_cls: ClassVar[bool] = True
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "FasterVLM's budget is split over the crops of an image in proportion to their tokens",
+    )
+    positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
+
+    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
+        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
+
+    def vision_states(self, feature_layer: int) -> tuple[int, ...]:
+        return (feature_layer - 1,)
+
+    def select(self, state: State, keep: int) -> Selection:
+        vision = state.vision()
+        return Selection(top_k(vision.attention(vision.feature_layer - 1), keep))

@@ -1,0 +1,141 @@
+"""MustDrop: merge alike neighbours in the ViT, protect what CLS attends to, drop the rest by the text's attention.
+
+Liu et al., "Multi-Stage Vision Token Dropping: Towards Efficient Multimodal Large Language Model", arXiv 2411.10803.
+(1) After the first ViT layer, 3 x 3 windows of patches with a mean pairwise cosine of at least 0.8 become one patch.
+(2) The 8 % of the tokens that CLS attends to most are protected. (3) After decoder layers 2, 6, 10 and 14 a token that
+is not protected is dropped when its share of the text's attention to the image is below a global threshold and no word
+pays it the individual threshold of attention.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from clasp.budget import (
+    PUBLISHED_TOKENS,
+    Accounting,
+    BudgetError,
+    Geometry,
+    Schedule,
+    Stage,
+    geometric,
+    scaled_layers,
+)
+from clasp.methods.base import Method, Patches, Positions, Selection, State
+from clasp.ops.matching import merge_windows, ragged_index
+from clasp.ops.select import top_k, top_mask
+
+PUBLISHED_LAYERS = (2, 6, 10, 14)
+"""Decoder layers of the paper after which tokens are dropped, on decoders of 32 layers."""
+THRESHOLDS = {192: (0.001, 0.001), 128: (0.0012, 0.001), 64: (0.011, 0.01)}
+"""Budget of the paper, of 576 tokens -> global and individual threshold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MustDrop(Method):
+    """MustDrop (arXiv 2411.10803, section 3).
+
+    Args:
+        accounting: ``output_average``: counts that shrink by one ratio from stage to stage and average the budget, by
+            rank, protected tokens first. ``thresholds``: the paper's own rule, whose counts depend on the data; the
+            schedule then states the fewest tokens that can stay, and only a run's trace the real counts.
+        window: side of a window, in patches; the paper's 3.
+        similarity: mean cosine at which a window is merged; the paper's 0.8.
+        protected_share: share of the prompt's visual tokens that is protected, in (0, 1]; the paper's 0.08.
+    """
+
+    name: ClassVar[str] = "mustdrop"
+    lookback: ClassVar[int] = 1
+    reads_cls: ClassVar[bool] = True
+    accountings: ClassVar[tuple[Accounting, ...]] = ("output_average", "thresholds")
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "MustDrop's layers 2, 6, 10, 14 of 32 scale with the decoder's depth; its thresholds do not change with it",
+        "MustDrop's text is the user's instruction; its code takes all tokens after the image",
+        "MustDrop's protected share is of the tokens before merging, by the ViT layer before the projector",
+        "MustDrop's merged window stands at the place of its first patch; windows cut off by the edge merge likewise",
+        "MustDrop's counts at a fixed budget: geometric, from what is left of the merging on; too many representatives "
+        "are ranked by CLS attention",
+        "MustDrop's eviction of KV entries of earlier layers during decoding is left out",
+    )
+    positions: Positions = "contiguous"  # as the official code re-indexes them
+    window: int = 3
+    similarity: float = 0.8
+    protected_share: float = 0.08
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.accounting == "thresholds" and self.tokens not in THRESHOLDS:
+            raise BudgetError(
+                f"MustDrop publishes no thresholds for tokens={self.tokens}, ratio={self.ratio}; use tokens of "
+                f"{', '.join(map(str, THRESHOLDS))}, or accounting=output_average"
+            )
+        if self.window < 1:
+            raise ValueError(f"window={self.window} is below 1; it is a side in patches, 1 merges nothing")
+        if not 0.0 < self.protected_share <= 1.0:
+            raise ValueError(f"protected_share={self.protected_share} is outside (0, 1]; at least one token must stay")
+
+    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
+        stage_layers, target = (0, *scaled_layers(PUBLISHED_LAYERS, layers)), self.target(visual_tokens)
+        keeps = [max(1, int(self.protected_share * visual_tokens))] * len(stage_layers)
+        if self.accounting == "output_average":
+            keeps = [stage.keep for stage in geometric(target, visual_tokens, layers, stage_layers).stages]
+        stages = [Stage(layer, keep, after=layer > 0) for layer, keep in zip(stage_layers, keeps, strict=True)]
+        return Schedule(visual_tokens, layers, tuple(stages), nominal=target)
+
+    def check(self, geometry: Geometry) -> Schedule:
+        if geometry.packed_vision:
+            raise ValueError(
+                f"method {self.name!r} merges inside the vision tower, which packs the patches of a batch into one "
+                f"sequence on this backbone; use another method"
+            )
+        return super().check(geometry)
+
+    def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
+        notes = super().stand_ins(geometry)
+        if self.accounting == "thresholds" and (geometry.dynamic or geometry.visual_tokens != PUBLISHED_TOKENS):
+            notes += (f"mustdrop: thresholds published for {PUBLISHED_TOKENS} visual tokens are used as they are",)
+        return notes
+
+    def vision_states(self, feature_layer: int) -> tuple[int, ...]:
+        return (feature_layer - 1,)
+
+    def merge_layers(self, feature_layer: int) -> tuple[int, ...]:
+        return (0,)
+
+    def merge(self, layer: int, patches: Patches) -> Tensor:
+        real = patches.sizes > 0
+        return merge_windows(patches.hidden, real, patches.places, patches.grid, self.window, self.similarity)
+
+    def select(self, state: State, keep: int) -> Selection:
+        vision = state.vision()
+        salience = vision.attention(vision.feature_layer - 1)
+        if state.stage.layer == 0:
+            stays = vision.representatives()
+            if self.accounting == "thresholds":
+                return _ragged(stays, state.visual_tokens)
+            return _ragged(stays & top_mask(salience.masked_fill(~stays, -1.0), _counts(salience, keep)), keep)
+        protected = min(math.ceil(self.protected_share * state.embeddings()[0].shape[1]), state.visual_tokens)
+        safe = top_mask(salience, _counts(salience, protected))
+        words, (_, real) = state.text_attention(), state.text()
+        overall = words.sum(dim=1) / real.sum(dim=1, keepdim=True).clamp(min=1)
+        if self.accounting == "thresholds":
+            assert self.tokens is not None
+            of_total, of_word = THRESHOLDS[self.tokens]
+            heard = (overall >= of_total * overall.sum(dim=1, keepdim=True)) | (words >= of_word).any(dim=1)
+            return _ragged(safe | heard, state.visual_tokens)
+        first = top_mask(overall.masked_fill(~safe, -1.0), _counts(overall, min(keep, protected)))
+        return Selection(top_k(overall.masked_fill(first, float("inf")), keep))
+
+
+def _counts(scores: Tensor, count: int) -> Tensor:
+    return torch.full((len(scores),), count, device=scores.device)
+
+
+def _ragged(kept: Tensor, width: int) -> Selection:
+    index, valid = ragged_index(kept, width)
+    return Selection(index, valid=valid)

@@ -1,0 +1,159 @@
+"""SparseVLM: rank visual tokens by the words that matter to the picture, and recycle some of those that go.
+
+Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference", arXiv 2410.04417,
+version 1.5 of the code. Raters are the words t whose relevance mean_v softmax_t(h_v . h_t), on the decoder's input
+embeddings, exceeds the mean over words. A visual token's score is the head-mean attention that the raters pay to it.
+Layers 2, 6 and 15 run in full and their outputs are pruned to the highest scores. Of the n tokens dropped, the best
+m = int(0.3 n) + 1 are clustered by DPC-KNN into int(m / 10) + 1 clusters, whose means follow the kept tokens. Positions
+are re-indexed without gaps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from clasp.budget import (
+    PUBLISHED_TOKENS,
+    Accounting,
+    BudgetError,
+    Geometry,
+    Schedule,
+    Stage,
+    geometric,
+    published_budget,
+    scaled_layers,
+)
+from clasp.methods.base import Method, Positions, Selection, State
+from clasp.ops.attention import masked_mean
+from clasp.ops.cluster import cluster_means, density_peak_clusters
+from clasp.ops.select import take
+
+PUBLISHED = {192: (300, 200, 110), 128: (303, 110, 36), 64: (66, 30, 17)}
+"""Average visual tokens of 576 -> tokens that each stage keeps, not counting the recycled ones."""
+
+STAGE_LAYERS = (2, 6, 15)
+"""Layers whose outputs are pruned, on decoders of 32 layers."""
+
+NOISE = 1e-6
+"""Largest noise on a density, so that no two are the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseVLM(Method):
+    """SparseVLM (arXiv 2410.04417).
+
+    With ``published`` accounting the stages are the paper's (budgets 192, 128 and 64 of 576). With ``output_average``
+    the counts, recycled tokens included, are solved, so that any budget is met.
+
+    Args:
+        recycle: append the clusters of dropped tokens, as the paper does; they count towards the budget.
+        stage_layers: decoder layers (0-based) whose outputs are pruned; None: 2, 6 and 15 of 32, moved to the same
+            relative depth of other decoders. Fixed where the counts are the published ones.
+    """
+
+    name: ClassVar[str] = "sparsevlm"
+    lookback: ClassVar[int] = 1  # the attention of the layer whose output is pruned
+    accountings: ClassVar[tuple[Accounting, ...]] = ("output_average", "published")
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "SparseVLM's stage layers scale with the decoder's depth",
+        "SparseVLM's counts by output average shrink by one constant ratio",
+        "SparseVLM's raters are all words where no word's relevance exceeds the mean",
+        "SparseVLM's clustering: Euclidean distance over sqrt(dim), a token being the nearest neighbour of itself",
+        "SparseVLM keeps one token and recycles fewer clusters where a stage is too small for the published rule",
+    )
+    positions: Positions = "contiguous"
+    recycle: bool = True
+    stage_layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stage_layers is None:
+            return
+        object.__setattr__(self, "stage_layers", tuple(self.stage_layers))
+        if self.accounting == "published":
+            raise ValueError(
+                f"stage_layers={self.stage_layers} contradicts accounting='published', whose stages are the paper's; "
+                f"leave stage_layers out or use accounting='output_average'"
+            )
+
+    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
+        target = self.target(visual_tokens)
+        stage_layers = scaled_layers(STAGE_LAYERS, layers) if self.stage_layers is None else self.stage_layers
+        if stage_layers and stage_layers[-1] == layers - 1:
+            raise BudgetError(
+                f"SparseVLM prunes the output of layer {layers - 1}, on which none of the {layers} decoder layers "
+                f"computes; use stage_layers from 0 to {layers - 2}"
+            )
+        if self.accounting == "output_average":
+            return geometric(target, visual_tokens, layers, stage_layers, after=True)
+        counts = PUBLISHED[published_budget(target, visual_tokens, PUBLISHED)]
+        stages: list[Stage] = []
+        entering = visual_tokens
+        for layer, count in zip(stage_layers, counts, strict=True):
+            kept = min(entering, max(1, round(count * visual_tokens / PUBLISHED_TOKENS)))
+            entering = kept + (recycled(entering - kept)[1] if self.recycle else 0)
+            stages.append(Stage(layer, entering, after=True))
+        return Schedule(visual_tokens, layers, tuple(stages), nominal=target)
+
+    def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
+        notes = super().stand_ins(geometry)
+        if self.accounting == "published" and (geometry.dynamic or geometry.visual_tokens != PUBLISHED_TOKENS):
+            notes += (f"sparsevlm: counts published for {PUBLISHED_TOKENS} visual tokens; the same shares stand in",)
+        return notes
+
+    def select(self, state: State, keep: int) -> Selection:
+        scores = masked_mean(state.text_attention(), raters(*state.embeddings()))
+        ranked = scores.argsort(dim=1, descending=True, stable=True)
+        kept = kept_of(keep, state.visual_tokens) if self.recycle else keep
+        chosen = ranked[:, :kept].sort(dim=1).values
+        if kept == keep:
+            return Selection(chosen)
+        pool = ranked[:, kept : kept + recycled(state.visual_tokens - kept)[0]]
+        noise = torch.stack([_uniform(seed, pool.shape[1]) for seed in state.seeds()]).to(scores.device)
+        values, clusters = take(state.tokens(), pool), keep - kept
+        centres, members = density_peak_clusters(values, clusters, neighbours=clusters, noise=NOISE * noise)
+        features = torch.cat([take(state.tokens(), chosen), cluster_means(values, members, clusters)], dim=1)
+        index = torch.cat([chosen, pool.gather(1, centres)], dim=1)
+        merged = torch.arange(keep, device=index.device) >= kept
+        return Selection(index, features, replaced=merged.expand_as(index))
+
+
+def raters(visual: Tensor, words: Tensor, real: Tensor) -> Tensor:
+    """Words that are more relevant to the picture than the mean word; all real ones where none is.
+
+    Args:
+        visual: (rows, visual, hidden) embeddings.
+        words: (rows, words, hidden) embeddings.
+        real: (rows, words) bool, the words that are not padding.
+
+    Returns:
+        (rows, words) bool.
+    """
+    products = visual.float() @ words.float().transpose(-1, -2)
+    shares = products.masked_fill(~real[:, None], float("-inf")).softmax(dim=-1).nan_to_num(0.0)  # no words: 0/0
+    relevance = shares.mean(dim=1)
+    chosen = real & (relevance > relevance.sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True))
+    return torch.where(chosen.any(dim=1, keepdim=True), chosen, real)
+
+
+def recycled(dropped: int) -> tuple[int, int]:
+    """Of ``dropped`` tokens, how many are clustered, and into how many clusters."""
+    pool = int(0.3 * dropped) + 1 if dropped else 0
+    return pool, int(pool / 10) + 1 if dropped else 0
+
+
+def kept_of(total: int, visual_tokens: int) -> int:
+    """The most tokens that can be kept of ``visual_tokens`` so that with the clusters of the others they are ``total``.
+
+    Where ``total`` is too small for the rule, one token is kept and what is left of it goes to clusters.
+    """
+    fitting = (kept for kept in range(total, 0, -1) if kept + recycled(visual_tokens - kept)[1] == total)
+    return next(fitting, 1)
+
+
+def _uniform(seed: int, count: int) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed))

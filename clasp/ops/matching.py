@@ -1,0 +1,146 @@
+"""Which tokens are merged into which others, and index sets of unequal size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
+
+from clasp.ops.select import take, top_k, top_mask
+
+
+def bipartite(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Every other token, from the first on, with its most similar one among those in between.
+
+    Args:
+        values: (batch, tokens, dim).
+        real: (batch, tokens) bool; the others are passed over when tokens are dealt to the two sides.
+
+    Returns:
+        (batch, tokens) float32 cosine of each token of the first side to its partner, -inf for all others, and
+        (batch, tokens) long index of that partner, for all others of the token itself. Ties go to the lower index.
+    """
+    batch, tokens = real.shape
+    order = (~real).int().argsort(dim=1, stable=True)
+    sources, targets = order[:, ::2], order[:, 1::2]
+    best = torch.full((batch, tokens), float("-inf"), device=values.device)
+    partner = torch.arange(tokens, device=values.device).expand(batch, -1)
+    if tokens < 2:
+        return best, partner
+    unit = normalize(values.float(), dim=-1)
+    similarity = take(unit, sources) @ take(unit, targets).transpose(-1, -2)
+    pair = real.gather(1, sources)[:, :, None] & real.gather(1, targets)[:, None, :]
+    nearest = similarity.masked_fill(~pair, float("-inf")).max(dim=-1)
+    found = torch.where(nearest.values > float("-inf"), targets.gather(1, nearest.indices), sources)
+    return best.scatter(1, sources, nearest.values), partner.scatter(1, sources, found)
+
+
+def merge_most_similar(values: Tensor, real: Tensor, counts: Tensor) -> Tensor:
+    """One step of bipartite soft matching (Bolya et al. 2022): the ``counts[b]`` most similar pairs become one token.
+
+    Args:
+        values: (batch, tokens, dim).
+        real: (batch, tokens) bool.
+        counts: (batch,) long, non-negative; at most every token of the first side is merged.
+
+    Returns:
+        (batch, tokens) long: what each token is merged into, itself where it stays; that one always stays.
+    """
+    best, partner = bipartite(values, real)
+    itself = torch.arange(real.shape[1], device=values.device).expand_as(partner)
+    return torch.where(top_mask(best, counts), partner, itself)
+
+
+def thin(values: Tensor, keep: int, step: int) -> Tensor:
+    """Drops near-duplicates in rounds of bipartite matching until ``keep`` tokens are left.
+
+    Each round drops the ``step`` tokens of the first side that are most similar to their partners. The next round sees
+    the rest of the first side by falling similarity, then the second side.
+
+    Args:
+        values: (batch, tokens, dim); their order decides the sides of the first round.
+        keep: 0 to tokens.
+        step: at least 1.
+
+    Returns:
+        (batch, keep) long, not in order.
+    """
+    left = torch.arange(values.shape[1], device=values.device).expand(values.shape[0], -1)
+    if keep == 0:
+        return left[:, :0]
+    unit = normalize(values.float(), dim=-1)
+    while left.shape[1] > keep:
+        drop = min(step, left.shape[1] - keep, left.shape[1] // 2)
+        first, second = left[:, ::2], left[:, 1::2]
+        nearest = (take(unit, first) @ take(unit, second).transpose(-1, -2)).amax(dim=-1)
+        order = nearest.argsort(dim=1, descending=True, stable=True)
+        left = torch.cat([first.gather(1, order[:, drop:]), second], dim=1)
+    return left
+
+
+def merge_windows(
+    values: Tensor, real: Tensor, places: Tensor, grid: tuple[int, int], side: int, threshold: float
+) -> Tensor:
+    """Merges each square window of the grid whose tokens are alike into the window's first token.
+
+    Args:
+        values: (batch, tokens, dim).
+        real: (batch, tokens) bool; the others belong to no window.
+        places: (batch, tokens) long, row-major places in ``grid`` (rows, columns).
+        side: of a window, in tokens; windows at the lower and right edge may be smaller.
+        threshold: lowest mean cosine, over the window's pairs of distinct tokens, at which it is merged.
+
+    Returns:
+        (batch, tokens) long: what each token is merged into, itself where it stays.
+    """
+    rows, columns = grid
+    across = -(-columns // side)
+    window = places // columns // side * across + places % columns // side
+    member = one_hot(window, -(-rows // side) * across).bool() & real[..., None]
+    unit = normalize(values.float(), dim=-1)
+    # the cosines of all ordered pairs, each token's with itself included, add up to the squared length of the sum
+    weight = member.float().transpose(-1, -2)
+    total = (weight @ unit).square().sum(dim=-1) - (weight @ unit.square().sum(dim=-1, keepdim=True)).squeeze(-1)
+    count = weight.sum(dim=-1)
+    alike = (count > 1) & (total / (count * (count - 1)).clamp(min=1.0) >= threshold)
+    itself = torch.arange(real.shape[1], device=values.device).expand_as(places)
+    first = torch.where(member, itself[..., None], real.shape[1]).amin(dim=1)
+    return torch.where(alike.gather(1, window) & real, first.gather(1, window), itself)
+
+
+def absorb(features: Tensor, keys: Tensor, weights: Tensor, index: Tensor, neighbours: int) -> Tensor:
+    """Adds to each indexed token the weighted sum of its nearest other tokens.
+
+    Args:
+        features: (batch, tokens, dim).
+        keys: (batch, tokens, key_dim); nearest by their cosine, ties to the lower index.
+        weights: (batch, tokens) of the tokens that are added.
+        index: (batch, k) long.
+        neighbours: how many are added; all others where there are fewer.
+
+    Returns:
+        (batch, k, dim) in the dtype of ``features``.
+    """
+    unit = normalize(keys.float(), dim=-1)
+    similarity = take(unit, index) @ unit.transpose(-1, -2)
+    similarity = similarity.scatter(-1, index[..., None], float("-inf"))
+    count = min(neighbours, features.shape[1] - 1)
+    nearest = similarity.argsort(dim=-1, descending=True, stable=True)[..., :count]
+    near = torch.zeros_like(similarity).scatter(-1, nearest, 1.0)
+    added = (near * weights.float()[:, None]) @ features.float()
+    return (take(features, index).float() + added).to(features.dtype)
+
+
+def ragged_index(kept: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Sets of unequal size as one index tensor.
+
+    Args:
+        kept: (batch, tokens) bool; beyond the ``width`` first of a set, members are left out.
+        width: at most tokens.
+
+    Returns:
+        (batch, width) long, ascending, filled up with tokens that are not in the set, and (batch, width) bool which
+        entries are in it.
+    """
+    index = top_k(kept.int(), width)
+    return index, kept.gather(1, index)

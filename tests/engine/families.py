@@ -1,0 +1,513 @@
+"""One small model and one real processor per family, for tests without a network.
+
+The classes, the architecture's switches and the prompt formats are those of the checkpoint that ``source`` names; only
+the sizes are small and the weights are random. The formats are written down here as templates of our own that render
+what the checkpoints' templates render; `test_families.py` holds them to the examples of the model cards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AddedToken, BatchFeature
+
+DECODER_LAYERS = 8
+HIDDEN, FFN, HEADS, KV_HEADS, HEAD_DIM = 64, 128, 4, 2, 16
+VISION_HIDDEN, VISION_FFN, VISION_HEADS = 32, 64, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One conversation of one turn: images, then videos, then the instruction."""
+
+    text: str
+    images: Sequence[Any] = ()
+    """PIL images."""
+    videos: Sequence[Any] = ()
+    """Each a list of frames, PIL images of one size."""
+    system: str | None = None
+
+    def messages(self) -> list[dict[str, Any]]:
+        content = [{"type": "image"} for _ in self.images] + [{"type": "video"} for _ in self.videos]
+        turn = {"role": "user", "content": [*content, {"type": "text", "text": self.text}]}
+        if self.system is None:
+            return [turn]
+        return [{"role": "system", "content": [{"type": "text", "text": self.system}]}, turn]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A model family: ``model()``, ``processor()`` and ``inputs()`` fit each other."""
+
+    name: str
+    architecture: str
+    """Class in transformers."""
+    source: str
+    """Hub id of the checkpoint whose switches are kept."""
+    make_config: Callable[[Any], Any] = field(repr=False)
+    """Tokenizer -> small configuration whose token ids are the tokenizer's."""
+    make_processor: Callable[[], Any] = field(repr=False)
+    takes_videos: bool
+
+    def model(self, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
+        """The small model, built once per attention and dtype: a test that changes it must undo that."""
+        return _model(self.name, attention, dtype)
+
+    def processor(self) -> Any:
+        """The family's processor, built once; pads on the left."""
+        return _processor(self.name)
+
+    def inputs(self, prompts: Iterable[Prompt], processor: Any = None) -> BatchFeature:
+        """The processor's output for a batch, padded on the left.
+
+        Pictures go in as one list per row: LLaVA-OneVision cuts only the picture of a row that has a single one.
+        """
+        processor, prompts = processor or self.processor(), list(prompts)
+        rendered = [
+            processor.apply_chat_template(prompt.messages(), add_generation_prompt=True, tokenize=False)
+            for prompt in prompts
+        ]
+        videos = [frames for prompt in prompts for frames in prompt.videos]
+        arguments: dict[str, Any] = {}
+        if any(prompt.images for prompt in prompts):
+            arguments["images"] = [list(prompt.images) for prompt in prompts]
+        if videos:
+            arguments["videos"] = videos
+            if self.name in ("qwen2_5_vl", "qwen3_vl"):  # frames come without a clock; these two encode the time
+                arguments["video_metadata"] = [
+                    {"fps": 2.0, "total_num_frames": len(frames), "frames_indices": list(range(len(frames)))}
+                    for frames in videos
+                ]
+                arguments["do_sample_frames"] = False
+        return processor(text=rendered, padding=True, return_tensors="pt", **arguments)
+
+
+# --- tokenizers and prompt formats ---------------------------------------------------------------------------------
+
+_SENTENCES = (
+    "What color is the circle left of the blue square? How many red shapes are there in the picture?",
+    "Answer the question using a single word or phrase. Is there a star in the image? Please answer yes or no.",
+    "Answer with the option's letter from the given choices directly. A. red B. green C. blue D. none of these",
+    "A chat between a curious human and an artificial intelligence assistant. You are a helpful assistant.",
+    "USER: describe the video in one sentence. ASSISTANT: system user assistant the seconds of this video",
+)
+
+
+@lru_cache
+def llama_tokenizer() -> Any:
+    """Llama's tokenizer (word marks, bytes where a character is unknown) over a small vocabulary."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=560, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(_SENTENCES, trainer)
+    result = transformers.LlamaTokenizer(
+        **_vocabulary(tokenizer), add_bos_token=True, pad_token="<pad>", padding_side="left"
+    )
+    result.add_tokens([AddedToken(token, special=True, normalized=False) for token in ("<image>", "<video>")])
+    return result
+
+
+@lru_cache
+def qwen_tokenizer(placeholders: tuple[str, ...]) -> Any:
+    """Qwen2's tokenizer (bytes as letters) over a small vocabulary, with its chat tokens and the given ones."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=480, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(_SENTENCES, trainer)
+    return transformers.Qwen2Tokenizer(
+        **_vocabulary(tokenizer),
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>", *placeholders],
+        padding_side="left",
+    )
+
+
+def _vocabulary(tokenizer: Any) -> dict[str, Any]:
+    import json
+
+    model = json.loads(tokenizer.to_str())["model"]
+    return {"vocab": model["vocab"], "merges": [tuple(pair) for pair in model["merges"]]}
+
+
+def _parts(kind: str, placeholder: str) -> str:
+    chosen = f"{{% for part in message.content if part.type == '{kind}' %}}"
+    return f"{chosen}{placeholder}{{% endfor %}}"
+
+
+# "USER: <image>\n{question} ASSISTANT:"; a system prompt stands first, bare
+VICUNA = (
+    "{% for message in messages %}{{ '' if message.role == 'system' else message.role | upper + ': ' }}"
+    + _parts("image", "<image>{{ '\\n' }}")
+    + _parts("video", "<video>{{ '\\n' }}")
+    + _parts("text", "{{ part.text + ' ' }}")
+    + "{% endfor %}{{ 'ASSISTANT:' if add_generation_prompt }}"
+)
+# "<|im_start|>user <image>\n{question}<|im_end|><|im_start|>assistant\n"
+ONEVISION = (
+    "{% for message in messages %}<|im_start|>{{ message.role + ' ' }}"
+    + _parts("image", "<image>")
+    + _parts("video", "<video>")
+    + _parts("text", "{{ '\\n' + part.text }}")
+    + "<|im_end|>{% endfor %}{{ '<|im_start|>assistant\\n' if add_generation_prompt }}"
+)
+# "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
+QWEN3 = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{{ '<|im_start|>assistant\\n' if add_generation_prompt }}"
+)
+# the same after a default system prompt, where the conversation brings none
+QWEN2_5 = (
+    "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' if messages[0].role != 'system' }}" + QWEN3
+)
+QWEN_PLACEHOLDERS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+ONEVISION_PLACEHOLDERS = ("<image>", "<video>")
+
+
+# --- LLaVA-1.5, LLaVA-NeXT, Video-LLaVA: CLIP and Llama ------------------------------------------------------------
+
+_PATCH = 8
+
+
+def _ids(tokenizer: Any, *, image: str = "<image>", video: str | None = "<video>") -> dict[str, int]:
+    names = {"image_token_id": image} | ({"video_token_id": video} if video else {})
+    return {key: tokenizer.convert_tokens_to_ids(token) for key, token in names.items()}
+
+
+def _clip(side: int) -> Any:
+    return transformers.CLIPVisionConfig(
+        hidden_size=VISION_HIDDEN,
+        intermediate_size=VISION_FFN,
+        num_attention_heads=VISION_HEADS,
+        num_hidden_layers=5,
+        patch_size=_PATCH,
+        image_size=side,
+        projection_dim=VISION_HIDDEN,
+    )
+
+
+def _text_sizes(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": HIDDEN,
+        "intermediate_size": FFN,
+        "num_hidden_layers": DECODER_LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "max_position_embeddings": 4096,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+def _llama(tokenizer: Any) -> Any:
+    return transformers.LlamaConfig(**_text_sizes(tokenizer), rms_norm_eps=1e-5)
+
+
+def _square(side: int) -> dict[str, Any]:
+    return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+
+
+def _grid(side: int, most: int, whole: bool) -> list[list[int]]:
+    """Resolutions of up to ``most`` tiles a side; ``whole`` keeps every one, else those that LLaVA-NeXT lists."""
+    tiles = [(high, wide) for high in range(1, most + 1) for wide in range(1, most + 1)]
+    listed = [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)]
+    return [[side * high, side * wide] for high, wide in (tiles if whole else listed)]
+
+
+LLAVA_SIDE, NEXT_SIDE, VIDEO_SIDE = 64, 32, 32
+
+
+def _llava_config(tokenizer: Any) -> Any:
+    return transformers.LlavaConfig(
+        vision_config=_clip(LLAVA_SIDE),
+        text_config=_llama(tokenizer),
+        image_token_id=_ids(tokenizer)["image_token_id"],
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=(LLAVA_SIDE // _PATCH) ** 2,
+    )
+
+
+def _llava_processor() -> Any:
+    return transformers.LlavaProcessor(
+        image_processor=transformers.CLIPImageProcessor(**_square(LLAVA_SIDE)),
+        tokenizer=llama_tokenizer(),
+        patch_size=_PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=VICUNA,
+    )
+
+
+def _llava_next_config(tokenizer: Any) -> Any:
+    return transformers.LlavaNextConfig(
+        vision_config=_clip(NEXT_SIDE),
+        text_config=_llama(tokenizer),
+        image_token_id=_ids(tokenizer)["image_token_id"],
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_grid_pinpoints=_grid(NEXT_SIDE, 3, whole=False),
+        image_seq_length=(NEXT_SIDE // _PATCH) ** 2,
+    )
+
+
+def _llava_next_processor() -> Any:
+    return transformers.LlavaNextProcessor(
+        image_processor=transformers.LlavaNextImageProcessor(
+            **_square(NEXT_SIDE), image_grid_pinpoints=_grid(NEXT_SIDE, 3, whole=False)
+        ),
+        tokenizer=llama_tokenizer(),
+        patch_size=_PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=VICUNA,
+    )
+
+
+def _video_llava_config(tokenizer: Any) -> Any:
+    patches = (VIDEO_SIDE // _PATCH) ** 2
+    return transformers.VideoLlavaConfig(
+        vision_config=_clip(VIDEO_SIDE),
+        text_config=_llama(tokenizer),
+        **_ids(tokenizer),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=patches,
+        video_seq_length=8 * (patches + 1),
+    )
+
+
+def _video_llava_processor() -> Any:
+    return transformers.VideoLlavaProcessor(
+        image_processor=transformers.VideoLlavaImageProcessor(**_square(VIDEO_SIDE)),
+        video_processor=transformers.VideoLlavaVideoProcessor(**_square(VIDEO_SIDE)),
+        tokenizer=llama_tokenizer(),
+        patch_size=_PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=VICUNA,
+    )
+
+
+# --- LLaVA-OneVision: SigLIP and Qwen2 -----------------------------------------------------------------------------
+
+ONEVISION_SIDE = 44  # no multiple of the patch, as 384 is none of 14: 5 x 5 patches
+_ONEVISION_PATCHES = (ONEVISION_SIDE // _PATCH) ** 2
+
+
+def _onevision_config(tokenizer: Any) -> Any:
+    vision = transformers.SiglipVisionConfig(
+        hidden_size=VISION_HIDDEN,
+        intermediate_size=VISION_FFN,
+        num_attention_heads=VISION_HEADS,
+        num_hidden_layers=4,
+        patch_size=_PATCH,
+        image_size=ONEVISION_SIDE,
+        vision_use_head=False,
+    )
+    return transformers.LlavaOnevisionConfig(
+        vision_config=vision,
+        text_config=transformers.Qwen2Config(**_text_sizes(tokenizer)),
+        **_ids(tokenizer),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio="anyres_max_9",
+        image_grid_pinpoints=_grid(ONEVISION_SIDE, 4, whole=True),
+    )
+
+
+def _onevision_processor() -> Any:
+    size = {"height": ONEVISION_SIDE, "width": ONEVISION_SIDE}
+    grid = _grid(ONEVISION_SIDE, 4, whole=True)
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # SigLIP's
+    return transformers.LlavaOnevisionProcessor(
+        image_processor=transformers.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=grid, **half),
+        video_processor=transformers.LlavaOnevisionVideoProcessor(size=size, **half),
+        tokenizer=qwen_tokenizer(ONEVISION_PLACEHOLDERS),
+        num_image_tokens=_ONEVISION_PATCHES,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio="anyres_max_9",
+        chat_template=ONEVISION,
+    )
+
+
+# --- Qwen2.5-VL, Qwen3-VL: their own ViTs at the picture's resolution ----------------------------------------------
+
+_QWEN_PATCH, _MERGE = 4, 2
+_CELL = (_QWEN_PATCH * _MERGE) ** 2  # pixels of one visual token
+_QWEN_VISION = {
+    "depth": 6,
+    "hidden_size": VISION_HIDDEN,
+    "intermediate_size": VISION_FFN,
+    "num_heads": VISION_HEADS,
+    "patch_size": _QWEN_PATCH,
+    "spatial_merge_size": _MERGE,
+    "temporal_patch_size": 2,
+    "out_hidden_size": HIDDEN,
+}
+_QWEN_PIXELS = {"patch_size": _QWEN_PATCH, "merge_size": _MERGE, "temporal_patch_size": 2}
+
+
+def _qwen_ids(tokenizer: Any) -> dict[str, int]:
+    ids = _ids(tokenizer, image="<|image_pad|>", video="<|video_pad|>")
+    edges = {f"vision_{edge}_token_id": f"<|vision_{edge}|>" for edge in ("start", "end")}
+    return ids | {key: tokenizer.convert_tokens_to_ids(token) for key, token in edges.items()}
+
+
+def _qwen2_5_vl_config(tokenizer: Any) -> Any:
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    text = {**_text_sizes(tokenizer), "rms_norm_eps": 1e-6, "rope_parameters": rope}
+    # windows of 2 x 2 visual tokens (published: 4 x 4), full attention in the middle and at the end
+    vision = {**_QWEN_VISION, "window_size": 2 * _QWEN_PATCH * _MERGE, "fullatt_block_indexes": [2, 5]}
+    return transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))
+
+
+def _qwen2_5_vl_processor() -> Any:
+    size = {"shortest_edge": 4 * _CELL, "longest_edge": 120 * _CELL}  # published: 4 to 16,384 tokens
+    return transformers.Qwen2_5_VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(size=dict(size), **_QWEN_PIXELS),
+        video_processor=transformers.Qwen2VLVideoProcessor(
+            size={**size, "longest_edge": 30 * _CELL}, cap_pixels_per_frame=False, **_QWEN_PIXELS
+        ),
+        tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
+        chat_template=QWEN2_5,
+    )
+
+
+def _qwen3_vl_config(tokenizer: Any) -> Any:
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    text = {**_text_sizes(tokenizer), "head_dim": HEAD_DIM, "rms_norm_eps": 1e-6, "rope_parameters": rope}
+    vision = {**_QWEN_VISION, "num_position_embeddings": 64, "deepstack_visual_indexes": [1, 2, 4]}
+    return transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))
+
+
+def _qwen3_vl_processor() -> Any:
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    return transformers.Qwen3VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(
+            size={"shortest_edge": 16 * _CELL, "longest_edge": 120 * _CELL}, **half, **_QWEN_PIXELS
+        ),
+        video_processor=transformers.Qwen3VLVideoProcessor(  # its pixels count all frames
+            size={"shortest_edge": 8 * _CELL, "longest_edge": 200 * _CELL}, cap_pixels_per_frame=False, **_QWEN_PIXELS
+        ),
+        tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
+        chat_template=QWEN3,
+    )
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def _family(name: str, architecture: str, source: str, config: Any, processor: Any, *, videos: bool) -> Family:
+    return Family(
+        name=name,
+        architecture=architecture,
+        source=source,
+        make_config=config,
+        make_processor=processor,
+        takes_videos=videos,
+    )
+
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        _family(
+            "llava",
+            "LlavaForConditionalGeneration",
+            "llava-hf/llava-1.5-7b-hf",
+            _llava_config,
+            _llava_processor,
+            videos=False,
+        ),
+        _family(
+            "llava_next",
+            "LlavaNextForConditionalGeneration",
+            "llava-hf/llava-v1.6-vicuna-7b-hf",
+            _llava_next_config,
+            _llava_next_processor,
+            videos=False,
+        ),
+        _family(
+            "llava_onevision",
+            "LlavaOnevisionForConditionalGeneration",
+            "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+            _onevision_config,
+            _onevision_processor,
+            videos=True,
+        ),
+        _family(
+            "video_llava",
+            "VideoLlavaForConditionalGeneration",
+            "LanguageBind/Video-LLaVA-7B-hf",
+            _video_llava_config,
+            _video_llava_processor,
+            videos=True,
+        ),
+        _family(
+            "qwen2_5_vl",
+            "Qwen2_5_VLForConditionalGeneration",
+            "Qwen/Qwen2.5-VL-7B-Instruct",
+            _qwen2_5_vl_config,
+            _qwen2_5_vl_processor,
+            videos=True,
+        ),
+        _family(
+            "qwen3_vl",
+            "Qwen3VLForConditionalGeneration",
+            "Qwen/Qwen3-VL-4B-Instruct",
+            _qwen3_vl_config,
+            _qwen3_vl_processor,
+            videos=True,
+        ),
+    )
+}
+
+
+@lru_cache
+def _processor(name: str) -> Any:
+    return FAMILIES[name].make_processor()
+
+
+@lru_cache
+def _model(name: str, attention: str, dtype: torch.dtype) -> Any:
+    family = FAMILIES[name]
+    config = family.make_config(family.processor().tokenizer)
+    torch.manual_seed(0)
+    model = getattr(transformers, family.architecture)._from_config(config, attn_implementation=attention)
+    _randomize(model)
+    for parameter in model.parameters():  # not the buffers: rotary frequencies stay in float32, as in a loaded model
+        parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    model.generation_config.eos_token_id = None  # an untrained model's stops mean nothing; every step shall count
+    return model.eval()
+
+
+@torch.no_grad()
+def _randomize(model: nn.Module) -> None:
+    """Weights large enough to matter; biases and norms that an adapter cannot forget unnoticed."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, nn.Embedding) or name in ("image_newline", "class_embedding"):
+                parameter.normal_()
+            elif parameter.ndim > 1:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+            else:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)

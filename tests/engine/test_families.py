@@ -1,0 +1,176 @@
+"""The small families are sound: processors, models and prompt formats fit each other before anything is pruned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import DECODER_LAYERS, FAMILIES, Family, Prompt
+from PIL import Image
+
+SIZES = ((37, 91), (60, 200), (64, 64))  # height, width
+VIDEO = 8
+
+
+def picture(height: int, width: int, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng((seed, height, width))
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def film(seed: int = 0) -> list[Image.Image]:
+    return [picture(40, 60, seed + frame) for frame in range(VIDEO)]
+
+
+def batch(family: Family) -> list[Prompt]:
+    """One picture of each size, two pictures, none, and a video where the family takes one."""
+    prompts = [Prompt(text="What color is it?", images=[picture(*size)]) for size in SIZES]
+    prompts.append(Prompt(text="How many?\nA. two\nB. three", images=[picture(37, 91, 1), picture(64, 64, 2)]))
+    prompts.append(Prompt(text="Is there a star in the image?"))
+    if family.takes_videos:
+        prompts.append(Prompt(text="Describe the video.", videos=[film()]))
+    return prompts
+
+
+def placeholders(family: Family, ids: torch.Tensor) -> list[int]:
+    """Placeholders in each row."""
+    processor = family.processor()
+    known = torch.tensor([getattr(processor, f"{kind}_token_id", -1) for kind in ("image", "video")])
+    return torch.isin(ids, known).sum(-1).tolist()
+
+
+@pytest.fixture(scope="session", params=list(FAMILIES))
+def family(request: pytest.FixtureRequest) -> Family:
+    return FAMILIES[request.param]
+
+
+@pytest.fixture(scope="session")
+def inputs(family: Family) -> Any:
+    return family.inputs(batch(family))
+
+
+def test_architecture(family: Family) -> None:
+    model, tokenizer = family.model(), family.processor().tokenizer
+    assert type(model).__name__ == family.architecture
+    assert model.config.text_config.num_hidden_layers == DECODER_LAYERS
+    assert model.config.image_token_id == family.processor().image_token_id
+    assert model.get_input_embeddings().num_embeddings == len(tokenizer)
+    assert tokenizer.padding_side == "left"
+
+
+def test_every_weight_is_drawn(family: Family) -> None:
+    flat = [
+        name
+        for name, parameter in family.model().named_parameters()
+        if parameter.numel() > 1 and float(parameter.detach().std()) < 0.02
+    ]
+    assert not flat
+
+
+# Visual tokens of the three sizes, counted by hand from the published rule:
+# LLaVA: 8 x 8. NeXT: the whole picture's 4 x 4, then the unpadded best tiling (h x w) and one newline per row.
+# OneVision: 5 x 5 in place of 4 x 4. Qwen: cells of 8 x 8 pixels after smart_resize, at most 120.
+COUNTS = {
+    "llava": (64, 64, 64),
+    "llava_next": (16 + 4 * 10 + 4, 16 + 4 * 12 + 4, 16 + 8 * 8 + 8),
+    "llava_onevision": (25 + 5 * 13 + 5, 25 + 6 * 20 + 6, 25 + 10 * 10 + 10),
+    "video_llava": (16, 16, 16),
+    "qwen2_5_vl": (5 * 11, 6 * 20, 8 * 8),
+    "qwen3_vl": (5 * 11, 6 * 20, 8 * 8),
+}
+VIDEO_COUNTS = {
+    "video_llava": VIDEO * 17,  # CLS stays
+    "llava_onevision": VIDEO * 9 + 1,  # 5 x 5 pooled to 3 x 3, one newline for all
+    "qwen2_5_vl": VIDEO // 2 * 4 * 6,  # 30 cells a frame pair at most
+    "qwen3_vl": VIDEO // 2 * 4 * 6,
+}
+
+
+def test_placeholders(family: Family, inputs: Any) -> None:
+    counts = placeholders(family, inputs["input_ids"])
+    assert tuple(counts[:3]) == COUNTS[family.name]
+    assert counts[4] == 0
+    if family.takes_videos:
+        assert counts[5] == VIDEO_COUNTS[family.name]
+
+
+def test_several_pictures(family: Family, inputs: Any) -> None:
+    """Rows with two pictures; only OneVision treats them otherwise than two rows of one: no tiles, one newline each."""
+    count = placeholders(family, inputs["input_ids"])[3]
+    alone = COUNTS[family.name]
+    assert count == (2 * (25 + 1) if family.name == "llava_onevision" else alone[0] + alone[2])
+
+
+def test_onevision_shrinks_beyond_nine_tiles() -> None:
+    family = FAMILIES["llava_onevision"]
+    inputs = family.inputs([Prompt(text="What?", images=[picture(176, 176)])])
+    assert placeholders(family, inputs["input_ids"]) == [25 + 15 * 15 + 15]  # 4 x 4 tiles of 5 x 5, by sqrt(16 / 9)
+    family.model()(**inputs)
+
+
+@torch.no_grad()
+def test_rows_alone_and_padded_agree(family: Family, inputs: Any) -> None:
+    model = family.model()
+    together = model(**inputs).logits[:, -1]
+    for row, prompt in enumerate(batch(family)):
+        alone = model(**family.inputs([prompt])).logits[0, -1]
+        torch.testing.assert_close(together[row], alone, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_pictures_matter(family: Family) -> None:
+    """Other pixels, other logits: a sound test of pruning needs a model that looks."""
+    model = family.model()
+    logits = [
+        model(**family.inputs([Prompt(text="What color is it?", images=[picture(64, 64, seed)])])).logits[0, -1]
+        for seed in (0, 1)
+    ]
+    assert (logits[0] - logits[1]).abs().max() > 0.05
+
+
+def test_generates(family: Family, inputs: Any) -> None:
+    ids = family.model().generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert ids.shape == (len(inputs["input_ids"]), inputs["input_ids"].shape[1] + 3)
+
+
+def test_half_precision(family: Family, inputs: Any) -> None:
+    model = family.model(dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert family.model().dtype == torch.float32
+    with torch.no_grad():
+        assert model(**inputs).logits.isfinite().all()
+
+
+# As the model cards and transformers' documentation print them, for one picture (or video) and one question.
+FORMATS = {
+    "llava": "USER: <image>\nWhat? ASSISTANT:",
+    "llava_next": "USER: <image>\nWhat? ASSISTANT:",
+    "video_llava": "USER: <image>\nWhat? ASSISTANT:",
+    "llava_onevision": "<|im_start|>user <image>\nWhat?<|im_end|><|im_start|>assistant\n",
+    "qwen2_5_vl": (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n<|im_start|>assistant\n"
+    ),
+    "qwen3_vl": (
+        "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n<|im_start|>assistant\n"
+    ),
+}
+
+
+def test_prompt_format(family: Family) -> None:
+    def rendered(prompt: Prompt) -> str:
+        return family.processor().apply_chat_template(prompt.messages(), add_generation_prompt=True, tokenize=False)
+
+    expected = FORMATS[family.name]
+    assert rendered(Prompt(text="What?", images=[None])) == expected
+    if family.takes_videos:
+        video = expected.replace("<image>", "<video>").replace("image_pad", "video_pad")
+        assert rendered(Prompt(text="What?", videos=[None])) == video
+    system = rendered(Prompt(text="What?", images=[None], system="Be brief."))
+    if "im_start" in expected:
+        default = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        between, end = (" \n", "") if family.name == "llava_onevision" else ("\n", "\n")
+        assert system == f"<|im_start|>system{between}Be brief.<|im_end|>{end}" + expected.removeprefix(default)
+    else:
+        assert system == "Be brief. " + expected

@@ -1,0 +1,255 @@
+"""Every method on every backbone: counts, order, batches, decoding, exit, determinism, half precision, the oracle.
+
+One method alone: ``pytest tests/engine/test_matrix.py -k NAME``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import METHODS, PROMPTS, masked_logits, merges, snapshot
+from families import FAMILIES, Family, Prompt
+from PIL import Image
+from torch import Tensor
+
+from clasp.backbones import adapter_for
+from clasp.engine.trace import Trace
+from clasp.methods.base import Method
+from clasp.methods.clasp import CLASP
+
+NEW = 2
+PACKED = ("qwen2_5_vl", "qwen3_vl")
+"""Families whose ViT packs patches, so that nothing can be merged inside it."""
+COMBINATIONS = [
+    (method, family)
+    for family in FAMILIES
+    for method in METHODS
+    if not (family in PACKED and method.startswith(("tome", "mustdrop")))
+]
+CASES = [pytest.param(method, family, id=f"{family}-{method}") for method, family in COMBINATIONS]
+
+
+def _picture(width: int, height: int, seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A small model, and prompts with one picture, with several of odd sizes, without one, and with a video."""
+
+    family: Family
+    model: Any
+    inside: bool
+    """Whether patches are to be merged inside the vision tower, which where features are interpolated is refused."""
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        prompts = [
+            Prompt(text=PROMPTS[0], images=[_picture(64, 64, 0)]),
+            Prompt(text=PROMPTS[1], images=[_picture(91, 37, 1), _picture(60, 100, 2)]),
+            Prompt(text=PROMPTS[2]),
+        ]
+        if self.family.takes_videos and not (self.inside and self.family.name == "llava_onevision"):
+            frames = 8 if self.family.name == "video_llava" else 4
+            prompts.append(Prompt(text=PROMPTS[0], videos=[[_picture(64, 64, 3 + i) for i in range(frames)]]))
+        return prompts
+
+    @cached_property
+    def batch(self) -> Any:
+        return self.cast(self.family.inputs(self.prompts))
+
+    @cached_property
+    def singles(self) -> list[Any]:
+        return [self.cast(self.family.inputs([prompt])) for prompt in self.prompts]
+
+    def cast(self, inputs: Any) -> Any:
+        return inputs.to(self.model.dtype)
+
+    @cached_property
+    def visual(self) -> Tensor:
+        tokens = torch.tensor(list(adapter_for(self.model).placeholders.values()))
+        return torch.isin(self.batch["input_ids"], tokens)
+
+    def forward(self, method: Method, inputs: Any) -> tuple[Tensor, Trace]:
+        with method(self.model, self.family.processor()) as run, torch.no_grad():
+            logits = self.model(**inputs).logits
+        assert run.trace is not None
+        return logits, run.trace
+
+    def generate(self, method: Method, inputs: Any) -> tuple[Any, Trace | None]:
+        with method(self.model, self.family.processor()) as run, torch.no_grad():
+            output = self.model.generate(
+                **inputs, max_new_tokens=NEW, do_sample=False, return_dict_in_generate=True, output_logits=True
+            )
+        return output, run.trace
+
+
+@lru_cache
+def subject(family: str, attention: str, dtype: torch.dtype = torch.float32, inside: bool = False) -> Subject:
+    model = FAMILIES[family].model(attention, dtype)
+    made = Subject(FAMILIES[family], model, inside)
+    with torch.no_grad():
+        model(**made.batch)  # transformers installs hooks of its own at the first forward; they are not ours to remove
+    return made
+
+
+def subject_for(method: str, family: str, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Subject:
+    return subject(family, attention, dtype, method.startswith(("tome", "mustdrop")))
+
+
+@pytest.mark.parametrize(("name", "family"), CASES)
+def test_eager_attention_and_sdpa_agree(name: str, family: str) -> None:
+    fast, plain = subject_for(name, family), subject_for(name, family, "eager")
+    logits, trace = fast.forward(METHODS[name], fast.batch)
+    expected, other = plain.forward(METHODS[name], plain.batch)
+    assert (logits - expected).abs().max() < 1e-3
+    for sample, same in zip(trace.samples, other.samples, strict=True):
+        assert [kept.tolist() for kept in sample.kept] == [kept.tolist() for kept in same.kept]
+
+
+@pytest.mark.parametrize(("name", "family"), CASES)
+def test_batch_equals_one_by_one_through_decoding(name: str, family: str) -> None:
+    on, method = subject_for(name, family), METHODS[name]
+    together, trace = on.generate(method, on.batch)
+    assert trace is not None
+    for row, inputs in enumerate(on.singles):
+        alone, single = on.generate(method, inputs)
+        for step in range(NEW):
+            assert (together.logits[step][row] - alone.logits[step][0]).abs().max() < 1e-3, (row, step)
+        if single is not None:
+            for ours, theirs in zip(trace.samples[row].kept, single.samples[0].kept, strict=True):
+                assert ours.tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize(("name", "family"), CASES)
+def test_counts_order_determinism_and_exit(name: str, family: str) -> None:
+    on, method = subject_for(name, family), METHODS[name]
+    with torch.no_grad():
+        plain = on.model(**on.batch).logits
+    before = snapshot(on.model)
+    logits, trace = on.forward(method, on.batch)
+    assert snapshot(on.model) == before, "something is left on the model"
+    again, _ = on.forward(method, on.batch)
+    assert torch.equal(logits, again), "the same input gives another answer"
+    with torch.no_grad():
+        assert torch.equal(on.model(**on.batch).logits, plain)
+    assert (logits[:2, -1] - plain[:2, -1]).abs().max() > 1e-3, "pruning must matter"
+    exact = not name.startswith(("tome", "mustdrop")) and "adaptive" not in name
+    adapter = adapter_for(on.model)
+    for sample, prompt, visual in zip(trace.samples, on.prompts, on.visual.sum(dim=1).tolist(), strict=True):
+        assert sample.images == len(prompt.images) + len(prompt.videos)
+        previous = set(range(visual))
+        for kept in sample.kept:
+            indices = kept.tolist()
+            assert indices == sorted(set(indices))
+            assert set(indices) <= previous
+            assert indices, "at least one visual token stays"
+            previous = set(indices)
+        if exact and sample.images == 1:
+            stages = method.schedule(visual, len(adapter.layers)).stages
+            assert [len(kept) for kept in sample.kept] == [stage.keep for stage in stages]
+    assert trace.samples[2].kept == ()
+    rows = [s.text_tokens for s in trace.samples]
+    held = [
+        max(rows[i] + s.visual_entering[layer] for i, s in enumerate(trace.samples))
+        for layer in range(len(adapter.layers))
+    ]
+    width = 2 * adapter.geometry.kv_dim * 4
+    assert trace.kv_bytes == sum(held) * width * len(rows), "tokens are really dropped from the cache"
+
+
+@pytest.mark.parametrize(("name", "family"), [case for case in CASES if not merges(case.values[0])])
+def test_dropping_equals_masking(name: str, family: str) -> None:
+    on = subject_for(name, family, "eager")
+    method = dataclasses.replace(METHODS[name], positions="original")
+    if isinstance(method, CLASP):  # the oracle knows no fusion
+        method = dataclasses.replace(method, fusion="deep")
+    with method(on.model, on.family.processor()) as run, torch.no_grad():
+        logits = on.model(**on.batch).logits
+    assert run.trace is not None
+    kept = [
+        sample.kept or (torch.empty(0, dtype=torch.long),) * len(run.schedule.stages) for sample in run.trace.samples
+    ]
+    stages = {stage.cut: [sample[i] for sample in kept] for i, stage in enumerate(run.schedule.stages)}
+    expected = masked_logits(on.model, on.batch, on.visual, stages)
+    assert (logits[:, -1] - expected[:, -1]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize(("name", "family"), CASES)
+def test_half_precision_has_no_nan(name: str, family: str, dtype: torch.dtype) -> None:
+    on = subject_for(name, family, dtype=dtype)
+    logits, trace = on.forward(METHODS[name], on.batch)
+    assert logits[:, -1].isfinite().all()
+    assert all(len(kept) for sample in trace.samples for kept in sample.kept)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_all_tokens_kept_is_bit_identical(family: str, attention: str) -> None:
+    on = subject(family, attention)
+    with torch.no_grad():
+        expected = on.model(**on.batch).logits
+        answers = on.model.generate(**on.batch, max_new_tokens=NEW, do_sample=False)
+    for method in (METHODS["random"], METHODS["fastv"], CLASP(ratio=0.0, fusion="deep", router="keyword")):
+        whole = dataclasses.replace(method, ratio=0.0)
+        logits, trace = on.forward(whole, on.batch)
+        assert torch.equal(logits, expected)
+        assert all(len(kept) == sample.visual_entering[0] for sample in trace.samples for kept in sample.kept)
+        output, _ = on.generate(whole, on.batch)
+        assert torch.equal(output.sequences, answers)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("positions", ["original", "contiguous"])
+def test_decoding_with_cache_equals_recomputing(family: str, positions: Any) -> None:
+    on = subject(family, "sdpa")
+    for name in ("random", "divprune", "fastervlm", "clasp"):
+        method = dataclasses.replace(METHODS[name], positions=positions)
+        with method(on.model, on.family.processor()), torch.no_grad():
+            options = {
+                "max_new_tokens": NEW,
+                "do_sample": False,
+                "return_dict_in_generate": True,
+                "output_logits": True,
+            }
+            cached = on.model.generate(**on.batch, **options)
+            recomputed = on.model.generate(**on.batch, **options, use_cache=False)
+        for with_cache, without in zip(cached.logits, recomputed.logits, strict=True):
+            assert (with_cache - without).abs().max() < 1e-4, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_beams_equal_beams_one_by_one(family: str) -> None:
+    on = subject(family, "sdpa")
+    options = {"max_new_tokens": NEW, "do_sample": False, "num_beams": 2}
+    for name in ("random", "visionzip", "clasp-farthest"):
+        with METHODS[name](on.model, on.family.processor()), torch.no_grad():
+            together = on.model.generate(**on.batch, **options)
+            for row, inputs in enumerate(on.singles):
+                alone = on.model.generate(**inputs, **options)
+                assert together[row, -NEW:].tolist() == alone[0, -NEW:].tolist(), (name, row)
+
+
+@pytest.mark.parametrize("family", PACKED)
+@pytest.mark.parametrize("name", ["tome", "mustdrop"])
+def test_merging_inside_a_packed_tower_is_refused_by_name(family: str, name: str) -> None:
+    on = subject(family, "sdpa")
+    with pytest.raises(ValueError, match="packs the patches"):
+        METHODS[name](on.model, on.family.processor())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_backbone_lacks_is_said(family: str) -> None:
+    on = subject(family, "sdpa")
+    notes = METHODS["visionzip"](on.model, on.family.processor()).stand_ins
+    geometry = adapter_for(on.model).geometry
+    assert any("no CLS" in note for note in notes) == (not geometry.cls)
+    assert any("multimodal rotary" in note for note in notes) == geometry.multimodal_rotary

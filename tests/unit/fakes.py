@@ -1,0 +1,185 @@
+"""States with planted values: what a method does with them is all that is under test.
+
+Every value is drawn once from a seed, another one for every layer, and ``reads`` records what was looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clasp.budget import Stage
+from clasp.methods.base import Patches, Queries
+
+
+class FakeVision:
+    """:class:`clasp.methods.base.Vision`; tests may overwrite ``states``, ``attentions``, ``key`` and ``stays``."""
+
+    def __init__(
+        self,
+        rows: int,
+        tokens: int,
+        seed: int = 0,
+        *,
+        feature_layer: int = 3,
+        dim: int = 4,
+        head_dim: int = 5,
+        has_cls: bool = True,
+    ) -> None:
+        draw = torch.Generator().manual_seed(seed + 1000)
+        self.feature_layer, self.has_cls = feature_layer, has_cls
+        self.states = torch.randn(feature_layer + 2, rows, tokens, dim, generator=draw)
+        self.attentions = torch.rand(feature_layer + 2, rows, tokens, generator=draw)
+        self.key = torch.randn(feature_layer + 2, rows, tokens, head_dim, generator=draw)
+        self.cls = torch.randn(feature_layer + 2, rows, dim, generator=draw)
+        self.weight = torch.randn(dim, 6, generator=draw)
+        self.stays = torch.ones(rows, tokens, dtype=torch.bool)
+        self.reads: set[int] = set()
+
+    def hidden_state(self, index: int) -> Tensor:
+        self.reads.add(index)
+        return self.states[index]
+
+    def attention(self, layer: int) -> Tensor:
+        self.reads.add(layer)
+        return self.attentions[layer]
+
+    def cls_state(self, index: int) -> Tensor:
+        assert self.has_cls, "there is no CLS token"
+        self.reads.add(index)
+        return self.cls[index]
+
+    def keys(self, layer: int) -> Tensor:
+        self.reads.add(layer)
+        return self.key[layer]
+
+    def project(self, features: Tensor) -> Tensor:
+        return torch.tanh(features.float() @ self.weight)  # not linear, as a projector is not
+
+    def representatives(self) -> Tensor:
+        return self.stays
+
+
+class FakeState:
+    """:class:`clasp.methods.base.State` at one stage; the planted values may be overwritten.
+
+    Args:
+        original: visual tokens that entered the decoder, where earlier stages dropped some.
+        words: instruction tokens of each row; shorter rows are padded on the right.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        visual: int,
+        seed: int = 0,
+        *,
+        original: int | None = None,
+        words: Sequence[int] | None = None,
+        categories: list[str] | None = None,
+        stage: Stage | None = None,
+        has_cls: bool = True,
+        feature_layer: int = 3,
+    ) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        lengths = torch.tensor(list(words) if words is not None else [3 + row % 3 for row in range(rows)])
+        longest = int(lengths.max())
+        self.stage = stage or Stage(0, 1)
+        self.visual_tokens, self.categories = visual, categories
+        self.real = torch.arange(longest)[None] < lengths[:, None]
+        self.visual_hidden = torch.randn(rows, visual, 6, generator=draw)
+        self.word_hidden = torch.randn(rows, longest, 6, generator=draw) * self.real[..., None]
+        self.original_visual = torch.randn(rows, original or visual, 6, generator=draw)
+        self.original_words = torch.randn(rows, longest, 6, generator=draw) * self.real[..., None]
+        scores = torch.rand(rows, longest, visual, generator=draw)
+        self.word_attention = 0.5 * scores / scores.sum(dim=-1, keepdim=True) * self.real[..., None]
+        self.last_attention = torch.rand(rows, visual, generator=draw) / visual
+        self.norms = 10.0 * torch.rand(rows, visual, generator=draw), 10.0 * torch.rand(rows, longest, generator=draw)
+        self.gain = 0.5 + torch.rand(6, generator=draw)
+        self.similarity = 2.0 * torch.rand(rows, visual, generator=draw) - 1.0
+        self.text_towers: list[str] = []
+        self.tower = FakeVision(rows, visual, seed, has_cls=has_cls, feature_layer=feature_layer)
+
+    def tokens(self) -> Tensor:
+        return self.visual_hidden
+
+    def text(self) -> tuple[Tensor, Tensor]:
+        return self.word_hidden, self.real
+
+    def embeddings(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.original_visual, self.original_words, self.real
+
+    def attention(self, queries: Queries) -> Tensor:
+        if queries == "last":
+            return self.last_attention
+        return self.word_attention.sum(dim=1) / self.real.sum(dim=1, keepdim=True)
+
+    def text_attention(self) -> Tensor:
+        return self.word_attention
+
+    def key_norms(self) -> tuple[Tensor, Tensor]:
+        return self.norms
+
+    def normed(self, hidden: Tensor) -> Tensor:
+        scale = hidden.float().square().mean(dim=-1, keepdim=True).add(1e-6).rsqrt()
+        return hidden * scale * self.gain
+
+    def clip_similarity(self, text_tower: str) -> Tensor:
+        self.text_towers.append(text_tower)
+        return self.similarity
+
+    def vision(self) -> FakeVision:
+        return self.tower
+
+    def seeds(self) -> list[int]:
+        return list(range(100, 100 + len(self.visual_hidden)))
+
+
+class FakeCrops:
+    """:class:`clasp.methods.base.Crops`; ``covered`` says which crop covers each token of the first one."""
+
+    def __init__(
+        self, sizes: Sequence[int], seed: int = 0, *, whole: bool = True, covered: Tensor | None = None
+    ) -> None:
+        draw = torch.Generator().manual_seed(seed + 2000)
+        self.sizes, self.whole = tuple(sizes), whole
+        self.attentions = torch.rand(8, sizes[0], generator=draw)
+        self._covered = (
+            torch.randint(1, max(2, len(sizes)), (sizes[0],), generator=draw) if covered is None else covered
+        )
+        self.reads: set[int] = set()
+
+    def attention(self, layer: int) -> Tensor:
+        self.reads.add(layer)
+        return self.attentions[layer]
+
+    def covering(self) -> Tensor:
+        assert self.whole, "no crop shows the whole image"
+        return self._covered
+
+
+def fake_patches(
+    crops: int,
+    grid: tuple[int, int],
+    seed: int = 0,
+    *,
+    keep: int = 1,
+    remaining: int = 1,
+    padding: int = 0,
+) -> Patches:
+    """:class:`clasp.methods.base.Patches` of unmerged patches, the last ``padding`` of each crop being padding."""
+    draw = torch.Generator().manual_seed(seed + 3000)
+    patches = grid[0] * grid[1]
+    sizes = torch.ones(crops, patches, dtype=torch.long)
+    sizes[:, patches - padding :] = 0
+    return Patches(
+        hidden=torch.randn(crops, patches, 4, generator=draw),
+        keys=torch.randn(crops, patches, 5, generator=draw),
+        sizes=sizes,
+        places=torch.arange(patches).expand(crops, -1),
+        grid=grid,
+        keep=keep,
+        remaining=remaining,
+    )

@@ -1,0 +1,111 @@
+"""DPC-KNN clusters and their means against plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from clasp.ops.cluster import cluster_means, density_peak_clusters
+
+
+def cloud(batch: int, tokens: int, seed: int, dim: int = 6) -> Tensor:
+    return torch.randn(batch, tokens, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def noise(batch: int, tokens: int, seed: int = 0, largest: float = 1e-3) -> Tensor:
+    return largest * torch.rand(batch, tokens, generator=torch.Generator().manual_seed(seed))
+
+
+def naive_clusters(
+    values: Tensor, clusters: int, neighbours: int, added: list[float]
+) -> tuple[list[int], list[int], list[Tensor]]:
+    """Centres by falling score, the cluster of each token, and the clusters' means."""
+    rows = values.double()
+    tokens = range(len(rows))
+    distance = [[math.sqrt(float((rows[i] - rows[j]).square().mean())) for j in tokens] for i in tokens]
+    density = []
+    for i in tokens:
+        nearest = sorted(distance[i])[:neighbours]
+        density.append(math.exp(-sum(d * d for d in nearest) / neighbours) + added[i])
+    furthest = max(max(row) for row in distance)
+    score = [
+        density[i] * min((distance[i][j] for j in tokens if density[j] > density[i]), default=furthest) for i in tokens
+    ]
+    centres = sorted(tokens, key=lambda i: -score[i])[:clusters]
+    members = [
+        centres.index(i) if i in centres else min(range(clusters), key=lambda c: distance[i][centres[c]])
+        for i in tokens
+    ]
+    means = [torch.stack([rows[i] for i in tokens if members[i] == c]).mean(dim=0) for c in range(clusters)]
+    return centres, members, means
+
+
+@pytest.mark.parametrize(
+    ("tokens", "clusters", "neighbours"), [(1, 1, 1), (2, 2, 1), (9, 3, 3), (14, 4, 2), (14, 14, 5)]
+)
+def test_clusters_equal_the_definition(tokens: int, clusters: int, neighbours: int) -> None:
+    values, added = cloud(8, tokens, seed=tokens), noise(8, tokens)
+    centres, members = density_peak_clusters(values, clusters, neighbours, added)
+    means = cluster_means(values, members, clusters)
+    for row in range(8):
+        expected = naive_clusters(values[row], clusters, neighbours, added[row].tolist())
+        assert centres[row].tolist() == expected[0]
+        assert members[row].tolist() == expected[1]
+        assert torch.allclose(means[row].double(), torch.stack(expected[2]), atol=1e-5)
+
+
+def test_well_separated_clusters_have_one_centre_each() -> None:
+    for seed in range(10):
+        offsets = 6.0 * torch.eye(6)[:4].repeat_interleave(7, dim=0)
+        values = (offsets + 0.3 * cloud(1, 28, seed)[0])[torch.randperm(28)][None]
+        owner = values[0].argmax(dim=-1)
+        centres, members = density_peak_clusters(values, 4, 4, noise(1, 28, seed, 1e-6))
+        assert sorted(owner[centres[0]].tolist()) == [0, 1, 2, 3]
+        assert owner[centres[0]][members[0]].equal(owner), "each token joins the centre of its own cluster"
+
+
+def test_norms_count() -> None:
+    values = torch.cat([torch.ones(5, 4), 5.0 * torch.ones(5, 4)])[None] + 0.01 * cloud(1, 10, 0, dim=4)
+    _, members = density_peak_clusters(values, 2, 2, noise(1, 10, largest=1e-6))
+    assert len(set(members[0, :5].tolist())) == len(set(members[0, 5:].tolist())) == 1
+    assert members[0, 0] != members[0, 9]
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-6])
+def test_no_cluster_is_empty_when_tokens_are_the_same(largest: float) -> None:
+    values = cloud(1, 1, 0).expand(2, 12, -1).clone()
+    values[1, 6:] = 0.0
+    centres, members = density_peak_clusters(values, 4, 4, noise(2, 12, largest=largest))
+    for row in range(2):
+        assert len(set(centres[row].tolist())) == 4
+        assert set(members[row].tolist()) == {0, 1, 2, 3}
+        assert members[row][centres[row]].tolist() == [0, 1, 2, 3]
+    means = cluster_means(values, members, 4)
+    assert torch.allclose(means[0], values[0, :4])
+    assert largest > 0.0 or centres[1, :2].tolist() == [0, 6], "of equal densities the lower index is the peak"
+    assert set(centres[1, :2].tolist()) & set(range(6)), "one of the first two peaks is a copy"
+    assert set(centres[1, :2].tolist()) & set(range(6, 12)), "and the other is a zero vector"
+
+
+def test_a_cluster_follows_its_tokens_through_a_permutation() -> None:
+    values, added = cloud(3, 15, 2), noise(3, 15)
+    order = torch.randperm(15, generator=torch.Generator().manual_seed(0))
+    centres, members = density_peak_clusters(values, 3, 3, added)
+    moved_centres, moved_members = density_peak_clusters(values[:, order], 3, 3, added[:, order])
+    assert order[moved_centres].equal(centres)
+    assert moved_members.equal(members[:, order])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_clusters_in_half_precision(dtype: torch.dtype) -> None:
+    values = (2.0e4 * cloud(1, 40, 1)).clamp(-6e4, 6e4).to(dtype)  # the sum of a few overflows float16
+    centres, members = density_peak_clusters(values, 2, 2, noise(1, 40, largest=1e-6))
+    means = cluster_means(values, members, 2)
+    assert means.dtype == dtype
+    assert means.isfinite().all()
+    alone = [values[0, members[0] == c].double().mean(dim=0) for c in range(2)]
+    assert torch.allclose(means[0].double(), torch.stack(alone), rtol=1e-2, atol=1.0)
+    assert centres.shape == (1, 2)

@@ -1,0 +1,206 @@
+"""Max-min diversity, the DPP's greedy MAP and pivots' turns, each against a search or a plain loop."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from clasp.ops.diversity import cosine_between, dpp_map, max_min, take_least_similar
+from clasp.ops.select import cosine
+
+
+def cloud(batch: int, tokens: int, seed: int, dim: int = 6) -> Tensor:
+    return torch.randn(batch, tokens, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def cos(a: Tensor, b: Tensor) -> float:
+    norm = float(a.double().norm()) * float(b.double().norm())
+    return float(a.double() @ b.double()) / norm if norm else 0.0
+
+
+def test_cosine_between_two_sets_with_zero_vectors_among_them() -> None:
+    values, others = cloud(2, 5, 0), 100.0 * cloud(2, 3, 1)
+    values[0, 2], others[1, 0] = 0.0, 0.0
+    similarity = cosine_between(values, others)
+    for b, i, j in itertools.product(range(2), range(5), range(3)):
+        assert float(similarity[b, i, j]) == pytest.approx(cos(values[b, i], others[b, j]), abs=1e-6)
+
+
+# max-min
+
+
+def naive_max_min(values: Tensor, keep: int) -> list[int]:
+    tokens = range(len(values))
+    distance = {(i, j): 1.0 - cos(values[i], values[j]) for i in tokens for j in tokens}
+    chosen = [max(tokens, key=lambda i: min((distance[i, j] for j in tokens if j != i), default=0.0))]
+    while len(chosen) < keep:
+        free = [i for i in tokens if i not in chosen]
+        chosen.append(max(free, key=lambda i: min(distance[i, j] for j in chosen)))
+    return sorted(chosen)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 7, 12])
+def test_max_min_equals_the_greedy_loop(tokens: int) -> None:
+    values = cloud(6, tokens, tokens)
+    for keep in range(1, tokens + 1):
+        index = max_min(values, keep)
+        assert index.tolist() == [naive_max_min(row, keep) for row in values]
+
+
+def test_max_min_reaches_half_of_the_best_smallest_chord() -> None:
+    values = torch.nn.functional.normalize(cloud(25, 9, 3, dim=3), dim=-1)
+    for keep in (2, 3, 4, 5):
+        for row, index in zip(values, max_min(values, keep).tolist(), strict=True):
+            chord = torch.cdist(row, row)
+            smallest = {
+                subset: min(float(chord[i, j]) for i, j in itertools.combinations(subset, 2))
+                for subset in itertools.combinations(range(9), keep)
+            }
+            assert smallest[tuple(index)] >= max(smallest.values()) / 2 - 1e-5
+
+
+def test_max_min_ignores_norms_and_follows_permutations() -> None:
+    values = cloud(4, 20, 5)
+    index = max_min(values, 7)
+    assert index.equal(max_min(values * torch.logspace(-3, 3, 20)[None, :, None], 7))
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    assert order[max_min(values[:, order], 7)].sort(dim=1).values.equal(index)
+    assert torch.stack([max_min(row[None], 7)[0] for row in values]).equal(index), "rows must not see each other"
+
+
+def test_max_min_takes_copies_last_and_the_lower_one_of_ties() -> None:
+    corners = torch.eye(4)[[0, 0, 1, 1, 2, 3, 3]][None]
+    assert max_min(corners, 4).tolist() == [[0, 2, 4, 5]]
+    for keep in range(1, 8):
+        index = max_min(corners, keep)[0].tolist()
+        assert len({tuple(corners[0, i].tolist()) for i in index}) == min(4, keep)
+        assert len(set(index)) == keep
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_max_min_in_half_precision_with_large_and_zero_values(dtype: torch.dtype) -> None:
+    values = (3000.0 * cloud(2, 9, 8)).to(dtype)
+    values[:, 4] = 0.0
+    assert max_min(values, 5).equal(max_min(values.float(), 5))
+    assert len(set(max_min(torch.zeros(1, 6, 3, dtype=dtype), 4)[0].tolist())) == 4
+
+
+# determinantal point process
+
+
+def picks(similarity: Tensor, quality: Tensor, keep: int) -> list[int]:
+    """The order in which tokens are picked: what each larger budget adds."""
+    order: list[int] = []
+    for size in range(1, keep + 1):
+        index = dpp_map(similarity[None], quality[None], size)[0].tolist()
+        assert index == sorted(set(index)), "distinct and ascending"
+        assert set(order) < set(index), "greedy sets are nested"
+        order += set(index) - set(order)
+    return order
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_dpp_picks_the_largest_determinant_at_every_step(seed: int) -> None:
+    values = cloud(1, 10, seed, dim=12)
+    similarity = cosine(values)[0]
+    quality = 0.05 + 0.95 * torch.rand(10, generator=torch.Generator().manual_seed(seed))
+    kernel = (quality[:, None] * similarity * quality[None]).double()
+    chosen: list[int] = []
+    for pick in picks(similarity, quality, 9):
+        determinants = {
+            i: float(torch.linalg.det(kernel[[*chosen, i]][:, [*chosen, i]])) for i in range(10) if i not in chosen
+        }
+        assert pick == max(determinants, key=determinants.__getitem__)
+        chosen.append(pick)
+
+
+def test_dpp_weighs_quality_against_diversity() -> None:
+    similarity = torch.tensor([[1.0, 0.95, 0.0], [0.95, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    assert picks(similarity, torch.tensor([1.0, 0.9, 0.5]), 2) == [0, 2]
+    assert picks(similarity, torch.tensor([1.0, 0.9, 0.1]), 2) == [0, 1]
+
+
+def test_dpp_of_exhausted_rank_fills_up_by_quality() -> None:
+    values = cloud(1, 9, 4, dim=3)
+    similarity = cosine(values)[0]
+    quality = torch.tensor([0.3, 0.9, 0.2, 0.8, 0.1, 0.7, 0.6, 0.4, 0.5])
+    order = picks(similarity, quality, 9)
+    spanning = order[:3]
+    assert abs(float(torch.linalg.det(similarity[spanning][:, spanning]))) > 1e-3
+    assert order[3:] == sorted(set(range(9)) - set(spanning), key=lambda i: -float(quality[i]))
+
+
+def test_dpp_tells_what_nearly_resembles_from_a_copy() -> None:
+    values = torch.eye(3)[[0, 0, 0]][None].clone()
+    values[0, 2, 1] = 0.05
+    assert dpp_map(cosine(values), torch.tensor([[1.0, 0.9, 0.1]]), 2).tolist() == [[0, 2]]
+
+
+def test_dpp_of_copies_zero_vectors_and_zero_quality() -> None:
+    copies = torch.ones(1, 6, 4)
+    assert dpp_map(cosine(copies), torch.ones(1, 6), 3).tolist() == [[0, 1, 2]]
+    mixed = torch.eye(4)[[0, 0, 1, 2]][None].clone()
+    mixed[0, 3] = 0.0
+    quality = torch.tensor([[0.5, 0.4, 0.3, 1.0]])
+    assert dpp_map(cosine(mixed), quality, 2).tolist() == [[0, 2]], "a zero vector spans nothing"
+    assert dpp_map(cosine(mixed), quality, 3).tolist() == [[0, 2, 3]], "and is the first to fill up by quality"
+    assert dpp_map(cosine(mixed), torch.zeros(1, 4), 4).tolist() == [[0, 1, 2, 3]]
+    assert dpp_map(torch.ones(1, 1, 1), torch.ones(1, 1), 1).tolist() == [[0]]
+
+
+def test_dpp_rows_are_independent_even_when_one_is_exhausted() -> None:
+    values = cloud(3, 16, 9, dim=20)
+    values[1] = values[1, :1]
+    quality = torch.rand(3, 16, generator=torch.Generator().manual_seed(2))
+    together = dpp_map(cosine(values), quality, 8)
+    for row in range(3):
+        assert dpp_map(cosine(values[row : row + 1]), quality[row : row + 1], 8)[0].equal(together[row])
+    assert together[1].tolist() == quality[1].topk(8).indices.sort().values.tolist()
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    permuted = dpp_map(cosine(values[:, order]), quality[:, order], 8)
+    assert order[permuted].sort(dim=1).values.equal(together)
+
+
+def test_dpp_stays_accurate_over_a_long_run() -> None:
+    values = cloud(1, 300, 6, dim=400)
+    quality = 0.5 + 0.5 * torch.rand(1, 300, generator=torch.Generator().manual_seed(6))
+    kernel = (quality[0, :, None] * cosine(values)[0] * quality[0]).double()
+    index = dpp_map(cosine(values), quality, 150)[0].tolist()
+    shorter = dpp_map(cosine(values), quality, 149)[0].tolist()
+    (last,) = set(index) - set(shorter)
+    inverse = torch.linalg.inv(kernel[shorter][:, shorter])
+    free = [i for i in range(300) if i not in shorter]
+    gains = {i: float(kernel[i, i] - kernel[i, shorter] @ inverse @ kernel[shorter, i]) for i in free}
+    assert math.isclose(gains[last], max(gains.values()), rel_tol=1e-4)
+
+
+# turns of the pivots
+
+
+def naive_turns(similarity: Tensor, taken: set[int], quotas: list[int]) -> set[int]:
+    taken = set(taken)
+    for pivot, quota in enumerate(quotas):
+        free = sorted((i for i in range(similarity.shape[1]) if i not in taken), key=lambda i: similarity[pivot, i])
+        taken |= set(free[:quota])
+    return taken
+
+
+def test_pivots_take_in_turn_what_is_least_like_them() -> None:
+    similarity = cosine_between(cloud(3, 4, 0), cloud(3, 15, 1))
+    quotas = torch.tensor([[3, 3, 3, 3], [5, 0, 1, 2], [0, 0, 0, 0]])
+    taken = torch.zeros(3, 15, dtype=torch.bool)
+    taken[:, [2, 9]] = True
+    result = take_least_similar(similarity, taken, quotas)
+    for row in range(3):
+        expected = naive_turns(similarity[row], {2, 9}, quotas[row].tolist())
+        assert set(result[row].nonzero().squeeze(1).tolist()) == expected
+    assert taken.sum() == 6, "the argument is left alone"
+
+
+def test_pivots_take_the_lower_index_of_ties() -> None:
+    result = take_least_similar(torch.zeros(1, 2, 6), torch.tensor([[True] + [False] * 5]), torch.tensor([[2, 1]]))
+    assert result.tolist() == [[True, True, True, True, False, False]]

@@ -1,0 +1,206 @@
+"""Matching and merging against plain-loop references, over random and adversarial inputs."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from clasp.ops.matching import absorb, bipartite, merge_most_similar, merge_windows, ragged_index, thin
+
+
+def cloud(tokens: int, seed: int, kind: str = "random") -> Tensor:
+    """(tokens, 4) values: random ones, duplicates among them, or zero vectors among them."""
+    values = torch.randn(tokens, 4, generator=torch.Generator().manual_seed(seed))
+    if kind == "duplicates":
+        values[tokens // 2 :] = values[0]
+    if kind == "zeros":
+        values[::3] = 0.0
+    return values
+
+
+clouds = st.builds(cloud, st.integers(1, 14), st.integers(0, 10**6), st.sampled_from(["random", "duplicates", "zeros"]))
+
+
+def cos(a: Tensor, b: Tensor) -> float:
+    norm = float(a.norm()) * float(b.norm())
+    return float(a.double() @ b.double()) / norm if norm else 0.0
+
+
+def naive_merge(values: Tensor, real: list[bool], count: int) -> list[int]:
+    there = [i for i, used in enumerate(real) if used]
+    first, second = there[::2], there[1::2]
+    merged = list(range(len(real)))
+    if not second:
+        return merged
+    partner = {i: max(second, key=lambda j: (round(cos(values[i], values[j]), 5), -j)) for i in first}
+    ranked = sorted(first, key=lambda i: (-round(cos(values[i], values[partner[i]]), 5), i))
+    for i in ranked[:count]:
+        merged[i] = partner[i]
+    return merged
+
+
+def distinct(values: Tensor) -> bool:
+    """Whether no two cosines are so close that rounding decides between them."""
+    cosines = sorted(cos(a, b) for a, b in itertools.combinations(values, 2))
+    return all(b - a > 1e-5 for a, b in itertools.pairwise(cosines))
+
+
+@settings(max_examples=150, deadline=None)
+@given(values=clouds, data=st.data())
+def test_merging_equals_the_definition(values: Tensor, data: st.DataObject) -> None:
+    real = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
+    count = data.draw(st.integers(0, len(values)))
+    merged = merge_most_similar(values[None], torch.tensor([real]), torch.tensor([count]))[0].tolist()
+    there = [i for i, used in enumerate(real) if used]
+    assert sum(i != j for i, j in enumerate(merged)) == min(count, -(-len(there) // 2) if len(there) > 1 else 0)
+    assert all(merged[j] == j for j in merged), "only tokens that stay are pointed at"
+    assert all(merged[i] == i for i, used in enumerate(real) if not used), "padding points at itself"
+    assert all(real[j] for i, j in enumerate(merged) if i != j), "nothing is merged into padding"
+    if distinct(values):
+        assert merged == naive_merge(values, real, count)
+
+
+def test_rows_of_a_batch_do_not_touch() -> None:
+    values = torch.stack([cloud(9, seed) for seed in range(3)])
+    real = torch.ones(3, 9, dtype=torch.bool)
+    real[1, [0, 4, 8]] = False
+    real[2, 1:] = False
+    counts = torch.tensor([4, 2, 3])
+    together = merge_most_similar(values, real, counts)
+    for row in range(3):
+        alone = merge_most_similar(values[row, None], real[row, None], counts[row, None])[0]
+        assert together[row].equal(alone)
+    assert together[2].tolist() == list(range(9)), "a lone token has no partner"
+
+
+def test_of_equal_partners_the_first_is_taken() -> None:
+    values = torch.eye(4)[[0, 0, 0, 0, 0]][None]
+    real = torch.ones(1, 5, dtype=torch.bool)
+    best, partner = bipartite(values, real)
+    assert partner.tolist() == [[1, 1, 1, 3, 1]]
+    assert torch.isinf(best[0, [1, 3]]).all()
+    assert merge_most_similar(values, real, torch.tensor([2])).tolist() == [[1, 1, 1, 3, 4]]
+
+
+def test_bipartite_does_not_mind_scale_or_half_precision() -> None:
+    values = cloud(12, 3)[None]
+    real = torch.ones(1, 12, dtype=torch.bool)
+    scale = torch.linspace(0.1, 50.0, 12)[None, :, None]
+    assert bipartite(values, real)[1].equal(bipartite(values * scale, real)[1])
+    best, partner = bipartite(values.half(), real)
+    assert best.dtype == torch.float32
+    assert torch.allclose(best, bipartite(values, real)[0], atol=2e-3)
+    assert not best.isnan().any()
+    assert partner.max() < 12
+
+
+def naive_thin(values: Tensor, keep: int, step: int) -> list[int]:
+    left = list(range(len(values)))
+    while len(left) > keep:
+        first, second = left[::2], left[1::2]
+        ranked = sorted(first, key=lambda i: -max(cos(values[i], values[j]) for j in second))
+        left = ranked[min(step, len(left) - keep, len(left) // 2) :] + second
+    return left
+
+
+@settings(max_examples=100, deadline=None)
+@given(tokens=st.integers(1, 16), seed=st.integers(0, 10**6), data=st.data())
+def test_thinning_equals_the_loop(tokens: int, seed: int, data: st.DataObject) -> None:
+    values = cloud(tokens, seed)
+    keep, step = data.draw(st.integers(0, tokens)), data.draw(st.integers(1, 8))
+    left = thin(values[None], keep, step)[0].tolist()
+    assert len(set(left)) == len(left) == keep
+    if keep and distinct(values):
+        assert left == naive_thin(values, keep, step)
+
+
+@pytest.mark.parametrize("kind", ["duplicates", "zeros"])
+@pytest.mark.parametrize("keep", [1, 6, 12])
+def test_thinning_is_exact_on_degenerate_input(kind: str, keep: int) -> None:
+    left = thin(torch.stack([cloud(13, 1, kind), cloud(13, 2, kind)]), keep, 8)
+    assert [len(set(row)) for row in left.tolist()] == [keep, keep]
+
+
+def test_thinning_drops_copies_before_anything_else() -> None:
+    values = torch.eye(6)[[0, 1, 2, 3, 4, 0, 1, 5]]  # places 5 and 6 repeat 0 and 1
+    left = thin(values[None], 6, 1)[0].tolist()
+    assert sorted(values[left].argmax(dim=1).tolist()) == [0, 1, 2, 3, 4, 5]
+
+
+def naive_windows(values: Tensor, real: list[bool], grid: tuple[int, int], side: int, threshold: float) -> list[int]:
+    merged = list(range(len(values)))
+    for top, left in itertools.product(range(0, grid[0], side), range(0, grid[1], side)):
+        cells = [r * grid[1] + c for r in range(top, top + side) for c in range(left, left + side) if c < grid[1]]
+        inside = [i for i in cells if i < len(values) and real[i]]
+        pairs = [cos(values[i], values[j]) for i, j in itertools.combinations(inside, 2)]
+        if pairs and sum(pairs) / len(pairs) >= threshold:
+            for i in inside:
+                merged[i] = inside[0]
+    return merged
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    grid=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    side=st.integers(1, 4),
+    seed=st.integers(0, 10**6),
+    noise=st.floats(0.0, 1.0),
+    threshold=st.sampled_from([-0.2, 0.47, 0.81]),
+    padding=st.integers(0, 3),
+)
+def test_windows_equal_the_definition(
+    grid: tuple[int, int], side: int, seed: int, noise: float, threshold: float, padding: int
+) -> None:
+    tokens = grid[0] * grid[1]
+    values = torch.ones(tokens, 4) + 2 * noise * cloud(tokens, seed)
+    values[tokens // 2] = 0.0  # no threshold here is (n - 2) / n, which it makes of n - 1 equal ones
+    real = [i < tokens - padding for i in range(tokens)]
+    places = torch.arange(tokens)[None]
+    merged = merge_windows(values[None], torch.tensor([real]), places, grid, side, threshold)[0].tolist()
+    assert merged == naive_windows(values, real, grid, side, threshold)
+
+
+def test_windows_go_by_place_not_by_order() -> None:
+    values, grid = torch.ones(1, 16, 4), (4, 4)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))[None]
+    merged = merge_windows(values, torch.ones(1, 16, dtype=torch.bool), order, grid, 2, 0.8)[0]
+    for token, target in enumerate(merged.tolist()):
+        window = [i for i in range(16) if _window(order[0, i]) == _window(order[0, token])]
+        assert target == min(window)
+
+
+def _window(place: Tensor) -> tuple[int, int]:
+    return int(place) // 4 // 2, int(place) % 4 // 2
+
+
+@settings(max_examples=80, deadline=None)
+@given(tokens=st.integers(2, 12), seed=st.integers(0, 10**6), neighbours=st.integers(0, 14), data=st.data())
+def test_absorbing_equals_the_definition(tokens: int, seed: int, neighbours: int, data: st.DataObject) -> None:
+    features, keys = cloud(tokens, seed), cloud(tokens, seed + 1)
+    weights = torch.rand(tokens, generator=torch.Generator().manual_seed(seed))
+    index = data.draw(st.lists(st.integers(0, tokens - 1), min_size=1, unique=True))
+    result = absorb(features[None], keys[None], weights[None], torch.tensor([index]), neighbours)[0]
+    for row, i in enumerate(index):
+        near = sorted((j for j in range(tokens) if j != i), key=lambda j: -cos(keys[i], keys[j]))[:neighbours]
+        expected = features[i] + sum((weights[j] * features[j] for j in near), torch.zeros(4))
+        assert torch.allclose(result[row], expected, atol=1e-4)
+
+
+def test_absorbing_keeps_the_dtype_and_small_weights() -> None:
+    features = torch.ones(1, 40, 4, dtype=torch.float16)
+    weights = torch.full((1, 40), 1e-3)
+    result = absorb(features, cloud(40, 0)[None].half(), weights, torch.tensor([[3, 7]]), 32)
+    assert result.dtype == torch.float16
+    assert torch.allclose(result.float(), torch.full((1, 2, 4), 1.032), atol=1e-3)
+
+
+def test_ragged_sets_keep_their_order() -> None:
+    kept = torch.tensor([[0, 1, 0, 1, 1], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1]], dtype=torch.bool)
+    index, valid = ragged_index(kept, 3)
+    assert [row[mask].tolist() for row, mask in zip(index, valid, strict=True)] == [[1, 3, 4], [4], [0, 1, 2]]
+    assert all(len(set(row)) == 3 and row == sorted(row) for row in index.tolist())

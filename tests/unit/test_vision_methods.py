@@ -1,0 +1,457 @@
+"""Methods that work on the vision tower, against references written from their specifications."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from fakes import FakeCrops, FakeState, fake_patches
+from torch import Tensor
+
+from clasp.budget import BudgetError, Geometry, Stage
+from clasp.methods.base import Method, Patches
+from clasp.methods.fastervlm import FasterVLM
+from clasp.methods.hired import HiRED
+from clasp.methods.mustdrop import THRESHOLDS, MustDrop
+from clasp.methods.prumerge import PruMerge, PruMergePlus, evenly_spaced, outliers
+from clasp.methods.tome import ToMe, merges
+from clasp.methods.vispruner import VisPruner
+
+LLAVA = Geometry(576, 32, 4096, 11008, 32, 4096, 24, 23)
+ALL: list[type[Method]] = [FasterVLM, VisPruner, HiRED, PruMerge, PruMergePlus, ToMe, MustDrop]
+BEFORE_THE_DECODER = ALL[:-1]
+
+
+def falling(scores: Tensor) -> list[int]:
+    return sorted(range(len(scores)), key=lambda i: (-float(scores[i]), i))
+
+
+def cos(a: Tensor, b: Tensor) -> float:
+    norm = float(a.norm()) * float(b.norm())
+    return float(a @ b) / norm if norm else 0.0
+
+
+@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize("keep", [1, 7, 23])
+def test_selections_are_distinct_and_name_the_states_they_read(method: type[Method], keep: int) -> None:
+    state = FakeState(3, 24, stage=Stage(0, keep))
+    instance = method(tokens=keep)
+    selection = instance.select(state, keep)
+    assert selection.index.shape == (3, keep)
+    assert all(row == sorted(set(row)) for row in selection.index.tolist())
+    assert state.tower.reads <= set(instance.vision_states(state.tower.feature_layer))
+    assert selection.valid is None or bool(selection.valid.any(dim=1).all())
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_equal_scores_and_tokens_are_no_special_case(method: type[Method]) -> None:
+    state = FakeState(2, 20, stage=Stage(0, 5))
+    state.tower.attentions[:] = 0.05
+    state.tower.states[:] = 0.0
+    state.tower.key[:] = 0.0
+    selection = method(tokens=5).select(state, 5)
+    assert all(row == sorted(set(row)) for row in selection.index.tolist())
+    assert selection.features is None or bool(selection.features.isfinite().all())
+
+
+@pytest.mark.parametrize("method", BEFORE_THE_DECODER)
+@pytest.mark.parametrize("accounting", ["output_average", "nominal"])
+def test_the_budget_is_the_count_before_the_decoder(method: type[Method], accounting: Any) -> None:
+    schedule = method(tokens=64, accounting=accounting).check(LLAVA)
+    assert schedule.stages == (Stage(0, 64),)
+    assert method(ratio=0.75).check(LLAVA).stages == (Stage(0, 144),)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_missing_cls_is_stated_where_it_is_read(method: type[Method]) -> None:
+    notes = method(tokens=64).stand_ins(dataclasses.replace(LLAVA, cls=False))
+    assert any("CLS" in note for note in notes) == (method is not ToMe)
+    assert method(tokens=64).stand_ins(LLAVA) == ()
+
+
+@pytest.mark.parametrize("keep", [1, 5, 23])
+def test_fastervlm_and_hired_keep_what_cls_attends_to(keep: int) -> None:
+    state = FakeState(2, 24, feature_layer=4)
+    for method in (FasterVLM(tokens=1), HiRED(tokens=1)):
+        index = method.select(state, keep).index
+        for row in range(2):
+            assert index[row].tolist() == sorted(falling(state.tower.attentions[3, row])[:keep])
+
+
+# HiRED ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [1, 2, 30, 77, 120])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_hired_shares_the_budget_among_crops(keep: int, share: float) -> None:
+    image = FakeCrops([24, 24, 24, 24, 24], seed=keep)
+    parts = HiRED(tokens=1, whole_share=share).allocate(image, keep)
+    whole = min(24, int(keep * share))
+    top = falling(image.attentions[0])[: int(24 * (1 - share))]
+    falls = [sum(int(image.covering()[i]) == crop for i in top) for crop in range(1, 5)]
+    assert sum(parts) == keep
+    assert all(0 <= part <= 24 for part in parts)
+    assert parts[0] == max(whole, keep - 96)
+    if sum(falls):
+        exact = [(keep - parts[0]) * fall / sum(falls) for fall in falls]
+        if max(exact) <= 24:
+            assert all(abs(part - value) <= 1 for part, value in zip(parts[1:], exact, strict=True))
+    assert image.reads == {0}
+
+
+def test_hired_gives_more_to_the_crop_that_is_looked_at() -> None:
+    image = FakeCrops([16, 16, 16, 16, 16], covered=torch.arange(16) // 4 + 1)
+    image.attentions[0] = 0.0
+    image.attentions[0, [4, 5, 6, 7, 8, 12]] = 1.0
+    image.attentions[0, [0, 1]] = 0.5  # the top half: four in the second crop, and in the others 2, 1 and 1
+    assert HiRED(tokens=1).allocate(image, 32) == [16, 4, 8, 2, 2]
+    assert HiRED(tokens=1).allocate(image, 64) == [16, 16, 16, 8, 8], "what a full crop cannot take goes to the others"
+
+
+def test_hired_splits_frames_in_proportion() -> None:
+    image = FakeCrops([10, 20, 10], whole=False)
+    assert HiRED(tokens=1).allocate(image, 20) == [5, 10, 5]
+    assert HiRED(tokens=1).allocate(FakeCrops([10]), 4) == [4]
+    assert image.reads == set()
+
+
+# VisPruner ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [1, 2, 7, 16, 39])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.8, 1.0])
+def test_vispruner_equals_its_specification(keep: int, share: float) -> None:
+    state = FakeState(2, 40, seed=keep)
+    selection = VisPruner(tokens=1, important_share=share).select(state, keep)
+    assert selection.pivots is not None
+    for row in range(2):
+        order = falling(state.tower.attentions[2, row])
+        important, rest = order[: int(keep * share)], order[int(keep * share) :]
+        features = state.tower.states[3, row]
+        while len(rest) > keep - len(important):
+            if keep == len(important):
+                rest = []
+                continue
+            first, second = rest[::2], rest[1::2]
+            ranked = sorted(first, key=lambda i: -max(cos(features[i], features[j]) for j in second))
+            rest = ranked[min(8, len(rest) - keep + len(important), len(rest) // 2) :] + second
+        assert selection.index[row].tolist() == sorted(important + rest)
+        assert selection.index[row][selection.pivots[row]].tolist() == sorted(important)
+
+
+# PruMerge -------------------------------------------------------------------------------------------------------------
+
+
+def enriched(state: FakeState, row: int, i: int, neighbours: int = 32) -> Tensor:
+    tower = state.tower
+    keys, features, weights = tower.key[2, row], tower.states[3, row], tower.attentions[2, row]
+    near = sorted((j for j in range(len(keys)) if j != i), key=lambda j: -cos(keys[i], keys[j]))[:neighbours]
+    return features[i] + sum((weights[j] * features[j] for j in near), torch.zeros(features.shape[1]))
+
+
+@pytest.mark.parametrize("keep", [1, 6, 49])
+def test_prumerge_equals_its_specification(keep: int) -> None:
+    state = FakeState(2, 50)
+    selection = PruMerge(tokens=1).select(state, keep)
+    assert selection.features is not None
+    for row in range(2):
+        kept = sorted(falling(state.tower.attentions[2, row])[:keep])
+        assert selection.index[row].tolist() == kept
+        expected = state.tower.project(torch.stack([enriched(state, row, i) for i in kept]))
+        assert torch.allclose(selection.features[row], expected, atol=1e-4)
+    plain = PruMerge(tokens=1, neighbours=0).select(state, keep)
+    assert plain.features is not None
+    assert torch.allclose(plain.features[0], state.tower.project(state.tower.states[3, 0, plain.index[0]]), atol=1e-6)
+
+
+def planted(counts: list[int], tokens: int = 60) -> FakeState:
+    """A state in which CLS looks at ``counts`` tokens of each row far more than at the others."""
+    state = FakeState(len(counts), tokens)
+    state.tower.attentions[2] = 0.01 + 0.001 * torch.rand(len(counts), tokens)
+    for row, count in enumerate(counts):
+        state.tower.attentions[2, row, 5 : 5 + count] = 0.5 + 0.01 * torch.arange(count)
+    return state
+
+
+def test_adaptive_prumerge_keeps_the_outliers_up_to_the_budget() -> None:
+    state = planted([3, 7, 0, 14])
+    assert outliers(state.tower.attentions[2]).tolist() == [3, 7, 0, 14]
+    selection = PruMerge(tokens=1, adaptive=True).select(state, 10)
+    assert selection.valid is not None
+    assert selection.valid.sum(dim=1).tolist() == [3, 7, 1, 10]
+    assert selection.index[1][selection.valid[1]].tolist() == list(range(5, 12))
+    assert selection.index[3][selection.valid[3]].tolist() == list(range(9, 19)), "the most attended of too many"
+    assert selection.features is not None
+    expected = state.tower.project(torch.stack([enriched(state, 1, i) for i in range(5, 12)]))
+    assert torch.allclose(selection.features[1][selection.valid[1]], expected, atol=1e-4)
+
+
+def test_outliers_follow_the_interquartile_rule() -> None:
+    scores = torch.tensor([[float(i) for i in range(1, 10)] + [edge] for edge in (14.49, 14.6)])
+    # quartiles of 1..9 and x: 3.25 and 7.75, so the edge is 7.75 + 1.5 * 4.5 = 14.5
+    assert outliers(scores).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("keep", [1, 2, 9, 20, 59])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_prumerge_plus_adds_uniform_samples(keep: int, share: float) -> None:
+    state = FakeState(2, 60)
+    selection = PruMergePlus(tokens=1, uniform_share=share).select(state, keep)
+    assert selection.valid is None
+    assert selection.pivots is not None
+    for row in range(2):
+        salient = falling(state.tower.attentions[2, row])[: keep - int(keep * share)]
+        assert selection.index[row][selection.pivots[row]].tolist() == sorted(salient)
+        rest = [i for i in range(60) if i not in salient]
+        ranks = [rest.index(i) for i in selection.index[row].tolist() if i not in salient]
+        assert len(ranks) == int(keep * share)
+        gaps = {b - a for a, b in itertools.pairwise(ranks)}
+        assert not gaps or max(gaps) - min(gaps) <= 1, "the samples are evenly spaced"
+
+
+def test_adaptive_prumerge_plus_takes_three_samples_an_outlier() -> None:
+    selection = PruMergePlus(tokens=1, adaptive=True).select(planted([3, 7, 0, 22], 100), 20)
+    assert selection.valid is not None
+    assert selection.pivots is not None
+    assert selection.valid.sum(dim=1).tolist() == [12, 20, 4, 20]
+    assert (selection.pivots & selection.valid).sum(dim=1).tolist() == [3, 7, 1, 20]
+
+
+def test_even_spacing_is_exact_for_every_count() -> None:
+    for room in range(1, 12):
+        free = torch.zeros(room + 1, 15, dtype=torch.bool)
+        free[:, torch.randperm(15, generator=torch.Generator().manual_seed(room))[:room]] = True
+        counts = torch.arange(room + 1)
+        picked = evenly_spaced(free, counts)
+        assert picked.sum(dim=1).equal(counts)
+        assert (picked & ~free).sum() == 0
+    assert evenly_spaced(torch.ones(1, 9, dtype=torch.bool), torch.tensor([3])).nonzero()[:, 1].tolist() == [1, 4, 7]
+
+
+# ToMe -----------------------------------------------------------------------------------------------------------------
+
+
+def compact(patches: Patches, merged: Tensor) -> Patches:
+    """What the engine does after a merge: size-weighted means of what stays, padded on the right."""
+    crops, count = merged.shape
+    sizes = torch.zeros_like(patches.sizes).scatter_add(1, merged, patches.sizes)
+    weight = patches.sizes[..., None].float()
+
+    def mean(values: Tensor) -> Tensor:
+        total = torch.zeros_like(values).scatter_add(1, merged[..., None].expand_as(values), values * weight)
+        return total / sizes.clamp(min=1)[..., None]
+
+    stays = (merged == torch.arange(count)) & (patches.sizes > 0)
+    order = (~stays).int().argsort(dim=1, stable=True)[:, : int(stays.sum(dim=1).max())]
+    rows = torch.arange(crops)[:, None]
+    return dataclasses.replace(
+        patches,
+        hidden=mean(patches.hidden)[rows, order],
+        keys=mean(patches.keys)[rows, order],
+        sizes=(sizes * stays)[rows, order],
+        places=patches.places[rows, order],
+    )
+
+
+@pytest.mark.parametrize("keep", [1, 2, 9, 40, 63, 64])
+@pytest.mark.parametrize("layers", [6, 7, 23])
+def test_tome_ends_with_its_budget(keep: int, layers: int) -> None:
+    method = ToMe(tokens=keep)
+    patches = fake_patches(2, (8, 8), keep=keep)
+    assert method.merge_layers(layers) == tuple(range(layers))
+    counts = [64]
+    for layer in method.merge_layers(layers):
+        patches = dataclasses.replace(patches, remaining=layers - layer)
+        merged = method.merge(layer, patches)
+        assert torch.gather(merged, 1, merged).equal(merged)
+        patches = compact(patches, merged)
+        counts.append(patches.sizes.shape[1])
+        assert patches.sizes.sum(dim=1).tolist() == [64, 64]
+    assert counts[-1] == keep
+    drops = [a - b for a, b in itertools.pairwise(counts)]
+    assert all(drop <= count // 2 for drop, count in zip(drops, counts, strict=False))
+    assert drops == sorted(drops, reverse=True), "never more in a later layer"
+
+
+def test_tome_merges_a_constant_number_where_that_is_possible() -> None:
+    assert merges(576, 64, 23) == 23  # 512 / 23 = 22.3
+    assert merges(576, 576, 23) == 0
+    assert merges(5, 9, 3) == 0
+    assert merges(8, 1, 3) == 4, "8, 4, 2, 1"
+    assert merges(9, 1, 3) == 4, "halving is too slow: 9, 5, 3, 2"
+    left, taken = 576, []
+    for layers in range(23, 0, -1):
+        taken.append(merges(left, 1, layers))
+        left -= taken[-1]
+    assert left == 1
+    assert max(taken[:12]) - min(taken[:12]) <= 1
+
+
+def test_tome_merges_the_most_alike_and_passes_over_padding() -> None:
+    patches = fake_patches(1, (3, 4), keep=7, remaining=2, padding=2)
+    keys = patches.keys.clone()
+    keys[0, 4] = 3.0 * keys[0, 7]
+    merged = ToMe(tokens=7).merge(0, dataclasses.replace(patches, keys=keys))[0]
+    assert int((merged != torch.arange(12)).sum()) == 2, "10 real patches, 7 after two layers: two, then one"
+    assert int(merged[4]) == 7
+    assert merged[10:].tolist() == [10, 11]
+    ragged = dataclasses.replace(patches, sizes=torch.cat([patches.sizes, patches.sizes.clamp(min=1)]))
+    ragged = dataclasses.replace(ragged, keys=keys.expand(2, -1, -1), keep=9, remaining=1)
+    merged = ToMe(tokens=7).merge(0, ragged)
+    assert (merged != torch.arange(12)).sum(dim=1).tolist() == [1, 3]
+
+
+def test_tome_hands_the_decoder_one_token_a_group() -> None:
+    state = FakeState(3, 10)
+    state.tower.stays[:] = False
+    state.tower.stays[0, [1, 4, 5, 9]] = True
+    state.tower.stays[1, [0, 3]] = True
+    state.tower.stays[2, [0, 2, 4, 6, 8]] = True
+    selection = ToMe(tokens=4).select(state, 4)
+    assert selection.valid is not None
+    assert selection.features is None
+    kept = [row[valid].tolist() for row, valid in zip(selection.index, selection.valid, strict=True)]
+    assert kept == [[1, 4, 5, 9], [0, 3], [0, 2, 4, 6]]
+
+
+# MustDrop -------------------------------------------------------------------------------------------------------------
+
+
+def test_mustdrop_merges_alike_windows_after_the_first_vit_layer() -> None:
+    method = MustDrop(tokens=64)
+    assert method.merge_layers(23) == (0,)
+    patches = fake_patches(1, (6, 6))
+    hidden = patches.hidden.clone()
+    window = [r * 6 + c for r in range(3, 6) for c in range(3)]
+    hidden[0, window] = hidden[0, 18] * torch.linspace(1, 2, 9)[:, None]
+    merged = method.merge(0, dataclasses.replace(patches, hidden=hidden))[0].tolist()
+    assert merged == [18 if i in window else i for i in range(36)]
+    padded = dataclasses.replace(patches, hidden=hidden, sizes=patches.sizes.clone())
+    padded.sizes[0, 18] = 0
+    assert method.merge(0, padded)[0, window].tolist() == [18] + [19] * 8
+
+
+def test_mustdrop_averages_its_budget() -> None:
+    for tokens in (64, 128, 192):
+        schedule = MustDrop(tokens=tokens).check(LLAVA)
+        assert [stage.layer for stage in schedule.stages] == [0, 2, 6, 10, 14]
+        assert [stage.after for stage in schedule.stages] == [False, True, True, True, True]
+        assert schedule.accountings().output_average == pytest.approx(tokens, abs=1)
+        assert schedule.accountings().nominal == tokens
+    shallow = MustDrop(tokens=40).schedule(144, 12)
+    assert [stage.layer for stage in shallow.stages] == [0, 1, 2, 4, 5]
+    assert shallow.accountings().output_average == pytest.approx(40, abs=1)
+
+
+@pytest.mark.parametrize("keep", [3, 12, 30])
+def test_mustdrop_keeps_the_representatives_that_cls_attends_to(keep: int) -> None:
+    state = FakeState(2, 40, stage=Stage(0, keep))
+    state.tower.stays[0, ::2] = False
+    state.tower.stays[1, 5:] = False
+    selection = MustDrop(tokens=keep).select(state, keep)
+    assert selection.valid is not None
+    for row in range(2):
+        ranked = [i for i in falling(state.tower.attentions[2, row]) if state.tower.stays[row, i]]
+        assert selection.index[row][selection.valid[row]].tolist() == sorted(ranked[:keep])
+    everyone = MustDrop(tokens=64, accounting="thresholds").select(state, keep)
+    assert everyone.valid is not None
+    for row in range(2):
+        assert everyone.index[row][everyone.valid[row]].tolist() == state.tower.stays[row].nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("keep", [1, 7, 8, 9, 25])
+def test_mustdrop_ranks_protected_tokens_first(keep: int) -> None:
+    state = FakeState(2, 40, original=100, words=[2, 5], stage=Stage(6, keep, after=True))
+    index = MustDrop(tokens=9).select(state, keep).index
+    for row, words in enumerate((2, 5)):
+        protected = falling(state.tower.attentions[2, row])[:8]  # 8 % of the 100 that there were
+        score = state.word_attention[row, :words].mean(dim=0)
+        ranked = sorted(range(40), key=lambda i: (i not in protected, -float(score[i])))
+        assert index[row].tolist() == sorted(ranked[:keep])
+
+
+@pytest.mark.parametrize("tokens", THRESHOLDS)
+def test_mustdrop_drops_what_neither_the_text_nor_a_word_attends_to(tokens: int) -> None:
+    state = FakeState(2, 300, original=576, words=[2, 4], stage=Stage(2, 46, after=True))
+    draw = torch.Generator().manual_seed(tokens)
+    peaks = torch.rand(2, 4, 300, generator=draw) ** 40
+    state.word_attention = (0.02 * peaks * state.real[..., None]).float()
+    selection = MustDrop(tokens=tokens, accounting="thresholds").select(state, 46)
+    assert selection.valid is not None
+    of_total, of_word = {192: (0.001, 0.001), 128: (0.0012, 0.001), 64: (0.011, 0.01)}[tokens]
+    counts = []
+    for row, words in enumerate((2, 4)):
+        attention = state.word_attention[row, :words]
+        protected = falling(state.tower.attentions[2, row])[: math.ceil(0.08 * 576)]
+        share = attention.sum(dim=0) / attention.sum()
+        kept = [
+            i
+            for i in range(300)
+            if i in protected or not (float(share[i]) < of_total and float(attention[:, i].max()) < of_word)
+        ]
+        assert selection.index[row][selection.valid[row]].tolist() == kept
+        counts.append(len(kept))
+    assert min(counts) > 47, "thresholds keep more than the protected tokens here"
+    assert max(counts) < 300, "and drop some"
+
+
+def test_mustdrop_protects_the_same_tokens_at_every_stage() -> None:
+    full = FakeState(1, 100, stage=Stage(2, 20, after=True))
+    full.tower.attentions[2, 0] = torch.arange(100) / 100
+    first = MustDrop(tokens=20).select(full, 20).index[0]
+    later = FakeState(1, 20, seed=1, original=100, stage=Stage(6, 8, after=True))
+    later.tower.attentions[2, 0] = full.tower.attentions[2, 0, first]
+    second = first[MustDrop(tokens=20).select(later, 8).index[0]]
+    assert second.tolist() == list(range(92, 100))
+
+
+def test_mustdrop_without_words_drops_nothing_by_threshold() -> None:
+    state = FakeState(1, 30, words=[0], stage=Stage(2, 2, after=True))
+    selection = MustDrop(tokens=64, accounting="thresholds").select(state, 2)
+    assert selection.valid is not None
+    assert bool(selection.valid.all())
+    assert MustDrop(tokens=4).select(state, 4).index.shape == (1, 4)
+
+
+# What must be refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: VisPruner(tokens=64, important_share=1.5), r"important_share=1.5 is outside \[0, 1\]"),
+        (lambda: VisPruner(tokens=64, drop_each_round=0), "drop_each_round=0 is below 1"),
+        (lambda: HiRED(tokens=64, whole_share=-0.1), r"whole_share=-0.1 is outside \[0, 1\]"),
+        (lambda: PruMerge(tokens=64, neighbours=-1), "neighbours=-1 is negative"),
+        (lambda: PruMergePlus(tokens=64, uniform_share=2.0), r"uniform_share=2.0 is outside \[0, 1\]"),
+        (lambda: MustDrop(tokens=64, window=0), "window=0 is below 1"),
+        (lambda: MustDrop(tokens=64, protected_share=0.0), r"protected_share=0.0 is outside \(0, 1\]"),
+        (lambda: MustDrop(tokens=100, accounting="thresholds"), "tokens=100.*use tokens of 192, 128, 64"),
+        (lambda: MustDrop(ratio=0.5, accounting="thresholds"), "ratio=0.5.*use tokens of 192, 128, 64"),
+        (lambda: MustDrop(tokens=64, accounting="nominal"), "'nominal'.*output_average, thresholds"),
+        (lambda: ToMe(tokens=64, accounting="thresholds"), "'thresholds'.*output_average, nominal"),
+        (lambda: ToMe(tokens=64).check(dataclasses.replace(LLAVA, packed_vision=True)), "'tome' merges.*use another"),
+        (lambda: MustDrop(tokens=64).check(dataclasses.replace(LLAVA, packed_vision=True)), "'mustdrop' merges"),
+        (lambda: MustDrop(tokens=2).check(dataclasses.replace(LLAVA, layers=4)), "too shallow"),
+        (lambda: FasterVLM(tokens=577).check(LLAVA), "more than the 576"),
+    ],
+)
+def test_bad_parameters_are_refused_by_name(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_refused_budgets_are_budget_errors() -> None:
+    with pytest.raises(BudgetError):
+        MustDrop(tokens=65, accounting="thresholds")
+
+
+def test_mustdrop_says_that_its_thresholds_were_published_for_another_size() -> None:
+    larger = dataclasses.replace(LLAVA, visual_tokens=2880)
+    assert MustDrop(tokens=64, accounting="thresholds").stand_ins(LLAVA) == ()
+    assert "576" in MustDrop(tokens=64, accounting="thresholds").stand_ins(larger)[0]
+    assert MustDrop(tokens=64).stand_ins(larger) == ()
