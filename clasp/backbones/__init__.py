@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from clasp.backbones.base import Adapter
 
 TINY = "tiny"
+
+TRANSFORMERS = (5, 23)
+"""Oldest transformers whose parts the adapters name: pictures are encoded apart from the prompt's forward."""
 
 ADAPTERS: dict[str, tuple[str, str]] = {
     "LlavaForConditionalGeneration": ("clasp.backbones.llava", "LlavaAdapter"),
@@ -74,7 +79,9 @@ def load(
 
     Raises:
         BackboneUnavailable: the files are not here and no hub can be reached.
+        UnsupportedError: transformers is too old.
     """
+    _check_transformers()
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -100,7 +107,8 @@ def adapter_for(model: Any) -> Adapter:
     """The adapter of a loaded model's family.
 
     Raises:
-        UnsupportedError: no adapter knows its class; the message lists those that one knows.
+        UnsupportedError: no adapter knows its class (the message lists those that one knows), or transformers is too
+            old.
     """
     return _adapter_class(type(model).__name__)(model)
 
@@ -129,8 +137,26 @@ def _known(architecture: str) -> str:
 
 
 def _adapter_class(architecture: str) -> type[Adapter]:
+    _check_transformers()
     module, name = ADAPTERS[_known(architecture)]
     return getattr(importlib.import_module(module), name)
+
+
+def _check_transformers() -> None:
+    installed = _installed_transformers()
+    if tuple(map(int, installed.split(".")[:2])) < TRANSFORMERS:
+        from clasp.backbones.base import UnsupportedError
+
+        needed = ".".join(map(str, TRANSFORMERS))
+        raise UnsupportedError(
+            f"transformers {installed} is installed, but the adapters need {needed} or newer; run "
+            f"pip install 'transformers>={needed}'"
+        )
+
+
+@lru_cache(maxsize=1)
+def _installed_transformers() -> str:
+    return importlib.metadata.version("transformers")
 
 
 def _left_padding(processor: Any) -> Any:

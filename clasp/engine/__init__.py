@@ -19,7 +19,6 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from torch import Tensor, nn
 
-from clasp.backbones import adapter_for
 from clasp.backbones.base import Adapter, Modality, UnsupportedError, VisionPass
 from clasp.backbones.crops import CropAdapter
 from clasp.backbones.prompt import PromptReader
@@ -57,6 +56,9 @@ class Run:
             raise UnsupportedError(
                 "a compiled model cannot be pruned: its graph has fixed shapes; pass the model itself"
             )
+        # not at module level: what other backbones are and count is not code that this one's answers pass through
+        from clasp.backbones import adapter_for
+
         self.method = method
         self.adapter = adapter_for(model)
         self.schedule = method.check(self.adapter.geometry)

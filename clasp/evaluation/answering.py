@@ -171,8 +171,8 @@ class Answerer:
             Answer(
                 cut(text, until),
                 sample.category if sample else None,
-                sample.visual_entering if sample else (),
-                sample.visual_leaving if sample else (),
+                sample.visual_entering if sample and sample.images else (),
+                sample.visual_leaving if sample and sample.images else (),
                 sample.nominal if sample else 0.0,
                 sample.text_tokens if sample else length,
                 kv_bytes,
@@ -196,9 +196,10 @@ class Answerer:
             for q in questions
         ]
         texts = [self.processor.apply_chat_template(c, add_generation_prompt=True) for c in conversations]
-        images = [image.convert("RGB") for question in questions for image in question.images]
+        # one list a question: LLaVA-OneVision cuts a picture into crops only where it is the prompt's only one
+        images = [[image.convert("RGB") for image in question.images] for question in questions]
         inputs = self.processor(
-            text=texts, images=images or None, padding=True, padding_side="left", return_tensors="pt"
+            text=texts, images=images if any(images) else None, padding=True, padding_side="left", return_tensors="pt"
         )
         return inputs.to(self.model.device, self.model.dtype)
 

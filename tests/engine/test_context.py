@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 import torch
 from cases import METHODS, PROMPTS, snapshot
+from families import FAMILIES, ONEVISION_SIDE, Prompt
+from PIL import Image
 from torch import nn
+from transformers import StaticCache
 
 from clasp.backbones.base import UnsupportedError
+from clasp.methods import get
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +89,82 @@ def test_refusals_name_the_remedy(model: Any, processor: Any, encode: Any) -> No
         METHODS["random"](torch.compile(model), processor)
     with pytest.raises(UnsupportedError, match=r"no adapter for Linear; known: LlavaForConditionalGeneration"):
         METHODS["random"](nn.Linear(2, 2), processor)
+
+
+def test_pictures_that_are_not_those_of_the_prompts_are_refused(model: Any, processor: Any, encode: Any) -> None:
+    one, two = encode((PROMPTS[0], (0,))), encode((PROMPTS[0], (0, 1)))
+    rows, text = encode((PROMPTS[0], (0,)), (PROMPTS[1], (1,))), encode((PROMPTS[0], ()))
+    uneven = encode((PROMPTS[0], (0, 1)), (PROMPTS[1], ()))
+    picture, pictures = one["pixel_values"], two["pixel_values"]
+    remedy = "build inputs with the backbone's processor"
+    with METHODS["random"](model, processor) as run, torch.no_grad():
+        for call in (model, lambda **inputs: model.generate(**inputs, max_new_tokens=2)):
+            with pytest.raises(UnsupportedError, match=rf"64 image placeholders.* 2 encoded images have 128.*{remedy}"):
+                call(**dict(one, pixel_values=pictures))
+            with pytest.raises(UnsupportedError, match=rf"do not match the prompts' placeholders.*{remedy}"):
+                call(**dict(two, pixel_values=picture))
+            with pytest.raises(UnsupportedError, match=rf"prompt 0 has 128 image placeholders.*{remedy}"):
+                call(**dict(uneven, pixel_values=picture))
+            # one picture for two prompts looks like beams, and none like text: transformers itself refuses these
+            with pytest.raises(ValueError, match="tokens do not match, tokens: 128"):
+                call(**dict(rows, pixel_values=picture))
+            with pytest.raises(ValueError, match="tokens do not match, tokens: 0"):
+                call(**dict(text, pixel_values=picture))
+        assert run.trace is None, "nothing was pruned"
+
+
+def test_a_model_compiled_in_place_is_refused(model: Any, processor: Any) -> None:
+    model.compile()
+    try:
+        with pytest.raises(UnsupportedError, match=r"compiled model cannot be pruned.*pass the model itself"):
+            METHODS["random"](model, processor)
+    finally:
+        model._compiled_call_impl = None
+
+
+def test_a_fixed_cache_of_ones_own_is_refused_by_its_name(model: Any, processor: Any, encode: Any) -> None:
+    cache = StaticCache(config=model.config.get_text_config(), max_cache_len=128)
+    with (
+        METHODS["random"](model, processor),
+        torch.no_grad(),
+        pytest.raises(UnsupportedError, match=r"StaticCache has a fixed length.*cache_implementation='dynamic'"),
+    ):
+        model(**encode((PROMPTS[0], (0,))), past_key_values=cache)
+
+
+def test_assisted_decoding_by_another_model_is_refused(model: Any, eager: Any, processor: Any, encode: Any) -> None:
+    inputs = encode((PROMPTS[0], (0,)))
+    with (
+        METHODS["fastv"](model, processor),
+        torch.no_grad(),
+        pytest.raises(UnsupportedError, match=r"assisted decoding.*decode token by token"),
+    ):
+        model.generate(**inputs, max_new_tokens=6, assistant_model=eager)
+
+
+def test_merging_where_features_are_interpolated_is_refused() -> None:
+    """OneVision shrinks pictures of more than nine tiles: what stands for a merged patch cannot be told then."""
+    family = FAMILIES["llava_onevision"]
+    inputs = family.inputs([Prompt(text=PROMPTS[0], images=[Image.new("RGB", (4 * ONEVISION_SIDE,) * 2)])])
+    with (
+        METHODS["tome"](family.model(), family.processor()),
+        torch.no_grad(),
+        pytest.raises(UnsupportedError, match=r"interpolates between patches.*use another method"),
+    ):
+        family.model()(**inputs)
+
+
+def test_a_clip_text_tower_without_a_clip_vision_tower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clasp.engine.state.clip_text", lambda source, device: None)
+    for name in ("llava_onevision", "qwen3_vl"):
+        family = FAMILIES[name]
+        inputs = family.inputs([Prompt(text=PROMPTS[0], images=[Image.new("RGB", (64, 64))])])
+        with (
+            get("cdpruner")(ratio=0.6, text_tower="a/clip")(family.model(), family.processor()),
+            torch.no_grad(),
+            pytest.raises(UnsupportedError, match=r"needs a CLIP vision tower.*leave text_tower out"),
+        ):
+            family.model()(**inputs)
 
 
 def test_an_empty_prompt_is_refused_by_the_router(model: Any, processor: Any, encode: Any) -> None:

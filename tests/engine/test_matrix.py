@@ -227,6 +227,18 @@ def test_decoding_with_cache_equals_recomputing(family: str, positions: Any) -> 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_without_positions_continues_the_original_sequence(family: str) -> None:
+    """A decoding loop of one's own need not know that the cache is shorter than the prompt."""
+    on = subject(family, "sdpa")
+    output, _ = on.generate(METHODS["random"], on.singles[0])
+    with METHODS["random"](on.model, on.family.processor()), torch.no_grad():
+        cache = on.model(**on.singles[0], use_cache=True).past_key_values
+        first = output.sequences[:, on.singles[0]["input_ids"].shape[1], None]
+        step = on.model(input_ids=first, past_key_values=cache)
+    assert (step.logits[:, -1] - output.logits[1]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_beams_equal_beams_one_by_one(family: str) -> None:
     on = subject(family, "sdpa")
     options = {"max_new_tokens": NEW, "do_sample": False, "num_beams": 2}
@@ -253,3 +265,9 @@ def test_what_a_backbone_lacks_is_said(family: str) -> None:
     geometry = adapter_for(on.model).geometry
     assert any("no CLS" in note for note in notes) == (not geometry.cls)
     assert any("multimodal rotary" in note for note in notes) == geometry.multimodal_rotary
+    if geometry.multimodal_rotary:  # and it is as said
+        original = dataclasses.replace(METHODS["fastervlm"], positions="original")
+        contiguous = dataclasses.replace(original, positions="contiguous")
+        assert torch.equal(on.forward(original, on.batch)[0], on.forward(contiguous, on.batch)[0])
+        answers = [on.generate(method, on.batch)[0].sequences.tolist() for method in (original, contiguous)]
+        assert answers[0] == answers[1]

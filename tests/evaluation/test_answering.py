@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pytest
+from families import FAMILIES
 from PIL import Image
 
 from clasp.budget import accountings
@@ -34,6 +35,25 @@ def test_answers_do_not_depend_on_batch_size_or_order(tiny: Any, questions: list
     assert [together[i].text for i in shuffled] == [a.text for a in mixed]
     assert [a.entering for a in together] == [a.entering for a in alone]
     assert [a.text_tokens for a in together] == [a.text_tokens for a in alone]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_backbone_answers_the_same_in_batches(family: str, questions: list[Question]) -> None:
+    model, processor = FAMILIES[family].model(), FAMILIES[family].processor()
+    pair = dataclasses.replace(questions[0], images=[questions[0].images[0], questions[4].images[0]])
+    asked = [pair, *questions[1:4], dataclasses.replace(questions[4], images=())]
+    for method in (build("clasp", {"ratio": 0.6, "router": "keyword"}), build("visionzip", {"ratio": 0.6})):
+        together = Answerer(model, processor, method, batch_size=5).answer(asked)
+        alone = Answerer(model, processor, method, batch_size=1).answer(asked)
+        assert [a.text for a in together] == [a.text for a in alone]
+        assert [(a.entering, a.leaving, a.nominal) for a in together] == [
+            (a.entering, a.leaving, a.nominal) for a in alone
+        ]
+        for answer in together[:-1]:
+            average = accountings(answer.entering, answer.leaving, answer.nominal).output_average
+            assert average == pytest.approx(answer.nominal, abs=2)
+            assert answer.nominal < max(answer.entering) or method.name == "visionzip"
+        assert together[-1].entering == ()
 
 
 def test_the_pruned_model_keeps_its_budget_and_a_smaller_cache(tiny: Any, questions: list[Question]) -> None:

@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
+from torch import nn
 from transformers import LlavaConfig
 
 import clasp
-from clasp.backbones import PUBLISHED, BackboneUnavailable, geometry, load
+from clasp.backbones import (
+    ADAPTERS,
+    PUBLISHED,
+    TRANSFORMERS,
+    BackboneUnavailable,
+    adapter_for,
+    adapter_module,
+    geometry,
+    load,
+)
 from clasp.backbones.base import UnsupportedError
 from clasp.backbones.llava import LlavaAdapter
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_published_counts_equal_the_configuration_class_of_llava() -> None:
     config = LlavaConfig()  # transformers' defaults are LLaVA-1.5-7B's
     assert LlavaAdapter.geometry_of(config) == PUBLISHED["llava-hf/llava-1.5-7b-hf"].geometry
+
+
+def test_every_backbone_configuration_names_a_published_model_and_its_count() -> None:
+    files = {path.stem: OmegaConf.load(path) for path in (ROOT / "configs" / "backbone").glob("*.yaml")}
+    assert geometry(files["tiny"].source).visual_tokens == files.pop("tiny").visual_tokens
+    assert {config.source: config.visual_tokens for config in files.values()} == {
+        name: published.geometry.visual_tokens for name, published in PUBLISHED.items()
+    }
+    assert all(config.name == stem for stem, config in files.items())
+
+
+def test_published_counts_need_no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", None)
+    for name, published in PUBLISHED.items():
+        assert geometry(name) is published.geometry
+        assert adapter_module(name) == ADAPTERS[published.architecture][0]
 
 
 def test_tiny_has_the_papers_number_of_visual_tokens() -> None:
@@ -54,6 +85,35 @@ def test_towers_that_the_adapter_does_not_cover_are_refused() -> None:
         LlavaAdapter.geometry_of(LlavaConfig(vision_feature_layer=[-2, -5]))
     with pytest.raises(UnsupportedError, match="feature selection 'full'"):
         LlavaAdapter.geometry_of(LlavaConfig(vision_feature_select_strategy="full"))
+
+
+def test_a_class_without_an_adapter_lists_those_that_have_one() -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        adapter_for(nn.Linear(2, 2))
+    assert str(caught.value).startswith("no adapter for Linear; known: ")
+    assert all(architecture in str(caught.value) for architecture in ADAPTERS)
+    assert "A new family is one file in clasp/backbones/" in str(caught.value)
+
+
+def test_every_adapter_serves_the_classes_that_it_is_listed_for() -> None:
+    for architecture, (module, name) in ADAPTERS.items():
+        assert architecture in getattr(importlib.import_module(module), name).architectures
+
+
+def test_an_older_transformers_is_refused_with_the_command_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = "transformers>=" + ".".join(map(str, TRANSFORMERS))
+    assert needed in project["dependencies"]
+    model, _ = load("tiny")
+    message = rf"transformers {{}} is installed, but .* need {needed[14:]} or newer; run pip install '{needed}'"
+    for installed in ("4.57.6", "5.9.0", "5.22.1"):
+        monkeypatch.setattr("clasp.backbones._installed_transformers", lambda installed=installed: installed)
+        for call in (lambda: load("tiny"), lambda: load(model), lambda: adapter_for(model)):
+            with pytest.raises(UnsupportedError, match=message.format(installed)):
+                call()
+    for installed in ("5.23.0", "5.100.0.dev0", "6.0"):
+        monkeypatch.setattr("clasp.backbones._installed_transformers", lambda installed=installed: installed)
+        assert adapter_for(model).geometry == geometry("tiny")
 
 
 def test_importing_the_package_loads_no_heavy_library() -> None:

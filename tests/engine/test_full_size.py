@@ -1,0 +1,298 @@
+"""The published checkpoints at full size, without weights: the engine's hook points exist there, with the right shapes.
+
+Models are built on the meta device, whose tensors have shapes and no values, so that a vision tower and a decoder of
+7 billion parameters run in a moment. What is checked by values on the small families holds here by shape.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from full_size import ARCHITECTURES, CONFIGS
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_any, tree_map
+
+from clasp.backbones import PUBLISHED, adapter_for
+from clasp.backbones.base import Adapter, Modality, VisionPass
+from clasp.backbones.crops import CropAdapter
+from clasp.budget import BudgetError, Geometry
+from clasp.methods import METHODS, get
+
+BILLIONS = {
+    "llava-hf/llava-1.5-7b-hf": 7.06,
+    "llava-hf/llava-1.5-13b-hf": 13.35,
+    "llava-hf/llava-v1.6-vicuna-7b-hf": 7.06,
+    "LanguageBind/Video-LLaVA-7B-hf": 7.37,
+    "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": 0.89,
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf": 8.03,
+    "Qwen/Qwen2.5-VL-3B-Instruct": 3.75,
+    "Qwen/Qwen2.5-VL-7B-Instruct": 8.29,
+    "Qwen/Qwen3-VL-4B-Instruct": 4.44,
+    "Qwen/Qwen3-VL-8B-Instruct": 8.77,
+}
+"""Parameters that the checkpoints are listed with."""
+MERGING_IN_THE_TOWER = ("tome", "mustdrop")
+WORDS = 7
+
+
+class Weightless(TorchFunctionMode):
+    """Sends the tensors that a model makes on the CPU (indices, masks) to the meta device where they meet its own."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is nn.functional.scaled_dot_product_attention and args[0].is_meta:
+            return torch.empty_like(args[0])  # as many windows as a picture has are slow to trace otherwise
+        if tree_any(lambda value: isinstance(value, Tensor) and value.is_meta, (args, kwargs)):
+            args, kwargs = tree_map(lambda value: value.to("meta") if _on_cpu(value) else value, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _on_cpu(value: Any) -> bool:
+    return type(value) is Tensor and not value.is_meta
+
+
+def shaped(*shape: int) -> Tensor:
+    return torch.empty(*shape, device="meta")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint's model, its adapter, and the pass of the picture or video that its geometry counts with."""
+
+    name: str
+    model: Any
+    adapter: Adapter
+    seen: VisionPass
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.adapter.geometry
+
+    @property
+    def head_dim(self) -> int:
+        text = self.model.config.text_config
+        return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+    @property
+    def vocabulary(self) -> int:
+        return self.model.get_input_embeddings().num_embeddings
+
+
+def reference_input(adapter: Adapter) -> tuple[Modality, dict[str, Any]]:
+    """The encoder's arguments for what the geometry counts: see the configuration files of the backbones."""
+    vision, family = adapter.model.config.vision_config, type(adapter.model).__name__
+    if family.startswith("Qwen"):
+        side = {"Qwen2_5_VLForConditionalGeneration": 1008, "Qwen3VLForConditionalGeneration": 1024}[family]
+        patches = side // vision.patch_size
+        values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        return "image", {
+            "pixel_values": shaped(patches**2, values),
+            "image_grid_thw": torch.tensor([[1, patches, patches]]),
+        }
+    crop = (3, vision.image_size, vision.image_size)
+    if family == "VideoLlavaForConditionalGeneration":
+        return "video", {"pixel_values_videos": shaped(1, 8, *crop)}
+    if family == "LlavaNextForConditionalGeneration":  # a large square picture: 2 x 2 tiles, nothing cut off
+        return "image", {"pixel_values": shaped(1, 5, *crop), "image_sizes": torch.tensor([[2 * crop[1]] * 2])}
+    if family == "LlavaOnevisionForConditionalGeneration":  # one of two pictures, which are not cut into tiles
+        sizes = torch.tensor([[crop[1]] * 2] * 2)
+        return "image", {
+            "pixel_values": shaped(2, 1, *crop),
+            "image_sizes": sizes,
+            "batch_num_images": torch.tensor([2]),
+        }
+    return "image", {"pixel_values": shaped(1, *crop)}
+
+
+NEWLINES = {"LlavaNextForConditionalGeneration": 2 * 24, "LlavaOnevisionForConditionalGeneration": 1}
+"""Newline tokens of that picture, which the geometry leaves out: one a row of patches, or one in all."""
+
+
+def encode(adapter: Adapter) -> VisionPass:
+    """Encodes the reference picture; every ViT layer tells what it was given, as the engine's hooks read it."""
+    modality, arguments = reference_input(adapter)
+    seen = VisionPass(modality, arguments)
+    handles = []
+    for index, layer in enumerate(adapter.vision_layers(modality)):
+
+        def note(module: nn.Module, args: Any, kwargs: Any, index: int = index) -> None:
+            seen.states[index] = args[0] if args else kwargs["hidden_states"]
+            seen.inputs = kwargs
+
+        handles.append(layer.register_forward_pre_hook(note, with_kwargs=True))
+    seen.output = getattr(adapter.multimodal, adapter.encoders[modality].function)(**arguments, return_dict=True)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _weightless() -> Iterator[None]:
+    with torch.no_grad(), Weightless():
+        yield
+
+
+@pytest.fixture(scope="module", params=list(CONFIGS))
+def on(request: pytest.FixtureRequest) -> Subject:
+    name = request.param
+    with torch.device("meta"):
+        model = getattr(transformers, ARCHITECTURES[name])._from_config(CONFIGS[name]())
+    adapter = adapter_for(model.eval())
+    return Subject(name, model, adapter, encode(adapter))
+
+
+def test_every_published_count_is_tested_here() -> None:
+    assert list(PUBLISHED) == list(CONFIGS) == list(BILLIONS)
+
+
+def test_the_model_is_the_one_on_the_hub(on: Subject) -> None:
+    assert sum(parameter.numel() for parameter in on.model.parameters()) / 1e9 == pytest.approx(
+        BILLIONS[on.name], abs=0.006
+    )
+
+
+def test_published_counts_are_what_the_adapter_reads(on: Subject) -> None:
+    architecture, geometry = PUBLISHED[on.name]
+    assert architecture == type(on.model).__name__
+    assert architecture in type(on.adapter).architectures
+    assert geometry == on.adapter.geometry_of(on.model.config) == on.geometry
+
+
+def test_layers_are_as_many_as_counted(on: Subject) -> None:
+    assert len(on.adapter.layers) == on.geometry.layers
+    for modality in on.adapter.encoders:
+        assert len(on.adapter.vision_layers(modality)) == on.geometry.vision_layers
+    assert sorted(on.seen.states) == list(range(on.geometry.vision_layers)), "every ViT layer is called, by its hooks"
+
+
+def test_visual_tokens_of_the_reference_picture(on: Subject) -> None:
+    newlines = NEWLINES.get(type(on.model).__name__, 0)
+    counts = on.adapter.counts(on.seen)
+    assert set(counts) == {on.geometry.visual_tokens + newlines}
+    assert len(on.adapter.crops(on.seen, 0)) == counts[0]
+    own = on.seen.output.pooler_output
+    parts = own.flatten(0, -2).split(counts) if isinstance(own, Tensor) else own
+    assert [tuple(part.shape) for part in parts] == [(count, on.geometry.hidden) for count in counts]
+
+
+def test_the_multimodal_forward_and_encoders_take_what_the_engine_passes(on: Subject) -> None:
+    multimodal, encoders = on.adapter.multimodal, on.adapter.encoders
+    taken = inspect.signature(multimodal.forward).parameters
+    assert next(iter(taken)) == "input_ids"
+    assert {"attention_mask", "position_ids", "past_key_values", "inputs_embeds", "mm_encoder_outputs"} <= set(taken)
+    for encoder in encoders.values():
+        assert encoder.function in dir(type(multimodal)), "a method of the class: the wrapper is removed by delattr"
+        assert encoder.function not in vars(multimodal)
+        assert encoder.pixels in inspect.signature(getattr(multimodal, encoder.function)).parameters
+
+
+def test_placeholders_are_token_ids_of_their_own(on: Subject) -> None:
+    placeholders = on.adapter.placeholders
+    assert set(placeholders) == set(on.adapter.encoders)
+    assert len(set(placeholders.values())) == len(placeholders)
+    assert all(0 < token < on.vocabulary for token in placeholders.values())
+
+
+def test_decoder_layers_are_called_as_the_engine_expects(on: Subject) -> None:
+    calls: list[tuple[Sequence[Any], dict[str, Any]]] = []
+    handles = [
+        layer.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
+        for layer in on.adapter.layers
+    ]
+    axes = 3 if on.geometry.multimodal_rotary else 1
+    positions = torch.arange(WORDS).expand(axes, 2, -1)
+    output = on.adapter.decoder(
+        inputs_embeds=shaped(2, WORDS, on.geometry.hidden),
+        position_ids=positions if axes > 1 else positions[0],
+        use_cache=False,
+    )
+    for handle in handles:
+        handle.remove()
+    assert output.last_hidden_state.shape == (2, WORDS, on.geometry.hidden)
+    assert len(calls) == on.geometry.layers
+    for args, kwargs in calls:
+        assert args[0].shape == (2, WORDS, on.geometry.hidden), "hidden states come first, and by place"
+        assert {"attention_mask", "position_ids", "position_embeddings", "past_key_values"} <= set(kwargs)
+        cos, sin = kwargs["position_embeddings"]
+        assert cos.shape == sin.shape
+        assert cos.shape[-2:] == (WORDS, on.head_dim)
+
+
+def test_queries_and_keys_of_the_decoder(on: Subject) -> None:
+    hidden = shaped(2, WORDS, on.geometry.hidden)
+    axes = 4 if on.geometry.multimodal_rotary else 1
+    rotary = on.adapter.rotary(hidden, torch.arange(WORDS).expand(axes, 2, -1))
+    assert [tuple(part.shape) for part in rotary] == [(2, WORDS, on.head_dim)] * 2
+    for layer in (0, on.geometry.layers - 1):
+        query, key, scaling = on.adapter.queries_keys(layer, hidden, rotary, torch.tensor([[0, 3], [1, 6]]))
+        assert query.shape == (2, on.geometry.heads, 2, on.head_dim)
+        assert key.shape == (2, on.geometry.kv_dim // on.head_dim, WORDS, on.head_dim)
+        assert scaling == pytest.approx(on.head_dim**-0.5)
+    assert on.adapter.final_norm(hidden).shape == hidden.shape
+
+
+def test_values_inside_the_vision_tower(on: Subject) -> None:
+    adapter, seen, layer = on.adapter, on.seen, on.geometry.feature_layer - 1
+    state, tokens = seen.states[layer], adapter.counts(seen)[0]
+    width = on.model.config.vision_config.hidden_size
+    assert state.shape[-1] == width
+    attention, keys = adapter.vision_attention(seen, layer), adapter.vision_keys(seen, layer)
+    assert adapter.arrange(seen, 0, attention).shape == (tokens, 1)
+    assert adapter.arrange(seen, 0, keys).shape == (tokens, keys.shape[-1])
+    joined = adapter.arrange(seen, 0, state, joined=True)
+    assert len(joined) == tokens
+    assert adapter.project(joined[None]).shape == (1, tokens, on.geometry.hidden)
+    blocks = adapter.blocks(seen, 0, state)
+    assert adapter.reassemble(seen, 0, blocks).shape == (tokens, on.geometry.hidden)
+    if on.geometry.cls:
+        assert adapter.cls_states(seen, 0, state).shape == (adapter.crop_total(seen, 0), width)
+    if not on.geometry.packed_vision:
+        assert isinstance(adapter, CropAdapter)
+        assert adapter.keys_of(seen.modality, layer, state).shape == keys.shape
+        assert prod(keys.shape[:2]) == prod(state.shape[:2])
+        assert adapter.patches == state.shape[1] - int(on.geometry.cls)
+
+
+def budgets(name: str) -> list[dict[str, Any]]:
+    """Budgets of the CLASP paper on a backbone; on those that it has not tried, the shares of its tables."""
+    if "llava-1.5" in name:
+        return [{"tokens": tokens} for tokens in (192, 128, 64)]
+    if "llava-v1.6" in name:
+        return [{"tokens": 320}]
+    return [{"ratio": ratio} for ratio in (0.667, 0.778, 0.889)]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("method", [name for name in METHODS if get(name).prunes])
+def test_every_method_meets_the_papers_budgets(name: str, method: str) -> None:
+    geometry = PUBLISHED[name].geometry
+    for budget in budgets(name):
+        pruning = get(method)(**budget)
+        if geometry.packed_vision and method in MERGING_IN_THE_TOWER:
+            with pytest.raises(ValueError, match=f"method '{method}' merges inside the vision tower.*another method"):
+                pruning.check(geometry)
+            continue
+        schedule = pruning.check(geometry)
+        assert (schedule.visual_tokens, schedule.layers) == (geometry.visual_tokens, geometry.layers)
+        target = budget["tokens"] if "tokens" in budget else geometry.visual_tokens * (1 - budget["ratio"])
+        assert schedule.accountings().output_average == pytest.approx(target, abs=1)
+        assert all(0 <= index <= geometry.vision_layers for index in pruning.vision_states(geometry.feature_layer))
+        assert all(index < geometry.vision_layers for index in pruning.merge_layers(geometry.feature_layer))
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if get(name).prunes])
+def test_a_budget_beyond_the_picture_is_refused_on_every_backbone(method: str) -> None:
+    for name, (_, geometry) in PUBLISHED.items():
+        if geometry.packed_vision and method in MERGING_IN_THE_TOWER:
+            continue
+        count = geometry.visual_tokens
+        with pytest.raises(BudgetError, match=f"tokens={count + 1} is more than the {count} visual tokens.*use 1 to"):
+            get(method)(tokens=count + 1).check(PUBLISHED[name].geometry)
