@@ -269,7 +269,16 @@ class Method(ABC):
         """Chooses ``keep`` visual tokens of each row, with 1 <= keep < visual tokens of the row."""
 
     def check(self, geometry: Geometry) -> Schedule:
-        """The schedule on a backbone, with everything verified that can be verified before a model is loaded."""
+        """The schedule on a backbone, with everything verified that can be verified before a model is loaded.
+
+        Raises:
+            ValueError: the method needs what the backbone lacks, or the budget cannot be met on it.
+        """
+        if geometry.packed_vision and self.merge_layers(geometry.feature_layer):
+            raise ValueError(
+                f"method {self.name!r} merges inside the vision tower, which packs the patches of a batch into one "
+                f"sequence on this backbone; use another method"
+            )
         return self.schedule(geometry.visual_tokens, geometry.layers)
 
     def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:

@@ -17,9 +17,10 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from clasp.budget import Accounting, Geometry, Schedule, geometric, scaled_layers
+from clasp.budget import Geometry, Schedule, geometric, scaled_layers
 from clasp.fusion import NUM_LAYERS, Fusion, fuse, get_fusion
-from clasp.methods.base import Method, Selection, State, Tower
+from clasp.methods.base import Selection, State, Tower
+from clasp.methods.staged import Staged
 from clasp.ops.cluster import density_peaks, farthest_point, similarity_to
 from clasp.ops.select import top_k, top_mask
 from clasp.policy import DEFAULT_POLICY, FALLBACK, ClassPolicy
@@ -32,7 +33,7 @@ PUBLISHED_LAYERS = (2, 6, 15)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLASP(Method):
+class CLASP(Staged):
     """CLASP (arXiv 2604.12767).
 
     Args:
@@ -47,7 +48,6 @@ class CLASP(Method):
     """
 
     name: ClassVar[str] = "clasp"
-    accountings: ClassVar[tuple[Accounting, ...]] = ("output_average",)
     assumptions: ClassVar[tuple[str, ...]] = (
         "CLASP's categories, router, ViT fusion layers and their weights",
         "CLASP's fused layers are rescaled to the mean norm of the backbone's feature layer",
@@ -60,14 +60,11 @@ class CLASP(Method):
     policy: ClassPolicy = DEFAULT_POLICY
     router: str | Router = "embedding"
     completion: Completion = "density_peaks"
-    stage_layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "fusion", get_fusion(self.fusion))
         object.__setattr__(self, "router", make_router(self.router))
-        if self.stage_layers is not None:
-            object.__setattr__(self, "stage_layers", tuple(self.stage_layers))
         if self.completion not in get_args(Completion):
             raise ValueError(f"unknown completion {self.completion!r}; use one of {', '.join(get_args(Completion))}")
 

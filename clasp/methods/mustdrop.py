@@ -87,14 +87,6 @@ class MustDrop(Method):
         stages = [Stage(layer, keep, after=layer > 0) for layer, keep in zip(stage_layers, keeps, strict=True)]
         return Schedule(visual_tokens, layers, tuple(stages), nominal=target)
 
-    def check(self, geometry: Geometry) -> Schedule:
-        if geometry.packed_vision:
-            raise ValueError(
-                f"method {self.name!r} merges inside the vision tower, which packs the patches of a batch into one "
-                f"sequence on this backbone; use another method"
-            )
-        return super().check(geometry)
-
     def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
         notes = super().stand_ins(geometry)
         if self.accounting == "thresholds" and (geometry.dynamic or geometry.visual_tokens != PUBLISHED_TOKENS):

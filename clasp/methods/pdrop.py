@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from clasp.budget import (
-    PUBLISHED_TOKENS,
     Accounting,
-    Geometry,
     Schedule,
     Stage,
     geometric,
     published_budget,
     scaled_layers,
 )
-from clasp.methods.base import Method, Positions, Selection, State
+from clasp.methods.base import Positions, Selection, State
+from clasp.methods.staged import Staged
 from clasp.ops.select import top_k
 
 PUBLISHED = {270: ((8, 16, 24), 0.5), 192: ((2, 8, 16), 0.56), 128: ((2, 8, 16), 0.42), 64: ((2, 8, 16), 0.19)}
@@ -32,7 +31,7 @@ STAGE_LAYERS = (2, 8, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PDrop(Method):
+class PDrop(Staged):
     """PDrop (arXiv 2410.17247).
 
     With ``published`` accounting the stages are the paper's (budgets 270, 192, 128 and 64 of 576). With
@@ -50,18 +49,6 @@ class PDrop(Method):
         "PDrop's counts by output average: stages at 2, 8, 16 of 32 and one solved ratio, for every budget",
     )
     positions: Positions = "contiguous"
-    stage_layers: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.stage_layers is None:
-            return
-        object.__setattr__(self, "stage_layers", tuple(self.stage_layers))
-        if self.accounting == "published":
-            raise ValueError(
-                f"stage_layers={self.stage_layers} contradicts accounting='published', whose stages are the paper's; "
-                f"leave stage_layers out or use accounting='output_average'"
-            )
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         target = self.target(visual_tokens)
@@ -72,12 +59,6 @@ class PDrop(Method):
             return Schedule(visual_tokens, layers, tuple(stages), nominal=target)
         stage_layers = scaled_layers(STAGE_LAYERS, layers) if self.stage_layers is None else self.stage_layers
         return geometric(target, visual_tokens, layers, stage_layers)
-
-    def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
-        notes = super().stand_ins(geometry)
-        if self.accounting == "published" and (geometry.dynamic or geometry.visual_tokens != PUBLISHED_TOKENS):
-            notes += (f"pdrop: counts published for {PUBLISHED_TOKENS} visual tokens; the same shares stand in",)
-        return notes
 
     def select(self, state: State, keep: int) -> Selection:
         return Selection(top_k(state.attention("last"), keep))

@@ -20,14 +20,14 @@ from clasp.budget import (
     PUBLISHED_TOKENS,
     Accounting,
     BudgetError,
-    Geometry,
     Schedule,
     Stage,
     geometric,
     published_budget,
     scaled_layers,
 )
-from clasp.methods.base import Method, Positions, Selection, State
+from clasp.methods.base import Positions, Selection, State
+from clasp.methods.staged import Staged
 from clasp.ops.attention import masked_mean
 from clasp.ops.cluster import cluster_means, density_peak_clusters
 from clasp.ops.select import take
@@ -43,7 +43,7 @@ NOISE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseVLM(Method):
+class SparseVLM(Staged):
     """SparseVLM (arXiv 2410.04417).
 
     With ``published`` accounting the stages are the paper's (budgets 192, 128 and 64 of 576). With ``output_average``
@@ -67,18 +67,6 @@ class SparseVLM(Method):
     )
     positions: Positions = "contiguous"
     recycle: bool = True
-    stage_layers: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.stage_layers is None:
-            return
-        object.__setattr__(self, "stage_layers", tuple(self.stage_layers))
-        if self.accounting == "published":
-            raise ValueError(
-                f"stage_layers={self.stage_layers} contradicts accounting='published', whose stages are the paper's; "
-                f"leave stage_layers out or use accounting='output_average'"
-            )
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         target = self.target(visual_tokens)
@@ -98,12 +86,6 @@ class SparseVLM(Method):
             entering = kept + (recycled(entering - kept)[1] if self.recycle else 0)
             stages.append(Stage(layer, entering, after=True))
         return Schedule(visual_tokens, layers, tuple(stages), nominal=target)
-
-    def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
-        notes = super().stand_ins(geometry)
-        if self.accounting == "published" and (geometry.dynamic or geometry.visual_tokens != PUBLISHED_TOKENS):
-            notes += (f"sparsevlm: counts published for {PUBLISHED_TOKENS} visual tokens; the same shares stand in",)
-        return notes
 
     def select(self, state: State, keep: int) -> Selection:
         scores = masked_mean(state.text_attention(), raters(*state.embeddings()))

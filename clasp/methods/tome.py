@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clasp.budget import Geometry, Schedule, single_stage
+from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method, Patches, Positions, Scope, Selection, State
 from clasp.ops.matching import merge_most_similar, ragged_index
 
@@ -35,14 +35,6 @@ class ToMe(Method):
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
-
-    def check(self, geometry: Geometry) -> Schedule:
-        if geometry.packed_vision:
-            raise ValueError(
-                f"method {self.name!r} merges inside the vision tower, which packs the patches of a batch into one "
-                f"sequence on this backbone; use another method"
-            )
-        return super().check(geometry)
 
     def merge_layers(self, feature_layer: int) -> tuple[int, ...]:
         return tuple(range(feature_layer))

@@ -10,6 +10,8 @@ from clasp.report.table import write_table
 
 MAIN = "tiny_main"
 """The experiment that ``make tables`` runs; its figure has the plain name, others carry their experiment's."""
+METHODS = "tiny_methods"
+"""The experiment that ``make methods`` runs: every method."""
 
 
 def build_table(summary: Summary) -> str:
@@ -19,10 +21,14 @@ def build_table(summary: Summary) -> str:
 
 
 def build_figure(summary: Summary) -> str:
-    """Writes ``figures/accuracy_vs_flops.{png,svg}``; returns the paths."""
-    name = summary.experiment.name
-    stem = "accuracy_vs_flops" if name == MAIN else f"accuracy_vs_flops_{name}"
+    """Writes ``figures/<stem>.{png,svg}``; returns the paths."""
+    stem = figure_stem(summary.experiment.name)
     return _listing("figure", accuracy_vs_flops(summary, summary.experiment.results / "figures", stem))
+
+
+def figure_stem(experiment: str) -> str:
+    """Name of an experiment's figure, without suffix."""
+    return "accuracy_vs_flops" if experiment == MAIN else f"accuracy_vs_flops_{experiment}"
 
 
 def _listing(what: str, paths: dict[str, Path]) -> str:

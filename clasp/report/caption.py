@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from clasp.report.cells import UNPRUNED
-from clasp.report.layout import benchmark_label, method_label
+from clasp.report.layout import DAGGERS, benchmark_label, method_label
 from clasp.report.statistics import LEVEL, RESAMPLES
-from clasp.report.summary import Summary
+from clasp.report.summary import RANDOM, Average, Standing, Summary, standings
 
 TOLERANCE = 1.0
 """Tokens by which a row's output average may miss its budget and still count as holding it."""
+ASSUMED = "Assumed, for the papers do not state it or the backbone lacks it"
+"""What :func:`assumptions` lists."""
 
 
 def caption(summary: Summary) -> list[str]:
@@ -28,7 +32,50 @@ def caption(summary: Summary) -> list[str]:
         _hardware(summary),
     ]
     version = f"Code version of the cells: {', '.join(dict.fromkeys(frame['commit']))}."
-    return [*notes, *_missing(summary), *_assumptions(summary), version]
+    return [*notes, *_below_random(summary), *_missing(summary), version]
+
+
+def assumptions(summary: Summary) -> list[str]:
+    """What the papers do not state and what stands in for what the backbone lacks: each sentence once, led by the
+    methods that share it."""
+    sharing: dict[str, dict[str, None]] = {}
+    for row in summary.experiment.frame.itertuples():
+        for text in row.assumptions:
+            sharing.setdefault(text.removeprefix(f"{row.method}: "), {})[method_label(row.method)] = None
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for text, methods in sharing.items():
+        lines.setdefault(tuple(methods), []).append(_sentence(text, methods))
+    return [f"{', '.join(methods)}: {' '.join(sentences)}" for methods, sentences in lines.items()]
+
+
+def _sentence(text: str, methods: Iterable[str]) -> str:
+    """``text`` without a method's name that the line begins with, as a sentence; a symbol in front stays as it is."""
+    for method in methods:
+        text = text.removeprefix(f"{method}'s ")
+    word = text.partition(" ")[0]
+    return f"{text[:1].upper() if len(word) > 1 else text[:1]}{text[1:]}."
+
+
+def below_random(averages: Mapping[tuple[str, int], Average]) -> str:
+    """Which rows are below random, and whether the intervals are apart; empty without a row of random's."""
+    if not any(method == RANDOM for method, _ in averages):
+        return ""
+    found = standings(averages)
+    budgets = dict.fromkeys(tokens for _, tokens in averages)
+    meanings: dict[Standing, str] = {"below": "95 % intervals not apart", "apart": "95 % intervals apart"}
+    parts = []
+    for standing, meaning in meanings.items():
+        rows = [key for key, value in found.items() if value == standing]
+        at = [
+            f"at {tokens} {', '.join(names)}"
+            for tokens in budgets
+            if (names := [method_label(method) for method, budget in rows if budget == tokens])
+        ]
+        parts.append(f"{DAGGERS[standing]} {meaning}: {'; '.join(at) or 'none'}")
+    return (
+        f"Below random at the same budget by their average: {'. '.join(parts)}. The questions are the same for all "
+        "methods, so intervals that overlap do not say that two are equal."
+    )
 
 
 def _questions(summary: Summary) -> str:
@@ -71,6 +118,6 @@ def _missing(summary: Summary) -> list[str]:
     return [f"INCOMPLETE: {missing} of {planned} planned cells have not been run."] if missing else []
 
 
-def _assumptions(summary: Summary) -> list[str]:
-    found = dict.fromkeys(text for texts in summary.experiment.frame["assumptions"] for text in texts)
-    return [f"Assumptions (not stated by the papers): {'; '.join(found)}."] if found else []
+def _below_random(summary: Summary) -> list[str]:
+    text = below_random({(row.method, row.tokens): row.average for row in summary.rows})
+    return [text] if text else []

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clasp.files import write_atomically
 from clasp.report.cells import UNPRUNED, ReportError
-from clasp.report.layout import method_label
-from clasp.report.summary import Row, Summary
+from clasp.report.layout import INSIDE_DECODER, method_label
+from clasp.report.summary import RANDOM, Row, Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,20 +18,38 @@ if TYPE_CHECKING:
 
 COLUMN_MM = 85.0
 HEIGHT_MM = 70.0
+TALL_MM = 130.0
+"""Height of the figure with a panel each for methods before and inside the decoder."""
 DPI = 300
 
-STYLES: tuple[tuple[str, str], ...] = (
-    ("#D55E00", "o"),
-    ("#0072B2", "s"),
-    ("#009E73", "^"),
-    ("#CC79A7", "D"),
-    ("#E69F00", "v"),
-    ("#56B4E9", "P"),
-    ("#000000", "X"),
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""The Okabe-Ito palette; its yellow, too pale for lines, is left out."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+
+
+class Look(NamedTuple):
+    """How a method is drawn; no two looks share a colour and a marker."""
+
+    colour: str
+    marker: str
+    line: Any
+    filled: bool
+
+
+LOOKS = tuple(
+    Look(colour, MARKERS[(i + 3 * turn) % len(MARKERS)], line, filled=turn == 0)
+    for turn, line in enumerate(LINES)
+    for i, colour in enumerate(COLOURS)
 )
-"""Colour and marker per method: the Okabe-Ito palette (its yellow, too pale for lines, left out), one marker each."""
-PREFERRED = ("clasp", "fastv", "visionzip", "random")
-"""Methods whose style is the same in every figure; others take the styles that are left, in plan order."""
+"""Every colour with a solid line and a full marker, then again with other markers, hollow, on broken lines."""
+ORDER = (
+    *("clasp", "fastv", "visionzip", "random", "divprune", "cdpruner", "fastervlm"),
+    *("prumerge", "prumerge_plus", "pdrop", "hired", "sparsevlm", "mustdrop", "dart"),
+    *("tome", "vispruner"),
+)
+"""Methods whose look is the same in every figure, ordered so that few of a panel's methods share a colour; others take
+the looks that are left, in plan order."""
 
 RC: dict[str, Any] = {
     "font.size": 8,
@@ -46,6 +64,8 @@ RC: dict[str, Any] = {
 
 def accuracy_vs_flops(summary: Summary, folder: Path, stem: str = "accuracy_vs_flops") -> dict[str, Path]:
     """Normalized average against the decoder's prefill FLOPs (gated formula), both in percent of the unpruned model.
+
+    Up to seven methods share one panel and show their intervals; more get two panels (see :func:`_panels`).
 
     Returns:
         suffix -> path of the figure.
@@ -71,10 +91,10 @@ def curves(summary: Summary) -> dict[str, list[Row]]:
     return {method: sorted(rows, key=lambda row: -(row.flops_ratio or 0.0)) for method, rows in found.items()}
 
 
-def styles(methods: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Method -> colour and marker."""
-    fixed = dict(zip(PREFERRED, STYLES, strict=False))
-    left = STYLES[len(PREFERRED) :]
+def looks(methods: Sequence[str]) -> dict[str, Look]:
+    """Method -> look."""
+    fixed = dict(zip(ORDER, LOOKS, strict=False))
+    left = LOOKS[len(ORDER) :]
     others = [method for method in methods if method not in fixed]
     return {**fixed, **{method: left[i % len(left)] for i, method in enumerate(others)}}
 
@@ -88,30 +108,81 @@ def _accuracy_vs_flops(summary: Summary) -> Figure:
             f"experiment {summary.experiment.name!r} has no method with a normalized average, so there is nothing to "
             "draw; run its missing cells first (the unpruned model's included)"
         )
-    figure = Figure(figsize=(COLUMN_MM / 25.4, HEIGHT_MM / 25.4), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
-    axes.axhline(100.0, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)), label="Unpruned", zorder=1)
-    look = styles(list(found))
-    for method, rows in found.items():
-        _curve(axes, rows, *look[method], label=method_label(method), emphasis=method == "clasp")
-    axes.set_xlabel("Decoder prefill FLOPs, % of unpruned")
-    axes.set_ylabel("Normalized average, %")
-    axes.grid(True, color="0.9", linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, handlelength=2.2, columnspacing=1.2)
+    panelled = len(found) > len(COLOURS)
+    height = TALL_MM if panelled else HEIGHT_MM
+    figure = Figure(figsize=(COLUMN_MM / 25.4, height / 25.4), dpi=DPI, layout="constrained")
+    look = looks(list(found))
+    if panelled:
+        _panels(figure, found, look)
+    else:
+        axes = figure.add_subplot()
+        _frame(axes)
+        for method, rows in found.items():
+            _curve(axes, method, rows, look[method])
+            _intervals(axes, rows, look[method].colour)
+        figure.legend(loc="outside upper center", ncols=3, frameon=False, handlelength=2.2, columnspacing=1.2)
+    for axes in figure.axes:
+        axes.set_ylabel("Normalized average, %")
+    figure.axes[-1].set_xlabel("Decoder prefill FLOPs, % of unpruned")
     return figure
 
 
-def _curve(axes: Axes, rows: Sequence[Row], colour: str, marker: str, label: str, emphasis: bool) -> None:
-    x = [100.0 / (row.flops_ratio or 1.0) for row in rows]
-    y = [100.0 * (row.average.value or 0.0) for row in rows]
-    axes.plot(x, y, color=colour, marker=marker, markersize=4, label=label, zorder=4 if emphasis else 3)
-    for at, row in zip(x, rows, strict=True):
+def _panels(figure: Figure, found: Mapping[str, list[Row]], look: Mapping[str, Look]) -> None:
+    """Methods before the decoder above, inside it below, random in both with its intervals as a band; the legends are
+    in the order of the curves' right ends."""
+    upper, lower = figure.subplots(2, sharex=True, sharey=True)
+    for axes, title, inside in ((upper, "before the decoder", False), (lower, "inside the decoder", True)):
+        _frame(axes)
+        axes.set_title(title, fontsize="medium")
+        if RANDOM in found:
+            _band(axes, found[RANDOM], look[RANDOM].colour)
+        shown = [name for name in found if name == RANDOM or (name in INSIDE_DECODER) == inside]
+        for method in sorted(shown, key=lambda name: found[name][-1].average.value or 0.0, reverse=True):
+            _curve(axes, method, found[method], look[method])
+        axes.legend(
+            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7, handlelength=2.6, labelspacing=0.45
+        )
+
+
+def _frame(axes: Axes) -> None:
+    axes.axhline(100.0, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)), label="Unpruned", zorder=1)
+    axes.grid(True, color="0.9", linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _curve(axes: Axes, method: str, rows: Sequence[Row], look: Look) -> None:
+    axes.plot(
+        [_flops(row) for row in rows],
+        [100.0 * (row.average.value or 0.0) for row in rows],
+        color=look.colour,
+        linestyle=look.line,
+        marker=look.marker,
+        markersize=4,
+        markerfacecolor=look.colour if look.filled else "white",
+        label=method_label(method),
+        zorder=4 if method == "clasp" else 3,
+    )
+
+
+def _intervals(axes: Axes, rows: Sequence[Row], colour: str) -> None:
+    for row in rows:
         if row.average.interval is not None:
             # thin and half transparent: intervals of methods with nearly equal FLOPs lie on each other
-            bounds = [100.0 * bound for bound in row.average.interval]
+            at, bounds = _flops(row), [100.0 * bound for bound in row.average.interval]
             axes.plot([at, at], bounds, color=colour, marker="_", markersize=4, linewidth=0.8, alpha=0.6, zorder=2)
+
+
+def _band(axes: Axes, rows: Sequence[Row], colour: str) -> None:
+    known = [(row, row.average.interval) for row in rows if row.average.interval is not None]
+    low, high = ([100.0 * interval[end] for _, interval in known] for end in (0, 1))
+    axes.fill_between(
+        [_flops(row) for row, _ in known], low, high, color=colour, alpha=0.18, linewidth=0, label="Random, 95 %"
+    )
+
+
+def _flops(row: Row) -> float:
+    return 100.0 / (row.flops_ratio or 1.0)
 
 
 def _render(figure: Figure, suffix: str) -> bytes:

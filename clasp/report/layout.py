@@ -7,18 +7,34 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from clasp.report.cells import UNPRUNED, WORLD
-from clasp.report.summary import Average, Row, Summary
+from clasp.report.summary import Average, Row, Standing, Summary, standings
 
 Mark = Literal["best", "second"]
 
 METHODS = {
     "none": "Unpruned",
     "random": "Random",
+    "tome": "ToMe",
     "fastv": "FastV",
+    "prumerge": "PruMerge",
+    "prumerge_plus": "PruMerge+",
+    "hired": "HiRED",
+    "pdrop": "PDrop",
+    "sparsevlm": "SparseVLM",
+    "mustdrop": "MustDrop",
+    "fastervlm": "FasterVLM",
     "visionzip": "VisionZip",
+    "vispruner": "VisPruner",
+    "dart": "DART",
+    "divprune": "DivPrune",
+    "cdpruner": "CDPruner",
     "clasp": "CLASP",
 }
 """Names of methods as papers write them; a method that is not listed goes by its own name."""
+INSIDE_DECODER = frozenset({"fastv", "pdrop", "sparsevlm", "mustdrop", "dart", "clasp"})
+"""Methods that drop visual tokens between decoder layers; the others hand the decoder fewer to begin with."""
+DAGGERS: dict[Standing, str] = {"below": "†", "apart": "‡"}
+"""What follows the name of a method that is below random; the caption explains it."""
 BENCHMARKS = {"easy_vqa": "easy-VQA"}
 
 
@@ -39,6 +55,11 @@ class Group(NamedTuple):
 
 def method_label(method: str) -> str:
     return METHODS.get(method, method)
+
+
+def marked_label(method: str, standing: Standing | None) -> str:
+    """The method's name, with a dagger where it is below random."""
+    return method_label(method) + (f" {DAGGERS[standing]}" if standing else "")
 
 
 def benchmark_label(benchmark: str) -> str:
@@ -66,6 +87,7 @@ def body(summary: Summary) -> Iterator[Group]:
     total = int(summary.experiment.frame["visual_tokens"].iloc[0])
     scale = {name: _scale(summary, name) for name in summary.benchmarks}
     flops = _flops(summary)[1]
+    standing = standings({(row.method, row.tokens): row.average for row in summary.rows})
     for (unpruned, tokens), members in groupby(summary.rows, key=lambda row: (row.method == UNPRUNED, row.tokens)):
         rows = list(members)
         ranked = [
@@ -76,7 +98,9 @@ def body(summary: Summary) -> Iterator[Group]:
         columns = [list(zip(texts, marks(texts), strict=True)) for texts in ranked]
         share = f", {100 * (1 - tokens / total):.1f} % removed"
         title = f"all {tokens} visual tokens" if unpruned else f"{tokens} visual tokens{share}"
-        yield Group(title, [_line(row, [column[i] for column in columns], flops) for i, row in enumerate(rows)])
+        labels = [marked_label(row.method, standing.get((row.method, row.tokens))) for row in rows]
+        entries = [[column[i] for column in columns] for i in range(len(rows))]
+        yield Group(title, [_line(*line, flops) for line in zip(labels, rows, entries, strict=True)])
 
 
 def marks(values: Sequence[str]) -> list[Mark | None]:
@@ -93,11 +117,11 @@ def marks(values: Sequence[str]) -> list[Mark | None]:
     return [names.get(float(value)) if value else None for value in values]
 
 
-def _line(row: Row, ranked: Sequence[tuple[str, Mark | None]], flops: float) -> list[Shown]:
+def _line(label: str, row: Row, ranked: Sequence[tuple[str, Mark | None]], flops: float) -> list[Shown]:
     *scores, average, world = ranked
     cost = row.costs
     return [
-        Shown(method_label(row.method)),
+        Shown(label),
         *(Shown(text, mark) for text, mark in scores),
         Shown(*average, _bounds(row.average)),
         Shown(*world, _bounds(row.world)),

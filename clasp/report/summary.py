@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,14 @@ COSTS: Mapping[str, tuple[str, float]] = {
     "total_ms": ("total_seconds", 1e3),
 }
 """Cost of a row -> column of a cell and factor; a row's cost is the mean over benchmarks of the cells' costs."""
+
+RANDOM = "random"
+
+Standing = Literal["below", "apart"]
+"""Against random at the same budget. ``below``: a lower average; ``apart``: and its 95 % interval ends below random's.
+
+Both are averages over the same questions, so intervals that overlap do not say that two methods are equal.
+"""
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,22 @@ def summarize(experiment: Experiment) -> Summary:
             )
         )
     return Summary(experiment, tuple(rows))
+
+
+def standings(averages: Mapping[tuple[str, int], Average]) -> dict[tuple[str, int], Standing]:
+    """The rows, by method and budget, that are below random's row of that budget, in the rows' order.
+
+    Averages are judged as shown, in percent to one decimal, so that equal-looking numbers are not told apart.
+    """
+    found: dict[tuple[str, int], Standing] = {}
+    for (method, tokens), own in averages.items():
+        random = averages.get((RANDOM, tokens))
+        if method == UNPRUNED or random is None or random.value is None or own.value is None:
+            continue
+        if round(100 * own.value, 1) < round(100 * random.value, 1):
+            apart = own.interval and random.interval and own.interval.high < random.interval.low
+            found[method, tokens] = "apart" if apart else "below"
+    return found
 
 
 Key = tuple[str, int]

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 from clasp.files import write_atomically
-from clasp.report.caption import caption
+from clasp.report.caption import ASSUMED, assumptions, caption
 from clasp.report.layout import Shown, body, header
 from clasp.report.summary import Average, Row, Summary
 
@@ -41,11 +41,13 @@ def markdown(summary: Summary) -> str:
         for cells in (list(zip(line, widths, strict=True)) for line in [lines[0], rule, *lines[1:]])
     ]
     notes = [f"- {note}" for note in caption(summary)]
+    if assumed := assumptions(summary):
+        notes += [f"- {ASSUMED}:", *(f"  - {line}" for line in assumed)]
     return "\n".join([f"# {summary.experiment.name}", "", *padded, "", *notes]) + "\n"
 
 
 def latex(summary: Summary) -> str:
-    """The table and its caption for a paper."""
+    """The table and its caption for a paper; what is assumed follows as text, for a float could not hold it."""
 
     def entry(shown: Shown) -> str:
         text = escape(shown.text)
@@ -57,6 +59,7 @@ def latex(summary: Summary) -> str:
     for group in body(summary):
         lines += [r"\midrule", rf"\multicolumn{{{len(heads)}}}{{l}}{{\emph{{{escape(group.title)}}}}} \\"]
         lines += [" & ".join(entry(shown) for shown in row) + r" \\" for row in group.rows]
+    assumed = [rf"\par {escape(line)}" for line in assumptions(summary)]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs} and \usepackage{graphicx}",
@@ -71,6 +74,7 @@ def latex(summary: Summary) -> str:
             r"\bottomrule",
             r"\end{tabular}}",
             r"\end{table*}",
+            *([r"{\footnotesize", f"{ASSUMED}.", *assumed, r"\par}"] if assumed else []),
             "",
         ]
     )
@@ -85,6 +89,8 @@ _LATEX = {
     ">": r"\textgreater{}",
     "[": "{[}",
     "]": "{]}",
+    "†": r"\textdagger{}",
+    "‡": r"\textdaggerdbl{}",
 }
 
 
