@@ -44,6 +44,14 @@ class CDPruner(Method):
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
+    def check(self, geometry: Geometry) -> Schedule:
+        if self.text_tower is not None and not geometry.cls:
+            raise ValueError(
+                f"text_tower={self.text_tower!r} needs a backbone with CLIP's vision tower, which this one has not; "
+                f"leave text_tower out, and the decoder's own embeddings stand in"
+            )
+        return super().check(geometry)
+
     def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
         notes = super().stand_ins(geometry)
         if self.text_tower is None:
