@@ -3,13 +3,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
-# questions per benchmark in `make tables`; LIMIT=all evaluates every question
+# questions per benchmark in `make tables` and `make methods`; LIMIT=all evaluates every question
 LIMIT ?=
 RUN_OPTIONS := $(if $(LIMIT),limit=$(LIMIT))
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup tables reference test lint format train-tiny clean
+.PHONY: help setup tables methods reference test lint format train-tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -29,7 +29,11 @@ tables: $(READY)  ## evaluate the tiny backbone, write the main table and the ac
 	$(BIN)/python scripts/run.py experiment=tiny_main $(RUN_OPTIONS)
 	$(BIN)/python scripts/report.py experiment=tiny_main
 
-reference: tables  ## keep the table and figure of `make tables` in results/reference and in the README
+methods: $(READY)  ## the same with every method (LIMIT as above; cells of `make tables` are not run again)
+	$(BIN)/python scripts/run.py experiment=tiny_methods $(RUN_OPTIONS)
+	$(BIN)/python scripts/report.py experiment=tiny_methods
+
+reference: tables methods  ## keep the tables and figures of both in results/reference and in the README
 	$(BIN)/python scripts/reference.py
 
 test: $(READY) lint  ## lint, type check and the whole test suite

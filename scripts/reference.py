@@ -1,4 +1,4 @@
-"""Keeps the measured table and figure of ``make tables`` in results/reference/ and renews the README's copies."""
+"""Keeps what ``make tables`` and ``make methods`` measured in results/reference/ and renews the README's copies."""
 
 from __future__ import annotations
 

@@ -163,5 +163,5 @@ def test_a_failed_cell_is_exit_code_1(
 def test_help_names_the_choices(tmp_path: Path) -> None:
     shown = run_script(tmp_path, "--help")
     assert shown.returncode == 0
-    for word in ("method: clasp, fastv, none, random, visionzip", "experiment=tiny_main", "paper8", "limit"):
+    for word in ("method: cdpruner, clasp, dart, divprune, fastervlm", "experiment=tiny_main", "paper8", "limit"):
         assert word in shown.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,33 @@ def test_method_files_list_every_parameter_without_a_value(name: str) -> None:
     own_groups = {"tokens", "ratio", "seed", "fusion", "policy", "router"}
     method = composed(f"method={name}")["method"]
     fields = {field.name for field in dataclasses.fields(get(name))} - own_groups
-    if not get(name).prunes or name == "clasp":
-        fields -= {"accounting"}  # says nothing for the unpruned model, and one thing only for stages
+    if not get(name).prunes or len(get(name).accountings) == 1:
+        fields -= {"accounting"}  # nothing to choose
     if not get(name).prunes:
         fields -= {"positions"}
     assert set(method) - {"name"} == fields
     assert all(value is None for key, value in method.items() if key != "name")
+
+
+@pytest.mark.parametrize("group", ["backbone", "method", "benchmarks", "experiment"])
+def test_lists_in_comments_name_every_choice(group: str) -> None:
+    """A group's comment, over its line and the comment lines below it: what it is, a colon, the choices."""
+    text = (CONFIGS / "config.yaml").read_text(encoding="utf-8")
+    found = re.search(rf"^  - {group}: \w+ +#[^:]+: (.*(?:\n +#.*)*)", text, re.MULTILINE)
+    assert found is not None
+    assert sorted(re.findall(r"\w+", found[1])) == [choice for g, choice in CHOICES if g == group]
+
+
+def test_the_methods_table_is_the_main_table_with_every_method() -> None:
+    """All else equal, so that the two share their cells."""
+    main, every = (composed(f"experiment={name}") for name in ("tiny_main", "tiny_methods"))
+    assert every["grid"]["method"] == list(METHODS)
+    assert set(main["grid"]["method"]) <= set(METHODS)
+    assert {**every, "name": "", "grid": {**every["grid"], "method": []}} == {
+        **main,
+        "name": "",
+        "grid": {**main["grid"], "method": []},
+    }
 
 
 def test_defaults_are_the_documented_ones() -> None:

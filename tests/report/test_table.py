@@ -15,7 +15,8 @@ from synthetic import BENCHMARKS, METHODS, cell, plan, signature, write_cell, wr
 
 from clasp.report.cells import ReportError, load_experiment
 from clasp.report.layout import marks
-from clasp.report.summary import Row, Summary, summarize
+from clasp.report.statistics import Interval
+from clasp.report.summary import Average, Row, Summary, standings, summarize
 from clasp.report.table import comma_separated, escape, latex, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,11 +161,89 @@ def test_the_caption_says_what_a_reader_must_know(results: Path) -> None:
         "output average",
         "95%",
         "CPU: Example 2 cores",
-        "router: nearest prototype",
+        "  - CLASP: Router: nearest prototype.",
         "0123abc",
     ):
         assert part in text
     assert "NOT held" not in text
+
+
+def average(value: float | None, low: float | None = None, high: float | None = None) -> Average:
+    return Average(value, None if low is None or high is None else Interval(low, high))
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (average(0.79, 0.75, 0.83), "below"),
+        (average(0.70, 0.66, 0.78), "below"),  # the bounds meet
+        (average(0.70, 0.66, 0.77), "apart"),
+        (average(0.70), "below"),  # without an interval nothing is apart
+        (average(0.7996, 0.1, 0.2), None),  # 80.0 as shown
+        (average(0.7994, 0.79, 0.81), "below"),  # 79.9 as shown
+        (average(0.90, 0.1, 0.2), None),
+        (average(None), None),
+    ],
+)
+def test_standing_against_random(own: Average, expected: str | None) -> None:
+    random = average(0.80, 0.78, 0.82)
+    found = standings({("none", 576): average(1.0), ("random", 64): random, ("fastv", 64): own, ("fastv", 32): own})
+    assert found == ({("fastv", 64): expected} if expected else {})
+
+
+def test_standing_needs_random_and_never_marks_the_unpruned_model() -> None:
+    assert standings({("fastv", 64): average(0.1)}) == {}
+    assert standings({("random", 64): average(None), ("fastv", 64): average(0.1)}) == {}
+    assert standings({("none", 576): average(1.0), ("random", 576): average(1.1)}) == {}
+
+
+def fail(results: Path, method: str, tokens: int, right: float) -> None:
+    """Cells of a method that answers only a share of the questions right."""
+    for name in BENCHMARKS:
+        scores = [float(i < 120 * right) for i in range(120)]
+        write_cell(results, cell(method, tokens, name, scores), scores)
+
+
+def test_rows_below_random_carry_a_dagger_and_the_caption_lists_them(results: Path) -> None:
+    fail(results, "fastv", 64, right=0.3)
+    fail(results, "visionzip", 192, right=0.775)
+    text = markdown(summary_of(results))
+    marked = [line[0] for line in table_rows(text) if set(line[0]) & set("†‡")]
+    assert marked == ["VisionZip †", "FastV ‡"]
+    assert "† 95 % intervals not apart: at 192 VisionZip. ‡ 95 % intervals apart: at 64 FastV. " in text
+    assert r"VisionZip \textdagger{} &" in latex(summary_of(results))
+    assert r"FastV \textdaggerdbl{} &" in latex(summary_of(results))
+
+
+def test_without_random_the_caption_is_silent_about_it(tmp_path: Path) -> None:
+    write_experiment(tmp_path, methods=("fastv", "clasp"))
+    assert "Below random" not in markdown(summary_of(tmp_path))
+    write_experiment(tmp_path, methods=("random", "clasp"))
+    assert "not apart: none. ‡ 95 % intervals apart: none." in markdown(summary_of(tmp_path))
+
+
+def test_an_assumption_is_listed_once_under_all_methods_that_share_it(results: Path) -> None:
+    own = {
+        "fastv": ["FastV's layer scales", "k is small", "shared by both"],
+        "visionzip": ["visionzip: no CLS token; something stands in", "shared by both"],
+        "clasp": [],
+    }
+    for method, tokens, name in plan():
+        path = results / "cells" / f"{signature(method, tokens, name)}.json"
+        value = json.loads(path.read_text())
+        value["provenance"]["assumptions"] = own.get(method, [])
+        path.write_text(json.dumps(value))
+    summary = summary_of(results)
+    lines = [line for line in markdown(summary).splitlines() if line.startswith("  - ")]
+    assert lines == [
+        "  - FastV: Layer scales. k is small.",
+        "  - FastV, VisionZip: Shared by both.",
+        "  - VisionZip: No CLS token; something stands in.",
+    ]
+    text = latex(summary)
+    caption, _, after = text.partition(r"\end{table*}")
+    assert "Shared by both" not in caption
+    assert after.count("Shared by both.") == 1
 
 
 def test_the_caption_names_rows_that_miss_their_budget(results: Path) -> None:
@@ -216,7 +295,7 @@ def test_latex_is_balanced_and_escaped(results: Path) -> None:
     assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {15}
     assert r"\textbf{" in text
     assert r"\underline{" in text
-    assert r"weights\_a = 5\%" in text
+    assert r"Unpruned: Weights\_a = 5\%." in text
 
 
 def test_escape_of_every_special_character() -> None:

@@ -1,0 +1,125 @@
+"""Budgets of pictures that differ in size, and of crops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import PROMPTS
+from families import FAMILIES, Prompt
+from test_matrix import _picture
+
+from clasp.backbones import adapter_for
+from clasp.budget import BudgetError, Schedule
+from clasp.methods.base import Method, proportional
+from clasp.methods.divprune import DivPrune
+from clasp.methods.fastervlm import FasterVLM
+from clasp.methods.fastv import FastV
+from clasp.methods.random import Random
+
+SMALL, LARGE = _picture(40, 40, 0), _picture(120, 90, 1)
+
+
+def kept(family: str, method: Method, prompts: list[Prompt]) -> list[tuple[int, int]]:
+    """(visual tokens, those that stay) of each prompt."""
+    model, processor = FAMILIES[family].model(), FAMILIES[family].processor()
+    with method(model, processor) as run, torch.no_grad():
+        model(**FAMILIES[family].inputs(prompts))
+    assert run.trace is not None
+    return [
+        (s.visual_entering[0] if not s.kept else max(s.visual_entering[0], len(s.kept[-1])), len(s.kept[-1]))
+        for s in run.trace.samples
+    ]
+
+
+def total(family: str, prompt: Prompt) -> int:
+    ids = FAMILIES[family].inputs([prompt])["input_ids"]
+    tokens = torch.tensor(list(adapter_for(FAMILIES[family].model()).placeholders.values()))
+    return int(torch.isin(ids, tokens).sum())
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_next"])
+@pytest.mark.parametrize("method", [Random, DivPrune, FasterVLM])
+def test_a_count_is_per_picture_and_a_smaller_picture_stays_whole(family: str, method: type[Method]) -> None:
+    pictures = sorted((SMALL, LARGE), key=lambda picture: total(family, Prompt(text="", images=[picture])))
+    small, large = (Prompt(text=PROMPTS[0], images=[picture]) for picture in pictures)
+    sizes = [total(family, prompt) for prompt in (small, large)]
+    assert sizes[0] + 3 < sizes[1]
+    budget = sizes[0] + 3
+    both = Prompt(text=PROMPTS[0], images=[SMALL, LARGE])
+    stays = [count for _, count in kept(family, method(tokens=budget), [small, large, both])]
+    assert stays == [sizes[0], budget, sizes[0] + budget]
+
+
+def test_a_share_of_a_picture_too_small_for_the_stages_keeps_one_token() -> None:
+    family = "qwen2_5_vl"
+    model, processor = FAMILIES[family].model(), FAMILIES[family].processor()
+    method = FastV(ratio=0.745, layer=2)
+    prompts = [Prompt(text=PROMPTS[0], images=[_picture(28, 28, 2)]), Prompt(text=PROMPTS[1], images=[LARGE])]
+    few = total(family, prompts[0])
+    with pytest.raises(BudgetError):
+        method.schedule(few, 8)
+    with method(model, processor) as run, torch.no_grad():
+        model(**FAMILIES[family].inputs(prompts))
+    assert run.trace is not None
+    assert len(run.trace.samples[0].kept[0]) == 1
+
+
+def test_a_count_that_a_large_picture_cannot_honour_is_refused() -> None:
+    family = "qwen2_5_vl"
+    model, processor = FAMILIES[family].model(), FAMILIES[family].processor()
+    large = Prompt(text=PROMPTS[0], images=[LARGE])
+    tokens = total(family, large) // 5
+
+    class Fits(FastV):  # on the reference picture
+        def check(self, geometry: object) -> Schedule:
+            return self.schedule(tokens + 1, 8)
+
+    with (
+        Fits(tokens=tokens, layer=3)(model, processor),
+        pytest.raises(BudgetError, match="ask for more tokens"),
+        torch.no_grad(),
+    ):
+        model(**FAMILIES[family].inputs([large]))
+
+
+def test_newline_tokens_go_first_and_fill_up_last() -> None:
+    family = "llava_next"
+    model, processor = FAMILIES[family].model(), FAMILIES[family].processor()
+    inputs = FAMILIES[family].inputs([Prompt(text=PROMPTS[0], images=[LARGE])])
+    adapter = adapter_for(model)
+    whole = total(family, Prompt(text=PROMPTS[0], images=[LARGE]))
+    seen: list[torch.Tensor] = []
+    for budget in (whole - 1, whole - 2, whole // 2):
+        with FasterVLM(tokens=budget)(model, processor) as run, torch.no_grad():
+            model(**inputs)
+            seen.append(adapter.crops(run._seen["image"], 0))
+        assert run.trace is not None
+        stays = run.trace.samples[0].kept[0]
+        assert len(stays) == budget
+        newlines = int((seen[-1] < 0).sum())
+        assert newlines > 2
+        patches = whole - newlines
+        assert int((seen[-1][stays] < 0).sum()) == max(0, budget - patches)
+
+
+@pytest.mark.parametrize(
+    ("weights", "limits", "whole", "parts"),
+    [
+        ([1, 1, 1], [9, 9, 9], 7, [3, 2, 2]),
+        ([4, 3, 3.5, 1.5], [30, 30, 30, 30], 30, [10, 7, 9, 4]),
+        ([0, 0], [5, 5], 4, [2, 2]),
+        ([10, 1, 1], [3, 9, 9], 9, [3, 3, 3]),
+        ([1, 0, 0], [2, 4, 4], 6, [2, 2, 2]),
+        ([5, 5], [5, 5], 10, [5, 5]),
+        ([1, 2, 0], [0, 4, 3], 2, [0, 2, 0]),
+    ],
+)
+def test_budgets_are_split_in_proportion_up_to_the_limits(
+    weights: list[float], limits: list[int], whole: int, parts: list[int]
+) -> None:
+    assert proportional(weights, limits, whole) == parts
+
+
+def test_a_split_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(ValueError, match="7 tokens do not fit"):
+        proportional([1, 1], [3, 3], 7)

@@ -1,0 +1,108 @@
+"""CONTRIBUTING.md is true: its example, followed to the letter on a copy of the checkout, passes its commands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clasp.backbones.base import Adapter
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+BLOCKS = dict(re.findall(r"`([\w./]+)`[^`\n]*:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL))
+"""File that the page names before a code block -> the block: a new file, or a line of a table that exists."""
+TABLES = {
+    "clasp/methods/__init__.py": "METHODS: dict[str, tuple[str, str]] = {\n",
+    "tests/engine/cases.py": "METHODS: dict[str, Method] = {\n",
+}
+COMMANDS = re.findall(r"^    (\.venv/bin/python .*\blargest)$", PAGE, re.MULTILINE)
+RULE = "top_k(state.tokens().float().norm(p=self.order, dim=2), keep)"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the checkout in which the page's example was added as the page says."""
+    for name in ("clasp", "tests", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / ".venv").symlink_to(sys.prefix, target_is_directory=True)
+    for path, block in BLOCKS.items():
+        if path in TABLES:
+            text = (tmp_path / path).read_text(encoding="utf-8")
+            assert text.count(TABLES[path]) == 1
+            block = text.replace(TABLES[path], TABLES[path] + block)
+        else:
+            assert not (tmp_path / path).exists()
+        (tmp_path / path).write_text(block, encoding="utf-8")
+    return tmp_path
+
+
+def run(checkout: Path, command: str) -> tuple[int, str]:
+    """Exit status of a command of the page, and the last line that it printed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment |= {"PYTEST_ADDOPTS": "-p no:cacheprovider", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=checkout, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    return done.returncode, (done.stdout.strip().splitlines() or [done.stderr])[-1]
+
+
+def narrowed(command: str, families: str) -> str:
+    """A command of the page on some of the families."""
+    return command.replace("-k largest", f"-k 'largest and ({families})'")
+
+
+def test_the_page_has_the_example_and_its_commands() -> None:
+    assert set(BLOCKS) == {
+        "clasp/methods/largest.py",
+        "clasp/methods/__init__.py",
+        "configs/method/largest.yaml",
+        "tests/engine/cases.py",
+        "tests/unit/test_largest.py",
+    }
+    assert BLOCKS["clasp/methods/largest.py"].count(RULE) == 1
+    assert COMMANDS[-1] == ".venv/bin/python -m pytest tests/engine/test_matrix.py -k largest"
+
+
+def test_the_example_passes_every_command_of_the_page(checkout: Path) -> None:
+    passed = []
+    for command in (*COMMANDS[:-1], narrowed(COMMANDS[-1], "llava- or qwen2_5_vl")):
+        status, last = run(checkout, command)
+        assert status == 0, last
+        counted = re.fullmatch(r"(\d+) passed, \d+ deselected.*", last)
+        assert counted is not None, last
+        passed.append(int(counted[1]))
+    assert passed[0] >= 2, "its rule and its configuration"
+    assert passed[1] >= 18, "six tests on each of LLaVA, Video-LLaVA and Qwen2.5-VL"
+
+
+def test_a_method_that_keeps_a_token_twice_fails_the_matrix(checkout: Path) -> None:
+    method = checkout / "clasp/methods/largest.py"
+    right = method.read_text(encoding="utf-8")
+    method.write_text(right.replace(RULE, f"{RULE} // 2 * 2"), encoding="utf-8")
+    status, last = run(checkout, narrowed(COMMANDS[-1], "llava- and counts"))
+    assert status == 1, last
+    assert re.match(r"2 failed, \d+ deselected", last), last
+
+
+def test_the_example_passes_the_linter(checkout: Path) -> None:
+    files = [path for path in BLOCKS if path.endswith(".py")]
+    for command in (f"ruff check {' '.join(files)}", f"ruff format --check {' '.join(files)}"):
+        assert run(checkout, f".venv/bin/{command}")[0] == 0, command
+
+
+def test_every_path_and_every_abstract_method_on_the_page_exists() -> None:
+    paths = set(re.findall(r"(?<![\w/])(?:clasp|tests|configs|results)/[\w/.]*\w(?=[`/ ])", PAGE))
+    missing = {path for path in paths if not (ROOT / path).exists()} - set(BLOCKS)
+    assert missing <= {"configs/backbone/NAME.yaml"}
+    named = set(re.findall(r"`(\w+)`", PAGE))
+    assert Adapter.__abstractmethods__ <= named
+    assert all(hasattr(Adapter, name) for name in ("rotary", "next_position", "queries_keys", "additions"))
+    for target in re.findall(r"make (\w+)", PAGE):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE), target
