@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -19,13 +18,13 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from torch import Tensor, nn
 
-from clasp.backbones.base import Adapter, Modality, UnsupportedError, VisionPass
-from clasp.backbones.crops import CropAdapter
+from clasp.backbones.base import Adapter, UnsupportedError
 from clasp.backbones.prompt import PromptReader
 from clasp.budget import BudgetError, Schedule
 from clasp.engine.decoding import DecodingStep
+from clasp.engine.encoding import EncoderWatch
+from clasp.engine.hooks import Indexed
 from clasp.engine.layout import Layout
-from clasp.engine.merging import VisionMerger
 from clasp.engine.prefill import Prefill
 from clasp.engine.trace import Trace
 from clasp.methods.base import Method
@@ -69,13 +68,10 @@ class Run:
         self._reader = PromptReader(processor, self.adapter.placeholders.values())
         self._cuts = {stage.cut: number for number, stage in enumerate(self.schedule.stages)}
         self._schedule_for = functools.cache(self._fitting)
+        self._watch = EncoderWatch(method, self.adapter)
         self._handles: list[Any] = []
-        self._wrapped: list[str] = []
         self._prefill: Prefill | None = None
         self._step: DecodingStep | None = None
-        self._encoding: VisionPass | None = None
-        self._merger: VisionMerger | None = None
-        self._seen: dict[Modality, VisionPass] = {}
         self._pruned: WeakKeyDictionary[Any, list[Layout]] = WeakKeyDictionary()
 
     def __enter__(self) -> Run:
@@ -90,13 +86,10 @@ class Run:
     ) -> None:
         for handle in self._handles:
             handle.remove()
-        for name in self._wrapped:
-            delattr(self.adapter.multimodal, name)
+        self._watch.remove()
         self._handles.clear()
-        self._wrapped.clear()
         self._pruned.clear()
-        self._seen.clear()
-        self._prefill = self._step = self._encoding = self._merger = None
+        self._prefill = self._step = None
         _ACTIVE.discard(self._model)
 
     def _fitting(self, visual_tokens: int) -> Schedule:
@@ -128,100 +121,10 @@ class Run:
         keep(adapter.multimodal.register_forward_hook(self._end, always_call=True))
         keep(adapter.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True))
         keep(adapter.decoder.register_forward_hook(self._after_decoder))
-        for modality, encoder in adapter.encoders.items():
-            setattr(adapter.multimodal, encoder.function, self._wrap(modality, encoder.function))
-            self._wrapped.append(encoder.function)
-        for tower in {
-            id(tower): modality for modality in adapter.encoders if (tower := adapter.tower(modality))
-        }.values():
-            self._install_vision(tower)
+        self._watch.install()
         if self._cuts:
             for index, layer in enumerate(adapter.layers):
-                keep(layer.register_forward_pre_hook(_Indexed(self._before_layer, index), with_kwargs=True))
-
-    def _install_vision(self, modality: Modality) -> None:
-        adapter, keep = self.adapter, self._handles.append
-        layers, feature_layer = adapter.vision_layers(modality), adapter.geometry.feature_layer
-        merges = self.method.merge_layers(feature_layer)
-        watched = range(len(layers) + 1) if merges else self.method.vision_states(feature_layer)
-        for index in watched:
-            if index < len(layers):
-                hook = _Indexed(self._before_vision_layer, index)
-                keep(layers[index].register_forward_pre_hook(hook, with_kwargs=True))
-            else:
-                keep(layers[-1].register_forward_hook(self._after_vision_layers))
-        for index in merges:
-            keep(layers[index].register_forward_hook(_Indexed(self._merge_after, index)))
-        if merges:
-            keep(adapter.tower(modality).register_forward_hook(self._after_tower))
-
-    # Encoding of images and videos: inside the forward, or before it by `generate` -----------------------------------
-
-    def _wrap(self, modality: Modality, name: str) -> Callable[..., Any]:
-        original = getattr(self.adapter.multimodal, name)
-        signature = inspect.signature(original)
-
-        @functools.wraps(original)
-        def encode(*args: Any, **kwargs: Any) -> Any:
-            if self._encoding is not None:  # a video encoder that is built on the image encoder
-                return original(*args, **kwargs)
-            self._encoding = VisionPass(modality, dict(signature.bind(*args, **kwargs).arguments))
-            self._merger = self._new_merger(modality)
-            try:
-                output = original(*args, **kwargs)
-                self._encoding.output = copy.copy(output)  # beam search repeats the features in place
-                self._seen[modality] = self._encoding
-            finally:
-                self._encoding = self._merger = None
-            return output
-
-        return encode
-
-    def _new_merger(self, modality: Modality) -> VisionMerger | None:
-        adapter = self.adapter
-        if not self.method.merge_layers(adapter.geometry.feature_layer):
-            return None
-        assert isinstance(adapter, CropAdapter), "Method.check refuses towers that pack their patches"
-        share = self.method.target(adapter.geometry.visual_tokens) / adapter.geometry.visual_tokens
-        return VisionMerger(self.method, adapter, modality, max(1, round(adapter.patches * share)))
-
-    def _before_vision_layer(
-        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        seen = self._encoding
-        if seen is None:  # a tower that its user calls alone
-            return None
-        hidden = args[0] if args else kwargs["hidden_states"]
-        self._keep_state(index, hidden)
-        seen.inputs = kwargs
-        bias = None if self._merger is None else self._merger.before(index, hidden)
-        return None if bias is None else ((hidden,), {**kwargs, "attention_mask": bias})
-
-    def _merge_after(self, index: int, args: tuple[Any, ...], output: Any) -> Any:
-        return None if self._merger is None else self._merger.after(index, output)
-
-    def _after_vision_layers(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._encoding is not None:
-            self._keep_state(
-                len(self.adapter.vision_layers(self._encoding.modality)),
-                output[0] if isinstance(output, tuple) else output,
-            )
-
-    def _keep_state(self, index: int, hidden: Tensor) -> None:
-        assert self._encoding is not None
-        feature_layer = self.adapter.geometry.feature_layer
-        wanted = {*self.method.vision_states(feature_layer), *((feature_layer,) if self._merger else ())}
-        if index in wanted:
-            self._encoding.states[index] = hidden if self._merger is None else self._merger.unmerged(hidden)
-
-    def _after_tower(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Puts the unmerged state where the backbone reads its features, at full length."""
-        if self._encoding is None or self._merger is None:
-            return None
-        self._encoding.merged = self._merger.slot
-        layer = self._model.config.vision_feature_layer
-        output.hidden_states = {layer: self._encoding.states[self.adapter.geometry.feature_layer]}
-        return output
+                keep(layer.register_forward_pre_hook(Indexed(self._before_layer, index), with_kwargs=True))
 
     # One forward of the multimodal model -------------------------------------------------------------------------
 
@@ -257,7 +160,7 @@ class Run:
             raise UnsupportedError(
                 f"the prompt has image placeholders but no pixel_values ({pixels}); pass the processor's output"
             )
-        passes = [self._seen.get(name) for name in encoded]
+        passes = [self._watch.passes.get(name) for name in encoded]
         if any(
             seen is None or output.last_hidden_state is not seen.output.last_hidden_state
             for seen, output in zip(passes, encoded.values(), strict=True)
@@ -354,16 +257,6 @@ class Run:
         if len(prefill.layouts) > 1:
             kwargs = {**kwargs, **_layer_kwargs(self.adapter, layout)}
         return (hidden, *args[1:]), kwargs
-
-
-class _Indexed:
-    """A forward pre-hook that tells its callee which layer it sits on."""
-
-    def __init__(self, callee: Callable[[int, tuple[Any, ...], dict[str, Any]], Any], index: int) -> None:
-        self._callee, self._index = callee, index
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._callee(self._index, args, kwargs)
 
 
 def _layer_kwargs(adapter: Adapter, layout: Layout) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from clasp.backbones.crops import CropAdapter
-from clasp.methods.base import Method, Patches
+from clasp.methods.base import Method
+from clasp.methods.contract import Patches
 from clasp.ops.select import take
 
 

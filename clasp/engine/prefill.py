@@ -17,7 +17,8 @@ from clasp.engine.prompts import Placeholders
 from clasp.engine.state import Row, StageState
 from clasp.engine.trace import Record, Trace, trace
 from clasp.engine.vision import CropsView, FusionView, Medium
-from clasp.methods.base import Method, Selection
+from clasp.methods.base import Method
+from clasp.methods.contract import Selection
 from clasp.ops.select import take
 
 

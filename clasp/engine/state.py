@@ -16,7 +16,7 @@ from clasp.backbones.clip_text import clip_text
 from clasp.budget import Stage
 from clasp.engine.layout import Layout
 from clasp.engine.vision import Medium, VisionRows
-from clasp.methods.base import Queries, Vision
+from clasp.methods.contract import Queries, Vision
 from clasp.ops.attention import attention_rows, masked_mean
 from clasp.ops.select import take
 
@@ -44,7 +44,7 @@ class Row:
 
 
 class StageState:
-    """The engine's :class:`~clasp.methods.base.State`: rows with equally many visual tokens."""
+    """The engine's :class:`~clasp.methods.contract.State`: rows with equally many visual tokens."""
 
     def __init__(self, prefill: Prefill, stage: Stage, hidden: Tensor, layout: Layout, rows: Sequence[Row]) -> None:
         self.stage = stage

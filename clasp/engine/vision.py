@@ -63,7 +63,7 @@ class Medium:
     def representatives(self) -> Tensor:
         """(tokens,) bool: the first token of each group that was merged inside the ViT."""
         if self.seen.merged is None:
-            return torch.ones(self.tokens, dtype=torch.bool)
+            return torch.ones(self.tokens, dtype=torch.bool, device=self.seen.output.last_hidden_state.device)
         return self._once("representatives", self._representatives)
 
     def _representatives(self) -> Tensor:
@@ -108,7 +108,7 @@ class Medium:
 
 
 class FusionView:
-    """One medium's ViT states by crop (implements :class:`clasp.methods.base.Tower`)."""
+    """One medium's ViT states by crop (implements :class:`clasp.methods.contract.Tower`)."""
 
     def __init__(self, medium: Medium) -> None:
         self._medium = medium
@@ -120,7 +120,7 @@ class FusionView:
 
 
 class CropsView:
-    """One medium's crops (implements :class:`clasp.methods.base.Crops`)."""
+    """One medium's crops (implements :class:`clasp.methods.contract.Crops`)."""
 
     def __init__(self, medium: Medium, sizes: Sequence[int]) -> None:
         self._medium, self.sizes = medium, sizes
@@ -134,7 +134,7 @@ class CropsView:
 
 
 class VisionRows:
-    """The values of some rows' tokens (implements :class:`clasp.methods.base.Vision`).
+    """The values of some rows' tokens (implements :class:`clasp.methods.contract.Vision`).
 
     Args:
         rows: per row, the media that it takes tokens from and (tokens,) places among all their tokens together; with

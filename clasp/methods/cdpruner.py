@@ -14,7 +14,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from clasp.budget import Geometry, Schedule, single_stage
-from clasp.methods.base import Method, Positions, Selection, State
+from clasp.methods.base import Method
+from clasp.methods.contract import Positions, Selection, State
 from clasp.ops.attention import masked_mean
 from clasp.ops.diversity import cosine_between, dpp_map
 from clasp.ops.select import cosine

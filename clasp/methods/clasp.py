@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clasp.budget import Geometry, Schedule, geometric, scaled_layers
 from clasp.fusion import NUM_LAYERS, Fusion, fuse, get_fusion
-from clasp.methods.base import Selection, State, Tower
+from clasp.methods.contract import Selection, State, Tower
 from clasp.methods.staged import Staged
 from clasp.ops.cluster import density_peaks, farthest_point, similarity_to
 from clasp.ops.select import top_k, top_mask

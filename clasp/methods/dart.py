@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from clasp.budget import Accounting, Schedule, scaled_layers, single_stage
-from clasp.methods.base import Method, Selection, State
+from clasp.methods.base import Method
+from clasp.methods.contract import Selection, State
 from clasp.ops.diversity import cosine_between, take_least_similar
 from clasp.ops.select import take, top_k
 

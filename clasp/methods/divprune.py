@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from clasp.budget import Schedule, single_stage
-from clasp.methods.base import Method, Positions, Selection, State
+from clasp.methods.base import Method
+from clasp.methods.contract import Positions, Selection, State
 from clasp.ops.diversity import max_min
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from clasp.budget import Schedule, single_stage
-from clasp.methods.base import Method, Positions, Scope, Selection, State
+from clasp.methods.base import Method
+from clasp.methods.contract import Positions, Scope, Selection, State
 from clasp.ops.select import top_k
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from clasp.budget import Schedule, scaled_layers, single_stage
-from clasp.methods.base import Method, Selection, State
+from clasp.methods.base import Method
+from clasp.methods.contract import Selection, State
 from clasp.ops.select import top_k
 
 PUBLISHED_LAYER = 2

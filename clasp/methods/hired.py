@@ -15,7 +15,8 @@ from typing import ClassVar
 import torch
 
 from clasp.budget import Schedule, single_stage
-from clasp.methods.base import Crops, Method, Positions, Scope, Selection, State, proportional
+from clasp.methods.base import Method, proportional
+from clasp.methods.contract import Crops, Positions, Scope, Selection, State
 from clasp.ops.select import top_k
 
 ALLOCATION_LAYER = 0

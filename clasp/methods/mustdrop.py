@@ -26,7 +26,8 @@ from clasp.budget import (
     geometric,
     scaled_layers,
 )
-from clasp.methods.base import Method, Patches, Positions, Selection, State
+from clasp.methods.base import Method
+from clasp.methods.contract import Patches, Positions, Selection, State
 from clasp.ops.matching import merge_windows, ragged_index
 from clasp.ops.select import top_k, top_mask
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from clasp.budget import Schedule
-from clasp.methods.base import Method, Selection, State
+from clasp.methods.base import Method
+from clasp.methods.contract import Selection, State
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from clasp.budget import Schedule, single_stage
-from clasp.methods.base import Method, Positions, Scope, Selection, State
+from clasp.methods.base import Method
+from clasp.methods.contract import Positions, Scope, Selection, State
 from clasp.ops.matching import absorb, ragged_index
 from clasp.ops.select import top_mask
 

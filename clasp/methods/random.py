@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 
 from clasp.budget import Schedule, single_stage
-from clasp.methods.base import Method, Selection, State
+from clasp.methods.base import Method
+from clasp.methods.contract import Selection, State
 from clasp.ops.select import top_k
 
 

@@ -26,7 +26,7 @@ from clasp.budget import (
     published_budget,
     scaled_layers,
 )
-from clasp.methods.base import Positions, Selection, State
+from clasp.methods.contract import Positions, Selection, State
 from clasp.methods.staged import Staged
 from clasp.ops.attention import masked_mean
 from clasp.ops.cluster import cluster_means, density_peak_clusters

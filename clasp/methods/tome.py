@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from clasp.budget import Schedule, single_stage
-from clasp.methods.base import Method, Patches, Positions, Scope, Selection, State
+from clasp.methods.base import Method
+from clasp.methods.contract import Patches, Positions, Scope, Selection, State
 from clasp.ops.matching import merge_most_similar, ragged_index
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from clasp.budget import Schedule, single_stage
-from clasp.methods.base import Method, Positions, Selection, State
+from clasp.methods.base import Method
+from clasp.methods.contract import Positions, Selection, State
 from clasp.ops.select import take, top_mask
 
 CONTEXTUAL_SHARE = 10 / 64

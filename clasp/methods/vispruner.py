@@ -15,7 +15,8 @@ from typing import ClassVar
 import torch
 
 from clasp.budget import Schedule, single_stage
-from clasp.methods.base import Method, Positions, Scope, Selection, State
+from clasp.methods.base import Method
+from clasp.methods.contract import Positions, Scope, Selection, State
 from clasp.ops.matching import thin
 from clasp.ops.select import take
 

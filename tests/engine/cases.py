@@ -11,7 +11,8 @@ from torch import Tensor
 
 from clasp.budget import Schedule, Stage
 from clasp.methods import get
-from clasp.methods.base import Method, Selection, State
+from clasp.methods.base import Method
+from clasp.methods.contract import Selection, State
 
 SIDE = 8
 VISUAL = SIDE * SIDE

@@ -154,17 +154,11 @@ def test_merging_where_features_are_interpolated_is_refused() -> None:
         family.model()(**inputs)
 
 
-def test_a_clip_text_tower_without_a_clip_vision_tower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clasp.engine.state.clip_text", lambda source, device: None)
-    for name in ("llava_onevision", "qwen3_vl"):
-        family = FAMILIES[name]
-        inputs = family.inputs([Prompt(text=PROMPTS[0], images=[Image.new("RGB", (64, 64))])])
-        with (
-            get("cdpruner")(ratio=0.6, text_tower="a/clip")(family.model(), family.processor()),
-            torch.no_grad(),
-            pytest.raises(UnsupportedError, match=r"needs a CLIP vision tower.*leave text_tower out"),
-        ):
-            family.model()(**inputs)
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen3_vl"])
+def test_a_clip_text_tower_without_a_clip_vision_tower_is_refused(name: str) -> None:
+    family = FAMILIES[name]
+    with pytest.raises(ValueError, match=r"text_tower='a/clip' needs a backbone with CLIP's.*leave text_tower out"):
+        get("cdpruner")(ratio=0.6, text_tower="a/clip")(family.model(), family.processor())
 
 
 def test_an_empty_prompt_is_refused_by_the_router(model: Any, processor: Any, encode: Any) -> None:

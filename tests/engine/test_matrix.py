@@ -282,6 +282,14 @@ def test_merging_inside_a_packed_tower_is_refused_by_name(family: str, name: str
         METHODS[name](on.model, on.family.processor())
 
 
+@pytest.mark.parametrize("name", ["tome", "mustdrop"])
+def test_merging_under_flash_attention_is_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    on = subject("llava_next", "sdpa")
+    monkeypatch.setattr(on.model.model.vision_tower.config, "_attn_implementation_internal", "flash_attention_2")
+    with pytest.raises(ValueError, match="flash attention does not take; load the model with attention='sdpa'"):
+        METHODS[name](on.model, on.family.processor())
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_backbone_lacks_is_said(family: str) -> None:
     on = subject(family, "sdpa")

@@ -92,7 +92,7 @@ def test_newline_tokens_go_first_and_fill_up_last() -> None:
     for budget in (whole - 1, whole - 2, whole // 2):
         with FasterVLM(tokens=budget)(model, processor) as run, torch.no_grad():
             model(**inputs)
-            seen.append(adapter.crops(run._seen["image"], 0))
+            seen.append(adapter.crops(run._watch.passes["image"], 0))
         assert run.trace is not None
         stays = run.trace.samples[0].kept[0]
         assert len(stays) == budget

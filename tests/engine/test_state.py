@@ -15,7 +15,8 @@ from torch import Tensor
 
 from clasp.backbones import adapter_for
 from clasp.budget import Schedule, Stage
-from clasp.methods.base import Method, Patches, Selection, State
+from clasp.methods.base import Method
+from clasp.methods.contract import Patches, Selection, State
 
 Look = Callable[[State], Any]
 TWO = Prompt(text=PROMPTS[1], images=[_picture(91, 37, 1), _picture(60, 100, 2)])

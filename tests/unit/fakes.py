@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from clasp.budget import Stage
-from clasp.methods.base import Patches, Queries
+from clasp.methods.contract import Patches, Queries
 
 
 class FakeVision:
-    """:class:`clasp.methods.base.Vision`; tests may overwrite ``states``, ``attentions``, ``key`` and ``stays``."""
+    """:class:`clasp.methods.contract.Vision`; tests may overwrite ``states``, ``attentions``, ``key`` and ``stays``."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class FakeVision:
 
 
 class FakeState:
-    """:class:`clasp.methods.base.State` at one stage; the planted values may be overwritten.
+    """:class:`clasp.methods.contract.State` at one stage; the planted values may be overwritten.
 
     Args:
         original: visual tokens that entered the decoder, where earlier stages dropped some.
@@ -138,7 +138,7 @@ class FakeState:
 
 
 class FakeCrops:
-    """:class:`clasp.methods.base.Crops`; ``covered`` says which crop covers each token of the first one."""
+    """:class:`clasp.methods.contract.Crops`; ``covered`` says which crop covers each token of the first one."""
 
     def __init__(
         self, sizes: Sequence[int], seed: int = 0, *, whole: bool = True, covered: Tensor | None = None
@@ -169,7 +169,7 @@ def fake_patches(
     remaining: int = 1,
     padding: int = 0,
 ) -> Patches:
-    """:class:`clasp.methods.base.Patches` of unmerged patches, the last ``padding`` of each crop being padding."""
+    """:class:`clasp.methods.contract.Patches` of unmerged patches, the last ``padding`` of each crop being padding."""
     draw = torch.Generator().manual_seed(seed + 3000)
     patches = grid[0] * grid[1]
     sizes = torch.ones(crops, patches, dtype=torch.long)

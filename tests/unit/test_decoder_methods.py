@@ -15,8 +15,9 @@ from torch import Tensor
 
 from clasp.backbones import geometry
 from clasp.budget import BudgetError, Stage, geometric, published_budget
-from clasp.methods.base import Method, Selection
+from clasp.methods.base import Method
 from clasp.methods.cdpruner import CDPruner, scaled
+from clasp.methods.contract import Selection
 from clasp.methods.dart import DART
 from clasp.methods.divprune import DivPrune
 from clasp.methods.pdrop import PDrop

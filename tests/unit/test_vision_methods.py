@@ -13,7 +13,8 @@ from fakes import FakeCrops, FakeState, fake_patches
 from torch import Tensor
 
 from clasp.budget import BudgetError, Geometry, Stage
-from clasp.methods.base import Method, Patches
+from clasp.methods.base import Method
+from clasp.methods.contract import Patches
 from clasp.methods.fastervlm import FasterVLM
 from clasp.methods.hired import HiRED
 from clasp.methods.mustdrop import THRESHOLDS, MustDrop

@@ -1,0 +1,109 @@
+"""CLIP's text side against transformers' own model, and CDPruner with it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import PROMPTS
+from families import FAMILIES, VISION_HIDDEN, Prompt
+from test_matrix import _picture
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+
+from clasp.backbones.base import UnsupportedError
+from clasp.backbones.clip_text import ClipText
+from clasp.methods.cdpruner import CDPruner, scaled
+from clasp.ops.diversity import dpp_map
+from clasp.ops.select import cosine
+
+BOS, EOS = 1, 2
+LENGTH = 10
+
+
+class Letters:
+    """A tokenizer with one token a letter."""
+
+    bos_token_id, eos_token_id = BOS, EOS
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        assert not add_special_tokens
+        return {"input_ids": [3 + ord(letter) % 90 for letter in text]}
+
+
+@pytest.fixture(scope="module")
+def clip() -> ClipText:
+    torch.manual_seed(0)
+    text = CLIPTextConfig(
+        vocab_size=100,
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=LENGTH,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        pad_token_id=0,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=VISION_HIDDEN,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+    )
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=20)
+    model = CLIPModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    return ClipText(model, Letters())
+
+
+def test_a_short_text_is_what_clip_makes_of_it(clip: ClipText) -> None:
+    ids = torch.tensor([[BOS, *Letters()("abcd", add_special_tokens=False)["input_ids"], EOS]])
+    with torch.no_grad():
+        features = clip._model.get_text_features(input_ids=ids)
+    features = getattr(features, "pooler_output", features)
+    expected = torch.nn.functional.normalize(features, dim=-1)
+    assert torch.allclose(clip.texts("abcd"), expected, atol=1e-5)
+
+
+def test_a_long_text_is_the_mean_over_its_chunks(clip: ClipText) -> None:
+    text, state = "abcdefghijklmnopqr", torch.randn(5, VISION_HIDDEN)
+    chunks = [text[i : i + LENGTH - 2] for i in range(0, len(text), LENGTH - 2)]
+    assert len(chunks) == 3
+    assert len(clip.texts(text)) == 3
+    expected = torch.stack([clip.similarity(state, chunk) for chunk in chunks]).mean(dim=0)
+    assert torch.allclose(clip.similarity(state, text), expected, atol=1e-6)
+    assert clip.similarity(state, "").shape == (5,)
+
+
+def test_patches_go_through_clips_own_head(clip: ClipText) -> None:
+    pixels = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        tower = clip._model.vision_model(pixel_values=pixels)
+        embeds = clip._model.get_image_features(pixel_values=pixels)
+    embeds = getattr(embeds, "pooler_output", embeds)
+    # CLIP itself projects CLS alone: what it does to CLS is what we do to patches
+    ours = clip.patches(tower.last_hidden_state[:, 0])
+    assert torch.allclose(ours, torch.nn.functional.normalize(embeds, dim=-1), atol=1e-5)
+
+
+def test_another_towers_width_is_refused(clip: ClipText) -> None:
+    with pytest.raises(UnsupportedError, match="belongs to a ViT of width 32, the backbone's has 48"):
+        clip.patches(torch.zeros(2, 48))
+
+
+def test_cdpruner_ranks_by_it(clip: ClipText, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = FAMILIES["llava"]
+    model, processor, prompt = family.model(), family.processor(), Prompt(text=PROMPTS[0], images=[_picture(64, 64, 0)])
+    monkeypatch.setattr("clasp.engine.state.clip_text", lambda source, device: clip)
+    inputs = family.inputs([prompt])
+    with CDPruner(tokens=12, text_tower="clip")(model, processor) as run, torch.no_grad():
+        model(**inputs)
+        output = model.model.get_image_features(pixel_values=inputs["pixel_values"])
+    similarity = clip.similarity(output.last_hidden_state[0, 1:], PROMPTS[0])
+    expected = dpp_map(cosine(output.pooler_output[0][None]), scaled(-similarity[None]), 12)
+    assert run.trace is not None
+    assert run.trace.samples[0].kept[0].tolist() == expected[0].sort().values.tolist()
+    assert run.stand_ins == ()
