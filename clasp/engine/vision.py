@@ -83,9 +83,11 @@ class Medium:
                 "this backbone interpolates between patches of a picture of this size, so that patches merged inside "
                 "the vision tower cannot be told apart; use another method"
             )
-        labels = arranged.long().tolist()
-        known: set[int] = set()
-        first = [label != 0 and not (label in known or known.add(label)) for label in labels]  # type: ignore[func-returns-value]
+        first: list[bool] = []
+        known = {0}  # newlines stand for no patch
+        for label in arranged.long().tolist():
+            first.append(label not in known)
+            known.add(label)
         return torch.tensor(first, device=hidden.device)
 
     def seed(self) -> int:
