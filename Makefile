@@ -37,7 +37,7 @@ reference: tables methods  ## keep the tables and figures of both in results/ref
 	$(BIN)/python scripts/reference.py
 
 test: $(READY) lint  ## lint, type check and the whole test suite
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 lint: $(READY)  ## ruff, mypy, pip check
 	$(BIN)/ruff check .

@@ -83,8 +83,8 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["backbone=llava"], ["unknown backbone 'llava'", "llava_1_5_7b, tiny"]),
-        (["method=fastvee"], ["unknown method 'fastvee'", "clasp, fastv, none, random, visionzip"]),
+        (["backbone=llava"], ["unknown backbone 'llava'", "llava_1_5_7b, llava_next_7b"]),
+        (["method=fastvee"], ["unknown method 'fastvee'", "cdpruner, clasp, dart, divprune, fastervlm"]),
         (["fusion=deeper"], ["unknown fusion 'deeper'", "balanced", "deep"]),
         (["router=coin"], ["unknown router 'coin'", "keyword"]),
         (["benchmarks=big"], ["unknown benchmarks 'big'", "paper8, tiny"]),

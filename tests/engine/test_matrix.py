@@ -120,7 +120,7 @@ def test_eager_attention_and_sdpa_agree(name: str, family: str) -> None:
     not torch.cuda.is_available() or find_spec("flash_attn") is None, reason="needs a GPU and the package flash-attn"
 )
 @pytest.mark.parametrize(("name", "family"), CASES)
-def test_flash_attention_keeps_the_counts_and_stays_near_sdpa(name: str, family: str) -> None:
+def test_flash_attention_stays_near_sdpa(name: str, family: str) -> None:
     """On a GPU alone, where its authors have not run it yet; in bfloat16 close scores may rank otherwise."""
     if name.startswith(("tome", "mustdrop")):
         pytest.skip("sizes of merged patches need an attention bias in the ViT, which flash attention has not")

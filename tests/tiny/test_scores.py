@@ -12,6 +12,9 @@ from clasp.tiny import directory
 from clasp.tiny.benchmarks import NAMES, build
 from clasp.tiny.scoring import score
 
+# one process computes the scores for all of them, which on a busy core takes minutes
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.xdist_group("tiny scores")]
+
 ROWS = 24
 _WORLD = [name for name in NAMES if name.startswith("world_")]
 
