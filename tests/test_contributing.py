@@ -48,7 +48,7 @@ def run(checkout: Path, command: str) -> tuple[int, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"PYTEST_ADDOPTS": "-p no:cacheprovider", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        ["bash", "-c", command], cwd=checkout, env=environment, capture_output=True, text=True, timeout=240, check=False
+        ["bash", "-c", command], cwd=checkout, env=environment, capture_output=True, text=True, timeout=800, check=False
     )
     return done.returncode, (done.stdout.strip().splitlines() or [done.stderr])[-1]
 
