@@ -23,8 +23,7 @@ MARKERS = "".join(f"<!-- {name} table: {end} -->\n" for name in ("main", "method
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results root with tables and figures of both experiments, and the tiny backbone's training record."""
+def once_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("built")
     for name, methods in SHOWN.items():
         write_experiment(results, name, methods=methods)
@@ -34,6 +33,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (results / "reference").mkdir()
     shutil.copy(REFERENCE / "tiny_training.json", results / "reference")
     return results
+
+
+@pytest.fixture
+def built(once_built: Path, tmp_path: Path) -> Path:
+    """A results root with tables and figures of both experiments, and the tiny backbone's training record.
+
+    A copy for each test: publishing writes into it, and tests run in any order on any worker.
+    """
+    return shutil.copytree(once_built, tmp_path / "built")
 
 
 def rows(block: str) -> list[list[str]]:
@@ -127,4 +135,4 @@ def test_publishing_needs_both_tables_and_the_markers(built: Path, tmp_path: Pat
     with pytest.raises(ReportError, match="run 'make methods' first"):
         publish(tmp_path / "half", tmp_path / "README.md")
     with pytest.raises(ReportError, match="main table: begin"):
-        renewed("no markers", built / "reference")
+        renewed("no markers", REFERENCE)
