@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clasp.budget import Budget
-from clasp.policy import check_category, check_weights
+from clasp.policy import CATEGORIES, check_category, check_weights
 from clasp.strict import ConfigError, build, known_fields
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -79,12 +79,32 @@ class CategoryConfig:
 
 
 @dataclass(frozen=True)
+class FixedConfig:
+    """A fusion by name and a pivot share, the same for every category."""
+
+    fusion: str
+    pivot_share: float
+
+
+@dataclass(frozen=True)
 class PolicyConfig:
-    """The class policy: a named table, a pivot share for all categories, and overrides of single rows."""
+    """The class policy: the library's table with overrides, or a calibrated one that states all rows.
+
+    Args:
+        name: for results; a calibrated table has its backbone's.
+        pivot_share: for all categories, whatever their rows say.
+        categories: rows that depart from the library's table; all of them where ``provenance`` is ``calibrated``.
+        provenance: where the rows come from; overrides make any table an assumption.
+        fixed: the best setting that is the same for all categories; ablation c compares the rows with it.
+        calibration: what a calibrated table was made from (data hash, curve, command); for readers, not for scores.
+    """
 
     name: str
     pivot_share: float | None = None
     categories: Mapping[str, CategoryConfig] = field(default_factory=dict)
+    provenance: Literal["assumption", "calibrated"] = "assumption"
+    fixed: FixedConfig | None = None
+    calibration: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,12 +143,53 @@ class WandbConfig:
 
 
 @dataclass(frozen=True)
+class VariantConfig:
+    """A row of an experiment under a name of its own: what departs from the run's configuration; None keeps that."""
+
+    method: MethodConfig | None = None
+    fusion: FusionConfig | None = None
+    policy: PolicyConfig | None = None
+    router: RouterConfig | None = None
+
+
+@dataclass(frozen=True)
 class GridConfig:
-    """Cells of an experiment: every method at every budget. Empty: the one method and budget of the run itself."""
+    """Rows of an experiment, each at every budget. Empty: the one method and budget of the run itself.
+
+    Args:
+        method: methods by name; the unpruned model has no budget and comes once.
+        variants: further rows by the name that tables show.
+        tokens: budgets as counts; or
+        ratio: budgets as shares removed.
+    """
 
     method: tuple[str, ...] = ()
+    variants: Mapping[str, VariantConfig] = field(default_factory=dict)
     tokens: tuple[int, ...] = ()
     ratio: tuple[float, ...] = ()
+
+
+Figure = Literal["accuracy_vs_flops", "score_vs_budget", "heatmap"]
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What a report makes of the cells; kept with the experiment, so that tables are built without a configuration.
+
+    Args:
+        title: of the table.
+        table: ``accuracy`` (scores and averages), ``efficiency`` (times, FLOPs, cache) or ``categories`` (scores by
+            question category).
+        figures: which figures are drawn.
+        reference: the row that every other one is tested against, over the same questions.
+        published: name of the backbone whose published rows belong beside this table.
+    """
+
+    title: str = ""
+    table: Literal["accuracy", "efficiency", "categories"] = "accuracy"
+    figures: tuple[Figure, ...] = ("accuracy_vs_flops",)
+    reference: str | None = None
+    published: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +213,7 @@ class RunConfig:
     tokens: int | None = None
     ratio: float | None = None
     grid: GridConfig = GridConfig()
+    report: ReportConfig = ReportConfig()
 
 
 def load_config(values: Mapping[str, Any]) -> RunConfig:
@@ -184,10 +246,31 @@ def _check(config: RunConfig) -> None:
         raise ConfigError("benchmarks.names is empty; name at least one benchmark")
     if config.device != "auto" and config.device.split(":")[0] not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"unknown device {config.device!r}; use auto, cpu, mps, cuda or cuda:0")
-    _check_fusion(config.fusion)
-    _check_policy(config.policy)
-    if config.router.category is not None:
+    _check_parts(config)
+    for variant in config.grid.variants.values():
+        _check_parts(variant)
+    _check_rows(config)
+
+
+def _check_parts(config: RunConfig | VariantConfig) -> None:
+    if config.fusion is not None:
+        _check_fusion(config.fusion)
+    if config.policy is not None:
+        _check_policy(config.policy)
+    if config.router is not None and config.router.category is not None:
         _raising(check_category, config.router.category)
+
+
+def _check_rows(config: RunConfig) -> None:
+    """Names of rows, which tables and tests tell apart by them."""
+    rows = [*config.grid.method, *config.grid.variants] or [config.method.name]
+    for name in config.grid.variants:
+        if not name.strip() or len(name) > 60 or not name.isprintable():
+            raise ConfigError(f"grid.variants has the row {name!r}; use a printable name of at most 60 characters")
+        if name in config.grid.method:
+            raise ConfigError(f"grid has the row {name!r} twice, as a method and as a variant; rename the variant")
+    if config.report.reference is not None and config.report.reference not in rows:
+        raise ConfigError(f"report.reference={config.report.reference!r} is no row; use one of {', '.join(rows)}")
 
 
 def _check_budget(config: RunConfig) -> None:
@@ -224,8 +307,16 @@ def _check_fusion(fusion: FusionConfig) -> None:
 
 
 def _check_policy(policy: PolicyConfig) -> None:
-    if policy.name != "default":
-        raise ConfigError(f"unknown policy {policy.name!r}; use default, with overrides under policy.categories")
+    missing = [
+        category
+        for category in CATEGORIES
+        if (row := policy.categories.get(category)) is None or row.weights is None or row.pivot_share is None
+    ]
+    if policy.provenance == "calibrated" and missing:
+        raise ConfigError(
+            f"policy {policy.name!r} is called calibrated but has no weights and pivot_share for {', '.join(missing)}; "
+            "write it with 'make calibrate'"
+        )
     rows = [CategoryConfig(pivot_share=policy.pivot_share), *policy.categories.values()]
     for category in policy.categories:
         _raising(check_category, category)

@@ -1,4 +1,4 @@
-"""Builds an experiment's tables and figure from its results files, without a model.
+"""Builds an experiment's tables and figures from its results files, without a model.
 
     python scripts/report.py experiment=tiny_main [results=results]
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from clasp.report.build import build_figure, build_table
+from clasp.report.build import build_figures, build_table
 from clasp.report.cells import ReportError, load_experiment
 from clasp.report.summary import summarize
 
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
         values = parse(arguments)
         summary = summarize(load_experiment(values["experiment"], Path(values.get("results") or "results")))
         print(build_table(summary))
-        print(build_figure(summary))
+        print(build_figures(summary))
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -72,6 +72,7 @@ class Answer:
         leaving: visual tokens that each decoder layer handed on.
         nominal: visual tokens that its images were asked to keep at the pruning step; 0 without an image.
         text_tokens: prompt tokens that are not visual.
+        new_tokens: generated tokens, the end token included; the first one comes from the prefill.
         kv_bytes: bytes of the batch's KV cache after its prefill, divided by its questions.
         seconds: likewise.
     """
@@ -82,6 +83,7 @@ class Answer:
     leaving: tuple[int, ...]
     nominal: float
     text_tokens: int
+    new_tokens: int
     kv_bytes: float
     seconds: Seconds
 
@@ -160,7 +162,8 @@ class Answerer:
         run.trace = None
         before = _seconds(watch)
         output = self.model.generate(**inputs, **settings)
-        texts = self.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.batch_decode(new, skip_special_tokens=True)
         share = 1.0 / len(questions)
         spent = [after - start for after, start in zip(_seconds(watch), before, strict=True)]
         seconds = Seconds(*(value * share for value in (*spent, time.perf_counter() - started)))
@@ -175,11 +178,19 @@ class Answerer:
                 sample.visual_leaving if sample and sample.images else (),
                 sample.nominal if sample else 0.0,
                 sample.text_tokens if sample else length,
+                generated,
                 kv_bytes,
                 seconds,
             )
-            for text, sample, length in zip(texts, samples, lengths, strict=True)
+            for text, sample, length, generated in zip(texts, samples, lengths, self._generated(new), strict=True)
         ]
+
+    def _generated(self, new: torch.Tensor) -> list[int]:
+        """Tokens of each row of (batch, new) up to and with its end token; what follows is padding."""
+        ends = self.model.generation_config.eos_token_id
+        ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=new.device)
+        running = torch.isin(new, ends).long().cumsum(dim=1) - torch.isin(new, ends).long() == 0
+        return running.sum(dim=1).tolist()
 
     def _asks_oracle(self) -> bool:
         return getattr(getattr(self.method, "router", None), "name", None) == "oracle"

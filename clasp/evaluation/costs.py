@@ -24,8 +24,9 @@ def costs(answers: Sequence[Answer], geometry: Geometry, batch_size: int, device
         batch_size, device: how they were measured; they explain the seconds.
 
     Returns:
-        ``visual_tokens`` (prompts without an image count as none), ``text_tokens``, ``tflops`` (decoder prefill, 1e12
-        multiply-adds), ``kv_bytes`` (measured after the prefill, padding included), ``seconds``.
+        ``visual_tokens`` (prompts without an image count as none), ``text_tokens``, ``new_tokens`` (generated, the end
+        token included), ``tflops`` (decoder prefill, 1e12 multiply-adds), ``kv_bytes`` (measured after the prefill,
+        padding included), ``seconds``.
     """
     blank = (0,) * geometry.layers
     counted = [accountings(a.entering or blank, a.leaving or blank, a.nominal) for a in answers]
@@ -39,6 +40,7 @@ def costs(answers: Sequence[Answer], geometry: Geometry, batch_size: int, device
             for name in ("nominal", "output_average", "input_average", "final")
         },
         "text_tokens": fmean(a.text_tokens for a in answers),
+        "new_tokens": fmean(a.new_tokens for a in answers),
         "tflops": flops,
         "kv_bytes": fmean(a.kv_bytes for a in answers),
         "seconds": {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from clasp.backbones import adapter_module
 from clasp.budget import Budget, Geometry
-from clasp.config import FusionConfig, PolicyConfig, RouterConfig, RunConfig
+from clasp.config import FusionConfig, MethodConfig, PolicyConfig, RouterConfig, RunConfig, VariantConfig
 from clasp.evaluation.benchmarks import Benchmark, get_benchmark, judge_available
 from clasp.evaluation.data import ensure
 from clasp.evaluation.identity import prompt_protocol, scoring_protocol, versions, weights_fingerprint
@@ -22,23 +22,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Group:
-    """The cells of one method at one budget, which share a pruned model."""
+    """The cells of one method at one budget, which share a pruned model; ``row`` is the first row that asks."""
 
+    row: str
     method: Method
     budget: Mapping[str, Any]
     specs: tuple[CellSpec, ...]
 
     @property
     def label(self) -> str:
-        return self.method.name if not self.method.prunes else f"{self.method.name} at {self.budget['tokens']}"
+        return self.row if not self.method.prunes else f"{self.row} at {self.budget['tokens']}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a run, grouped; ``notices`` are for the reader's eyes (what was left out, and why)."""
+    """All cells of a run, grouped; ``notices`` are for the reader's eyes (what was left out, and why).
+
+    ``rows`` are the lines of the experiment's tables: a row's name and its cells. Rows that ask for the same thing
+    under several names (an ablation's row that is the default) share their cells.
+    """
 
     groups: tuple[Group, ...]
     geometry: Geometry
+    rows: tuple[tuple[str, tuple[CellSpec, ...]], ...]
+    benchmarks: tuple[Benchmark, ...]
     notices: tuple[str, ...] = ()
 
     @property
@@ -56,17 +63,20 @@ def plan(config: RunConfig) -> Plan:
     notices: list[str] = []
     benchmarks = _benchmarks(config, notices)
     geometry = _geometry(config)
-    methods = [_method(config, name, tokens, ratio, geometry) for name, tokens, ratio in _combinations(config, notices)]
+    asked = [
+        (name, *_method(own, tokens, ratio, geometry)) for name, own, tokens, ratio in _combinations(config, notices)
+    ]
     tasks, limits = _tasks(config, benchmarks)
     weights = weights_fingerprint(config.backbone.source, config.backbone.revision)
     shared: dict[str, Any] = {"backbone": config.backbone.name, "weights": weights, "dtype": config.dtype}
     shared |= {"protocol": prompt_protocol(), "versions": versions()}
     adapter = adapter_module(config.backbone.source)
     groups: list[Group] = []
+    rows: list[tuple[str, tuple[CellSpec, ...]]] = []
     seen: set[str] = set()
-    for method, budget in methods:
+    for name, method, budget in asked:
         identity = method.identity(adapter)
-        specs = [
+        specs = tuple(
             CellSpec(
                 method=identity,
                 budget=budget,
@@ -76,12 +86,13 @@ def plan(config: RunConfig) -> Plan:
                 **shared,
             )
             for benchmark in benchmarks
-        ]
+        )
+        rows.append((name, specs))
         fresh = tuple(spec for spec in specs if spec.signature not in seen)
         seen.update(spec.signature for spec in fresh)
         if fresh:
-            groups.append(Group(method, budget, fresh))
-    return Plan(tuple(groups), geometry, tuple(notices))
+            groups.append(Group(name, method, budget, fresh))
+    return Plan(tuple(groups), geometry, tuple(rows), tuple(benchmarks), tuple(notices))
 
 
 def _benchmarks(config: RunConfig, notices: list[str]) -> list[Benchmark]:
@@ -114,26 +125,42 @@ def _geometry(config: RunConfig) -> Geometry:
     return counts
 
 
-def _combinations(config: RunConfig, notices: list[str]) -> list[tuple[str, int | None, float | None]]:
-    """(method, tokens, ratio) of the grid; the unpruned model once, without a budget."""
+def _combinations(config: RunConfig, notices: list[str]) -> list[tuple[str, RunConfig, int | None, float | None]]:
+    """(row, its configuration, tokens, ratio) of the grid; the unpruned model once, without a budget."""
     grid = config.grid
     budgets: list[tuple[int | None, float | None]] = [(tokens, None) for tokens in grid.tokens]
     budgets += [(None, ratio) for ratio in grid.ratio]
     if not budgets:
         budgets = [(config.tokens, config.ratio)]
-    combinations: list[tuple[str, int | None, float | None]] = []
-    for name in grid.method or (config.method.name,):
-        if _class(name).prunes:
-            combinations += [(name, tokens, ratio) for tokens, ratio in budgets]
+    rows = [(name, _with_method(config, MethodConfig(name))) for name in grid.method]
+    rows += [(name, _varied(config, variant)) for name, variant in grid.variants.items()]
+    combinations: list[tuple[str, RunConfig, int | None, float | None]] = []
+    for name, own in rows or [(config.method.name, config)]:
+        if _class(own.method.name).prunes:
+            combinations += [(name, own, tokens, ratio) for tokens, ratio in budgets]
         else:
-            combinations.append((name, None, None))
-            if not grid.method and (config.tokens is not None or config.ratio is not None):
+            combinations.append((name, own, None, None))
+            if not rows and (config.tokens is not None or config.ratio is not None):
                 notices.append(f"method {name} keeps every visual token; the budget is not used")
-    if any(_class(name).prunes and tokens is None and ratio is None for name, tokens, ratio in combinations):
-        raise ConfigError(
-            f"method {combinations[0][0]} needs a budget; give tokens=64 (or another count) or ratio=0.889"
-        )
+    for _, own, tokens, ratio in combinations:
+        if _class(own.method.name).prunes and tokens is None and ratio is None:
+            raise ConfigError(
+                f"method {own.method.name} needs a budget; give tokens=64 (or another count) or ratio=0.889"
+            )
     return combinations
+
+
+def _with_method(config: RunConfig, method: MethodConfig) -> RunConfig:
+    """The run with this method; parameters of the run's own method hold for it too where it is the same one."""
+    shared = config.method.params if method.name == config.method.name else {}
+    return dataclasses.replace(config, method=MethodConfig(method.name, {**shared, **method.params}))
+
+
+def _varied(config: RunConfig, variant: VariantConfig) -> RunConfig:
+    if variant.method is not None:
+        config = _with_method(config, variant.method)
+    parts = {part: getattr(variant, part) for part in ("fusion", "policy", "router")}
+    return dataclasses.replace(config, **{part: value for part, value in parts.items() if value is not None})
 
 
 def _class(name: str) -> type[Method]:
@@ -146,13 +173,13 @@ def _class(name: str) -> type[Method]:
 
 
 def _method(
-    config: RunConfig, name: str, tokens: int | None, ratio: float | None, geometry: Geometry
+    config: RunConfig, tokens: int | None, ratio: float | None, geometry: Geometry
 ) -> tuple[Method, dict[str, Any]]:
     """The method and its budget, as a count wherever the backbone has one, so that ratio and count are one cell."""
     from clasp.methods import build
 
+    name, own = config.method.name, dict(config.method.params)
     accepted = {field.name for field in dataclasses.fields(_class(name))}
-    own = dict(config.method.params) if name == config.method.name else {}
     try:
         count = geometry.visual_tokens
         if tokens is not None or ratio is not None:
@@ -183,19 +210,19 @@ def _fusion(config: FusionConfig) -> Any:
 
 
 def _policy(config: PolicyConfig) -> Any:
-    """The default table with the configuration's overrides."""
+    """The table that the configuration's rows make of the library's; calibrated only as it was calibrated."""
     from clasp.policy import DEFAULT_POLICY, CategoryPolicy, ClassPolicy
 
     entries = dict(DEFAULT_POLICY.entries)
     for category, entry in entries.items():
         row = config.categories.get(category)
         weights = row.weights if row is not None and row.weights is not None else entry.weights
-        share = entry.pivot_share if config.pivot_share is None else config.pivot_share
-        if row is not None and row.pivot_share is not None:
-            share = row.pivot_share
-        entries[category] = CategoryPolicy(weights, share)
+        share = row.pivot_share if row is not None and row.pivot_share is not None else entry.pivot_share
+        entries[category] = CategoryPolicy(weights, share if config.pivot_share is None else config.pivot_share)
     if entries == dict(DEFAULT_POLICY.entries):
         return DEFAULT_POLICY
+    if config.provenance == "calibrated" and config.pivot_share is None:
+        return ClassPolicy("calibrated", "calibrated", entries)
     return ClassPolicy("custom", "assumption", entries)
 
 

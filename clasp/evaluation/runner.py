@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +41,8 @@ def run_cells(plan: Plan, config: RunConfig, finished: Finished = lambda cells: 
         BackboneUnavailable: the model's files cannot be had.
     """
     store = CellStore(config.paths.results)
-    store.write_experiment(config.name, plan.cells, command())
+    columns = [dataclasses.asdict(benchmark) for benchmark in plan.benchmarks]
+    store.write_experiment(config.name, plan.rows, columns, command(), dataclasses.asdict(config.report))
     present = {spec.signature: store.get(spec.signature) for spec in plan.cells}
     missing = [spec for spec in plan.cells if present[spec.signature] is None]
     failed: list[str] = []
@@ -173,7 +175,7 @@ def _answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) -
         raise RuntimeError(f"{benchmark.name}: {len(samples)} scored questions for {len(lm.answers)} answers")
     rows = []
     for sample, answer in zip(sorted(samples, key=lambda sample: sample["doc_id"]), lm.answers, strict=True):
-        score = sample.get(benchmark.metrics[0])
+        score = next((sample[metric] for metric in benchmark.metrics if metric in sample), None)
         document = sample["doc"]
         rows.append(
             {
@@ -182,6 +184,8 @@ def _answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) -
                 "answer": sample["target"],
                 "prediction": answer.text,
                 "score": float(score) if isinstance(score, int | float) else None,
+                # what a metric over all answers (F1, MME's sums) is made of, so that a report can resample it
+                **({"detail": score} if isinstance(score, dict) else {}),
                 "category": document.get("category", benchmark.category),
                 "routed": answer.routed,
             }

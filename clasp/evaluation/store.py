@@ -19,6 +19,7 @@ from typing import Any
 from clasp.files import write_atomically
 
 SCHEMA = 1
+EXPERIMENT_SCHEMA = 2
 Cell = dict[str, Any]
 """A results file as a dictionary; its keys are those of ``REQUIRED``."""
 
@@ -138,17 +139,43 @@ class CellStore:
         write_atomically(self.path(complete["signature"]), text.encode())
         return complete
 
-    def write_experiment(self, name: str, specs: Iterable[CellSpec], command: str) -> Path:
-        """Records which cells, in which order, an experiment or run is made of: ``experiments/<name>.json``."""
-        planned = list(specs)
+    def write_experiment(
+        self,
+        name: str,
+        rows: Iterable[tuple[str, Iterable[CellSpec]]],
+        benchmarks: Iterable[Mapping[str, Any]],
+        command: str,
+        report: Mapping[str, Any],
+    ) -> Path:
+        """Records which rows, benchmarks and cells an experiment or run is made of: ``experiments/<name>.json``.
+
+        Args:
+            name: of the experiment; names the file.
+            rows: name and cells of each line of its tables, in order.
+            benchmarks: what the columns are: ``name``, ``metric`` and what else is known, also where no cell exists.
+            command: what was typed.
+            report: what a report makes of it.
+        """
+        cells = [
+            {
+                "row": row,
+                "method": spec.method["name"],
+                "budget": dict(spec.budget),
+                "benchmark": spec.benchmark,
+                "signature": spec.signature,
+            }
+            for row, specs in rows
+            for spec in specs
+        ]
         record = {
-            "schema": SCHEMA,
+            "schema": EXPERIMENT_SCHEMA,
             "name": name,
             "command": command,
-            "benchmarks": list(dict.fromkeys(spec.benchmark for spec in planned)),
-            "cells": [spec.signature for spec in planned],
+            "benchmarks": [dict(benchmark) for benchmark in benchmarks],
+            "cells": cells,
+            "report": dict(report),
         }
-        text = json.dumps(record, indent=1) + "\n"
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
         path = self.root / "experiments" / f"{name}.json"
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_atomically(path, text.encode())

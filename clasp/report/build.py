@@ -1,4 +1,4 @@
-"""Writes an experiment's tables and figure to their places under the results root, and says where."""
+"""Writes an experiment's tables and figures to their places under the results root, and says where."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from clasp.report.figures import accuracy_vs_flops
 from clasp.report.summary import Summary
 from clasp.report.table import write_table
 
-MAIN = "tiny_main"
-"""The experiment that ``make tables`` runs; its figure has the plain name, others carry their experiment's."""
-METHODS = "tiny_methods"
-"""The experiment that ``make methods`` runs: every method."""
+FIGURES = {"accuracy_vs_flops": accuracy_vs_flops}
+"""Figures by the name that an experiment's configuration has under ``report.figures``."""
 
 
 def build_table(summary: Summary) -> str:
@@ -20,15 +18,20 @@ def build_table(summary: Summary) -> str:
     return f"{paths['md'].read_text(encoding='utf-8')}\n{_listing('table', paths)}"
 
 
-def build_figure(summary: Summary) -> str:
-    """Writes ``figures/<stem>.{png,svg}``; returns the paths."""
-    stem = figure_stem(summary.experiment.name)
-    return _listing("figure", accuracy_vs_flops(summary, summary.experiment.results / "figures", stem))
+def build_figures(summary: Summary) -> str:
+    """Writes the figures that the experiment's configuration names, ``figures/<figure>_<experiment>.{png,svg}``.
+
+    Returns:
+        The paths, one a line.
+    """
+    folder = summary.experiment.results / "figures"
+    drawn = [FIGURES[name](summary, folder, figure_stem(name, summary)) for name in summary.experiment.spec.figures]
+    return "\n".join(_listing("figure", paths) for paths in drawn)
 
 
-def figure_stem(experiment: str) -> str:
+def figure_stem(figure: str, summary: Summary) -> str:
     """Name of an experiment's figure, without suffix."""
-    return "accuracy_vs_flops" if experiment == MAIN else f"accuracy_vs_flops_{experiment}"
+    return f"{figure}_{summary.experiment.name}"
 
 
 def _listing(what: str, paths: dict[str, Path]) -> str:

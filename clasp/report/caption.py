@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from clasp.report.cells import UNPRUNED
 from clasp.report.layout import DAGGERS, benchmark_label, method_label
-from clasp.report.statistics import LEVEL, RESAMPLES
-from clasp.report.summary import RANDOM, Average, Standing, Summary, standings
+from clasp.report.statistics import LEVEL, RESAMPLES, SWAPS
+from clasp.report.summary import RANDOM, SIGNIFICANT, Average, Key, Standing, Summary
 
 TOLERANCE = 1.0
 """Tokens by which a row's output average may miss its budget and still count as holding it."""
@@ -20,10 +20,13 @@ def caption(summary: Summary) -> list[str]:
     frame = summary.experiment.frame
     notes = [
         f"Backbone {frame['backbone'].iloc[0]}. {_questions(summary)}",
+        *_protocols(summary),
         _held_equal(summary),
-        "average = mean over benchmarks of score / unpruned score, in percent; world average = the same over the "
-        f"picture world's benchmarks alone. In brackets: {LEVEL:.0%} percentile bootstrap interval, {RESAMPLES} "
-        "resamples of the questions within each benchmark, the same questions for the pruned and the unpruned model.",
+        "average (kept) = mean over benchmarks of score / unpruned score, in percent; world average = the same over "
+        f"the picture world's benchmarks alone. In brackets: {LEVEL:.0%} percentile bootstrap interval, {RESAMPLES} "
+        "resamples of the questions within each benchmark, the same questions for all rows; ± is half of such an "
+        "interval's width (bounds in the CSV), and stands where the score follows from the answers one by one.",
+        *_compared(summary),
         "Within a budget: best in bold, second best underlined, by the numbers as shown. An empty entry has no value: "
         "a cell that it needs has not been run, or it is undefined.",
         "TFLOPs (GFLOPs) = 1e12 (1e9) multiply-adds of the decoder's prefill per question, gated feed-forward formula; "
@@ -39,9 +42,9 @@ def assumptions(summary: Summary) -> list[str]:
     """What the papers do not state and what stands in for what the backbone lacks: each sentence once, led by the
     methods that share it."""
     sharing: dict[str, dict[str, None]] = {}
-    for row in summary.experiment.frame.itertuples():
-        for text in row.assumptions:
-            sharing.setdefault(text.removeprefix(f"{row.method}: "), {})[method_label(row.method)] = None
+    for cell in summary.experiment.frame.itertuples():
+        for text in cell.assumptions:
+            sharing.setdefault(text.removeprefix(f"{cell.method}: "), {})[method_label(cell.method)] = None
     lines: dict[tuple[str, ...], list[str]] = {}
     for text, methods in sharing.items():
         lines.setdefault(tuple(methods), []).append(_sentence(text, methods))
@@ -56,26 +59,47 @@ def _sentence(text: str, methods: Iterable[str]) -> str:
     return f"{text[:1].upper() if len(word) > 1 else text[:1]}{text[1:]}."
 
 
-def below_random(averages: Mapping[tuple[str, int], Average]) -> str:
-    """Which rows are below random, and whether the intervals are apart; empty without a row of random's."""
-    if not any(method == RANDOM for method, _ in averages):
+def below_random(found: Mapping[Key, Standing], averages: Mapping[Key, Average]) -> str:
+    """Which rows are below random, and of which the paired test says so; empty without a row of random's."""
+    if not any(name == RANDOM for name, _ in averages):
         return ""
-    found = standings(averages)
     budgets = dict.fromkeys(tokens for _, tokens in averages)
-    meanings: dict[Standing, str] = {"below": "95 % intervals not apart", "apart": "95 % intervals apart"}
+    meanings: dict[Standing, str] = {
+        "below": "not told apart by the paired test",
+        "apart": f"told apart (corrected p < {SIGNIFICANT})",
+    }
     parts = []
     for standing, meaning in meanings.items():
         rows = [key for key, value in found.items() if value == standing]
         at = [
             f"at {tokens} {', '.join(names)}"
             for tokens in budgets
-            if (names := [method_label(method) for method, budget in rows if budget == tokens])
+            if (names := [method_label(name) for name, budget in rows if budget == tokens])
         ]
         parts.append(f"{DAGGERS[standing]} {meaning}: {'; '.join(at) or 'none'}")
-    return (
-        f"Below random at the same budget by their average: {'. '.join(parts)}. The questions are the same for all "
-        "methods, so intervals that overlap do not say that two are equal."
-    )
+    return f"Below random at the same budget by their average: {'. '.join(parts)}."
+
+
+def _compared(summary: Summary) -> list[str]:
+    reference = summary.experiment.spec.reference
+    tested = [row.comparison for row in summary.rows if row.comparison is not None]
+    if reference is None or not tested:
+        return []
+    return [
+        f"less {method_label(reference)} = average less that of {method_label(reference)} at the same budget, in "
+        f"points, with its paired interval, and p of a paired permutation test ({SWAPS} swaps of the two rows' "
+        f"answers, question by question), corrected by Holm's rule for the {len(tested)} comparisons of this table. "
+        f"What has no p below {SIGNIFICANT} is not called better or worse."
+    ]
+
+
+def _protocols(summary: Summary) -> list[str]:
+    known = [
+        f"{benchmark_label(column.name)}: {', '.join(part for part in (column.metric, column.protocol) if part)}"
+        for column in summary.experiment.columns
+        if column.protocol
+    ]
+    return [f"Protocols: {'; '.join(known)}."] if known else []
 
 
 def _questions(summary: Summary) -> str:
@@ -91,7 +115,7 @@ def _questions(summary: Summary) -> str:
 
 def _held_equal(summary: Summary) -> str:
     gaps = [
-        (abs(average - row.tokens), f"{method_label(row.method)} at {row.tokens}: {average:.1f}")
+        (abs(average - row.tokens), f"{method_label(row.name)} at {row.tokens}: {average:.1f}")
         for row in summary.rows
         if row.method != UNPRUNED and (average := row.costs["output_average"]) is not None
     ]
@@ -113,11 +137,10 @@ def _hardware(summary: Summary) -> str:
 
 
 def _missing(summary: Summary) -> list[str]:
-    missing = len(summary.experiment.missing)
-    planned = missing + len(summary.experiment.frame)
+    missing, planned = len(summary.experiment.missing), len(summary.experiment.planned)
     return [f"INCOMPLETE: {missing} of {planned} planned cells have not been run."] if missing else []
 
 
 def _below_random(summary: Summary) -> list[str]:
-    text = below_random({(row.method, row.tokens): row.average for row in summary.rows})
+    text = below_random(summary.standings, {row.key: row.average for row in summary.rows})
     return [text] if text else []

@@ -1,11 +1,12 @@
 """Reads an experiment's cells into a data frame. Reads only, and only below the results root; torch-free.
 
-``<results>/experiments/<experiment>.json`` lists the signatures of an experiment's cells in plan order;
+``<results>/experiments/<experiment>.json`` lists an experiment's rows, benchmarks and cells in plan order;
 ``<results>/cells/<signature>.json`` is one cell and ``<signature>.jsonl`` its answers, one question per line.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -13,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 SCHEMA = 1
+EXPERIMENT_SCHEMA = 2
 UNPRUNED = "none"
 """Name of the method that prunes nothing: the reference of every normalized average."""
 WORLD = "world_"
@@ -28,45 +29,84 @@ class ReportError(ValueError):
 
 
 @dataclass(frozen=True)
+class Column:
+    """A benchmark as a table's column, known whether or not a cell of it exists.
+
+    Args:
+        name: as in ``benchmarks.names``.
+        metric: the score's name.
+        protocol: prompt, split and scoring rule in a few words, for two numbers compare only under the same.
+        category: the question category that all its questions are of, where there is one.
+    """
+
+    name: str
+    metric: str = ""
+    protocol: str = ""
+    category: str | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell that an experiment is made of, by its place in the tables."""
+
+    row: str
+    method: str
+    tokens: int
+    benchmark: str
+    signature: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is to be made of an experiment; its configuration says so under ``report``."""
+
+    title: str = ""
+    table: str = "accuracy"
+    figures: tuple[str, ...] = ("accuracy_vs_flops",)
+    reference: str | None = None
+    published: str | None = None
+
+
+@dataclass(frozen=True)
 class Experiment:
     """The cells of one experiment.
 
     Args:
         name: name of the experiment.
         results: root of the results.
-        frame: one row per cell that exists, in plan order; see :func:`row` for the columns.
-        benchmarks: the planned benchmarks, in plan order, also where no cell of theirs exists yet.
-        missing: signatures that were planned and have no cell.
+        command: what was typed to run it.
+        frame: one line per planned cell that exists, in plan order; see :func:`flat` for the columns, and ``row``.
+        columns: the planned benchmarks, in plan order, also where no cell of theirs exists yet.
+        planned: every cell, existing or not.
+        missing: those that do not exist.
+        spec: what a report makes of it.
     """
 
     name: str
     results: Path
+    command: str
     frame: pd.DataFrame
-    benchmarks: tuple[str, ...]
-    missing: tuple[str, ...]
+    columns: tuple[Column, ...]
+    planned: tuple[Planned, ...]
+    missing: tuple[Planned, ...]
+    spec: Spec
 
-    def scores(self, signature: str) -> pd.Series | None:
-        """A cell's score per question, indexed by question id and occurrence.
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
 
-        Returns:
-            None where the metric has no score per question.
+    def answers(self, signature: str) -> list[dict[str, Any]]:
+        """A cell's answers, one question a line; a judge's scores stand in them where it has judged.
 
         Raises:
             ReportError: the answers are missing, cut short, or not those of the cell.
         """
         path = self.results / "cells" / f"{signature}.jsonl"
-        lines = _read(path, "answers file").splitlines()
+        answers = [_parse(line, path) for line in _read(path, "answers file").splitlines()]
         expected = int(self.frame.loc[self.frame["signature"] == signature, "questions"].iloc[0])
-        answers = [_parse(line, path) for line in lines]
         if len(answers) != expected:
             raise ReportError(f"answers file {path} has {len(answers)} lines, its cell has {expected}; {REMEDY}")
-        values = [answer.get("score") for answer in answers]
-        if any(value is None for value in values):
-            return None
-        ids = pd.Series([str(answer.get("question_id")) for answer in answers])
-        # some benchmarks (MME) ask two questions under one id: the n-th of an id is matched with the n-th elsewhere
-        index = ids + "#" + ids.groupby(ids).cumcount().astype(str)
-        return pd.Series(np.asarray(values, dtype=float), index=index.to_numpy())
+        return answers
 
 
 REMEDY = "run the experiment again, which sets bad files aside and fills the gaps"
@@ -88,21 +128,43 @@ def load_experiment(name: str, results: Path) -> Experiment:
             f"run 'python scripts/run.py experiment={name}' first"
         )
     record = _parse(_read(path, "experiment file"), path)
-    planned = record.get("cells")
-    if not isinstance(planned, list) or not all(isinstance(signature, str) for signature in planned):
-        raise ReportError(f"experiment file {path} has no list of cell signatures under 'cells'; {REMEDY}")
-    planned = list(dict.fromkeys(planned))
-    present = [signature for signature in planned if (results / "cells" / f"{signature}.json").is_file()]
-    if not present:
+    if record.get("schema") != EXPERIMENT_SCHEMA:
+        raise ReportError(
+            f"experiment file {path} has schema {record.get('schema')!r}, this version reads {EXPERIMENT_SCHEMA}; "
+            f"{REMEDY}"
+        )
+    try:
+        planned = tuple(
+            Planned(cell["row"], cell["method"], budget_tokens(cell), cell["benchmark"], cell["signature"])
+            for cell in record["cells"]
+        )
+        columns = tuple(_known(Column, column) for column in record["benchmarks"])
+        spec = _known(Spec, record.get("report") or {})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ReportError(f"experiment file {path} cannot be used ({error!r}); {REMEDY}") from error
+    there = {cell.signature for cell in planned if (results / "cells" / f"{cell.signature}.json").is_file()}
+    if not there:
         raise ReportError(
             f"experiment {name!r} has none of its {len(planned)} cells yet; "
             f"run 'python scripts/run.py experiment={name}' first"
         )
-    frame = pd.DataFrame([row(read_cell(results, signature)) for signature in present])
-    benchmarks = tuple(record.get("benchmarks") or frame["benchmark"].unique())
-    _check_frame(name, frame, benchmarks)
-    missing = tuple(signature for signature in planned if signature not in set(present))
-    return Experiment(name, results, frame, benchmarks, missing)
+    flats = {signature: flat(read_cell(results, signature)) for signature in there}
+    lines = [
+        {**flats[cell.signature], "row": cell.row, "tokens": cell.tokens} for cell in planned if cell.signature in there
+    ]
+    missing = tuple(cell for cell in planned if cell.signature not in there)
+    found = Experiment(
+        name, results, str(record.get("command", "")), pd.DataFrame(lines), columns, planned, missing, spec
+    )
+    _check_frame(found)
+    return found
+
+
+def _known(kind: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass from those of the record's keys that it has; the record says more than the report needs."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in names}
+    return kind(**chosen)
 
 
 def read_cell(results: Path, signature: str) -> dict[str, Any]:
@@ -122,7 +184,7 @@ def read_cell(results: Path, signature: str) -> dict[str, Any]:
     return cell
 
 
-def row(cell: dict[str, Any]) -> dict[str, Any]:
+def flat(cell: dict[str, Any]) -> dict[str, Any]:
     """A cell as one flat row.
 
     ``tokens`` is the budget as a count per image. Visual tokens come in all four accountings; ``*_seconds`` are means
@@ -144,6 +206,7 @@ def row(cell: dict[str, Any]) -> dict[str, Any]:
             "tflops_two_matrix": costs["tflops"]["two_matrix"],
             "kv_bytes": costs["kv_bytes"],
             **{f"{phase}_seconds": costs["seconds"][phase] for phase in ("prefill", "decode", "total")},
+            "decode_seconds_per_token": _per_token(costs),
             "batch_size": costs["batch_size"],
             "device": costs["device"],
             "assumptions": tuple(provenance.get("assumptions") or ()),
@@ -151,6 +214,12 @@ def row(cell: dict[str, Any]) -> dict[str, Any]:
         }
     except KeyError as error:
         raise ReportError(f"results file {cell.get('signature')}.json lacks the key {error}; {REMEDY}") from error
+
+
+def _per_token(costs: Mapping[str, Any]) -> float:
+    """Seconds a decoded token; the first one comes from the prefill, and one-token answers decode nothing."""
+    decoded = costs["new_tokens"] - 1.0
+    return costs["seconds"]["decode"] / decoded if decoded > 0 else float("nan")
 
 
 ACCOUNTINGS = ("nominal", "output_average", "input_average", "final")
@@ -167,21 +236,24 @@ def budget_tokens(cell: Mapping[str, Any]) -> int:
     return round(budget["visual_tokens"] * (1.0 - budget["ratio"]))
 
 
-def _check_frame(name: str, frame: pd.DataFrame, benchmarks: tuple[str, ...]) -> None:
+def _check_frame(experiment: Experiment) -> None:
+    name, frame = experiment.name, experiment.frame
     backbones = list(frame["backbone"].unique())
     if len(backbones) > 1:
         raise ReportError(f"experiment {name!r} mixes the backbones {backbones}; a table holds one, so run one each")
-    unplanned = sorted(set(frame["benchmark"]) - set(benchmarks))
+    unplanned = sorted({cell.benchmark for cell in experiment.planned} - set(experiment.benchmarks))
     if unplanned:
         raise ReportError(f"experiment {name!r} has cells of {unplanned}, which its list of benchmarks lacks; {REMEDY}")
-    twice = frame[frame.duplicated(["method", "tokens", "benchmark"], keep=False)]
-    if len(twice):
-        first = twice.iloc[0]
-        raise ReportError(
-            f"experiment {name!r} has several cells for method {first['method']!r} at {first['tokens']} tokens on "
-            f"{first['benchmark']!r} ({', '.join(twice['signature'])}); a table needs one, so run variants as "
-            "experiments of their own"
-        )
+    seen: dict[tuple[str, int, str], str] = {}
+    for cell in experiment.planned:
+        key = (cell.row, cell.tokens, cell.benchmark)
+        if key in seen:
+            raise ReportError(
+                f"experiment {name!r} has several cells for row {cell.row!r} at {cell.tokens} tokens on "
+                f"{cell.benchmark!r} ({seen[key]}, {cell.signature}); a table needs one, so give variants names of "
+                "their own under grid.variants"
+            )
+        seen[key] = cell.signature
 
 
 def _read(path: Path, what: str) -> str:

@@ -87,7 +87,7 @@ def curves(summary: Summary) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in summary.rows:
         if row.method != UNPRUNED and row.average.value is not None and row.flops_ratio is not None:
-            found.setdefault(row.method, []).append(row)
+            found.setdefault(row.name, []).append(row)
     return {method: sorted(rows, key=lambda row: -(row.flops_ratio or 0.0)) for method, rows in found.items()}
 
 

@@ -1,13 +1,19 @@
-"""What a table shows, before any markup: headings, groups of rows, rounded numbers and their marks."""
+"""What a table shows, before any markup: headings, groups of rows, rounded numbers and their marks.
+
+Three kinds of tables, named by an experiment's configuration: scores by benchmark, what each row costs, and scores by
+question category.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Literal, NamedTuple
 
+from clasp.report.categories import Category, by_category
 from clasp.report.cells import UNPRUNED, WORLD
-from clasp.report.summary import Average, Row, Standing, Summary, standings
+from clasp.report.statistics import Interval
+from clasp.report.summary import Average, Row, Standing, Summary
 
 Mark = Literal["best", "second"]
 
@@ -35,7 +41,24 @@ INSIDE_DECODER = frozenset({"fastv", "pdrop", "sparsevlm", "mustdrop", "dart", "
 """Methods that drop visual tokens between decoder layers; the others hand the decoder fewer to begin with."""
 DAGGERS: dict[Standing, str] = {"below": "†", "apart": "‡"}
 """What follows the name of a method that is below random; the caption explains it."""
-BENCHMARKS = {"easy_vqa": "easy-VQA"}
+BENCHMARKS = {
+    "easy_vqa": "easy-VQA",
+    "gqa": "GQA",
+    "mmbench": "MMBench",
+    "mme": "MME",
+    "pope": "POPE",
+    "sqa": "SQA",
+    "vqav2": "VQAv2",
+    "vqav2_testdev": "VQAv2 test-dev",
+    "textvqa": "TextVQA",
+    "textvqa_ocr": "TextVQA (OCR)",
+    "mmvet": "MM-Vet",
+    "tgif": "TGIF",
+    "msvd": "MSVD",
+    "msrvtt": "MSRVTT",
+    "activitynet": "ActivityNet",
+}
+"""Names of benchmarks as papers write them."""
 
 
 class Shown(NamedTuple):
@@ -57,9 +80,9 @@ def method_label(method: str) -> str:
     return METHODS.get(method, method)
 
 
-def marked_label(method: str, standing: Standing | None) -> str:
-    """The method's name, with a dagger where it is below random."""
-    return method_label(method) + (f" {DAGGERS[standing]}" if standing else "")
+def marked_label(name: str, standing: Standing | None) -> str:
+    """The row's name, with a dagger where it is below random."""
+    return method_label(name) + (f" {DAGGERS[standing]}" if standing else "")
 
 
 def benchmark_label(benchmark: str) -> str:
@@ -68,39 +91,25 @@ def benchmark_label(benchmark: str) -> str:
     )
 
 
+def title(summary: Summary) -> str:
+    return summary.experiment.spec.title or summary.experiment.name
+
+
 def header(summary: Summary) -> list[str]:
     """Column headings."""
-    names = [benchmark_label(name) for name in summary.benchmarks]
-    costs = [
-        "visual tokens (output avg.)",
-        _flops(summary)[0],
-        "KV MiB",
-        "prefill ms",
-        "prefill speed-up",
-        "FLOPs ratio",
-    ]
-    return ["method", *names, "average %", "world average %", *costs]
+    return [heading for heading, _ in _columns(summary)]
 
 
 def body(summary: Summary) -> Iterator[Group]:
     """Groups of rows: the unpruned model, then one group per budget, each with best and second best marked."""
     total = int(summary.experiment.frame["visual_tokens"].iloc[0])
-    scale = {name: _scale(summary, name) for name in summary.benchmarks}
-    flops = _flops(summary)[1]
-    standing = standings({(row.method, row.tokens): row.average for row in summary.rows})
+    columns = _columns(summary)
     for (unpruned, tokens), members in groupby(summary.rows, key=lambda row: (row.method == UNPRUNED, row.tokens)):
         rows = list(members)
-        ranked = [
-            *([_number(row.scores[name], scale[name]) for row in rows] for name in summary.benchmarks),
-            [_number(row.average.value, 100.0) for row in rows],
-            [_number(row.world.value, 100.0) for row in rows],
-        ]
-        columns = [list(zip(texts, marks(texts), strict=True)) for texts in ranked]
+        entries = [column(rows) for _, column in columns]
         share = f", {100 * (1 - tokens / total):.1f} % removed"
-        title = f"all {tokens} visual tokens" if unpruned else f"{tokens} visual tokens{share}"
-        labels = [marked_label(row.method, standing.get((row.method, row.tokens))) for row in rows]
-        entries = [[column[i] for column in columns] for i in range(len(rows))]
-        yield Group(title, [_line(*line, flops) for line in zip(labels, rows, entries, strict=True)])
+        heading = f"all {tokens} visual tokens" if unpruned else f"{tokens} visual tokens{share}"
+        yield Group(heading, [list(line) for line in zip(*entries, strict=True)])
 
 
 def marks(values: Sequence[str]) -> list[Mark | None]:
@@ -117,27 +126,133 @@ def marks(values: Sequence[str]) -> list[Mark | None]:
     return [names.get(float(value)) if value else None for value in values]
 
 
-def _line(label: str, row: Row, ranked: Sequence[tuple[str, Mark | None]], flops: float) -> list[Shown]:
-    *scores, average, world = ranked
-    cost = row.costs
+Column = tuple[str, Callable[[Sequence[Row]], list[Shown]]]
+"""A heading, and the entries of one budget's rows."""
+
+
+def _columns(summary: Summary) -> list[Column]:
+    kinds = {"accuracy": _accuracy, "efficiency": _efficiency, "categories": _categories}
+    standing = summary.standings
+    label: Column = ("method", lambda rows: [Shown(marked_label(row.name, standing.get(row.key))) for row in rows])
+    compared = [_compared(summary)] if summary.experiment.spec.reference else []
+    return [label, *kinds[summary.experiment.spec.table](summary), *compared]
+
+
+def _accuracy(summary: Summary) -> list[Column]:
     return [
-        Shown(label),
-        *(Shown(text, mark) for text, mark in scores),
-        Shown(*average, _bounds(row.average)),
-        Shown(*world, _bounds(row.world)),
-        Shown(_number(cost["output_average"])),
-        Shown(_number(cost["tflops_gated"], flops, digits=2)),
-        Shown(_number(cost["kv_mib"], digits=2)),
-        Shown(_number(cost["prefill_ms"])),
-        Shown(_number(row.prefill_speedup, digits=2)),
-        Shown(_number(row.flops_ratio, digits=2)),
+        *(_score(summary, name) for name in summary.benchmarks),
+        ("average %", lambda rows: _averages(rows, lambda row: row.average)),
+        *([("world average %", lambda rows: _averages(rows, lambda row: row.world))] if _has_world(summary) else []),
+        ("visual tokens (output avg.)", _cost("output_average")),
+        _flops_column(summary),
+        ("KV MiB", _cost("kv_mib", digits=2)),
+        ("prefill ms", _cost("prefill_ms")),
+        ("prefill speed-up", lambda rows: [Shown(_number(row.speedups["prefill"], digits=2)) for row in rows]),
+        ("FLOPs ratio", lambda rows: [Shown(_number(row.flops_ratio, digits=2)) for row in rows]),
     ]
 
 
-def _scale(summary: Summary, benchmark: str) -> float:
+def _efficiency(summary: Summary) -> list[Column]:
+    """Costs first; the measured speed-ups stand next to the one that FLOPs alone would give."""
+    return [
+        *(_score(summary, name) for name in summary.benchmarks),
+        ("kept %", lambda rows: _averages(rows, lambda row: row.average)),
+        ("total ms", _cost("total_ms")),
+        ("prefill ms", _cost("prefill_ms")),
+        ("decode ms per token", _cost("decode_ms_per_token", digits=2)),
+        _flops_column(summary),
+        ("KV MiB", _cost("kv_mib", digits=2)),
+        ("nominal", _cost("nominal")),
+        ("output avg.", _cost("output_average")),
+        ("input avg.", _cost("input_average")),
+        ("final", _cost("final")),
+        ("total speed-up", lambda rows: [Shown(_number(row.speedups["total"], digits=2)) for row in rows]),
+        ("prefill speed-up", lambda rows: [Shown(_number(row.speedups["prefill"], digits=2)) for row in rows]),
+        ("FLOPs-ideal speed-up", lambda rows: [Shown(_number(row.flops_ratio, digits=2)) for row in rows]),
+    ]
+
+
+def _categories(summary: Summary) -> list[Column]:
+    found = by_category(summary)
+    return [
+        *(_category(name, entries) for name, entries in found.items()),
+        ("average %", lambda rows: _averages(rows, lambda row: row.average)),
+        ("visual tokens (output avg.)", _cost("output_average")),
+        _flops_column(summary),
+    ]
+
+
+def _score(summary: Summary, benchmark: str) -> Column:
+    scale = _scale([row.scores[benchmark] for row in summary.rows])
+
+    def entries(rows: Sequence[Row]) -> list[Shown]:
+        texts = [_number(row.scores[benchmark], scale) for row in rows]
+        tails = [_half_width(row.intervals[benchmark], scale) for row in rows]
+        return [Shown(*entry) for entry in zip(texts, marks(texts), tails, strict=True)]
+
+    return benchmark_label(benchmark), entries
+
+
+def _category(name: str, found: Mapping[tuple[str, int], Category]) -> Column:
+    scale = _scale([entry.score for entry in found.values()])
+
+    def entries(rows: Sequence[Row]) -> list[Shown]:
+        own = [found.get(row.key) for row in rows]
+        texts = [_number(entry.score if entry else None, scale) for entry in own]
+        tails = [_half_width(entry.interval if entry else None, scale) for entry in own]
+        return [Shown(*entry) for entry in zip(texts, marks(texts), tails, strict=True)]
+
+    return name, entries
+
+
+def _averages(rows: Sequence[Row], which: Callable[[Row], Average]) -> list[Shown]:
+    texts = [_number(which(row).value, 100.0) for row in rows]
+    return [
+        Shown(text, mark, _bounds(which(row).interval))
+        for text, mark, row in zip(texts, marks(texts), rows, strict=True)
+    ]
+
+
+def _compared(summary: Summary) -> Column:
+    """Difference to the reference row in points, its interval, and the corrected p value."""
+    reference = summary.experiment.spec.reference
+    assert reference is not None
+
+    def entries(rows: Sequence[Row]) -> list[Shown]:
+        return [
+            Shown("")
+            if (found := row.comparison) is None
+            else Shown(f"{100 * found.difference:+.1f}", None, f"{_bounds(found.interval)} {p_text(found.corrected)}")
+            for row in rows
+        ]
+
+    return f"less {method_label(reference)}", entries
+
+
+def p_text(p: float) -> str:
+    """A p value for people; small ones as a bound, for random swaps resolve no more."""
+    return f"p={p:.2f}" if p >= 0.01 else ("p<0.01" if p >= 0.001 else "p<0.001")
+
+
+def _cost(name: str, scale: float = 1.0, digits: int = 1) -> Callable[[Sequence[Row]], list[Shown]]:
+    return lambda rows: [Shown(_number(row.costs[name], scale, digits)) for row in rows]
+
+
+def _flops_column(summary: Summary) -> Column:
+    unit, factor = _flops(summary)
+    return unit, _cost("tflops_gated", factor, digits=2)
+
+
+def _has_world(summary: Summary) -> bool:
+    """Whether the picture world is some of the benchmarks but not all, so that its average says something else."""
+    world = [name for name in summary.benchmarks if name.startswith(WORLD)]
+    return 0 < len(world) < len(summary.benchmarks)
+
+
+def _scale(scores: Sequence[float | None]) -> float:
     """Scores stored as fractions are shown in percent; others (sums of points, percentages) as they are."""
-    scores = [score for row in summary.rows if (score := row.scores[benchmark]) is not None]
-    return 100.0 if scores and max(scores) <= 1.0 else 1.0
+    known = [score for score in scores if score is not None]
+    return 100.0 if known and max(known) <= 1.0 else 1.0
 
 
 def _flops(summary: Summary) -> tuple[str, float]:
@@ -150,5 +265,9 @@ def _number(value: float | None, scale: float = 1.0, digits: int = 1) -> str:
     return "" if value is None else f"{value * scale:.{digits}f}"
 
 
-def _bounds(average: Average) -> str:
-    return f" [{average.interval.low:.1%}, {average.interval.high:.1%}]".replace("%", "") if average.interval else ""
+def _half_width(interval: Interval | None, scale: float) -> str:
+    return f" ±{scale * (interval.high - interval.low) / 2:.1f}" if interval else ""
+
+
+def _bounds(interval: Interval | None) -> str:
+    return f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]" if interval else ""

@@ -10,53 +10,70 @@ from typing import Any
 import pandas as pd
 
 from clasp.files import write_atomically
-from clasp.report.build import MAIN, METHODS, figure_stem
 from clasp.report.caption import below_random
-from clasp.report.cells import UNPRUNED, ReportError
+from clasp.report.cells import UNPRUNED, Experiment, ReportError, load_experiment
 from clasp.report.layout import benchmark_label, marked_label, method_label
 from clasp.report.statistics import Interval
-from clasp.report.summary import Average, standings
+from clasp.report.summary import Average, Comparison, Key, Standing, standings
 
 TRAINING = "tiny_training.json"
-COMMANDS = {MAIN: "make tables", METHODS: "make methods"}
-"""What builds an experiment's table and figure."""
+MAIN, METHODS = "tiny_main", "table_llava15_tiny"
+FOLDERS = ("cells", "experiments", "tables", "figures")
+COMMANDS = {MAIN: "make tables", METHODS: "make table-llava15"}
+"""What builds the tables that the README shows."""
 
 
 def publish(results: Path, readme: Path) -> list[Path]:
-    """Copies the experiments' tables and figures to ``<results>/reference`` and renews the README's blocks.
+    """Copies every experiment's cells, tables and figures to ``<results>/reference`` and renews the README's blocks.
+
+    Only what the experiments there consist of is copied, and what an earlier call left is removed, so that the folder
+    is a results root of its own, from which the same tables can be built.
 
     Returns:
-        What was written.
+        The folder and the README.
 
     Raises:
-        ReportError: a table or figure has not been built, or the README lacks a block's markers.
+        ReportError: the README's tables have not been built, a table or figure is missing, or the README lacks a
+            block's markers.
     """
     reference = results / "reference"
-    sources: list[Path] = []
     for experiment, command in COMMANDS.items():
-        names = [f"tables/{experiment}.{suffix}" for suffix in ("md", "csv", "tex")]
-        names += [f"figures/{figure_stem(experiment)}.{suffix}" for suffix in ("png", "svg")]
-        missing = [name for name in names if not (results / name).is_file()]
-        if missing:
-            raise ReportError(f"{results / missing[0]} has not been built; run '{command}' first")
-        sources += [results / name for name in names]
-    reference.mkdir(parents=True, exist_ok=True)
-    written = [Path(shutil.copy(source, reference)) for source in sources]
-    return [*written, write_atomically(readme, renewed(readme.read_text(encoding="utf-8"), reference).encode())]
+        if not (results / "experiments" / f"{experiment}.json").is_file():
+            raise ReportError(f"experiment {experiment!r} has not been run; run '{command}' first")
+    experiments = [load_experiment(path.stem, results) for path in sorted((results / "experiments").glob("*.json"))]
+    sources = [path for experiment in experiments for path in _files(experiment)]
+    missing = [path for path in sources if not path.is_file()]
+    if missing:
+        raise ReportError(f"{missing[0]} has not been built; run 'make report' first")
+    for folder in FOLDERS:
+        shutil.rmtree(reference / folder, ignore_errors=True)
+    for source in dict.fromkeys(sources):
+        target = reference / source.relative_to(results)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+    text = renewed(readme.read_text(encoding="utf-8"), reference)
+    return [reference, write_atomically(readme, text.encode())]
+
+
+def _files(experiment: Experiment) -> list[Path]:
+    results, name = experiment.results, experiment.name
+    cells = [f"cells/{cell}.{suffix}" for cell in experiment.frame["signature"] for suffix in ("json", "jsonl")]
+    tables = [f"tables/{name}.{suffix}" for suffix in ("md", "csv", "tex")]
+    figures = [f"figures/{figure}_{name}.{suffix}" for figure in experiment.spec.figures for suffix in ("png", "svg")]
+    return [results / path for path in (f"experiments/{name}.json", *cells, *tables, *figures)]
 
 
 def renewed(readme: str, reference: Path) -> str:
     """The README with its measured blocks as they follow from ``reference``."""
-    readme = _replaced(readme, "main table", main_block(reference / f"{MAIN}.csv"))
-    readme = _replaced(readme, "methods table", methods_block(reference / f"{METHODS}.csv"))
+    readme = _replaced(readme, "main table", main_block(reference / "tables" / f"{MAIN}.csv"))
+    readme = _replaced(readme, "methods table", methods_block(reference / "tables" / f"{METHODS}.csv"))
     return _replaced(readme, "tiny table", tiny_block(reference / TRAINING))
 
 
 def main_block(path: Path) -> str:
     """A short table of the main experiment: averages, visual tokens, FLOPs ratio and measured prefill speed-up."""
     frame = pd.read_csv(path)
-    averages = _averages(frame)
-    standing = standings(averages)
+    averages, standing = _judged(frame)
     lines = _heading(
         "visual tokens",
         "method",
@@ -67,17 +84,16 @@ def main_block(path: Path) -> str:
     )
     for row in frame.itertuples():
         tokens = f"all {row.budget}" if row.method == UNPRUNED else str(row.budget)
-        label = marked_label(row.method, standing.get((row.method, row.budget)))
+        label = marked_label(row.row, standing.get((row.row, row.budget)))
         values = [_shown(_average(row, name)) for name in ("normalized_average", "world_average")]
         lines.append(_line(tokens, label, *values, _ratio(row.flops_ratio), _ratio(row.prefill_speedup)))
-    return "\n".join([*lines, "", f"{_measured(MAIN, frame)}\n{below_random(averages)}"])
+    return "\n".join([*lines, "", f"{_measured(MAIN, frame)}\n{below_random(standing, averages)}"])
 
 
 def methods_block(path: Path) -> str:
     """Every method's average at every budget, and its measured prefill speed-up at the smallest."""
     frame = pd.read_csv(path)
-    averages = _averages(frame)
-    standing = standings(averages)
+    averages, standing = _judged(frame)
     pruned = frame[frame["method"] != UNPRUNED]
     budgets = list(dict.fromkeys(pruned["budget"]))
     smallest = pruned[pruned["budget"] == min(budgets)].set_index("method")["prefill_speedup"]
@@ -91,7 +107,7 @@ def methods_block(path: Path) -> str:
             mark = marked_label("", standing.get((method, tokens)))
             values.append(f"{_shown(average)}{mark}")
         lines.append(_line(method_label(method), *values, _ratio(smallest.get(method))))
-    return "\n".join([*lines, "", f"{_measured(METHODS, frame)}\n{below_random(averages)}"])
+    return "\n".join([*lines, "", f"{_measured(METHODS, frame)}\n{below_random(standing, averages)}"])
 
 
 def tiny_block(path: Path) -> str:
@@ -122,12 +138,20 @@ def _line(*entries: str) -> str:
 def _measured(experiment: str, frame: pd.DataFrame) -> str:
     return (
         f"Measured by `{COMMANDS[experiment]}` on {frame['device'].iloc[0]}; visual tokens are output averages. Scores "
-        f"per benchmark, costs and the fine print: [`{experiment}.md`](results/reference/{experiment}.md)."
+        f"per benchmark, costs and the fine print: [`{experiment}.md`](results/reference/tables/{experiment}.md)."
     )
 
 
-def _averages(frame: pd.DataFrame) -> dict[tuple[str, int], Average]:
-    return {(row.method, row.budget): _average(row, "normalized_average") for row in frame.itertuples()}
+def _judged(frame: pd.DataFrame) -> tuple[dict[Key, Average], dict[Key, Standing]]:
+    """Averages and standings of a table's rows."""
+    averages = {(row.row, row.budget): _average(row, "normalized_average") for row in frame.itertuples()}
+    tested = {
+        (row.row, row.budget): Comparison(
+            row.reference, row.difference, Interval(row.difference_low, row.difference_high), row.p, row.p_corrected
+        )
+        for row in frame[frame["p"].notna()].itertuples()
+    }
+    return averages, standings(averages, tested)
 
 
 def _average(row: Any, name: str) -> Average:

@@ -1,33 +1,50 @@
-"""The normalized average and its bootstrap interval.
+"""The normalized average, bootstrap intervals, and a paired test with its correction for many comparisons.
 
 The normalized average of a method is the mean over benchmarks of score / unpruned score ("Average" in the CLASP
-paper's tables, arXiv 2604.12767). Its interval resamples questions within each benchmark, the same questions for the
-unpruned and the pruned model (paired), and takes percentiles. Numpy alone.
+paper's tables, arXiv 2604.12767). Intervals resample questions within each benchmark, the same questions for all models
+(paired), and take percentiles. The test swaps the two models' answers question by question. Numpy alone.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from clasp.report.metrics import Array, Sampled
 
 RESAMPLES = 4000
 """Bootstrap resamples: the interval's own noise is then well below a tenth of its width."""
+SWAPS = 10_000
+"""Random swaps of the paired test; the smallest p value is 1 / (SWAPS + 1), which survives a hundred comparisons."""
 LEVEL = 0.95
 CHUNK = 2**22
 """Counts held at once (32 MiB), so that full test sets need no more memory than subsets."""
 
 
 class Interval(NamedTuple):
-    """Bounds of a confidence interval, as ratios (1.0 = the unpruned model)."""
+    """Bounds of a confidence interval, in the unit of what it bounds."""
 
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Scores of several models on one benchmark over the same resamples of its questions.
+
+    Args:
+        scores: (resamples, models), in the cells' scale.
+    """
+
+    scores: Array
+
+    def intervals(self, level: float = LEVEL) -> list[Interval]:
+        """Percentile interval of each model's score."""
+        return _percentiles(self.scores, level)
 
 
 def normalized_average(scores: Sequence[float | None], unpruned: Sequence[float | None]) -> float | None:
@@ -44,62 +61,135 @@ def normalized_average(scores: Sequence[float | None], unpruned: Sequence[float 
     return float(np.mean(ratios))
 
 
-def resample_means(scores: Array, resamples: int, rng: np.random.Generator) -> Array:
-    """Means of bootstrap resamples of the questions, the same resamples for every column.
-
-    Args:
-        scores: ``(questions, columns)`` score per question.
-        resamples: number of resamples.
-        rng: source of the draws.
-
-    Returns:
-        ``(resamples, columns)``
-    """
-    questions = len(scores)
-    if questions == 0:
-        raise ValueError("a bootstrap needs at least one question")
-    chunk = max(1, CHUNK // questions)
-    means = np.empty((resamples, scores.shape[1]))
-    for start in range(0, resamples, chunk):
-        rows = min(chunk, resamples - start)
-        drawn = rng.integers(0, questions, size=(rows, questions))
-        drawn += np.arange(rows)[:, None] * questions
-        counts = np.bincount(drawn.ravel(), minlength=rows * questions).reshape(rows, questions)
-        means[start : start + rows] = counts @ scores / questions
-    return means
-
-
-def bootstrap_intervals(
-    scores: Mapping[str, Array],
-    unpruned: Mapping[str, Array],
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> list[Interval | None]:
-    """Percentile intervals of the normalized averages of several methods.
+def resample(benchmark: str, models: Sequence[Sampled], resamples: int = RESAMPLES, seed: int = 0) -> Resampled:
+    """Bootstrap of one benchmark, the same resamples for every model.
 
     Each benchmark draws from its own stream, keyed by its name, so that an interval depends neither on the order of the
-    benchmarks nor on which other methods are asked for.
+    benchmarks nor on which other models are asked for.
+
+    Raises:
+        ValueError: no questions, or models that were asked different ones; see :func:`aligned`.
+    """
+    if not models or not len(models[0].units):
+        raise ValueError("a bootstrap needs at least one model and one question")
+    parts = aligned(models)
+    units = len(parts[0])
+    rng = _stream(benchmark, seed)
+    chunks = []
+    for rows in _chunks(resamples, units):
+        drawn = rng.integers(0, units, size=(rows, units))
+        drawn += np.arange(rows)[:, None] * units
+        counts = np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units)
+        means = np.split(counts @ np.concatenate(parts, axis=1) / units, _bounds(parts), axis=1)
+        chunks.append(np.stack([model.combine(own) for model, own in zip(models, means, strict=True)], axis=1))
+    return Resampled(np.concatenate(chunks))
+
+
+def average_intervals(resampled: Sequence[Resampled], unpruned: int = 0, level: float = LEVEL) -> list[Interval | None]:
+    """Percentile intervals of the models' normalized averages over several benchmarks.
 
     Args:
-        scores: benchmark -> ``(questions, methods)`` score per question.
-        unpruned: benchmark -> ``(questions,)`` scores of the unpruned model on the same questions in the same order.
-        resamples: bootstrap resamples.
-        level: coverage of the interval.
-        seed: seed of the draws.
+        resampled: one entry a benchmark, the same models in the same order.
+        unpruned: which model the others are set against.
 
     Returns:
-        One interval per method; None for all where a resample's unpruned score is zero and the ratio undefined.
+        One interval a model (the unpruned one's is [1, 1]); None for all where a resample's unpruned score is zero and
+        the ratio undefined.
     """
-    ratios: list[Array] = []
-    for benchmark, pruned in scores.items():
-        if len(pruned) != len(unpruned[benchmark]):
-            raise ValueError(f"benchmark {benchmark!r} has different questions for the pruned and the unpruned model")
-        rng = np.random.default_rng([seed, zlib.crc32(benchmark.encode())])
-        means = resample_means(np.column_stack([unpruned[benchmark], pruned]), resamples, rng)
-        if (means[:, 0] <= 0).any():
-            return [None] * pruned.shape[1]
-        ratios.append(means[:, 1:] / means[:, :1])
+    ratios = []
+    for one in resampled:
+        base = one.scores[:, unpruned]
+        if (base <= 0).any():
+            return [None] * one.scores.shape[1]
+        ratios.append(one.scores / base[:, None])
+    return list(_percentiles(np.mean(ratios, axis=0), level))
+
+
+def difference_interval(
+    resampled: Sequence[Resampled], model: int, reference: int, weights: Sequence[float], level: float = LEVEL
+) -> Interval:
+    """Percentile interval of the weighted sum over benchmarks of score differences, model less reference."""
+    total = sum(
+        weight * (one.scores[:, model] - one.scores[:, reference])
+        for weight, one in zip(weights, resampled, strict=True)
+    )
+    return _percentiles(np.asarray(total)[:, None], level)[0]
+
+
+def swap_test(
+    pairs: Mapping[str, tuple[Sampled, Sampled]],
+    weights: Mapping[str, float],
+    swaps: int = SWAPS,
+    seed: int = 0,
+) -> float:
+    """Two-sided p value of a paired permutation test on the weighted sum over benchmarks of score differences.
+
+    Under the null hypothesis the two models are alike, so each question's two answers may change sides.
+
+    Args:
+        pairs: benchmark -> the two models' answers to the same questions.
+        weights: benchmark -> weight of its difference (for the normalized average: 1 / unpruned score / benchmarks).
+        swaps: random swaps of all questions.
+
+    Raises:
+        ValueError: the two were asked different questions.
+    """
+    observed, drawn = 0.0, np.zeros(swaps)
+    for benchmark, (one, other) in pairs.items():
+        mine, theirs = aligned([one, other])
+        units = len(mine)
+        observed += weights[benchmark] * (one.score() - other.score())
+        rng, chunks = _stream(benchmark, seed + 1), []
+        for rows in _chunks(swaps, units):
+            moved = rng.integers(0, 2, size=(rows, units)) @ (theirs - mine) / units
+            left, right = mine.mean(axis=0) + moved, theirs.mean(axis=0) - moved
+            chunks.append(one.combine(left) - other.combine(right))
+        drawn += weights[benchmark] * np.concatenate(chunks)
+    extreme = int((np.abs(drawn) >= abs(observed) - 1e-12).sum())
+    return (1 + extreme) / (1 + swaps)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values corrected for their number by Holm's step-down rule (1979): their family-wise error rate is bounded."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, running = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = running
+    return corrected
+
+
+def aligned(models: Sequence[Sampled]) -> list[Array]:
+    """The models' summands, in the order of the first one's questions.
+
+    Raises:
+        ValueError: they were asked different questions.
+    """
+    first = models[0].units
+    parts = []
+    for model in models:
+        places = model.units.get_indexer(first) if len(model.units) == len(first) else np.array([-1])
+        if (places < 0).any():
+            raise ValueError(f"different questions ({len(first)} and {len(model.units)})")
+        parts.append(model.parts[places])
+    return parts
+
+
+def _percentiles(values: Array, level: float) -> list[Interval]:
     tail = (1.0 - level) / 2.0
-    bounds = np.quantile(np.mean(ratios, axis=0), [tail, 1.0 - tail], axis=0)
+    bounds = np.quantile(values, [tail, 1.0 - tail], axis=0)
     return [Interval(float(low), float(high)) for low, high in bounds.T]
+
+
+def _stream(benchmark: str, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(benchmark.encode())])
+
+
+def _chunks(total: int, units: int) -> Iterator[int]:
+    size = max(1, CHUNK // units)
+    for start in range(0, total, size):
+        yield min(size, total - start)
+
+
+def _bounds(parts: Sequence[Array]) -> list[int]:
+    return np.cumsum([part.shape[1] for part in parts])[:-1].tolist()

@@ -1,4 +1,5 @@
-"""From cells to the rows of a table: one row per method and budget, with averages, intervals and costs.
+"""From cells to the rows of a table: one line per row of the experiment and budget, with averages, intervals, costs,
+and a test against the reference row.
 
 A number that needs a missing cell is None: nothing is borrowed from another cell, benchmark or row.
 """
@@ -9,28 +10,40 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from clasp.report.cells import ACCOUNTINGS, REMEDY, UNPRUNED, WORLD, Experiment, ReportError
-from clasp.report.statistics import Array, Interval, bootstrap_intervals, normalized_average
+from clasp.report.metrics import Sampled, sampled
+from clasp.report.statistics import (
+    Interval,
+    Resampled,
+    average_intervals,
+    difference_interval,
+    holm,
+    normalized_average,
+    resample,
+    swap_test,
+)
 
 COSTS: Mapping[str, tuple[str, float]] = {
     **{key: (key, 1.0) for key in (*ACCOUNTINGS, "text_tokens", "tflops_gated", "tflops_two_matrix")},
     "kv_mib": ("kv_bytes", 2.0**-20),
     "prefill_ms": ("prefill_seconds", 1e3),
     "decode_ms": ("decode_seconds", 1e3),
+    "decode_ms_per_token": ("decode_seconds_per_token", 1e3),
     "total_ms": ("total_seconds", 1e3),
 }
 """Cost of a row -> column of a cell and factor; a row's cost is the mean over benchmarks of the cells' costs."""
 
 RANDOM = "random"
+SIGNIFICANT = 0.05
+"""Corrected p value below which a difference is called one."""
 
+Key = tuple[str, int]
+"""Name of the row, and its budget in visual tokens."""
 Standing = Literal["below", "apart"]
-"""Against random at the same budget. ``below``: a lower average; ``apart``: and its 95 % interval ends below random's.
-
-Both are averages over the same questions, so intervals that overlap do not say that two methods are equal.
-"""
+"""Against random at the same budget. ``below``: a lower average; ``apart``: and the paired test tells them apart, with
+the number of comparisons corrected for."""
 
 
 @dataclass(frozen=True)
@@ -42,37 +55,73 @@ class Average:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method at one budget.
+class Comparison:
+    """A row against the reference row at the same budget, over the same questions.
 
     Args:
+        reference: name of the reference row.
+        difference: normalized average less the reference's (0.01 = one point).
+        interval: its 95 % paired bootstrap interval.
+        p: two-sided, of the paired permutation test.
+        corrected: by Holm's rule over all comparisons of the experiment.
+    """
+
+    reference: str
+    difference: float
+    interval: Interval
+    p: float
+    corrected: float
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "not told apart"]:
+        if self.corrected >= SIGNIFICANT:
+            return "not told apart"
+        return "better" if self.difference > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: a method, or a variant under a name of its own, at one budget.
+
+    Args:
+        name: of the row; the method's where the row is the method as it is.
         method: the method's name.
         tokens: budget in visual tokens per image.
-        scores: benchmark -> score as stored, None where the cell is missing.
+        scores: benchmark -> score as stored, None where the cell is missing or unjudged.
+        intervals: benchmark -> 95 % bootstrap interval of the score, None where the answers do not give the score.
         average: normalized average over all benchmarks.
         world: normalized average over the picture world's benchmarks.
         costs: keys of :data:`COSTS`, None where a benchmark's cell is missing.
-        prefill_speedup: unpruned / own prefill seconds as measured; None where device or batch size differ.
+        speedups: phase (``prefill``, ``decode``, ``total``) -> unpruned / own seconds as measured; None where device or
+            batch size differ.
         flops_ratio: unpruned / own FLOPs of the decoder's prefill (gated formula).
         device: names of the devices that the cells ran on.
         batch_size: batch sizes of the cells.
+        comparison: against the experiment's reference row; None for that row itself and where a cell is missing.
     """
 
+    name: str
     method: str
     tokens: int
     scores: Mapping[str, float | None]
+    intervals: Mapping[str, Interval | None]
     average: Average
     world: Average
     costs: Mapping[str, float | None]
-    prefill_speedup: float | None
+    speedups: Mapping[str, float | None]
     flops_ratio: float | None
     device: str
     batch_size: str
+    comparison: Comparison | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.name, self.tokens
 
 
 @dataclass(frozen=True)
 class Summary:
-    """All rows of an experiment: the unpruned model first, then budgets from large to small, methods in plan order."""
+    """All rows of an experiment: the unpruned model first, then budgets from large to small, rows in plan order."""
 
     experiment: Experiment
     rows: tuple[Row, ...]
@@ -85,65 +134,100 @@ class Summary:
     def unpruned(self) -> Row | None:
         return next((row for row in self.rows if row.method == UNPRUNED), None)
 
+    @property
+    def standings(self) -> dict[Key, Standing]:
+        """The rows that are below random's row of their budget."""
+        return standings({row.key: row.average for row in self.rows}, {row.key: row.comparison for row in self.rows})
+
+
+PHASES = ("prefill", "decode", "total")
+
 
 def summarize(experiment: Experiment) -> Summary:
-    """Rows, averages, intervals and costs of an experiment.
+    """Rows, averages, intervals, costs and comparisons of an experiment.
 
     Raises:
-        ReportError: a pruned cell and its unpruned one answer different questions, so that they cannot be compared.
+        ReportError: two cells of one benchmark answer different questions, so that they cannot be compared.
     """
-    frame = experiment.frame
-    groups = {key: cells.set_index("benchmark") for key, cells in frame.groupby(["method", "tokens"], sort=False)}
-    # stable sort: methods of one budget stay in plan order
-    keys = sorted(groups, key=lambda key: (key[0] != UNPRUNED, -key[1]))
+    methods = {(cell.row, cell.tokens): cell.method for cell in experiment.planned}
+    empty = experiment.frame.iloc[:0].set_index("benchmark")
+    found = {
+        key: cells.set_index("benchmark") for key, cells in experiment.frame.groupby(["row", "tokens"], sort=False)
+    }
+    groups = {key: found.get(key, empty) for key in methods}
+    # stable sort: rows of one budget stay in plan order
+    keys = sorted(groups, key=lambda key: (methods[key] != UNPRUNED, -key[1]))
+    unpruned = next((key for key in keys if methods[key] == UNPRUNED), None)
+    base = groups[unpruned] if unpruned is not None else empty
+    samples = _samples(experiment)
+    resampled = _resampled(experiment, groups, samples)
     world = tuple(name for name in experiment.benchmarks if name.startswith(WORLD))
-    base = next((groups[key] for key in keys if key[0] == UNPRUNED), None)
-    answers = _answers(experiment)
-    averages = _averages(groups, base, experiment.benchmarks, answers)
-    worlds = _averages(groups, base, world, answers)
-    base_costs = _costs(base, experiment.benchmarks) if base is not None else dict.fromkeys(COSTS)
+    averages = _averages(groups, unpruned, experiment.benchmarks, resampled)
+    worlds = _averages(groups, unpruned, world, resampled)
+    compared = _comparisons(experiment, groups, unpruned, averages, samples, resampled)
+    base_costs = _costs(base, experiment.benchmarks)
     rows = []
     for key in keys:
         cells, costs = groups[key], _costs(groups[key], experiment.benchmarks)
-        comparable = base is not None and _where(cells) == _where(base)
+        comparable = len(base) > 0 and _where(cells) == _where(base)
         rows.append(
             Row(
-                method=key[0],
+                name=key[0],
+                method=methods[key],
                 tokens=int(key[1]),
                 scores=_scores(cells, experiment.benchmarks),
+                intervals={name: _interval(resampled, name, key) for name in experiment.benchmarks},
                 average=averages[key],
                 world=worlds[key],
                 costs=costs,
-                prefill_speedup=_ratio(base_costs["prefill_ms"], costs["prefill_ms"]) if comparable else None,
+                speedups={
+                    phase: _ratio(base_costs[f"{phase}_ms"], costs[f"{phase}_ms"]) if comparable else None
+                    for phase in PHASES
+                },
                 flops_ratio=_ratio(base_costs["tflops_gated"], costs["tflops_gated"]),
                 device=_where(cells)[0],
                 batch_size=_where(cells)[1],
+                comparison=compared.get(key),
             )
         )
     return Summary(experiment, tuple(rows))
 
 
-def standings(averages: Mapping[tuple[str, int], Average]) -> dict[tuple[str, int], Standing]:
-    """The rows, by method and budget, that are below random's row of that budget, in the rows' order.
+def standings(
+    averages: Mapping[Key, Average], comparisons: Mapping[Key, Comparison | None] | None = None
+) -> dict[Key, Standing]:
+    """The rows that are below random's row of their budget, in the rows' order.
 
     Averages are judged as shown, in percent to one decimal, so that equal-looking numbers are not told apart.
+
+    Args:
+        averages: of all rows.
+        comparisons: against random; without them no row is ``apart``.
     """
-    found: dict[tuple[str, int], Standing] = {}
-    for (method, tokens), own in averages.items():
+    found: dict[Key, Standing] = {}
+    for (name, tokens), own in averages.items():
         random = averages.get((RANDOM, tokens))
-        if method == UNPRUNED or random is None or random.value is None or own.value is None:
+        if name == UNPRUNED or random is None or random.value is None or own.value is None:
             continue
         if round(100 * own.value, 1) < round(100 * random.value, 1):
-            apart = own.interval and random.interval and own.interval.high < random.interval.low
-            found[method, tokens] = "apart" if apart else "below"
+            tested = (comparisons or {}).get((name, tokens))
+            told = tested is not None and tested.reference == RANDOM and tested.verdict == "worse"
+            found[name, tokens] = "apart" if told else "below"
     return found
 
 
-Key = tuple[str, int]
+@dataclass(frozen=True)
+class _Bootstrap:
+    """One benchmark's resamples, and which column belongs to which row."""
+
+    resampled: Resampled
+    places: Mapping[Key, int]
+    intervals: Sequence[Interval]
 
 
 def _scores(cells: pd.DataFrame, benchmarks: Sequence[str]) -> dict[str, float | None]:
-    return {name: float(cells["score"][name]) if name in cells.index else None for name in benchmarks}
+    scores = cells["score"].reindex(list(benchmarks)).astype(float)
+    return {name: None if pd.isna(score) else float(score) for name, score in zip(benchmarks, scores, strict=True)}
 
 
 def _costs(cells: pd.DataFrame, benchmarks: Sequence[str]) -> dict[str, float | None]:
@@ -160,60 +244,113 @@ def _ratio(base: float | None, own: float | None) -> float | None:
     return base / own if base is not None and own else None
 
 
-def _answers(experiment: Experiment) -> dict[str, pd.Series]:
-    """Signature -> scores per question, of the cells whose score is the mean of them (or that times 100)."""
+def _samples(experiment: Experiment) -> dict[str, Sampled]:
+    """Signature -> answers, of the cells whose score follows from them."""
+    cells = experiment.frame.drop_duplicates("signature")
     found = {}
-    for signature, score in zip(experiment.frame["signature"], experiment.frame["score"], strict=True):
-        scores = experiment.scores(signature)
-        if scores is not None and np.isclose([scores.mean(), 100.0 * scores.mean()], score, rtol=1e-6).any():
-            found[signature] = scores
+    for signature, metric, score in zip(cells["signature"], cells["metric"], cells["score"], strict=True):
+        made = sampled(metric, experiment.answers(signature), None if pd.isna(score) else float(score))
+        if made is not None:
+            found[signature] = made
     return found
+
+
+def _resampled(
+    experiment: Experiment, groups: Mapping[Key, pd.DataFrame], samples: Mapping[str, Sampled]
+) -> dict[str, _Bootstrap]:
+    """Benchmark -> resamples of the rows that have answers for it."""
+    found = {}
+    for name in experiment.benchmarks:
+        signatures = {key: str(cells["signature"][name]) for key, cells in groups.items() if name in cells.index}
+        # rows that share a cell share its column
+        distinct = list(dict.fromkeys(s for s in signatures.values() if s in samples))
+        if not distinct:
+            continue
+        try:
+            drawn = resample(name, [samples[signature] for signature in distinct])
+        except ValueError as error:
+            raise ReportError(
+                f"cells of {name!r} in experiment {experiment.name!r} answer {error}, so they cannot be compared "
+                f"({', '.join(distinct)}); {REMEDY}"
+            ) from error
+        places = {key: distinct.index(s) for key, s in signatures.items() if s in samples}
+        found[name] = _Bootstrap(drawn, places, drawn.intervals())
+    return found
+
+
+def _interval(resampled: Mapping[str, _Bootstrap], benchmark: str, key: Key) -> Interval | None:
+    one = resampled.get(benchmark)
+    return one.intervals[one.places[key]] if one is not None and key in one.places else None
 
 
 def _averages(
     groups: Mapping[Key, pd.DataFrame],
-    base: pd.DataFrame | None,
+    unpruned: Key | None,
     benchmarks: Sequence[str],
-    answers: Mapping[str, pd.Series],
+    resampled: Mapping[str, _Bootstrap],
 ) -> dict[Key, Average]:
     """Normalized average and interval of every row over ``benchmarks``."""
-    if base is None:
+    if unpruned is None:
         return dict.fromkeys(groups, Average(None, None))
-    reference = list(_scores(base, benchmarks).values())
+    reference = list(_scores(groups[unpruned], benchmarks).values())
     values = {
         key: normalized_average(list(_scores(cells, benchmarks).values()), reference) for key, cells in groups.items()
     }
     # an interval needs the average itself and the answers, one by one, of every benchmark on both sides
-    keys = [
+    keys = [unpruned] + [
         key
-        for key, cells in groups.items()
-        if values[key] is not None
-        and key[0] != UNPRUNED
-        and all(side["signature"][name] in answers for name in benchmarks for side in (cells, base))
+        for key in groups
+        if values[key] is not None and key != unpruned and _sampled_all(resampled, benchmarks, (key, unpruned))
     ]
     intervals: list[Interval | None] = []
-    if keys:
-        paired = {name: _paired([groups[key] for key in keys], base, name, answers) for name in benchmarks}
-        intervals = bootstrap_intervals(
-            {name: scores[:, 1:] for name, scores in paired.items()},
-            {name: scores[:, 0] for name, scores in paired.items()},
-        )
-    by_key = dict(zip(keys, intervals, strict=True))
+    if len(keys) > 1:
+        intervals = average_intervals([_columns(resampled[name], keys) for name in benchmarks])
+    by_key = dict(zip(keys[1:], intervals[1:], strict=True))
     return {key: Average(value, by_key.get(key)) for key, value in values.items()}
 
 
-def _paired(
-    pruned: Sequence[pd.DataFrame], base: pd.DataFrame, benchmark: str, answers: Mapping[str, pd.Series]
-) -> Array:
-    """``(questions, 1 + rows)`` scores on the same questions in the same order, the unpruned model's first."""
-    reference = answers[base["signature"][benchmark]]
-    columns = [reference.to_numpy()]
-    for cells in pruned:
-        own = answers[cells["signature"][benchmark]]
-        if len(own) != len(reference) or not own.index.isin(reference.index).all():
-            raise ReportError(
-                f"cells {cells['signature'][benchmark]} and {base['signature'][benchmark]} answer different questions "
-                f"of {benchmark!r} ({len(own)} and {len(reference)}), so they cannot be compared; {REMEDY}"
-            )
-        columns.append(own.loc[reference.index].to_numpy())
-    return np.column_stack(columns)
+def _sampled_all(resampled: Mapping[str, _Bootstrap], benchmarks: Sequence[str], keys: Sequence[Key]) -> bool:
+    return all(name in resampled and key in resampled[name].places for name in benchmarks for key in keys)
+
+
+def _columns(one: _Bootstrap, keys: Sequence[Key]) -> Resampled:
+    return Resampled(one.resampled.scores[:, [one.places[key] for key in keys]])
+
+
+def _comparisons(
+    experiment: Experiment,
+    groups: Mapping[Key, pd.DataFrame],
+    unpruned: Key | None,
+    averages: Mapping[Key, Average],
+    samples: Mapping[str, Sampled],
+    resampled: Mapping[str, _Bootstrap],
+) -> dict[Key, Comparison]:
+    """Every row against the reference row of its budget, corrected for their number."""
+    reference, benchmarks = experiment.spec.reference, experiment.benchmarks
+    if reference is None or unpruned is None:
+        return {}
+    base = _scores(groups[unpruned], benchmarks)
+    pairs = [
+        (key, (reference, key[1]))
+        for key in groups
+        if key not in (unpruned, (reference, key[1]))
+        and (reference, key[1]) in groups
+        and all(averages[side].value is not None for side in (key, (reference, key[1])))
+        and _sampled_all(resampled, benchmarks, (key, (reference, key[1]), unpruned))
+    ]
+    weights = {name: 1.0 / (len(benchmarks) * score) for name, score in base.items() if score}
+    found: list[tuple[Key, float, Interval, float]] = []
+    for key, other in pairs:
+        sides = [{name: samples[str(groups[side]["signature"][name])] for name in benchmarks} for side in (key, other)]
+        p = swap_test({name: (sides[0][name], sides[1][name]) for name in benchmarks}, weights)
+        drawn = [_columns(resampled[name], [key, other]) for name in benchmarks]
+        interval = difference_interval(drawn, 0, 1, [weights[name] for name in benchmarks])
+        mine, theirs = averages[key].value, averages[other].value
+        assert mine is not None
+        assert theirs is not None
+        found.append((key, mine - theirs, interval, p))
+    corrected = holm([p for *_, p in found])
+    return {
+        key: Comparison(reference, difference, interval, p, final)
+        for (key, difference, interval, p), final in zip(found, corrected, strict=True)
+    }

@@ -1,4 +1,4 @@
-"""The main table of an experiment: Markdown to read, CSV to compute with, LaTeX (booktabs) to print."""
+"""The table of an experiment: Markdown to read, CSV to compute with, LaTeX (booktabs) to print."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from clasp.files import write_atomically
 from clasp.report.caption import ASSUMED, assumptions, caption
-from clasp.report.layout import Shown, body, header
-from clasp.report.summary import Average, Row, Summary
+from clasp.report.layout import Shown, body, header, title
+from clasp.report.statistics import Interval
+from clasp.report.summary import Row, Summary
 
 
 def write_table(summary: Summary, folder: Path) -> dict[str, Path]:
@@ -43,7 +44,7 @@ def markdown(summary: Summary) -> str:
     notes = [f"- {note}" for note in caption(summary)]
     if assumed := assumptions(summary):
         notes += [f"- {ASSUMED}:", *(f"  - {line}" for line in assumed)]
-    return "\n".join([f"# {summary.experiment.name}", "", *padded, "", *notes]) + "\n"
+    return "\n".join([f"# {title(summary)}", "", *padded, "", *notes]) + "\n"
 
 
 def latex(summary: Summary) -> str:
@@ -65,7 +66,7 @@ def latex(summary: Summary) -> str:
             r"% needs \usepackage{booktabs} and \usepackage{graphicx}",
             r"\begin{table*}",
             r"\centering",
-            rf"\caption{{{escape(' '.join(caption(summary)))}}}",
+            rf"\caption{{{escape(' '.join([f'{title(summary)}.', *caption(summary)]))}}}",
             rf"\label{{tab:{summary.experiment.name}}}",
             r"\resizebox{\textwidth}{!}{%",
             rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
@@ -91,6 +92,7 @@ _LATEX = {
     "]": "{]}",
     "†": r"\textdagger{}",
     "‡": r"\textdaggerdbl{}",
+    "±": r"$\pm$",
 }
 
 
@@ -110,20 +112,26 @@ def comma_separated(summary: Summary) -> str:
 
 
 def _record(summary: Summary, row: Row) -> dict[str, object]:
-    def bounds(name: str, average: Average) -> dict[str, object]:
-        low, high = average.interval or (None, None)
-        return {name: average.value, f"{name}_low": low, f"{name}_high": high}
+    def bounds(name: str, value: float | None, interval: Interval | None) -> dict[str, object]:
+        low, high = interval or (None, None)
+        return {name: value, f"{name}_low": low, f"{name}_high": high}
 
+    compared = row.comparison
     return {
         "experiment": summary.experiment.name,
         "backbone": summary.experiment.frame["backbone"].iloc[0],
+        "row": row.name,
         "method": row.method,
         "budget": row.tokens,
-        **row.scores,
-        **bounds("normalized_average", row.average),
-        **bounds("world_average", row.world),
+        **{k: v for name in summary.benchmarks for k, v in bounds(name, row.scores[name], row.intervals[name]).items()},
+        **bounds("normalized_average", row.average.value, row.average.interval),
+        **bounds("world_average", row.world.value, row.world.interval),
+        "reference": compared.reference if compared else None,
+        **bounds("difference", compared.difference if compared else None, compared.interval if compared else None),
+        "p": compared.p if compared else None,
+        "p_corrected": compared.corrected if compared else None,
         **row.costs,
-        "prefill_speedup": row.prefill_speedup,
+        **{f"{phase}_speedup": value for phase, value in row.speedups.items()},
         "flops_ratio": row.flops_ratio,
         "batch_size": row.batch_size,
         "device": row.device,

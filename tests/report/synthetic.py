@@ -80,6 +80,7 @@ def cell(method: str, tokens: int, benchmark: str, scores: list[float], **change
                 "final": tokens,
             },
             "text_tokens": 14.0,
+            "new_tokens": 3.0,
             "tflops": {"gated": 0.002 * (share + early), "two_matrix": 0.0016 * (share + early)},
             "kv_bytes": tokens * 2.0**12,
             "seconds": {"prefill": 0.04 * (0.2 + 0.8 * share), "decode": 0.004, "total": 0.06},
@@ -110,10 +111,24 @@ def write_cell(results: Path, value: dict[str, Any], scores: Iterable[float | No
     (cells / f"{value['signature']}.jsonl").write_text("".join(line + "\n" for line in lines))
 
 
-def write_plan(results: Path, name: str, signatures: list[str], **more: Any) -> None:
+def planned(method: str, tokens: int, benchmark: str, row: str | None = None) -> dict[str, Any]:
+    """A line of an experiment file."""
+    budget = {"tokens": tokens, "ratio": None, "visual_tokens": VISUAL}
+    return {
+        "row": row or method,
+        "method": method,
+        "budget": budget,
+        "benchmark": benchmark,
+        "signature": signature(row or method, tokens, benchmark),
+    }
+
+
+def write_plan(results: Path, name: str, cells: list[dict[str, Any]], **more: Any) -> None:
     path = results / "experiments" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"schema": 1, "name": name, "command": "test", "cells": signatures, **more}))
+    benchmarks = [{"name": name, "metric": "accuracy", "task": "t"} for name in dict.fromkeys(c["benchmark"] for c in cells)]
+    record = {"schema": 2, "name": name, "command": "test", "benchmarks": benchmarks, "cells": cells}
+    path.write_text(json.dumps({**record, **more}))
 
 
 def write_experiment(
@@ -123,6 +138,7 @@ def write_experiment(
     questions: int = 120,
     seed: int = 0,
     methods: Sequence[str] = METHODS,
+    **report: Any,
 ) -> None:
     """A whole experiment, the main one by default; cells that ``keep`` refuses are planned but not there."""
     for method, tokens, benchmark in plan(methods):
@@ -131,4 +147,4 @@ def write_experiment(
         scores = (difficulty < accuracy(method, tokens)).astype(float).tolist()
         if keep(method, tokens, benchmark):
             write_cell(results, cell(method, tokens, benchmark, scores), scores)
-    write_plan(results, name, [signature(*key) for key in plan(methods)], benchmarks=list(BENCHMARKS))
+    write_plan(results, name, [planned(*key) for key in plan(methods)], report={"reference": "random", **report})

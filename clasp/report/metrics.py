@@ -1,0 +1,126 @@
+"""How a benchmark's score follows from its questions, so that it can be computed again on a resample of them.
+
+A score is a function of sums over units (questions; for MME, pairs of questions about one picture). Each answer yields
+the summands, resampling weighs them, and the metric combines their means. Numpy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Combine = Callable[[Array], Array]
+Answers = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A cell's answers as its metric needs them.
+
+    Args:
+        units: (units,) what is drawn as one: a question's id and occurrence, or a picture's; tells whether two cells
+            asked the same.
+        parts: (units, parts) summands.
+        combine: (any, parts) means of the summands -> (any,) scores, in the cell's own scale.
+    """
+
+    units: pd.Index
+    parts: Array
+    combine: Combine
+
+    def score(self) -> float:
+        return float(self.combine(self.parts.mean(axis=0, keepdims=True))[0])
+
+
+def sampled(metric: str, answers: Answers, score: float | None) -> Sampled | None:
+    """The answers of one cell by its metric.
+
+    Args:
+        metric: the cell's ``metric``.
+        answers: lines of its answers file.
+        score: the cell's score, which the answers must give.
+
+    Returns:
+        None where the score does not follow from what is known of each question (MMBench's circular rule, a server's or
+        a judge's score that is not there).
+    """
+    if score is None or not answers:
+        return None
+    made = _MAKERS.get(metric, _mean)(answers)
+    if made is None:
+        return None
+    own = made.score()
+    if np.isclose(own, score, rtol=1e-6):
+        return made
+    if np.isclose(100.0 * own, score, rtol=1e-6):
+        return Sampled(made.units, 100.0 * made.parts, made.combine)
+    return None
+
+
+def _identity(means: Array) -> Array:
+    return means[:, 0]
+
+
+def _mean(answers: Answers) -> Sampled | None:
+    values = [answer.get("score") for answer in answers]
+    if any(value is None for value in values):
+        return None
+    return Sampled(_occurrences(answers), np.asarray(values, dtype=float)[:, None], _identity)
+
+
+def _f1(answers: Answers) -> Sampled | None:
+    """F1 of "yes" (POPE)."""
+    details = [answer.get("detail") for answer in answers]
+    if not all(isinstance(detail, Mapping) and {"prediction", "ground_truth"} <= set(detail) for detail in details):
+        return None
+    said = np.array([detail["prediction"] == "yes" for detail in details])  # type: ignore[index]
+    true = np.array([detail["ground_truth"] == "yes" for detail in details])  # type: ignore[index]
+    denied = np.array([detail["prediction"] == "no" for detail in details])  # type: ignore[index]
+    # an answer that is neither yes nor no counts against precision and recall alike as lmms-eval has it: not at all
+    parts = np.stack([said & true, said & ~true, denied & true], axis=1).astype(float)
+    return Sampled(_occurrences(answers), parts, _f1_of)
+
+
+def _f1_of(means: Array) -> Array:
+    right, wrong, missed = means.T
+    total = 2 * right + wrong + missed
+    return np.divide(2 * right, total, out=np.zeros_like(total), where=total > 0)
+
+
+def _mme(answers: Answers) -> Sampled | None:
+    """Over categories: accuracy plus the share of pictures with both questions right, times 100 (MME)."""
+    details = [answer.get("detail") for answer in answers]
+    if not all(isinstance(detail, Mapping) and "category" in detail for detail in details):
+        return None
+    frame = pd.DataFrame(details)
+    pictures = frame.groupby(["category", "question_id"], sort=True)["score"].agg(["sum", "count"])
+    if (pictures["count"] != 2).any():
+        return None
+    names = pictures.index.get_level_values("category")
+    categories = sorted(set(names))
+    points = 100.0 * (pictures["sum"].to_numpy() / 2 + (pictures["sum"].to_numpy() == 2))
+    member = np.stack([names == category for category in categories], axis=1).astype(float)
+    units = pd.Index([f"{category}/{picture}" for category, picture in pictures.index])
+    return Sampled(units, np.concatenate([member * points[:, None], member], axis=1), _mme_of)
+
+
+def _mme_of(means: Array) -> Array:
+    points, members = np.split(means, 2, axis=1)
+    return np.divide(points, members, out=np.zeros_like(points), where=members > 0).sum(axis=1)
+
+
+_MAKERS: dict[str, Callable[[Answers], Sampled | None]] = {"f1": _f1, "perception+cognition": _mme}
+"""Metrics that are no mean over questions."""
+
+
+def _occurrences(answers: Answers) -> pd.Index:
+    """Question ids; some benchmarks ask several questions under one id: the n-th of an id is matched with the n-th
+    elsewhere."""
+    ids = pd.Series([str(answer.get("question_id")) for answer in answers])
+    return pd.Index(ids + "#" + ids.groupby(ids).cumcount().astype(str))
