@@ -3,17 +3,17 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
-# questions per benchmark in `make tables` and `make methods`; LIMIT=all evaluates every question
+# questions per benchmark; LIMIT=all evaluates every question
 LIMIT ?=
 RUN_OPTIONS := $(if $(LIMIT),limit=$(LIMIT))
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup tables methods reference test lint format train-tiny clean
+.PHONY: help setup test lint format train-tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s '|'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1|/' | column -t -s '|'
 
 setup: $(READY)  ## create .venv from requirements.lock
 
@@ -25,15 +25,92 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -q --no-deps -e .
 	@touch $@
 
-tables: $(READY)  ## evaluate the tiny backbone, write the main table and the accuracy-vs-FLOPs figure (LIMIT=all: every question)
+# The paper's tables and ablations. Each is one file in configs/experiment; BACKBONE=llava_1_5_7b (on a GPU machine) or
+# another runs it there, TOKENS=192 or TOKENS=192,64 at other budgets, LIMIT=all on every question, PUBLISHED=1 sets the
+# published rows beside ours. Benchmarks are the paper's, on the tiny backbone its own; BENCHMARKS=gqa,pope names others.
+BACKBONE ?= tiny
+TOKENS ?=
+BENCHMARKS ?=
+PUBLISHED ?=
+BUDGET_OPTIONS := $(if $(TOKENS),'grid.ratio=[]' 'grid.tokens=[$(TOKENS)]')
+PUBLISHED_OPTIONS := $(if $(PUBLISHED),published=$(PUBLISHED))
+# $(1): benchmarks on the tiny backbone, $(2): on others
+benchmarks = $(if $(BENCHMARKS),'benchmarks.names=[$(BENCHMARKS)]',benchmarks=$(if $(filter tiny,$(BACKBONE)),$(1),$(2)))
+# $(1), $(2): as above; the experiment is named as the target
+define experiment
+	$(BIN)/python scripts/run.py experiment=$(subst -,_,$@) backbone=$(BACKBONE) \
+	  $(call benchmarks,$(1),$(2)) $(BUDGET_OPTIONS) $(RUN_OPTIONS)
+	$(BIN)/python scripts/report.py experiment=$(subst -,_,$@)_$(BACKBONE) $(PUBLISHED_OPTIONS)
+endef
+
+TABLES := table-llava15 table-llava-next table-qwen25vl table-video table-efficiency
+ABLATIONS := ablation-fusion ablation-pivots ablation-parts ablation-router ablation-completion ablation-queries \
+  ablation-stages ablation-positions ablation-layers
+
+.PHONY: tables $(TABLES) $(ABLATIONS) everything report calibrate router check-upper-bound reference
+
+tables: $(READY)  ## start here: four methods on the tiny backbone, table and figure (a few minutes)
 	$(BIN)/python scripts/run.py experiment=tiny_main $(RUN_OPTIONS)
 	$(BIN)/python scripts/report.py experiment=tiny_main
 
-methods: $(READY)  ## the same with every method (LIMIT as above; cells of `make tables` are not run again)
-	$(BIN)/python scripts/run.py experiment=tiny_methods $(RUN_OPTIONS)
-	$(BIN)/python scripts/report.py experiment=tiny_methods
+table-llava15: $(READY)  ## every method at 192, 128, 64 tokens on eight benchmarks
+	$(call experiment,tiny,paper8)
 
-reference: tables methods  ## keep the tables and figures of both in results/reference and in the README
+table-llava-next: $(READY)  ## every method at 320 of 2,880 tokens
+	$(call experiment,tiny,paper8)
+
+table-qwen25vl: $(READY)  ## every method with 66.7, 77.8, 88.9 % removed
+	$(call experiment,tiny,paper8)
+
+table-video: $(READY)  ## every method on video questions
+	$(call experiment,tiny,video4)
+
+table-efficiency: $(READY)  ## times, FLOPs, KV cache, visual tokens, accuracy kept
+	$(call experiment,world_general,pope)
+
+ablation-fusion: $(READY)  ## a: fusion strategies A to E by question category
+	$(call experiment,world,mmvet)
+
+ablation-pivots: $(READY)  ## b: pivot share 0 to 1 by question category
+	$(call experiment,world,mmvet)
+
+ablation-parts: $(READY)  ## c: what fusion and the class-adaptive split give
+	$(call experiment,world,ablation)
+
+ablation-router: $(READY)  ## d: routers
+	$(call experiment,world,ablation)
+
+ablation-completion: $(READY)  ## e: completion rules
+	$(call experiment,world,ablation)
+
+ablation-queries: $(READY)  ## f: whose attention makes a pivot
+	$(call experiment,world,ablation)
+
+ablation-stages: $(READY)  ## g: stage layers and their number
+	$(call experiment,world,ablation)
+
+ablation-positions: $(READY)  ## h: original and contiguous positions
+	$(call experiment,world,ablation)
+
+ablation-layers: $(READY)  ## i: fusion-layer sets
+	$(call experiment,world,ablation)
+
+everything: tables $(TABLES) $(ABLATIONS) router  ## all tables and ablations, then the report; -j2 uses two processes
+	$(MAKE) report
+
+report: $(READY)  ## results/report.html from what is stored, and every table and figure anew
+	$(BIN)/python scripts/report.py experiment=all $(PUBLISHED_OPTIONS)
+
+calibrate: $(READY)  ## choose fusion and pivot share per category on held-out data; writes configs/policy/
+	$(BIN)/python scripts/calibrate.py backbone=$(BACKBONE)
+
+router: $(READY)  ## accuracy, confusion and speed of the text routers
+	$(BIN)/python scripts/router.py
+
+check-upper-bound: $(READY)  ## stored unpruned scores against published ones
+	$(BIN)/python scripts/check_upper_bound.py backbone=$(BACKBONE)
+
+reference: $(READY)  ## keep what is in results/ in results/reference and in the README
 	$(BIN)/python scripts/reference.py
 
 test: $(READY) lint  ## lint, type check and the whole test suite

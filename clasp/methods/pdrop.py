@@ -57,8 +57,7 @@ class PDrop(Staged):
             keeps = [max(1, int(visual_tokens * share**i)) for i in range(1, len(published_layers) + 1)]
             stages = map(Stage, scaled_layers(published_layers, layers), keeps)
             return Schedule(visual_tokens, layers, tuple(stages), nominal=target)
-        stage_layers = scaled_layers(STAGE_LAYERS, layers) if self.stage_layers is None else self.stage_layers
-        return geometric(target, visual_tokens, layers, stage_layers)
+        return geometric(target, visual_tokens, layers, self.layers_of(STAGE_LAYERS, layers))
 
     def select(self, state: State, keep: int) -> Selection:
         return Selection(top_k(state.attention("last"), keep))

@@ -24,7 +24,6 @@ from clasp.budget import (
     Stage,
     geometric,
     published_budget,
-    scaled_layers,
 )
 from clasp.methods.contract import Positions, Selection, State
 from clasp.methods.staged import Staged
@@ -70,7 +69,7 @@ class SparseVLM(Staged):
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         target = self.target(visual_tokens)
-        stage_layers = scaled_layers(STAGE_LAYERS, layers) if self.stage_layers is None else self.stage_layers
+        stage_layers = self.layers_of(STAGE_LAYERS, layers)
         if stage_layers and stage_layers[-1] == layers - 1:
             raise BudgetError(
                 f"SparseVLM prunes the output of layer {layers - 1}, on which none of the {layers} decoder layers "
