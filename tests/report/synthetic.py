@@ -126,7 +126,9 @@ def planned(method: str, tokens: int, benchmark: str, row: str | None = None) ->
 def write_plan(results: Path, name: str, cells: list[dict[str, Any]], **more: Any) -> None:
     path = results / "experiments" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    benchmarks = [{"name": name, "metric": "accuracy", "task": "t"} for name in dict.fromkeys(c["benchmark"] for c in cells)]
+    benchmarks = [
+        {"name": name, "metric": "accuracy", "task": "t"} for name in dict.fromkeys(c["benchmark"] for c in cells)
+    ]
     record = {"schema": 2, "name": name, "command": "test", "benchmarks": benchmarks, "cells": cells}
     path.write_text(json.dumps({**record, **more}))
 

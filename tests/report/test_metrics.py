@@ -1,0 +1,153 @@
+"""A score follows from its questions: the same as lmms-eval's own aggregation has it, on any resample of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from lmms_eval.tasks.mme import utils as mme
+from lmms_eval.tasks.pope import utils as pope
+
+from clasp.report.metrics import Sampled, sampled
+
+MME_CATEGORIES = ("existence", "count", "OCR", "code_reasoning", "text_translation")
+
+
+def pope_answers(rng: np.random.Generator, questions: int, other: float = 0.2) -> list[dict[str, Any]]:
+    """POPE's answers as the runner stores them; a share of them is neither yes nor no."""
+    answers = []
+    for i in range(questions):
+        document = {"question_id": i, "answer": str(rng.choice(["Yes", "no"]))}
+        said = "a cat" if rng.random() < other else str(rng.choice(["Yes", "No"]))
+        detail = pope.pope_process_results(document, [said])["pope_f1_score"]
+        answers.append({"question_id": i, "score": None, "detail": detail})
+    return answers
+
+
+def f1(answers: list[dict[str, Any]]) -> float:
+    return float(pope.pope_aggregate_f1_score([answer["detail"] for answer in answers]))
+
+
+def mme_answers(rng: np.random.Generator, pictures: int) -> list[dict[str, Any]]:
+    """MME's answers: two questions about every picture, and categories of different sizes, in any order."""
+    answers = []
+    for i, category in enumerate(MME_CATEGORIES):
+        for picture in range(pictures + i):
+            for truth in ("Yes", "No"):
+                document = {"question_id": f"{picture}.png", "answer": truth, "category": category}
+                said = str(rng.choice(["Yes", "No", "maybe"], p=[0.6, 0.3, 0.1]))
+                (detail,) = mme.mme_process_results(document, [said]).values()
+                answers.append({"question_id": f"{picture}.png", "score": None, "detail": detail})
+    return [answers[i] for i in rng.permutation(len(answers))]
+
+
+def mme_score(answers: list[dict[str, Any]]) -> float:
+    """Perception and cognition are two metrics of lmms-eval's, which a benchmark's score sums."""
+    parts = []
+    for half in mme.eval_type_dict.values():
+        own = [answer["detail"] for answer in answers if answer["detail"]["category"] in half]
+        parts.append(float(mme.mme_aggregate_results(own)))
+    return sum(parts)
+
+
+def taken(made: Sampled, units: list[int]) -> float:
+    """The score over these units, some of them several times."""
+    return float(made.combine(made.parts[units].mean(axis=0, keepdims=True))[0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_f1_is_lmms_evals_on_all_questions_and_on_every_resample(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    answers = pope_answers(rng, 40)
+    made = sampled("f1", answers, f1(answers))
+    assert made is not None
+    assert made.score() == pytest.approx(f1(answers))
+    for _ in range(20):
+        units = rng.integers(0, 40, 40).tolist()
+        assert taken(made, units) == pytest.approx(f1([answers[i] for i in units]))
+
+
+def test_f1_without_any_yes_is_zero() -> None:
+    rng = np.random.default_rng(0)
+    answers = [answer for answer in pope_answers(rng, 40) if "yes" not in answer["detail"].values()]
+    made = sampled("f1", answers, 0.0)
+    assert len(answers) > 2
+    assert made is not None
+    assert made.score() == f1(answers) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mme_is_lmms_evals_on_all_pictures_and_on_every_resample(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    answers = mme_answers(rng, 6)
+    made = sampled("perception+cognition", answers, mme_score(answers))
+    assert made is not None
+    assert made.score() == pytest.approx(mme_score(answers))
+    assert len(made.units) == len(set(made.units)) == len(answers) // 2
+    for _ in range(20):
+        units = rng.integers(0, len(made.units), len(made.units)).tolist()
+        drawn = []
+        for copy, unit in enumerate(units):  # a picture drawn twice counts as two pictures
+            category, picture = made.units[unit].split("/")
+            pair = [
+                answer["detail"]
+                for answer in answers
+                if (answer["detail"]["category"], answer["detail"]["question_id"]) == (category, picture)
+            ]
+            drawn += [{"detail": {**detail, "question_id": f"{copy}/{picture}"}} for detail in pair]
+        assert taken(made, units) == pytest.approx(mme_score(drawn))
+
+
+def test_a_mean_is_the_mean_over_questions() -> None:
+    scores = np.random.default_rng(0).random(30)
+    answers = [{"question_id": i, "score": float(score)} for i, score in enumerate(scores)]
+    made = sampled("exact_match", answers, float(scores.mean()))
+    assert made is not None
+    assert made.score() == pytest.approx(scores.mean())
+    assert taken(made, [0, 0, 7]) == pytest.approx((2 * scores[0] + scores[7]) / 3)
+
+
+def test_a_score_in_percent_stays_in_percent_on_resamples() -> None:
+    """Whether it is a mean or a ratio, which a factor before the division would not change."""
+    rng = np.random.default_rng(1)
+    means = [{"question_id": i, "score": float(i % 3 == 0)} for i in range(30)]
+    for metric, answers, share in (
+        ("accuracy", means, 10 / 30),
+        ("f1", f1_answers := pope_answers(rng, 40), f1(f1_answers)),
+    ):
+        made, as_share = sampled(metric, answers, 100 * share), sampled(metric, answers, share)
+        assert made is not None
+        assert as_share is not None
+        assert made.score() == pytest.approx(100 * share)
+        assert taken(made, [0, 0, 7, 9]) == pytest.approx(100 * taken(as_share, [0, 0, 7, 9]))
+
+
+def test_a_score_that_the_answers_do_not_give_is_not_resampled() -> None:
+    rng = np.random.default_rng(2)
+    means = [{"question_id": i, "score": float(i % 2)} for i in range(10)]
+    unjudged = [{**answer, "score": None} for answer in means]
+    partly = [*means[:-1], unjudged[-1]]
+    pairs = pope_answers(rng, 20)
+    halves = mme_answers(rng, 3)
+    assert sampled("accuracy", means, 0.5) is not None
+    for metric, answers, score in (
+        ("accuracy", means, 0.6),  # by another rule, as MMBench's circular one
+        ("accuracy", means, None),
+        ("accuracy", [], 0.5),
+        ("judged share", unjudged, 0.5),
+        ("judged share", partly, 0.5),
+        ("f1", pairs, f1(pairs) + 0.01),
+        ("f1", means, 0.5),
+        ("perception+cognition", halves, mme_score(halves) + 1.0),
+        ("perception+cognition", halves[:-1], mme_score(halves)),  # a picture with one question
+        ("perception+cognition", means, 0.5),
+    ):
+        assert sampled(metric, answers, score) is None, metric
+
+
+def test_repeated_question_ids_are_told_apart_by_occurrence() -> None:
+    answers = [{"question_id": name, "score": 1.0} for name in ("a", "b", "a", "a", "b")]
+    made = sampled("accuracy", answers, 1.0)
+    assert made is not None
+    assert list(made.units) == ["a#0", "b#0", "a#1", "a#2", "b#1"]
