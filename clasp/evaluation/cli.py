@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.strict import ConfigError, unknown_key
 
 BAD_INPUT, FAILED = 2, 1
+POLICIES = Path(__file__).resolve().parents[2] / "configs" / "policy"
+"""Where calibrated tables go."""
 
 _statuses: list[int] = []
 
@@ -34,11 +37,47 @@ def job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None)
         composed: the DictConfig that Hydra composed.
         log_group: :func:`clasp.report.wandb_log.log_group`, or what takes its place; called for each finished group.
     """
+    with _remembered():
+        _statuses.append(_run(load_config(_values(composed)), log_group))
+
+
+def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None) -> None:
+    """As :func:`job`, for ``configs/calibrate.yaml``: checks, runs the settings, and writes the policy file."""
+    from clasp.evaluation import calibrating
+    from clasp.evaluation.plan import plan
+
+    with _remembered():
+        values = _values(composed)
+        against, file = values.pop("against"), values.pop("policy_file")
+        config = load_config(values)
+        calibrating.settings(config)
+        _prepare_environment(config)
+        data = calibrating.check_disjoint(config, against)
+        print(f"held out: no calibration picture or question is in {', '.join(against)}")
+        status = _run(config, log_group)
+        _statuses.append(status)
+        if status:
+            return
+        planned = plan(config)
+        chosen = calibrating.choose(config, planned)
+        path = Path(file) if file else POLICIES / f"{config.backbone.name}.yaml"
+        print(calibrating.table(chosen))
+        print(f"wrote {calibrating.write_policy(path, config, planned, chosen, data)}")
+
+
+def _values(composed: Any) -> dict[str, Any]:
+    """The composed configuration as plain values."""
+    values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    return values  # type: ignore[return-value]
+
+
+@contextmanager
+def _remembered() -> Iterator[None]:
+    """Bad input inside is printed as one sentence and remembered for the exit code."""
     try:
-        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-        assert isinstance(values, Mapping)
-        _statuses.append(_run(load_config(values), log_group))  # type: ignore[arg-type]
-    except (ConfigError, OmegaConfBaseException) as error:
+        yield
+    except (ConfigError, BackboneUnavailable, OmegaConfBaseException) as error:
         _report(error)
 
 
@@ -86,17 +125,13 @@ def _run(config: RunConfig, log_group: Callable[..., object]) -> int:
 
     _prepare_environment(config)
     logging.captureWarnings(True)
-    try:
-        planned = plan(config)
-        for notice in planned.notices:
-            print(f"note: {notice}")
-        print(f"{config.name}: {len(planned.cells)} cells, {len(planned.groups)} of method x budget, "
-              f"on {config.backbone.name}; results in {config.paths.results}/cells")  # fmt: skip
-        told = partial(log_group, settings=config.wandb, experiment=config.name, results=config.paths.results)
-        outcome = run_cells(planned, config, told)
-    except BackboneUnavailable as error:
-        _report(error)
-        return BAD_INPUT
+    planned = plan(config)
+    for notice in planned.notices:
+        print(f"note: {notice}")
+    print(f"{config.name}: {len(planned.cells)} cells, {len(planned.groups)} of method x budget, "
+          f"on {config.backbone.name}; results in {config.paths.results}/cells")  # fmt: skip
+    told = partial(log_group, settings=config.wandb, experiment=config.name, results=config.paths.results)
+    outcome = run_cells(planned, config, told)
     print(results_table(outcome.cells))
     kept = len(outcome.cells) - outcome.computed
     print(f"{outcome.computed} cells computed, {kept} were there already, {len(outcome.failed)} failed")

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+WORLD, CALIBRATION = "world_", "calibration_"
+"""Prefixes of the picture world's benchmarks: of the test split, and of the one that calibrates."""
+
 
 @dataclass(frozen=True)
 class LocalFile:
@@ -28,6 +31,19 @@ def ensure(data: Path | str, names: Sequence[str]) -> dict[str, LocalFile]:
         return {}
     from clasp.tiny.benchmarks import build, read_manifest
 
-    paths = build(Path(data) / "benchmarks")
-    manifest = read_manifest(paths[names[0]].parent)
-    return {name: LocalFile(paths[name], manifest[name]["sha256"], manifest[name]["rows"]) for name in names}
+    found: dict[str, LocalFile] = {}
+    for split in ("test", "calibration"):
+        # the calibration split holds the same sets, over other pictures
+        files = {name: name.replace(CALIBRATION, WORLD) for name in names if _split(name) == split}
+        if files:
+            paths = build(Path(data) / "benchmarks", split)
+            manifest = read_manifest(next(iter(paths.values())).parent)
+            found |= {
+                name: LocalFile(paths[file], manifest[file]["sha256"], manifest[file]["rows"])
+                for name, file in files.items()
+            }
+    return {name: found[name] for name in names}
+
+
+def _split(name: str) -> str:
+    return "calibration" if name.startswith(CALIBRATION) else "test"

@@ -1,0 +1,186 @@
+"""Calibration as a run: the cells of an experiment on held-out questions, and the policy file that follows from them.
+
+The cells are ordinary ones (`results/cells`), so that a stopped calibration goes on where it stopped. Before anything
+is computed, every calibration picture is checked against every evaluation set's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from clasp.config import RunConfig, VariantConfig
+from clasp.evaluation.benchmarks import get_benchmark
+from clasp.evaluation.calibration import Array, Calibration, Choice, Setting, calibrate
+from clasp.evaluation.overlap import Fingerprints, fingerprints, overlaps
+from clasp.evaluation.plan import Plan
+from clasp.evaluation.provenance import command, now
+from clasp.evaluation.store import CellStore
+from clasp.files import write_atomically
+from clasp.fusion import get_fusion
+from clasp.policy import CATEGORIES
+from clasp.strict import ConfigError
+
+
+def check_disjoint(config: RunConfig, against: Sequence[str]) -> str:
+    """That no calibration picture or question is in an evaluation set.
+
+    Args:
+        config: whose benchmarks are the calibration questions.
+        against: benchmarks that evaluate.
+
+    Returns:
+        SHA-256 of the calibration questions and their pictures.
+
+    Raises:
+        ConfigError: they overlap; the first places are named.
+    """
+    mine = [_fingerprints(name, config) for name in config.benchmarks.names]
+    found = overlaps(mine, (_fingerprints(name, config) for name in against))
+    if found:
+        raise ConfigError(
+            f"the calibration questions are not held out: {len(found)} overlaps with evaluation sets, first "
+            f"{', '.join(found[:3])}; calibrate on other questions"
+        )
+    digest = hashlib.sha256(json.dumps([sorted(one.questions) for one in mine]).encode())
+    return digest.hexdigest()
+
+
+def settings(config: RunConfig) -> dict[str, Setting]:
+    """Row -> setting, of the experiment's rows that are one; in order.
+
+    Raises:
+        ConfigError: a row that is no setting (it needs a fusion by name and a pivot share), or none at all.
+    """
+    found = {}
+    for row, variant in config.grid.variants.items():
+        found[row] = _setting(row, variant)
+    if not found:
+        raise ConfigError("calibration needs rows under grid.variants, each with a fusion and a pivot share")
+    return found
+
+
+def choose(config: RunConfig, plan: Plan) -> Calibration:
+    """The table that follows from the run's cells.
+
+    Raises:
+        ConfigError: a cell is missing (a run that failed), a benchmark has no score per question, or a category has no
+            questions.
+    """
+    candidates = settings(config)
+    store = CellStore(config.paths.results)
+    columns: dict[str, dict[str, list[float]]] = {}
+    asked: dict[str, list[Any]] = {}
+    for row, specs in plan.rows:
+        if row not in candidates:
+            continue
+        scores: dict[str, list[float]] = {category: [] for category in CATEGORIES}
+        order = []
+        for spec in specs:
+            if store.get(spec.signature) is None:
+                raise ConfigError(f"the cell of {row!r} on {spec.benchmark} is missing; run the same command again")
+            for answer in store.answers(spec.signature):
+                if answer["score"] is None:
+                    raise ConfigError(f"{spec.benchmark} has no score per question; calibrate on benchmarks that have")
+                category = answer["category"] or answer["routed"]
+                scores[category].append(float(answer["score"]))
+                order.append([spec.benchmark, answer["question_id"], category])
+        columns[row], asked[row] = scores, order
+    if len({json.dumps(order) for order in asked.values()}) > 1:
+        raise ConfigError("the settings were asked different questions; remove their cells and calibrate again")
+    matrix: dict[str, Array] = {
+        category: np.array([columns[row][category] for row in candidates]).T for category in CATEGORIES
+    }
+    empty = [category for category, values in matrix.items() if not values.size]
+    if empty:
+        raise ConfigError(f"no calibration question is about {', '.join(empty)}; add benchmarks that ask such")
+    try:
+        return calibrate(list(candidates.values()), matrix)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def write_policy(path: Path, config: RunConfig, plan: Plan, chosen: Calibration, data: str) -> Path:
+    """Writes the policy file of a backbone: rows, the fixed setting, and what they were made from."""
+    store, candidates = CellStore(config.paths.results), settings(config)
+    curve: dict[str, dict[str, float]] = {}
+    for row, specs in plan.rows:
+        for spec in specs if row in candidates else ():
+            cell = store.get(spec.signature)
+            assert cell is not None  # choose() has read it
+            curve.setdefault(spec.benchmark, {})[candidates[row].label] = round(float(cell["score"]), 4)
+    record = {
+        "name": config.backbone.name,
+        "provenance": "calibrated",
+        "pivot_share": None,
+        "categories": {category: _row(choice) for category, choice in chosen.choices.items()},
+        "fixed": {"fusion": chosen.fixed.fusion, "pivot_share": chosen.fixed.pivot_share},
+        "calibration": {
+            "tokens": list(config.grid.tokens),
+            "questions": {category: choice.questions for category, choice in chosen.choices.items()},
+            "data_sha256": data,
+            "weights": plan.cells[0].weights,
+            "command": command(),
+            "finished": now(),
+            "choices": {category: _reason(choice) for category, choice in chosen.choices.items()},
+            "curve": curve,
+        },
+    }
+    header = (
+        f"# CLASP's table on {config.backbone.name}, written by `make calibrate BACKBONE={config.backbone.name}`.\n"
+        "# categories: fusion weights (shallow to deep), pivot share; fixed: the best setting that all can share.\n"
+        "# A category departs from fixed only where its cross-validated gain exceeds its standard error.\n"
+    )
+    text = yaml.safe_dump(record, sort_keys=False, default_flow_style=None, width=118)
+    return write_atomically(path, (header + text).encode())
+
+
+def table(chosen: Calibration) -> str:
+    """What was chosen, for people."""
+    lines = [f"fixed for all categories: {chosen.fixed.label}"]
+    for category, choice in chosen.choices.items():
+        lines.append(
+            f"{category:10} {choice.setting.label:26} {100 * choice.score:5.1f} % of {choice.questions} questions "
+            f"(fixed: {100 * choice.fixed_score:.1f}); adapting gains {100 * choice.gain:+.1f} ± "
+            f"{100 * choice.error:.1f} points on unseen ones"
+        )
+    return "\n".join(lines)
+
+
+def _fingerprints(name: str, config: RunConfig) -> Fingerprints:
+    """Of a benchmark's questions, as its lmms-eval task shows and asks them."""
+    from clasp.evaluation.runner import documents
+
+    return fingerprints(name, documents(get_benchmark(name), config))
+
+
+def _setting(row: str, variant: VariantConfig) -> Setting:
+    fusion, policy = variant.fusion, variant.policy
+    if fusion is None or policy is None or policy.pivot_share is None or get_fusion(fusion.name).weights is None:
+        raise ConfigError(
+            f"row {row!r} is no setting to calibrate; give it fusion.name (A to E) and policy.pivot_share"
+        )
+    return Setting(fusion.name, policy.pivot_share)
+
+
+def _row(choice: Choice) -> dict[str, Any]:
+    weights = get_fusion(choice.setting.fusion).weights
+    assert weights is not None  # _setting() refuses others
+    return {"weights": list(weights), "pivot_share": choice.setting.pivot_share}
+
+
+def _reason(choice: Choice) -> Mapping[str, Any]:
+    return {
+        "setting": choice.setting.label,
+        "own_best": choice.own_best.label,
+        "score": round(choice.score, 4),
+        "fixed_score": round(choice.fixed_score, 4),
+        "cross_validated_gain": round(choice.gain, 4),
+        "standard_error": round(choice.error, 4),
+    }

@@ -1,0 +1,23 @@
+"""Chooses CLASP's fusion and pivot share per category on held-out questions: ``configs/policy/<backbone>.yaml``.
+
+``python scripts/calibrate.py`` for the tiny backbone; see ``--help`` and ``clasp/evaluation/calibration.py``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from clasp.evaluation import cli
+from clasp.report.wandb_log import log_group
+
+
+@hydra.main(config_path="../configs", config_name="calibrate")
+def run(config: DictConfig) -> None:
+    cli.calibration_job(config, log_group)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(run))
