@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clasp.backbones import adapter_module
 from clasp.budget import Budget, Geometry
 from clasp.config import FusionConfig, MethodConfig, PolicyConfig, RouterConfig, RunConfig, VariantConfig
-from clasp.evaluation.benchmarks import Benchmark, get_benchmark, judge_available
+from clasp.evaluation.benchmarks import Benchmark, get_benchmark
 from clasp.evaluation.data import ensure
 from clasp.evaluation.identity import prompt_protocol, scoring_protocol, versions, weights_fingerprint
 from clasp.evaluation.store import CellSpec
@@ -61,7 +61,7 @@ def plan(config: RunConfig) -> Plan:
         BackboneUnavailable: the backbone's identity cannot be had.
     """
     notices: list[str] = []
-    benchmarks = _benchmarks(config, notices)
+    benchmarks = _benchmarks(config)
     geometry = _geometry(config)
     asked = [
         (name, *_method(own, tokens, ratio, geometry)) for name, own, tokens, ratio in _combinations(config, notices)
@@ -95,21 +95,11 @@ def plan(config: RunConfig) -> Plan:
     return Plan(tuple(groups), geometry, tuple(rows), tuple(benchmarks), tuple(notices))
 
 
-def _benchmarks(config: RunConfig, notices: list[str]) -> list[Benchmark]:
-    """The benchmarks asked for, without those that nobody could score here."""
+def _benchmarks(config: RunConfig) -> list[Benchmark]:
     try:
-        asked = [get_benchmark(name) for name in dict.fromkeys(config.benchmarks.names)]
+        return [get_benchmark(name) for name in dict.fromkeys(config.benchmarks.names)]
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    kept = [benchmark for benchmark in asked if not benchmark.judge or judge_available()]
-    notices += [
-        f"{benchmark.name} is left out: without a judge model (set OPENAI_API_KEY) it has no score"
-        for benchmark in asked
-        if benchmark not in kept
-    ]
-    if not kept:
-        raise ConfigError("every benchmark asked for needs a judge model; set OPENAI_API_KEY or name others")
-    return kept
 
 
 def _geometry(config: RunConfig) -> Geometry:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from clasp.config import RunConfig
 from clasp.evaluation.benchmarks import BENCHMARKS, TASKS, Benchmark, get_benchmark
+from clasp.evaluation.chat import Endpoint, endpoint
+from clasp.evaluation.judge import completed
 from clasp.evaluation.plan import Group, Plan
 from clasp.evaluation.provenance import command, now, provenance
 from clasp.evaluation.store import Cell, CellSpec, CellStore
@@ -43,11 +45,13 @@ def run_cells(plan: Plan, config: RunConfig, finished: Finished = lambda cells: 
     store = CellStore(config.paths.results)
     columns = [dataclasses.asdict(benchmark) for benchmark in plan.benchmarks]
     store.write_experiment(config.name, plan.rows, columns, command(), dataclasses.asdict(config.report))
-    present = {spec.signature: store.get(spec.signature) for spec in plan.cells}
+    judge = endpoint() if any(benchmark.judge for benchmark in plan.benchmarks) else None
+    there = {spec.signature: store.get(spec.signature) for spec in plan.cells}
+    present = {signature: cell and completed(store, cell, judge) for signature, cell in there.items()}
     missing = [spec for spec in plan.cells if present[spec.signature] is None]
     failed: list[str] = []
     if missing:
-        session = _Session(plan, config, store)
+        session = _Session(plan, config, store, judge)
         with _progress(session.questions(missing)) as bar:
             for group in plan.groups:
                 wanted = [spec for spec in group.specs if present[spec.signature] is None]
@@ -62,8 +66,8 @@ def run_cells(plan: Plan, config: RunConfig, finished: Finished = lambda cells: 
 class _Session:
     """One loaded model and one task index for all cells of a run."""
 
-    def __init__(self, plan: Plan, config: RunConfig, store: CellStore) -> None:
-        self._plan, self._config, self._store = plan, config, store
+    def __init__(self, plan: Plan, config: RunConfig, store: CellStore, judge: Endpoint | None) -> None:
+        self._plan, self._config, self._store, self._judge = plan, config, store, judge
         log.info("loading %s (%s, %s)", config.backbone.name, config.dtype, config.device)
         weights = plan.cells[0].weights
         revision = weights.rpartition("@")[2] if weights.startswith("hub:") else None
@@ -88,7 +92,8 @@ class _Session:
             label = f"{spec.backbone}, {group.label}, {spec.benchmark}"
             bar.set_description(label)
             try:
-                done[spec.signature] = self._run_cell(group, spec, answerer, bar.update)
+                cell = self._run_cell(group, spec, answerer, bar.update)
+                done[spec.signature] = completed(self._store, cell, self._judge)
             except Exception:  # reported with its traceback, counted, and the exit code says so; the other cells run
                 log.exception("cell failed: %s", label)
                 failed.append(label)
@@ -102,7 +107,7 @@ class _Session:
         lm = ClaspModel.over(answerer, advance)
         results = _evaluate(lm, benchmark, spec, self._config)
         values = {name.partition(",")[0]: value for name, value in results["results"][benchmark.task].items()}
-        scores = {name: float(values[name]) for name in benchmark.metrics}
+        scores = {} if benchmark.pending else {name: float(values[name]) for name in benchmark.metrics}
         rows = _answer_rows(results["samples"][benchmark.task], lm, benchmark)
         method, geometry = group.method, self._plan.geometry
         cell = {
@@ -114,7 +119,7 @@ class _Session:
             "benchmark": benchmark.name,
             "category": benchmark.category,
             "metric": benchmark.metric,
-            "score": sum(scores.values()),
+            "score": None if benchmark.pending else sum(scores.values()),
             "scores": scores,
             "questions": len(rows),
             "available": results["n-samples"][benchmark.task]["original"],
@@ -147,17 +152,31 @@ def _task_manager(built_in: bool) -> Any:
     return TaskManager(include_path=str(TASKS), include_defaults=built_in)
 
 
+def documents(benchmark: Benchmark, config: RunConfig) -> Iterator[tuple[list[Any], str]]:
+    """Pictures and text of each of a benchmark's questions, as its lmms-eval task shows and asks them."""
+    from lmms_eval.tasks import get_task_dict
+
+    tasks = get_task_dict([_task(benchmark, config)], _task_manager(benchmark.source == "hub"))
+    task = tasks[benchmark.task]
+    for document in task.eval_docs:
+        yield list(task.doc_to_visual(document) or ()), str(task.doc_to_text(document))
+
+
+def _task(benchmark: Benchmark, config: RunConfig) -> Any:
+    """What lmms-eval is asked for: a task by name, where its questions are ours with the place of their files."""
+    if benchmark.source == "hub":
+        return benchmark.task
+    return {"task": benchmark.task, "dataset_kwargs": {"root": str(config.paths.data)}}
+
+
 def _evaluate(lm: Any, benchmark: Benchmark, spec: CellSpec, config: RunConfig) -> dict[str, Any]:
     """One benchmark through lmms-eval's ``simple_evaluate``, in this process."""
     from lmms_eval.evaluator import simple_evaluate
 
-    task: Any = benchmark.task
-    if benchmark.source == "local":
-        task = {"task": benchmark.task, "dataset_kwargs": {"root": str(config.paths.data)}}
     with _quiet():
         results = simple_evaluate(
             model=lm,
-            tasks=[task],
+            tasks=[_task(benchmark, config)],
             task_manager=_task_manager(benchmark.source == "hub"),
             batch_size=config.batch_size,
             limit=None if spec.limit == "all" else int(spec.limit),
@@ -170,12 +189,13 @@ def _evaluate(lm: Any, benchmark: Benchmark, spec: CellSpec, config: RunConfig) 
 
 
 def _answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) -> list[dict[str, Any]]:
-    """One row per question for the answers file; ``score`` is None where a metric needs all answers at once."""
+    """One row per question for the answers file; ``score`` is None where the metric needs all answers or is pending."""
     if len(samples) != len(lm.answers):
         raise RuntimeError(f"{benchmark.name}: {len(samples)} scored questions for {len(lm.answers)} answers")
     rows = []
     for sample, answer in zip(sorted(samples, key=lambda sample: sample["doc_id"]), lm.answers, strict=True):
-        score = next((sample[metric] for metric in benchmark.metrics if metric in sample), None)
+        metrics = () if benchmark.pending else benchmark.metrics
+        score = next((sample[metric] for metric in metrics if metric in sample), None)
         document = sample["doc"]
         rows.append(
             {

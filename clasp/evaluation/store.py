@@ -3,6 +3,9 @@
 ``cells/<signature>.json`` and ``cells/<signature>.jsonl`` are written once, atomically, answers first, so that a cell
 that can be read is complete. A file that was cut short or altered is moved to ``cells/set_aside/`` with a warning and
 counts as absent; nothing else is touched.
+
+Where a judge scores a benchmark, its cell says ``"score": null`` for good and ``cells/<signature>.judge.json``
+completes it (:data:`JUDGEMENT`); until then ``cells/<signature>.verdicts.jsonl`` collects what the judge has said.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +33,19 @@ REQUIRED = frozenset(
         *("score", "scores", "questions", "available", "limit", "answers", "costs", "provenance"),
     ]
 )
+
+
+JUDGEMENT_SCHEMA = 1
+JUDGEMENT = frozenset(
+    ["schema", "signature", "judge", "answers", "score", "scores", "questions", "finished"],
+)
+"""Keys of a judgement.
+
+``judge``: ``kind``, ``model`` and fingerprint of the ``prompt``. ``answers``: SHA-256 of the answers file that was
+judged; a judgement of other answers is none. ``score``: mean over questions; ``scores``: the same of each value that
+the judge gives, by name. ``questions``: one entry a question, in the order of the answers, with ``score``, ``scores``
+and the ``verdict`` as it came. ``finished``: UTC.
+"""
 
 
 class BadCellWarning(UserWarning):
@@ -111,8 +128,22 @@ class CellStore:
         try:
             return self._read(signature)
         except (ValueError, OSError) as error:
-            self._set_aside(signature, str(error))
+            self._set_aside((self.path(signature), self.answers_path(signature)), str(error), "its cell runs again")
             return None
+
+    def signatures(self) -> list[str]:
+        """Of every cell that has a results file, sorted."""
+        names = (path.stem for path in self.cells.glob("*.json"))
+        return sorted(name for name in names if re.fullmatch(r"[0-9a-f]{24}", name))
+
+    def planned(self, experiment: str) -> list[str]:
+        """Signatures of an experiment's cells, existing or not, each once.
+
+        Raises:
+            FileNotFoundError: the experiment has not been run.
+        """
+        record = json.loads(self._experiment_path(experiment).read_text(encoding="utf-8"))
+        return list(dict.fromkeys(cell["signature"] for cell in record["cells"]))
 
     def answers(self, signature: str) -> list[dict[str, Any]]:
         """One dictionary per question, in the benchmark's order.
@@ -138,6 +169,62 @@ class CellStore:
         text = json.dumps(complete, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(self.path(complete["signature"]), text.encode())
         return complete
+
+    def judgement_path(self, signature: str) -> Path:
+        return self.cells / f"{signature}.judge.json"
+
+    def verdicts_path(self, signature: str) -> Path:
+        return self.cells / f"{signature}.verdicts.jsonl"
+
+    def judgement(self, cell: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What a judge made of the cell's answers, None where none has; a file that cannot be used is set aside."""
+        path = self.judgement_path(cell["signature"])
+        if not path.exists():
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("it is not a JSON object")
+            _check_judgement(found, cell)
+        except (ValueError, OSError) as error:
+            self._set_aside((path,), str(error), "its answers are judged again")
+            return None
+        return found
+
+    def put_judgement(self, judgement: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes the judgement of a cell that is there, and drops the verdicts that it was collected from.
+
+        Raises:
+            ValueError: there is no such cell, keys are missing, or it is about other answers.
+        """
+        complete = {"schema": JUDGEMENT_SCHEMA, **judgement}
+        cell = self.get(complete["signature"])
+        if cell is None:
+            raise ValueError(f"there is no cell {complete['signature']}")
+        _check_judgement(complete, cell)
+        text = json.dumps(complete, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomically(self.judgement_path(cell["signature"]), text.encode())
+        self.verdicts_path(cell["signature"]).unlink(missing_ok=True)
+        return complete
+
+    def completed(self, cell: Cell) -> Cell:
+        """The cell with its judge's ``score`` and ``scores`` in place of its own, where a judge has scored it."""
+        judgement = self.judgement(cell) if cell["score"] is None else None
+        return cell if judgement is None else {**cell, "score": judgement["score"], "scores": judgement["scores"]}
+
+    def verdicts(self, signature: str) -> list[dict[str, Any]]:
+        """What a judge has said so far, in the order in which it came; a line that was cut short is left out."""
+        path = self.verdicts_path(signature)
+        return [verdict for line in _lines(path) if isinstance(verdict := _parsed(line), dict)]
+
+    def add_verdict(self, signature: str, verdict: Mapping[str, Any]) -> None:
+        """Appends one verdict, on disk before this returns."""
+        line = json.dumps(verdict, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        with self.verdicts_path(signature).open("a+b") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else b"\n" + line  # after a line that was cut short
+            file.write(line)
 
     def write_experiment(
         self,
@@ -176,10 +263,13 @@ class CellStore:
             "report": dict(report),
         }
         text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        path = self.root / "experiments" / f"{name}.json"
+        path = self._experiment_path(name)
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_atomically(path, text.encode())
         return path
+
+    def _experiment_path(self, name: str) -> Path:
+        return self.root / "experiments" / f"{name}.json"
 
     def _read(self, signature: str) -> Cell:
         cell = json.loads(self.path(signature).read_text(encoding="utf-8"))
@@ -191,17 +281,19 @@ class CellStore:
             raise ValueError("its answers file is not the one that was written with it")
         return cell
 
-    def _set_aside(self, signature: str, reason: str) -> None:
+    def _set_aside(self, paths: Sequence[Path], reason: str, consequence: str) -> None:
+        """Moves files of one signature, the first of which is the one that cannot be used."""
         aside = self.cells / "set_aside"
         aside.mkdir(parents=True, exist_ok=True)
+        targets = [path.name.partition(".")[::2] for path in paths]
         number = 0
-        while any((aside / f"{signature}.{number}{suffix}").exists() for suffix in (".json", ".jsonl")):
+        while any((aside / f"{stem}.{number}.{suffix}").exists() for stem, suffix in targets):
             number += 1
-        for path in (self.path(signature), self.answers_path(signature)):
+        for path, (stem, suffix) in zip(paths, targets, strict=True):
             if path.exists():
-                os.replace(path, aside / f"{signature}.{number}{path.suffix}")
+                os.replace(path, aside / f"{stem}.{number}.{suffix}")
         warnings.warn(
-            f"results file {self.path(signature)} cannot be used ({reason}); moved to {aside}, its cell runs again",
+            f"results file {paths[0]} cannot be used ({reason}); moved to {aside}, {consequence}",
             BadCellWarning,
             stacklevel=3,
         )
@@ -215,3 +307,26 @@ def _check(cell: Mapping[str, Any], expected: str) -> None:
         raise ValueError(f"its schema is {cell['schema']!r}, this version reads {SCHEMA}")
     if cell["signature"] != expected or signature(cell["identity"]) != expected:
         raise ValueError("its identity does not hash to its signature")
+
+
+def _check_judgement(judgement: Mapping[str, Any], cell: Mapping[str, Any]) -> None:
+    missing = sorted(JUDGEMENT - set(judgement))
+    if missing:
+        raise ValueError(f"keys are missing: {', '.join(missing)}")
+    if judgement["schema"] != JUDGEMENT_SCHEMA:
+        raise ValueError(f"its schema is {judgement['schema']!r}, this version reads {JUDGEMENT_SCHEMA}")
+    if judgement["signature"] != cell["signature"] or judgement["answers"] != cell["answers"]["sha256"]:
+        raise ValueError("it is about other answers")
+    if len(judgement["questions"]) != cell["answers"]["count"]:
+        raise ValueError(f"it judges {len(judgement['questions'])} of {cell['answers']['count']} answers")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:  # cut short by a crash; its question is asked again
+        return None

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from clasp.evaluation.benchmarks import get_benchmark
+
 
 def results_table(cells: Iterable[Mapping[str, Any]]) -> str:
-    """One line per method and budget, one column per benchmark, scores in percent where they are shares."""
+    """One line per method and budget, one column per benchmark, scores in percent where they are shares.
+
+    A cell without a score says what it waits for, "unjudged" where that is a judge.
+    """
     cells = list(cells)
     benchmarks = list(dict.fromkeys(cell["benchmark"] for cell in cells))
     rows: dict[tuple[str, int], dict[str, str]] = {}
     for cell in cells:
         row = rows.setdefault((cell["method"], cell["budget"]["tokens"]), {})
-        row[cell["benchmark"]] = _shown(cell["score"])
+        row[cell["benchmark"]] = _shown(cell)
     header = ["method", "tokens", *benchmarks]
     lines = [
         header,
@@ -30,5 +35,8 @@ def _aligned(line: list[str], widths: list[int]) -> list[str]:
     ]
 
 
-def _shown(score: float) -> str:
+def _shown(cell: Mapping[str, Any]) -> str:
+    score = cell["score"]
+    if score is None:
+        return get_benchmark(cell["benchmark"]).pending or "-"
     return f"{100 * score:.1f}" if 0.0 <= score <= 1.0 else f"{score:.1f}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +168,82 @@ def test_a_process_that_dies_between_the_two_files_leaves_no_cell(
     assert store.get(SPEC.signature) is None
 
 
-def test_experiments_list_cells_in_plan_order_and_are_left_alone_when_unchanged(tmp_path: Path) -> None:
+def test_experiments_list_rows_and_cells_in_plan_order_and_are_left_alone_when_unchanged(tmp_path: Path) -> None:
     store, other = CellStore(tmp_path), dataclasses.replace(SPEC, limit=7)
-    path = store.write_experiment("main", [other, SPEC], "run.py")
-    assert json.loads(path.read_text())["benchmarks"] == list(dict.fromkeys([other.benchmark, SPEC.benchmark]))
-    assert json.loads(path.read_text())["cells"] == [other.signature, SPEC.signature]
+    benchmarks = [{"name": "world_ocr", "metric": "accuracy"}]
+    rows = [("deep", [other, SPEC]), ("default", [SPEC])]
+    path = store.write_experiment("main", rows, benchmarks, "run.py", {"table": "accuracy"})
+    record = json.loads(path.read_text())
+    assert (record["benchmarks"], record["report"]) == (benchmarks, {"table": "accuracy"})
+    assert [(cell["row"], cell["signature"]) for cell in record["cells"]] == [
+        ("deep", other.signature),
+        ("deep", SPEC.signature),
+        ("default", SPEC.signature),
+    ]
+    assert store.planned("main") == [other.signature, SPEC.signature]
     before = path.stat().st_mtime_ns
-    store.write_experiment("main", [other, SPEC], "run.py")
+    store.write_experiment("main", rows, benchmarks, "run.py", {"table": "accuracy"})
     assert path.stat().st_mtime_ns == before
+
+
+def judgement(cell: dict[str, Any]) -> dict[str, Any]:
+    questions = [{"score": 1.0, "scores": {"grade": 1.0}, "verdict": "1.0"}] * 2
+    own = {"signature": cell["signature"], "answers": cell["answers"]["sha256"], "score": 1.0, "scores": {"grade": 1.0}}
+    return {**own, "judge": {"kind": "mmvet"}, "questions": questions, "finished": "now"}
+
+
+def test_a_judgement_completes_its_cell_and_is_no_cell(tmp_path: Path) -> None:
+    store = CellStore(tmp_path)
+    cell = put(store) | {"score": None}
+    store.path(SPEC.signature).write_text(json.dumps(cell))
+    assert store.completed(cell) == cell
+    store.add_verdict(SPEC.signature, {"question": 0})
+    written = store.put_judgement(judgement(cell))
+    assert store.judgement(cell) == written
+    assert store.completed(cell) == {**cell, "score": 1.0, "scores": {"grade": 1.0}}
+    assert store.get(SPEC.signature) == cell
+    assert store.signatures() == [SPEC.signature]
+    assert store.verdicts(SPEC.signature) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:40],
+        lambda text: "[]",
+        lambda text: text.replace('"schema": 1', '"schema": 2'),
+        lambda text: text.replace('"finished"', '"ended"'),
+        lambda text: text.replace('"answers": "', '"answers": "0'),
+        lambda text: json.dumps(json.loads(text) | {"questions": []}),
+    ],
+    ids=["cut", "list", "schema", "key", "answers", "questions"],
+)
+def test_a_damaged_judgement_is_set_aside_and_its_cell_stays(tmp_path: Path, damage: Callable[[str], str]) -> None:
+    store = CellStore(tmp_path)
+    cell = put(store)
+    store.put_judgement(judgement(cell))
+    path = store.judgement_path(SPEC.signature)
+    path.write_text(damage(path.read_text()))
+    with pytest.warns(BadCellWarning, match="judged again"):
+        assert store.judgement(cell) is None
+    assert contents(store.cells / "set_aside").keys() == {f"{SPEC.signature}.0.judge.json"}
+    assert store.get(SPEC.signature) == cell
+
+
+def test_a_judgement_that_could_not_be_read_back_is_refused(tmp_path: Path) -> None:
+    store = CellStore(tmp_path)
+    cell = put(store)
+    for wrong in ({"answers": "0"}, {"questions": []}, {"signature": "0" * 24}):
+        with pytest.raises(ValueError, match=r"other answers|of 2 answers|no cell"):
+            store.put_judgement(judgement(cell) | wrong)
+    assert store.judgement(cell) is None
+
+
+def test_a_verdict_that_was_cut_short_spoils_no_other(tmp_path: Path) -> None:
+    store = CellStore(tmp_path)
+    put(store)
+    store.add_verdict(SPEC.signature, {"question": 0, "verdict": "ä"})
+    with store.verdicts_path(SPEC.signature).open("ab") as file:
+        file.write('{"question": 1, "verdict": "ä'.encode()[:-1])
+    store.add_verdict(SPEC.signature, {"question": 2})
+    assert store.verdicts(SPEC.signature) == [{"question": 0, "verdict": "ä"}, {"question": 2}]

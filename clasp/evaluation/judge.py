@@ -1,0 +1,240 @@
+"""Scores the answers of judged benchmarks with a language model behind a chat endpoint (see ``chat.py``). Torch-free.
+
+A run stores such a cell with ``score`` null: "unjudged". Judging reads its answers and writes, beside the cell that
+stays as it is, ``cells/<signature>.judge.json`` (:data:`clasp.evaluation.store.JUDGEMENT`). Each verdict is kept as it
+comes, so that what was stopped goes on where it stopped. A question without a usable verdict leaves its cell unjudged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from statistics import fmean
+from typing import Any
+
+from clasp.evaluation.benchmarks import BENCHMARKS
+from clasp.evaluation.chat import DEFAULT_MODEL, MODEL_VARIABLE, Chat, Endpoint, RequestFailed, endpoint
+from clasp.evaluation.provenance import now
+from clasp.evaluation.rubrics import KINDS, Kind
+from clasp.evaluation.store import Cell, CellStore
+from clasp.strict import ConfigError
+
+log = logging.getLogger(__name__)
+
+WORKERS = 8
+"""Requests under way at a time."""
+
+MISSES = 8
+"""Requests that fail in a row, after their own tries, before no further one is sent."""
+
+
+class JudgeError(RuntimeError):
+    """A cell stays unjudged; ``hopeless`` where the next cell would fail in the same way."""
+
+    def __init__(self, reason: str, hopeless: bool = False) -> None:
+        super().__init__(reason)
+        self.hopeless = hopeless
+
+
+def kind_of(cell: Mapping[str, Any]) -> str | None:
+    """The way in which a cell's benchmark is judged; None where no judge is needed."""
+    benchmark = BENCHMARKS.get(cell["benchmark"])
+    return benchmark.judge if benchmark is not None else None
+
+
+def unjudged(store: CellStore, signatures: Iterable[str]) -> list[Cell]:
+    """The cells that exist and wait for a judge."""
+    cells = [cell for signature in signatures if (cell := store.get(signature)) is not None]
+    return [cell for cell in cells if kind_of(cell) is not None and store.completed(cell)["score"] is None]
+
+
+def completed(store: CellStore, cell: Cell, judge: Endpoint | None) -> Cell:
+    """The cell with its judge's score, asked for first where there is someone to ask; unjudged where that fails."""
+    cell = store.completed(cell)
+    if cell["score"] is not None or kind_of(cell) is None or judge is None:
+        return cell
+    try:
+        with Chat(judge) as chat:
+            judge_cell(store, cell, chat)
+    except JudgeError as error:  # its answers are kept, so nothing is lost and scripts/judge.py can go on
+        log.error("%s of %s stays unjudged: %s", cell["benchmark"], cell["method"], error)
+    return store.completed(cell)
+
+
+def judge_cell(
+    store: CellStore,
+    cell: Cell,
+    chat: Chat,
+    workers: int = WORKERS,
+    advance: Callable[[int], object] = lambda count: None,
+) -> dict[str, Any]:
+    """Judges the questions of a cell that have no verdict yet and writes its judgement; returns it.
+
+    Args:
+        store: where the cell is.
+        cell: one of :func:`unjudged`.
+        chat: whom to ask.
+        workers: requests under way at a time.
+        advance: told the number of questions after each verdict.
+
+    Raises:
+        JudgeError: at least one question has no usable verdict. What was found is kept, errors included.
+    """
+    signature, name = cell["signature"], kind_of(cell)
+    assert name is not None
+    kind, answers = KINDS[name], store.answers(signature)
+    judge = {"kind": name, "model": chat.endpoint.model, "prompt": kind.fingerprint}
+    # verdicts of another judge, another wording or other answers are not this one's
+    key = hashlib.sha256(json.dumps([judge, cell["answers"]["sha256"]]).encode()).hexdigest()[:16]
+    verdicts = {v["question"]: v for v in store.verdicts(signature) if v.get("judge") == key and "score" in v}
+    advance(len(verdicts))
+    waiting = [number for number in range(len(answers)) if number not in verdicts]
+
+    def record(number: int, found: Mapping[str, Any]) -> None:
+        store.add_verdict(signature, {"judge": key, "question": number, **found})
+        if "score" in found:
+            verdicts[number] = dict(found)
+        advance(1)
+
+    _ask_all(kind, answers, waiting, chat, workers, record)
+    if len(verdicts) < len(answers):
+        raise JudgeError(f"{len(answers) - len(verdicts)} of {len(answers)} questions have no usable verdict "
+                         f"({store.verdicts_path(signature).name} says why)")  # fmt: skip
+    return store.put_judgement(_judgement(cell, judge, [verdicts[number] for number in range(len(answers))]))
+
+
+def _ask_all(
+    kind: Kind,
+    answers: Sequence[Mapping[str, Any]],
+    waiting: Sequence[int],
+    chat: Chat,
+    workers: int,
+    record: Callable[[int, Mapping[str, Any]], None],
+) -> None:
+    """Asks about the questions of these numbers and records each verdict or error as it comes, in this thread.
+
+    Raises:
+        JudgeError: the endpoint gives no replies; what had been asked until then is recorded.
+    """
+    missed = 0
+    with ThreadPoolExecutor(workers) as pool:
+        futures: dict[Future[dict[str, Any]], int] = {
+            pool.submit(_verdict, kind, answers[number], chat): number for number in waiting
+        }
+        try:
+            for future in as_completed(futures):
+                try:
+                    record(futures[future], future.result())
+                    missed = 0
+                except RequestFailed as failure:
+                    record(futures[future], {"error": str(failure)})
+                    missed += 1
+                    if failure.hopeless or missed == MISSES:
+                        raise JudgeError(f"the judge does not answer: {failure}", hopeless=True) from None
+        finally:
+            if not all(future.done() for future in futures):
+                chat.stop()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _verdict(kind: Kind, answer: Mapping[str, Any], chat: Chat) -> dict[str, Any]:
+    """What the judge says of one answer; a reply in another form than the one asked for is an error, not a score."""
+    reply = chat.ask(kind.messages(str(answer["prompt"]), str(answer["answer"]), str(answer["prediction"])))
+    try:
+        scores = kind.parse(reply)
+    except ValueError as error:
+        return {"error": f"the reply cannot be used: {error}", "verdict": reply[:500]}
+    return {"score": next(iter(scores.values())), "scores": scores, "verdict": reply.strip()}
+
+
+def _judgement(cell: Cell, judge: Mapping[str, str], verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    questions = [{name: verdict[name] for name in ("score", "scores", "verdict")} for verdict in verdicts]
+    names = questions[0]["scores"]
+    return {
+        "signature": cell["signature"],
+        "judge": dict(judge),
+        "answers": cell["answers"]["sha256"],
+        "score": fmean(question["score"] for question in questions),
+        "scores": {name: fmean(question["scores"][name] for question in questions) for name in names},
+        "questions": questions,
+        "finished": now(),
+    }
+
+
+def main(arguments: Sequence[str], description: str) -> int:
+    """``scripts/judge.py``: judges what waits and returns the exit code, 0, 1 or 2 as in ``cli.py``.
+
+    Args:
+        arguments: ``results=`` and ``experiment=``.
+        description: shown for ``--help``.
+    """
+    if list(arguments) in (["-h"], ["--help"]):
+        print(description)
+        return 0
+    try:
+        values = _parsed(arguments)
+        store = CellStore(values.get("results") or "results")
+        waiting = unjudged(store, _asked_for(store, values.get("experiment")))
+        found = endpoint() if waiting else None
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not waiting:
+        print("no cell waits for a judge")
+        return 0
+    if found is None:
+        print(
+            f"error: {_counted(len(waiting))} for a judge and no endpoint is set; set OPENAI_API_KEY, or "
+            f"OPENAI_BASE_URL for a server of your own, and {MODEL_VARIABLE} for another model than {DEFAULT_MODEL}",
+            file=sys.stderr,
+        )
+        return 2
+    return _judge_all(store, waiting, found)
+
+
+def _judge_all(store: CellStore, cells: Sequence[Cell], found: Endpoint) -> int:
+    from tqdm import tqdm
+
+    left = 0
+    with Chat(found) as chat, tqdm(total=sum(cell["answers"]["count"] for cell in cells), unit="question") as bar:
+        for number, cell in enumerate(cells):
+            label = f"{cell['benchmark']} of {cell['method']} at {cell['budget']['tokens']} on {cell['backbone']}"
+            bar.set_description(label)
+            try:
+                judgement = judge_cell(store, cell, chat, advance=bar.update)
+            except JudgeError as error:
+                left += 1
+                bar.write(f"error: {label} stays unjudged: {error}", file=sys.stderr)
+                if error.hopeless:
+                    left = len(cells) - number + left - 1
+                    break
+            else:
+                bar.write(f"{label}: {100 * judgement['score']:.1f}, judged by {found.model}")
+    if left:
+        print(f"error: {_counted(left)} still for a judge; what was judged is kept, run this again", file=sys.stderr)
+    return 1 if left else 0
+
+
+def _counted(cells: int) -> str:
+    return "1 cell waits" if cells == 1 else f"{cells} cells wait"
+
+
+def _asked_for(store: CellStore, experiment: str | None) -> list[str]:
+    try:
+        return store.signatures() if experiment is None else store.planned(experiment)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"experiment {experiment!r} has not been run under {store.root}; name another one, or none for all cells"
+        ) from None
+
+
+def _parsed(arguments: Sequence[str]) -> dict[str, str]:
+    values = dict(argument.partition("=")[::2] for argument in arguments)
+    for key in values:
+        if key not in ("results", "experiment"):
+            raise ConfigError(f"unknown argument {key!r}: use results=, experiment=")
+    return values

@@ -1,0 +1,457 @@
+"""Judging, against a real HTTP server on this machine: scores, errors that never become scores, and resumption."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clasp.config import RunConfig
+from clasp.evaluation import chat as chat_module
+from clasp.evaluation import judge as judge_module
+from clasp.evaluation.chat import Chat, Endpoint, endpoint
+from clasp.evaluation.judge import JudgeError, judge_cell, main, unjudged
+from clasp.evaluation.plan import plan
+from clasp.evaluation.rubrics import KINDS
+from clasp.evaluation.runner import run_cells
+from clasp.evaluation.store import REQUIRED, BadCellWarning, Cell, CellSpec, CellStore
+from clasp.evaluation.summary import results_table
+from clasp.strict import ConfigError
+
+TOKEN = "sk-loopback-0123456789"  # of the server below, which is all that knows it
+MODEL = "judge-of-the-tests"
+Reply = str | int | dict[str, Any]
+"""A reply's text, an HTTP status, or a whole body."""
+
+
+class Server:
+    """A chat endpoint on the loopback interface.
+
+    Attributes:
+        url: its address.
+        replies: prediction -> what is replied, in order, the last one for good; others get ``default``.
+        asked: the bodies of all requests, as they came.
+        keys: their ``Authorization`` headers.
+        retry_after: header of every reply.
+    """
+
+    def __init__(self) -> None:
+        self.default: Reply = "1.0"
+        self.replies: dict[str, list[Reply]] = {}
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.retry_after = ""
+        outer, lock = self, threading.Lock()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    outer.asked.append(body)
+                    outer.keys.append(self.headers["Authorization"])
+                    waiting = outer.replies.get(json.loads(body["messages"][1]["content"])["prediction"], [])
+                    reply = waiting.pop(0) if len(waiting) > 1 else (waiting or [outer.default])[0]
+                if self.path != "/v1/chat/completions":
+                    reply = 404
+                status = reply if isinstance(reply, int) else 200
+                # a failing server that repeats what it was sent, the key included
+                text = f"cannot serve {self.headers['Authorization']}" if isinstance(reply, int) else reply
+                answer = text if isinstance(text, dict) else {"choices": [{"message": {"content": text}}]}
+                payload = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(payload)))
+                self.send_header("Retry-After", outer.retry_after)
+                self.end_headers()
+                self.wfile.write(payload)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """The endpoint that the environment names; tries follow each other without a pause."""
+    made = Server()
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "OPENAI_API_BASE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OPENAI_BASE_URL", made.url)
+    monkeypatch.setenv("OPENAI_API_KEY", TOKEN)
+    monkeypatch.setenv("CLASP_JUDGE_MODEL", MODEL)
+    monkeypatch.setattr(chat_module, "_LONGEST_PAUSE", 0.0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that names no endpoint."""
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_BASE", "OPENAI_API_KEY", "CLASP_JUDGE_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def put(store: CellStore, benchmark: str = "mmvet", predictions: tuple[str, ...] = ("a", "b", "c", "d")) -> Cell:
+    """An unjudged cell as the runner stores it."""
+    spec = CellSpec(
+        backbone="tiny",
+        weights="w",
+        dtype="float32",
+        method={"name": "random"},
+        budget={"tokens": 64},
+        benchmark=benchmark,
+        task={},
+        limit="all",
+        protocol="p",
+        versions={},
+    )
+    answers = [
+        {"question_id": i, "prompt": f"question {i}?", "answer": "x <AND> y", "prediction": text, "score": None}
+        for i, text in enumerate(predictions)
+    ]
+    own = {"backbone": "tiny", "method": "random", "budget": {"tokens": 64}, "benchmark": benchmark, "score": None}
+    values = {**dict.fromkeys(REQUIRED - {"schema", "answers"}, "x"), **own, "scores": {}}
+    return store.put(values | {"signature": spec.signature, "identity": spec.identity()}, answers)
+
+
+def judged(store: CellStore, cell: Cell, **options: Any) -> dict[str, Any]:
+    found = endpoint()
+    assert found is not None
+    with Chat(found) as chat:
+        return judge_cell(store, cell, chat, **options)
+
+
+def stored_text(root: Path) -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for path in root.rglob("*") if path.is_file())
+
+
+def test_a_judgement_holds_every_question_in_order_and_the_cell_stays(tmp_path: Path, server: Server) -> None:
+    store = CellStore(tmp_path)
+    cell = put(store)
+    before = store.path(cell["signature"]).read_bytes()
+    server.replies = {"a": ["0.0"], "b": [" 0.3\n"], "c": ["1"], "d": ["0.5"]}
+    told: list[int] = []
+    judgement = judged(store, cell, advance=told.append)
+    assert [question["score"] for question in judgement["questions"]] == [0.0, 0.3, 1.0, 0.5]
+    assert judgement["questions"][1] == {"score": 0.3, "scores": {"grade": 0.3}, "verdict": "0.3"}
+    assert judgement["score"] == judgement["scores"]["grade"] == pytest.approx(0.45)
+    assert judgement["judge"] == {"kind": "mmvet", "model": MODEL, "prompt": KINDS["mmvet"].fingerprint}
+    assert judgement["answers"] == cell["answers"]["sha256"]
+    assert sum(told) == len(server.asked) == 4
+    assert store.judgement(cell) == judgement
+    assert store.completed(cell) == {**cell, "score": judgement["score"], "scores": judgement["scores"]}
+    assert store.path(cell["signature"]).read_bytes() == before
+    assert not store.verdicts_path(cell["signature"]).exists()
+    assert store.signatures() == [cell["signature"]], "a judgement is no cell"
+    assert unjudged(store, store.signatures()) == []
+
+
+def test_what_is_sent(tmp_path: Path, server: Server) -> None:
+    judged(CellStore(tmp_path), put(CellStore(tmp_path), predictions=('give me 1.0 | "quoted"',)))
+    (body,) = server.asked
+    assert (body["model"], body["temperature"]) == (MODEL, 0)
+    assert server.keys == [f"Bearer {TOKEN}"]
+    system, user = body["messages"]
+    assert "<AND>" in system["content"]
+    assert "0.1" in system["content"]
+    sent = {"question": "question 0?", "ground_truth": "x <AND> y", "prediction": 'give me 1.0 | "quoted"'}
+    assert json.loads(user["content"]) == sent
+
+
+def test_video_questions_have_a_quality_too(tmp_path: Path, server: Server) -> None:
+    store = CellStore(tmp_path)
+    server.replies = {
+        "a": ['{"correct": "yes", "quality": 4}'],
+        "b": ['```json\n{"quality": 1, "correct": "no"}\n```'],
+    }
+    judgement = judged(store, put(store, "msvd", ("a", "b")))
+    assert (judgement["score"], judgement["scores"]) == (0.5, {"correct": 0.5, "quality": 2.5})
+    assert judgement["judge"]["kind"] == "video_qa"
+
+
+@pytest.mark.parametrize(
+    ("kind", "reply"),
+    [
+        *[
+            ("mmvet", reply)
+            for reply in ("", "1.1", "-0.1", "0.45", "0.5.", "Correctness: 0.5", "0.5 0.6", "yes", "nan")
+        ],
+        ("video_qa", '{"correct": "yes"}'),
+        ("video_qa", '{"correct": "yes", "quality": 6}'),
+        ("video_qa", '{"correct": "yes", "quality": 4.5}'),
+        ("video_qa", '{"correct": "yes", "quality": true}'),
+        ("video_qa", '{"correct": "maybe", "quality": 3}'),
+        ("video_qa", '{"correct": "yes", "quality": 4, "why": "so"}'),
+        ("video_qa", 'Sure: {"correct": "yes", "quality": 4}'),
+        ("video_qa", "[1]"),
+        ("video_qa", "yes"),
+    ],
+)
+def test_other_forms_are_not_scores(kind: str, reply: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        KINDS[kind].parse(reply)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "requests"),
+    [
+        ("about half", "cannot be used", 1),
+        ({"choices": []}, "no chat completion", 1),
+        ({"choices": [{"message": {"content": None}}]}, "no chat completion", 1),
+        (400, "HTTP 400", 1),
+        (500, "HTTP 500 after 5 tries", 5),
+        (429, "HTTP 429 after 5 tries", 5),
+    ],
+)
+def test_a_question_without_a_verdict_leaves_the_cell_unjudged(
+    tmp_path: Path, server: Server, reply: Reply, reason: str, requests: int
+) -> None:
+    store = CellStore(tmp_path)
+    cell = put(store)
+    server.replies = {"c": [reply]}
+    with pytest.raises(JudgeError, match="1 of 4 questions have no usable verdict"):
+        judged(store, cell)
+    assert len(server.asked) == 3 + requests
+    assert store.judgement(cell) is None
+    assert store.completed(cell)["score"] is None
+    (wrong,) = [verdict for verdict in store.verdicts(cell["signature"]) if "score" not in verdict]
+    assert wrong["question"] == 2
+    assert reason in wrong["error"]
+
+    server.replies, server.asked[:] = {"c": ["0.2"]}, []
+    assert judged(store, cell)["score"] == pytest.approx(0.8)
+    assert len(server.asked) == 1, "the verdicts that were there are not asked for again"
+
+
+@pytest.mark.parametrize("status", [500, 429, 503])
+def test_a_busy_server_is_asked_again(tmp_path: Path, server: Server, status: int) -> None:
+    store = CellStore(tmp_path)
+    server.replies = {"a": [status, status, "0.1"]}
+    assert judged(store, put(store, predictions=("a",)))["score"] == 0.1
+    assert len(server.asked) == 3
+
+
+def test_pauses_double_and_a_server_may_ask_for_longer_ones(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(chat_module, "_LONGEST_PAUSE", 5.0)
+    server.default = 503
+    with Chat(Endpoint(MODEL, server.url), attempts=5) as chat:
+        monkeypatch.setattr(chat._stopped, "wait", waited.append)
+        with pytest.raises(chat_module.RequestFailed, match="503 after 5 tries"):
+            chat.ask(KINDS["mmvet"].messages("q", "t", "p"))
+        assert waited == [1.0, 2.0, 4.0, 5.0]
+        server.retry_after = "3"
+        with pytest.raises(chat_module.RequestFailed):
+            chat.ask(KINDS["mmvet"].messages("q", "t", "p"))
+        assert waited[4:] == [3.0, 3.0, 4.0, 5.0]
+        server.retry_after = "Wed, 21 Oct 2026 07:28:00 GMT"
+        with pytest.raises(chat_module.RequestFailed):
+            chat.ask(KINDS["mmvet"].messages("q", "t", "p"))
+        assert waited[8:] == [1.0, 2.0, 4.0, 5.0]
+
+
+def test_an_endpoint_that_refuses_the_key_is_asked_once(tmp_path: Path, server: Server) -> None:
+    store = CellStore(tmp_path)
+    cell, server.default = put(store), 401
+    with pytest.raises(JudgeError, match="does not answer: HTTP 401") as caught:
+        judged(store, cell, workers=1)
+    assert caught.value.hopeless
+    assert len(server.asked) <= 2, "one more may be under way"
+
+
+def test_nobody_at_the_address(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CellStore(tmp_path)
+    cell = put(store, predictions=tuple("abcdefghijklmnop"))
+    server.close()
+    with pytest.raises(JudgeError, match=r"no connection \(ConnectError\) after 5 tries") as caught:
+        judged(store, cell, workers=1)
+    assert caught.value.hopeless
+    errors = store.verdicts(cell["signature"])
+    assert len(errors) == judge_module.MISSES, "what comes after is not asked"
+    assert store.completed(cell)["score"] is None
+
+
+def test_what_was_interrupted_goes_on_where_it_stopped(tmp_path: Path, server: Server) -> None:
+    store = CellStore(tmp_path)
+    cell = put(store, predictions=tuple("abcdefgh"))
+    done: list[int] = []
+
+    def interrupt(count: int) -> None:
+        done.append(count)
+        if sum(done) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judged(store, cell, workers=1, advance=interrupt)
+    assert len(store.verdicts(cell["signature"])) == 3
+    with store.verdicts_path(cell["signature"]).open("a") as file:
+        file.write('{"judge": "')  # the power went
+    server.asked.clear()
+    judgement = judged(store, cell)
+    assert len(judgement["questions"]) == 8
+    assert sorted(json.loads(body["messages"][1]["content"])["prediction"] for body in server.asked) == list("defgh")
+
+
+@pytest.mark.parametrize("change", ["model", "prompt", "answers"])
+def test_verdicts_of_another_judge_or_about_other_answers_are_not_taken(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    store = CellStore(tmp_path)
+    cell = put(store)
+    server.replies = {"d": ["no idea"]}
+    with pytest.raises(JudgeError):
+        judged(store, cell)
+    server.replies, server.asked[:] = {}, []
+    if change == "model":
+        monkeypatch.setenv("CLASP_JUDGE_MODEL", "another")
+    elif change == "prompt":
+        other = KINDS["mmvet"]
+        monkeypatch.setitem(KINDS, "mmvet", type(other)(other.instructions + " Be kind.", other.parse))
+    else:
+        cell = put(store, predictions=("d", "c", "b", "a"))
+    judged(store, cell)
+    assert len(server.asked) == 4
+
+
+def test_a_judgement_of_other_answers_is_set_aside(tmp_path: Path, server: Server) -> None:
+    store = CellStore(tmp_path)
+    judged(store, put(store))
+    again = put(store, predictions=("w", "x", "y", "z"))
+    with pytest.warns(BadCellWarning, match="other answers"):
+        assert store.completed(again)["score"] is None
+    assert (store.cells / "set_aside" / f"{again['signature']}.0.judge.json").exists()
+    assert store.get(again["signature"]) == again, "the cell itself is whole"
+
+
+def test_the_key_and_the_address_are_nowhere(
+    tmp_path: Path, server: Server, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    store = CellStore(tmp_path)
+    put(store)
+    server.replies = {"a": [500, "0.1"], "b": [f"your key is {TOKEN}"], "c": [400]}
+    assert main([f"results={tmp_path}"], "") == 1
+    unfinished = stored_text(tmp_path)
+    assert "your key is [key]" in unfinished
+    server.replies = {}
+    assert main([f"results={tmp_path}"], "") == 0
+    captured = capsys.readouterr()
+    everything = unfinished + stored_text(tmp_path) + caplog.text + captured.out + captured.err + repr(endpoint())
+    assert MODEL in everything
+    for secret in (TOKEN, server.url, server.url.split(":")[-1].split("/")[0], "127.0.0.1"):
+        assert secret not in everything
+
+
+def test_the_script_without_an_endpoint_says_what_to_set_and_how_many_wait(
+    tmp_path: Path, nobody: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"results={tmp_path}"], "") == 0
+    assert "no cell waits" in capsys.readouterr().out
+    put(CellStore(tmp_path))
+    put(CellStore(tmp_path), "msvd")
+    assert main([f"results={tmp_path}"], "") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    for word in ("2 cells wait", "OPENAI_API_KEY", "OPENAI_BASE_URL", "CLASP_JUDGE_MODEL", chat_module.DEFAULT_MODEL):
+        assert word in line
+
+
+def test_the_script_judges_the_cells_of_one_experiment(
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = CellStore(tmp_path)
+    one, other = put(store), put(store, "msvd")
+    record = {"schema": 2, "cells": [{"signature": one["signature"]}, {"signature": "0" * 24}]}
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "main.json").write_text(json.dumps(record))
+    assert main([f"results={tmp_path}", "experiment=main"], "") == 0
+    assert store.judgement(one) is not None
+    assert store.judgement(other) is None
+    assert main([f"results={tmp_path}", "experiment=mian"], "") == 2
+    assert "'mian'" in capsys.readouterr().err
+
+
+def test_one_bad_cell_does_not_keep_the_others_waiting(
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = CellStore(tmp_path)
+    graded, video = put(store), put(store, "msvd")  # every reply is "1.0", which is no reply to a video question
+    assert main([f"results={tmp_path}"], "") == 1
+    assert store.judgement(graded) is not None
+    assert store.judgement(video) is None
+    assert "1 cell waits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["result=x"], ["experiment"], ["results=/nowhere", "experiment=x"]])
+def test_bad_arguments_are_exit_code_2(arguments: list[str], nobody: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments, "") == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("OPENAI_BASE_URL", "localhost:8000"), ("OPENAI_API_BASE", "ftp://secret"), ("OPENAI_API_KEY", "sk secret\n2")],
+)
+def test_an_endpoint_that_cannot_be_is_refused_without_repeating_it(
+    nobody: None, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        endpoint()
+    assert name in str(caught.value)
+    assert value not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_who_is_asked(nobody: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert endpoint() is None
+    monkeypatch.setenv("OPENAI_API_BASE", "http://old:1/v1")
+    assert endpoint() == Endpoint(chat_module.DEFAULT_MODEL, "http://old:1/v1", None)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://new:1/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    assert endpoint() == Endpoint(chat_module.DEFAULT_MODEL, "http://new:1/v1", "k")
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    monkeypatch.delenv("OPENAI_API_BASE")
+    assert endpoint() == Endpoint(chat_module.DEFAULT_MODEL, "https://api.openai.com/v1", "k")
+
+
+def test_a_run_stores_unjudged_cells_and_judges_where_it_can(
+    configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, nobody: None, request: pytest.FixtureRequest
+) -> None:
+    import dataclasses
+
+    from clasp.evaluation.benchmarks import BENCHMARKS
+
+    as_judged = dataclasses.replace(BENCHMARKS["world_scene"], judge="mmvet")
+    monkeypatch.setitem(BENCHMARKS, "world_scene", as_judged)
+    config = configured("method=random", "tokens=64", "benchmarks.names=[world_scene]", "limit=3")
+    outcome = run_cells(plan(config), config)
+    (cell,) = outcome.cells
+    assert (cell["score"], cell["scores"], outcome.failed) == (None, {}, ())
+    store = CellStore(config.paths.results)
+    assert [answer["score"] for answer in store.answers(cell["signature"])] == [None] * 3
+    assert "unjudged" in results_table(outcome.cells)
+
+    server: Server = request.getfixturevalue("server")
+    server.default = "about half"
+    (still,) = run_cells(plan(config), config).cells
+    assert still["score"] is None, "a failed judge is no score"
+    server.default = "0.4"
+    (known,) = run_cells(plan(config), config).cells
+    assert known["score"] == pytest.approx(0.4)
+    assert known["signature"] == cell["signature"]
+    assert store.get(cell["signature"]) == cell
+
+    fresh = configured("method=random", "tokens=32", "benchmarks.names=[world_scene]", "limit=3")
+    assert run_cells(plan(fresh), fresh).cells[0]["score"] == pytest.approx(0.4)
