@@ -17,6 +17,8 @@ from clasp.policy import CATEGORIES, check_category, check_weights
 from clasp.strict import ConfigError, build, known_fields
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+OWN_DATA = "custom"
+"""Name that stands for the file under ``data`` in ``benchmarks.names``."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class BackboneConfig:
         source: ``tiny``, a hub id, or a local folder.
         visual_tokens: per image; checked against the model's own configuration before anything runs.
         revision: commit of the hub repository; None takes its current one, and the cell records which that was.
+        vision_cache_mib: on a CPU, memory for what ViT layers returned, which further methods on the same pictures use.
         dtype: floating-point type of the weights and activations.
         batch_size: questions per forward pass that suits the model's usual machine.
     """
@@ -38,6 +41,7 @@ class BackboneConfig:
     dtype: Dtype
     batch_size: int
     revision: str | None = None
+    vision_cache_mib: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,11 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """The text router by name; ``category`` belongs to the router ``fixed`` alone."""
+    """The text router by name; ``category`` belongs to the router ``fixed`` alone, ``seed`` to ``random``."""
 
     name: str
     category: str | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -214,6 +219,7 @@ class RunConfig:
     ratio: float | None = None
     grid: GridConfig = GridConfig()
     report: ReportConfig = ReportConfig()
+    data: Path | None = None
 
 
 def load_config(values: Mapping[str, Any]) -> RunConfig:
@@ -244,6 +250,10 @@ def _check(config: RunConfig) -> None:
             raise ConfigError(f"{name}={value} is too small; use {allowed}")
     if not config.benchmarks.names:
         raise ConfigError("benchmarks.names is empty; name at least one benchmark")
+    if OWN_DATA in config.benchmarks.names and config.data is None:
+        raise ConfigError(f"benchmarks={OWN_DATA} needs the file of your questions; give it with data=my.jsonl")
+    if OWN_DATA not in config.benchmarks.names and config.data is not None:
+        raise ConfigError(f"data={config.data} is read by benchmarks={OWN_DATA} alone; add that, or leave out data")
     if config.device != "auto" and config.device.split(":")[0] not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"unknown device {config.device!r}; use auto, cpu, mps, cuda or cuda:0")
     _check_parts(config)

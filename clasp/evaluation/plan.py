@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from clasp.backbones import adapter_module
 from clasp.budget import Budget, Geometry
-from clasp.config import FusionConfig, MethodConfig, PolicyConfig, RouterConfig, RunConfig, VariantConfig
+from clasp.config import OWN_DATA, FusionConfig, MethodConfig, PolicyConfig, RouterConfig, RunConfig, VariantConfig
 from clasp.evaluation.benchmarks import Benchmark, get_benchmark
-from clasp.evaluation.data import ensure
+from clasp.evaluation.custom import Custom
+from clasp.evaluation.custom import read as read_custom
+from clasp.evaluation.data import LocalFile, ensure
 from clasp.evaluation.identity import prompt_protocol, scoring_protocol, versions, weights_fingerprint
 from clasp.evaluation.store import CellSpec
 from clasp.strict import ConfigError
@@ -39,13 +41,15 @@ class Plan:
     """All cells of a run, grouped; ``notices`` are for the reader's eyes (what was left out, and why).
 
     ``rows`` are the lines of the experiment's tables: a row's name and its cells. Rows that ask for the same thing
-    under several names (an ablation's row that is the default) share their cells.
+    under several names (an ablation's row that is the default) share their cells. ``files`` are the questions of the
+    benchmarks that are on this machine, by benchmark.
     """
 
     groups: tuple[Group, ...]
     geometry: Geometry
     rows: tuple[tuple[str, tuple[CellSpec, ...]], ...]
     benchmarks: tuple[Benchmark, ...]
+    files: Mapping[str, LocalFile]
     notices: tuple[str, ...] = ()
 
     @property
@@ -61,12 +65,16 @@ def plan(config: RunConfig) -> Plan:
         BackboneUnavailable: the backbone's identity cannot be had.
     """
     notices: list[str] = []
-    benchmarks = _benchmarks(config)
+    own = read_custom(config.data) if config.data is not None else None
+    benchmarks = _benchmarks(config, own)
     geometry = _geometry(config)
     asked = [
         (name, *_method(own, tokens, ratio, geometry)) for name, own, tokens, ratio in _combinations(config, notices)
     ]
-    tasks, limits = _tasks(config, benchmarks)
+    files = ensure(config.paths.data, [benchmark.name for benchmark in benchmarks if benchmark.source == "local"])
+    if own is not None:
+        files[own.benchmark.name] = own.file
+    tasks, limits = _tasks(config, benchmarks, files)
     weights = weights_fingerprint(config.backbone.source, config.backbone.revision)
     shared: dict[str, Any] = {"backbone": config.backbone.name, "weights": weights, "dtype": config.dtype}
     shared |= {"protocol": prompt_protocol(), "versions": versions()}
@@ -92,12 +100,15 @@ def plan(config: RunConfig) -> Plan:
         seen.update(spec.signature for spec in fresh)
         if fresh:
             groups.append(Group(name, method, budget, fresh))
-    return Plan(tuple(groups), geometry, tuple(rows), tuple(benchmarks), tuple(notices))
+    return Plan(tuple(groups), geometry, tuple(rows), tuple(benchmarks), files, tuple(notices))
 
 
-def _benchmarks(config: RunConfig) -> list[Benchmark]:
+def _benchmarks(config: RunConfig, own: Custom | None) -> list[Benchmark]:
     try:
-        return [get_benchmark(name) for name in dict.fromkeys(config.benchmarks.names)]
+        return [
+            own.benchmark if own is not None and name == OWN_DATA else get_benchmark(name)
+            for name in dict.fromkeys(config.benchmarks.names)
+        ]
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -217,18 +228,21 @@ def _policy(config: PolicyConfig) -> Any:
 
 
 def _router(config: RouterConfig) -> Any:
-    from clasp.router import FixedRouter, make_router
+    from clasp.router import FixedRouter, RandomRouter, make_router
 
-    if config.name == FixedRouter.name and config.category is not None:
-        return FixedRouter(config.category)
-    if config.category is not None:
+    if config.category is not None and config.name != FixedRouter.name:
         raise ValueError(f"router={config.name} takes no category; use router=fixed router.category={config.category}")
-    return make_router(config.name)
+    if config.seed is not None and config.name != RandomRouter.name:
+        raise ValueError(f"router={config.name} takes no seed; use router=random router.seed={config.seed}")
+    if config.category is not None:
+        return FixedRouter(config.category)
+    return make_router(config.name) if config.seed is None else RandomRouter(config.seed)
 
 
-def _tasks(config: RunConfig, benchmarks: list[Benchmark]) -> tuple[dict[str, dict[str, Any]], dict[str, int | str]]:
-    """Per benchmark: what it asks and how it scores, and its limit; builds local files where they are missing."""
-    files = ensure(config.paths.data, [benchmark.name for benchmark in benchmarks if benchmark.source == "local"])
+def _tasks(
+    config: RunConfig, benchmarks: list[Benchmark], files: Mapping[str, LocalFile]
+) -> tuple[dict[str, dict[str, Any]], dict[str, int | str]]:
+    """Per benchmark: what it asks and how it scores, and its limit."""
     tasks: dict[str, dict[str, Any]] = {}
     limits: dict[str, int | str] = {}
     for benchmark in benchmarks:
