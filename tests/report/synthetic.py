@@ -19,6 +19,8 @@ BENCHMARKS = (
     "world_scene",
     "world_general",
 )
+MIXED = ("attribute", "counting", "scene")
+"""Question categories of easy-VQA here."""
 METHODS = ("random", "fastv", "visionzip", "clasp")
 ALL_METHODS = (
     *("random", "tome", "fastv", "prumerge", "prumerge_plus", "hired", "pdrop", "sparsevlm", "mustdrop", "fastervlm"),
@@ -98,32 +100,51 @@ def cell(method: str, tokens: int, benchmark: str, scores: list[float], **change
 
 
 def write_cell(results: Path, value: dict[str, Any], scores: Iterable[float | None]) -> None:
-    """The results file and its answers."""
+    """The results file and its answers; a benchmark of no one category asks of several in turn."""
     cells = results / "cells"
     cells.mkdir(parents=True, exist_ok=True)
     (cells / f"{value['signature']}.json").write_text(json.dumps(value))
     lines = [
-        json.dumps(
-            {"question_id": f"{value['benchmark']}-{i}", "prompt": "?", "answer": "a", "prediction": "a", "score": s}
-        )
-        for i, s in enumerate(scores)
+        {
+            "question_id": f"{value['benchmark']}-{i}",
+            "prompt": "?",
+            "answer": "a",
+            "prediction": "a",
+            "score": score,
+            "category": value["category"] or MIXED[i % len(MIXED)],
+        }
+        for i, score in enumerate(scores)
     ]
-    (cells / f"{value['signature']}.jsonl").write_text("".join(line + "\n" for line in lines))
+    (cells / f"{value['signature']}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def planned(method: str, tokens: int, benchmark: str, row: str | None = None) -> dict[str, Any]:
-    """A line of an experiment file."""
+def alter(results: Path, signature: str, **changes: Any) -> None:
+    """Changes keys of a results file, also nested ones: ``costs={"device": "other"}``."""
+    path = results / "cells" / f"{signature}.json"
+    path.write_text(json.dumps(_merged(json.loads(path.read_text()), changes)))
+
+
+def _merged(value: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return value | {
+        key: _merged(value[key], change) if isinstance(change, dict) else change for key, change in changes.items()
+    }
+
+
+def planned(
+    method: str, tokens: int, benchmark: str, row: str | None = None, cell: str | None = None
+) -> dict[str, Any]:
+    """A line of an experiment file; ``cell`` is another row's signature where the two share it."""
     budget = {"tokens": tokens, "ratio": None, "visual_tokens": VISUAL}
     return {
         "row": row or method,
         "method": method,
         "budget": budget,
         "benchmark": benchmark,
-        "signature": signature(row or method, tokens, benchmark),
+        "signature": cell or signature(row or method, tokens, benchmark),
     }
 
 
-def write_plan(results: Path, name: str, cells: list[dict[str, Any]], **more: Any) -> None:
+def write_plan(results: Path, name: str, cells: list[dict[str, Any]], /, **more: Any) -> None:
     path = results / "experiments" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     benchmarks = [

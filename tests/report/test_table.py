@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import subprocess
 import sys
@@ -11,12 +10,23 @@ import time
 from pathlib import Path
 
 import pytest
-from synthetic import BENCHMARKS, METHODS, cell, plan, signature, write_cell, write_experiment, write_plan
+from synthetic import (
+    BENCHMARKS,
+    METHODS,
+    alter,
+    cell,
+    plan,
+    planned,
+    signature,
+    write_cell,
+    write_experiment,
+    write_plan,
+)
 
 from clasp.report.cells import ReportError, load_experiment
 from clasp.report.layout import marks
 from clasp.report.statistics import Interval
-from clasp.report.summary import Average, Row, Summary, standings, summarize
+from clasp.report.summary import COSTS, Average, Comparison, Row, Summary, standings, summarize
 from clasp.report.table import comma_separated, escape, latex, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,8 +36,8 @@ def summary_of(results: Path, name: str = "tiny_main") -> Summary:
     return summarize(load_experiment(name, results))
 
 
-def row_of(summary: Summary, method: str, tokens: int) -> Row:
-    return next(row for row in summary.rows if (row.method, row.tokens) == (method, tokens))
+def row_of(summary: Summary, name: str, tokens: int) -> Row:
+    return next(row for row in summary.rows if row.key == (name, tokens))
 
 
 def table_rows(text: str) -> list[list[str]]:
@@ -51,7 +61,9 @@ def test_averages_and_costs_follow_from_the_cells(results: Path) -> None:
     assert base.average.interval is None
     assert row.costs["kv_mib"] == pytest.approx(64 * 2**12 / 2**20)
     assert row.costs["prefill_ms"] == pytest.approx(40 * (0.2 + 0.8 / 9))
-    assert row.prefill_speedup == pytest.approx(1 / (0.2 + 0.8 / 9))
+    assert row.speedups["prefill"] == pytest.approx(1 / (0.2 + 0.8 / 9))
+    assert row.speedups["total"] == row.speedups["decode"] == 1.0
+    assert row.costs["decode_ms_per_token"] == pytest.approx(4.0 / 2)  # the first of three tokens is the prefill's
     assert row.flops_ratio == pytest.approx(1 / (1 / 9 + 0.03))
 
 
@@ -61,12 +73,12 @@ def test_a_missing_pruned_cell_empties_its_entry_its_average_and_its_costs_only(
     row = row_of(summary, "clasp", 64)
     assert row.scores["world_ocr"] is None
     assert row.scores["easy_vqa"] is not None
-    assert row.average.value is row.average.interval is row.world.value is row.prefill_speedup is None
+    assert row.average.value is row.average.interval is row.world.value is row.speedups["prefill"] is None
     assert set(row.costs.values()) == {None}
     assert row_of(summary, "clasp", 128).average.interval is not None
     shown = next(line for line in reversed(table_rows(markdown(summary))) if line[0] == "CLASP")
     assert shown[4] == ""
-    assert shown[8:] == [""] * 8
+    assert shown[8:] == [""] * 9
     assert "1 of 91 planned cells" in markdown(summary)
 
 
@@ -91,12 +103,9 @@ def test_a_benchmark_that_nobody_ran_is_still_a_column(tmp_path: Path) -> None:
 
 
 def test_timing_on_another_device_is_not_compared(results: Path) -> None:
-    path = results / "cells" / f"{signature('clasp', 64, 'easy_vqa')}.json"
-    value = json.loads(path.read_text())
-    value["costs"]["device"] = "GPU: Other"
-    path.write_text(json.dumps(value))
+    alter(results, signature("clasp", 64, "easy_vqa"), costs={"device": "GPU: Other"})
     summary = summary_of(results)
-    assert row_of(summary, "clasp", 64).prefill_speedup is None
+    assert set(row_of(summary, "clasp", 64).speedups.values()) == {None}
     assert row_of(summary, "clasp", 64).flops_ratio is not None
     assert "CPU: Example 2 cores, GPU: Other" in markdown(summary)
 
@@ -105,27 +114,19 @@ def test_a_metric_without_scores_per_question_has_no_interval(results: Path) -> 
     for method, tokens, name in plan():
         if name == "easy_vqa":
             write_cell(results, cell(method, tokens, name, [1.0] * 9, score=1500.0, metric="points"), [None] * 9)
-    assert load_experiment("tiny_main", results).scores(signature("clasp", 64, "easy_vqa")) is None
     row = row_of(summary_of(results), "clasp", 64)
+    assert row.scores["easy_vqa"] == 1500.0
+    assert row.intervals["easy_vqa"] is row.comparison is None
+    assert row.intervals["world_ocr"] is not None
     assert row.average.value is not None
     assert row.average.interval is None
     assert row.world.interval is not None
 
 
-def test_repeated_question_ids_are_paired_by_occurrence(results: Path) -> None:
-    path = results / "cells" / f"{signature('clasp', 64, 'easy_vqa')}.jsonl"
-    lines = [json.loads(line) | {"question_id": "same"} for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    scores = load_experiment("tiny_main", results).scores(signature("clasp", 64, "easy_vqa"))
-    assert scores is not None
-    assert not scores.index.has_duplicates
-    assert scores.index[1] == "same#1"
-
-
 def test_different_questions_are_not_compared(results: Path) -> None:
     scores = [1.0, 0.0, 1.0]
     write_cell(results, cell("clasp", 64, "easy_vqa", scores), scores)
-    with pytest.raises(ReportError, match=r"different questions of 'easy_vqa' \(3 and 120\)"):
+    with pytest.raises(ReportError, match=r"'easy_vqa' .* different questions \(120 and 3\)"):
         summary_of(results)
 
 
@@ -172,22 +173,27 @@ def average(value: float | None, low: float | None = None, high: float | None = 
     return Average(value, None if low is None or high is None else Interval(low, high))
 
 
+def compared(p: float, difference: float = -0.1, reference: str = "random") -> Comparison:
+    return Comparison(reference, difference, Interval(difference - 0.1, difference + 0.1), p / 10, p)
+
+
 @pytest.mark.parametrize(
-    ("own", "expected"),
+    ("own", "tested", "expected"),
     [
-        (average(0.79, 0.75, 0.83), "below"),
-        (average(0.70, 0.66, 0.78), "below"),  # the bounds meet
-        (average(0.70, 0.66, 0.77), "apart"),
-        (average(0.70), "below"),  # without an interval nothing is apart
-        (average(0.7996, 0.1, 0.2), None),  # 80.0 as shown
-        (average(0.7994, 0.79, 0.81), "below"),  # 79.9 as shown
-        (average(0.90, 0.1, 0.2), None),
-        (average(None), None),
+        (average(0.79), compared(0.2), "below"),
+        (average(0.79), compared(0.05), "below"),  # only smaller ones tell apart
+        (average(0.79), compared(0.049), "apart"),
+        (average(0.79), None, "below"),  # without a test nothing is apart
+        (average(0.79), compared(0.01, reference="fastv"), "below"),  # another question's answer
+        (average(0.7996), compared(0.01), None),  # 80.0 as shown
+        (average(0.7994), compared(0.01), "apart"),  # 79.9 as shown
+        (average(0.90), compared(0.01, difference=0.1), None),
+        (average(None), None, None),
     ],
 )
-def test_standing_against_random(own: Average, expected: str | None) -> None:
-    random = average(0.80, 0.78, 0.82)
-    found = standings({("none", 576): average(1.0), ("random", 64): random, ("fastv", 64): own, ("fastv", 32): own})
+def test_standing_against_random(own: Average, tested: Comparison | None, expected: str | None) -> None:
+    rows = {("none", 576): average(1.0), ("random", 64): average(0.80), ("fastv", 64): own, ("fastv", 32): own}
+    found = standings(rows, dict.fromkeys(rows, tested))
     assert found == ({("fastv", 64): expected} if expected else {})
 
 
@@ -210,7 +216,9 @@ def test_rows_below_random_carry_a_dagger_and_the_caption_lists_them(results: Pa
     text = markdown(summary_of(results))
     marked = [line[0] for line in table_rows(text) if set(line[0]) & set("†‡")]
     assert marked == ["VisionZip †", "FastV ‡"]
-    assert "† 95 % intervals not apart: at 192 VisionZip. ‡ 95 % intervals apart: at 64 FastV. " in text
+    assert (
+        "† not told apart by the paired test: at 192 VisionZip. ‡ told apart (corrected p < 0.05): at 64 FastV." in text
+    )
     assert r"VisionZip \textdagger{} &" in latex(summary_of(results))
     assert r"FastV \textdaggerdbl{} &" in latex(summary_of(results))
 
@@ -219,7 +227,7 @@ def test_without_random_the_caption_is_silent_about_it(tmp_path: Path) -> None:
     write_experiment(tmp_path, methods=("fastv", "clasp"))
     assert "Below random" not in markdown(summary_of(tmp_path))
     write_experiment(tmp_path, methods=("random", "clasp"))
-    assert "not apart: none. ‡ 95 % intervals apart: none." in markdown(summary_of(tmp_path))
+    assert "paired test: none. ‡ told apart (corrected p < 0.05): none." in markdown(summary_of(tmp_path))
 
 
 def test_an_assumption_is_listed_once_under_all_methods_that_share_it(results: Path) -> None:
@@ -229,10 +237,7 @@ def test_an_assumption_is_listed_once_under_all_methods_that_share_it(results: P
         "clasp": [],
     }
     for method, tokens, name in plan():
-        path = results / "cells" / f"{signature(method, tokens, name)}.json"
-        value = json.loads(path.read_text())
-        value["provenance"]["assumptions"] = own.get(method, [])
-        path.write_text(json.dumps(value))
+        alter(results, signature(method, tokens, name), provenance={"assumptions": own.get(method, [])})
     summary = summary_of(results)
     lines = [line for line in markdown(summary).splitlines() if line.startswith("  - ")]
     assert lines == [
@@ -248,10 +253,7 @@ def test_an_assumption_is_listed_once_under_all_methods_that_share_it(results: P
 
 def test_the_caption_names_rows_that_miss_their_budget(results: Path) -> None:
     for name in BENCHMARKS:
-        path = results / "cells" / f"{signature('fastv', 64, name)}.json"
-        value = json.loads(path.read_text())
-        value["costs"]["visual_tokens"]["output_average"] = 70.0
-        path.write_text(json.dumps(value))
+        alter(results, signature("fastv", 64, name), costs={"visual_tokens": {"output_average": 70.0}})
     assert "NOT held by FastV at 64: 70.0" in markdown(summary_of(results))
 
 
@@ -262,27 +264,31 @@ def test_csv_holds_every_accounting_and_both_formulas_at_full_precision(results:
     assert len(records) == 13
     assert record["method"] == "clasp"
     assert record["budget"] == "64"
-    for name in ("nominal", "output_average", "input_average", "final", "tflops_gated", "tflops_two_matrix", "kv_mib"):
+    for name in COSTS:
         assert float(record[name]) == row.costs[name]
+    for name in BENCHMARKS:
+        assert tuple(float(record[f"{name}{end}"]) for end in ("_low", "_high")) == row.intervals[name]
+    compared = row.comparison
+    assert record["reference"] == compared.reference == "random"
+    assert float(record["difference"]) == compared.difference
+    assert (float(record["difference_low"]), float(record["difference_high"])) == compared.interval
+    assert (float(record["p"]), float(record["p_corrected"])) == (compared.p, compared.corrected)
+    assert records[0]["p"] == records[0]["reference"] == ""
+    assert float(record["total_speedup"]) == row.speedups["total"]
     assert float(record["normalized_average"]) == row.average.value
     assert float(record["world_average_high"]) == row.world.interval.high
 
 
 def test_latex_is_balanced_and_escaped(results: Path) -> None:
     for name in BENCHMARKS:
-        path = results / "cells" / f"{signature('none', 576, name)}.json"
-        value = json.loads(path.read_text())
-        value["costs"]["device"], value["provenance"]["assumptions"] = (
-            "CPU_1 50% & #2 {x} ~^ a\\b $",
-            ["weights_a = 5%"],
-        )
-        path.write_text(json.dumps(value))
+        special, assumed = "CPU_1 50% & #2 {x} ~^ a\\b $", ["weights_a = 5%"]
+        alter(results, signature("none", 576, name), costs={"device": special}, provenance={"assumptions": assumed})
     text = latex(summary_of(results))
     code = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
     begun, ended = re.findall(r"\\begin\{(\w+\*?)\}", code), re.findall(r"\\end\{(\w+\*?)\}", code)
     assert begun == ["table*", "tabular"]
     assert ended == begun[::-1]
-    bare = re.sub(r"\\[\\&%$#_{}]", "", code)
+    bare = re.sub(r"\\[\\&%$#_{}]|\$\\pm\$", "", code)
     assert bare.count("{") == bare.count("}")
     assert "$" not in bare
     assert "#" not in bare
@@ -292,7 +298,7 @@ def test_latex_is_balanced_and_escaped(results: Path) -> None:
     assert re.findall(r"_", bare.replace(r"\label{tab:tiny_main}", "")) == []
     rows = [line for line in code.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     assert len(rows) == 14
-    assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {15}
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {16}
     assert r"\textbf{" in text
     assert r"\underline{" in text
     assert r"Unpruned: Weights\_a = 5\%." in text
@@ -309,7 +315,7 @@ def test_an_experiment_that_was_not_run(results: Path) -> None:
         load_experiment("other", results)
     with pytest.raises(ReportError, match="not usable"):
         load_experiment("../cells/x", results)
-    write_plan(results, "planned", ["0" * 24])
+    write_plan(results, "planned", [planned("clasp", 7, "easy_vqa")])
     with pytest.raises(ReportError, match="none of its 1 cells"):
         load_experiment("planned", results)
 
@@ -337,11 +343,32 @@ def test_files_that_cannot_be_used_are_named_not_guessed(results: Path) -> None:
 
 
 def test_two_cells_for_one_entry_are_an_error(results: Path) -> None:
-    twin = cell("clasp", 64, "easy_vqa", [1.0], signature="e" * 24)
-    write_cell(results, twin, [1.0])
-    write_plan(results, "twice", [signature("clasp", 64, "easy_vqa"), "e" * 24])
-    with pytest.raises(ReportError, match="several cells for method 'clasp' at 64 tokens"):
+    cells = [planned("clasp", 64, "easy_vqa"), planned("clasp", 64, "easy_vqa", cell="e" * 24)]
+    write_plan(results, "twice", cells)
+    with pytest.raises(ReportError, match=r"several cells for row 'clasp' at 64 tokens .*grid.variants"):
         load_experiment("twice", results)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 1}, "schema 1, this version reads 2"),
+        ({"cells": ["0" * 24]}, "cannot be used"),
+        ({"benchmarks": [{"metric": "accuracy"}]}, "cannot be used .*'name'"),
+        ({"benchmarks": [{"name": "gqa"}]}, r"cells of \['easy_vqa'\], which its list of benchmarks lacks"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_experiment_files_that_cannot_be_used_are_named(results: Path, changes: dict, message: str) -> None:
+    write_plan(results, "broken", [planned("clasp", 64, "easy_vqa")], **changes)
+    with pytest.raises(ReportError, match=message):
+        load_experiment("broken", results)
+
+
+def test_two_backbones_are_not_one_table(results: Path) -> None:
+    alter(results, signature("clasp", 64, "easy_vqa"), backbone="llava_1_5_7b")
+    with pytest.raises(ReportError, match="mixes the backbones"):
+        load_experiment("tiny_main", results)
 
 
 def script(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -357,7 +384,7 @@ def test_the_script_writes_everything_without_torch(results: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert time.perf_counter() - started < 30.0  # 2 s on a free core; the bound only catches a model being loaded
     for path in [f"tables/tiny_main.{s}" for s in ("md", "csv", "tex")] + [
-        f"figures/accuracy_vs_flops.{s}" for s in ("png", "svg")
+        f"figures/accuracy_vs_flops_tiny_main.{s}" for s in ("png", "svg")
     ]:
         assert (results / path).stat().st_size > 500
         assert str(results / path) in done.stdout

@@ -1,0 +1,250 @@
+"""Rows of an experiment: intervals, comparisons with the reference row, variants, gaps and missing scores."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic import (
+    ALL_METHODS,
+    BENCHMARKS,
+    BUDGETS,
+    VISUAL,
+    alter,
+    cell,
+    plan,
+    planned,
+    signature,
+    write_cell,
+    write_experiment,
+    write_plan,
+)
+
+from clasp.report.cells import load_experiment
+from clasp.report.metrics import sampled
+from clasp.report.statistics import holm, swap_test
+from clasp.report.summary import Row, Summary, summarize
+from clasp.report.table import comma_separated, markdown
+
+
+def summary_of(results: Path, name: str = "tiny_main") -> Summary:
+    return summarize(load_experiment(name, results))
+
+
+def rows_of(summary: Summary) -> dict[tuple[str, int], Row]:
+    return {row.key: row for row in summary.rows}
+
+
+def answers(results: Path, row: str, tokens: int, benchmark: str) -> list[dict[str, Any]]:
+    text = (results / "cells" / f"{signature(row, tokens, benchmark)}.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def write_rows(
+    results: Path,
+    rows: Mapping[tuple[str, str, int], float | None],
+    shared: Mapping[str, str] | None = None,
+    **report: Any,
+) -> None:
+    """An experiment of (row, method, tokens) -> share of right answers, None where its cells have not been run.
+
+    Which answers are right depends on the question and on luck alike. Rows of ``shared`` have another row's cells.
+    """
+    lines = []
+    for i, ((row, method, tokens), right) in enumerate(rows.items()):
+        other = (shared or {}).get(row)
+        for j, benchmark in enumerate(BENCHMARKS):
+            own = signature(other or row, tokens, benchmark)
+            lines.append(planned(method, tokens, benchmark, row, own))
+            if right is not None and other is None:
+                difficulty = np.random.default_rng(j).random(120) + np.random.default_rng([i, j]).random(120)
+                scores = (difficulty.argsort().argsort() < 120 * right).astype(float).tolist()
+                write_cell(results, cell(method, tokens, benchmark, scores, signature=own), scores)
+    write_plan(results, "tiny_main", lines, report=report)
+
+
+def test_an_interval_for_every_score_that_the_answers_give(results: Path) -> None:
+    rng = np.random.default_rng(0)
+    for key, row in rows_of(summary_of(results)).items():
+        for name in BENCHMARKS:
+            interval, score = row.intervals[name], row.scores[name]
+            assert interval is not None
+            assert interval.low < score < interval.high
+            if key == ("clasp", 64):
+                scores = np.array([answer["score"] for answer in answers(results, *key, name)])
+                naive = scores[rng.integers(0, 120, (4000, 120))].mean(axis=1)
+                assert interval == pytest.approx(np.quantile(naive, [0.025, 0.975]), abs=0.02)
+
+
+def test_every_row_is_compared_with_the_reference_at_its_budget(results: Path) -> None:
+    rows = rows_of(summary_of(results))
+    for (name, tokens), row in rows.items():
+        if name in ("none", "random"):
+            assert row.comparison is None
+            continue
+        other = rows["random", tokens]
+        assert row.comparison is not None
+        assert row.comparison.reference == "random"
+        assert row.comparison.difference == pytest.approx(row.average.value - other.average.value)
+        assert row.comparison.interval.low <= row.comparison.difference <= row.comparison.interval.high
+
+
+def test_p_and_its_correction_are_over_all_comparisons_of_the_table(tmp_path: Path) -> None:
+    """Computed anew from the answers: weights make the differences those of the normalized average."""
+    shares = {("random", 128): 0.7, ("fastv", 128): 0.68, ("clasp", 128): 0.75}
+    shares |= {("random", 64): 0.6, ("fastv", 64): 0.62, ("clasp", 64): 0.58}
+    pruned = {(name, name, tokens): share for (name, tokens), share in shares.items()}
+    write_rows(tmp_path, {("none", "none", VISUAL): 0.95, **pruned}, reference="random")
+    rows = rows_of(summary_of(tmp_path))
+    expected = {}
+    for method, tokens in shares:
+        if method == "random":
+            continue
+        pairs, weights = {}, {}
+        for name in BENCHMARKS:
+            sides = [
+                sampled("accuracy", answers(tmp_path, side, tokens, name), rows[side, tokens].scores[name])
+                for side in (method, "random")
+            ]
+            pairs[name] = sides[0], sides[1]
+            weights[name] = 1 / rows["none", VISUAL].scores[name] / len(BENCHMARKS)
+        expected[method, tokens] = swap_test(pairs, weights)
+    corrected = dict(zip(expected, holm(list(expected.values())), strict=True))
+    assert len({round(p, 3) for p in expected.values()}) == 4
+    assert min(expected.values()) < 0.05 < max(expected.values())
+    for key, p in expected.items():
+        assert rows[key].comparison.p == pytest.approx(p)
+        assert rows[key].comparison.corrected == pytest.approx(corrected[key])
+    assert "corrected by Holm's rule for the 4 comparisons" in markdown(summary_of(tmp_path))
+
+
+def test_what_is_called_better_or_worse(tmp_path: Path) -> None:
+    shares = {"random": 0.7, "fastv": 0.4, "visionzip": 0.9, "clasp": 0.708}
+    write_rows(
+        tmp_path,
+        {("none", "none", VISUAL): 0.95, **{(name, name, 64): share for name, share in shares.items()}},
+        reference="random",
+    )
+    rows = rows_of(summary_of(tmp_path))
+    found = {name: row.comparison.verdict for (name, _), row in rows.items() if row.comparison}
+    assert found == {"fastv": "worse", "visionzip": "better", "clasp": "not told apart"}
+    assert rows["clasp", 64].comparison.difference > 0
+    shown = [line for line in markdown(summary_of(tmp_path)).splitlines() if line.startswith("| FastV")]
+    assert "p<0.001" in shown[0]
+    assert summary_of(tmp_path).standings == {("fastv", 64): "apart"}
+
+
+def test_a_comparison_with_a_missing_cell_is_none_and_not_counted(tmp_path: Path) -> None:
+    write_experiment(tmp_path, keep=lambda *key: key != ("fastv", 64, "world_ocr"))
+    assert rows_of(summary_of(tmp_path))["fastv", 64].comparison is None
+    assert "for the 8 comparisons" in markdown(summary_of(tmp_path))
+    write_experiment(tmp_path / "b", keep=lambda *key: key != ("random", 64, "world_ocr"))
+    rows = rows_of(summary_of(tmp_path / "b"))
+    assert {key[1] for key, row in rows.items() if row.comparison is not None} == {192, 128}
+    write_experiment(tmp_path / "c", keep=lambda *key: key != ("none", VISUAL, "world_ocr"))
+    assert all(row.comparison is None for row in summary_of(tmp_path / "c").rows)
+
+
+def test_without_a_reference_nothing_is_compared_and_no_column_says_so(tmp_path: Path) -> None:
+    write_experiment(tmp_path, reference=None)
+    summary = summary_of(tmp_path)
+    assert all(row.comparison is None for row in summary.rows)
+    assert "less Random" not in markdown(summary)
+    assert "Holm" not in markdown(summary)
+
+
+def test_any_row_can_be_the_reference(tmp_path: Path) -> None:
+    write_experiment(tmp_path, reference="clasp")
+    rows = rows_of(summary_of(tmp_path))
+    assert {key[0] for key, row in rows.items() if row.comparison is None} == {"none", "clasp"}
+    assert "less CLASP" in markdown(summary_of(tmp_path))
+
+
+VARIANTS = {
+    ("none", "none", VISUAL): 0.95,
+    ("random", "random", 128): 0.6,
+    ("clasp", "clasp", 128): 0.8,
+    ("the default", "clasp", 128): 0.8,
+    ("E | deep", "clasp", 128): 0.75,
+}
+
+
+def test_variants_are_rows_by_their_own_names(tmp_path: Path) -> None:
+    write_rows(tmp_path, VARIANTS, {"the default": "clasp"}, reference="clasp")
+    summary = summary_of(tmp_path)
+    assert [row.name for row in summary.rows] == [row for row, _, _ in VARIANTS]
+    assert [row.method for row in summary.rows] == [method for _, method, _ in VARIANTS]
+    text = markdown(summary)
+    assert r"| E \| deep " in text
+    records = comma_separated(summary).splitlines()
+    assert [record.split(",")[2:5] for record in records[1:]] == [[r, m, str(t)] for r, m, t in VARIANTS]
+
+
+def test_a_row_under_two_names_shares_its_cell(tmp_path: Path) -> None:
+    write_rows(tmp_path, VARIANTS, {"the default": "clasp"}, reference="clasp")
+    assert len(list((tmp_path / "cells").glob("*.json"))) == 4 * len(BENCHMARKS)
+    rows = rows_of(summary_of(tmp_path))
+    one, other = rows["clasp", 128], rows["the default", 128]
+    assert (one.scores, one.intervals, one.average, one.costs) == (
+        other.scores,
+        other.intervals,
+        other.average,
+        other.costs,
+    )
+    assert one.comparison is None  # the reference itself
+    assert (other.comparison.difference, other.comparison.p, other.comparison.corrected) == (0.0, 1.0, 1.0)
+    assert other.comparison.interval == (0.0, 0.0)
+
+
+def test_planned_rows_without_any_cell_stand_in_the_table_with_empty_entries(tmp_path: Path) -> None:
+    write_rows(tmp_path, {**VARIANTS, ("E | deep", "clasp", 128): None}, {"the default": "clasp"}, reference="clasp")
+    summary = summary_of(tmp_path)
+    row = rows_of(summary)["E | deep", 128]
+    assert (row.method, row.tokens) == ("clasp", 128)
+    assert {*row.scores.values(), *row.intervals.values(), *row.costs.values(), *row.speedups.values()} == {None}
+    assert row.average.value is row.world.value is row.flops_ratio is row.comparison is None
+    (line,) = (line for line in markdown(summary).splitlines() if line.startswith(r"| E \|"))
+    assert {entry.strip() for entry in line.replace(r"\|", "/").strip("|").split("|")} == {"E / deep", ""}
+    assert f"INCOMPLETE: {len(BENCHMARKS)} of {5 * len(BENCHMARKS)} planned cells" in markdown(summary)
+
+
+def test_the_unpruned_row_without_any_cell_stands_first(tmp_path: Path) -> None:
+    write_experiment(tmp_path, keep=lambda method, tokens, name: method != "none")
+    first = summary_of(tmp_path).rows[0]
+    assert (first.name, first.tokens, first.average.value) == ("none", VISUAL, None)
+
+
+def test_unjudged_cells_have_an_empty_entry_and_leave_no_average(results: Path) -> None:
+    for method, tokens, name in plan():
+        if name == "world_general":
+            value = cell(method, tokens, name, [1.0] * 120, score=None, metric="judged share")
+            write_cell(results, value, [None] * 120)
+    summary = summary_of(results)
+    for row in summary.rows:
+        assert row.scores["world_general"] is row.intervals["world_general"] is None
+        assert row.average.value is row.world.value is row.comparison is None
+        assert row.scores["world_ocr"] is not None
+        assert row.costs["kv_mib"] is not None  # the answers are there, and what they cost
+    assert "INCOMPLETE" not in markdown(summary)
+    assert not re.search(r"\bnan\b", markdown(summary))
+    assert not re.search(r"\bnan\b", comma_separated(summary))
+
+
+def test_one_unjudged_cell_empties_its_own_row_alone(results: Path) -> None:
+    alter(results, signature("clasp", 64, "world_ocr"), score=None)
+    rows = rows_of(summary_of(results))
+    assert rows["clasp", 64].scores["world_ocr"] is rows["clasp", 64].average.value is None
+    assert all(row.average.value is not None for key, row in rows.items() if key != ("clasp", 64))
+
+
+def test_every_method_of_the_large_table_is_compared(tmp_path: Path) -> None:
+    write_experiment(tmp_path, "table_llava15_tiny", methods=ALL_METHODS)
+    summary = summary_of(tmp_path, "table_llava15_tiny")
+    tested = [row for row in summary.rows if row.comparison is not None]
+    assert len(tested) == (len(ALL_METHODS) - 1) * len(BUDGETS)
+    assert all(row.comparison.corrected >= row.comparison.p for row in tested)
