@@ -1,8 +1,10 @@
 """Builds an experiment's tables and figures from its results files, without a model.
 
     python scripts/report.py experiment=tiny_main [results=results]
+    python scripts/report.py experiment=all [results=results]
 
-Prints the paths of what it wrote and the table itself. Exit status 1, with one sentence, where that cannot be done.
+Prints the paths of what it wrote and the table itself; ``all`` builds those of every experiment that has been run, and
+``report.html`` from them. Exit status 1, with a sentence for each thing that cannot be built.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from clasp.report.build import build_figures, build_table
 from clasp.report.cells import ReportError, load_experiment
+from clasp.report.everything import build_everything
 from clasp.report.summary import summarize
 
 KEYS = ("experiment", "results")
@@ -28,13 +31,24 @@ def parse(arguments: list[str]) -> dict[str, str]:
     return values
 
 
+def everything(results: Path) -> int:
+    page, built = build_everything(results)
+    problems = [f"error: {one.name}: {problem}" for one in built for problem in one.problems]
+    print(f"report: {page} ({len(built)} experiments)")
+    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
+    return 1 if problems else 0
+
+
 def main(arguments: list[str]) -> int:
     if arguments in (["-h"], ["--help"]):
         print(__doc__)
         return 0
     try:
         values = parse(arguments)
-        summary = summarize(load_experiment(values["experiment"], Path(values.get("results") or "results")))
+        results = Path(values.get("results") or "results")
+        if values["experiment"] == "all":
+            return everything(results)
+        summary = summarize(load_experiment(values["experiment"], results))
         print(build_table(summary))
         print(build_figures(summary))
     except ReportError as error:

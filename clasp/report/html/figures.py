@@ -1,0 +1,61 @@
+"""An experiment's figures inside the page, as the bytes that :mod:`clasp.report.build` wrote."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+
+from clasp.report.build import figure_stem
+from clasp.report.html.text import visible
+from clasp.report.layout import title
+from clasp.report.summary import Summary
+
+LARGEST_SVG = 160_000
+"""Bytes above which a figure's PNG stands in for its SVG, so that the page stays quick to open."""
+ALTERNATIVES = {
+    "accuracy_vs_flops": "Normalized average of every row against its decoder prefill FLOPs, both in percent of the "
+    "unpruned model, with 95 % intervals",
+    "heatmap": "Heatmap of scores, one line per row of the table and one column per question category",
+    "score_vs_budget": "Score of every method against the number of visual tokens, one panel per benchmark, with 95 % "
+    "intervals",
+}
+"""What a figure shows, in words, by its name; the numbers are in the table beside it."""
+TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a data URI, and what it shows in words."""
+
+    source: str
+    alternative: str
+    caption: str
+
+
+def pictures(summary: Summary) -> list[Picture]:
+    """The experiment's figures that have been drawn, in the order of its configuration."""
+    folder = summary.experiment.results / "figures"
+    found = []
+    for name in summary.experiment.spec.figures:
+        path = _smaller(folder / figure_stem(name, summary))
+        if path is not None:
+            what = ALTERNATIVES.get(name, name.replace("_", " "))
+            found.append(
+                Picture(
+                    data_uri(path), f"{what}. The table above has the numbers.", f"{what} ({visible(title(summary))})."
+                )
+            )
+    return found
+
+
+def _smaller(stem: Path) -> Path | None:
+    svg, png = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".png"))
+    if svg.is_file() and (svg.stat().st_size <= LARGEST_SVG or not png.is_file()):
+        return svg
+    return png if png.is_file() else None
+
+
+def data_uri(path: Path) -> str:
+    """The file's bytes as an address that holds them."""
+    return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
