@@ -4,50 +4,104 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from clasp.files import write_atomically
 from clasp.report.caption import ASSUMED, assumptions, caption
-from clasp.report.layout import Shown, body, header, title
+from clasp.report.layout import Group, Shown, body, header, title
 from clasp.report.statistics import Interval
 from clasp.report.summary import Row, Summary
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """A table ready to be written down.
+
+    Args:
+        title: above it.
+        name: of its files and its LaTeX label.
+        heads: headings of the columns.
+        groups: rows under headings of their own.
+        notes: sentences below it.
+        assumed: what is assumed, as far as the numbers rest on it.
+        left: how many columns, from the first, hold text and are aligned to the left.
+    """
+
+    title: str
+    name: str
+    heads: Sequence[str]
+    groups: Sequence[Group]
+    notes: Sequence[str]
+    assumed: Sequence[str] = ()
+    left: int = 1
+
+
 def write_table(summary: Summary, folder: Path) -> dict[str, Path]:
     """Writes ``<experiment>.md``, ``.csv`` and ``.tex`` into ``folder``; returns suffix -> path."""
-    texts = {"md": markdown(summary), "csv": comma_separated(summary), "tex": latex(summary)}
-    stem = summary.experiment.name
-    return {suffix: write_atomically(folder / f"{stem}.{suffix}", text.encode()) for suffix, text in texts.items()}
+    return write_sheet(_sheet(summary), comma_separated(summary), folder)
+
+
+def write_sheet(sheet: Sheet, csv_text: str, folder: Path) -> dict[str, Path]:
+    """Writes ``<name>.md``, ``.csv`` and ``.tex`` into ``folder``; returns suffix -> path."""
+    texts = {"md": sheet_markdown(sheet), "csv": csv_text, "tex": sheet_latex(sheet)}
+    return {
+        suffix: write_atomically(folder / f"{sheet.name}.{suffix}", text.encode()) for suffix, text in texts.items()
+    }
 
 
 def markdown(summary: Summary) -> str:
+    """The experiment's table in Markdown; see :func:`sheet_markdown`."""
+    return sheet_markdown(_sheet(summary))
+
+
+def latex(summary: Summary) -> str:
+    """The experiment's table in LaTeX; see :func:`sheet_latex`."""
+    return sheet_latex(_sheet(summary))
+
+
+def _sheet(summary: Summary) -> Sheet:
+    return Sheet(
+        title=title(summary),
+        name=summary.experiment.name,
+        heads=header(summary),
+        groups=list(body(summary)),
+        notes=caption(summary),
+        assumed=assumptions(summary),
+    )
+
+
+def sheet_markdown(sheet: Sheet) -> str:
     """The table and its caption; columns are padded, so that it reads as plain text too."""
 
     def entry(shown: Shown) -> str:
         text = {"best": f"**{shown.text}**", "second": f"<u>{shown.text}</u>", None: shown.text}[shown.mark]
         return (text + shown.tail).replace("|", r"\|")
 
-    lines = [header(summary)]
-    for group in body(summary):
+    lines = [list(sheet.heads)]
+    for group in sheet.groups:
         lines += [
             [f"*{group.title}*", *[""] * (len(lines[0]) - 1)],
             *([entry(shown) for shown in row] for row in group.rows),
         ]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    rule = [":" + "-" * (w - 1) if i < sheet.left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     padded = [
         "| "
-        + " | ".join(text.ljust(width) if not i else text.rjust(width) for i, (text, width) in enumerate(cells))
+        + " | ".join(
+            text.ljust(width) if i < sheet.left else text.rjust(width) for i, (text, width) in enumerate(cells)
+        )
         + " |"
         for cells in (list(zip(line, widths, strict=True)) for line in [lines[0], rule, *lines[1:]])
     ]
-    notes = [f"- {note}" for note in caption(summary)]
-    if assumed := assumptions(summary):
-        notes += [f"- {ASSUMED}:", *(f"  - {line}" for line in assumed)]
-    return "\n".join([f"# {title(summary)}", "", *padded, "", *notes]) + "\n"
+    notes = [f"- {note}" for note in sheet.notes]
+    if sheet.assumed:
+        notes += [f"- {ASSUMED}:", *(f"  - {line}" for line in sheet.assumed)]
+    return "\n".join([f"# {sheet.title}", "", *padded, "", *notes]) + "\n"
 
 
-def latex(summary: Summary) -> str:
+def sheet_latex(sheet: Sheet) -> str:
     """The table and its caption for a paper; what is assumed follows as text, for a float could not hold it."""
 
     def entry(shown: Shown) -> str:
@@ -55,21 +109,21 @@ def latex(summary: Summary) -> str:
         text = {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}", None: text}[shown.mark]
         return text + (rf" {{\scriptsize {escape(shown.tail.strip())}}}" if shown.tail else "")
 
-    heads = header(summary)
+    heads = sheet.heads
     lines = [" & ".join(escape(head) for head in heads) + r" \\"]
-    for group in body(summary):
+    for group in sheet.groups:
         lines += [r"\midrule", rf"\multicolumn{{{len(heads)}}}{{l}}{{\emph{{{escape(group.title)}}}}} \\"]
         lines += [" & ".join(entry(shown) for shown in row) + r" \\" for row in group.rows]
-    assumed = [rf"\par {escape(line)}" for line in assumptions(summary)]
+    assumed = [rf"\par {escape(line)}" for line in sheet.assumed]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs} and \usepackage{graphicx}",
             r"\begin{table*}",
             r"\centering",
-            rf"\caption{{{escape(' '.join([f'{title(summary)}.', *caption(summary)]))}}}",
-            rf"\label{{tab:{summary.experiment.name}}}",
+            rf"\caption{{{escape(' '.join([f'{sheet.title}.', *sheet.notes]))}}}",
+            rf"\label{{tab:{sheet.name}}}",
             r"\resizebox{\textwidth}{!}{%",
-            rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+            rf"\begin{{tabular}}{{{'l' * sheet.left}{'r' * (len(heads) - sheet.left)}}}",
             r"\toprule",
             *lines,
             r"\bottomrule",
@@ -103,7 +157,11 @@ def escape(text: str) -> str:
 
 def comma_separated(summary: Summary) -> str:
     """One line per row, every number at full precision: scores as stored, averages as ratios (1.0 = unpruned)."""
-    records = [_record(summary, row) for row in summary.rows]
+    return records_csv([_record(summary, row) for row in summary.rows])
+
+
+def records_csv(records: Sequence[Mapping[str, object]]) -> str:
+    """Records of the same keys, one a line."""
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
