@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clasp.report.metrics import sampled
+from clasp.report.metrics import Answers, sampled
 from clasp.report.statistics import Interval, resample
 from clasp.report.summary import Key, Summary
 
@@ -25,31 +25,46 @@ class Category:
 def by_category(summary: Summary) -> dict[str, dict[Key, Category]]:
     """Category -> row and budget -> score, categories in the order in which the answers name them.
 
-    Questions without a category or a score are left out; a row that lacks a benchmark's cell lacks its categories.
+    Questions without a category or a score are left out. A row that lacks a benchmark from which others have questions
+    of a category (its cell is missing, or not judged yet) has no score of that category: it would be over other questions.
     """
     experiment = summary.experiment
-    frame = experiment.frame
-    found: dict[str, dict[Key, Category]] = {}
-    known: dict[str, dict[str, Category]] = {}
-    for key, cells in frame.groupby(["row", "tokens"], sort=False):
-        signatures = tuple(cells["signature"])
-        identity = ",".join(signatures)
+    cells = experiment.frame.drop_duplicates("signature")
+    answers = {
+        signature: _grouped(experiment.answers(signature), benchmark)
+        for signature, benchmark in zip(cells["signature"], cells["benchmark"], strict=True)
+    }
+    sources: dict[str, dict[str, None]] = {}
+    for grouped in answers.values():
+        for category, benchmark in grouped:
+            sources.setdefault(category, {})[benchmark] = None
+    found: dict[str, dict[Key, Category]] = {category: {} for category in sources}
+    known: dict[tuple[str, ...], dict[str, Category]] = {}
+    for key, own in experiment.frame.groupby(["row", "tokens"], sort=False):
+        identity = tuple(own["signature"])
         if identity not in known:  # rows that share their cells
-            known[identity] = _categories([answer for s in signatures for answer in experiment.answers(s)])
+            members = {place: scored for signature in identity for place, scored in answers[signature].items()}
+            known[identity] = {
+                category: _category(category, [answer for name in names for answer in members[category, name]])
+                for category, names in sources.items()
+                if all((category, name) in members for name in names)
+            }
         for category, entry in known[identity].items():
-            found.setdefault(category, {})[str(key[0]), int(key[1])] = entry
+            found[category][str(key[0]), int(key[1])] = entry
     return found
 
 
-def _categories(answers: list[dict[str, Any]]) -> dict[str, Category]:
-    grouped: dict[str, list[Mapping[str, Any]]] = {}
+def _grouped(answers: Answers, benchmark: str) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """(category, benchmark) -> the answers that have a score."""
+    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for answer in answers:
         if answer.get("category") is not None and answer.get("score") is not None:
-            grouped.setdefault(str(answer["category"]), []).append(answer)
-    entries = {}
-    for category, members in grouped.items():
-        score = float(np.mean([answer["score"] for answer in members]))
-        made = sampled("mean", members, score)
-        assert made is not None  # a mean follows from its questions
-        entries[category] = Category(score, resample(category, [made]).intervals()[0], len(members))
-    return entries
+            grouped.setdefault((str(answer["category"]), benchmark), []).append(answer)
+    return grouped
+
+
+def _category(name: str, answers: Answers) -> Category:
+    score = float(np.mean([answer["score"] for answer in answers]))
+    made = sampled("mean", answers, score)
+    assert made is not None  # a mean follows from its questions
+    return Category(score, resample(name, [made]).intervals()[0], len(answers))

@@ -19,8 +19,8 @@ from clasp.report.summary import Summary, summarize
 def every(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     """An experiment with every method."""
     folder = tmp_path_factory.mktemp("every")
-    write_experiment(folder, "tiny_methods", methods=ALL_METHODS)
-    return summarize(load_experiment("tiny_methods", folder))
+    write_experiment(folder, "table_llava15_tiny", methods=ALL_METHODS)
+    return summarize(load_experiment("table_llava15_tiny", folder))
 
 
 def test_same_cells_same_bytes(results: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The README shows what results/reference says."""
+"""results/reference is a results root of its own, and the README shows what it says."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from synthetic import ALL_METHODS, BUDGETS, METHODS, VISUAL, write_experiment
+from synthetic import ALL_METHODS, BUDGETS, METHODS, VISUAL, cell, write_cell, write_experiment
 
-from clasp.report.build import build_figure, build_table
+from clasp.report.build import build_figures, build_table
+from clasp.report.caption import below_random
 from clasp.report.cells import ReportError, load_experiment
+from clasp.report.layout import DAGGERS
 from clasp.report.layout import METHODS as LABELS
 from clasp.report.reference import main_block, methods_block, publish, renewed
 from clasp.report.summary import summarize
+from clasp.report.table import write_table
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "results" / "reference"
-SHOWN = {"tiny_main": METHODS, "tiny_methods": ALL_METHODS}
+SHOWN = {"tiny_main": METHODS, "table_llava15_tiny": ALL_METHODS}
+GAPPY = "ablation_router_tiny"
+"""A further experiment, with gaps and without figures."""
+SUFFIXES = {"tables": ("md", "csv", "tex"), "figures": ("png", "svg")}
 MARKERS = "".join(f"<!-- {name} table: {end} -->\n" for name in ("main", "methods", "tiny") for end in ("begin", "end"))
 
 
@@ -27,9 +34,13 @@ def once_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("built")
     for name, methods in SHOWN.items():
         write_experiment(results, name, methods=methods)
+    write_experiment(
+        results, "ablation_x_tiny", methods=("random", "clasp"), figures=[], keep=lambda *key: key[1] != 64
+    )
+    for name in (*SHOWN, "ablation_x_tiny"):
         summary = summarize(load_experiment(name, results))
         build_table(summary)
-        build_figure(summary)
+        build_figures(summary)
     (results / "reference").mkdir()
     shutil.copy(REFERENCE / "tiny_training.json", results / "reference")
     return results
@@ -37,7 +48,7 @@ def once_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def built(once_built: Path, tmp_path: Path) -> Path:
-    """A results root with tables and figures of both experiments, and the tiny backbone's training record.
+    """A results root with tables and figures of all experiments, and the tiny backbone's training record.
 
     A copy for each test: publishing writes into it, and tests run in any order on any worker.
     """
@@ -51,9 +62,8 @@ def rows(block: str) -> list[list[str]]:
 
 
 def check_blocks(reference: Path) -> None:
-    main, methods = (
-        block(reference / f"{name}.csv") for name, block in (("tiny_main", main_block), ("tiny_methods", methods_block))
-    )
+    main = main_block(reference / "tables" / "tiny_main.csv")
+    methods = methods_block(reference / "tables" / "table_llava15_tiny.csv")
     assert [row[0] for row in rows(main)] == [f"all {VISUAL}", *(str(b) for b in BUDGETS for _ in METHODS)]
     assert [row[0] for row in rows(methods)] == [LABELS[name] for name in ALL_METHODS]
     for table, columns in ((rows(main), 6), (rows(methods), 2 + len(BUDGETS))):
@@ -68,41 +78,82 @@ def test_the_readme_is_what_the_reference_results_say() -> None:
 
 @pytest.mark.parametrize(("experiment", "methods"), SHOWN.items())
 def test_the_reference_tables_are_complete(experiment: str, methods: Sequence[str]) -> None:
-    with (REFERENCE / f"{experiment}.csv").open(encoding="utf-8", newline="") as file:
+    with (REFERENCE / "tables" / f"{experiment}.csv").open(encoding="utf-8", newline="") as file:
         records = list(csv.DictReader(file))
     expected = [("none", VISUAL)] + [(method, tokens) for tokens in BUDGETS for method in methods]
     assert [(record["method"], int(record["budget"])) for record in records] == expected
     assert all(record["normalized_average"] and record["prefill_speedup"] for record in records)
-    assert "INCOMPLETE" not in (REFERENCE / f"{experiment}.md").read_text(encoding="utf-8")
+    assert "INCOMPLETE" not in (REFERENCE / "tables" / f"{experiment}.md").read_text(encoding="utf-8")
 
 
 def test_the_reference_blocks_are_complete() -> None:
     check_blocks(REFERENCE)
 
 
-def test_publishing_copies_both_experiments_and_fills_the_readme(built: Path, tmp_path: Path) -> None:
+def test_the_reference_tables_follow_from_the_reference_cells(tmp_path: Path) -> None:
+    """No model, no results of one's own: the committed folder alone gives the committed tables."""
+    names = sorted(path.stem for path in (REFERENCE / "experiments").glob("*.json"))
+    assert set(SHOWN) <= set(names)
+    for name in names:
+        again = write_table(summarize(load_experiment(name, REFERENCE)), tmp_path)
+        committed = {suffix: REFERENCE / "tables" / f"{name}.{suffix}" for suffix in again}
+        for suffix in ("md", "tex"):
+            assert again[suffix].read_bytes() == committed[suffix].read_bytes(), f"{name}: run 'make reference'"
+        # at full precision, where processors may differ in the last digit
+        pd.testing.assert_frame_equal(pd.read_csv(again["csv"]), pd.read_csv(committed["csv"]), rtol=1e-9)
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def published(built: Path, tmp_path: Path) -> tuple[Path, str]:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{MARKERS}after\n")
-    written = publish(built, readme)
-    names = [f"{name}.{suffix}" for name in SHOWN for suffix in ("md", "csv", "tex")]
-    names += [
-        f"{name}.{suffix}"
-        for name in ("accuracy_vs_flops", "accuracy_vs_flops_tiny_methods")
-        for suffix in ("png", "svg")
-    ]
-    assert sorted(path.name for path in written) == sorted([*names, "README.md"])
-    assert all((built / "reference" / name).stat().st_size > 500 for name in names)
-    check_blocks(built / "reference")
-    text = readme.read_text()
+    assert publish(built, readme) == [built / "reference", readme]
+    return built / "reference", readme.read_text()
+
+
+def test_publishing_copies_every_experiment_and_fills_the_readme(built: Path, tmp_path: Path) -> None:
+    before = files(built)
+    reference, text = published(built, tmp_path)
+    copied = files(reference)
+    training = {"tiny_training.json": before.pop("reference/tiny_training.json")}
+    assert copied == before | training
+    for folder, suffixes in SUFFIXES.items():
+        for name in SHOWN:
+            stem = name if folder == "tables" else f"accuracy_vs_flops_{name}"
+            assert all(len(copied[f"{folder}/{stem}.{suffix}"]) > 500 for suffix in suffixes)
+    check_blocks(reference)
     assert text.startswith("before")
     assert text.endswith("after\n")
-    assert text == renewed(text, built / "reference")
+    assert text == renewed(text, reference)
     assert all(f"| {LABELS[name]} |" in text for name in ALL_METHODS if name != "tome")
 
 
+def test_the_published_folder_is_a_results_root_of_its_own(built: Path, tmp_path: Path) -> None:
+    reference, _ = published(built, tmp_path)
+    for name in SHOWN:
+        summary = summarize(load_experiment(name, reference))
+        for suffix, path in write_table(summary, tmp_path / "again").items():
+            assert path.read_bytes() == (built / "tables" / f"{name}.{suffix}").read_bytes()
+
+
+def test_publishing_leaves_nothing_of_earlier_times_or_other_experiments(built: Path, tmp_path: Path) -> None:
+    old = cell("clasp", 64, "easy_vqa", [1.0], signature="e" * 24)
+    write_cell(built, old, [1.0])  # of no experiment
+    write_cell(built / "reference", old, [1.0])
+    (built / "reference" / "tables").mkdir()
+    (built / "reference" / "tables" / "tiny_methods.md").write_text("old")
+    reference, _ = published(built, tmp_path)
+    assert not [name for name in files(reference) if "e" * 24 in name or "tiny_methods" in name]
+    assert "tiny_training.json" in files(reference)
+    assert published(built, tmp_path)[0] == reference
+
+
 def test_the_methods_block_shows_the_numbers(built: Path) -> None:
-    summary = summarize(load_experiment("tiny_methods", built))
-    block = methods_block(built / "tables" / "tiny_methods.csv")
+    summary = summarize(load_experiment("table_llava15_tiny", built))
+    block = methods_block(built / "tables" / "table_llava15_tiny.csv")
     assert block.splitlines()[0].count("tokens, % [95 %]") == 3
     assert block.splitlines()[0].endswith("| prefill speed-up at 64 |")
     shown = {row[0]: row[1:] for row in rows(block)}
@@ -110,29 +161,37 @@ def test_the_methods_block_shows_the_numbers(built: Path) -> None:
         entry = shown[LABELS[row.method]][BUDGETS.index(row.tokens)]
         low, high = row.average.interval
         expected = f"{100 * row.average.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-        assert entry == expected + (" †" if row.method == "tome" else "")
+        # ToMe alone is below random here
+        assert entry == expected + (DAGGERS[summary.standings[row.key]].rjust(2) if row.method == "tome" else "")
         if row.tokens == 64:
-            assert shown[LABELS[row.method]][-1] == f"{row.prefill_speedup:.2f}"
-    assert "† 95 % intervals not apart: at 192 ToMe; at 128 ToMe; at 64 ToMe." in block
+            assert shown[LABELS[row.method]][-1] == f"{row.speedups['prefill']:.2f}"
+    assert below_random(summary.standings, {row.key: row.average for row in summary.rows}) in block
 
 
 def test_a_gap_stays_a_gap(tmp_path: Path) -> None:
     def keep(method: str, tokens: int, benchmark: str) -> bool:
         return (method, tokens, benchmark) != ("fastv", 64, "world_ocr") and (method, tokens) != ("clasp", 128)
 
-    write_experiment(tmp_path, "tiny_methods", keep)
-    build_table(summarize(load_experiment("tiny_methods", tmp_path)))
-    shown = {row[0]: row[1:] for row in rows(methods_block(tmp_path / "tables" / "tiny_methods.csv"))}
+    write_experiment(tmp_path, "table_llava15_tiny", keep)
+    build_table(summarize(load_experiment("table_llava15_tiny", tmp_path)))
+    table = tmp_path / "tables" / "table_llava15_tiny.csv"
+    shown = {row[0]: row[1:] for row in rows(methods_block(table))}
     assert [bool(entry) for entry in shown["FastV"]] == [True, True, False, False]
     assert [bool(entry) for entry in shown["CLASP"]] == [True, False, True, True]
+    lines = [row for row in rows(main_block(table)) if row[:2] in (["128", "CLASP"], ["64", "FastV"])]
+    assert [row[2:] for row in lines] == [[""] * 4] * 2
 
 
-def test_publishing_needs_both_tables_and_the_markers(built: Path, tmp_path: Path) -> None:
+def test_publishing_needs_both_tables_every_file_and_the_markers(built: Path, tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="run 'make tables' first"):
         publish(tmp_path, tmp_path / "README.md")
+    shutil.copytree(built, tmp_path / "one")
+    (tmp_path / "one" / "experiments" / "table_llava15_tiny.json").unlink()
+    with pytest.raises(ReportError, match="run 'make table-llava15' first"):
+        publish(tmp_path / "one", tmp_path / "README.md")
     shutil.copytree(built, tmp_path / "half")
-    (tmp_path / "half" / "figures" / "accuracy_vs_flops_tiny_methods.svg").unlink()
-    with pytest.raises(ReportError, match="run 'make methods' first"):
+    (tmp_path / "half" / "figures" / "accuracy_vs_flops_table_llava15_tiny.svg").unlink()
+    with pytest.raises(ReportError, match=r"table_llava15_tiny.svg has not been built; run 'make report'"):
         publish(tmp_path / "half", tmp_path / "README.md")
     with pytest.raises(ReportError, match="main table: begin"):
-        renewed("no markers", REFERENCE)
+        renewed("no markers", published(built, tmp_path)[0])

@@ -1,0 +1,201 @@
+"""Scores by question category, and the three kinds of tables."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic import (
+    BENCHMARKS,
+    BUDGETS,
+    METHODS,
+    MIXED,
+    VISUAL,
+    alter,
+    cell,
+    plan,
+    planned,
+    signature,
+    write_cell,
+    write_experiment,
+    write_plan,
+)
+
+from clasp.report.categories import by_category
+from clasp.report.cells import load_experiment
+from clasp.report.layout import body, header
+from clasp.report.summary import Summary, summarize
+from clasp.report.table import latex, markdown
+
+WORLD = ("attribute", "counting", "ocr", "spatial", "scene", "general")
+
+
+def summary_of(results: Path) -> Summary:
+    return summarize(load_experiment("tiny_main", results))
+
+
+def shown(summary: Summary) -> dict[str, dict[str, str]]:
+    """Row's name -> heading -> entry with its tail, of the last budget that has the row."""
+    heads = header(summary)
+    lines = [line for group in body(summary) for line in group.rows]
+    return {line[0].text: dict(zip(heads, [entry.text + entry.tail for entry in line], strict=True)) for line in lines}
+
+
+def naive(results: Path, row: str, tokens: int) -> dict[str, list[float]]:
+    """Category -> scores of the questions that are of it, whatever their benchmark."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for benchmark in BENCHMARKS:
+        for line in (results / "cells" / f"{signature(row, tokens, benchmark)}.jsonl").read_text().splitlines():
+            answer = json.loads(line)
+            if answer["category"] is not None and answer["score"] is not None:
+                found[answer["category"]].append(answer["score"])
+    return found
+
+
+def test_a_category_is_the_mean_over_its_questions_of_all_benchmarks(results: Path) -> None:
+    found = by_category(summary_of(results))
+    assert set(found) == set(WORLD)
+    for row, tokens in [("none", VISUAL), *((method, tokens) for tokens in BUDGETS for method in METHODS)]:
+        expected = naive(results, row, tokens)
+        for category in WORLD:
+            entry, scores = found[category][row, tokens], expected[category]
+            assert entry.questions == len(scores) == (160 if category in MIXED else 120)
+            assert entry.score == pytest.approx(sum(scores) / len(scores))
+            assert entry.interval.low < entry.score < entry.interval.high
+
+
+def test_its_interval_is_a_bootstrap_of_its_questions(results: Path) -> None:
+    rng = np.random.default_rng(0)
+    found = by_category(summary_of(results))
+    for category in ("attribute", "ocr"):
+        scores = np.array(naive(results, "clasp", 64)[category])
+        means = scores[rng.integers(0, len(scores), (4000, len(scores)))].mean(axis=1)
+        assert found[category]["clasp", 64].interval == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
+
+
+def without(results: Path, row: str, tokens: int, benchmark: str, key: str, where: Any = lambda i: True) -> None:
+    """Answers that lack a key's value."""
+    path = results / "cells" / f"{signature(row, tokens, benchmark)}.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [line | ({key: None} if where(i) else {}) for i, line in enumerate(lines)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_questions_without_a_category_are_left_out(results: Path) -> None:
+    for method, tokens, benchmark in plan():
+        if benchmark == "easy_vqa":
+            without(results, method, tokens, benchmark, "category", where=lambda i: i < 60)
+    found = by_category(summary_of(results))
+    assert found["attribute"]["clasp", 64].questions == 120 + 20
+    scores = naive(results, "clasp", 64)["attribute"]
+    assert found["attribute"]["clasp", 64].score == pytest.approx(sum(scores) / len(scores))
+
+
+def test_a_missing_cell_empties_every_category_that_its_questions_belong_to(tmp_path: Path) -> None:
+    """What is left of such a category would be other questions than those of the other rows."""
+    write_experiment(
+        tmp_path, keep=lambda *key: key not in [("clasp", 64, "easy_vqa"), ("fastv", 64, "world_attribute")]
+    )
+    found = by_category(summary_of(tmp_path))
+    assert [name for name in WORLD if ("clasp", 64) in found[name]] == ["ocr", "spatial", "general"]
+    assert [name for name in WORLD if ("fastv", 64) not in found[name]] == ["attribute"]
+    assert all(("random", 64) in found[name] for name in WORLD)
+
+
+def test_an_unjudged_cell_empties_its_categories_too(results: Path) -> None:
+    alter(results, signature("clasp", 64, "easy_vqa"), score=None)
+    without(results, "clasp", 64, "easy_vqa", "score")
+    found = by_category(summary_of(results))
+    assert [name for name in WORLD if ("clasp", 64) not in found[name]] == list(MIXED)
+    assert ("random", 64) in found["attribute"]
+
+
+def test_rows_that_share_their_cells_share_their_categories(results: Path) -> None:
+    lines = [planned(*key) for key in plan()]
+    lines += [planned("clasp", 64, name, row="the default", cell=signature("clasp", 64, name)) for name in BENCHMARKS]
+    write_plan(results, "tiny_main", lines)
+    found = by_category(summary_of(results))
+    assert all(found[name]["the default", 64] == found[name]["clasp", 64] for name in WORLD)
+
+
+def test_the_accuracy_table_s_columns(results: Path) -> None:
+    summary = summary_of(results)
+    assert header(summary) == [
+        *("method", "easy-VQA", "world attribute", "world counting", "world ocr", "world spatial", "world scene"),
+        *("world general", "average %", "world average %", "visual tokens (output avg.)", "GFLOPs", "KV MiB"),
+        *("prefill ms", "prefill speed-up", "FLOPs ratio", "less Random"),
+    ]
+    row = next(row for row in summary.rows if row.key == ("clasp", 64))
+    entries = shown(summary)["CLASP"]
+    low, high = row.intervals["easy_vqa"]
+    assert entries["easy-VQA"] == f"{100 * row.scores['easy_vqa']:.1f} ±{50 * (high - low):.1f}"
+    low, high = row.average.interval
+    assert entries["average %"] == f"{100 * row.average.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    low, high = row.comparison.interval
+    assert (
+        entries["less Random"] == f"{100 * row.comparison.difference:+.1f} [{100 * low:.1f}, {100 * high:.1f}] p<0.001"
+    )
+
+
+def test_the_efficiency_table_s_columns(tmp_path: Path) -> None:
+    write_experiment(tmp_path, table="efficiency")
+    summary = summary_of(tmp_path)
+    row = next(row for row in summary.rows if row.key == ("clasp", 64))
+    entries = shown(summary)["CLASP"]
+    assert list(entries)[8:] == [
+        *("kept %", "total ms", "prefill ms", "decode ms per token", "GFLOPs", "KV MiB"),
+        *("nominal", "output avg.", "input avg.", "final", "total speed-up", "prefill speed-up"),
+        *("FLOPs-ideal speed-up", "less Random"),
+    ]
+    assert (entries["nominal"], entries["input avg."], entries["total ms"]) == ("64.0", "70.4", "60.0")
+    assert entries["decode ms per token"] == "2.00"
+    assert entries["prefill speed-up"] == f"{row.speedups['prefill']:.2f}" == "3.46"
+    assert entries["total speed-up"] == "1.00"
+    assert entries["FLOPs-ideal speed-up"] == f"{1 / (1 / 9 + 0.03):.2f}"
+    assert entries["GFLOPs"] == f"{2 * (1 / 9 + 0.03):.2f}"
+
+
+def test_the_categories_table_s_columns(tmp_path: Path) -> None:
+    write_experiment(tmp_path, table="categories", title="By category")
+    summary = summary_of(tmp_path)
+    entry = by_category(summary)["ocr"]["clasp", 64]
+    entries = shown(summary)["CLASP"]
+    assert set(list(entries)[1:7]) == set(WORLD)
+    assert list(entries)[7:] == ["average %", "visual tokens (output avg.)", "GFLOPs", "less Random"]
+    assert entries["ocr"] == f"{100 * entry.score:.1f} ±{50 * (entry.interval.high - entry.interval.low):.1f}"
+    assert markdown(summary).startswith("# By category\n")
+
+
+@pytest.mark.parametrize("table", ["accuracy", "efficiency", "categories"])
+def test_every_kind_is_a_rectangle_with_its_gaps(tmp_path: Path, table: str) -> None:
+    write_experiment(tmp_path, keep=lambda *key: key[:2] != ("fastv", 64), table=table, reference=None)
+    summary = summary_of(tmp_path)
+    columns = len(header(summary))
+    assert all(len(line) == columns for group in body(summary) for line in group.rows)
+    assert [group.title for group in body(summary)] == [
+        "all 576 visual tokens",
+        *(f"{tokens} visual tokens, {100 - 100 * tokens / 576:.1f} % removed" for tokens in BUDGETS),
+    ]
+    assert set(list(shown(summary)["FastV"].values())[1:]) == {""}
+    assert "less" not in header(summary)[-1]
+    assert latex(summary).count("&") >= columns * 14 - 14
+
+
+def test_scores_that_are_no_fractions_are_shown_as_they_are(results: Path) -> None:
+    for method, tokens, name in plan():
+        if name == "easy_vqa":
+            write_cell(results, cell(method, tokens, name, [1.0] * 9, score=1500.0, metric="points"), [None] * 9)
+    assert shown(summary_of(results))["CLASP"]["easy-VQA"] == "1500.0"
+
+
+def test_protocols_stand_below_the_table(results: Path) -> None:
+    benchmarks = [
+        {"name": name, "metric": "accuracy", "protocol": "exact match" if name == "easy_vqa" else ""}
+        for name in BENCHMARKS
+    ]
+    write_plan(results, "tiny_main", [planned(*key) for key in plan()], benchmarks=benchmarks)
+    assert "- Protocols: easy-VQA: accuracy, exact match." in markdown(summary_of(results))
