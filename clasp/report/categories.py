@@ -26,7 +26,7 @@ def by_category(summary: Summary) -> dict[str, dict[Key, Category]]:
     """Category -> row and budget -> score, categories in the order in which the answers name them.
 
     Questions without a category or a score are left out. A row that lacks a benchmark from which others have questions
-    of a category (its cell is missing, or not judged yet) has no score of that category: it would be over other questions.
+    of a category (its cell is missing, or not judged yet) has no score there: it would be over other questions.
     """
     experiment = summary.experiment
     cells = experiment.frame.drop_duplicates("signature")
