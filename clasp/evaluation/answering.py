@@ -8,14 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clasp.backbones import adapter_for
 from clasp.cost import Stopwatch
+from clasp.evaluation.frames import Clip, VideoError, sample
 
 if TYPE_CHECKING:
     from clasp.engine import Run
+    from clasp.evaluation.replay import Replay
     from clasp.methods.base import Method
 
 MAX_NEW_TOKENS = 1024
@@ -36,9 +40,10 @@ class Question:
     Args:
         name: where it comes from, for messages, as ``benchmark[row]``.
         text: the user's turn without image placeholders.
-        images: PIL images, before the text.
+        images: PIL images, first.
         generation: the task's ``generation_kwargs``.
         category: its true category, where the benchmark knows it; the router ``oracle`` reads it.
+        videos: paths, or arrays (frames, height, width, 3) of uint8, after the images and before the text.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Question:
     images: Sequence[Any]
     generation: Mapping[str, Any] = field(default_factory=dict)
     category: str | None = None
+    videos: Sequence[Any] = ()
 
 
 @dataclass(frozen=True)
@@ -96,9 +102,12 @@ class Answerer:
         processor: its processor, with a chat template.
         method: what is pruned.
         batch_size: questions per forward pass; answers do not depend on it.
+        replay: an open memory of the ViT's layers; what it saves counts as spent, so that times are those without it.
     """
 
-    def __init__(self, model: Any, processor: Any, method: Method, batch_size: int = 1) -> None:
+    def __init__(
+        self, model: Any, processor: Any, method: Method, batch_size: int = 1, replay: Replay | None = None
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is below 1")
         if not getattr(processor, "chat_template", None):
@@ -106,6 +115,8 @@ class Answerer:
                 "the backbone's processor has no chat template; evaluation needs an instruction model"
             )
         self.model, self.processor, self.method, self.batch_size = model, processor, method, batch_size
+        self._replay = replay
+        self._frames = adapter_for(model).frames
         self._warm = False
 
     def answer(
@@ -133,16 +144,24 @@ class Answerer:
     def _check(self, question: Question) -> None:
         if not question.text.strip():
             raise EvaluationError(f"{question.name}: the prompt is empty; give the model a question")
-        placeholder = getattr(self.processor, "image_token", None)
-        if placeholder and placeholder in question.text:
+        for placeholder in (getattr(self.processor, f"{kind}_token", None) for kind in ("image", "video")):
+            if placeholder and placeholder in question.text:
+                raise EvaluationError(
+                    f"{question.name}: the text holds the placeholder {placeholder!r}; images and videos between words "
+                    "are not supported, they come before the text"
+                )
+        if question.videos and self._frames is None:
             raise EvaluationError(
-                f"{question.name}: the text holds the image placeholder {placeholder!r}; images between words are not "
-                "supported, they come before the text"
+                f"{question.name}: {type(self.model).__name__} is asked no questions about videos; use a backbone "
+                "whose adapter says how many frames it takes, for example backbone=video_llava_7b"
             )
+        for video in question.videos:
+            if isinstance(video, str | Path) and not Path(video).is_file():
+                raise EvaluationError(f"{question.name}: the video {video} is missing; put the file there")
 
     def _batches(self, questions: Sequence[Question]) -> Iterator[list[int]]:
         """Indices by batch: same generation settings, similar length, longest first so that memory runs out early."""
-        keys = [(repr(sorted(q.generation.items())), -len(q.images), -len(q.text)) for q in questions]
+        keys = [(repr(sorted(q.generation.items())), -len(q.videos), -len(q.images), -len(q.text)) for q in questions]
         order = sorted(range(len(questions)), key=lambda i: (*keys[i], i))
         start = 0
         while start < len(order):
@@ -160,13 +179,15 @@ class Answerer:
         if all(question.category is not None for question in questions) and self._asks_oracle():
             run.oracle = [str(question.category) for question in questions]
         run.trace = None
-        before = _seconds(watch)
+        before, saved = _seconds(watch), self._saved()
         output = self.model.generate(**inputs, **settings)
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(new, skip_special_tokens=True)
         share = 1.0 / len(questions)
-        spent = [after - start for after, start in zip(_seconds(watch), before, strict=True)]
-        seconds = Seconds(*(value * share for value in (*spent, time.perf_counter() - started)))
+        vision, *spent = (after - start for after, start in zip(_seconds(watch), before, strict=True))
+        saved = self._saved() - saved
+        total = time.perf_counter() - started
+        seconds = Seconds(*(value * share for value in (vision + saved, *spent, total + saved)))
         samples = run.trace.samples if run.trace is not None else [None] * len(questions)
         kv_bytes = run.trace.kv_bytes * share if run.trace is not None else 0.0
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
@@ -192,27 +213,34 @@ class Answerer:
         running = torch.isin(new, ends).long().cumsum(dim=1) - torch.isin(new, ends).long() == 0
         return running.sum(dim=1).tolist()
 
+    def _saved(self) -> float:
+        return 0.0 if self._replay is None else self._replay.saved_seconds
+
     def _asks_oracle(self) -> bool:
         return getattr(getattr(self.method, "router", None), "name", None) == "oracle"
 
     def _inputs(self, questions: Sequence[Question]) -> Any:
         """Tensors of one batch, padded on the left, on the model's device and in its dtype."""
-        conversations = [
-            [
-                {
-                    "role": "user",
-                    "content": [*({"type": "image"} for _ in q.images), {"type": "text", "text": q.text}],
-                }
-            ]
-            for q in questions
-        ]
-        texts = [self.processor.apply_chat_template(c, add_generation_prompt=True) for c in conversations]
+        texts = []
+        for q in questions:
+            media = [*({"type": "image"} for _ in q.images), *({"type": "video"} for _ in q.videos)]
+            turn = {"role": "user", "content": [*media, {"type": "text", "text": q.text}]}
+            texts.append(self.processor.apply_chat_template([turn], add_generation_prompt=True))
         # one list a question: LLaVA-OneVision cuts a picture into crops only where it is the prompt's only one
         images = [[image.convert("RGB") for image in question.images] for question in questions]
-        inputs = self.processor(
-            text=texts, images=images if any(images) else None, padding=True, padding_side="left", return_tensors="pt"
-        )
+        arguments: dict[str, Any] = {"images": images if any(images) else None}
+        if clips := [self._clip(question, video) for question in questions for video in question.videos]:
+            arguments["videos"] = [clip.frames for clip in clips]
+            arguments |= {"video_metadata": [clip.metadata for clip in clips], "do_sample_frames": False}
+        inputs = self.processor(text=texts, padding=True, padding_side="left", return_tensors="pt", **arguments)
         return inputs.to(self.model.device, self.model.dtype)
+
+    def _clip(self, question: Question, video: Any) -> Clip:
+        assert self._frames is not None
+        try:
+            return sample(video, self._frames)
+        except VideoError as error:
+            raise EvaluationError(f"{question.name}: {error}; put a whole file in its place") from error
 
 
 def _seconds(watch: Stopwatch) -> tuple[float, float, float]:

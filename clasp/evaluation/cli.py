@@ -12,16 +12,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from clasp.backbones import BackboneUnavailable
-from clasp.config import RunConfig, known_keys, load_config
+from clasp.config import OWN_DATA, RunConfig, known_keys, load_config
 from clasp.evaluation.benchmarks import BENCHMARKS
+from clasp.evaluation.custom import BadRows
 from clasp.strict import ConfigError, unknown_key
+
+if TYPE_CHECKING:
+    from clasp.evaluation.plan import Plan
 
 BAD_INPUT, FAILED = 2, 1
 POLICIES = Path(__file__).resolve().parents[2] / "configs" / "policy"
@@ -38,27 +42,26 @@ def job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None)
         log_group: :func:`clasp.report.wandb_log.log_group`, or what takes its place; called for each finished group.
     """
     with _remembered():
-        _statuses.append(_run(load_config(_values(composed)), log_group))
+        config = load_config(_values(composed))
+        _statuses.append(_run(_plan(config), config, log_group))
 
 
 def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None) -> None:
     """As :func:`job`, for ``configs/calibrate.yaml``: checks, runs the settings, and writes the policy file."""
     from clasp.evaluation import calibrating
-    from clasp.evaluation.plan import plan
 
     with _remembered():
         values = _values(composed)
         against, file = values.pop("against"), values.pop("policy_file")
         config = load_config(values)
         calibrating.settings(config)
-        _prepare_environment(config)
+        planned = _plan(config)
         data = calibrating.check_disjoint(config, against)
         print(f"held out: no calibration picture or question is in {', '.join(against)}")
-        status = _run(config, log_group)
+        status = _run(planned, config, log_group)
         _statuses.append(status)
         if status:
             return
-        planned = plan(config)
         chosen = calibrating.choose(config, planned)
         path = Path(file) if file else POLICIES / f"{config.backbone.name}.yaml"
         print(calibrating.table(chosen))
@@ -99,7 +102,10 @@ def main(hydra_main: Callable[[], object]) -> int:
 
 
 def explain(error: BaseException) -> str:
-    """One sentence for what Hydra has to say about its command line: the value, the allowed ones, the remedy."""
+    """One sentence for what Hydra has to say about its command line: the value, the allowed ones, the remedy.
+
+    Of a file of one's own every bad line is told, each on a line.
+    """
     cause = error.__cause__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
@@ -114,27 +120,36 @@ def explain(error: BaseException) -> str:
             return f"the chosen {section} takes no {key!r}; choose one that does, see configs/{section}/"
         there = [str(name) for name in cause.parent_node or () if name != "hydra"]
         return str(unknown_key(key, there, section))
-    return " ".join(str(error).split())
+    return str(error) if isinstance(error, BadRows) else " ".join(str(error).split())
 
 
-def _run(config: RunConfig, log_group: Callable[..., object]) -> int:
-    """Plans, runs, and tells; returns the exit code of this job."""
+def _plan(config: RunConfig) -> Plan:
+    """The plan of a job, once the environment is as libraries should find it."""
+    _prepare_environment(config)
+    logging.captureWarnings(True)
     from clasp.evaluation.plan import plan
+
+    return plan(config)
+
+
+def _run(planned: Plan, config: RunConfig, log_group: Callable[..., object]) -> int:
+    """Runs, and tells; returns the exit code of this job."""
+    from clasp.evaluation.judge import kind_of
     from clasp.evaluation.runner import run_cells
     from clasp.evaluation.summary import results_table
 
-    _prepare_environment(config)
-    logging.captureWarnings(True)
-    planned = plan(config)
     for notice in planned.notices:
         print(f"note: {notice}")
     print(f"{config.name}: {len(planned.cells)} cells, {len(planned.groups)} of method x budget, "
           f"on {config.backbone.name}; results in {config.paths.results}/cells")  # fmt: skip
     told = partial(log_group, settings=config.wandb, experiment=config.name, results=config.paths.results)
     outcome = run_cells(planned, config, told)
-    print(results_table(outcome.cells))
+    print(results_table(planned.rows, outcome.cells))
     kept = len(outcome.cells) - outcome.computed
     print(f"{outcome.computed} cells computed, {kept} were there already, {len(outcome.failed)} failed")
+    waiting = [cell for cell in outcome.cells if cell["score"] is None and kind_of(cell) is not None]
+    if waiting:
+        print(f"note: {len(waiting)} unjudged; score them with: python scripts/judge.py results={config.paths.results}")
     for label in outcome.failed:
         print(f"error: failed: {label} (traceback above)", file=sys.stderr)
     return FAILED if outcome.failed else 0
@@ -144,7 +159,8 @@ def _prepare_environment(config: RunConfig) -> None:
     """What libraries read when they are imported. Where model and questions are here, nothing looks for a network."""
     source = config.backbone.source
     here = source == "tiny" or Path(source).expanduser().is_dir()
-    if here and all(name in BENCHMARKS and BENCHMARKS[name].source == "local" for name in config.benchmarks.names):
+    local = {OWN_DATA, *(name for name, benchmark in BENCHMARKS.items() if benchmark.source == "local")}
+    if here and set(config.benchmarks.names) <= local:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

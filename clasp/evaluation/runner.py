@@ -11,11 +11,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from clasp.config import RunConfig
-from clasp.evaluation.benchmarks import BENCHMARKS, TASKS, Benchmark, get_benchmark
+from clasp.evaluation.benchmarks import TASKS, Benchmark
 from clasp.evaluation.chat import Endpoint, endpoint
 from clasp.evaluation.judge import completed
 from clasp.evaluation.plan import Group, Plan
 from clasp.evaluation.provenance import command, now, provenance
+from clasp.evaluation.replay import Replay
 from clasp.evaluation.store import Cell, CellSpec, CellStore
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def run_cells(plan: Plan, config: RunConfig, finished: Finished = lambda cells: 
     failed: list[str] = []
     if missing:
         session = _Session(plan, config, store, judge)
-        with _progress(session.questions(missing)) as bar:
+        with _progress(session.questions(missing)) as bar, session:
             for group in plan.groups:
                 wanted = [spec for spec in group.specs if present[spec.signature] is None]
                 done = session.run_group(group, wanted, bar, failed)
@@ -68,25 +69,35 @@ class _Session:
 
     def __init__(self, plan: Plan, config: RunConfig, store: CellStore, judge: Endpoint | None) -> None:
         self._plan, self._config, self._store, self._judge = plan, config, store, judge
+        self._benchmarks = {benchmark.name: benchmark for benchmark in plan.benchmarks}
         log.info("loading %s (%s, %s)", config.backbone.name, config.dtype, config.device)
         weights = plan.cells[0].weights
         revision = weights.rpartition("@")[2] if weights.startswith("hub:") else None
         self._model, self._processor = _load(config.backbone.source, config.dtype, config.device, revision)
+        reuse = config.backbone.vision_cache_mib if self._model.device.type == "cpu" else 0
+        self._replay = Replay(self._model, reuse) if reuse else None
+
+    def __enter__(self) -> _Session:
+        if self._replay is not None:
+            self._replay.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._replay is not None:
+            self._replay.__exit__(*error)
 
     def questions(self, specs: list[CellSpec]) -> int | None:
         """How many questions lie ahead; None where a benchmark's size is not known before it is fetched."""
-        from clasp.evaluation.data import ensure
-
-        if any(BENCHMARKS[spec.benchmark].source != "local" for spec in specs):
+        files = self._plan.files
+        if any(spec.benchmark not in files for spec in specs):
             return None
-        files = ensure(self._config.paths.data, sorted({spec.benchmark for spec in specs}))
         return sum(files[s.benchmark].questions if s.limit == "all" else int(s.limit) for s in specs)
 
     def run_group(self, group: Group, specs: list[CellSpec], bar: Any, failed: list[str]) -> dict[str, Cell | None]:
         """Cells of one method at one budget that could be computed."""
         from clasp.evaluation.answering import Answerer
 
-        answerer = Answerer(self._model, self._processor, group.method, self._config.batch_size)
+        answerer = Answerer(self._model, self._processor, group.method, self._config.batch_size, self._replay)
         done: dict[str, Cell | None] = {}
         for spec in specs:
             label = f"{spec.backbone}, {group.label}, {spec.benchmark}"
@@ -103,7 +114,7 @@ class _Session:
         from clasp.evaluation.costs import costs, device_name
         from clasp.evaluation.model import ClaspModel
 
-        started, benchmark = now(), get_benchmark(spec.benchmark)
+        started, benchmark = now(), self._benchmarks[spec.benchmark]
         lm = ClaspModel.over(answerer, advance)
         results = _evaluate(lm, benchmark, spec, self._config)
         values = {name.partition(",")[0]: value for name, value in results["results"][benchmark.task].items()}
@@ -166,7 +177,8 @@ def _task(benchmark: Benchmark, config: RunConfig) -> Any:
     """What lmms-eval is asked for: a task by name, where its questions are ours with the place of their files."""
     if benchmark.source == "hub":
         return benchmark.task
-    return {"task": benchmark.task, "dataset_kwargs": {"root": str(config.paths.data)}}
+    place = {"data": str(config.data)} if benchmark.source == "custom" else {"root": str(config.paths.data)}
+    return {"task": benchmark.task, "dataset_kwargs": place}
 
 
 def _evaluate(lm: Any, benchmark: Benchmark, spec: CellSpec, config: RunConfig) -> dict[str, Any]:

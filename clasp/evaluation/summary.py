@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from clasp.evaluation.benchmarks import get_benchmark
+from clasp.evaluation.store import CellSpec
 
 
-def results_table(cells: Iterable[Mapping[str, Any]]) -> str:
-    """One line per method and budget, one column per benchmark, scores in percent where they are shares.
+def results_table(rows: Iterable[tuple[str, Sequence[CellSpec]]], cells: Iterable[Mapping[str, Any]]) -> str:
+    """One line per row and budget, one column per benchmark, scores in percent where they are shares.
 
     A cell without a score says what it waits for, "unjudged" where that is a judge.
+
+    Args:
+        rows: a plan's: names, and the cells that each asks for.
+        cells: those that exist.
     """
-    cells = list(cells)
-    benchmarks = list(dict.fromkeys(cell["benchmark"] for cell in cells))
-    rows: dict[tuple[str, int], dict[str, str]] = {}
-    for cell in cells:
-        row = rows.setdefault((cell["method"], cell["budget"]["tokens"]), {})
-        row[cell["benchmark"]] = _shown(cell)
-    header = ["method", "tokens", *benchmarks]
-    lines = [
-        header,
-        *([method, str(tokens), *(row.get(b, "-") for b in benchmarks)] for (method, tokens), row in rows.items()),
-    ]
+    known = {cell["signature"]: cell for cell in cells}
+    found = [(name, specs) for name, specs in rows if any(spec.signature in known for spec in specs)]
+    benchmarks = list(dict.fromkeys(spec.benchmark for _, specs in found for spec in specs))
+    lines = [["method", "tokens", *benchmarks]]
+    for name, specs in found:
+        shown = {spec.benchmark: _shown(known[spec.signature]) for spec in specs if spec.signature in known}
+        lines.append([name, str(specs[0].budget["tokens"]), *(shown.get(name, "-") for name in benchmarks)])
+    header = lines[0]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join("  ".join(_aligned(line, widths)) for line in lines)
 
