@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from clasp.backbones import adapter_for
 from clasp.evaluation.answering import Answerer, Question
 from clasp.evaluation.replay import Replay
 from clasp.methods import build
@@ -23,11 +24,7 @@ def answers(tiny: Tiny, questions: list[Question], name: str, replay: Replay | N
 
 def counted(model: Any) -> tuple[list[int], list[Any]]:
     """How often each ViT layer's attention has computed, and the handles to stop counting."""
-    layers = (
-        model.model.vision_tower.vision_model.encoder.layers
-        if hasattr(model.model.vision_tower, "vision_model")
-        else (model.model.vision_tower.encoder.layers)
-    )
+    layers = adapter_for(model).vision_layers("image")
     calls = [0] * len(layers)
 
     def count(index: int) -> Any:
@@ -79,8 +76,7 @@ def test_a_changed_state_is_computed_from_there_on(tiny: Tiny) -> None:
     model = tiny[0]
     size = model.config.vision_config.image_size
     pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1))
-    tower = model.model.vision_tower
-    layers = tower.vision_model.encoder.layers if hasattr(tower, "vision_model") else tower.encoder.layers
+    layers = adapter_for(model).vision_layers("image")
 
     def features() -> torch.Tensor:
         return model.get_image_features(pixels).pooler_output[0]
