@@ -367,6 +367,11 @@ _LINES = {
         What is the person standing next to?
         What is in the box?
         State the place of the cup on the table.
+        At what height does the picture hang?
+        Is the logo left or right of the slogan?
+        Does the phone lie left or right of the book?
+        Is the number above or below the name?
+        Is the word at the top or at the bottom of the page?
         """,
     "scene": """
         Which background was chosen for the portrait?
@@ -453,6 +458,9 @@ _LINES = {
         Does this image depict a harbour?
         Is the light in the scene dim?
         Is this photo taken in a place of supermarket?
+        Which pattern covers the backdrop?
+        What texture does the upper half of the background have?
+        What fills the lower part of the scene, grass or sand?
         """,
     "general": """
         Is there a dog in the photo?
@@ -576,6 +584,12 @@ _LINES = {
         What kind of animal is it?
         Which kind of sport do they practise?
         What happens after the boy opens the gift?
+        Which dog is the biggest?
+        Which of the animals is the smallest?
+        What is the tallest building?
+        What is the most frequent kind of fruit?
+        Which color occurs the most often?
+        Does the picture show a tractor?
         """,
 }
 

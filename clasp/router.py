@@ -70,15 +70,30 @@ def strip_template(prompt: str) -> str:
 _RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (category, re.compile(pattern, re.IGNORECASE))
     for category, pattern in (
-        ("ocr", r"\b(?:letters?|digits?|words?|text|read|reads|written|writing|spell\w*|says?|printed|character)\b"),
-        ("counting", r"\b(?:how many|count|number of|total)\b"),
+        (
+            "scene",
+            r"\b(?:where (?:was|were|might|could) (?:this|the) (?:photo|picture)|season|weather|indoors?|outdoors?|"
+            r"day or night|time of (?:the )?day|(?:kind|type|sort) of (?:place|room|scene|environment|landscape))\b",
+        ),
+        (
+            "ocr",
+            r"\b(?:letters?|digits?|words?|text|reads?|written|writing|spell\w*|says?|printed|character|"
+            r"name of|brand|title|logo|price|headline|(?:phone|page|license plate) number|what number)\b",
+        ),
+        (
+            "counting",
+            r"\b(?:how many|count|number of|total|are there (?:only |exactly )?(?:two|three|four|five))\b",
+        ),
         (
             "spatial",
-            r"\b(?:left|right|above|below|under(?:neath)?|beside|next to|between|behind|in front|near(?:est)?|"
-            r"closest|position|where|higher|lower|top|bottom)\b",
+            r"\b(?:left|right|above|below|under(?:neath)?|beside|next to|between|behind|in front|near(?:est|er)?|"
+            r"inside|clos(?:est|er)|position|where|higher|lower|top|bottom|corner)\b",
         ),
-        ("scene", r"\b(?:scene|background|weather|season|indoors?|outdoors?|place|setting|pattern|texture|room|sky)\b"),
-        ("attribute", r"\b(?:colou?rs?|shape|size|material|made of|big|small|which kind)\b"),
+        ("scene", r"\b(?:scene|background|place|setting|pattern|texture|room|sky|sunny|rain\w*|snow\w*|environment)\b"),
+        (
+            "attribute",
+            r"\b(?:colou?rs?|shape|size|material|made (?:of|from)|big|small|tall|old|wearing|breed)\b",
+        ),
     )
 )
 

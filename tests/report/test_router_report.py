@@ -1,0 +1,77 @@
+"""The routers' section of a report, from a synthetic file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clasp.report.cells import ReportError
+from clasp.report.router import FILE, load_router_scores, markdown, wilson
+
+
+def content() -> dict[str, Any]:
+    routers = {
+        "coin": {"confusion": [[1, 1], [3, 5]], "ms_per_prompt": 0.004},
+        "good": {"confusion": [[2, 0], [1, 7]], "ms_per_prompt": 3.456},
+    }
+    return {
+        "schema": 1,
+        "categories": ["ocr", "scene"],
+        "batch": 32,
+        "device": {"type": "cpu", "threads": 3},
+        "sets": {"unseen": {"hash": "sha256:ab", "prompts": 10, "routers": routers}},
+        "provenance": {"commit": "c0ffee"},
+    }
+
+
+def written(folder: Path, value: Any) -> Path:
+    (folder / FILE).write_text(value if isinstance(value, str) else json.dumps(value))
+    return folder
+
+
+def test_the_section_shows_the_best_router_first_and_its_confusions(tmp_path: Path) -> None:
+    scores = load_router_scores(written(tmp_path, content()))
+    assert scores is not None
+    assert [score.router for score in scores.of("unseen")] == ["good", "coin"]
+    text = markdown(scores)
+    low, high = wilson(9, 10)
+    assert f"| good | 9 of 10 | 90.0 [{100 * low:.1f}, {100 * high:.1f}] | 3.46 |" in text
+    assert "| coin | 6 of 10 | 60.0" in text
+    assert "| ocr | 2 | 0 |\n| scene | 1 | 7 |" in text
+    assert "| scene | 3 | 5 |" not in text
+    assert "batches of 32" in text
+    assert "3 thread" in text
+
+
+def test_wilsons_interval() -> None:
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    for right, total in ((1, 0), (3, 2), (-1, 2)):
+        with pytest.raises(ValueError, match="no share"):
+            wilson(right, total)
+
+
+def test_no_measurement_is_no_section(tmp_path: Path) -> None:
+    assert load_router_scores(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ({"schema": 9}, "has schema 9"),
+        ({"categories": ["ocr"]}, "does not fit"),
+        ({"sets": {"unseen": {"hash": "x", "prompts": 11, "routers": content()["sets"]["unseen"]["routers"]}}}, "fit"),
+        ({"device": None}, "cannot be read"),
+    ],
+)
+def test_a_bad_file_is_an_error_with_its_remedy(tmp_path: Path, change: Any, message: str) -> None:
+    written(tmp_path, change if isinstance(change, str) else content() | change)
+    with pytest.raises(ReportError, match=message) as caught:
+        load_router_scores(tmp_path)
+    assert "run 'python scripts/router.py' again" in str(caught.value)

@@ -1,0 +1,83 @@
+"""The labelled prompts: sizes, halves that do not overlap, and what the routers reach on them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import product
+
+import pytest
+
+from clasp.evaluation.router_scores import measure
+from clasp.evaluation.router_set import SETS, STYLES, Prompt, prompts_hash, unseen_prompts, world_prompts
+from clasp.policy import CATEGORIES
+from clasp.prototypes import PROTOTYPES
+from clasp.router import FixedRouter, OracleRouter, make_router, strip_template
+
+ALIKE = 0.7
+"""Share of common words from which on two questions are near-duplicates; two that differ in one of five words have 0.67."""
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text.lower()))
+
+
+def test_the_halves_are_large_enough_and_the_unseen_one_is_balanced() -> None:
+    assert all(len(set(PROTOTYPES[category])) == len(PROTOTYPES[category]) >= 40 for category in CATEGORIES)
+    prompts = unseen_prompts()
+    assert Counter(prompt.category for prompt in prompts) == dict.fromkeys(CATEGORIES, 48)
+    assert len({prompt.text for prompt in prompts}) == len(prompts)
+    assert {(prompt.category, prompt.style) for prompt in prompts} == set(product(CATEGORIES, STYLES))
+
+
+def test_no_unseen_prompt_resembles_a_prototype() -> None:
+    prototypes = [(text, words(text)) for group in PROTOTYPES.values() for text in group]
+    for prompt in unseen_prompts():
+        asked = words(strip_template(prompt.text))
+        for text, known in prototypes:
+            assert len(asked & known) / len(asked | known) < ALIKE, (prompt.text, text)
+
+
+def test_templates_leave_nothing_but_the_question() -> None:
+    for prompt in unseen_prompts():
+        question = strip_template(prompt.text)
+        assert question in prompt.text, prompt
+        assert not re.search(r"letter from|single word|reasoning|yes or no|OCR token|Context:|Hint:|\bA\. ", question)
+
+
+def test_the_worlds_questions_are_collected_once_each_with_their_category() -> None:
+    prompts = world_prompts(30)
+    assert {prompt.category for prompt in prompts} == set(CATEGORIES)
+    assert len({prompt.text for prompt in prompts}) == len(prompts) > 60
+    assert prompts == world_prompts(30)
+
+
+def test_a_hash_names_texts_and_labels() -> None:
+    prompt = Prompt("How many?", "counting", "plain")
+    other = Prompt("How many?", "general", "plain")
+    assert prompts_hash((prompt,)) != prompts_hash((other,))
+    assert prompts_hash((prompt,)) == prompts_hash((Prompt("How many?", "counting", "short"),))
+
+
+@pytest.mark.parametrize("dataset", SETS)
+def test_the_embedding_router_meets_its_goal(dataset: str) -> None:
+    prompts = SETS[dataset]()
+    routed = make_router("embedding").route([prompt.text for prompt in prompts])
+    right = sum(category == prompt.category for category, prompt in zip(routed, prompts, strict=True))
+    assert right / len(prompts) >= 0.95
+
+
+def test_a_measurement_counts_true_against_routed() -> None:
+    prompts = [Prompt("a", "ocr", "plain"), Prompt("b", "ocr", "plain"), Prompt("c", "scene", "plain")]
+    measured = measure(FixedRouter("scene"), prompts)
+    to_scene = [row[CATEGORIES.index("scene")] for row in measured.confusion]
+    assert dict(zip(CATEGORIES, to_scene, strict=True)) == {**dict.fromkeys(CATEGORIES, 0), "ocr": 2, "scene": 1}
+    assert sum(map(sum, measured.confusion)) == 3
+    assert measured.ms_per_prompt >= 0
+
+
+def test_what_cannot_be_measured_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no prompts"):
+        measure(FixedRouter(), [])
+    with pytest.raises(ValueError, match="right by definition"):
+        measure(OracleRouter(), [Prompt("a", "ocr", "plain")])
