@@ -15,7 +15,7 @@ from clasp.prototypes import PROTOTYPES
 from clasp.router import FixedRouter, OracleRouter, make_router, strip_template
 
 ALIKE = 0.7
-"""Share of common words from which on two questions are near-duplicates; two that differ in one of five words have 0.67."""
+"""Share of common words from which on two questions are near-duplicates, as of two that differ in one word of five."""
 
 
 def words(text: str) -> frozenset[str]:
