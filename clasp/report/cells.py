@@ -22,6 +22,8 @@ UNPRUNED = "none"
 """Name of the method that prunes nothing: the reference of every normalized average."""
 WORLD = "world_"
 """Prefix of the picture world's benchmarks."""
+CUSTOM = "custom_"
+"""Prefix of a benchmark that is a user's own file."""
 
 
 class ReportError(ValueError):

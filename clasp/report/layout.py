@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from clasp.report.categories import Category, by_category
-from clasp.report.cells import UNPRUNED, WORLD
+from clasp.report.cells import CUSTOM, UNPRUNED, WORLD
 from clasp.report.statistics import Interval
 from clasp.report.summary import Average, Row, Standing, Summary
 
@@ -86,9 +86,10 @@ def marked_label(name: str, standing: Standing | None) -> str:
 
 
 def benchmark_label(benchmark: str) -> str:
-    return BENCHMARKS.get(
-        benchmark, benchmark.replace(WORLD, "world ", 1) if benchmark.startswith(WORLD) else benchmark
-    )
+    """As papers write it; one's own data has its file's name."""
+    if benchmark.startswith(WORLD):
+        return benchmark.replace(WORLD, "world ", 1)
+    return BENCHMARKS.get(benchmark, benchmark.removeprefix(CUSTOM))
 
 
 def title(summary: Summary) -> str:
@@ -183,7 +184,7 @@ def _categories(summary: Summary) -> list[Column]:
 
 
 def _score(summary: Summary, benchmark: str) -> Column:
-    scale = _scale([row.scores[benchmark] for row in summary.rows])
+    scale = percent_factor([row.scores[benchmark] for row in summary.rows])
 
     def entries(rows: Sequence[Row]) -> list[Shown]:
         texts = [_number(row.scores[benchmark], scale) for row in rows]
@@ -194,7 +195,7 @@ def _score(summary: Summary, benchmark: str) -> Column:
 
 
 def _category(name: str, found: Mapping[tuple[str, int], Category]) -> Column:
-    scale = _scale([entry.score for entry in found.values()])
+    scale = percent_factor([entry.score for entry in found.values()])
 
     def entries(rows: Sequence[Row]) -> list[Shown]:
         own = [found.get(row.key) for row in rows]
@@ -249,7 +250,7 @@ def _has_world(summary: Summary) -> bool:
     return 0 < len(world) < len(summary.benchmarks)
 
 
-def _scale(scores: Sequence[float | None]) -> float:
+def percent_factor(scores: Sequence[float | None]) -> float:
     """Scores stored as fractions are shown in percent; others (sums of points, percentages) as they are."""
     known = [score for score in scores if score is not None]
     return 100.0 if known and max(known) <= 1.0 else 1.0

@@ -1,0 +1,174 @@
+"""When a published number and one of ours may be compared: the differences in protocol that are known, as rules.
+
+A rule never changes a number: it only says whether a difference is shown, marked as uncertain, or not shown at all.
+Facts on protocols and on the meaning of budgets: results/published/README.md and the methods' papers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Comparable = Literal["same", "unsure", "different"]
+"""``same``: a difference is shown; ``unsure``: shown with a mark; ``different``: none is shown."""
+ORDER: tuple[Comparable, ...] = ("same", "unsure", "different")
+AVERAGE = "normalized_average"
+"""Published name of the mean over benchmarks of score / unpruned score, in percent."""
+COUNTERPARTS = {"vqav2_testdev": "vqav2", "textvqa_ocr": "textvqa"}
+"""Benchmark of ours -> its published name, where the two differ."""
+EIGHT: tuple[Collection[str], ...] = (
+    *({name} for name in ("gqa", "mmbench", "mme", "pope", "sqa", "mmvet")),
+    {"vqav2", "vqav2_testdev"},
+    {"textvqa", "textvqa_ocr"},
+)
+"""The benchmarks of the CLASP page's curves, in any protocol of ours."""
+ACCOUNTING = {
+    **dict.fromkeys(("sparsevlm", "pdrop", "clasp"), "output_average"),
+    **dict.fromkeys(("visionzip", "dart", "divprune", "cdpruner", "hired", "vispruner", "fastervlm"), "nominal"),
+}
+"""What a method's papers count as its budget; of methods that are not listed no source says it."""
+
+
+class Facts(NamedTuple):
+    """What a published number says of itself."""
+
+    backbone: str
+    method: str
+    source: str
+    protocol: str
+    note: str
+
+
+class Finding(NamedTuple):
+    """A reason for not comparing, or not with certainty."""
+
+    comparable: Comparable
+    reason: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A known difference.
+
+    Args:
+        benchmarks: of ours that it concerns; empty means all.
+        applies: whether it concerns that published number.
+        finding: what follows.
+    """
+
+    benchmarks: Collection[str]
+    applies: Callable[[Facts], bool]
+    finding: Finding
+
+
+def _no_ocr(facts: Facts) -> bool:
+    return "without OCR" in facts.protocol
+
+
+def _ocr(facts: Facts) -> bool:
+    """LLaVA-1.5's published TextVQA (58.2 unpruned) has the OCR tokens in the prompt unless it says otherwise."""
+    return facts.backbone == "llava_1_5_7b" and not _no_ocr(facts)
+
+
+def _always(facts: Facts) -> bool:
+    return True
+
+
+_TEXTVQA = "TextVQA: published {}, ours {} OCR tokens in the prompt"
+RULES = (
+    Rule({"textvqa"}, _ocr, Finding("different", _TEXTVQA.format("with", "without"))),
+    Rule({"textvqa_ocr"}, _no_ocr, Finding("different", _TEXTVQA.format("without", "with"))),
+    Rule(
+        {"textvqa", "textvqa_ocr"},
+        lambda facts: not _ocr(facts) and not _no_ocr(facts),
+        Finding("unsure", "TextVQA: the source does not say whether OCR tokens are in the prompt"),
+    ),
+    Rule(
+        {"vqav2"},
+        _always,
+        Finding("different", "VQAv2: published on test-dev, scored by the server, ours on the validation split"),
+    ),
+    Rule(
+        {"pope"},
+        lambda facts: "F1" not in facts.note and "F1" not in facts.protocol,
+        Finding("unsure", "POPE: ours is F1, as most published rows; this source may mean accuracy"),
+    ),
+    Rule(
+        {"mme"},
+        lambda facts: facts.note == "mme_perception",
+        Finding("different", "MME: published perception alone, ours perception + cognition"),
+    ),
+    Rule(
+        {"mmbench"},
+        lambda facts: facts.protocol != "lmms-eval",
+        Finding("unsure", "MMBench: ours is lmms-eval's static scoring; the source does not say how it scores"),
+    ),
+    Rule(
+        {"mmvet", "tgif", "msvd", "msrvtt", "activitynet"},
+        _always,
+        Finding("different", "scored by a judge model, which is not the same one as ours"),
+    ),
+    Rule(
+        (),
+        lambda facts: facts.backbone == "llava_next_7b",
+        Finding("unsure", "some sources force 2,880 visual tokens (ours keep unpadding); this one does not say"),
+    ),
+    Rule(
+        (),
+        lambda facts: facts.backbone == "qwen2_5_vl_7b",
+        Finding("unsure", "the source does not say at which sizes pictures are fed, nor the prompt's wording"),
+    ),
+    Rule(
+        (),
+        lambda facts: "derived" in facts.note,
+        Finding("unsure", "the published number follows from a stated difference, to 0.1"),
+    ),
+)
+
+
+def findings(benchmark: str, facts: Facts) -> list[Finding]:
+    """What stands against comparing our number on ``benchmark`` with the published one."""
+    return [
+        rule.finding for rule in RULES if (not rule.benchmarks or benchmark in rule.benchmarks) and rule.applies(facts)
+    ]
+
+
+def average_findings(benchmarks: Collection[str]) -> list[Finding]:
+    """The same for the normalized average, ours being over ``benchmarks``."""
+    if all(any(name in names for name in benchmarks) for names in EIGHT):
+        return [Finding("unsure", "average: the source's is over its own protocols, ours over those of this table")]
+    return [Finding("different", "average: the source's is over benchmarks that this table lacks")]
+
+
+def worst(found: Collection[Finding]) -> Comparable:
+    return max((finding.comparable for finding in found), key=ORDER.index, default="same")
+
+
+class Quantity(NamedTuple):
+    """A published cost: its heading, and what stands against comparing it."""
+
+    label: str
+    finding: Finding | None
+
+
+_HARDWARE = "time: measured on other hardware or with other software"
+_UNSURE_SPEED = Finding("unsure", "speed-up: measured on other hardware and with other software")
+_KEPT = Finding("unsure", "accuracy kept: ours is of the benchmark's score (POPE: F1); the source may mean accuracy")
+_CACHE = Finding("different", "KV cache: published from a formula or on other prompts, ours measured with the text's")
+_FLOPS = Finding("different", "FLOPs: the source's formula is not stated; ours is the decoder's prefill, gated formula")
+QUANTITIES = {
+    "accuracy_retention_pct": Quantity("accuracy kept %", _KEPT),
+    "pope_f1": Quantity("POPE F1", None),
+    "time_speedup": Quantity("total speed-up", _UNSURE_SPEED),
+    "latency_ms": Quantity("latency ms", Finding("different", _HARDWARE)),
+    "prefill_ms": Quantity("prefill ms", Finding("different", _HARDWARE)),
+    "total_time_mmss": Quantity("total time m:s", Finding("different", _HARDWARE)),
+    "prefill_time_mmss": Quantity("prefill time m:s", Finding("different", _HARDWARE)),
+    "tflops": Quantity("TFLOPs", _FLOPS),
+    "gflops": Quantity("GFLOPs", _FLOPS),
+    "flops_pct": Quantity("FLOPs %", Finding("unsure", "FLOPs share: the source's formula is not stated")),
+    "kv_mb": Quantity("KV MB", _CACHE),
+    "kv_mb_nominal": Quantity("KV MB (nominal)", _CACHE),
+}
+"""Costs in efficiency.csv, in the order of the table's columns."""
