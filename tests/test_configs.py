@@ -7,19 +7,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from clasp.config import RunConfig, load_config
+from clasp.config import OWN_DATA, RunConfig, load_config
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.fusion import FUSIONS
 from clasp.methods import METHODS, get
 from clasp.router import ROUTERS
 from clasp.strict import ConfigError
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-NEEDED = {("fusion", "custom"): ["fusion.weights=[0.5,0.5]"]}
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+NEEDED = {("fusion", "custom"): ["fusion.weights=[0.5,0.5]"], ("benchmarks", "custom"): ["data=my.jsonl"]}
 CHOICES = sorted((path.parent.name, path.stem) for path in CONFIGS.glob("*/*.yaml"))
 
 
@@ -42,7 +44,8 @@ def test_choices_are_what_the_library_knows() -> None:
     assert stems["method"] == set(METHODS)
     assert stems["fusion"] == {*FUSIONS, "custom"}
     assert stems["router"] == set(ROUTERS)
-    for choice in stems["benchmarks"]:
+    assert stems["policy"] == {*stems["backbone"], "default"}
+    for choice in stems["benchmarks"] - {OWN_DATA}:
         assert set(load_config(composed(f"benchmarks={choice}")).benchmarks.names) <= set(BENCHMARKS)
 
 
@@ -61,23 +64,73 @@ def test_method_files_list_every_parameter_without_a_value(name: str) -> None:
 
 @pytest.mark.parametrize("group", ["backbone", "method", "benchmarks", "experiment"])
 def test_lists_in_comments_name_every_choice(group: str) -> None:
-    """A group's comment, over its line and the comment lines below it: what it is, a colon, the choices."""
+    """A group's comment, over its line and the comment lines below it: what it is, a colon, the choices, each perhaps
+    with a word on it in brackets."""
     text = (CONFIGS / "config.yaml").read_text(encoding="utf-8")
     found = re.search(rf"^  - {group}: \w+ +#[^:]+: (.*(?:\n +#.*)*)", text, re.MULTILINE)
     assert found is not None
-    assert sorted(re.findall(r"\w+", found[1])) == [choice for g, choice in CHOICES if g == group]
+    named = re.sub(r"\([^)]*\)", "", found[1])
+    assert sorted(re.findall(r"\w+", named)) == [choice for g, choice in CHOICES if g == group]
+
+
+EXPERIMENTS = [choice for group, choice in CHOICES if group == "experiment"]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+OTHERWISE = {"tiny_main": "tables", "calibration": "calibrate"}
+"""Experiments whose make target has another name."""
+CALLS = {
+    target.replace("-", "_"): benchmarks
+    for target, *benchmarks in re.findall(r"^([\w-]+):.*\n\t\$\(call experiment,(\w+),(\w+)\)$", MAKEFILE, re.MULTILINE)
+}
+"""Experiment -> benchmarks that its make target asks for on the tiny backbone, and on others."""
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_has_a_make_target_of_its_name(name: str) -> None:
+    target = OTHERWISE.get(name, name.replace("_", "-"))
+    assert re.search(rf"^{target}: .*## ", MAKEFILE, re.MULTILINE), "make help does not show it"
+    assert (name in CALLS) == (name not in OTHERWISE)
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "llava_1_5_7b", "own"])
+@pytest.mark.parametrize("name", CALLS)
+def test_every_experiment_composes_as_its_make_target_calls_it(name: str, backbone: str) -> None:
+    """On the tiny backbone, on the paper's main one, and on the one that its published numbers are of."""
+    if backbone == "own":
+        backbone = composed(f"experiment={name}")["report"]["published"] or "qwen2_5_vl_7b"
+    benchmarks = CALLS[name][backbone != "tiny"]
+    config = load_config(composed(f"experiment={name}", f"backbone={backbone}", f"benchmarks={benchmarks}"))
+    assert config.name == f"{name}_{backbone}"
+    assert (config.backbone.name, config.policy.name, config.benchmarks.name) == (backbone, backbone, benchmarks)
+    assert config.report.title
+    assert bool(config.grid.tokens) != bool(config.grid.ratio)
+    assert "none" in config.grid.method, "no average without the unpruned model"
+    assert len(config.grid.variants) > 1 or config.grid.method == tuple(METHODS)
+
+
+def test_tables_have_every_method_and_are_tested_against_random() -> None:
+    tables = [name for name in EXPERIMENTS if name.startswith("table_")]
+    assert len(tables) == 5
+    backbones = set(pd.read_csv(ROOT / "results" / "published" / "accuracy.csv")["backbone"])
+    for name in tables:
+        config = load_config(composed(f"experiment={name}"))
+        assert config.grid.method == tuple(METHODS)
+        assert config.report.reference == "random"
+        assert config.report.published in backbones
 
 
 def test_the_methods_table_is_the_main_table_with_every_method() -> None:
     """All else equal, so that the two share their cells."""
-    main, every = (composed(f"experiment={name}") for name in ("tiny_main", "tiny_methods"))
-    assert every["grid"]["method"] == list(METHODS)
-    assert set(main["grid"]["method"]) <= set(METHODS)
-    assert {**every, "name": "", "grid": {**every["grid"], "method": []}} == {
-        **main,
-        "name": "",
-        "grid": {**main["grid"], "method": []},
-    }
+    main, every = (composed(f"experiment={name}") for name in ("tiny_main", "table_llava15"))
+    assert set(main["grid"]["method"]) < set(METHODS)
+    own = {"name": "", "report": {}, "grid": {}}
+    assert every | own == main | own
+    assert every["grid"] | {"method": []} == main["grid"] | {"method": []}
+
+
+@pytest.mark.parametrize("backbone", [choice for group, choice in CHOICES if group == "backbone"])
+def test_every_backbone_has_a_policy_of_its_own(backbone: str) -> None:
+    assert composed(f"backbone={backbone}")["policy"]["name"] == backbone
+    assert composed(f"backbone={backbone}", "policy=default")["policy"]["name"] == "default"
 
 
 def test_defaults_are_the_documented_ones() -> None:
@@ -86,6 +139,12 @@ def test_defaults_are_the_documented_ones() -> None:
     assert config.limit == config.benchmarks.limit
     assert config.wandb.mode is None
     assert config.wandb.enabled
+
+
+def variant(values: dict[str, Any], row: str = "mine", reference: str | None = None) -> dict[str, Any]:
+    """An experiment of the method CLASP and of one variant."""
+    grid = {"method": ["clasp"], "variants": {row: values}, "tokens": [64]}
+    return {"grid": grid, "report": {"reference": reference}}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +164,21 @@ def test_defaults_are_the_documented_ones() -> None:
         ({"seed": None}, "seed=None", "whole number"),
         ({"grid": {"tokens": 64}}, "grid.tokens=64", "[a,b]"),
         ({"name": "a/b"}, "name='a/b'", "letters"),
+        ({"report": {"tabel": "accuracy"}}, "'tabel' in report", "did you mean table?"),
+        ({"report": {"table": "accurate"}}, "report.table='accurate'", "accuracy, efficiency, categories"),
+        ({"report": {"figures": ["pie"]}}, "report.figures[0]='pie'", "heatmap"),
+        ({"report": {"reference": "random"}}, "report.reference='random' is no row", "use one of clasp"),
+        (variant({"methud": {"name": "clasp"}}), "'methud' in grid.variants.mine", "fusion, method, policy, router"),
+        (variant({"fusion": {"nam": "deep"}}), "'nam' in grid.variants.mine.fusion", "did you mean name?"),
+        (variant({"method": {"completion": "random"}}), "'method.name'", "missing"),
+        (variant({"policy": {"name": "p", "pivot_share": 2.0}}), "pivot_share=2.0", "[0, 1]"),
+        (variant({"fusion": {"name": "custom", "weights": [0.5, 0.6]}}), "1.1", "sum to 1"),
+        (variant({"router": {"name": "fixed", "category": "colour"}}), "'colour'", "attribute"),
+        (variant({}, reference="his"), "report.reference='his' is no row", "use one of clasp, mine"),
+        (variant({}, row="clasp"), "the row 'clasp' twice", "rename the variant"),
+        (variant({}, row=" "), "the row ' '", "printable name"),
+        (variant({}, row="two\nlines"), "two\\nlines", "printable name"),
+        (variant({}, row="x" * 61), "x" * 61, "at most 60"),
     ],
 )
 def test_loader_is_strict(overrides: dict[str, Any], place: str, remedy: str) -> None:

@@ -1,0 +1,64 @@
+"""lmms-eval task over a user's own file (see ``custom.py`` above); its code is part of every such cell's signature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from clasp.evaluation.answering import EvaluationError
+from clasp.evaluation.custom import rows
+from clasp.evaluation.tasks.local import LocalTask
+from clasp.evaluation.tasks.scoring import normalise
+
+_TEXT = datasets.Value("string")
+_FEATURES = datasets.Features(
+    {
+        "question_id": _TEXT,
+        "images": datasets.Sequence(datasets.Image()),
+        "question": _TEXT,
+        "answers": datasets.Sequence(_TEXT),
+        "category": _TEXT,
+    }
+)
+
+
+class CustomTask(LocalTask):
+    """Questions of the file that ``dataset_kwargs.data`` of the task's configuration names; the runner sets it."""
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
+        path = (dataset_kwargs or {}).get("data")
+        if not path:
+            raise EvaluationError(
+                "task clasp_custom has no file; run it with scripts/run.py benchmarks=custom data=my.jsonl"
+            )
+        table = [
+            {
+                "question_id": str(row.number),
+                "images": [str(image) for image in row.images],
+                "question": row.question,
+                "answers": list(row.answers),
+                "category": row.category,
+            }
+            for row in rows(Path(path))
+        ]
+        questions = datasets.Dataset.from_list(table, features=_FEATURES)
+        self.dataset = datasets.DatasetDict(test=questions)
+        self.dataset_no_image = datasets.DatasetDict(test=questions.remove_columns("images"))
+
+
+def doc_to_visual(document: Mapping[str, Any]) -> list[Any]:
+    """The question's pictures, as PIL, in the file's order."""
+    return [image.convert("RGB") for image in document["images"]]
+
+
+def doc_to_target(document: Mapping[str, Any]) -> str:
+    """The accepted answers, for people; scores compare with each."""
+    return " | ".join(document["answers"])
+
+
+def process_results(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """1.0 where the answer is one of the accepted ones after :func:`normalise`, else 0.0."""
+    return {"accuracy": float(normalise(results[0]) in {normalise(answer) for answer in document["answers"]})}
