@@ -36,9 +36,7 @@ def parse(arguments: list[str]) -> dict[str, str]:
 
 
 def everything(results: Path, published: bool) -> int:
-    page, built = build_everything(results)
-    if published:
-        print(*(build_published(one.summary) for one in built if one.summary is not None), sep="\n\n")
+    page, built = build_everything(results, published)
     problems = [f"error: {one.name}: {problem}" for one in built for problem in one.problems]
     print(f"report: {page} ({len(built)} experiments)")
     print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Every experiment below a results root: its table, its figures, and the page that holds them all."""
+"""Every experiment below a results root: its tables, its figures, and the page that holds them all."""
 
 from __future__ import annotations
 
@@ -7,35 +7,51 @@ from pathlib import Path
 from clasp.report.build import build_figures, build_table
 from clasp.report.cells import ReportError, load_experiment
 from clasp.report.html import Built, write_html
-from clasp.report.summary import summarize
+from clasp.report.published import PublishedRow, published_rows
+from clasp.report.published_table import build_published
+from clasp.report.router import load_router_scores
+from clasp.report.summary import Summary, summarize
 
 
-def build_everything(results: Path) -> tuple[Path, list[Built]]:
+def build_everything(results: Path, published: bool = False) -> tuple[Path, list[Built]]:
     """Writes the tables and figures of all experiments and ``report.html``, each as far as its results go.
 
-    What cannot be built does not keep the rest from being built: the page and the returned list say what and why.
+    The page also has what ``router.json`` says, where it is there. What cannot be built does not keep the rest from
+    being built: the page and the returned list say what and why.
+
+    Args:
+        results: root of the results.
+        published: whether published rows are set beside ours, where an experiment names a published backbone.
 
     Returns:
         The page's path, and one entry per experiment.
 
     Raises:
-        ReportError: no experiment has been run.
+        ReportError: no experiment has been run, or ``router.json`` cannot be used.
     """
     names = sorted(path.stem for path in (results / "experiments").glob("*.json"))
     if not names:
         raise ReportError(f"no experiment has been run yet below {results}; run 'make tables' first")
-    built = [_build(name, results) for name in names]
-    return write_html(built, results), built
+    built = [_build(name, results, published) for name in names]
+    return write_html(built, results, load_router_scores(results)), built
 
 
-def _build(name: str, results: Path) -> Built:
+def _build(name: str, results: Path, published: bool) -> Built:
     try:
         summary = summarize(load_experiment(name, results))
         build_table(summary)
     except ReportError as error:
         return Built(name, None, (str(error),))
+    problems = []
     try:
         build_figures(summary)
     except ReportError as error:
-        return Built(name, summary, (str(error),))
-    return Built(name, summary)
+        problems.append(str(error))
+    return Built(name, summary, tuple(problems), tuple(_published(summary)) if published else ())
+
+
+def _published(summary: Summary) -> list[PublishedRow]:
+    if summary.experiment.spec.published is None:
+        return []
+    build_published(summary)
+    return published_rows(summary)

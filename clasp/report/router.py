@@ -142,7 +142,7 @@ def _parsed(content: Mapping[str, Any]) -> RouterScores:
 
 def markdown(scores: RouterScores) -> str:
     """A table of accuracies and times, and for each set the confusions of its most accurate router."""
-    lines = ["## Routers", "", *_accuracies(scores), "", _note(scores)]
+    lines = ["## Routers", "", *_accuracies(scores), "", note(scores)]
     for dataset in scores.hashes:
         for score in scores.of(dataset)[:1]:
             lines += ["", f"### Where `{score.router}` sends {_title(dataset)}", "", *_confusion(scores, score)]
@@ -167,7 +167,8 @@ def _confusion(scores: RouterScores, score: RouterScore) -> list[str]:
     return lines
 
 
-def _note(scores: RouterScores) -> str:
+def note(scores: RouterScores) -> str:
+    """What the numbers mean."""
     threads = scores.device.get("threads")
     return (
         "Intervals are Wilson's. `oracle` is right by definition and not measured. Times: batches of "

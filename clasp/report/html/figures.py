@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ ALTERNATIVES = {
     "intervals",
 }
 """What a figure shows, in words, by its name; the numbers are in the table beside it."""
+_NO_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+"""Bytes that no browser reads in an SVG; matplotlib copies labels into comments, controls and all."""
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -51,9 +54,11 @@ def pictures(summary: Summary) -> list[Picture]:
 
 def _smaller(stem: Path) -> Path | None:
     svg, png = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".png"))
-    if svg.is_file() and (svg.stat().st_size <= LARGEST_SVG or not png.is_file()):
+    if not png.is_file():
+        return svg if svg.is_file() else None
+    if svg.is_file() and svg.stat().st_size <= LARGEST_SVG and not _NO_XML.search(svg.read_bytes()):
         return svg
-    return png if png.is_file() else None
+    return png
 
 
 def data_uri(path: Path) -> str:

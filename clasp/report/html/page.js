@@ -92,6 +92,7 @@
     const top = below + own.height <= innerHeight ? below : Math.max(6, at.top - own.height - 6);
     tip.style.setProperty("--left", `${Math.max(6, Math.min(at.left, innerWidth - own.width - 14))}px`);
     tip.style.setProperty("--top", `${top}px`);
+    tip.classList.toggle("high", at.top > innerHeight / 2); // on a phone, where it keeps clear of the cell
   };
   const numbered = (target) => target.closest?.(".results tbody tr:not(.group) > *");
   document.addEventListener("focusin", (event) => {

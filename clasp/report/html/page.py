@@ -22,9 +22,13 @@ from clasp.report.caption import ASSUMED, assumptions, caption
 from clasp.report.html.examples import examples
 from clasp.report.html.figures import Picture, pictures
 from clasp.report.html.provenance import Provenance
+from clasp.report.html.published import published_table
+from clasp.report.html.routers import routers
 from clasp.report.html.tables import Table, table
 from clasp.report.html.text import script_data, visible
 from clasp.report.layout import title
+from clasp.report.published import PublishedRow
+from clasp.report.router import RouterScores
 from clasp.report.summary import Summary
 
 NAME = "report.html"
@@ -41,16 +45,18 @@ class Built:
         name: of the experiment.
         summary: None where there is nothing to show.
         problems: why something is not there, a sentence each.
+        published: numbers of others to stand below the table, empty where none are asked for.
     """
 
     name: str
     summary: Summary | None
     problems: tuple[str, ...] = ()
+    published: tuple[PublishedRow, ...] = ()
 
 
 @dataclass(frozen=True)
 class Section:
-    """One experiment on the page; ``budgets`` is the number of groups that sorting may mix."""
+    """One experiment on the page, as the template takes it."""
 
     name: str
     title: str
@@ -61,28 +67,32 @@ class Section:
     rows: int
     benchmarks: int
     table: Table
+    published: Table | None
     pictures: list[Picture]
     notes: list[str]
     assumptions: list[str]
     problems: list[str]
 
 
-def write_html(built: Sequence[Built], results: Path) -> Path:
-    """Writes ``<results>/report.html`` from the experiments given, in the order of :func:`part`, and returns its path.
+def write_html(built: Sequence[Built], results: Path, measured: RouterScores | None = None) -> Path:
+    """Writes ``<results>/report.html`` and returns its path.
 
-    Their figures are the files that :func:`clasp.report.build.build_figures` wrote.
+    Args:
+        built: experiments, in any order; their figures are the files that ``build_figures`` wrote.
+        results: root of the results.
+        measured: what is known of the routers, None where they have not been measured.
     """
-    return write_atomically(results / NAME, page(built).encode())
+    return write_atomically(results / NAME, page(built, measured).encode())
 
 
-def page(built: Sequence[Built]) -> str:
+def page(built: Sequence[Built], measured: RouterScores | None = None) -> str:
     """The page; the same results give the same text."""
     provenance = Provenance()
     shown = sorted((one for one in built if one.summary is not None), key=_order)
     summaries = [one.summary for one in shown if one.summary is not None]
     for summary in summaries:
         provenance.add(summary.experiment)
-    sections = [_section(summary, one.problems, provenance) for one, summary in zip(shown, summaries, strict=True)]
+    sections = [_section(summary, one, provenance) for one, summary in zip(shown, summaries, strict=True)]
     parts = {
         name: [section for section, summary in zip(sections, summaries, strict=True) if part(summary) == name]
         for name in PARTS
@@ -105,6 +115,7 @@ def page(built: Sequence[Built]) -> str:
         incomplete=_incomplete(built),
         parts={name: (PARTS[name], members) for name, members in parts.items() if members},
         assumed=ASSUMED,
+        routers=routers(measured) if measured else None,
         examples=examples(summaries),
         provenance=script_data(provenance.data()),
     )
@@ -123,7 +134,7 @@ def _order(one: Built) -> tuple[int, str, str]:
     return list(PARTS).index(part(one.summary)), one.summary.experiment.spec.title, one.name
 
 
-def _section(summary: Summary, problems: Sequence[str], provenance: Provenance) -> Section:
+def _section(summary: Summary, built: Built, provenance: Provenance) -> Section:
     experiment = summary.experiment
     return Section(
         name=experiment.name,
@@ -135,10 +146,11 @@ def _section(summary: Summary, problems: Sequence[str], provenance: Provenance) 
         rows=len(summary.rows),
         benchmarks=len(experiment.benchmarks),
         table=table(summary, provenance),
+        published=published_table(summary, built.published) if built.published else None,
         pictures=pictures(summary),
         notes=[visible(note) for note in caption(summary)],
         assumptions=[visible(line) for line in assumptions(summary)],
-        problems=[visible(problem) for problem in problems],
+        problems=[visible(problem) for problem in built.problems],
     )
 
 

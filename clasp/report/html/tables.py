@@ -34,28 +34,32 @@ class Entry:
 
 @dataclass(frozen=True)
 class Line:
-    """One row: its label, the places of its cells, and its numbers."""
+    """One row: its label, the places of its cells, its numbers, and its budget in visual tokens."""
 
     label: str
     cells: str
     entries: tuple[Entry, ...]
+    budget: str
 
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one budget; ``budget`` is in visual tokens."""
+    """The rows of one budget."""
 
     title: str
-    budget: str
     lines: tuple[Line, ...]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Headings of the columns after the first two (the row and its budget), and the groups."""
+    """Headings of the columns after the first two (the row and its budget), and the groups.
+
+    ``budget`` is the heading of the second column.
+    """
 
     heads: tuple[str, ...]
     groups: tuple[Group, ...]
+    budget: str = "visual tokens"
 
 
 def table(summary: Summary, provenance: Provenance) -> Table:
@@ -72,7 +76,7 @@ def table(summary: Summary, provenance: Provenance) -> Table:
             _line(summary.experiment, row, visible(entries[0].text), entries[1:], benchmarks, compared, provenance)
             for row, entries in zip(rows, shown.rows, strict=True)
         ]
-        groups.append(Group(visible(shown.title), str(rows[0].tokens), tuple(lines)))
+        groups.append(Group(visible(shown.title), tuple(lines)))
     return Table(tuple(visible(head) for head in heads), tuple(groups))
 
 
@@ -102,7 +106,7 @@ def _line(
         else Entry(entry.text, entry.mark, entry.tail.strip(), note=_note(entry, row, column == compared))
         for column, entry in enumerate(shown)
     ]
-    return Line(label, provenance.places(signatures.values()), tuple(entries))
+    return Line(label, provenance.places(signatures.values()), tuple(entries), str(row.tokens))
 
 
 def _score(shown: Shown, row: Row, benchmark: str, signatures: Mapping[str, str], provenance: Provenance) -> Entry:
