@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from clasp.report.figures import accuracy_vs_flops
+from clasp.report.figures import accuracy_vs_flops, heatmap, score_vs_budget
+from clasp.report.figures.style import write
 from clasp.report.summary import Summary
 from clasp.report.table import write_table
 
-FIGURES = {"accuracy_vs_flops": accuracy_vs_flops}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIGURES: Mapping[str, Callable[[Summary], Figure]] = {
+    "accuracy_vs_flops": accuracy_vs_flops.draw,
+    "heatmap": heatmap.draw,
+    "score_vs_budget": score_vs_budget.draw,
+}
 """Figures by the name that an experiment's configuration has under ``report.figures``."""
 
 
@@ -25,7 +35,8 @@ def build_figures(summary: Summary) -> str:
         The paths, one a line.
     """
     folder = summary.experiment.results / "figures"
-    drawn = [FIGURES[name](summary, folder, figure_stem(name, summary)) for name in summary.experiment.spec.figures]
+    names = summary.experiment.spec.figures
+    drawn = [write(FIGURES[name], summary, folder, figure_stem(name, summary)) for name in names]
     return "\n".join(_listing("figure", paths) for paths in drawn)
 
 

@@ -9,7 +9,9 @@ import pytest
 from synthetic import ALL_METHODS, METHODS, cell, write_cell, write_experiment
 
 from clasp.report.cells import ReportError, load_experiment
-from clasp.report.figures import COLOURS, COLUMN_MM, DPI, LOOKS, Look, accuracy_vs_flops, curves, looks
+from clasp.report.figures import style
+from clasp.report.figures.accuracy_vs_flops import curves, draw
+from clasp.report.figures.style import COLOURS, COLUMN_MM, DPI, LOOKS, Look, looks, write
 from clasp.report.layout import INSIDE_DECODER
 from clasp.report.layout import METHODS as LABELS
 from clasp.report.summary import Summary, summarize
@@ -25,8 +27,8 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> Summary:
 
 def test_same_cells_same_bytes(results: Path, tmp_path: Path) -> None:
     summary = summarize(load_experiment("tiny_main", results))
-    first = {s: p.read_bytes() for s, p in accuracy_vs_flops(summary, tmp_path / "a").items()}
-    second = {s: p.read_bytes() for s, p in accuracy_vs_flops(summary, tmp_path / "b").items()}
+    first = {s: p.read_bytes() for s, p in write(draw, summary, tmp_path / "a", "figure").items()}
+    second = {s: p.read_bytes() for s, p in write(draw, summary, tmp_path / "b", "figure").items()}
     assert set(first) == {"png", "svg"}
     assert first == second
     assert b"<dc:date>" not in first["svg"]
@@ -35,7 +37,7 @@ def test_same_cells_same_bytes(results: Path, tmp_path: Path) -> None:
 
 def test_png_has_column_width(results: Path, every: Summary, tmp_path: Path) -> None:
     for summary in (summarize(load_experiment("tiny_main", results)), every):
-        png = accuracy_vs_flops(summary, tmp_path / summary.experiment.name)["png"].read_bytes()
+        png = write(draw, summary, tmp_path, summary.experiment.name)["png"].read_bytes()
         assert struct.unpack(">I", png[16:20])[0] == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
 
 
@@ -48,10 +50,8 @@ def test_every_method_is_a_curve_of_every_budget_and_gaps_stay_gaps(tmp_path: Pa
 
 
 def test_the_drawing_shows_the_numbers(results: Path) -> None:
-    from clasp.report import figures
-
     summary = summarize(load_experiment("tiny_main", results))
-    figure = figures._accuracy_vs_flops(summary)
+    figure = draw(summary)
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     row = next(row for row in summary.rows if (row.method, row.tokens) == ("visionzip", 64))
     drawn = dict(zip(*lines["VisionZip"].get_data(), strict=True))
@@ -81,9 +81,7 @@ def test_within_a_panel_a_repeated_colour_has_another_marker_and_line(inside: bo
 
 
 def test_every_method_has_its_panel_and_random_is_in_both(every: Summary) -> None:
-    from clasp.report import figures
-
-    figure = figures._accuracy_vs_flops(every)
+    figure = draw(every)
     shown = [[str(line.get_label()) for line in axes.lines] for axes in figure.axes]
     before, inside = ({LABELS[name] for name in ALL_METHODS if (name in INSIDE_DECODER) == where} for where in (0, 1))
     assert len(shown) == 2
@@ -95,10 +93,8 @@ def test_every_method_has_its_panel_and_random_is_in_both(every: Summary) -> Non
 def test_legends_follow_the_right_ends_and_nothing_leaves_the_figure(every: Summary) -> None:
     import matplotlib as mpl
 
-    from clasp.report import figures
-
-    with mpl.rc_context(figures.RC):
-        figure = figures._accuracy_vs_flops(every)
+    with mpl.rc_context(style.RC):
+        figure = draw(every)
         figure.draw_without_rendering()
     box = figure.bbox
     for axes in figure.axes:
@@ -113,10 +109,8 @@ def test_legends_follow_the_right_ends_and_nothing_leaves_the_figure(every: Summ
 
 
 def test_the_band_is_the_interval_of_random(every: Summary) -> None:
-    from clasp.report import figures
-
     rows = sorted((row for row in every.rows if row.method == "random"), key=lambda row: row.tokens)
-    for axes in figures._accuracy_vs_flops(every).axes:
+    for axes in draw(every).axes:
         corners = {(round(x, 6), round(y, 6)) for x, y in axes.collections[0].get_paths()[0].vertices}
         expected = {
             (round(100 / row.flops_ratio, 6), round(100 * bound, 6)) for row in rows for bound in row.average.interval
@@ -150,7 +144,7 @@ def test_every_method_of_the_library_has_its_published_name() -> None:
 def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
     write_experiment(tmp_path, keep=lambda method, tokens, name: method != "none")
     with pytest.raises(ReportError, match="nothing to draw"):
-        accuracy_vs_flops(summarize(load_experiment("tiny_main", tmp_path)), tmp_path)
+        draw(summarize(load_experiment("tiny_main", tmp_path)))
 
 
 def test_a_method_whose_average_is_undefined_is_not_drawn(results: Path) -> None:

@@ -1,14 +1,13 @@
-"""Figures of an experiment, as PNG and SVG, readable at a paper's column width; the same cells give the same bytes."""
+"""Normalized average against the decoder's prefill FLOPs: what each method makes of the compute that it leaves."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from clasp.files import write_atomically
 from clasp.report.cells import UNPRUNED, ReportError
+from clasp.report.figures import style
+from clasp.report.figures.style import COLOURS, Look
 from clasp.report.layout import INSIDE_DECODER, method_label
 from clasp.report.summary import RANDOM, Row, Summary
 
@@ -16,92 +15,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMN_MM = 85.0
 HEIGHT_MM = 70.0
 TALL_MM = 130.0
 """Height of the figure with a panel each for methods before and inside the decoder."""
-DPI = 300
-
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""The Okabe-Ito palette; its yellow, too pale for lines, is left out."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 
 
-class Look(NamedTuple):
-    """How a method is drawn; no two looks share a colour and a marker."""
-
-    colour: str
-    marker: str
-    line: Any
-    filled: bool
-
-
-LOOKS = tuple(
-    Look(colour, MARKERS[(i + 3 * turn) % len(MARKERS)], line, filled=turn == 0)
-    for turn, line in enumerate(LINES)
-    for i, colour in enumerate(COLOURS)
-)
-"""Every colour with a solid line and a full marker, then again with other markers, hollow, on broken lines."""
-ORDER = (
-    *("clasp", "fastv", "visionzip", "random", "divprune", "cdpruner", "fastervlm"),
-    *("prumerge", "prumerge_plus", "pdrop", "hired", "sparsevlm", "mustdrop", "dart"),
-    *("tome", "vispruner"),
-)
-"""Methods whose look is the same in every figure, ordered so that few of a panel's methods share a colour; others take
-the looks that are left, in plan order."""
-
-RC: dict[str, Any] = {
-    "font.size": 8,
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
-    "axes.linewidth": 0.6,
-    "lines.linewidth": 1.2,
-    "svg.hashsalt": "clasp",
-    "svg.fonttype": "path",
-    "path.simplify": False,
-}
-
-
-def accuracy_vs_flops(summary: Summary, folder: Path, stem: str = "accuracy_vs_flops") -> dict[str, Path]:
+def draw(summary: Summary) -> Figure:
     """Normalized average against the decoder's prefill FLOPs (gated formula), both in percent of the unpruned model.
 
     Up to seven methods share one panel and show their intervals; more get two panels (see :func:`_panels`).
 
-    Returns:
-        suffix -> path of the figure.
-
     Raises:
         ReportError: no method has an average at any budget.
     """
-    import matplotlib
-
-    settings: Any = RC  # matplotlib types its keys one by one
-    with matplotlib.rc_context(settings):
-        figure = _accuracy_vs_flops(summary)
-        pictures = {suffix: _render(figure, suffix) for suffix in ("png", "svg")}
-    return {suffix: write_atomically(folder / f"{stem}.{suffix}", bytes_) for suffix, bytes_ in pictures.items()}
-
-
-def curves(summary: Summary) -> dict[str, list[Row]]:
-    """Method -> its rows that have an average and a FLOPs ratio, from few FLOPs to many."""
-    found: dict[str, list[Row]] = {}
-    for row in summary.rows:
-        if row.method != UNPRUNED and row.average.value is not None and row.flops_ratio is not None:
-            found.setdefault(row.name, []).append(row)
-    return {method: sorted(rows, key=lambda row: -(row.flops_ratio or 0.0)) for method, rows in found.items()}
-
-
-def looks(methods: Sequence[str]) -> dict[str, Look]:
-    """Method -> look."""
-    fixed = dict(zip(ORDER, LOOKS, strict=False))
-    left = LOOKS[len(ORDER) :]
-    others = [method for method in methods if method not in fixed]
-    return {**fixed, **{method: left[i % len(left)] for i, method in enumerate(others)}}
-
-
-def _accuracy_vs_flops(summary: Summary) -> Figure:
-    from matplotlib.figure import Figure
-
     found = curves(summary)
     if not found:
         raise ReportError(
@@ -110,8 +36,8 @@ def _accuracy_vs_flops(summary: Summary) -> Figure:
         )
     panelled = len(found) > len(COLOURS)
     height = TALL_MM if panelled else HEIGHT_MM
-    figure = Figure(figsize=(COLUMN_MM / 25.4, height / 25.4), dpi=DPI, layout="constrained")
-    look = looks(list(found))
+    figure = style.blank(height)
+    look = style.looks(list(found))
     if panelled:
         _panels(figure, found, look)
     else:
@@ -125,6 +51,15 @@ def _accuracy_vs_flops(summary: Summary) -> Figure:
         axes.set_ylabel("Normalized average, %")
     figure.axes[-1].set_xlabel("Decoder prefill FLOPs, % of unpruned")
     return figure
+
+
+def curves(summary: Summary) -> dict[str, list[Row]]:
+    """Method -> its rows that have an average and a FLOPs ratio, from few FLOPs to many."""
+    found: dict[str, list[Row]] = {}
+    for row in summary.rows:
+        if row.method != UNPRUNED and row.average.value is not None and row.flops_ratio is not None:
+            found.setdefault(row.name, []).append(row)
+    return {method: sorted(rows, key=lambda row: -(row.flops_ratio or 0.0)) for method, rows in found.items()}
 
 
 def _panels(figure: Figure, found: Mapping[str, list[Row]], look: Mapping[str, Look]) -> None:
@@ -145,10 +80,8 @@ def _panels(figure: Figure, found: Mapping[str, list[Row]], look: Mapping[str, L
 
 
 def _frame(axes: Axes) -> None:
+    style.frame(axes)
     axes.axhline(100.0, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)), label="Unpruned", zorder=1)
-    axes.grid(True, color="0.9", linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _curve(axes: Axes, method: str, rows: Sequence[Row], look: Look) -> None:
@@ -183,11 +116,3 @@ def _band(axes: Axes, rows: Sequence[Row], colour: str) -> None:
 
 def _flops(row: Row) -> float:
     return 100.0 / (row.flops_ratio or 1.0)
-
-
-def _render(figure: Figure, suffix: str) -> bytes:
-    out = io.BytesIO()
-    # no date and no version: the bytes depend on the cells alone
-    metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
-    figure.savefig(out, format=suffix, metadata=metadata)
-    return out.getvalue()

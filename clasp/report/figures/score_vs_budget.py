@@ -1,0 +1,125 @@
+"""Score against budget, one small panel per benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from clasp.report.cells import UNPRUNED, ReportError
+from clasp.report.figures import style
+from clasp.report.figures.style import COLOURS, ORDER, Look
+from clasp.report.layout import benchmark_label, method_label, percent_factor
+from clasp.report.summary import RANDOM, Row, Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ACROSS = 2
+"""Panels beside one another."""
+PANEL_MM, LABEL_MM, LEGEND_MM = 31.0, 8.0, 13.0
+"""Heights of a panel, of the axis label, and of the legend where no panel's place is free for it."""
+OTHERS = Look("0.72", "", "-", filled=True)
+"""How rows without a colour of their own are drawn; the table names them."""
+OTHERS_LABEL = "Other rows"
+
+
+def draw(summary: Summary) -> Figure:
+    """Every row's score at its budgets, the unpruned model as a dashed line, random's 95 % interval as a band.
+
+    At most seven rows have colours, in the order of :data:`~clasp.report.figures.style.ORDER`; the rest are grey lines.
+
+    Raises:
+        ReportError: no pruned row has a score.
+    """
+    scored = [name for name in summary.benchmarks if any(_known(row, name) for row in summary.rows)]
+    names = list(dict.fromkeys(row.name for row in summary.rows if any(_known(row, name) for name in scored)))
+    if not names:
+        raise ReportError(
+            f"experiment {summary.experiment.name!r} has no score of a pruned row, so there is nothing to draw; run "
+            "its missing cells first"
+        )
+    coloured = sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))[: len(COLOURS)]
+    look = {name: own if name in coloured else OTHERS for name, own in style.looks(names).items()}
+    down = -(-len(scored) // ACROSS)
+    free = len(scored) % ACROSS != 0
+    figure = style.blank(PANEL_MM * down + LABEL_MM + (0.0 if free else LEGEND_MM))
+    panels = list(figure.subplots(down, ACROSS, squeeze=False, sharex=True).flat)
+    for axes, name in zip(panels, scored, strict=False):
+        _panel(axes, summary, name, look, coloured)
+    for axes in panels[max(0, len(scored) - ACROSS) : len(scored)]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
+    figure.supxlabel("Visual tokens", fontsize="medium")
+    figure.supylabel(_unit(summary, scored), fontsize="medium")
+    handles = _legend(panels[: len(scored)])
+    look_of: dict[str, Any] = {"frameon": False, "fontsize": style.TINY, "handlelength": 1.8, "labelspacing": 0.35}
+    if free:
+        panels[-1].axis("off")
+        panels[-1].legend(handles.values(), handles, loc="center", **look_of)
+    else:
+        figure.legend(handles.values(), handles, loc="outside upper center", ncols=4, columnspacing=1.0, **look_of)
+    return figure
+
+
+def _known(row: Row, benchmark: str) -> bool:
+    return row.method != UNPRUNED and row.scores[benchmark] is not None
+
+
+def _panel(axes: Axes, summary: Summary, benchmark: str, look: Mapping[str, Look], coloured: Sequence[str]) -> None:
+    style.frame(axes)
+    scale = percent_factor([row.scores[benchmark] for row in summary.rows])
+    rows: dict[str, list[Row]] = {}
+    for row in sorted(summary.rows, key=lambda row: row.tokens):
+        if _known(row, benchmark):
+            rows.setdefault(row.name, []).append(row)
+    unpruned = summary.unpruned.scores[benchmark] if summary.unpruned else None
+    if unpruned is not None:
+        axes.axhline(scale * unpruned, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)), label="Unpruned", zorder=1)
+    _band(axes, rows.get(RANDOM, ()), benchmark, scale)
+    # the first in the order is drawn last and lies on top
+    drawn = [name for name in rows if name not in coloured] + [name for name in reversed(coloured) if name in rows]
+    for name in drawn:
+        own = look[name]
+        axes.plot(
+            [row.tokens for row in rows[name]],
+            [scale * (row.scores[benchmark] or 0.0) for row in rows[name]],
+            color=own.colour,
+            linestyle=own.line,
+            linewidth=1.1 if name in coloured else 0.6,
+            marker=own.marker if name in coloured else ".",
+            markersize=3 if name in coloured else 2,
+            markerfacecolor=own.colour if own.filled else "white",
+            label=method_label(name) if name in coloured else OTHERS_LABEL,
+            zorder=3 if name in coloured else 2,
+        )
+    axes.set_title(benchmark_label(benchmark), fontsize=style.SMALL, pad=3)
+    axes.set_xticks(sorted({row.tokens for row in summary.rows if row.method != UNPRUNED}))
+    axes.tick_params(labelsize=style.TINY, length=2)
+    axes.margins(x=0.08)
+    axes.locator_params(axis="y", nbins=4)
+
+
+def _band(axes: Axes, rows: Sequence[Row], benchmark: str, scale: float) -> None:
+    known = [(row.tokens, interval) for row in rows if (interval := row.intervals[benchmark]) is not None]
+    if known:
+        tokens = [count for count, _ in known]
+        low, high = ([scale * interval[end] for _, interval in known] for end in (0, 1))
+        colour = style.looks([RANDOM])[RANDOM].colour
+        axes.fill_between(tokens, low, high, color=colour, alpha=0.18, linewidth=0, label="Random, 95 %")
+
+
+def _unit(summary: Summary, benchmarks: Sequence[str]) -> str:
+    scales = {percent_factor([row.scores[name] for row in summary.rows]) for name in benchmarks}
+    return "Score, %" if scales == {100.0} else "Score (fractions in %)"
+
+
+def _legend(panels: Sequence[Axes]) -> dict[str, Any]:
+    """Label -> handle, once for all panels: rows by their colours' order, then what they are compared with."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= {label: handle for label, handle in zip(labels, handles, strict=True) if label not in found}
+    rank = [*(method_label(name) for name in ORDER), "", OTHERS_LABEL, "Random, 95 %", "Unpruned"]
+    return {
+        label: found[label] for label in sorted(found, key=lambda label: rank.index(label if label in rank else ""))
+    }

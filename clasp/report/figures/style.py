@@ -1,0 +1,115 @@
+"""What all figures share: size, fonts, colours, how each method looks, and how a figure becomes files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from clasp.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMN_MM = 85.0
+"""Width of every figure: a column of a two-column paper."""
+DPI = 300
+SMALL, TINY = 7, 6
+"""Font sizes in points below the usual 8; nothing is smaller than the second."""
+
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""The Okabe-Ito palette; its yellow, too pale for lines, is left out."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+
+
+class Look(NamedTuple):
+    """How a method is drawn; no two looks share a colour and a marker."""
+
+    colour: str
+    marker: str
+    line: Any
+    filled: bool
+
+
+LOOKS = tuple(
+    Look(colour, MARKERS[(i + 3 * turn) % len(MARKERS)], line, filled=turn == 0)
+    for turn, line in enumerate(LINES)
+    for i, colour in enumerate(COLOURS)
+)
+"""Every colour with a solid line and a full marker, then again with other markers, hollow, on broken lines."""
+ORDER = (
+    *("clasp", "fastv", "visionzip", "random", "divprune", "cdpruner", "fastervlm"),
+    *("prumerge", "prumerge_plus", "pdrop", "hired", "sparsevlm", "mustdrop", "dart"),
+    *("tome", "vispruner"),
+)
+"""Methods whose look is the same in every figure, ordered so that few of a panel's methods share a colour; others take
+the looks that are left, in plan order."""
+
+RC: dict[str, Any] = {
+    "font.size": 8,
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "svg.hashsalt": "clasp",
+    "svg.fonttype": "path",
+    "path.simplify": False,
+}
+
+Source = TypeVar("Source")
+
+
+def write(draw: Callable[[Source], Figure], source: Source, folder: Path, stem: str) -> dict[str, Path]:
+    """Draws in the house style and writes ``<folder>/<stem>.{png,svg}``.
+
+    Args:
+        draw: a figure's function, for example :func:`clasp.report.figures.heatmap.draw`.
+        source: what it draws.
+
+    Returns:
+        suffix -> path.
+
+    Raises:
+        ReportError: there is nothing to draw.
+    """
+    import matplotlib
+
+    settings: Any = RC  # matplotlib types its keys one by one
+    with matplotlib.rc_context(settings):
+        figure = draw(source)
+        pictures = {suffix: _render(figure, suffix) for suffix in ("png", "svg")}
+    return {suffix: write_atomically(folder / f"{stem}.{suffix}", bytes_) for suffix, bytes_ in pictures.items()}
+
+
+def blank(height_mm: float) -> Figure:
+    """An empty figure at column width, its parts laid out by matplotlib."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(COLUMN_MM / 25.4, height_mm / 25.4), dpi=DPI, layout="constrained")
+
+
+def frame(axes: Axes) -> None:
+    """A light grid behind the data and no box around it."""
+    axes.grid(True, color="0.9", linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def looks(methods: Sequence[str]) -> dict[str, Look]:
+    """Method -> look."""
+    fixed = dict(zip(ORDER, LOOKS, strict=False))
+    left = LOOKS[len(ORDER) :]
+    others = [method for method in methods if method not in fixed]
+    return {**fixed, **{method: left[i % len(left)] for i, method in enumerate(others)}}
+
+
+def _render(figure: Figure, suffix: str) -> bytes:
+    out = io.BytesIO()
+    # no date and no version: the bytes depend on the results alone
+    metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
+    figure.savefig(out, format=suffix, metadata=metadata)
+    return out.getvalue()
