@@ -46,10 +46,10 @@ def questions(data_root: Path) -> list[Question]:
 
 
 @pytest.fixture
-def configured(data_root: Path, tmp_path: Path) -> Callable[..., RunConfig]:
-    """Composes the real configuration with overrides; results go to the test's own folder, W&B is off."""
+def composed_run(data_root: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """The real configuration with overrides as plain values; results go to the test's own folder, W&B is off."""
 
-    def make(*overrides: str) -> RunConfig:
+    def make(*overrides: str) -> dict[str, Any]:
         fixed = [
             f"paths.results={tmp_path / 'results'}",
             f"paths.data={data_root}",
@@ -57,6 +57,12 @@ def configured(data_root: Path, tmp_path: Path) -> Callable[..., RunConfig]:
             "device=cpu",
         ]
         with initialize_config_dir(str(CONFIGS)):
-            return load_config(OmegaConf.to_container(compose("config", [*fixed, *overrides]), resolve=True))
+            return OmegaConf.to_container(compose("config", [*fixed, *overrides]), resolve=True)  # type: ignore[return-value]
 
     return make
+
+
+@pytest.fixture
+def configured(composed_run: Callable[..., dict[str, Any]]) -> Callable[..., RunConfig]:
+    """That as a :class:`RunConfig`."""
+    return lambda *overrides: load_config(composed_run(*overrides))
