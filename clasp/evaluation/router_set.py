@@ -3,7 +3,10 @@
 Written for this project in the manner of the public benchmarks, wrapped in their templates as lmms-eval sends them. The
 router's prototypes (:mod:`clasp.prototypes`) are the other half. A question belongs to the category of what must be
 found to answer it: a property of a thing, a number of things, written text, a position or relation, the place, time or
-weather; everything else (existence, actions, identity, knowledge, reasoning, description) is ``general``. Torch-free.
+weather; everything else (existence, actions, identity, knowledge, reasoning, description) is ``general``.
+
+No prototype was made for an error on the unseen half. Some were made after errors on the world's questions, so that
+set is not an unseen one. Torch-free.
 """
 
 from __future__ import annotations
