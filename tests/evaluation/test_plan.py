@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,12 @@ from clasp.strict import ConfigError
 
 Configured = Callable[..., RunConfig]
 ONE = "benchmarks.names=[world_ocr]"
+EXPERIMENTS = sorted((Path(__file__).resolve().parents[2] / "configs" / "experiment").glob("*.yaml"))
+
+
+def row(method: str, values: str) -> list[str]:
+    """An experiment of the method and of one variant, as overrides."""
+    return [f"grid.method=[{method}]", f"+grid.variants.mine={values}", "grid.tokens=[64]", "limit=8", ONE]
 
 
 def signatures(config: RunConfig) -> list[str]:
@@ -22,6 +30,7 @@ def signatures(config: RunConfig) -> list[str]:
 def test_the_main_experiment_is_13_groups_of_7(configured: Configured) -> None:
     planned = plan(configured("experiment=tiny_main"))
     labels = [group.label for group in planned.groups]
+    assert [name for name, _ in planned.rows] == [label.partition(" at ")[0] for label in labels]
     pruned = [
         f"{method} at {tokens}" for method in ("random", "fastv", "visionzip", "clasp") for tokens in (192, 128, 64)
     ]
@@ -135,19 +144,103 @@ def test_code_questions_and_packages_are_part_of_the_identity(
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else value,
 )
-def test_bad_input_is_one_sentence(
-    configured: Configured, monkeypatch: pytest.MonkeyPatch, overrides: list[str], words: list[str]
-) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+def test_bad_input_is_one_sentence(configured: Configured, overrides: list[str], words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         plan(configured(*overrides))
+    assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
 
 
-def test_a_benchmark_that_nobody_can_judge_here_is_planned_all_the_same(
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_can_be_run_on_the_tiny_backbone(configured: Configured, path: Path) -> None:
+    """Each row of the file, at each budget, and no two rows of one name and budget."""
+    config = configured(f"experiment={path.stem}", "backbone=tiny", "limit=2", ONE)
+    planned = plan(config)
+    names = [name for name, _ in planned.rows]
+    assert list(dict.fromkeys(names)) == [*config.grid.method, *config.grid.variants]
+    budgets = len(config.grid.tokens or config.grid.ratio)
+    assert {names.count(name) for name in names} <= {1, budgets}
+    assert len({(name, specs[0].budget["tokens"]) for name, specs in planned.rows}) == len(names)
+    assert {spec.signature for _, specs in planned.rows for spec in specs} == {s.signature for s in planned.cells}
+
+
+def test_the_methods_table_has_the_main_table_s_cells(configured: Configured) -> None:
+    main, every = (configured(f"experiment={name}", "limit=2") for name in ("tiny_main", "table_llava15"))
+    assert set(signatures(main)) < set(signatures(every))
+
+
+def identity(config: RunConfig, name: str) -> dict[str, Any]:
+    """The method of the row's cells, with all that makes it."""
+    (specs,) = (specs for row, specs in plan(config).rows if row == name)
+    return specs[0].method
+
+
+def test_a_variant_is_a_row_by_its_own_name(configured: Configured) -> None:
+    planned = plan(configured(*row("none,clasp", "{fusion: {name: deep}}")))
+    assert [name for name, _ in planned.rows] == ["none", "clasp", "mine"]
+    assert [group.label for group in planned.groups] == ["none", "clasp at 64", "mine at 64"]
+    assert [spec.method["name"] for _, (spec,) in planned.rows] == ["none", "clasp", "clasp"]
+    assert len({spec.signature for spec in planned.cells}) == 3
+
+
+def test_a_variant_that_changes_nothing_shares_its_cells(configured: Configured) -> None:
+    planned = plan(configured(*row("none,clasp", "{method: {name: clasp, completion: density_peaks}}")))
+    rows = dict(planned.rows)
+    assert rows["mine"] == rows["clasp"]
+    assert [group.label for group in planned.groups] == ["none", "clasp at 64"], "computed once"
+    assert len(planned.cells) == 2
+
+
+def test_a_variant_is_what_the_same_run_by_itself_is(configured: Configured) -> None:
+    base = ["tokens=64", "limit=8", ONE]
+    for values, overrides in (
+        ("{method: {name: fastv, positions: contiguous}}", ["method=fastv", "method.positions=contiguous"]),
+        ("{fusion: {name: deep}}", ["fusion=deep"]),
+        ("{fusion: {name: custom, weights: [0.25, 0.75]}}", ["fusion=custom", "fusion.weights=[0.25,0.75]"]),
+        ("{policy: {name: other, pivot_share: 0.5}}", ["policy.pivot_share=0.5"]),
+        ("{policy: {name: other, categories: {ocr: {pivot_share: 0.1}}}}", ["policy.categories.ocr.pivot_share=0.1"]),
+        ("{router: {name: keyword}}", ["router=keyword"]),
+        ("{router: {name: fixed, category: ocr}}", ["router=fixed", "router.category=ocr"]),
+    ):
+        (alone,) = signatures(configured(*base, *overrides))
+        rows = dict(plan(configured("policy=default", *row("none,clasp", values))).rows)
+        assert rows["mine"][0].signature == alone != rows["clasp"][0].signature, values
+
+
+def test_a_variant_keeps_what_it_does_not_name(configured: Configured) -> None:
+    """The run's own parameters hold for its method in every row, the variant's come on top; other parts stay."""
+    run = ["method=clasp", "method.stage_layers=[1,3]", "fusion=deep", "policy.pivot_share=0.4"]
+    config = configured(*run, *row("clasp", "{method: {name: clasp, completion: farthest_point}}"))
+    own, shared = identity(config, "mine")["parameters"], identity(config, "clasp")["parameters"]
+    assert own["completion"] == "farthest_point" != shared["completion"]
+    assert {key for key in own if own[key] != shared[key]} == {"completion"}
+    assert tuple(shared["stage_layers"]) == (1, 3)
+    other = configured(*run, *row("clasp", "{method: {name: fastv}}"))
+    assert identity(other, "mine") == identity(configured(*row("clasp", "{method: {name: fastv}}")), "mine")
+
+
+def test_a_variant_of_the_unpruned_model_is_one_row_without_a_budget(configured: Configured) -> None:
+    config = configured(*row("clasp", "{method: {name: none}}"), "grid.tokens=[128,64]")
+    assert [name for name, _ in plan(config).rows] == ["clasp", "clasp", "mine"]
+
+
+def test_a_reference_must_be_a_row(configured: Configured) -> None:
+    assert configured(*row("clasp", "{fusion: {name: deep}}"), "report.reference=mine").report.reference == "mine"
+    with pytest.raises(ConfigError, match=r"report.reference=.random. is no row; use one of clasp, mine"):
+        configured(*row("clasp", "{fusion: {name: deep}}"), "report.reference=random")
+
+
+def test_benchmarks_keep_their_order_and_come_once(configured: Configured) -> None:
+    planned = plan(configured("tokens=64", "benchmarks.names=[world_scene,world_ocr,world_scene]"))
+    assert [benchmark.name for benchmark in planned.benchmarks] == ["world_scene", "world_ocr"]
+    assert [spec.benchmark for spec in planned.cells] == ["world_scene", "world_ocr"]
+
+
+def test_a_benchmark_that_needs_a_judge_is_planned_without_one(
     configured: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its cell has answers and no score until a judge completes it."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     planned = plan(configured("method=none", "benchmarks.names=[world_ocr,mmvet]"))
     assert [cell.benchmark for cell in planned.cells] == ["world_ocr", "mmvet"]

@@ -61,7 +61,10 @@ def test_cells_hold_together(configured: Callable[..., RunConfig]) -> None:
     assert pruned["costs"]["kv_bytes"] < unpruned["costs"]["kv_bytes"] / 4
     assert pruned["provenance"]["assumptions"]
     experiment = json.loads((config.paths.results / "experiments" / "run.json").read_text())
-    assert experiment["cells"] == [cell["signature"] for cell in outcome.cells]
+    assert [line["signature"] for line in experiment["cells"]] == [cell["signature"] for cell in outcome.cells]
+    assert [line["row"] for line in experiment["cells"]] == ["none", "none", "clasp", "clasp"]
+    assert [column["name"] for column in experiment["benchmarks"]] == ["world_ocr", "world_scene"]
+    assert experiment["report"]["table"] == "accuracy"
 
 
 def test_what_exists_is_not_run_again_and_a_cut_cell_alone_is(
@@ -124,3 +127,22 @@ def test_finished_groups_are_told_with_all_their_cells(configured: Callable[...,
     run_cells(plan(both), both, remember)
     run_cells(plan(both), both, remember)
     assert told[1:] == [["world_ocr", "world_scene"]], "the cell that was there is told of too, and nothing twice"
+
+
+def test_rows_of_one_cell_are_computed_once_and_reported_under_both_names(
+    configured: Callable[..., RunConfig],
+) -> None:
+    """From the runner's files to the table: a variant that is the method as it is, and one that is not."""
+    from clasp.report.cells import load_experiment
+    from clasp.report.summary import summarize
+
+    variants = "+grid.variants={same: {method: {name: random}}, other: {method: {name: random, positions: contiguous}}}"
+    grid = ["grid.method=[none,random]", variants, "grid.tokens=[64]", "report.reference=random"]
+    config = configured(*grid, "benchmarks.names=[world_ocr]", "limit=4")
+    outcome = run(config)
+    assert (outcome.computed, outcome.failed) == (3, ())
+    summary = summarize(load_experiment("run", config.paths.results))
+    assert [row.name for row in summary.rows] == ["none", "random", "same", "other"]
+    rows = {row.name: row for row in summary.rows}
+    assert rows["same"].scores == rows["random"].scores
+    assert rows["same"].costs == rows["random"].costs != rows["none"].costs
