@@ -103,12 +103,8 @@ class Experiment:
         Raises:
             ReportError: the answers are missing, cut short, or not those of the cell.
         """
-        path = self.results / "cells" / f"{signature}.jsonl"
-        answers = [_parse(line, path) for line in _read(path, "answers file").splitlines()]
         expected = int(self.frame.loc[self.frame["signature"] == signature, "questions"].iloc[0])
-        if len(answers) != expected:
-            raise ReportError(f"answers file {path} has {len(answers)} lines, its cell has {expected}; {REMEDY}")
-        return answers
+        return read_answers(self.results, signature, expected)
 
 
 REMEDY = "run the experiment again, which sets bad files aside and fills the gaps"
@@ -184,6 +180,22 @@ def read_cell(results: Path, signature: str) -> dict[str, Any]:
     if cell.get("signature") != signature:
         raise ReportError(f"results file {path} holds the signature {cell.get('signature')!r}; {REMEDY}")
     return cell
+
+
+def read_answers(results: Path, signature: str, questions: int) -> list[dict[str, Any]]:
+    """A cell's answers, one question a line.
+
+    Args:
+        questions: how many its cell has.
+
+    Raises:
+        ReportError: the answers are missing, cut short, or not those of the cell.
+    """
+    path = results / "cells" / f"{signature}.jsonl"
+    answers = [_parse(line, path) for line in _read(path, "answers file").splitlines()]
+    if len(answers) != questions:
+        raise ReportError(f"answers file {path} has {len(answers)} lines, its cell has {questions}; {REMEDY}")
+    return answers
 
 
 def flat(cell: dict[str, Any]) -> dict[str, Any]:

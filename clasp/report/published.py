@@ -145,7 +145,8 @@ class _Places:
         self.rows = [row for row in summary.rows if row.name == row.method]
         self.total = int(summary.experiment.frame["visual_tokens"].iloc[0])
         unpruned = [line["budget"] for line in lines if line["method"] == UNPRUNED]
-        self.published = max((int(budget) for budget in unpruned if budget.isdigit()), default=None)
+        # a source of counts that lists no unpruned row has our backbone's count
+        self.published = max((int(budget) for budget in unpruned if budget.isdigit()), default=self.total)
 
     def __call__(self, line: Mapping[str, str]) -> int | None:
         rows = [row for row in self.rows if row.method == line["method"]]
@@ -160,7 +161,7 @@ class _Places:
     def _share(self, budget: str) -> float | None:
         if budget.endswith("%"):
             return float(budget[:-1]) / 100
-        return int(budget) / self.published if budget and self.published else None
+        return int(budget) / self.published if budget else None
 
 
 def _accuracy_values(summary: Summary, row: Row | None, line: Mapping[str, str]) -> dict[str, PublishedValue]:

@@ -398,7 +398,7 @@ def test_the_script_writes_everything_without_torch(results: Path) -> None:
     ("arguments", "message"),
     [
         (["experiment=nope"], "experiment 'nope' has not been run yet"),
-        (["experimant=tiny_main"], "unknown argument 'experimant'; known: experiment=, results="),
+        (["experimant=tiny_main"], "unknown argument 'experimant'; known: experiment=, "),
         ([], "no experiment is named"),
     ],
 )

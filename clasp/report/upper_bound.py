@@ -1,0 +1,216 @@
+"""Compares the stored unpruned scores of a backbone with scores that others, or the training, measured for it.
+
+Targets of published backbones are the unpruned lmms-eval runs in results/published/accuracy.csv (method ``none``,
+protocol ``lmms-eval``: the harness that is ours too); those of the tiny one are the scores on all test questions in
+results/reference/tiny_training.json.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from clasp.report.cells import UNPRUNED, ReportError, flat, read_answers, read_cell
+from clasp.report.layout import benchmark_label, percent_factor
+from clasp.report.metrics import sampled
+from clasp.report.statistics import LEVEL, resample
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+"""The project's own results folder, which holds the targets."""
+ACCEPTED = "lmms-eval"
+"""Protocol of the published rows that are targets."""
+TINY = "tiny"
+BOOTSTRAPPED = ("f1", "perception+cognition")
+"""Metrics that are no mean over questions: their standard error comes from resampled answers."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A score to be reached: in percent, MME's in points, as its source has it."""
+
+    benchmark: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One stored score against its target.
+
+    Args:
+        score: ours, in the target's unit.
+        error: standard error of a score of that many questions, in the same unit.
+        limit: how many standard errors may lie between the two.
+        questions: how many ours rests on.
+        available: how many there are.
+        signature: of our cell.
+    """
+
+    target: Target
+    score: float
+    error: float
+    limit: float
+    questions: int
+    available: int
+    signature: str
+
+    @property
+    def distance(self) -> float:
+        """Ours less the target's, in standard errors."""
+        difference = self.score - self.target.value
+        if math.isclose(difference, 0.0, abs_tol=1e-9):
+            return 0.0
+        return difference / self.error if self.error else math.copysign(math.inf, difference)
+
+    @property
+    def within(self) -> bool:
+        return abs(self.distance) <= self.limit
+
+
+@dataclass(frozen=True)
+class Check:
+    """All targets of a backbone: those that stored cells were compared with, and those that have no cell."""
+
+    backbone: str
+    checked: tuple[Checked, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def status(self) -> int:
+        """0: every target has a cell and all are within; 1: some are outside; 2: some or all have no cell."""
+        if not all(one.within for one in self.checked):
+            return 1
+        return 2 if self.missing else 0
+
+
+def targets(backbone: str, folder: Path = RESULTS) -> list[Target]:
+    """The targets of a backbone.
+
+    Args:
+        folder: results folder that holds them.
+
+    Raises:
+        ReportError: there are none.
+    """
+    if backbone == TINY:
+        path = folder / "reference" / "tiny_training.json"
+        accuracy = json.loads(path.read_text(encoding="utf-8"))["accuracy"]
+        # the averages that it lists beside the benchmarks have no unpruned entry
+        return [
+            Target(name, found["all"], f"{path.name}, all test questions")
+            for name, found in accuracy.items()
+            if "all" in found
+        ]
+    with (folder / "published" / "accuracy.csv").open(encoding="utf-8", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if (line["method"], line["protocol"]) == (UNPRUNED, ACCEPTED)]
+    found = [
+        Target(line["benchmark"], float(line["value"]), f"{line['source']}, {line['protocol']}")
+        for line in lines
+        if line["backbone"] == backbone
+    ]
+    if not found:
+        known = ", ".join([TINY, *dict.fromkeys(line["backbone"] for line in lines)])
+        raise ReportError(f"no unpruned scores are known to check backbone {backbone!r} against; known: {known}")
+    return found
+
+
+def check(backbone: str, results: Path, folder: Path = RESULTS) -> Check:
+    """Compares the cells below ``results`` with the targets.
+
+    Of several unpruned cells of a benchmark the one with most questions counts, then the latest. A whole test set is
+    the target's own questions, so ours must lie within one standard error. A subset is a sample of them: it must lie
+    within the interval of 95 % for all such benchmarks together (Bonferroni).
+
+    Raises:
+        ReportError: no targets, or a cell or its answers cannot be used.
+    """
+    wanted = targets(backbone, folder)
+    cells = _unpruned(backbone, results)
+    there = [target for target in wanted if target.benchmark in cells]
+    partial = sum(_partial(cells[target.benchmark]) for target in there)
+    sample = NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * partial)) if partial else 1.0
+    checked = tuple(_compare(target, cells[target.benchmark], results, sample) for target in there)
+    missing = tuple(target.benchmark for target in wanted if target.benchmark not in cells)
+    return Check(backbone, checked, missing)
+
+
+def _unpruned(backbone: str, results: Path) -> dict[str, dict[str, Any]]:
+    """Benchmark -> the scored unpruned cell that counts."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((results / "cells").glob("*.json")):
+        cell = read_cell(results, path.stem)
+        known = flat(cell)
+        if (known["backbone"], known["method"]) != (backbone, UNPRUNED) or known["score"] is None:
+            continue
+        other = found.get(known["benchmark"])
+        if other is None or _weight(cell) > _weight(other):
+            found[known["benchmark"]] = cell
+    return found
+
+
+def _weight(cell: dict[str, Any]) -> tuple[int, str]:
+    return int(cell["questions"]), str(cell["provenance"].get("finished", ""))
+
+
+def _partial(cell: dict[str, Any]) -> bool:
+    return int(cell["questions"]) < int(cell["available"])
+
+
+def _compare(target: Target, cell: dict[str, Any], results: Path, sample: float) -> Checked:
+    score, questions = float(cell["score"]), int(cell["questions"])
+    factor = percent_factor([score])
+    if cell["metric"] in BOOTSTRAPPED:
+        error = factor * _bootstrapped(cell, results)
+    else:
+        # the larger of the two, for a perfect score has no spread of its own
+        shares = (score * factor / 100, target.value / 100)
+        error = 100 * max(math.sqrt(share * (1 - share) / questions) for share in shares)
+    limit = sample if _partial(cell) else 1.0
+    return Checked(target, score * factor, error, limit, questions, int(cell["available"]), str(cell["signature"]))
+
+
+def _bootstrapped(cell: dict[str, Any], results: Path) -> float:
+    """Standard error of a score that is no mean, in the cell's scale."""
+    answers = read_answers(results, str(cell["signature"]), int(cell["questions"]))
+    made = sampled(cell["metric"], answers, float(cell["score"]))
+    if made is None:
+        raise ReportError(
+            f"the {cell['metric']} of {cell['benchmark']!r} in cell {cell['signature']} does not follow from its "
+            "answers, so it has no standard error; run the benchmark again"
+        )
+    return float(resample(cell["benchmark"], [made]).scores[:, 0].std(ddof=1))
+
+
+def describe(found: Check) -> str:
+    """One line per benchmark, then what is missing and which command makes it."""
+    lines = [f"Unpruned {found.backbone}: stored scores against known ones"]
+    lines += [_line(one) for one in found.checked]
+    if found.missing:
+        lines += [f"no unpruned cell yet: {', '.join(map(benchmark_label, found.missing))}; run", f"  {command(found)}"]
+    if any(one.limit > 1 for one in found.checked):
+        lines.append(
+            "Subsets of the questions are samples: their limits are those of a 95 % interval for all of them together."
+        )
+    return "\n".join(lines)
+
+
+def command(found: Check) -> str:
+    """What makes the missing cells: on all questions, and on the tiny backbone on the default subset."""
+    everything: Sequence[str] = () if found.backbone == TINY else ("limit=all",)
+    names = f"'benchmarks.names=[{','.join(found.missing)}]'"
+    return " ".join(["python scripts/run.py", f"backbone={found.backbone}", "method=none", names, *everything])
+
+
+def _line(one: Checked) -> str:
+    verdict = "within" if one.within else "OUTSIDE"
+    return (
+        f"{verdict:8}{benchmark_label(one.target.benchmark):16}{one.score:8.2f} against {one.target.value:8.2f} "
+        f"({one.target.source}): {one.distance:+.2f} standard errors of {one.error:.2f}, limit {one.limit:.2f}, "
+        f"{one.questions} of {one.available} questions, cell {one.signature}"
+    )

@@ -1,0 +1,305 @@
+"""Published rows beside ours: whose number stands where, when a difference is shown, and what is said where none is."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic import VISUAL, cell, planned, write_cell, write_plan
+
+from clasp.report.cells import ReportError, load_experiment
+from clasp.report.published import PublishedRow, published_rows
+from clasp.report.published_table import build_published, published_csv, published_sheet
+from clasp.report.summary import Summary, summarize
+from clasp.report.table import sheet_latex, sheet_markdown
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "table"
+SCORES = {"gqa": 0.605, "pope": 0.85, "vqav2": 0.75, "textvqa": 0.45, "textvqa_ocr": 0.57, "mmvet": 0.31, "mme": 1800.0}
+HEADER = "backbone,budget,method,benchmark,value,source,protocol,note,origin\n"
+
+
+def write(
+    results: Path,
+    *,
+    backbone: str = "llava_1_5_7b",
+    benchmarks: Sequence[str] = tuple(SCORES),
+    missing: Sequence[tuple[str, str]] = (),
+    nominal: float = 1.0,
+    available: int = 200,
+    **report: Any,
+) -> Summary:
+    """An experiment of a few methods at 192 tokens; DART's nominal count is ``nominal`` times its budget."""
+    keys = [
+        (method, tokens, benchmark)
+        for method, tokens in (("none", VISUAL), ("random", 192), ("fastv", 192), ("dart", 192), ("clasp", 192))
+        for benchmark in benchmarks
+    ]
+    for method, tokens, benchmark in keys:
+        value = SCORES.get(benchmark, 0.6)
+        scores = [min(value, 1.0)] * 200
+        one = cell(method, tokens, benchmark, scores, backbone=backbone, available=available)
+        one["score"] = value
+        if method == "dart":
+            one["costs"]["visual_tokens"]["nominal"] *= nominal
+        if (method, benchmark) not in missing:
+            write_cell(results, one, scores)
+    spec = {"published": "llava_1_5_7b", "figures": [], **report}
+    write_plan(results, NAME, [planned(*key) for key in keys], report=spec)
+    return summarize(load_experiment(NAME, results))
+
+
+def rows_of(rows: Sequence[PublishedRow], method: str, tokens: int | None = 192) -> list[PublishedRow]:
+    return [row for row in rows if (row.method, row.tokens) == (method, tokens)]
+
+
+def folder_of(path: Path, *lines: str) -> Path:
+    path.mkdir()
+    (path / "accuracy.csv").write_text(HEADER + "".join(f"{line}\n" for line in lines))
+    (path / "sources.csv").write_text("key,source\nX,somebody's paper\nY,another paper\n")
+    return path
+
+
+def lines_of(text: str, start: str) -> list[list[str]]:
+    return [[entry.strip() for entry in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith(start)]
+
+
+def test_copied_and_re_run_rows_are_lines_of_their_own_with_the_difference_to_ours(tmp_path: Path) -> None:
+    rows = published_rows(write(tmp_path))
+    fastv = {row.origin: row for row in rows_of(rows, "fastv") if "gqa" in row.values}
+    assert set(fastv) == {"copied", "re-run"}
+    assert fastv["copied"].values["gqa"].text == "52.7"
+    assert fastv["re-run"].values["gqa"].text == "57.1"
+    assert fastv["copied"].values["gqa"].difference == pytest.approx(60.5 - 52.7)
+    assert "DART" in fastv["copied"].source_text
+    assert "official code" in fastv["re-run"].source_text
+    (clasp,) = (row for row in rows_of(rows, "clasp"))
+    assert (clasp.origin, clasp.source) == ("own paper", "A")
+    assert clasp.values["gqa"].difference == pytest.approx(0.1)
+    assert clasp.values["gqa"].comparable == "same"
+
+
+def test_no_published_number_fills_an_entry_of_ours(tmp_path: Path) -> None:
+    summary = write(tmp_path, missing=[("clasp", "gqa"), ("fastv", "gqa")])
+    rows = published_rows(summary)
+    for row in (*rows_of(rows, "clasp"), *rows_of(rows, "fastv")):
+        if "gqa" in row.values:
+            assert row.values["gqa"].ours is row.values["gqa"].difference is None
+    text = sheet_markdown(published_sheet(summary, rows))
+    heads = lines_of(text, "| method")[0]
+    own, published = lines_of(text, "| CLASP ")[:2]
+    assert own[heads.index("source")] == "this project"
+    assert own[heads.index("GQA")] == own[heads.index("average %")] == ""
+    assert published[heads.index("source")] == "A"
+    assert published[heads.index("GQA")] == "60.4"
+    # other entries of ours stay
+    assert own[heads.index("POPE")] == "85.0"
+
+
+def test_protocols_that_differ_have_no_difference_but_a_reason(tmp_path: Path) -> None:
+    rows = published_rows(write(tmp_path))
+    copied = next(row for row in rows_of(rows, "fastv") if row.origin == "copied")
+    for benchmark in ("textvqa", "vqav2", "mmvet"):
+        value = copied.values[benchmark]
+        assert (value.comparable, value.difference) == ("different", None)
+        assert value.ours is not None
+        assert value.reasons
+    # with OCR tokens in both prompts they do compare, as far as FastV's budget lets them
+    assert copied.values["textvqa_ocr"].difference == pytest.approx(57.0 - 52.5)
+    # points are shown as they are
+    assert copied.values["mme"].difference == pytest.approx(1800 - 1612)
+    unpruned = {row.source: row for row in rows_of(rows, "none", VISUAL)}
+    assert unpruned["U"].values["pope"].comparable == "same"  # it states F1
+    assert unpruned["N"].values["pope"].comparable == "unsure"
+
+
+def test_perception_alone_is_not_set_against_the_sum(tmp_path: Path) -> None:
+    line = "llava_1_5_7b,192,fastv,mme,{},X,paper,{},re-run"
+    folder = folder_of(tmp_path / "published", line.format(1500, "mme_perception"))
+    (row,) = published_rows(write(tmp_path), folder)
+    assert (row.values["mme"].ours, row.values["mme"].difference) == (1800.0, None)
+    assert any("perception alone" in reason for reason in row.values["mme"].reasons)
+
+
+@pytest.mark.parametrize(("nominal", "comparable"), [(1.0, "same"), (0.85, "different")])
+def test_a_budget_counted_otherwise_is_no_budget_held(tmp_path: Path, nominal: float, comparable: str) -> None:
+    rows = published_rows(write(tmp_path, nominal=nominal))
+    dart = next(row for row in rows_of(rows, "dart") if row.source == "D")
+    assert dart.values["gqa"].comparable == comparable
+    assert (dart.values["gqa"].difference is None) == (comparable == "different")
+    if comparable == "different":
+        assert any("nominal count, which is 163" in reason for reason in dart.values["gqa"].reasons)
+
+
+def test_a_budget_whose_meaning_no_source_states_is_marked(tmp_path: Path) -> None:
+    summary = write(tmp_path)
+    rows = published_rows(summary)
+    assert {row.values["gqa"].comparable for row in rows_of(rows, "fastv") if "gqa" in row.values} == {"unsure"}
+    text = sheet_markdown(published_sheet(summary, rows))
+    heads, shown = lines_of(text, "| method")[0], lines_of(text, "| FastV ")
+    copied = next(line for line in shown if line[heads.index("whose run")] == "copied")
+    match = re.fullmatch(r"52\.7 \(~\+7\.8 ([a-z]+)\)", copied[heads.index("GQA")])
+    assert match is not None
+    assert f"- {match[1]}: budget: the source does not say" in text
+
+
+def test_a_subset_of_the_questions_is_not_compared(tmp_path: Path) -> None:
+    rows = published_rows(write(tmp_path, available=201))
+    (clasp,) = rows_of(rows, "clasp")
+    assert clasp.values["gqa"].difference is None
+    assert any("subset" in reason for reason in clasp.values["gqa"].reasons)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_averages_compare_only_over_the_papers_benchmarks(tmp_path: Path, whole: bool) -> None:
+    names = ("gqa", "mmbench", "mme", "pope", "sqa", "vqav2", "textvqa", "mmvet")
+    rows = published_rows(write(tmp_path, benchmarks=names if whole else names[:-1]))
+    (clasp,) = rows_of(rows, "clasp")
+    assert clasp.values["normalized_average"].comparable == ("unsure" if whole else "different")
+    assert (clasp.values["normalized_average"].difference == pytest.approx(1.6)) is whole
+
+
+def test_on_another_backbone_nothing_compares_and_one_sentence_says_so(tmp_path: Path) -> None:
+    summary = write(tmp_path, backbone="tiny", benchmarks=("easy_vqa", "gqa"))
+    rows = published_rows(summary)
+    values = [value for row in rows for value in row.values.values()]
+    assert values
+    assert any(value.ours is not None for value in values)
+    assert all(value.difference is None for value in values)
+    text = sheet_markdown(published_sheet(summary, rows))
+    assert text.count("nothing here compares") == 1
+    assert "ours of tiny" in text
+    assert "60.4" in text
+    assert not re.search(r"\(~?[+-]\d", text)
+
+
+def test_budgets_and_methods_that_we_lack_stand_apart(tmp_path: Path) -> None:
+    summary = write(tmp_path)
+    rows = published_rows(summary)
+    rest = [row for row in rows if row.tokens is None]
+    assert {("clasp", "128"), ("visionzip", "192")} <= {(row.method, row.budget) for row in rest}
+    assert all(value.ours is None for row in rest for value in row.values.values())
+    assert rows[-len(rest) :] == rest
+    text = sheet_markdown(published_sheet(summary, rows))
+    assert lines_of(text, "| CLASP (128)")
+
+
+def test_shares_are_budgets_too(tmp_path: Path) -> None:
+    line = "llava_1_5_7b,{},fastv,gqa,{},X,paper,,re-run"
+    folder = folder_of(tmp_path / "published", line.format("33.3%", 50), line.format("20%", 40), line.format("", 30))
+    rows = published_rows(write(tmp_path), folder)
+    assert [(row.budget, row.tokens) for row in rows] == [("33.3%", 192), ("20%", None), ("", None)]
+
+
+def test_a_variant_under_a_name_of_its_own_has_no_published_row(tmp_path: Path) -> None:
+    write(tmp_path, benchmarks=("gqa",))
+    scores = np.full(200, 0.6).tolist()
+    variant = planned("clasp", 192, "gqa", row="CLASP without fusion")
+    write_cell(
+        tmp_path, cell("clasp", 192, "gqa", scores, backbone="llava_1_5_7b", signature=variant["signature"]), scores
+    )
+    cells = [planned("none", VISUAL, "gqa"), variant]
+    write_plan(tmp_path, NAME, cells, report={"published": "llava_1_5_7b"})
+    rows = published_rows(summarize(load_experiment(NAME, tmp_path)))
+    assert {row.tokens for row in rows if row.method == "clasp"} == {None}
+
+
+def test_an_unknown_backbone_is_an_error_and_none_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"'llava_9'.*llava_1_5_7b, llava_next_7b"):
+        published_rows(write(tmp_path, published="llava_9"))
+    summary = write(tmp_path, published=None)
+    with pytest.raises(ReportError, match=r"report\.published"):
+        published_rows(summary)
+    assert "nothing is published beside" in build_published(summary)
+    assert not (tmp_path / "tables").exists()
+
+
+def test_two_numbers_for_one_place_are_an_error(tmp_path: Path) -> None:
+    line = "llava_1_5_7b,192,fastv,gqa,50,X,paper,,re-run"
+    folder = folder_of(tmp_path / "published", line, line)
+    with pytest.raises(ReportError, match="two numbers for gqa"):
+        published_rows(write(tmp_path), folder)
+
+
+def test_an_unexplained_source_is_an_error(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "published", "llava_1_5_7b,192,fastv,gqa,50,Z,paper,,re-run")
+    with pytest.raises(ReportError, match=r"'Z' is not in sources\.csv"):
+        published_rows(write(tmp_path), folder)
+
+
+def test_efficiency_compares_ratios_with_a_mark_and_times_not_at_all(tmp_path: Path) -> None:
+    summary = write(tmp_path, benchmarks=("pope",), table="efficiency")
+    rows = published_rows(summary)
+    (clasp,) = rows_of(rows, "clasp")
+    assert clasp.values["time_speedup"].difference == pytest.approx(1.0 - 1.5)
+    assert clasp.values["time_speedup"].comparable == "unsure"
+    assert clasp.values["accuracy_retention_pct"].difference == pytest.approx(100 - 99.6)
+    unpruned = next(row for row in rows_of(rows, "none", VISUAL) if row.source == "S (A100)")
+    assert unpruned.protocol == "A100"
+    assert unpruned.values["latency_ms"].ours == pytest.approx(60.0)
+    assert unpruned.values["latency_ms"].difference is unpruned.values["tflops"].difference is None
+    text = sheet_markdown(published_sheet(summary, rows))
+    assert "57.82 (" in text
+    assert "other hardware" in text
+
+
+def test_retention_on_another_benchmark_is_not_compared(tmp_path: Path) -> None:
+    rows = published_rows(write(tmp_path, benchmarks=("gqa", "pope"), table="efficiency"))
+    (clasp,) = rows_of(rows, "clasp")
+    assert clasp.values["accuracy_retention_pct"].ours == pytest.approx(100)
+    assert clasp.values["accuracy_retention_pct"].difference is None
+
+
+@pytest.mark.parametrize("backbone", ["llava_next_7b", "qwen2_5_vl_7b", "video_llava_7b"])
+def test_every_published_backbone_can_be_shown(tmp_path: Path, backbone: str) -> None:
+    summary = write(tmp_path, benchmarks=("gqa",), published=backbone)
+    rows = published_rows(summary)
+    assert rows
+    assert sheet_markdown(published_sheet(summary, rows)).count("| this project") == 5  # one a row of ours
+
+
+def test_csv_has_a_line_per_published_number(tmp_path: Path) -> None:
+    summary = write(tmp_path)
+    rows = published_rows(summary)
+    records = list(csv.DictReader(io.StringIO(published_csv(summary, rows))))
+    assert len(records) == sum(len(row.values) for row in rows)
+    (record,) = (r for r in records if (r["method"], r["budget"], r["column"]) == ("clasp", "192", "gqa"))
+    assert (record["published"], record["source"], record["origin"]) == ("60.4", "A", "own paper")
+    assert float(record["ours"]) == pytest.approx(60.5)
+    assert float(record["difference"]) == pytest.approx(0.1)
+    apart = next(r for r in records if r["column"] == "vqav2" and r["ours"])
+    assert apart["difference"] == ""
+    assert "test-dev" in apart["reasons"]
+
+
+def test_latex_aligns_words_left_and_escapes_them(tmp_path: Path) -> None:
+    summary = write(tmp_path)
+    text = sheet_latex(published_sheet(summary, published_rows(summary)))
+    heads = text[text.index(r"\toprule") :].splitlines()[1].count("&") + 1
+    assert rf"\begin{{tabular}}{{llll{'r' * (heads - 4)}}}" in text
+    assert r"\label{tab:table_published}" in text
+    assert r"60.4 {\scriptsize (+0.1)}" in text
+    assert r"average \%" in text
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    assert {line.count(" & ") for line in body.splitlines() if " & " in line} == {heads - 1}
+
+
+def test_the_command_writes_all_three_forms(tmp_path: Path) -> None:
+    write(tmp_path, benchmarks=("gqa", "pope"))
+    arguments = [f"experiment={NAME}", f"results={tmp_path}"]
+    script = [sys.executable, str(ROOT / "scripts" / "report.py"), *arguments]
+    done = subprocess.run([*script, "published=1"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all((tmp_path / "tables" / f"{NAME}_published.{suffix}").is_file() for suffix in ("md", "csv", "tex"))
+    assert "beside published rows" in done.stdout
+    done = subprocess.run([*script, "published=yes"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "published=yes is not known" in done.stderr

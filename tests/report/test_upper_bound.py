@@ -1,0 +1,184 @@
+"""Stored unpruned scores against known ones: what is within, what is outside, and what is missing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic import VISUAL, cell, write_cell
+
+from clasp.report.cells import ReportError
+from clasp.report.upper_bound import check, command, describe, targets
+
+ROOT = Path(__file__).resolve().parents[2]
+LLAVA = {"gqa": 61.97, "mmbench": 64.09, "mme": 1856.45, "pope": 85.87, "sqa": 69.46}
+BOTH = (58, 59)
+"""MME's pictures of 100 with both questions right, in every other category."""
+TINY = ("easy_vqa", *(f"world_{name}" for name in ("attribute", "counting", "ocr", "spatial", "scene", "general")))
+
+
+def put(results: Path, benchmark: str, right: int, questions: int, backbone: str = "tiny", **changes: Any) -> None:
+    """An unpruned cell with ``right`` of ``questions`` right answers."""
+    scores = [1.0] * right + [0.0] * (questions - right)
+    one = cell("none", VISUAL, benchmark, scores, backbone=backbone, available=questions)
+    write_cell(results, one | changes, scores)
+
+
+def put_answers(results: Path, benchmark: str, metric: str, score: float, details: Sequence[Mapping[str, Any]]) -> None:
+    """A cell of a metric that rests on what each answer was."""
+    scores = [float(detail["score"]) for detail in details]
+    one = cell("none", VISUAL, benchmark, scores, backbone="llava_1_5_7b", metric=metric, available=len(scores))
+    one["score"] = score
+    write_cell(results, one, scores)
+    lines = [
+        {"question_id": str(i), "score": score, "category": None, "detail": detail}
+        for i, (score, detail) in enumerate(zip(scores, details, strict=True))
+    ]
+    path = results / "cells" / f"{one['signature']}.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def put_llava(results: Path, pope: int = 1717) -> None:
+    """LLaVA-1.5-7B's cells; POPE's F1 is ``pope`` in 2,000, the others are near their targets."""
+    put(results, "gqa", 6190, 10_000, "llava_1_5_7b")
+    put(results, "sqa", 1400, 2017, "llava_1_5_7b")
+    put(results, "mmbench", 2777, 4329, "llava_1_5_7b", score=64.1)
+    # as many false alarms as misses: precision, recall and F1 are all pope / 2000
+    said = [("yes", "yes")] * pope + [("no", "yes")] * (2000 - pope) + [("yes", "no")] * (2000 - pope)
+    said += [("no", "no")] * pope
+    details = [{"prediction": p, "ground_truth": t, "score": float(p == t)} for p, t in said]
+    put_answers(results, "pope", "f1", pope / 2000, details)
+    pictures, total = [], 0.0
+    for category in range(14):
+        both, one = BOTH[category % 2], 31
+        for picture in range(100):
+            right = (1, 1) if picture < both else (1, 0) if picture < both + one else (0, 0)
+            pictures += [{"category": f"c{category}", "question_id": f"p{picture}", "score": score} for score in right]
+        total += (both + one / 2) + both  # accuracy in percent, and the share of pictures with both right
+    put_answers(results, "mme", "perception+cognition", total, pictures)
+
+
+def run(results: Path, *arguments: str) -> tuple[int, str]:
+    script = str(ROOT / "scripts" / "check_upper_bound.py")
+    done = subprocess.run(
+        [sys.executable, script, *arguments, f"results={results}"], capture_output=True, text=True, cwd=results
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_targets_are_the_acceptance_numbers_and_have_a_source() -> None:
+    found = {target.benchmark: target for target in targets("llava_1_5_7b")}
+    assert {name: target.value for name, target in found.items()} == LLAVA
+    assert LLAVA["mme"] == pytest.approx(1508.24 + 348.21)
+    assert all("lmms-eval" in target.source for target in found.values())
+    with (ROOT / "results/published/accuracy.csv").open(encoding="utf-8", newline="") as file:
+        notes = {line["note"] for line in csv.DictReader(file) if line["source"] == "U" and line["method"] == "none"}
+    assert notes == {"POPE=F1; MME=1508.24+348.21"}
+
+
+def test_the_tiny_backbones_targets_are_its_measured_scores() -> None:
+    log = json.loads((ROOT / "results/reference/tiny_training.json").read_text())["accuracy"]
+    assert {t.benchmark: t.value for t in targets("tiny")} == {name: log[name]["all"] for name in TINY}
+
+
+def test_binomial_error_on_whole_sets_has_a_limit_of_one(tmp_path: Path) -> None:
+    put(tmp_path, "world_counting", 437, 500)
+    (one,) = check("tiny", tmp_path).checked
+    assert one.score == pytest.approx(87.4)
+    assert one.error == pytest.approx(100 * np.sqrt(0.874 * 0.126 / 500))
+    assert one.limit == 1.0
+    assert one.distance == 0.0
+    put(tmp_path, "world_counting", 427, 500)
+    (one,) = check("tiny", tmp_path).checked
+    assert one.distance == pytest.approx(-2.0 / (100 * np.sqrt(0.854 * 0.146 / 500)))
+    assert not one.within
+
+
+def test_a_subset_is_a_sample_with_a_wider_limit(tmp_path: Path) -> None:
+    put(tmp_path, "world_counting", 84, 100, available=500)
+    (one,) = check("tiny", tmp_path).checked
+    assert one.limit == pytest.approx(1.96, abs=0.001)
+    assert one.within
+    put(tmp_path, "world_spatial", 98, 100, available=500)
+    limits = [checked.limit for checked in check("tiny", tmp_path).checked]
+    assert limits == pytest.approx([2.241, 2.241], abs=0.001)  # two benchmarks: 97.5 % each
+
+
+def test_a_perfect_score_has_the_spread_of_its_target(tmp_path: Path) -> None:
+    put(tmp_path, "easy_vqa", 500, 500)
+    put(tmp_path, "world_scene", 99, 100, available=500)  # the target is 100 %
+    easy, scene = check("tiny", tmp_path).checked
+    assert easy.error == pytest.approx(100 * np.sqrt(0.998 * 0.002 / 500))
+    assert scene.error == pytest.approx(100 * np.sqrt(0.99 * 0.01 / 100))
+    assert scene.within
+
+
+def test_the_cell_of_most_questions_counts_and_unscored_or_pruned_ones_do_not(tmp_path: Path) -> None:
+    put(tmp_path, "world_counting", 437, 500)
+    put(tmp_path, "world_counting", 10, 100, signature="a" * 24)
+    put(tmp_path, "world_counting", 10, 600, signature="b" * 24, score=None)
+    budget = {"tokens": 64, "ratio": None, "visual_tokens": VISUAL}
+    put(tmp_path, "world_counting", 10, 600, signature="c" * 24, method="random", budget=budget)
+    put(tmp_path, "world_counting", 10, 600, backbone="llava_1_5_7b", signature="d" * 24)
+    (one,) = check("tiny", tmp_path).checked
+    assert (one.questions, one.score) == (500, pytest.approx(87.4))
+
+
+def test_f1_and_mme_have_the_bootstraps_error(tmp_path: Path) -> None:
+    put_llava(tmp_path)
+    found = {one.target.benchmark: one for one in check("llava_1_5_7b", tmp_path).checked}
+    assert set(found) == set(LLAVA)
+    # F1's error is not the binomial one of its value over all questions
+    assert found["pope"].score == pytest.approx(85.85)
+    assert found["pope"].error == pytest.approx(0.6, abs=0.15)
+    # MME: a sum over 14 categories of means over 100 pictures
+    spread = np.std([200] * 58 + [50] * 31 + [0] * 11)
+    assert found["mme"].error == pytest.approx(np.sqrt(14) * spread / 10, rel=0.15)
+
+
+def test_answers_that_do_not_give_the_score_are_an_error(tmp_path: Path) -> None:
+    put(tmp_path, "pope", 80, 100, backbone="llava_1_5_7b", metric="f1")
+    with pytest.raises(ReportError, match="no standard error"):
+        check("llava_1_5_7b", tmp_path)
+
+
+def test_exit_status_0_where_all_are_within(tmp_path: Path) -> None:
+    put_llava(tmp_path)
+    status, text = run(tmp_path, "backbone=llava_1_5_7b")
+    assert (status, text.count("within ")) == (0, 5), text
+
+
+def test_exit_status_1_names_what_is_outside_in_standard_errors(tmp_path: Path) -> None:
+    put_llava(tmp_path, pope=1600)
+    status, text = run(tmp_path, "backbone=llava_1_5_7b")
+    assert status == 1, text
+    (line,) = (line for line in text.splitlines() if line.startswith("OUTSIDE"))
+    assert "POPE" in line
+    assert "80.00 against    85.87" in line
+    assert "standard errors" in line
+
+
+def test_exit_status_2_names_what_is_missing_and_the_command_that_makes_it(tmp_path: Path) -> None:
+    status, text = run(tmp_path, "backbone=llava_1_5_7b")
+    assert status == 2
+    assert "backbone=llava_1_5_7b method=none 'benchmarks.names=[gqa,mmbench,mme,pope,sqa]' limit=all" in text
+    put(tmp_path, "gqa", 6197, 10_000, "llava_1_5_7b")
+    found = check("llava_1_5_7b", tmp_path)
+    assert found.status == 2  # what has been compared is within, but that is not all
+    assert "gqa" not in command(found)
+    assert "MMBench" in describe(found)
+
+
+def test_exit_status_2_for_a_backbone_without_targets(tmp_path: Path) -> None:
+    status, text = run(tmp_path, "backbone=llava_9")
+    assert status == 2
+    assert "known: tiny, llava_1_5_7b" in text
+    status, text = run(tmp_path, "backbon=tiny")
+    assert (status, "unknown argument 'backbon'" in text) == (2, True)
