@@ -1,16 +1,18 @@
-"""Every experiment below a results root: its tables, its figures, and the page that holds them all."""
+"""Every experiment below a results root: its tables, its figures, the page that holds them all, and their W&B runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from clasp.report.build import build_figures, build_table
+from clasp.report.build import build_figures, build_table, figure_stem
 from clasp.report.cells import ReportError, load_experiment
 from clasp.report.html import Built, write_html
 from clasp.report.published import PublishedRow, published_rows
 from clasp.report.published_table import build_published
 from clasp.report.router import load_router_scores
 from clasp.report.summary import Summary, summarize
+from clasp.report.wandb_log import log_report
+from clasp.report.wandb_run import Logged, WandbSettings
 
 
 def build_everything(results: Path, published: bool = False) -> tuple[Path, list[Built]]:
@@ -55,3 +57,19 @@ def _published(summary: Summary) -> list[PublishedRow]:
         return []
     build_published(summary)
     return published_rows(summary)
+
+
+def log_built(summary: Summary, settings: WandbSettings, page: Path | None = None) -> Logged:
+    """Logs an experiment's tables and figures, as they lie below its results root, as one W&B run.
+
+    Args:
+        summary: whose table has been built.
+        settings: project, entity, mode and the switch.
+        page: the page of all experiments, where it belongs with them.
+    """
+    experiment = summary.experiment
+    tables = {suffix: experiment.results / "tables" / f"{experiment.name}.{suffix}" for suffix in ("md", "csv", "tex")}
+    stems = [figure_stem(name, summary) for name in experiment.spec.figures]
+    figures = [experiment.results / "figures" / f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")]
+    drawn = [path for path in figures if path.is_file()]
+    return log_report(experiment, tables, drawn, settings, experiment.results, page)

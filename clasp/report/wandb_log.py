@@ -1,59 +1,27 @@
-"""Logs finished cells to Weights & Biases: one short run per group (backbone, method, budget).
+"""Logs results to Weights & Biases: finished cells by group (backbone, method, budget), and an experiment's report.
 
-Offline without an account or a prompt; online where the user's environment says so. The files under ``results/cells``
-are the truth: whatever happens here, no result is lost and no run stops. With ``enabled=False`` nothing is imported.
+The files under ``results`` are the truth: whatever happens here, no result is lost and no run stops. How a run is
+written, offline or online, is :mod:`clasp.report.wandb_run`'s; with ``enabled=False`` nothing is imported.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
-import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
-from clasp.report.cells import budget_tokens
+from clasp.report.cells import Experiment, budget_tokens
+from clasp.report.wandb_run import Content, Logged, WandbSettings, write_run
 
-log = logging.getLogger(__name__)
-
-Mode = Literal["online", "offline", "disabled"]
 COPIED = ("signature", "benchmark", "category", "metric", "score", "questions")
 COLUMNS = [*COPIED, "output_average", "tflops_gated", "kv_mib", "prefill_ms", "decode_ms"]
-"""Columns of a run's table; the first ones are a cell's own keys."""
-RETRIES = 2
-NETWORK_SECONDS = 60
-"""Longest wait for the server when a run starts; then the process goes on offline."""
-
-
-class WandbSettings(Protocol):
-    """What the caller's configuration says; ``mode`` None leaves the choice to the environment."""
-
-    @property
-    def enabled(self) -> bool: ...
-    @property
-    def project(self) -> str: ...
-    @property
-    def mode(self) -> Literal["online", "offline"] | None: ...
-    @property
-    def entity(self) -> str | None: ...
-
-
-@dataclass(frozen=True)
-class Logged:
-    """Where a group went.
-
-    Args:
-        status: ``online``, ``offline``, ``disabled`` (nothing was written) or ``failed`` (see ``message``).
-        where: the run's page, or the folder that ``wandb sync`` takes; empty where nothing was written.
-        message: one sentence for people.
-    """
-
-    status: Literal["online", "offline", "disabled", "failed"]
-    where: str
-    message: str
+"""Columns of a group's table; the first ones are a cell's own keys."""
+REPORT = "report"
+"""Job type of an experiment's report, and the type of the artifact that it holds."""
 
 
 def log_group(
@@ -63,7 +31,7 @@ def log_group(
     experiment: str = "run",
     results: Path = Path("results"),
 ) -> Logged:
-    """Logs the cells of one method at one budget as one run; files go under ``<results>/wandb``.
+    """Logs the cells of one method at one budget as one run.
 
     The run's id is a hash of the cells' signatures: the same cells are one run however often they are logged.
 
@@ -76,146 +44,71 @@ def log_group(
     Raises:
         ValueError: no cells, or cells of several groups.
     """
-    if not settings.enabled:
-        return Logged("disabled", "", "Weights & Biases is off (wandb.enabled=false)")
     _check(cells)
-    folder = results.absolute() / "wandb"
-    with _environment(folder):
-        outcome = _log(cells, settings, experiment, folder)
-    log.log(logging.WARNING if outcome.status == "failed" else logging.INFO, outcome.message)
-    return outcome
+    return write_run(_group(cells, experiment), settings, results)
+
+
+def log_report(
+    experiment: Experiment,
+    tables: Mapping[str, Path],
+    figures: Iterable[Path],
+    settings: WandbSettings,
+    results: Path,
+    page: Path | None = None,
+) -> Logged:
+    """Logs an experiment's tables and figures as one run: the rows as a table to look at, the files as an artifact.
+
+    The run's id is a hash of the experiment's name and its cells' signatures: another run appears when cells are added.
+
+    Args:
+        experiment: whose report it is.
+        tables: suffix -> path of its tables; ``csv`` must be one, for its lines are the rows.
+        figures: paths of its figures.
+        settings: project, entity, mode and the switch.
+        results: root of the results.
+        page: the HTML page of all experiments, where it has been built.
+    """
+    signatures = sorted(set(experiment.frame["signature"]))
+    backbone = str(experiment.frame["backbone"].iloc[0])
+    files = [*tables.values(), *figures, *([page] if page else [])]
+    content = Content(
+        id=_hash([REPORT, experiment.name, *signatures]),
+        name=f"{REPORT}-{experiment.name}",
+        group=experiment.name,
+        job_type=REPORT,
+        config={"backbone": backbone, "command": experiment.command, "signatures": signatures},
+        what=f"the report of {experiment.name}",
+        fill=partial(_fill_report, name=experiment.name, rows=tables["csv"], files=files),
+    )
+    return write_run(content, settings, results)
 
 
 def group_id(cells: Sequence[Mapping[str, Any]]) -> str:
     """16 hex digits from the cells' signatures, whatever their order."""
-    return hashlib.sha256("\n".join(sorted(str(cell["signature"]) for cell in cells)).encode()).hexdigest()[:16]
+    return _hash(sorted(str(cell["signature"]) for cell in cells))
 
 
-def choose_mode(wandb: Any, settings: WandbSettings) -> Mode:
-    """WANDB_MODE, else the configuration, else what `wandb offline` saved, else online exactly where there is a key.
-
-    Raises:
-        wandb.errors.Error: an API key is there but malformed, or online is asked for without one.
-    """
-    saved = str(wandb.setup().settings.mode)
-    wanted = os.environ.get("WANDB_MODE") or settings.mode or (saved if saved != "online" else "")
-    if wanted in ("offline", "dryrun"):  # the latter is W&B's older word
-        return "offline"
-    if wanted == "disabled":
-        return "disabled"
-    has_key = bool(os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE") or wandb.api.api_key)
-    if wanted and not has_key:
-        raise wandb.errors.UsageError(f"mode {wanted!r} needs an API key; run 'wandb login' or set WANDB_API_KEY")
-    return "online" if has_key else "offline"
+def _hash(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _log(cells: Sequence[Mapping[str, Any]], settings: WandbSettings, experiment: str, folder: Path) -> Logged:
-    try:
-        import wandb
-    except ImportError as error:
-        return _failed(error)
-    try:
-        mode = choose_mode(wandb, settings)
-        if mode == "disabled":
-            return Logged("disabled", "", "Weights & Biases is off (WANDB_MODE=disabled)")
-        if mode == "online" and not _unreachable:
-            try:
-                return _write(wandb, "online", cells, settings, experiment, folder)
-            except wandb.errors.Error as error:
-                _unreachable.append(_reason(error))
-                wandb.teardown()  # wandb's helper process holds the failed run's id until it gives up
-                log.warning("Weights & Biases is not reachable (%s); this process goes on offline", _unreachable[0])
-        return _write(wandb, "offline", cells, settings, experiment, folder)
-    except (wandb.errors.Error, OSError, TimeoutError) as error:
-        return _failed(error)
-
-
-_unreachable: list[str] = []
-"""Why the server could not be used, once it could not: every further try in this process would cost the full wait."""
-
-
-def _write(
-    wandb: Any,
-    mode: Literal["online", "offline"],
-    cells: Sequence[Mapping[str, Any]],
-    settings: WandbSettings,
-    experiment: str,
-    folder: Path,
-) -> Logged:
-    earlier = sorted(folder.glob(f"offline-run-*-{group_id(cells)}"))
-    if mode == "offline" and earlier:
-        return Logged("offline", str(earlier[-1]), f"these cells are already in the W&B run {earlier[-1]}")
-    with _run(wandb, mode, cells, settings, experiment, folder) as run:
-        where = str(run.url if mode == "online" else Path(run.dir).parent)
-        _fill(wandb, run, cells)
-    hint = f"; to upload it: wandb sync {where}" if mode == "offline" else ""
-    return Logged(mode, where, f"logged {len(cells)} cells to the W&B run {where}{hint}")
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _failed(error: BaseException) -> Logged:
-    return Logged(
-        "failed", "", f"Weights & Biases could not log ({_reason(error)}); the results files are complete, "
-        "and WANDB_MODE=offline or wandb.enabled=false keeps it from trying",
-    )  # fmt: skip
+def _group(cells: Sequence[Mapping[str, Any]], experiment: str) -> Content:
+    first = cells[0]
+    return Content(
+        id=group_id(cells),
+        name=f"{first['backbone']}-{first['method']}-{budget_tokens(first)}",
+        group=experiment,
+        job_type=first["method"],
+        config=group_config(cells),
+        what=f"{len(cells)} cells",
+        fill=partial(_fill_group, cells=cells),
+    )
 
 
 def _check(cells: Sequence[Mapping[str, Any]]) -> None:
     groups = sorted({(cell["backbone"], cell["method"], budget_tokens(cell)) for cell in cells})
     if len(groups) != 1:
         raise ValueError(f"one W&B run holds the cells of one backbone, method and budget, not of {groups or 'none'}")
-
-
-@contextmanager
-def _environment(folder: Path) -> Iterator[None]:
-    """Keeps wandb's own files below the results, and its error reports from the network; the user's variables win."""
-    ours = {
-        "WANDB_DATA_DIR": str(folder / "data"),
-        "WANDB_CACHE_DIR": str(folder / "cache"),
-        "WANDB_ERROR_REPORTING": "false",
-    }
-    added = {name: value for name, value in ours.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
-
-
-def _run(
-    wandb: Any,
-    mode: str,
-    cells: Sequence[Mapping[str, Any]],
-    settings: WandbSettings,
-    experiment: str,
-    folder: Path,
-) -> Any:
-    folder.mkdir(parents=True, exist_ok=True)
-    first = cells[0]
-    quiet = wandb.Settings(
-        silent=True, console="off", disable_git=True, disable_code=True, init_timeout=NETWORK_SECONDS,
-        x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True, x_save_requirements=False,
-        # by default wandb goes on trying for days and holds the process's exit until it succeeds
-        x_graphql_retry_max=RETRIES, x_graphql_retry_wait_max_seconds=2, x_graphql_timeout_seconds=10,
-        x_file_stream_retry_max=RETRIES, x_file_stream_retry_wait_max_seconds=2, x_file_stream_timeout_seconds=10,
-        x_file_transfer_retry_max=RETRIES, x_file_transfer_retry_wait_max_seconds=2, x_file_transfer_timeout_seconds=30,
-    )  # fmt: skip
-    return wandb.init(
-        project=settings.project,
-        entity=settings.entity,
-        id=group_id(cells),
-        name=f"{first['backbone']}-{first['method']}-{budget_tokens(first)}",
-        group=experiment,
-        job_type=first["method"],
-        config=group_config(cells),
-        mode=mode,
-        dir=folder.parent,  # wandb appends its own "wandb"
-        settings=quiet,
-    )
 
 
 def group_config(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -230,7 +123,7 @@ def group_config(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**shared, **names, "signatures": sorted(cell["signature"] for cell in cells)}
 
 
-def _fill(wandb: Any, run: Any, cells: Sequence[Mapping[str, Any]]) -> None:
+def _fill_group(wandb: Any, run: Any, cells: Sequence[Mapping[str, Any]]) -> None:
     """Summary: every score. History: one table, a line per cell."""
     run.log({"cells": wandb.Table(columns=COLUMNS, data=[_line(cell) for cell in cells])})
     run.summary.update({f"score/{cell['benchmark']}": cell["score"] for cell in cells})
@@ -247,3 +140,30 @@ def _line(cell: Mapping[str, Any]) -> list[Any]:
         1e3 * costs["seconds"]["prefill"],
         1e3 * costs["seconds"]["decode"],
     ]
+
+
+def _fill_report(wandb: Any, run: Any, name: str, rows: Path, files: Sequence[Path]) -> None:
+    """Summary: every row's average. History: the table's rows. Artifact: the files."""
+    with rows.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    columns = {key: _typed([line[key] for line in lines]) for key in lines[0]}
+    run.log(
+        {"rows": wandb.Table(columns=list(columns), data=[list(line) for line in zip(*columns.values(), strict=True)])}
+    )
+    for line, average in zip(lines, columns["normalized_average"], strict=True):
+        run.summary[f"average/{line['row']}/{line['budget']}"] = average
+    artifact = wandb.Artifact(f"{REPORT}-{name}", type=REPORT)
+    for path in files:
+        artifact.add_file(str(path), name=path.name)
+    run.log_artifact(artifact)
+
+
+def _typed(column: Sequence[str]) -> list[float | None] | list[str | None]:
+    """A column of the CSV with None where it is empty, and as numbers where all its entries are some: W&B's tables take
+    one type a column."""
+    if all(_NUMBER.fullmatch(text) for text in column if text):
+        return [float(text) if text else None for text in column]
+    return [text or None for text in column]
+
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan|inf")

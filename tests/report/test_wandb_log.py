@@ -14,9 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from synthetic import BENCHMARKS, cell
+from synthetic import BENCHMARKS, cell, write_experiment
 
-from clasp.report.wandb_log import choose_mode, group_config, group_id, log_group
+from clasp.report.cells import load_experiment
+from clasp.report.wandb_log import _typed, group_config, group_id, log_group, log_report
+from clasp.report.wandb_run import choose_mode
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,12 +35,14 @@ def group(method: str, tokens: int) -> list[dict[str, Any]]:
     return [cell(method, tokens, name, [1.0, 0.0, 1.0]) for name in BENCHMARKS]
 
 
-# logs two groups and one of them again, then says what happened; Python's own sockets may only reach this machine
+# logs two groups, one of them again, and a report twice; Python's own sockets may only reach this machine
 SCRIPT = """
 import json, os, socket, sys
 from pathlib import Path
 from test_wandb_log import Settings, group
+from clasp.report.everything import build_everything, log_built
 from clasp.report.wandb_log import log_group
+from synthetic import write_experiment
 
 def refuse(*args, **kwargs):
     raise AssertionError(f"a network name was looked up: {args}")
@@ -55,6 +59,10 @@ out["off"] = [off.status, "wandb" in sys.modules, Path("results").exists()]
 groups = [group("clasp", 64), group("fastv", 64), group("clasp", 64)]
 logged = [log_group(cells, Settings(), experiment="tiny_main", results=Path("results")) for cells in groups]
 out["logged"] = [[one.status, one.where] for one in logged]
+write_experiment(Path("results"), questions=20, methods=("random", "fastv"))
+page, (built,) = build_everything(Path("results"))
+reports = [log_built(built.summary, Settings(), page) for _ in range(2)]
+out["reports"] = [[one.status, one.where] for one in reports]
 out["environment"] = sorted(name for name in os.environ if name.startswith("WANDB"))
 print(json.dumps(out))
 """
@@ -72,6 +80,10 @@ def records(folder: Path) -> dict[str, Any]:
         record.ParseFromString(data)
         if record.HasField("run"):
             found["run"] = record.run
+        if record.HasField("request") and record.request.HasField("log_artifact"):
+            found["artifact"] = record.request.log_artifact.artifact
+        elif record.HasField("artifact") and record.artifact.type == "report":
+            found["artifact"] = record.artifact
         for item in record.summary.update:
             key = item.key or "/".join(item.nested_key)
             found[key] = json.loads(item.value_json)
@@ -137,11 +149,46 @@ def test_offline_run_holds_id_group_job_type_config_and_scores(offline: dict[str
     assert len(table["columns"]) == len(table["data"][0])
 
 
+def test_report_is_one_run_with_the_rows_and_an_artifact_of_the_files(offline: dict[str, Any]) -> None:
+    (status, where), again = offline["reports"]
+    assert (status, where) == ("offline", again[1])
+    found = records(Path(where))
+    run = found["run"]
+    assert (run.run_group, run.job_type, run.display_name) == ("tiny_main", "report", "report-tiny_main")
+    assert found["average/none/576"] == 1.0
+    assert {f"average/random/{tokens}" for tokens in (192, 128, 64)} <= set(found)
+    files = {entry.path for entry in found["artifact"].manifest.contents}
+    names = {f"tiny_main.{suffix}" for suffix in ("md", "csv", "tex")} | {"report.html"}
+    assert files == names | {f"accuracy_vs_flops_tiny_main.{suffix}" for suffix in ("png", "svg")}
+    table = json.loads(next(Path(where).rglob("rows*.table.json")).read_text())
+    lines = [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]
+    assert [line["row"] for line in lines] == ["none", *["random", "fastv"] * 3]
+    assert lines[1]["budget"] == 192
+    assert lines[0]["normalized_average_low"] is None
+    assert lines[1]["world_ocr_low"] <= lines[1]["world_ocr"] <= lines[1]["world_ocr_high"]
+
+
+def test_report_of_more_cells_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = []
+    monkeypatch.setattr("clasp.report.wandb_log.write_run", lambda content, *_: ids.append(content.id))
+    write_experiment(tmp_path, questions=10, keep=lambda method, tokens, name: (method, tokens) != ("clasp", 64))
+    for _ in range(2):
+        log_report(load_experiment("tiny_main", tmp_path), {"csv": tmp_path}, [], Settings(), tmp_path)
+    write_experiment(tmp_path, questions=10)
+    log_report(load_experiment("tiny_main", tmp_path), {"csv": tmp_path}, [], Settings(), tmp_path)
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_columns_have_one_type_each() -> None:
+    assert _typed(["1", "", "2.5e-3"]) == [1.0, None, 0.0025]
+    assert _typed(["8", "8, 16", ""]) == ["8", "8, 16", None]
+
+
 def test_each_group_is_one_run_and_the_same_cells_are_not_logged_twice(offline: dict[str, Any]) -> None:
     first, second, again = (where for _, where in offline["logged"])
     assert first != second
     assert first == again
-    assert len(list((offline["folder"] / "results" / "wandb").glob("offline-run-*"))) == 2
+    assert len(list((offline["folder"] / "results" / "wandb").glob("offline-run-*"))) == 3  # and one report
 
 
 def test_offline_is_quiet_and_stays_inside_results_and_this_machine(offline: dict[str, Any]) -> None:
