@@ -21,6 +21,7 @@ __all__ = [
     "geometry",
     "load",
     "resolve",
+    "video_frames",
 ]
 
 if TYPE_CHECKING:
@@ -116,6 +117,11 @@ def adapter_for(model: Any) -> Adapter:
 def adapter_module(name: str) -> str:
     """Dotted name of the module that adapts a backbone, whose code can change its answers."""
     return ADAPTERS[_architecture(name)][0]
+
+
+def video_frames(name: str) -> int | None:
+    """Frames that evaluation samples from a video for a backbone; None: it is asked no questions about videos."""
+    return _adapter_class(_architecture(name)).frames
 
 
 def _architecture(name: str) -> str:

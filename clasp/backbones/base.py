@@ -69,6 +69,8 @@ class Adapter(ABC):
     """Class names in transformers that this adapter serves."""
     encoders: ClassVar[Mapping[Modality, Encoder]] = {"image": Encoder("get_image_features", "pixel_values")}
     """What the family takes, and how it encodes it."""
+    frames: ClassVar[int | None] = None
+    """Frames that evaluation samples from a video; None: it asks the family no questions about videos."""
 
     def __init__(self, model: Any) -> None:
         self.model = model

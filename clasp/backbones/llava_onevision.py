@@ -28,6 +28,7 @@ class LlavaOnevisionAdapter(AnyResAdapter):
         "image": Encoder("get_image_features", "pixel_values"),
         "video": Encoder("get_video_features", "pixel_values_videos"),
     }
+    frames = 32  # what its paper evaluates with (arXiv 2408.03326)
 
     @staticmethod
     def geometry_of(config: Any) -> Geometry:

@@ -27,6 +27,7 @@ class VideoLlavaAdapter(CropAdapter):
         "image": Encoder("get_image_features", "pixel_values"),
         "video": Encoder("get_video_features", "pixel_values_videos"),
     }
+    frames = FRAMES
 
     @staticmethod
     def geometry_of(config: Any) -> Geometry:

@@ -209,6 +209,8 @@ class Answerer:
     def _generated(self, new: torch.Tensor) -> list[int]:
         """Tokens of each row of (batch, new) up to and with its end token; what follows is padding."""
         ends = self.model.generation_config.eos_token_id
+        if ends is None:  # generation stops at its length alone
+            return [new.shape[1]] * len(new)
         ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=new.device)
         running = torch.isin(new, ends).long().cumsum(dim=1) - torch.isin(new, ends).long() == 0
         return running.sum(dim=1).tolist()

@@ -1,7 +1,8 @@
 """The benchmarks that a run can name, and which lmms-eval task, metric and question category each one is. Torch-free.
 
-Published benchmarks keep lmms-eval's own tasks. The embedded ones are ours (see ``tasks/``): easy-VQA and the generated
-picture world, over local files that are built on first use.
+Published benchmarks keep lmms-eval's own tasks where those ask and score as papers do, and have a task of ours
+(``clasp_*``, see ``tasks/``) where they do not. The embedded ones are ours too: easy-VQA and the generated picture
+world, over local files that are built on first use.
 """
 
 from __future__ import annotations
@@ -12,8 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from clasp.policy import CATEGORIES
+
 TASKS = Path(__file__).parent / "tasks"
 """Folder of our lmms-eval tasks, for ``TaskManager(include_path=...)`` and ``lmms-eval --include_path``."""
+
+Judge = Literal["mmvet", "video_qa"]
+"""How a judge model scores an answer: a share of the ground truth's elements, or the same meaning yes or no."""
+
+Scale = Literal["share", "percent", "points"]
+"""What a perfect model's score is: 1, 100, or something else (MME's 2,800)."""
 
 
 @dataclass(frozen=True)
@@ -23,25 +32,61 @@ class Benchmark:
     Args:
         name: as written in ``benchmarks.names`` and in results.
         task: lmms-eval's name of the task.
-        metrics: lmms-eval's metrics that are summed to the score (one, except for MME).
+        metrics: lmms-eval's metrics that are summed to the score (one, except for MME). Where lmms-eval does not score
+            (:attr:`pending`) it is ``answered``, the share of answers that are not empty, which is never the score.
         metric: the score's name in results.
-        source: ``local`` for files that we build, ``hub`` for lmms-eval's own tasks.
+        source: ``local`` for files that we build, ``hub`` for data sets that lmms-eval fetches, ``files`` for videos
+            and questions that a user puts below the data root (see ``videos.py``), ``custom`` for a user's own file
+            (see ``custom.py``).
         category: the question category that all its questions are of, where there is one.
-        judge: a judge model scores it; without one a run leaves it out, for an unjudged score is not a score.
+        judge: how a judge model scores it, outside of lmms-eval; until then its cell has no score.
+        protocol: split, prompt and scoring rule in a few words, for two numbers compare only under the same.
+        scale: in what the score is counted.
+        server: an evaluation server scores it, from the file that ``scripts/submission.py`` makes.
     """
 
     name: str
     task: str
     metrics: tuple[str, ...]
     metric: str
-    source: Literal["local", "hub"]
+    source: Literal["local", "hub", "files", "custom"]
     category: str | None = None
-    judge: bool = False
+    judge: Judge | None = None
+    protocol: str = ""
+    scale: Scale = "share"
+    server: bool = False
+
+    @property
+    def pending(self) -> str | None:
+        """What a cell reads while it has answers and no score; None where lmms-eval scores at once."""
+        if self.judge is not None:
+            return "unjudged"
+        return "submitted to a server" if self.server else None
+
+    @property
+    def ours(self) -> bool:
+        """Whether its task stands in :data:`TASKS`, so that its files are part of a cell's identity."""
+        return self.task.startswith("clasp_")
 
 
 def _local(name: str, category: str | None) -> Benchmark:
-    return Benchmark(name, f"clasp_{name}", ("accuracy",), "accuracy", "local", category)
+    split = "calibration" if name.startswith("calibration_") else "test"
+    protocol = f"generated {split} split, bare question, exact match"
+    return Benchmark(name, f"clasp_{name}", ("accuracy",), "accuracy", "local", category, protocol=protocol)
 
+
+def _hub(name: str, task: str, metric: str, protocol: str, *metrics: str, scale: Scale = "share") -> Benchmark:
+    return Benchmark(name, task, metrics or (metric,), metric, "hub", protocol=protocol, scale=scale)
+
+
+def _video(name: str) -> Benchmark:
+    protocol = "test questions as written, 8 frames in Video-LLaVA, judged yes or no"
+    return Benchmark(
+        name, f"clasp_{name}", ("answered",), "judged accuracy", "files", judge="video_qa", protocol=protocol
+    )
+
+
+_SHORT = "single-word instruction"
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -53,14 +98,48 @@ BENCHMARKS: dict[str, Benchmark] = {
         _local("world_spatial", "spatial"),
         _local("world_scene", "scene"),
         _local("world_general", "general"),
-        Benchmark("gqa", "gqa", ("exact_match",), "exact_match", "hub"),
-        Benchmark("mmbench", "mmbench_en_dev_static", ("gpt_eval_score",), "accuracy", "hub"),
-        Benchmark("mme", "mme", ("mme_perception_score", "mme_cognition_score"), "perception+cognition", "hub"),
-        Benchmark("pope", "pope", ("pope_f1_score",), "f1", "hub"),
-        Benchmark("sqa", "scienceqa_img", ("exact_match",), "exact_match", "hub"),
-        Benchmark("vqav2", "vqav2_val", ("exact_match",), "exact_match", "hub"),
-        Benchmark("textvqa", "textvqa_val", ("exact_match",), "exact_match", "hub"),
-        Benchmark("mmvet", "mmvet", ("gpt_eval_score",), "gpt_eval_score", "hub", judge=True),
+        *(_local(f"calibration_{category}", category) for category in CATEGORIES),
+        _hub("gqa", "gqa", "exact_match", f"test-dev balanced, {_SHORT}, exact match"),
+        _hub(
+            "mmbench",
+            "mmbench_en_dev_static",
+            "accuracy",
+            "English dev, option's letter, circular, static",
+            "gpt_eval_score",
+            scale="percent",
+        ),
+        _hub(
+            "mme",
+            "mme",
+            "perception+cognition",
+            "yes/no, perception and cognition summed",
+            *("mme_perception_score", "mme_cognition_score"),
+            scale="points",
+        ),
+        _hub("pope", "pope", "f1", "F1 over three splits", "pope_f1_score"),
+        _hub("sqa", "scienceqa_img", "exact_match", "test questions with images, option's letter, exact match"),
+        _hub("vqav2", "vqav2_val", "exact_match", f"validation, {_SHORT}, VQA accuracy; papers report test-dev"),
+        Benchmark(
+            "vqav2_testdev",
+            "clasp_vqav2_testdev",
+            ("answered",),
+            "VQA accuracy",
+            "hub",
+            protocol=f"test-dev, {_SHORT}, VQA accuracy by the server",
+            server=True,
+        ),
+        _hub("textvqa", "clasp_textvqa", "exact_match", f"validation, without OCR tokens, {_SHORT}, VQA accuracy"),
+        _hub("textvqa_ocr", "clasp_textvqa_ocr", "exact_match", f"validation, with OCR tokens, {_SHORT}, VQA accuracy"),
+        Benchmark(
+            "mmvet",
+            "clasp_mmvet",
+            ("answered",),
+            "judged share",
+            "hub",
+            judge="mmvet",
+            protocol="test questions as written, graded 0 to 1 by a judge model",
+        ),
+        *(_video(name) for name in ("tgif", "msvd", "msrvtt", "activitynet")),
     )
 }
 

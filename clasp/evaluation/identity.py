@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -45,12 +46,19 @@ def weights_fingerprint(source: str, revision: str | None = None) -> str:
 
 def prompt_protocol() -> str:
     """Fingerprint of the code that builds prompts and decodes answers."""
-    return source_fingerprint(Path(__file__).parent / name for name in ("answering.py", "model.py"))
+    return source_fingerprint(Path(__file__).parent / name for name in ("answering.py", "frames.py", "model.py"))
 
 
 def scoring_protocol(benchmark: Benchmark) -> str:
-    """Fingerprint of one of our own tasks: its file, and the code that phrases and scores it."""
-    return source_fingerprint([TASKS / f"{benchmark.task}.yaml", TASKS / "_local_template_yaml", TASKS / "scoring.py"])
+    """Fingerprint of one of our own tasks: its file, what that includes, and our code that either names."""
+    return source_fingerprint(_task_files(TASKS / f"{benchmark.task}.yaml"))
+
+
+def _task_files(path: Path) -> set[Path]:
+    text = path.read_text(encoding="utf-8")
+    modules = re.findall(r"!function clasp\.evaluation\.tasks\.(\w+)\.", text)
+    included = re.findall(r"^include: (\S+)$", text, re.MULTILINE)
+    return {path, *(TASKS / f"{name}.py" for name in modules)}.union(*(_task_files(TASKS / name) for name in included))
 
 
 def _folder(source: str) -> Path | None:

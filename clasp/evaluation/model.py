@@ -100,18 +100,22 @@ class ClaspModel(lmms):
         name = f"{task}[{row}]"
         try:
             document = self.task_dict[task][split][row]
-            images = [self._decoded(image) for image in doc_to_visual(document) or ()]
+            media = list(doc_to_visual(document) or ())
+            videos = [item for item in media if isinstance(item, str)]
+            images = [self._decoded(item) for item in media if not isinstance(item, str)]
         except (OSError, SyntaxError) as error:  # what PIL raises for damaged files
             raise EvaluationError(
                 f"{name}: the image cannot be read ({error}); delete the benchmark's file and it is built anew"
             ) from error
         category = document.get("category") if isinstance(document, dict) else None
-        return Question(name, text, images, generation, category)
+        return Question(name, text, images, generation, category, videos)
 
     @staticmethod
     def _decoded(image: Any) -> Any:
         if not hasattr(image, "convert"):
-            raise EvaluationError(f"{type(image).__name__} input is not supported; questions take images")
+            raise EvaluationError(
+                f"{type(image).__name__} input is not supported; questions take images and paths of videos"
+            )
         image.load()
         return image
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clasp.backbones import adapter_module
+from clasp.backbones import adapter_module, video_frames
 from clasp.budget import Budget, Geometry
 from clasp.config import OWN_DATA, FusionConfig, MethodConfig, PolicyConfig, RouterConfig, RunConfig, VariantConfig
 from clasp.evaluation.benchmarks import Benchmark, get_benchmark
@@ -16,6 +16,7 @@ from clasp.evaluation.custom import read as read_custom
 from clasp.evaluation.data import LocalFile, ensure
 from clasp.evaluation.identity import prompt_protocol, scoring_protocol, versions, weights_fingerprint
 from clasp.evaluation.store import CellSpec
+from clasp.evaluation.videos import ensure_videos
 from clasp.strict import ConfigError
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def plan(config: RunConfig) -> Plan:
         (name, *_method(own, tokens, ratio, geometry)) for name, own, tokens, ratio in _combinations(config, notices)
     ]
     files = ensure(config.paths.data, [benchmark.name for benchmark in benchmarks if benchmark.source == "local"])
+    files |= _videos(config, benchmarks)
     if own is not None:
         files[own.benchmark.name] = own.file
     tasks, limits = _tasks(config, benchmarks, files)
@@ -203,11 +205,11 @@ def _method(
 
 
 def _fusion(config: FusionConfig) -> Any:
-    from clasp.fusion import Fusion
+    from clasp.fusion import Fusion, get_fusion
 
-    if config.name != "custom":
-        return config.name
-    return Fusion("custom", config.weights, config.layers, config.rescale)
+    fusion = Fusion("custom", config.weights) if config.name == "custom" else get_fusion(config.name)
+    own = {"layers": config.layers, "layer_set": config.layer_set, "rescale": config.rescale}
+    return dataclasses.replace(fusion, **{name: value for name, value in own.items() if value is not None})
 
 
 def _policy(config: PolicyConfig) -> Any:
@@ -239,6 +241,17 @@ def _router(config: RouterConfig) -> Any:
     return make_router(config.name) if config.seed is None else RandomRouter(config.seed)
 
 
+def _videos(config: RunConfig, benchmarks: list[Benchmark]) -> dict[str, LocalFile]:
+    """The files of the video question sets asked for, which must be there for a backbone that takes videos."""
+    names = [benchmark.name for benchmark in benchmarks if benchmark.source == "files"]
+    if names and video_frames(config.backbone.source) is None:
+        raise ConfigError(
+            f"backbone={config.backbone.name} is asked no questions about videos ({names[0]}); use "
+            "backbone=video_llava_7b, or other benchmarks"
+        )
+    return ensure_videos(config.paths.data, names, config.limit)
+
+
 def _tasks(
     config: RunConfig, benchmarks: list[Benchmark], files: Mapping[str, LocalFile]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int | str]]:
@@ -248,9 +261,11 @@ def _tasks(
     for benchmark in benchmarks:
         tasks[benchmark.name] = {"task": benchmark.task}
         limits[benchmark.name] = config.limit
+        if benchmark.ours:
+            tasks[benchmark.name]["scoring"] = scoring_protocol(benchmark)
         if benchmark.name in files:
             file = files[benchmark.name]
-            tasks[benchmark.name] |= {"content": file.content, "scoring": scoring_protocol(benchmark)}
+            tasks[benchmark.name]["content"] = file.content
             if config.limit != "all" and config.limit >= file.questions:
                 limits[benchmark.name] = "all"  # the same questions, so the same cell
     return tasks, limits

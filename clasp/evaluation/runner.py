@@ -136,7 +136,7 @@ class _Session:
             "available": results["n-samples"][benchmark.task]["original"],
             "limit": spec.limit,
             "costs": costs(lm.answers, geometry, self._config.batch_size, device_name(self._model.device)),
-            "provenance": provenance(started, (*method.assumptions, *method.stand_ins(geometry))),
+            "provenance": provenance(started, (*method.assumed(), *method.stand_ins(geometry))),
         }
         return self._store.put(cell, rows)
 
@@ -219,6 +219,8 @@ def _answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) -
                 # what a metric over all answers (F1, MME's sums) is made of, so that a report can resample it
                 **({"detail": score} if isinstance(score, dict) else {}),
                 "category": document.get("category", benchmark.category),
+                # MM-Vet's own grouping, beside the category that it is mapped to
+                **({"capability": document["capability"]} if "capability" in document else {}),
                 "routed": answer.routed,
             }
         )

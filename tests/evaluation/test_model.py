@@ -35,19 +35,21 @@ def test_the_entry_point_registers_the_model() -> None:
     assert get_model("clasp") is ClaspModel
 
 
-def test_every_local_benchmark_has_a_task_of_its_own(manager: TaskManager) -> None:
-    tasks = {benchmark.task for benchmark in BENCHMARKS.values() if benchmark.source == "local"}
-    assert tasks == set(manager.all_tasks) - set(manager.all_groups) - {"clasp_tiny"}
+def test_our_tasks_are_those_that_benchmarks_name(manager: TaskManager) -> None:
+    tasks = {benchmark.task for benchmark in BENCHMARKS.values() if benchmark.ours}
+    assert tasks | {"clasp_custom"} == set(manager.all_tasks) - set(manager.all_groups) - {"clasp_tiny"}
+    assert {benchmark.ours for benchmark in BENCHMARKS.values() if benchmark.source != "hub"} == {True}
 
 
-def test_every_hub_benchmark_is_a_task_of_the_installed_lmms_eval() -> None:
-    manager = TaskManager()
+def test_every_benchmark_is_a_task_that_has_its_metrics() -> None:
+    manager = TaskManager(include_path=str(TASKS))
     for benchmark in BENCHMARKS.values():
-        if benchmark.source == "hub":
-            assert benchmark.task in manager.all_tasks
-            file = load_yaml_config(manager.task_index[benchmark.task]["yaml_path"], mode="simple")
-            listed = file["metric_list"]
-            assert set(benchmark.metrics) <= {entry["metric"] for entry in listed}
+        assert benchmark.protocol
+        assert (benchmark.metrics == ("answered",)) == (benchmark.pending is not None)
+        assert benchmark.task in manager.all_tasks
+        file = load_yaml_config(manager.task_index[benchmark.task]["yaml_path"], mode="simple")
+        listed = file["metric_list"]
+        assert set(benchmark.metrics) <= {entry["metric"] for entry in listed}
 
 
 def test_lmms_evals_own_way_gives_the_runners_score(

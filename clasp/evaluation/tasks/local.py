@@ -1,8 +1,9 @@
-"""lmms-eval task over a local parquet file; nothing is downloaded and no dataset cache is written."""
+"""lmms-eval tasks over local files; nothing is downloaded and no dataset cache is written."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 from lmms_eval.api.task import ConfigurableTask
 
+from clasp.evaluation import videos
 from clasp.evaluation.answering import EvaluationError
 from clasp.evaluation.data import ensure
 
@@ -29,11 +31,30 @@ class LocalTask(ConfigurableTask):
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
-        root = Path((dataset_kwargs or {}).get("root") or os.environ.get(ROOT_VARIABLE) or "data")
-        path = ensure(root, [self.config.dataset_path])[self.config.dataset_path].path
+        path = ensure(data_root(dataset_kwargs), [self.config.dataset_path])[self.config.dataset_path].path
         questions = _questions(path, path.stat().st_mtime_ns)
         self.dataset = datasets.DatasetDict(test=questions)
         self.dataset_no_image = datasets.DatasetDict(test=questions.remove_columns("image"))
+
+
+class VideoTask(LocalTask):
+    """Questions of one video set (see ``videos.py``), each with its video's path, whether or not it is there.
+
+    The runner checks the videos of the questions that it asks before a model loads; the model refuses a missing one.
+    """
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
+        root, name = data_root(dataset_kwargs), self.config.dataset_path
+        rows = videos.questions(root, name)
+        paths = videos.video_paths(root, name, rows)
+        documents = [row | {"video": str(path)} for row, path in zip(rows, paths, strict=True)]
+        self.dataset = datasets.DatasetDict(test=datasets.Dataset.from_list(documents))
+        self.dataset_no_image = self.dataset
+
+
+def data_root(dataset_kwargs: Mapping[str, Any] | None) -> Path:
+    """Where the benchmarks' files are, as :class:`LocalTask` says."""
+    return Path((dataset_kwargs or {}).get("root") or os.environ.get(ROOT_VARIABLE) or "data")
 
 
 @lru_cache(maxsize=16)

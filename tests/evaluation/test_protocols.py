@@ -1,0 +1,174 @@
+"""Our tasks for published benchmarks: what they ask and how they score, on documents with the data sets' own fields."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from lmms_eval.tasks import TaskManager
+from lmms_eval.utils import load_yaml_config
+
+from clasp.evaluation import identity
+from clasp.evaluation.answering import EvaluationError
+from clasp.evaluation.benchmarks import BENCHMARKS, TASKS
+from clasp.evaluation.store import CellSpec, CellStore
+from clasp.evaluation.submission import main
+from clasp.evaluation.tasks.mmvet import CATEGORY_OF, category
+from clasp.policy import CATEGORIES
+
+PUBLISHED = ("textvqa", "textvqa_ocr", "mmvet", "vqav2_testdev")
+SHORT = "\nAnswer the question using a single word or phrase."
+
+
+@pytest.fixture(scope="module")
+def tasks() -> dict[str, dict[str, Any]]:
+    """Name of a benchmark -> its task's file with functions, as lmms-eval reads it; no data set is fetched."""
+    manager = TaskManager(include_path=str(TASKS), include_defaults=False)
+    return {name: load_yaml_config(manager.task_index[BENCHMARKS[name].task]["yaml_path"]) for name in PUBLISHED}
+
+
+def prompt(task: dict[str, Any], document: dict[str, Any]) -> str:
+    own = task.get("lmms_eval_specific_kwargs")
+    return task["doc_to_text"](document, own["default"]) if own else task["doc_to_text"](document)
+
+
+TEXT = {
+    "question_id": 34602,
+    "question": "what is the brand of this camera?",
+    "ocr_tokens": ["DAKOTA", "DIGITAL"],
+    "answers": ["Dakota"] * 3 + ["dakota digital"] * 2 + ["nous les gosses"] * 5,
+}
+
+
+def test_textvqa_is_asked_without_and_with_ocr_tokens(tasks: dict[str, Any]) -> None:
+    assert prompt(tasks["textvqa"], TEXT) == f"What is the brand of this camera?{SHORT}"
+    reference = "\nReference OCR token: DAKOTA, DIGITAL"
+    assert prompt(tasks["textvqa_ocr"], TEXT) == f"What is the brand of this camera?{reference}{SHORT}"
+    unlike = {"task", "lmms_eval_specific_kwargs", "process_results"}
+    plain, ocr = ({k: v for k, v in tasks[name].items() if k not in unlike} for name in ("textvqa", "textvqa_ocr"))
+    assert {k: str(v) for k, v in plain.items()} == {k: str(v) for k, v in ocr.items()}
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    # three annotators: 3 x min(1, 2/3) + 7 x 1; two: 2 x 1/3 + 8 x 2/3; five: all full
+    [("Dakota.", 0.9), ("the dakota digital", 0.6), ("Nous les gosses", 1.0), ("canon", 0.0), ("", 0.0)],
+)
+def test_textvqa_is_scored_by_vqa_accuracy(tasks: dict[str, Any], answer: str, score: float) -> None:
+    for name in ("textvqa", "textvqa_ocr"):
+        before = list(TEXT["answers"])  # type: ignore[call-overload]
+        assert tasks[name]["process_results"](TEXT, [answer]) == {"exact_match": pytest.approx(score)}
+        assert TEXT["answers"] == before
+
+
+def test_mmvet_is_asked_as_written_and_not_scored(tasks: dict[str, Any]) -> None:
+    document = {"question": "What is x in the equation?", "answer": "-1<AND>-5", "capability": "ocr,math"}
+    assert prompt(tasks["mmvet"], document) == "What is x in the equation?"
+    score = tasks["mmvet"]["process_results"]
+    assert [score(document, [answer]) for answer in ("x = 3", " \n")] == [{"answered": 1.0}, {"answered": 0.0}]
+
+
+def test_every_combination_of_mmvet_has_a_category() -> None:
+    """The 16 that occur, as lmms-eval's own task lists them."""
+    import lmms_eval.tasks
+
+    source = (Path(lmms_eval.tasks.__file__).parent / "mmvet" / "utils.py").read_text()
+    listed = source[source.index("cap_details_columns = ") :]
+    listed = listed[listed.index("[") : listed.index("]")]
+    combinations = {frozenset(line.strip(' ",').split("_")) for line in listed.splitlines() if '"' in line}
+    assert len(combinations) == 16
+    assert set(CATEGORY_OF) == combinations
+    assert set(CATEGORY_OF.values()) == set(CATEGORIES)
+    with pytest.raises(EvaluationError, match=r"'rec,smell'.*CATEGORY_OF"):
+        category("rec,smell")
+
+
+def test_mmvets_documents_keep_their_capabilities(tasks: dict[str, Any]) -> None:
+    rows = datasets.Dataset.from_dict({"question_id": ["v1_0", "v1_1"], "capability": ["math,ocr", "know,gen,rec"]})
+    made = tasks["mmvet"]["process_docs"](rows)
+    assert made["category"] == ["counting", "scene"]
+    assert made["capability"] == ["math,ocr", "know,gen,rec"]
+
+
+def test_vqav2_testdev_has_no_score_of_ours(tasks: dict[str, Any]) -> None:
+    document = {"question_id": 262144005, "question": "Is the ball flying?", "answers": None}
+    task = tasks["vqav2_testdev"]
+    assert prompt(task, document) == f"Is the ball flying?{SHORT}"
+    assert (task["test_split"], task["doc_to_target"](document)) == ("testdev", "")
+    assert task["process_results"](document, ["yes"]) == {"answered": 1.0}
+    assert BENCHMARKS["vqav2_testdev"].pending == "submitted to a server"
+
+
+def test_what_a_task_is_made_of_is_part_of_its_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = tmp_path / "tasks"
+    copied.mkdir()
+    for path in (*TASKS.glob("*yaml"), *TASKS.glob("*.py")):
+        (copied / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(identity, "TASKS", copied)
+    before = {name: identity.scoring_protocol(BENCHMARKS[name]) for name in (*PUBLISHED, "msvd")}
+    for changed, stale in (
+        ("mmvet.py", {"mmvet"}),
+        ("textvqa.py", {"textvqa", "textvqa_ocr"}),
+        ("clasp_textvqa.yaml", {"textvqa", "textvqa_ocr"}),
+        ("_video_template_yaml", {"msvd"}),
+        ("unscored.py", {"mmvet", "vqav2_testdev", "msvd"}),
+    ):
+        text = (copied / changed).read_text()
+        (copied / changed).write_text(text + "\nmore: 1\n")
+        after = {name: identity.scoring_protocol(BENCHMARKS[name]) for name in before}
+        assert {name for name in before if before[name] != after[name]} == stale
+        (copied / changed).write_text(text)
+
+
+def put(results: Path, benchmark: str = "vqav2_testdev", limit: int | str = "all") -> str:
+    """A stored cell with answers to two questions; its signature."""
+    spec = CellSpec("b", "w", "float32", {"name": "none"}, {"tokens": 1}, benchmark, {}, limit, "p", {})
+    nothing: dict[str, Any] = dict.fromkeys(["category", "metric", "score", "scores", "costs", "provenance"])
+    cell = {"signature": spec.signature, "identity": spec.identity(), "backbone": "b", "method": "none", "budget": {}}
+    cell |= {"benchmark": benchmark, "limit": limit, "questions": 2, "available": 2} | nothing
+    answers = [{"question_id": 7, "prediction": "The Two dogs."}, {"question_id": 5, "prediction": "yes"}]
+    CellStore(results).put(cell, answers)
+    return spec.signature
+
+
+def test_the_submission_file_is_the_servers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    signature = put(tmp_path)
+    assert main([f"cell={signature}", f"results={tmp_path}"], "usage") == 0
+    path = tmp_path / "submissions" / f"{signature}.json"
+    assert str(path) in capsys.readouterr().out
+    assert json.loads(path.read_text()) == [
+        {"question_id": 5, "answer": "yes"},
+        {"question_id": 7, "answer": "2 dogs"},
+    ]
+    every = tmp_path / "every.json"
+    every.write_text(json.dumps({"questions": [{"question_id": i} for i in (5, 6, 7)]}))
+    output = tmp_path / "out.json"
+    assert main([f"cell={signature}", f"results={tmp_path}", f"questions={every}", f"output={output}"], "") == 0
+    assert json.loads(output.read_text())[1] == {"question_id": 6, "answer": ""}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "limit", "arguments", "words"),
+    [
+        ("vqav2", "all", [], "no server scores vqav2; give a cell of vqav2_testdev"),
+        ("vqav2_testdev", 2, [], "limit=all"),
+        ("vqav2_testdev", "all", ["cell=abc"], "is no cell"),
+        ("vqav2_testdev", "all", ["cel=abc"], "unknown key 'cel'"),
+        ("vqav2_testdev", "all", ["questions=/nowhere.json"], "not VQAv2's questions file"),
+    ],
+)
+def test_what_cannot_be_submitted_is_said(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    benchmark: str,
+    limit: int | str,
+    arguments: list[str],
+    words: str,
+) -> None:
+    signature = put(tmp_path, benchmark, limit)
+    assert main([f"cell={signature}", f"results={tmp_path}", *arguments], "usage") == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "submissions").exists()

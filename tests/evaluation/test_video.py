@@ -1,0 +1,167 @@
+"""Videos: frames, files on disk, questions to a model that takes them, and what is refused before a model loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from families import FAMILIES
+from lmms_eval.tasks import TaskManager, get_task_dict
+
+from clasp.config import RunConfig
+from clasp.evaluation.answering import Answerer, EvaluationError, Question
+from clasp.evaluation.benchmarks import BENCHMARKS, TASKS
+from clasp.evaluation.frames import VideoError, sample, uniform
+from clasp.evaluation.plan import plan
+from clasp.evaluation.videos import SETS, ensure_videos
+from clasp.methods import build
+from clasp.strict import ConfigError
+
+FRAMES, STEP = 40, 6
+TINY_VIDEO = "video_llava"
+
+
+def write_video(path: Path, codec: str = "libx264", **options: str) -> Path:
+    """Frame i is grey of brightness 6 i."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(FRAMES):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), i * STEP, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("video") / "grey.mp4")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [("a.mp4", "libx264", {}), ("a.mkv", "libx264", {}), ("a.avi", "mpeg4", {}), ("b.avi", "mpeg4", {"bf": "2"})],
+)
+def test_frames_are_those_at_uniform_places(tmp_path: Path, name: str, codec: str, options: dict[str, str]) -> None:
+    clip = sample(write_video(tmp_path / name, codec, **options), 8)
+    assert clip.indices.tolist() == [0, 5, 11, 16, 22, 27, 33, 39]
+    assert (clip.total, clip.fps, clip.frames.shape) == (FRAMES, 10.0, (8, 48, 64, 3))
+    shown = clip.frames[:, 20, 20, 0] / STEP
+    assert np.abs(shown - clip.indices).max() < 1.5  # lossy
+
+
+def test_frames_of_an_array_and_of_a_short_one() -> None:
+    array = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+    assert sample(array, 8).frames[:, 0, 0, 0].tolist() == uniform(3, 8).tolist() == [0, 0, 0, 0, 1, 1, 1, 2]
+    with pytest.raises(VideoError, match="float32"):
+        sample(array.astype(np.float32), 8)
+
+
+@pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.avi", "text.mp4", "absent.mp4"])
+def test_damaged_videos_are_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name.startswith("cut"):
+        write_video(path, "mpeg4" if name.endswith("avi") else "libx264")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    elif name == "text.mp4":
+        path.write_text("not a video")
+    with pytest.raises(VideoError, match=name):
+        sample(path, 8)
+
+
+@pytest.fixture(scope="module")
+def asked(video: Path) -> list[Question]:
+    random = np.random.default_rng(0).integers(0, 256, (11, 40, 40, 3), dtype=np.uint8)
+    settings = {"max_new_tokens": 4}
+    return [
+        Question("v[0]", "what is shown?", (), settings, None, [str(video)]),
+        Question("v[1]", "is there a star in the video? answer yes or no", (), settings, None, [random]),
+        Question("v[2]", "what color is grass?", (), settings),
+    ]
+
+
+@pytest.mark.parametrize("family", [TINY_VIDEO, "llava_onevision"])
+@pytest.mark.parametrize("method", ["none", "clasp", "visionzip"])
+def test_videos_in_batches_are_answered_as_alone(family: str, method: str, asked: list[Question]) -> None:
+    model, processor = FAMILIES[family].model(), FAMILIES[family].processor()
+    own = {} if method == "none" else {"ratio": 0.6} | ({"router": "keyword"} if method == "clasp" else {})
+    together = Answerer(model, processor, build(method, own), batch_size=3).answer(asked)
+    alone = Answerer(model, processor, build(method, own), batch_size=1).answer(asked)
+    assert [a.text for a in together] == [a.text for a in alone]
+    assert [(a.entering, a.leaving) for a in together] == [(a.entering, a.leaving) for a in alone]
+    assert together[2].entering == ()
+    if family == TINY_VIDEO and method == "none":
+        assert together[0].entering[0] == 8 * (4 * 4 + 1)  # 8 frames of 32 px in patches of 8, each with its CLS token
+
+
+def test_a_damaged_or_missing_video_is_an_error_of_its_question(video: Path, tmp_path: Path) -> None:
+    answerer = Answerer(FAMILIES[TINY_VIDEO].model(), FAMILIES[TINY_VIDEO].processor(), build("none", {}))
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(video.read_bytes()[:900])
+    for path, reason in ((bad, "cannot be read|damaged"), (tmp_path / "gone.mp4", "missing")):
+        with pytest.raises(EvaluationError, match=rf"set\[7\].*{path.name}.*({reason})"):
+            answerer.answer([Question("set[7]", "what?", (), {"max_new_tokens": 2}, None, [str(path)])])
+
+
+def test_a_backbone_without_videos_refuses_them(tiny: Any, video: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"set\[0\].*LlavaForConditionalGeneration.*video_llava_7b"):
+        Answerer(*tiny, build("none", {})).answer([Question("set[0]", "what?", (), {}, None, [str(video)])])
+
+
+def lay_out(data: Path, name: str, video: Path, videos: int = 2) -> None:
+    root = data / "video" / name
+    (root / SETS[name].folder).mkdir(parents=True)
+    asked = [{"question_id": f"v_{i}", "video_name": f"clip{i}", "question": f"what is in {i}?"} for i in range(2)]
+    told = [{"question_id": f"v_{i}", "answer": f"thing {i}", "type": 0} for i in reversed(range(2))]
+    (root / "test_q.json").write_text(json.dumps(asked))
+    (root / "test_a.json").write_text(json.dumps(told))
+    for i in range(videos):
+        (root / SETS[name].folder / f"{SETS[name].prefix}clip{i}.mp4").write_bytes(video.read_bytes())
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_on_disk_is_an_lmms_eval_task(name: str, tmp_path: Path, video: Path) -> None:
+    lay_out(tmp_path, name, video)
+    manager = TaskManager(include_path=str(TASKS), include_defaults=False)
+    task_name = BENCHMARKS[name].task
+    asked = {"task": task_name, "dataset_kwargs": {"root": str(tmp_path)}}
+    task = get_task_dict([asked], manager)[task_name]
+    documents = list(task.eval_docs)
+    assert [task.doc_to_text(document) for document in documents] == ["what is in 0?", "what is in 1?"]
+    assert [task.doc_to_target(document) for document in documents] == ["thing 0", "thing 1"]
+    assert all(Path(task.doc_to_visual(document)[0]).is_file() for document in documents)
+    assert task.process_results(documents[0], [" "]) == {"answered": 0.0}
+    assert task.process_results(documents[0], ["a thing"]) == {"answered": 1.0}
+
+
+def test_the_content_of_a_set_follows_its_files(tmp_path: Path, video: Path) -> None:
+    lay_out(tmp_path, "msvd", video)
+    before = ensure_videos(tmp_path, ["msvd"])["msvd"]
+    assert before.questions == 2
+    answers = tmp_path / "video" / "msvd" / "test_a.json"
+    answers.write_text(answers.read_text().replace("thing 1", "other"))
+    assert ensure_videos(tmp_path, ["msvd"])["msvd"].content != before.content
+
+
+def test_missing_files_are_refused_in_one_sentence(tmp_path: Path, video: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tgif: .*test_q.json is missing; put .*mp4/"):
+        ensure_videos(tmp_path, ["tgif"])
+    lay_out(tmp_path, "activitynet", video, videos=1)
+    with pytest.raises(ConfigError, match=r"activitynet: 1 of 2 videos .*all_test \(v_clip1\); put them there"):
+        ensure_videos(tmp_path, ["activitynet"])
+    assert ensure_videos(tmp_path, ["activitynet"], limit=1)  # the first question's video is there
+    (tmp_path / "video" / "activitynet" / "test_a.json").write_text("[]")
+    with pytest.raises(ConfigError, match="no answer to 2 questions, first 'v_0'"):
+        ensure_videos(tmp_path, ["activitynet"], limit=1)
+
+
+def test_videos_for_a_backbone_that_takes_none_are_refused_before_it_loads(
+    configured: Callable[..., RunConfig],
+) -> None:
+    with pytest.raises(ConfigError, match=r"backbone=tiny .*tgif.*video_llava_7b"):
+        plan(configured("method=none", "benchmarks=video4"))
