@@ -155,8 +155,3 @@ def get_benchmark(name: str) -> Benchmark:
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(f"unknown benchmark {name!r}: use one of {', '.join(BENCHMARKS)}{hint}")
     return BENCHMARKS[name]
-
-
-def judge_available() -> bool:
-    """Whether lmms-eval's judge has a key to ask with."""
-    return bool(os.environ.get("OPENAI_API_KEY") or os.environ.get("AZURE_OPENAI_API_KEY"))
