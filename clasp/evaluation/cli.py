@@ -68,6 +68,23 @@ def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_,
         print(f"wrote {calibrating.write_policy(path, config, planned, chosen, data)}")
 
 
+def retention_job(composed: Any, draw: Callable[[Path, str], str]) -> None:
+    """As :func:`job`, for ``configs/retention.yaml``: stores what methods keep of a few pictures.
+
+    Args:
+        composed: the DictConfig that Hydra composed.
+        draw: :func:`clasp.report.build.build_retention`, or what takes its place; told the results root and the name.
+    """
+    with _remembered():
+        config = load_config(_values(composed))
+        planned = _plan(config)
+        from clasp.evaluation import retention
+
+        print(f"retention: {retention.record(config, planned)}")
+        print(draw(config.paths.results, config.name))
+        _statuses.append(0)
+
+
 def _values(composed: Any) -> dict[str, Any]:
     """The composed configuration as plain values."""
     values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clasp.report.figures import accuracy_vs_flops, heatmap, score_vs_budget
+from clasp.report.figures import accuracy_vs_flops, heatmap, retention, score_vs_budget
 from clasp.report.figures.style import write
+from clasp.report.retention import load_retention
 from clasp.report.summary import Summary
 from clasp.report.table import write_table
 
@@ -38,6 +39,16 @@ def build_figures(summary: Summary) -> str:
     names = summary.experiment.spec.figures
     drawn = [write(FIGURES[name], summary, folder, figure_stem(name, summary)) for name in names]
     return "\n".join(_listing("figure", paths) for paths in drawn)
+
+
+def build_retention(results: Path, name: str) -> str:
+    """Writes ``figures/retention_<name>.{png,svg}`` from ``retention/<name>.json``.
+
+    Returns:
+        The paths, one a line.
+    """
+    paths = write(retention.draw, load_retention(results, name), results / "figures", f"retention_{name}")
+    return _listing("figure", paths)
 
 
 def figure_stem(figure: str, summary: Summary) -> str:

@@ -1,0 +1,23 @@
+"""Draws which visual tokens methods keep of a few pictures: ``python scripts/retention.py``; see ``--help``.
+
+Writes ``<results>/retention/<name>.json``, and from it alone ``<results>/figures/retention_<name>.{png,svg}``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from clasp.evaluation import cli
+from clasp.report.build import build_retention
+
+
+@hydra.main(config_path="../configs", config_name="retention")
+def run(config: DictConfig) -> None:
+    cli.retention_job(config, build_retention)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(run))
