@@ -8,7 +8,6 @@ world, over local files that are built on first use.
 from __future__ import annotations
 
 import difflib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
