@@ -99,7 +99,9 @@ def _protocols(summary: Summary) -> list[str]:
         for column in summary.experiment.columns
         if column.protocol
     ]
-    return [f"Protocols: {'; '.join(known)}."] if known else []
+    judges = [model for model in dict.fromkeys(summary.experiment.frame["judge_model"]) if isinstance(model, str)]
+    notes = [f"Protocols: {'; '.join(known)}."] if known else []
+    return [*notes, *([f"Judged by {', '.join(judges)}."] if judges else [])]
 
 
 def _questions(summary: Summary) -> str:

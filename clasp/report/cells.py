@@ -39,12 +39,21 @@ class Column:
         metric: the score's name.
         protocol: prompt, split and scoring rule in a few words, for two numbers compare only under the same.
         category: the question category that all its questions are of, where there is one.
+        judge: the kind of judge that scores it, where one does.
+        server: whether an evaluation server scores it.
     """
 
     name: str
     metric: str = ""
     protocol: str = ""
     category: str | None = None
+    judge: str | None = None
+    server: bool = False
+
+    @property
+    def pending(self) -> str:
+        """What a cell reads that has answers and no score."""
+        return "unjudged" if self.judge else "not submitted" if self.server else ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,13 @@ class Experiment:
             ReportError: the answers are missing, cut short, or not those of the cell.
         """
         expected = int(self.frame.loc[self.frame["signature"] == signature, "questions"].iloc[0])
-        return read_answers(self.results, signature, expected)
+        answers = read_answers(self.results, signature, expected)
+        judged = read_judgement(self.results, read_cell(self.results, signature))
+        if judged is None:
+            return answers
+        return [
+            {**answer, "score": verdict["score"]} for answer, verdict in zip(answers, judged["questions"], strict=True)
+        ]
 
 
 REMEDY = "run the experiment again, which sets bad files aside and fills the gaps"
@@ -146,7 +161,7 @@ def load_experiment(name: str, results: Path) -> Experiment:
             f"experiment {name!r} has none of its {len(planned)} cells yet; "
             f"run 'python scripts/run.py experiment={name}' first"
         )
-    flats = {signature: flat(read_cell(results, signature)) for signature in there}
+    flats = {signature: flat(judged_cell(results, signature)) for signature in there}
     lines = [
         {**flats[cell.signature], "row": cell.row, "tokens": cell.tokens} for cell in planned if cell.signature in there
     ]
@@ -198,6 +213,30 @@ def read_answers(results: Path, signature: str, questions: int) -> list[dict[str
     return answers
 
 
+def judged_cell(results: Path, signature: str) -> dict[str, Any]:
+    """A cell, with the score and the name of the judge where one has completed it (``judge_model``)."""
+    cell = read_cell(results, signature)
+    judged = read_judgement(results, cell)
+    if judged is None:
+        return cell
+    return {**cell, "score": judged["score"], "scores": judged["scores"], "judge_model": judged["judge"]["model"]}
+
+
+def read_judgement(results: Path, cell: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a judge said of a cell that has no score of its own: ``<signature>.judge.json``; None where none has yet.
+
+    Raises:
+        ReportError: it cannot be read, or is about other answers.
+    """
+    path = results / "cells" / f"{cell['signature']}.judge.json"
+    if cell["score"] is not None or not path.is_file():
+        return None
+    judged = _parse(_read(path, "judgement"), path)
+    if judged.get("answers") != cell["answers"]["sha256"] or len(judged.get("questions", ())) != cell["questions"]:
+        raise ReportError(f"judgement {path} is not about its cell's answers; remove it and run scripts/judge.py again")
+    return judged
+
+
 def flat(cell: dict[str, Any]) -> dict[str, Any]:
     """A cell as one flat row.
 
@@ -223,6 +262,7 @@ def flat(cell: dict[str, Any]) -> dict[str, Any]:
             "decode_seconds_per_token": _per_token(costs),
             "batch_size": costs["batch_size"],
             "device": costs["device"],
+            "judge_model": cell.get("judge_model"),
             "assumptions": tuple(provenance.get("assumptions") or ()),
             "commit": str(provenance.get("commit") or "unknown")[:12] + ("+changes" if provenance.get("dirty") else ""),
         }

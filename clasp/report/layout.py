@@ -188,7 +188,7 @@ def _score(summary: Summary, benchmark: str) -> Column:
 
     def entries(rows: Sequence[Row]) -> list[Shown]:
         texts = [_number(row.scores[benchmark], scale) for row in rows]
-        tails = [_half_width(row.intervals[benchmark], scale) for row in rows]
+        tails = [row.pending.get(benchmark) or _half_width(row.intervals[benchmark], scale) for row in rows]
         return [Shown(*entry) for entry in zip(texts, marks(texts), tails, strict=True)]
 
     return benchmark_label(benchmark), entries

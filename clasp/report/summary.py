@@ -89,6 +89,7 @@ class Row:
         tokens: budget in visual tokens per image.
         scores: benchmark -> score as stored, None where the cell is missing or unjudged.
         intervals: benchmark -> 95 % bootstrap interval of the score, None where the answers do not give the score.
+        pending: benchmarks whose cell has answers and no score yet, and what it reads until then.
         average: normalized average over all benchmarks.
         world: normalized average over the picture world's benchmarks.
         costs: keys of :data:`COSTS`, None where a benchmark's cell is missing.
@@ -105,6 +106,7 @@ class Row:
     tokens: int
     scores: Mapping[str, float | None]
     intervals: Mapping[str, Interval | None]
+    pending: Mapping[str, str]
     average: Average
     world: Average
     costs: Mapping[str, float | None]
@@ -177,6 +179,7 @@ def summarize(experiment: Experiment) -> Summary:
                 tokens=int(key[1]),
                 scores=_scores(cells, experiment.benchmarks),
                 intervals={name: _interval(resampled, name, key) for name in experiment.benchmarks},
+                pending=_pending(experiment, cells),
                 average=averages[key],
                 world=worlds[key],
                 costs=costs,
@@ -223,6 +226,11 @@ class _Bootstrap:
     resampled: Resampled
     places: Mapping[Key, int]
     intervals: Sequence[Interval]
+
+
+def _pending(experiment: Experiment, cells: pd.DataFrame) -> dict[str, str]:
+    waiting = set(cells.index[cells["score"].isna()])
+    return {column.name: column.pending for column in experiment.columns if column.name in waiting}
 
 
 def _scores(cells: pd.DataFrame, benchmarks: Sequence[str]) -> dict[str, float | None]:
