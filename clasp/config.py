@@ -66,11 +66,16 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Layer fusion by name (see ``clasp.fusion.FUSIONS``), or ``custom`` with weights and layers of one's own."""
+    """Layer fusion by name (see ``clasp.fusion.FUSIONS``), or ``custom`` with weights of one's own.
+
+    Args:
+        layers, layer_set: which ViT layers, one of the two ways; None: the set ``even`` (``clasp.fusion.LayerSet``).
+    """
 
     name: str
     weights: tuple[float, ...] | None = None
     layers: tuple[int, ...] | None = None
+    layer_set: str | None = None
     rescale: bool = True
 
 
@@ -310,8 +315,8 @@ def _resolve(tokens: int | None, ratio: float | None, visual_tokens: int) -> int
 def _check_fusion(fusion: FusionConfig) -> None:
     if fusion.name == "custom" and fusion.weights is None:
         raise ConfigError("fusion=custom needs weights, for example 'fusion.weights=[0.0,0.5,0.5]'")
-    if fusion.name != "custom" and (fusion.weights is not None or fusion.layers is not None):
-        raise ConfigError(f"fusion={fusion.name} has its own weights and layers; use fusion=custom to give others")
+    if fusion.name != "custom" and fusion.weights is not None:
+        raise ConfigError(f"fusion={fusion.name} has its own weights; use fusion=custom to give others")
     if fusion.weights is not None:
         _raising(check_weights, fusion.weights)
 

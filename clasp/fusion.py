@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -16,6 +17,36 @@ from clasp.policy import check_weights
 
 NUM_LAYERS = 4
 """Fusion layers by default (assumption)."""
+
+LayerSet = Literal["even", "early", "first_last", "last"]
+"""Named sets of fusion layers (ours; the paper's are unknown). Each ends at the backbone's own feature layer.
+
+``even``: evenly spread over all layers; ``early``: evenly spread over the lower half, then the feature layer;
+``first_last``: half of them from the lower third, half from the upper third; ``last``: the last ones in a row.
+"""
+
+
+def layer_set(name: LayerSet, feature_layer: int, count: int) -> tuple[int, ...]:
+    """The ``count`` hidden-state indices of a named set, on a backbone that reads hidden state ``feature_layer``.
+
+    Raises:
+        ValueError: the ViT has too few layers to hold them apart.
+    """
+    low = count // 2
+    places = {
+        "even": [(i + 1) / count for i in range(count)],
+        "early": [0.5 * (i + 1) / max(1, count - 1) for i in range(count - 1)] + [1.0],
+        "first_last": [(i + 1) / (3 * low) for i in range(low)]
+        + [1.0 - (count - low - 1 - i) / (3 * (count - low)) for i in range(count - low)],
+        "last": [1.0 - (count - 1 - i) / feature_layer for i in range(count)],
+    }[name]
+    layers = tuple(round(feature_layer * place) for place in places)
+    if layers[0] < 1 or len(set(layers)) < count:
+        raise ValueError(
+            f"{count} fusion layers of the set {name!r} do not fit into the {feature_layer} ViT layers that are read; "
+            "use layer_set=last, or fewer weights"
+        )
+    return layers
 
 
 @dataclass(frozen=True)
@@ -25,8 +56,8 @@ class Fusion:
     Args:
         name: for tables.
         weights: mixture weights, shallow to deep, the same for every question; None: the policy's, by category.
-        layers: indices into the ViT's hidden states (0 = embeddings), shallow to deep; None: evenly spread ones that
-            end at the backbone's own feature layer.
+        layers: indices into the ViT's hidden states (0 = embeddings), shallow to deep; None: those of ``layer_set``.
+        layer_set: a name of :data:`LayerSet`, as many layers as there are weights.
         rescale: bring each layer's features to the mean norm of the backbone's own feature layer before mixing.
     """
 
@@ -34,11 +65,18 @@ class Fusion:
     weights: tuple[float, ...] | None
     layers: tuple[int, ...] | None = None
     rescale: bool = True
+    layer_set: LayerSet = "even"
 
     def __post_init__(self) -> None:
         if self.weights is not None:
             check_weights(self.weights)
+        if self.layer_set not in get_args(LayerSet):
+            raise ValueError(f"unknown layer_set {self.layer_set!r}; use one of {', '.join(get_args(LayerSet))}")
         if self.layers is not None:
+            if self.layer_set != "even":
+                raise ValueError(
+                    f"fusion layers {list(self.layers)} contradict layer_set={self.layer_set!r}; give one of the two"
+                )
             if list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
                 raise ValueError(f"fusion layers {list(self.layers)} must be distinct, non-negative and increasing")
             if self.weights is not None and len(self.weights) != len(self.layers):
@@ -56,10 +94,7 @@ class Fusion:
                     f"fusion layer {self.layers[-1]} lies beyond the backbone's feature layer; use 0 to {feature_layer}"
                 )
             return self.layers
-        wanted = len(self.weights) if self.weights is not None else count
-        if wanted > feature_layer:
-            raise ValueError(f"{wanted} fusion layers do not fit into the {feature_layer} ViT layers that are read")
-        return tuple(round(feature_layer * (i + 1) / wanted) for i in range(wanted))
+        return layer_set(self.layer_set, feature_layer, len(self.weights) if self.weights is not None else count)
 
 
 # The paper's first figure sweeps five strategies, A (weight on shallow layers) to E (on deep ones); values: assumption.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -113,6 +114,7 @@ class Prefill:
                 parts.append(changed.get((id(seen), medium.item), plain).to(plain.dtype))
         return torch.cat(parts).unflatten(0, (-1, own.shape[-2])) if isinstance(own, Tensor) else parts
 
+    @cached_property
     def instruction(self) -> Tensor:
         """(batch, length) bool over the original sequence: the instruction's tokens."""
         marked = torch.zeros_like(self.valid)

@@ -68,7 +68,7 @@ class StageState:
     def embeddings(self) -> tuple[Tensor, Tensor, Tensor]:
         prefill = self._prefill
         assert prefill.embedded is not None
-        marked = prefill.instruction()[self.samples]
+        marked = prefill.instruction[self.samples]
         words, real = _marked(marked)
         places = torch.stack([self._origins(row) for row in self._rows]).to(self._hidden.device)
         embedded = prefill.embedded[self.samples]
@@ -124,7 +124,7 @@ class StageState:
     def _words(self) -> tuple[Tensor, Tensor]:
         """(rows, words) places of the instruction's tokens in the layout, and which of them are not padding."""
         index, valid = self._layout.index[self.samples], self._layout.valid[self.samples]
-        return _marked(self._prefill.instruction()[self.samples].gather(1, index) & valid)
+        return _marked(self._prefill.instruction[self.samples].gather(1, index) & valid)
 
     def vision(self) -> Vision:
         rows = [(row.media, row.tokens, row.crop) for row in self._rows]

@@ -208,7 +208,7 @@ def _fusion(config: FusionConfig) -> Any:
     from clasp.fusion import Fusion, get_fusion
 
     fusion = Fusion("custom", config.weights) if config.name == "custom" else get_fusion(config.name)
-    own = {"layers": config.layers, "layer_set": config.layer_set, "rescale": config.rescale}
+    own: dict[str, Any] = {"layers": config.layers, "layer_set": config.layer_set, "rescale": config.rescale}
     return dataclasses.replace(fusion, **{name: value for name, value in own.items() if value is not None})
 
 

@@ -52,7 +52,7 @@ class Method(ABC):
     accountings: ClassVar[tuple[Accounting, ...]] = ACCOUNTINGS
     """Values of ``accounting`` that the method knows, the default first."""
     assumptions: ClassVar[tuple[str, ...]] = ()
-    """What of this method is not stated by its paper."""
+    """What of this method is not stated by its paper; :meth:`assumed` is what results say."""
 
     tokens: int | None = None
     ratio: float | None = None
@@ -108,6 +108,10 @@ class Method(ABC):
         if self.positions == "contiguous" and geometry.multimodal_rotary:
             notes.append(f"{self.name}: multimodal rotary positions are kept; contiguous ones are not defined for them")
         return tuple(notes)
+
+    def assumed(self) -> tuple[str, ...]:
+        """What of the method with these parameters is not stated by its paper; stated beside every result."""
+        return self.assumptions
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         """Indices of the ViT hidden states (0 = embeddings) that the method reads; only these are held on to."""

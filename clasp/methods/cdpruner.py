@@ -17,8 +17,8 @@ from clasp.budget import Geometry, Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.contract import Positions, Selection, State
 from clasp.ops.attention import masked_mean
-from clasp.ops.diversity import cosine_between, dpp_map
-from clasp.ops.select import cosine
+from clasp.ops.diversity import dpp_map
+from clasp.ops.select import cosine, cosine_between
 
 FLOOR = 1e-6
 """Relevance of the least relevant token; the most relevant one has 1."""

@@ -18,8 +18,8 @@ from torch import Tensor
 from clasp.budget import Accounting, Schedule, scaled_layers, single_stage
 from clasp.methods.base import Method
 from clasp.methods.contract import Selection, State
-from clasp.ops.diversity import cosine_between, take_least_similar
-from clasp.ops.select import take, top_k
+from clasp.ops.diversity import take_least_similar
+from clasp.ops.select import cosine_between, take, top_k
 
 PUBLISHED_LAYER = 2
 """K of the paper, on decoders of 32 layers."""

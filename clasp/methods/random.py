@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.contract import Selection, State
-from clasp.ops.select import top_k
+from clasp.ops.select import top_k, uniform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +27,5 @@ class Random(Method):
         return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def select(self, state: State, keep: int) -> Selection:
-        draws = [
-            torch.rand(state.visual_tokens, generator=torch.Generator().manual_seed(seed + self.seed))
-            for seed in state.seeds()
-        ]
-        return Selection(top_k(torch.stack(draws), keep))
+        draws = uniform([seed + self.seed for seed in state.seeds()], state.visual_tokens)
+        return Selection(top_k(draws, keep))

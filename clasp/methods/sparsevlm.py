@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from clasp.budget import (
     PUBLISHED_TOKENS,
@@ -29,7 +28,8 @@ from clasp.methods.contract import Positions, Selection, State
 from clasp.methods.staged import Staged
 from clasp.ops.attention import masked_mean
 from clasp.ops.cluster import cluster_means, density_peak_clusters
-from clasp.ops.select import take
+from clasp.ops.select import take, uniform
+from clasp.ops.words import raters
 
 PUBLISHED = {192: (300, 200, 110), 128: (303, 110, 36), 64: (66, 30, 17)}
 """Average visual tokens of 576 -> tokens that each stage keeps, not counting the recycled ones."""
@@ -94,31 +94,13 @@ class SparseVLM(Staged):
         if kept == keep:
             return Selection(chosen)
         pool = ranked[:, kept : kept + recycled(state.visual_tokens - kept)[0]]
-        noise = torch.stack([_uniform(seed, pool.shape[1]) for seed in state.seeds()]).to(scores.device)
+        noise = uniform(state.seeds(), pool.shape[1]).to(scores.device)
         values, clusters = take(state.tokens(), pool), keep - kept
         centres, members = density_peak_clusters(values, clusters, neighbours=clusters, noise=NOISE * noise)
         features = torch.cat([take(state.tokens(), chosen), cluster_means(values, members, clusters)], dim=1)
         index = torch.cat([chosen, pool.gather(1, centres)], dim=1)
         merged = torch.arange(keep, device=index.device) >= kept
         return Selection(index, features, replaced=merged.expand_as(index))
-
-
-def raters(visual: Tensor, words: Tensor, real: Tensor) -> Tensor:
-    """Words that are more relevant to the picture than the mean word; all real ones where none is.
-
-    Args:
-        visual: (rows, visual, hidden) embeddings.
-        words: (rows, words, hidden) embeddings.
-        real: (rows, words) bool, the words that are not padding.
-
-    Returns:
-        (rows, words) bool.
-    """
-    products = visual.float() @ words.float().transpose(-1, -2)
-    shares = products.masked_fill(~real[:, None], float("-inf")).softmax(dim=-1).nan_to_num(0.0)  # no words: 0/0
-    relevance = shares.mean(dim=1)
-    chosen = real & (relevance > relevance.sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True))
-    return torch.where(chosen.any(dim=1, keepdim=True), chosen, real)
 
 
 def recycled(dropped: int) -> tuple[int, int]:
@@ -134,7 +116,3 @@ def kept_of(total: int, visual_tokens: int) -> int:
     """
     fitting = (kept for kept in range(total, 0, -1) if kept + recycled(visual_tokens - kept)[1] == total)
     return next(fitting, 1)
-
-
-def _uniform(seed: int, count: int) -> Tensor:
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed))

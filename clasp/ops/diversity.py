@@ -11,20 +11,6 @@ SPANNED = 1e-5
 """Share of a token's own similarity below which float32 cannot tell it from the span of the chosen ones."""
 
 
-def cosine_between(values: Tensor, others: Tensor) -> Tensor:
-    """Cosine similarity in float32; a zero vector has similarity 0 to everything.
-
-    Args:
-        values: (batch, tokens, dim).
-        others: (batch, any, dim).
-
-    Returns:
-        (batch, tokens, any) in [-1, 1].
-    """
-    unit = torch.nn.functional.normalize(values.float(), dim=-1)
-    return unit @ torch.nn.functional.normalize(others.float(), dim=-1).transpose(-1, -2)
-
-
 def max_min(values: Tensor, keep: int) -> Tensor:
     """Greedy max-min diversity: adds, one by one, the token whose nearest chosen token is furthest, by cosine distance.
 

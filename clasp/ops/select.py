@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -59,3 +61,29 @@ def cosine(values: Tensor) -> Tensor:
     """
     unit = torch.nn.functional.normalize(values.float(), dim=-1)
     return unit @ unit.transpose(-1, -2)
+
+
+def cosine_between(values: Tensor, others: Tensor) -> Tensor:
+    """Cosine similarity in float32; a zero vector has similarity 0 to everything.
+
+    Args:
+        values: (batch, tokens, dim).
+        others: (batch, any, dim).
+
+    Returns:
+        (batch, tokens, any) in [-1, 1].
+    """
+    unit = torch.nn.functional.normalize(values.float(), dim=-1)
+    return unit @ torch.nn.functional.normalize(others.float(), dim=-1).transpose(-1, -2)
+
+
+def uniform(seeds: Sequence[int], count: int) -> Tensor:
+    """Uniform draws from [0, 1), each row by a generator of its own, on the CPU.
+
+    Args:
+        seeds: one a row; only their lowest 32 bits count.
+
+    Returns:
+        (seeds, count) float32.
+    """
+    return torch.stack([torch.rand(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds])

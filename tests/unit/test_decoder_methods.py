@@ -21,7 +21,8 @@ from clasp.methods.contract import Selection
 from clasp.methods.dart import DART
 from clasp.methods.divprune import DivPrune
 from clasp.methods.pdrop import PDrop
-from clasp.methods.sparsevlm import SparseVLM, kept_of, raters, recycled
+from clasp.methods.sparsevlm import SparseVLM, kept_of, recycled
+from clasp.ops.words import raters
 
 METHODS = [
     PDrop(tokens=1),

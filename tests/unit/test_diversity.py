@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from clasp.ops.diversity import cosine_between, dpp_map, max_min, take_least_similar
-from clasp.ops.select import cosine
+from clasp.ops.diversity import dpp_map, max_min, take_least_similar
+from clasp.ops.select import cosine, cosine_between
 
 
 def cloud(batch: int, tokens: int, seed: int, dim: int = 6) -> Tensor:

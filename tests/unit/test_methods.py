@@ -8,18 +8,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import test_ops as naive
 import torch
+from fakes import FakeState as PlainState
+from test_decoder_methods import naive_raters
 from torch import Tensor
 
 import clasp
 from clasp.budget import BudgetError, Stage
 from clasp.fingerprint import normalised
-from clasp.fusion import FUSIONS, Fusion, fuse
+from clasp.fusion import FUSIONS, Fusion, LayerSet, fuse
 from clasp.methods import METHODS, build, get
-from clasp.methods.clasp import CLASP
+from clasp.methods.clasp import CLASP, Asking, Completion
 from clasp.methods.fastv import FastV
 from clasp.methods.random import Random
 from clasp.methods.visionzip import VisionZip
@@ -123,13 +126,20 @@ def test_visionzip_splits_as_published(tokens: int, split: tuple[int, int]) -> N
     assert pivots.shape[1] == sum(split)
 
 
-@pytest.mark.parametrize("completion", ["density_peaks", "farthest_point"])
+COMPLETIONS = get_args(Completion)
+
+
+def with_share(share: float, **parameters: Any) -> CLASP:
+    """With that share of pivots for the category ``ocr``."""
+    rows = dict(DEFAULT_POLICY.entries, ocr=CategoryPolicy((0, 0, 0, 1), share))
+    return CLASP(tokens=1, policy=ClassPolicy("test", "assumption", rows), router="keyword", **parameters)
+
+
+@pytest.mark.parametrize("completion", COMPLETIONS)
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_clasp_splits_the_budget_by_category(completion: Any, share: float) -> None:
-    rows = dict(DEFAULT_POLICY.entries, ocr=CategoryPolicy((0, 0, 0, 1), share))
-    policy = ClassPolicy("test", "assumption", rows)
     state = FakeState(2, 30, categories=["ocr", "general"])
-    selection = CLASP(tokens=1, policy=policy, router="keyword", completion=completion).select(state, 10)
+    selection = with_share(share, completion=completion).select(state, 10)
     assert selection.pivots is not None
     assert selection.pivots.sum(dim=1).tolist() == [round(10 * share), 7]
     for row, count in enumerate((round(10 * share), 7)):
@@ -139,15 +149,116 @@ def test_clasp_splits_the_budget_by_category(completion: Any, share: float) -> N
     assert all(len(set(index)) == 10 and index == sorted(index) for index in selection.index.tolist())
 
 
+def completed(values: Tensor, pivots: list[int], keep: int, completion: str) -> list[int]:
+    """Pivots and what the rule adds to them, in plain loops."""
+    rows = values.double()
+    rest = [i for i in range(len(rows)) if i not in pivots]
+    mean = rows.mean(dim=0)
+
+    def covered(i: int, chosen: list[int], empty: float) -> float:
+        return max((naive.cos(rows[i], rows[j]) for j in chosen), default=empty)
+
+    if completion == "farthest_point":
+        return naive.naive_farthest(rows, pivots, keep)
+    if completion == "lowest_similarity":
+        ranked = sorted(rest, key=lambda i: covered(i, pivots, naive.cos(rows[i], mean)))
+    else:
+        scores, _ = naive.naive_density_peaks(values, [i in rest for i in range(len(rows))], 5)
+        ranked = sorted(rest, key=lambda i: -scores[i] * (1.0 - covered(i, pivots, -1.0)))
+    return sorted([*pivots, *ranked[: keep - len(pivots)]])
+
+
+@pytest.mark.parametrize("completion", [name for name in COMPLETIONS if name != "random"])
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.75, 1.0])
+def test_clasp_completion_equals_its_specification(completion: Any, share: float) -> None:
+    for seed in range(6):
+        state = FakeState(2, 23, seed, categories=["ocr", "general"])
+        index = with_share(share, completion=completion).select(state, 12).index
+        for row, part in enumerate((share, 0.7)):
+            pivots = state.attention("instruction")[row].topk(round(12 * part)).indices.tolist()
+            assert index[row].tolist() == completed(state.tokens()[row], pivots, 12, completion)
+
+
+def test_clasp_random_completion_depends_on_image_seed_and_stage_alone() -> None:
+    state = FakeState(3, 40, categories=["ocr"] * 3)
+    method = with_share(0.25, completion="random")
+    first = method.select(state, 12)
+    assert first.index.equal(method.select(state, 12).index)
+    assert not first.index.equal(with_share(0.25, completion="random", seed=1).select(state, 12).index)
+    assert first.pivots is not None
+    drawn = [set(row[~pivot].tolist()) for row, pivot in zip(first.index, first.pivots, strict=True)]
+    assert len(set(map(frozenset, drawn))) == 3, "each image has draws of its own"
+    state.stage = Stage(2, 1)
+    assert not first.index.equal(method.select(state, 12).index), "a later stage draws anew"
+    counts = torch.zeros(40)
+    for seed in range(400):
+        counts[with_share(0.0, completion="random", seed=seed).select(state, 12).index[0]] += 1
+    assert counts.min() > 80, "every place must be about equally likely"
+    assert counts.max() < 160
+
+
+@pytest.mark.parametrize("queries", get_args(Asking))
+def test_clasp_pivots_are_what_its_queries_attend_to(queries: Any) -> None:
+    state = PlainState(3, 20, seed=3, original=33, words=(6, 2, 9))
+    state.categories = ["ocr"] * 3
+    selection = with_share(1.0, queries=queries).select(state, 7)
+    for row in range(3):
+        words = {
+            "raters": naive_raters(state.original_visual[row], state.original_words[row], state.real[row].tolist()),
+            "instruction": state.real[row].nonzero().squeeze(1).tolist(),
+            "last": [],
+        }[queries]
+        attended = state.word_attention[row, words].mean(dim=0) if words else state.last_attention[row]
+        ranked = sorted(range(20), key=lambda i, scores=attended: -float(scores[i]))
+        assert selection.index[row].tolist() == sorted(ranked[:7])
+    assert selection.pivots is not None
+    assert selection.pivots.all()
+
+
 def test_clasp_completes_with_what_the_pivots_leave_uncovered() -> None:
     state = FakeState(1, 12, categories=["general"])
     corner = torch.eye(6)
     # ten tokens like the pivot, and one far away that nothing attends to
     state._tokens = torch.cat([corner[0].expand(11, -1), corner[1:2]])[None].clone()
     state._attention = torch.linspace(1.0, 0.0, 12)[None]
-    for completion in ("density_peaks", "farthest_point"):
+    for completion in ("density_peaks", "farthest_point", "lowest_similarity"):
         index = CLASP(tokens=1, router="keyword", completion=completion).select(state, 3).index
         assert 11 in index[0].tolist(), completion
+
+
+def test_clasp_says_what_its_parameters_assume() -> None:
+    plain = " | ".join(with_share(0.5).assumed())
+    for said in (
+        "fusion weights and pivot shares, per",
+        "set 'even'",
+        "density peaks",
+        "instruction",
+        "2, 6, 15 of 32",
+    ):
+        assert said in plain
+    calibrated = dataclasses.replace(DEFAULT_POLICY, provenance="calibrated")
+    other = CLASP(
+        tokens=64,
+        policy=calibrated,
+        router="fixed",
+        queries="raters",
+        completion="random",
+        positions="contiguous",
+        stage_layers=(1, 2),
+        fusion=Fusion("own", (0.5, 0.5), (2, 6), rescale=False),
+    )
+    text = " | ".join(other.assumed())
+    for said in ("pivot shares per category were calibrated on held-out", "[2, 6], weights own", "raters", "at random"):
+        assert said in text
+    for said in ("(fixed)", "1, 2 are not the paper's", "positions: contiguous"):
+        assert said in text
+    assert "rescaled" not in text
+    assert "fused" not in " | ".join(CLASP(tokens=64, router="keyword", fusion="deep").assumed())
+    for share, absent, present in ((1.0, "completion:", "pivots:"), (0.0, "pivots:", "completion:")):
+        rows = {category: CategoryPolicy((0, 0, 0, 1), share) for category in CATEGORIES}
+        text = " | ".join(CLASP(tokens=64, router="keyword", policy=ClassPolicy("x", "assumption", rows)).assumed())
+        assert absent not in text
+        assert present in text
 
 
 def test_random_depends_on_image_and_seed_alone() -> None:
@@ -178,6 +289,15 @@ def test_fusion_is_a_weighted_sum_at_one_scale() -> None:
 def test_fusion_layers_are_evenly_spread_and_end_at_the_feature_layer() -> None:
     assert FUSIONS["deep"].resolve(23) == (6, 12, 17, 23)
     assert FUSIONS["class_adaptive"].resolve(6, 3) == (2, 4, 6)
+    sets: dict[Any, Any] = {"early": ((1, 2, 3, 6), (4, 8, 12, 23)), "first_last": ((1, 2, 5, 6), (4, 8, 19, 23))}
+    sets |= {"last": ((3, 4, 5, 6), (20, 21, 22, 23)), "even": ((2, 3, 4, 6), (6, 12, 17, 23))}
+    assert set(sets) == set(get_args(LayerSet))
+    for name, (tiny, llava) in sets.items():
+        for weights in (None, (0.25, 0.25, 0.25, 0.25)):
+            fusion = Fusion("own", weights, layer_set=name)
+            assert (fusion.resolve(6), fusion.resolve(23)) == (tiny, llava)
+        with pytest.raises(ValueError, match="do not fit into the 3 ViT layers"):
+            Fusion("own", None, layer_set=name).resolve(3)
     with pytest.raises(ValueError, match="beyond the backbone's feature layer; use 0 to 6"):
         Fusion("own", (0.5, 0.5), (2, 7)).resolve(6)
 
@@ -190,6 +310,7 @@ def test_fusion_layers_are_evenly_spread_and_end_at_the_feature_layer() -> None:
         ("clasp", {"tokens": 64, "fusion": "deepest"}, "unknown fusion 'deepest'; use one of class_adaptive"),
         ("clasp", {"tokens": 64, "router": "oracel"}, "unknown router 'oracel'; use one of embedding"),
         ("clasp", {"tokens": 64, "completion": "kmeans"}, "unknown completion 'kmeans'"),
+        ("clasp", {"tokens": 64, "queries": "first"}, "unknown queries 'first'; use one of instruction, last, raters"),
         ("clasp", {"tokens": 64, "accounting": "nominal"}, "'nominal' for clasp; use one of output_average"),
         ("clasp", {"tokens": 64, "positions": "random"}, "unknown positions 'random'"),
         ("fastv", {"tokens": 64, "accounting": "mean"}, "unknown accounting 'mean'"),
@@ -231,6 +352,8 @@ def test_budgets_and_stages_are_checked_against_the_backbone_without_weights() -
         (lambda: Fusion("own", (0.2, 0.2)), "sum to 0.4"),
         (lambda: Fusion("own", (0.5, 0.5), (3,)), "one a layer"),
         (lambda: Fusion("own", None, (3, 2)), "increasing"),
+        (lambda: Fusion("own", None, (2, 3), layer_set="last"), "contradict layer_set='last'; give one of the two"),
+        (lambda: Fusion("own", None, layer_set="deepest"), "unknown layer_set 'deepest'; use one of even, early"),
     ],
 )
 def test_bad_policies_and_fusions_are_refused(build_policy: Any, message: str) -> None:
@@ -301,6 +424,37 @@ def test_fingerprint_covers_what_a_method_imports_and_nothing_else(tmp_path: Pat
         "methods/visionzip.py": [False, False],
         "config.py": [False, False],
     }
+
+
+def test_class_adaptive_weights_apply_to_another_set_of_layers() -> None:
+    class Tower:
+        feature_layer = 6
+
+        def __init__(self) -> None:
+            self.states = torch.randn(7, 2, 5, 3, generator=torch.Generator().manual_seed(0))
+            self.reads: list[int] = []
+
+        def hidden_state(self, index: int) -> Tensor:
+            self.reads.append(index)
+            return self.states[index]
+
+    rows = {category: CategoryPolicy((0.0, 0.2, 0.3, 0.5), 0.5) for category in CATEGORIES}
+    rows["ocr"] = CategoryPolicy((0.0, 0.0, 0.0, 1.0), 0.5)
+    policy = ClassPolicy("test", "assumption", rows)
+    for fusion in (Fusion("own", None, layer_set="last"), Fusion("own", None, (3, 4, 5, 6))):
+        method, tower = CLASP(tokens=64, router="keyword", policy=policy, fusion=fusion), Tower()
+        assert method.vision_states(6) == (3, 4, 5, 6)
+        fused = method.fuse(tower, "scene")
+        own = tower.states[6]
+        layers = [tower.states[index] for index in (4, 5)]
+        scales = [(own.norm(dim=-1).mean(dim=1) / layer.norm(dim=-1).mean(dim=1))[:, None, None] for layer in layers]
+        expected = 0.2 * scales[0] * layers[0] + 0.3 * scales[1] * layers[1] + 0.5 * own
+        assert fused is not None
+        assert torch.allclose(fused, expected, atol=1e-5)
+        assert 3 not in tower.reads, "a layer without weight is not read"
+        assert method.fuse(tower, "ocr") is None
+    with pytest.raises(ValueError, match="4 fusion weights a category for 2 fusion layers"):
+        CLASP(tokens=64, router="keyword", fusion=Fusion("own", None, (3, 6))).vision_states(6)
 
 
 def test_category_names_are_the_same_everywhere() -> None:
