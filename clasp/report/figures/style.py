@@ -12,6 +12,7 @@ from clasp.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 COLUMN_MM = 85.0
 """Width of every figure: a column of a two-column paper."""
@@ -76,13 +77,15 @@ def write(draw: Callable[[Source], Figure], source: Source, folder: Path, stem: 
     Raises:
         ReportError: there is nothing to draw.
     """
-    import matplotlib
-
-    settings: Any = RC  # matplotlib types its keys one by one
-    with matplotlib.rc_context(settings):
-        figure = draw(source)
-        pictures = {suffix: _render(figure, suffix) for suffix in ("png", "svg")}
+    pictures = _pictures(draw, source, ("png", "svg"))
     return {suffix: write_atomically(folder / f"{stem}.{suffix}", bytes_) for suffix, bytes_ in pictures.items()}
+
+
+def image(draw: Callable[[Source], Figure], source: Source) -> Image:
+    """The same picture as :func:`write` makes, as a PIL image, which notebooks show."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(_pictures(draw, source, ("png",))["png"]))
 
 
 def blank(height_mm: float) -> Figure:
@@ -105,6 +108,15 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
     left = LOOKS[len(ORDER) :]
     others = [method for method in methods if method not in fixed]
     return {**fixed, **{method: left[i % len(left)] for i, method in enumerate(others)}}
+
+
+def _pictures(draw: Callable[[Source], Figure], source: Source, suffixes: Sequence[str]) -> dict[str, bytes]:
+    import matplotlib
+
+    settings: Any = RC  # matplotlib types its keys one by one
+    with matplotlib.rc_context(settings):
+        figure = draw(source)
+        return {suffix: _render(figure, suffix) for suffix in suffixes}
 
 
 def _render(figure: Figure, suffix: str) -> bytes:

@@ -1,0 +1,122 @@
+"""The heatmap: every row and category with its number, the best marked, colours as far as they mean something."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.patches import Rectangle
+from synthetic import cell, planned, signature, write_cell, write_plan
+
+from clasp.report.categories import by_category
+from clasp.report.cells import ReportError, load_experiment
+from clasp.report.figures import heatmap, style
+from clasp.report.figures.heatmap import draw
+from clasp.report.figures.style import COLUMN_MM, DPI
+from clasp.report.summary import Summary, summarize
+
+SHARES = {"none": 0.9, "random": 0.5, "A": 0.8, "B": 0.75, "C": 0.8}
+"""Share of right answers in attribute; in counting A is two points better, and in ocr B has no cell."""
+
+
+def experiment(folder: Path, budgets: Sequence[int] = (128,)) -> Summary:
+    cells = []
+    for row, share in SHARES.items():
+        method = row if row in ("none", "random") else "clasp"
+        for tokens in [576] if row == "none" else budgets:
+            for benchmark in ("world_attribute", "world_counting", "world_ocr"):
+                right = round(100 * share) + (2 if (row, benchmark) == ("A", "world_counting") else 0)
+                scores = [1.0] * right + [0.0] * (100 - right)
+                cells.append(planned(method, tokens, benchmark, row=row))
+                if (row, benchmark) != ("B", "world_ocr"):
+                    write_cell(
+                        folder,
+                        cell(method, tokens, benchmark, scores, signature=signature(row, tokens, benchmark)),
+                        scores,
+                    )
+    write_plan(folder, "ablation", cells, report={"table": "categories", "figures": ["heatmap"]})
+    return summarize(load_experiment("ablation", folder))
+
+
+def test_numbers_are_those_of_the_table_and_rows_are_in_plan_order(tmp_path: Path) -> None:
+    summary = experiment(tmp_path)
+    (axes, _bar) = draw(summary).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["Unpruned", "Random", "A", "B", "C"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["attribute", "counting", "ocr"]
+    shown = {text.get_position(): text.get_text() for text in axes.texts}
+    expected = {
+        (x, y): f"{100 * entries[row.key].score:.1f}" if row.key in entries else "–"
+        for x, entries in enumerate(by_category(summary).values())
+        for y, row in enumerate(summary.rows)
+    }
+    assert shown == expected
+    assert expected[2, 3] == "–"  # B was not asked about ocr
+
+
+def test_the_best_pruned_rows_are_marked_and_equal_ones_share_the_mark(tmp_path: Path) -> None:
+    (axes, _bar) = draw(experiment(tmp_path)).axes
+    boxes = {
+        (round(patch.get_x() + patch.get_width() / 2), round(patch.get_y() + patch.get_height() / 2))
+        for patch in axes.patches
+        if isinstance(patch, Rectangle)
+    }
+    assert boxes == {(0, 2), (0, 4), (1, 2), (2, 2), (2, 4)}
+    assert boxes == {text.get_position() for text in axes.texts if text.get_fontweight() == "bold"}
+
+
+def test_colours_are_distances_to_the_best_and_neither_random_nor_the_unpruned_stretch_them(tmp_path: Path) -> None:
+    (axes, _bar) = draw(experiment(tmp_path)).axes
+    (picture,) = axes.images
+    distances = np.ma.filled(np.ma.masked_invalid(picture.get_array()), np.nan)
+    assert np.isnan(distances[0]).all()
+    assert distances[2].tolist() == pytest.approx([0.0, 0.0, 0.0])
+    assert distances[3, :2].tolist() == pytest.approx([-5.0, -7.0])
+    assert picture.get_clim() == pytest.approx((-7.0, 0.0))  # B in counting; random is 32 points below
+
+
+def test_equal_rows_span_a_point_so_that_noise_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHARES, "B", 0.8)
+    monkeypatch.delitem(SHARES, "A")
+    assert draw(experiment(tmp_path)).axes[0].images[0].get_clim() == (-1.0, 0.0)
+
+
+def test_every_budget_has_a_panel_with_the_unpruned_row_first(tmp_path: Path) -> None:
+    *panels, _bar = draw(experiment(tmp_path, budgets=(192, 64))).axes
+    assert [axes.get_title() for axes in panels] == [f"Score, %, at {count} visual tokens" for count in (192, 64)]
+    assert [axes.get_yticklabels()[0].get_text() for axes in panels] == ["Unpruned", "Unpruned"]
+    assert len({axes.images[0].get_clim() for axes in panels}) == 1
+
+
+@pytest.mark.parametrize("share", np.linspace(0, 1, 21))
+def test_ink_is_readable_on_every_colour(share: float) -> None:
+    """By WCAG's contrast ratio: at least 4.5, what it asks of text."""
+    colour = mpl.colormaps[heatmap.COLOURS](share)[:3]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    contrast = 1.05 / (luminance + 0.05) if heatmap._ink(colour) == "white" else (luminance + 0.05) / 0.05
+    assert contrast >= 4.5
+
+
+def test_bytes_are_stable_at_column_width_and_no_letter_is_below_six_points(tmp_path: Path) -> None:
+    summary = experiment(tmp_path)
+    first, second = (style.write(draw, summary, tmp_path / folder, "heatmap") for folder in ("a", "b"))
+    assert {suffix: path.read_bytes() for suffix, path in first.items()} == {
+        suffix: path.read_bytes() for suffix, path in second.items()
+    }
+    assert struct.unpack(">I", first["png"].read_bytes()[16:20])[0] == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
+    sizes = [text.get_fontsize() for text in draw(summary).findobj(mpl.text.Text) if text.get_text()]
+    assert sizes
+    assert min(sizes) >= style.TINY
+
+
+def test_answers_without_categories_are_an_error(tmp_path: Path) -> None:
+    scores = [1.0, 0.0]
+    for row in ("none", "clasp"):
+        write_cell(tmp_path, cell(row, 128, "gqa", scores, category=None), [None, None])
+    write_plan(tmp_path, "bare", [planned(row, 128, "gqa") for row in ("none", "clasp")])
+    with pytest.raises(ReportError, match="no heatmap"):
+        draw(summarize(load_experiment("bare", tmp_path)))
