@@ -109,6 +109,8 @@ def test_a_subset_is_a_sample_with_a_wider_limit(tmp_path: Path) -> None:
     put(tmp_path, "world_spatial", 98, 100, available=500)
     limits = [checked.limit for checked in check("tiny", tmp_path).checked]
     assert limits == pytest.approx([2.241, 2.241], abs=0.001)  # two benchmarks: 97.5 % each
+    put(tmp_path, "world_general", 497, 500)
+    assert check("tiny", tmp_path).checked[-1].limit == 1.0  # whole, beside subsets
 
 
 def test_a_perfect_score_has_the_spread_of_its_target(tmp_path: Path) -> None:
@@ -122,7 +124,8 @@ def test_a_perfect_score_has_the_spread_of_its_target(tmp_path: Path) -> None:
 
 def test_the_cell_of_most_questions_counts_and_unscored_or_pruned_ones_do_not(tmp_path: Path) -> None:
     put(tmp_path, "world_counting", 437, 500)
-    put(tmp_path, "world_counting", 10, 100, signature="a" * 24)
+    for letter in "0f":  # files before and after it
+        put(tmp_path, "world_counting", 10, 100, signature=letter * 24)
     put(tmp_path, "world_counting", 10, 600, signature="b" * 24, score=None)
     budget = {"tokens": 64, "ratio": None, "visual_tokens": VISUAL}
     put(tmp_path, "world_counting", 10, 600, signature="c" * 24, method="random", budget=budget)
