@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clasp.report.build import build_figures, build_table, figure_stem
+from clasp.report.build import build_figures, build_retention, build_table, figure_stem
 from clasp.report.cells import ReportError, load_experiment
 from clasp.report.html import Built, write_html
 from clasp.report.published import PublishedRow, published_rows
 from clasp.report.published_table import build_published
+from clasp.report.retention import load_retention, retentions
 from clasp.report.router import load_router_scores
 from clasp.report.summary import Summary, summarize
 from clasp.report.wandb_log import log_report
@@ -18,8 +19,8 @@ from clasp.report.wandb_run import Logged, WandbSettings
 def build_everything(results: Path, published: bool = False) -> tuple[Path, list[Built]]:
     """Writes the tables and figures of all experiments and ``report.html``, each as far as its results go.
 
-    The page also has what ``router.json`` says, where it is there. What cannot be built does not keep the rest from
-    being built: the page and the returned list say what and why.
+    The page also has what ``router.json`` and ``retention/*.json`` say, where they are there. What cannot be built does
+    not keep the rest from being built: the page and the returned list say what and why.
 
     Args:
         results: root of the results.
@@ -29,13 +30,16 @@ def build_everything(results: Path, published: bool = False) -> tuple[Path, list
         The page's path, and one entry per experiment.
 
     Raises:
-        ReportError: no experiment has been run, or ``router.json`` cannot be used.
+        ReportError: no experiment has been run, or one of those files cannot be used.
     """
     names = sorted(path.stem for path in (results / "experiments").glob("*.json"))
     if not names:
         raise ReportError(f"no experiment has been run yet below {results}; run 'make tables' first")
     built = [_build(name, results, published) for name in names]
-    return write_html(built, results, load_router_scores(results)), built
+    kept = [load_retention(results, name) for name in retentions(results)]
+    for run in kept:
+        build_retention(results, run.name)
+    return write_html(built, results, load_router_scores(results), kept), built
 
 
 def _build(name: str, results: Path, published: bool) -> Built:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from browser import Browser, executable
 from synthetic import BENCHMARKS, cell, plan, planned, signature, write_cell, write_experiment, write_plan
@@ -116,6 +118,34 @@ def write_routers(results: Path) -> None:
     (results / "router.json").write_text(json.dumps(record))
 
 
+def write_retention(results: Path) -> None:
+    """A stored run of one question and one map with two stages."""
+    from matplotlib.image import imsave
+
+    picture = io.BytesIO()
+    imsave(picture, np.zeros((8, 8, 3)), format="png")
+    stages = [{"layer": 0, "kept": [0, 1, 2], "pivots": None}, {"layer": 3, "kept": [1, 2], "pivots": [2, 3]}]
+    record = {
+        "schema": 1,
+        "name": "pictures",
+        "backbone": "tiny",
+        "side": 2,
+        "questions": [
+            {
+                "question": "what color is it? <b>",
+                "answer": "black",
+                "category": "attribute",
+                "picture": base64.b64encode(picture.getvalue()).decode(),
+            }
+        ],
+        "maps": [
+            {"question": 0, "row": "clasp", "tokens": 2, "prediction": "<i>blue</i>", "right": False, "stages": stages}
+        ],
+    }
+    (results / "retention").mkdir()
+    (results / "retention" / "pictures.json").write_text(json.dumps(record))
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results root with three experiments, one of them hostile, one an ablation, and the page built from them."""
@@ -124,6 +154,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_experiment(results, "ablation_parts", questions=40, title="Ablation c", figures=[])
     write_experiment(results, "tiny_main", questions=40)
     write_routers(results)
+    write_retention(results)
     build_everything(results)
     return results
 
@@ -215,8 +246,15 @@ def test_experiments_stand_in_order_and_what_is_missing_is_said_first(text: str,
 
 def test_figures_are_inside_with_words_for_what_they_show(parsed: Parsed) -> None:
     pictures = parsed.all("img")
-    assert len(pictures) == 2
-    assert all(one["src"].startswith("data:image/") and "FLOPs" in one["alt"] for one in pictures)
+    assert all(one["src"].startswith("data:image/") for one in pictures)
+    assert ["FLOPs" in one["alt"] for one in pictures] == [True, True, False]
+    assert "pivots and completion tokens in two colours" in pictures[2]["alt"]
+
+
+def test_maps_of_kept_tokens_stand_in_words_too(parsed: Parsed) -> None:
+    lines = [[parsed.cells[at][1] for at in members] for _, members in parsed.rows]
+    kept = "decoder: 3; layer 3: 2 (1 pivots, 1 completion)"
+    assert ["what color is it? <b> (black)", "CLASP, 2", "<i>blue</i> wrong", kept] in lines
 
 
 def test_examples_show_first_where_the_rows_differ(parsed: Parsed) -> None:
@@ -361,9 +399,6 @@ def column(at: int) -> str:
 @pytest.mark.xdist_group("browser")
 class TestInBrowser:
     def test_opens_without_errors_or_requests_and_runs_nothing_hostile(self, opened: Browser, root: Path) -> None:
-        opened.wait(
-            "document.querySelector('table').getAttribute('role') !== null || document.readyState === 'complete'"
-        )
         assert opened.logged == []
         outside = [one for one in opened.asked if not one.startswith("data:")]
         assert outside == [(root / "report.html").as_uri()]
@@ -377,7 +412,7 @@ class TestInBrowser:
             "(() => { const s = document.createElement('script'); s.textContent = 'window.hacked=4'; "
             "document.body.append(s); })()"
         )
-        opened.wait("true")
+        opened.wait("document.querySelectorAll('script').length === 3")
         assert opened.evaluate("window.hacked ?? null") is None
         assert any("Content Security Policy" in line for line in opened.logged)
 

@@ -80,9 +80,7 @@ def records(folder: Path) -> dict[str, Any]:
         record.ParseFromString(data)
         if record.HasField("run"):
             found["run"] = record.run
-        if record.HasField("request") and record.request.HasField("log_artifact"):
-            found["artifact"] = record.request.log_artifact.artifact
-        elif record.HasField("artifact") and record.artifact.type == "report":
+        if record.artifact.type == "report":
             found["artifact"] = record.artifact
         for item in record.summary.update:
             key = item.key or "/".join(item.nested_key)
@@ -177,6 +175,15 @@ def test_report_of_more_cells_is_another_run(tmp_path: Path, monkeypatch: pytest
     write_experiment(tmp_path, questions=10)
     log_report(load_experiment("tiny_main", tmp_path), {"csv": tmp_path}, [], Settings(), tmp_path)
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_script_knows_three_modes(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/report.py", "experiment=tiny_main", f"results={tmp_path}", "wandb=yes"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: wandb=yes is not known; say one of off, offline, online\n"
 
 
 def test_columns_have_one_type_each() -> None:

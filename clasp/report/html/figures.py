@@ -38,18 +38,20 @@ class Picture:
 
 def pictures(summary: Summary) -> list[Picture]:
     """The experiment's figures that have been drawn, in the order of its configuration."""
-    folder = summary.experiment.results / "figures"
+    folder, name = summary.experiment.results / "figures", visible(title(summary))
     found = []
-    for name in summary.experiment.spec.figures:
-        path = _smaller(folder / figure_stem(name, summary))
-        if path is not None:
-            what = ALTERNATIVES.get(name, name.replace("_", " "))
-            found.append(
-                Picture(
-                    data_uri(path), f"{what}. The table above has the numbers.", f"{what} ({visible(title(summary))})."
-                )
-            )
-    return found
+    for figure in summary.experiment.spec.figures:
+        what = ALTERNATIVES.get(figure, figure.replace("_", " "))
+        found.append(
+            picture(folder / figure_stem(figure, summary), f"{what}; the table has the numbers", f"{what} ({name})")
+        )
+    return [one for one in found if one is not None]
+
+
+def picture(stem: Path, alternative: str, caption: str) -> Picture | None:
+    """The figure of that path without suffix; None where it has not been drawn."""
+    path = _smaller(stem)
+    return Picture(data_uri(path), f"{alternative}.", f"{caption}.") if path is not None else None
 
 
 def _smaller(stem: Path) -> Path | None:

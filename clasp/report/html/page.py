@@ -23,11 +23,13 @@ from clasp.report.html.examples import examples
 from clasp.report.html.figures import Picture, pictures
 from clasp.report.html.provenance import Provenance
 from clasp.report.html.published import published_table
+from clasp.report.html.retention import retention_maps
 from clasp.report.html.routers import routers
 from clasp.report.html.tables import Table, table
 from clasp.report.html.text import script_data, visible
 from clasp.report.layout import title
 from clasp.report.published import PublishedRow
+from clasp.report.retention import Retention
 from clasp.report.router import RouterScores
 from clasp.report.summary import Summary
 
@@ -74,18 +76,21 @@ class Section:
     problems: list[str]
 
 
-def write_html(built: Sequence[Built], results: Path, measured: RouterScores | None = None) -> Path:
-    """Writes ``<results>/report.html`` and returns its path.
+def write_html(
+    built: Sequence[Built], results: Path, measured: RouterScores | None = None, kept: Sequence[Retention] = ()
+) -> Path:
+    """Writes ``<results>/report.html`` and returns its path; figures are the files that lie below ``results``.
 
     Args:
-        built: experiments, in any order; their figures are the files that ``build_figures`` wrote.
+        built: experiments, in any order.
         results: root of the results.
         measured: what is known of the routers, None where they have not been measured.
+        kept: stored runs of what methods kept of a few pictures.
     """
-    return write_atomically(results / NAME, page(built, measured).encode())
+    return write_atomically(results / NAME, page(built, results, measured, kept).encode())
 
 
-def page(built: Sequence[Built], measured: RouterScores | None = None) -> str:
+def page(built: Sequence[Built], results: Path, measured: RouterScores | None, kept: Sequence[Retention]) -> str:
     """The page; the same results give the same text."""
     provenance = Provenance()
     shown = sorted((one for one in built if one.summary is not None), key=_order)
@@ -116,6 +121,7 @@ def page(built: Sequence[Built], measured: RouterScores | None = None) -> str:
         parts={name: (PARTS[name], members) for name, members in parts.items() if members},
         assumed=ASSUMED,
         routers=routers(measured) if measured else None,
+        retention=retention_maps(kept, results),
         examples=examples(summaries),
         provenance=script_data(provenance.data()),
     )
