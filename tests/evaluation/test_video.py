@@ -26,9 +26,9 @@ FRAMES, STEP = 40, 6
 TINY_VIDEO = "video_llava"
 
 
-def write_video(path: Path, codec: str = "libx264", **options: str) -> Path:
+def write_video(path: Path, codec: str = "libx264", header_first: bool = False, **options: str) -> Path:
     """Frame i is grey of brightness 6 i."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options={"movflags": "faststart"} if header_first else {}) as container:
         stream = container.add_stream(codec, rate=10, options=options)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for i in range(FRAMES):
@@ -62,12 +62,13 @@ def test_frames_of_an_array_and_of_a_short_one() -> None:
         sample(array.astype(np.float32), 8)
 
 
-@pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.avi", "text.mp4", "absent.mp4"])
+@pytest.mark.parametrize("name", ["cut.mp4", "cut_late.mp4", "cut.mkv", "cut.avi", "text.mp4", "absent.mp4"])
 def test_damaged_videos_are_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name.startswith("cut"):
-        write_video(path, "mpeg4" if name.endswith("avi") else "libx264")
-        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+        write_video(path, "mpeg4" if name.endswith(("avi", "late.mp4")) else "libx264", header_first="late" in name)
+        size = path.stat().st_size
+        path.write_bytes(path.read_bytes()[: size - 40 if "late" in name else size * 2 // 3])  # 40: in the last frame
     elif name == "text.mp4":
         path.write_text("not a video")
     with pytest.raises(VideoError, match=name):
