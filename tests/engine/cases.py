@@ -50,8 +50,8 @@ METHODS: dict[str, Method] = {
     **_cases(
         "clasp",
         farthest={"completion": "farthest_point", "fusion": "balanced"},
-        contiguous={"positions": "contiguous"},
-        from_0={"stage_layers": (0, 3, 6)},
+        contiguous={"positions": "contiguous", "completion": "random", "queries": "last"},
+        from_0={"stage_layers": (0, 3, 6), "completion": "lowest_similarity", "queries": "raters"},
     ),
 }
 
