@@ -26,7 +26,10 @@ from clasp.report.html.text import shortened, visible
 
 ROOT = Path(__file__).resolve().parents[2]
 # half a surrogate pair, a control, a direction override, and what would end a script, an attribute or a comment
-MARKUP = '</script><script>window.hacked=1</script><img src=https://x.invalid/a onerror="window.hacked=2">\'&amp;-->'
+MARKUP = (
+    "</script x><!--<script></script><script>window.hacked=1</script>"
+    '<img src=https://x.invalid/a onerror="window.hacked=2">\'&amp;-->'
+)
 HOSTILE = f"{MARKUP}\x00\x1b\u202e\ud800"
 HOSTILE_ROW = f"{MARKUP}\x07"
 VOID = {"meta", "link", "img", "input", "br"}

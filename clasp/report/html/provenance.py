@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from clasp.report.cells import Experiment, read_cell
+from clasp.report.cells import Experiment, judged_cell
 from clasp.report.html.text import visible
 
 FIELDS = (
@@ -29,7 +29,7 @@ class Provenance:
         """Every cell of the experiment that exists and is not known yet."""
         for signature in experiment.frame["signature"]:
             if signature not in self._places:
-                cell = read_cell(experiment.results, signature)
+                cell = judged_cell(experiment.results, signature)
                 self._places[signature] = len(self._cells)
                 self._cells.append([self._pool.setdefault(text, len(self._pool)) for text in facts(cell)])
                 provenance = cell["provenance"]
@@ -70,11 +70,12 @@ def facts(cell: Mapping[str, Any]) -> list[str]:
     }
     chosen = ", ".join(f"{name}={value}" for name, value in named.items() if value is not None)
     commit = str(provenance.get("commit") or "unknown")[:12]
+    judge = cell.get("judge_model")
     score = "none" if cell["score"] is None else f"{cell['score']:.6g}"
     texts = (
         cell["signature"],
         cell["benchmark"],
-        f"{score} ({cell['metric']})",
+        f"{score} ({cell['metric']}{f', judged by {judge}' if judge else ''})",
         f"{cell['questions']} of {cell['available']}",
         cell["backbone"],
         f"{cell['method']}({chosen})",
