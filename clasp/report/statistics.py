@@ -116,37 +116,45 @@ def difference_interval(
     return _percentiles(np.asarray(total)[:, None], level)[0]
 
 
-def swap_test(
-    pairs: Mapping[str, tuple[Sampled, Sampled]],
-    weights: Mapping[str, float],
-    swaps: int = SWAPS,
-    seed: int = 0,
-) -> float:
-    """Two-sided p value of a paired permutation test on the weighted sum over benchmarks of score differences.
+Pair = Mapping[str, tuple[Sampled, Sampled]]
+"""Benchmark -> two models' answers to the same questions."""
 
-    Under the null hypothesis the two models are alike, so each question's two answers may change sides.
+
+def swap_test(pair: Pair, weights: Mapping[str, float], swaps: int = SWAPS, seed: int = 0) -> float:
+    """:func:`swap_tests` of one pair."""
+    return swap_tests([pair], weights, swaps, seed)[0]
+
+
+def swap_tests(pairs: Sequence[Pair], weights: Mapping[str, float], swaps: int = SWAPS, seed: int = 0) -> list[float]:
+    """Two-sided p values of paired permutation tests on the weighted sum over benchmarks of score differences.
+
+    Under the null hypothesis the two models of a pair are alike, so each question's two answers may change sides.
 
     Args:
-        pairs: benchmark -> the two models' answers to the same questions.
+        pairs: each over all benchmarks of ``weights``, with equally many questions.
         weights: benchmark -> weight of its difference (for the normalized average: 1 / unpruned score / benchmarks).
-        swaps: random swaps of all questions.
+        swaps: random swaps of all questions, the same ones for every pair.
 
     Raises:
-        ValueError: the two were asked different questions.
+        ValueError: the two models of a pair were asked different questions.
     """
-    observed, drawn = 0.0, np.zeros(swaps)
-    for benchmark, (one, other) in pairs.items():
-        mine, theirs = aligned([one, other])
-        units = len(mine)
-        observed += weights[benchmark] * (one.score() - other.score())
-        rng, chunks = _stream(benchmark, seed + 1), []
+    observed, drawn = np.zeros(len(pairs)), np.zeros((swaps, len(pairs)))
+    for benchmark, weight in weights.items():
+        sides = [aligned(pair[benchmark]) for pair in pairs]
+        units = len(sides[0][0])
+        observed += [weight * (one.score() - other.score()) for one, other in (pair[benchmark] for pair in pairs)]
+        moves = np.concatenate([theirs - mine for mine, theirs in sides], axis=1) / units
+        bounds = _bounds([mine for mine, _ in sides])
+        rng, done = _stream(benchmark, seed + 1), 0
         for rows in _chunks(swaps, units):
-            moved = rng.integers(0, 2, size=(rows, units)) @ (theirs - mine) / units
-            left, right = mine.mean(axis=0) + moved, theirs.mean(axis=0) - moved
-            chunks.append(one.combine(left) - other.combine(right))
-        drawn += weights[benchmark] * np.concatenate(chunks)
-    extreme = int((np.abs(drawn) >= abs(observed) - 1e-12).sum())
-    return (1 + extreme) / (1 + swaps)
+            moved = np.split(rng.integers(0, 2, size=(rows, units)).astype(float) @ moves, bounds, axis=1)
+            for i, (mine, theirs) in enumerate(sides):
+                one, other = pairs[i][benchmark]
+                left, right = mine.mean(axis=0) + moved[i], theirs.mean(axis=0) - moved[i]
+                drawn[done : done + rows, i] += weight * (one.combine(left) - other.combine(right))
+            done += rows
+    extreme = (np.abs(drawn) >= np.abs(observed) - 1e-12).sum(axis=0)
+    return [float(p) for p in (1 + extreme) / (1 + swaps)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -16,13 +16,14 @@ from clasp.report.cells import ACCOUNTINGS, REMEDY, UNPRUNED, WORLD, Experiment,
 from clasp.report.metrics import Sampled, sampled
 from clasp.report.statistics import (
     Interval,
+    Pair,
     Resampled,
     average_intervals,
     difference_interval,
     holm,
     normalized_average,
     resample,
-    swap_test,
+    swap_tests,
 )
 
 COSTS: Mapping[str, tuple[str, float]] = {
@@ -347,18 +348,21 @@ def _comparisons(
         and _sampled_all(resampled, benchmarks, (key, (reference, key[1]), unpruned))
     ]
     weights = {name: 1.0 / (len(benchmarks) * score) for name, score in base.items() if score}
-    found: list[tuple[Key, float, Interval, float]] = []
-    for key, other in pairs:
-        sides = [{name: samples[str(groups[side]["signature"][name])] for name in benchmarks} for side in (key, other)]
-        p = swap_test({name: (sides[0][name], sides[1][name]) for name in benchmarks}, weights)
+    answers: list[Pair] = [
+        {name: (_sample(samples, groups[key], name), _sample(samples, groups[other], name)) for name in benchmarks}
+        for key, other in pairs
+    ]
+    p_values = swap_tests(answers, weights) if pairs else []
+    found = {}
+    for (key, other), p, corrected in zip(pairs, p_values, holm(p_values), strict=True):
         drawn = [_columns(resampled[name], [key, other]) for name in benchmarks]
         interval = difference_interval(drawn, 0, 1, [weights[name] for name in benchmarks])
         mine, theirs = averages[key].value, averages[other].value
         assert mine is not None
         assert theirs is not None
-        found.append((key, mine - theirs, interval, p))
-    corrected = holm([p for *_, p in found])
-    return {
-        key: Comparison(reference, difference, interval, p, final)
-        for (key, difference, interval, p), final in zip(found, corrected, strict=True)
-    }
+        found[key] = Comparison(reference, mine - theirs, interval, p, corrected)
+    return found
+
+
+def _sample(samples: Mapping[str, Sampled], cells: pd.DataFrame, benchmark: str) -> Sampled:
+    return samples[str(cells["signature"][benchmark])]
