@@ -1,0 +1,112 @@
+"""What is stored for retention maps is what the engine kept."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from clasp import CLASP
+from clasp.config import RunConfig
+from clasp.evaluation import retention
+from clasp.evaluation.data import ensure
+from clasp.evaluation.plan import plan
+from clasp.methods import METHODS, get
+from clasp.report.retention import load_retention
+from clasp.strict import ConfigError
+
+SMALL = ["limit=1", "benchmarks.names=[world_ocr]", "grid.tokens=[64]", "name=maps"]
+
+
+def record(config: RunConfig) -> dict[str, Any]:
+    path = retention.record(config, plan(config))
+    assert path == config.paths.results / "retention" / "maps.json"
+    return json.loads(path.read_text())
+
+
+def test_it_holds_what_the_engine_kept_and_what_was_asked(
+    configured: Callable[..., RunConfig], tiny: tuple[Any, Any], data_root: Path
+) -> None:
+    stored = record(configured(*SMALL, "grid.method=[clasp]", "dtype=float32"))
+    row = pyarrow.parquet.read_table(ensure(data_root, ["world_ocr"])["world_ocr"].path).slice(0, 1).to_pylist()[0]
+    (question,), (one,) = stored["questions"], stored["maps"]
+    assert (question["question"], question["answer"], question["category"]) == (row["question"], row["answer"], "ocr")
+    model, processor = tiny
+    picture = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": row["question"]}]}
+    text = processor.apply_chat_template([turn], add_generation_prompt=True)
+    with CLASP(tokens=64)(model, processor) as run:
+        model(**processor(images=picture, text=text, return_tensors="pt"))
+    sample = run.trace.samples[0]
+    assert [stage["kept"] for stage in one["stages"]] == [kept.tolist() for kept in sample.kept]
+    assert [set(stage["pivots"]) for stage in one["stages"]] == [
+        set(kept[pivots].tolist()) for kept, pivots in zip(sample.kept, sample.pivots, strict=True)
+    ]
+    assert [stage["layer"] for stage in one["stages"]] == [stage.cut for stage in run.schedule.stages]
+    assert (one["routed"], one["right"]) == (sample.category, one["prediction"] == row["answer"])
+    assert stored["provenance"]["weights"]
+    seen = Image.open(io.BytesIO(base64.b64decode(question["picture"])))
+    size = model.config.vision_config.image_size
+    assert seen.size == (size, size)
+    difference = np.asarray(seen, dtype=float) - np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
+    assert np.abs(difference).mean() < 2.0
+
+
+def test_every_method_gives_a_map_that_the_report_reads(configured: Callable[..., RunConfig]) -> None:
+    names = [name for name in METHODS if get(name).prunes]
+    config = configured(*SMALL, f"grid.method=[{','.join(names)}]")
+    retention.record(config, plan(config))
+    (question,) = load_retention(config.paths.results, "maps").questions
+    assert [one.row for one in question.maps] == names
+    for one in question.maps:
+        assert one.stages, one.row
+        kept = [set(stage.kept) for stage in one.stages]
+        assert all(later <= earlier for earlier, later in pairwise(kept)), one.row
+        assert all(stage.pivots is None or stage.pivots <= set(stage.kept) for stage in one.stages), one.row
+
+
+def test_own_pictures_can_be_drawn_one_to_a_question(configured: Callable[..., RunConfig], tmp_path: Path) -> None:
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "a.png")
+    file = tmp_path / "mine.jsonl"
+    line = {"image": "a.png", "question": "what color?", "answer": ["red", "crimson"]}
+    file.write_text(json.dumps(line))
+    own = ["limit=2", "benchmarks=custom", f"data={file}", "grid.method=[fastv]", "grid.tokens=[64]", "name=maps"]
+    (question,) = record(configured(*own))["questions"]
+    assert (question["answer"], question["category"]) == ("red", None)
+    file.write_text(json.dumps(line | {"image": ["a.png", "a.png"]}))
+    with pytest.raises(ConfigError, match="line 1 has 2 pictures"):
+        record(configured(*own))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["grid.method=[none]", "grid.tokens=[]"], "method none drops no token"),
+        (["limit=all"], "limit=all would draw every picture"),
+        (["benchmarks.names=[gqa]"], "benchmark gqa is not on this machine"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_a_model_loads(
+    configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, overrides: list[str], message: str
+) -> None:
+    monkeypatch.setattr(retention, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(ConfigError, match=message):
+        record(configured(*SMALL, *overrides))
+
+
+def test_backbones_that_cut_pictures_are_refused(
+    configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured(*SMALL)
+    monkeypatch.setattr(retention, "adapter_module", lambda source: "clasp.backbones.qwen2_5_vl")
+    with pytest.raises(ConfigError, match="cuts pictures"):
+        record(config)

@@ -1,0 +1,189 @@
+"""Retention maps: what the file says is what is drawn, and a bad file is named."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from clasp.report.build import build_retention
+from clasp.report.cells import ReportError
+from clasp.report.figures import style
+from clasp.report.figures.retention import COMPLETION, KEPT, PIVOT, SHADES, TINT, draw, overlay
+from clasp.report.figures.style import COLUMN_MM, DPI
+from clasp.report.retention import Retention, Stage, load_retention, retentions
+
+SIDE = 4
+
+
+def png() -> str:
+    """A picture of 8 x 8 pixels, patches of 2 x 2, each of a colour of its own."""
+    pixels = (
+        np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    )
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def one(question: int, row: str, stages: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    return {
+        "question": question,
+        "row": row,
+        "method": row,
+        "tokens": 4,
+        "prediction": "red",
+        "right": True,
+        "routed": None,
+        "stages": stages,
+        **changes,
+    }
+
+
+def stored(**changes: Any) -> dict[str, Any]:
+    question = {"benchmark": "b", "question_id": "1", "answer": "red", "category": "attribute", "picture": png()}
+    three = [
+        {"layer": 2, "kept": [0, 1, 5, 15], "pivots": [0, 15]},
+        {"layer": 4, "kept": [0, 1], "pivots": [0]},
+        {"layer": 6, "kept": [1], "pivots": []},
+    ]
+    single = [{"layer": 0, "kept": [3, 4, 9, 10], "pivots": None}]
+    return {
+        "schema": 1,
+        "name": "tiny",
+        "backbone": "tiny",
+        "side": SIDE,
+        "questions": [question | {"question": "What costs $5 and $6?"}, question | {"question": "What colour?"}],
+        "maps": [
+            one(0, "clasp", three),
+            one(1, "clasp", three, prediction="blue", right=False),
+            one(0, "divprune", single),
+            one(1, "divprune", single, prediction=""),
+        ],
+        "provenance": {},
+    } | changes
+
+
+def write(results: Path, value: dict[str, Any]) -> Path:
+    path = results / "retention" / "tiny.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+    return path
+
+
+@pytest.fixture
+def retention(tmp_path: Path) -> Retention:
+    write(tmp_path, stored())
+    return load_retention(tmp_path, "tiny")
+
+
+def test_maps_belong_to_their_questions_in_the_order_of_the_run(retention: Retention, tmp_path: Path) -> None:
+    assert [[one.row for one in question.maps] for question in retention.questions] == [["clasp", "divprune"]] * 2
+    assert [one.prediction for one in retention.questions[1].maps] == ["blue", ""]
+    first = retention.questions[0].maps[0].stages[0]
+    assert (first.layer, first.kept, first.pivots) == (2, (0, 1, 5, 15), frozenset({0, 15}))
+    assert retentions(tmp_path) == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        (Stage(2, (0, 1, 5, 15), frozenset({0, 15})), {0: PIVOT, 1: COMPLETION, 5: COMPLETION, 15: PIVOT}),
+        (Stage(0, (3, 4), None), {3: KEPT, 4: KEPT}),
+    ],
+)
+def test_kept_patches_are_tinted_and_the_others_grey(stage: Stage, expected: dict[int, str]) -> None:
+    pixels = np.random.default_rng(1).random((8, 8, 3))
+    shown = overlay(pixels, stage, SIDE)
+    for patch in range(SIDE * SIDE):
+        rows, columns = (slice(2 * part, 2 * part + 2) for part in divmod(patch, SIDE))
+        if patch in expected:
+            wanted = (1 - TINT) * pixels[rows, columns] + TINT * np.array(to_rgb(expected[patch]))
+            assert np.abs(shown[rows, columns] - wanted).max() <= 0.5 / SHADES + 1e-9
+        else:
+            assert np.ptp(shown[rows, columns], axis=2).max() == 0.0
+            assert shown[rows, columns].min() > 0.75
+
+
+def test_every_stage_is_a_map_and_a_rows_first_one_has_its_name_and_answer(retention: Retention) -> None:
+    figure = draw(retention)
+    texts = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert texts == [
+        [],  # the picture itself
+        ["layer 2: 4", "CLASP (4)", "red ✓"],
+        ["layer 4: 2"],
+        ["layer 6: 1"],
+        ["decoder: 4", "DivPrune (4)", "red ✓"],
+        [],
+        ["layer 2: 4", "CLASP (4)", "blue ✗"],
+        ["layer 4: 2"],
+        ["layer 6: 1"],
+        ["decoder: 4", "DivPrune (4)", "(nothing) ✓"],
+    ]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "pivot (attention)",
+        "completion (coverage)",
+        "kept",
+        "dropped",
+    ]
+
+
+def test_nothing_overlaps_or_leaves_the_figure_and_no_letter_is_below_six_points(retention: Retention) -> None:
+    with mpl.rc_context(style.RC):
+        figure = draw(retention)
+        figure.draw_without_rendering()
+    boxes = [axes.get_window_extent() for axes in figure.axes]
+    boxes += [text.get_window_extent() for axes in figure.axes for text in axes.texts]
+    boxes += [text.get_window_extent() for text in figure.texts] + [figure.legends[0].get_window_extent()]
+    for i, box in enumerate(boxes):
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+        assert not any(box.shrunk(0.98, 0.9).overlaps(other) for other in boxes[i + 1 :])
+    assert min(text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()) >= style.TINY
+
+
+def test_the_same_file_gives_the_same_bytes_at_column_width(tmp_path: Path) -> None:
+    write(tmp_path, stored())
+    pictures = []
+    for _ in range(2):
+        paths = [Path(line.removeprefix("figure: ")) for line in build_retention(tmp_path, "tiny").splitlines()]
+        assert [path.name for path in paths] == ["retention_tiny.png", "retention_tiny.svg"]
+        pictures.append([path.read_bytes() for path in paths])
+    assert pictures[0] == pictures[1]
+    assert struct.unpack(">I", pictures[0][0][16:20])[0] == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 0}, "schema 0"),
+        ({"maps": [one(0, "clasp", [{"layer": 0, "kept": [SIDE * SIDE], "pivots": None}])]}, "outside of 16 patches"),
+        ({"maps": [one(7, "clasp", [])]}, "IndexError"),
+        ({"questions": [{}, {}]}, "KeyError"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = write(tmp_path, stored(**changes))
+    with pytest.raises(ReportError, match=message) as error:
+        load_retention(tmp_path, "tiny")
+    assert str(path) in str(error.value)
+    assert "again" in str(error.value)
+
+
+def test_a_missing_run_is_an_error_that_lists_the_stored_ones(tmp_path: Path) -> None:
+    write(tmp_path, stored())
+    with pytest.raises(ReportError, match="stored: tiny"):
+        load_retention(tmp_path, "other")
+    write(tmp_path, stored(maps=[]))
+    with pytest.raises(ReportError, match="no maps"):
+        draw(load_retention(tmp_path, "tiny"))
