@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ class Category:
     questions: int
 
 
+@lru_cache(maxsize=32)
 def by_category(summary: Summary) -> dict[str, dict[Key, Category]]:
     """Category -> row and budget -> score, categories in the order in which the answers name them.
 

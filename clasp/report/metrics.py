@@ -6,6 +6,7 @@ the summands, resampling weighs them, and the metric combines their means. Numpy
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,5 +123,10 @@ _MAKERS: dict[str, Callable[[Answers], Sampled | None]] = {"f1": _f1, "perceptio
 def _occurrences(answers: Answers) -> pd.Index:
     """Question ids; some benchmarks ask several questions under one id: the n-th of an id is matched with the n-th
     elsewhere."""
-    ids = pd.Series([str(answer.get("question_id")) for answer in answers])
-    return pd.Index(ids + "#" + ids.groupby(ids).cumcount().astype(str))
+    seen: Counter[str] = Counter()
+    names = []
+    for answer in answers:
+        name = str(answer.get("question_id"))
+        names.append(f"{name}#{seen[name]}")
+        seen[name] += 1
+    return pd.Index(names)

@@ -122,9 +122,12 @@ class Row:
         return self.name, self.tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Summary:
-    """All rows of an experiment: the unpruned model first, then budgets from large to small, rows in plan order."""
+    """All rows of an experiment: the unpruned model first, then budgets from large to small, rows in plan order.
+
+    Compared by identity, so that what is derived from one is derived once.
+    """
 
     experiment: Experiment
     rows: tuple[Row, ...]
