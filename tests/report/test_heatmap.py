@@ -57,7 +57,10 @@ def test_numbers_are_those_of_the_table_and_rows_are_in_plan_order(tmp_path: Pat
     assert expected[2, 3] == "–"  # B was not asked about ocr
 
 
-def test_the_best_pruned_rows_are_marked_and_equal_ones_share_the_mark(tmp_path: Path) -> None:
+def test_the_best_pruned_rows_are_marked_and_equal_ones_share_the_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SHARES, "none", 0.8)  # the unpruned model takes no part, not even when it is level
     (axes, _bar) = draw(experiment(tmp_path)).axes
     boxes = {
         (round(patch.get_x() + patch.get_width() / 2), round(patch.get_y() + patch.get_height() / 2))

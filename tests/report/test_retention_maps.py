@@ -129,6 +129,7 @@ def test_every_stage_is_a_map_and_a_rows_first_one_has_its_name_and_answer(reten
         ["layer 6: 1"],
         ["decoder: 4", "DivPrune (4)", "(nothing) ✓"],
     ]
+    assert figure.texts[1].get_text() == r"attribute: What costs \$5 and \$6? (red)"  # no formula
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
         "pivot (attention)",
@@ -138,7 +139,14 @@ def test_every_stage_is_a_map_and_a_rows_first_one_has_its_name_and_answer(reten
     ]
 
 
-def test_nothing_overlaps_or_leaves_the_figure_and_no_letter_is_below_six_points(retention: Retention) -> None:
+def test_nothing_overlaps_or_leaves_the_figure_and_no_letter_is_below_six_points(tmp_path: Path) -> None:
+    value = stored()
+    value["questions"][0]["question"] = "What is written on the sign beside the door? " * 5
+    for row, single in zip(("visionzip", "divprune"), (1, 2), strict=True):
+        own = one(single - 1, row, value["maps"][2]["stages"], prediction="MMMM WWWW " * 9)
+        value["maps"] += [own, own | {"row": "a variant whose name is long"}]
+    write(tmp_path, value)
+    retention = load_retention(tmp_path, "tiny")
     with mpl.rc_context(style.RC):
         figure = draw(retention)
         figure.draw_without_rendering()

@@ -27,14 +27,14 @@ ACROSS = 4
 """Pictures beside one another: the question's, and three maps."""
 EDGE_MM, GAP_MM = 0.4, 1.2
 """At the figure's edges, and between pictures."""
-HEAD_MM, ABOVE_MM, BELOW_MM, LEGEND_MM = 6.0, 5.4, 3.4, 8.0
+HEAD_MM, ABOVE_MM, BELOW_MM, LEGEND_MM = 7.0, 5.4, 3.4, 8.0
 """For a question, for the words above and below a map, for the legend."""
 CELL_MM = (style.COLUMN_MM - 2 * EDGE_MM - (ACROSS - 1) * GAP_MM) / ACROSS
 LINE_MM = ABOVE_MM + CELL_MM + BELOW_MM
 SHADES = 31
 """Steps of a colour in a map: coarse ones keep the files small."""
-LINE, ROOM = 62, 15
-"""Letters of a question on one line, and of an answer below one map."""
+LETTERS = 58
+"""Of a question on one of its two lines."""
 
 
 def draw(retention: Retention) -> Figure:
@@ -118,12 +118,26 @@ def _lines(maps: Sequence[Map]) -> list[list[tuple[Map, Stage]]]:
 
 def _heading(question: Question) -> str:
     category = f"{question.category}: " if question.category else ""
-    return "\n".join(_shortened(f"{category}{question.text} ({question.answer})", LINE, lines=2))
+    text = f"{category}{question.text} ({question.answer})"
+    return "\n".join(textwrap.wrap(text, LETTERS, max_lines=2, placeholder=" …"))
 
 
-def _shortened(text: str, width: int, lines: int) -> list[str]:
-    # a question may hold a dollar sign, which matplotlib would take for a formula's
-    return textwrap.wrap(" ".join(text.split()).replace("$", r"\$"), width, max_lines=lines, placeholder=" …")
+def _fitted(text: str, width: float, end: str, weight: str = "normal") -> str:
+    """As much of a text as fits into ``width`` mm with ``end`` after it, on one line."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(family=style.RC["font.family"], size=style.TINY, weight=weight)
+
+    def wide(line: str) -> bool:
+        # a text's path is in points of its font size
+        return text_to_path.get_text_width_height_descent(line, font, ismath=False)[0] * 25.4 / 72 > width
+
+    line = " ".join(text.split())
+    kept = len(line)
+    while kept and wide(line[:kept] + ("…" if kept < len(line) else "") + end):
+        kept -= 1
+    return line[:kept] + ("…" if kept < len(line) else "") + end
 
 
 def _place(figure: Figure, height: float, column: int, top: float) -> Axes:
@@ -142,20 +156,25 @@ def _label(axes: Axes, one: Map, stage: Stage) -> None:
     """The stage above a map; above a row's first one also its name and budget, and its answer below."""
 
     def write(y_mm: float, text: str, weight: str = "normal") -> None:
-        axes.text(0.0, y_mm / CELL_MM, text, transform=axes.transAxes, fontsize=style.TINY, weight=weight)
+        axes.text(0.0, y_mm / CELL_MM, _plain(text), transform=axes.transAxes, fontsize=style.TINY, weight=weight)
 
     where = "decoder" if stage.layer == 0 else f"layer {stage.layer}"
     write(0.8 + CELL_MM, f"{where}: {len(stage.kept)}")
     if stage is one.stages[0]:
-        letters = ROOM * min(len(one.stages), ACROSS - 1)
-        write(3.2 + CELL_MM, f"{_shortened(method_label(one.row), letters - 5, lines=1)[0]} ({one.tokens})", "bold")
-        answer = _shortened(one.prediction, letters, lines=1) or ["(nothing)"]
-        write(-2.4, f"{answer[0]} {'✓' if one.right else '✗'}")
+        columns = min(len(one.stages), ACROSS - 1)
+        room = columns * CELL_MM + (columns - 1) * GAP_MM
+        write(3.2 + CELL_MM, _fitted(method_label(one.row), room, f" ({one.tokens})", "bold"), "bold")
+        write(-2.4, _fitted(one.prediction or "(nothing)", room, " ✓" if one.right else " ✗"))
 
 
 def _words(figure: Figure, height: float, top: float, text: str, size: int) -> None:
     """Text whose last line ends ``top`` mm below the figure's edge."""
-    figure.text(EDGE_MM / style.COLUMN_MM, 1.0 - top / height, text, fontsize=size, va="bottom", ha="left")
+    figure.text(EDGE_MM / style.COLUMN_MM, 1.0 - top / height, _plain(text), fontsize=size, va="bottom", ha="left")
+
+
+def _plain(text: str) -> str:
+    """A text whose dollar signs matplotlib does not take for a formula's."""
+    return text.replace("$", r"\$")
 
 
 def _legend(figure: Figure, height: float, stages: Sequence[Stage]) -> None:
