@@ -158,7 +158,7 @@ class _Classifier:
         targets = np.eye(len(CATEGORIES))[labels] - 1 / len(CATEGORIES)
         gram = features.T @ features + _RIDGE * np.eye(features.shape[1])
         self.weights = np.linalg.solve(gram, features.T @ targets)  # (features, categories)
-        self.known: dict[str, str] = {}
+        self.known = _routed.setdefault(encoder, {})
 
     def embed(self, questions: Sequence[str]) -> Any:
         """(questions, 2 * dim) float64; questions of like length share a batch, so that little is padding."""
@@ -204,9 +204,14 @@ def _classifier(encoder: str | None) -> _Classifier:
     return _Classifier(encoder)
 
 
-def forget(encoder: str | None = None) -> None:
-    """Drops the answers that the embedding router keeps, so that the next prompts are timed as if never seen."""
-    _classifier(encoder).known.clear()
+_routed: dict[str | None, dict[str, str]] = {}
+"""Encoder -> question -> category, of the questions that it has seen."""
+
+
+def forget() -> None:
+    """Drops the answers that embedding routers keep, so that the next prompts are timed as if never seen."""
+    for known in _routed.values():
+        known.clear()
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def measure(router: Router, prompts: Sequence[Prompt]) -> Measurement:
 def _timed(router: Router, prompts: Sequence[Prompt]) -> tuple[list[str], float]:
     """The categories, and the seconds that they took with nothing kept from before."""
     if isinstance(router, EmbeddingRouter):
-        forget(router.encoder)
+        forget()
     started = time.perf_counter()
     routed: list[str] = []
     for start in range(0, len(prompts), BATCH):

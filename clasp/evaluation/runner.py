@@ -18,6 +18,7 @@ from clasp.evaluation.plan import Group, Plan
 from clasp.evaluation.provenance import command, now, provenance
 from clasp.evaluation.replay import Replay
 from clasp.evaluation.store import Cell, CellSpec, CellStore
+from clasp.router import forget as forget_routes
 
 if TYPE_CHECKING:
     from clasp.evaluation.answering import Answerer
@@ -115,6 +116,7 @@ class _Session:
         from clasp.evaluation.model import ClaspModel
 
         started, benchmark = now(), self._benchmarks[spec.benchmark]
+        forget_routes()  # each cell pays for its own routing, so that times do not depend on what ran before
         lm = ClaspModel.over(answerer, advance)
         results = _evaluate(lm, benchmark, spec, self._config)
         values = {name.partition(",")[0]: value for name, value in results["results"][benchmark.task].items()}
