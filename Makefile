@@ -47,7 +47,7 @@ TABLES := table-llava15 table-llava-next table-qwen25vl table-video table-effici
 ABLATIONS := ablation-fusion ablation-pivots ablation-parts ablation-router ablation-completion ablation-queries \
   ablation-stages ablation-positions ablation-layers
 
-.PHONY: tables $(TABLES) $(ABLATIONS) everything report calibrate router check-upper-bound reference
+.PHONY: tables $(TABLES) $(ABLATIONS) everything report calibrate retention router check-upper-bound reference
 
 tables: $(READY)  ## start here: four methods on the tiny backbone, table and figure (a few minutes)
 	$(BIN)/python scripts/run.py experiment=tiny_main $(RUN_OPTIONS)
@@ -96,7 +96,7 @@ ablation-layers: $(READY)  ## i: fusion-layer sets
 	$(call experiment,world,ablation)
 
 # the longest first, and beside it what shares few cells with it; the other tables find theirs done
-everything: table-llava15 $(ABLATIONS) table-efficiency router table-llava-next table-qwen25vl table-video tables  ## all of it, then the report; -j2 uses two processes
+everything: table-llava15 $(ABLATIONS) table-efficiency router retention table-llava-next table-qwen25vl table-video tables  ## all of it, then the report; -j2 uses two processes
 	$(MAKE) report
 
 report: $(READY)  ## results/report.html from what is stored, and every table and figure anew
@@ -104,6 +104,9 @@ report: $(READY)  ## results/report.html from what is stored, and every table an
 
 calibrate: $(READY)  ## choose fusion and pivot share per category on held-out data; writes configs/policy/
 	$(BIN)/python scripts/calibrate.py backbone=$(BACKBONE)
+
+retention: $(READY)  ## which visual tokens methods keep of a few pictures, as maps
+	$(BIN)/python scripts/retention.py backbone=$(BACKBONE)
 
 router: $(READY)  ## accuracy, confusion and speed of the text routers
 	$(BIN)/python scripts/router.py

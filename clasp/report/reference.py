@@ -18,7 +18,7 @@ from clasp.report.summary import Average, Comparison, Key, Standing, standings
 
 TRAINING = "tiny_training.json"
 MAIN, METHODS = "tiny_main", "table_llava15_tiny"
-FOLDERS = ("cells", "experiments", "tables", "figures")
+FOLDERS = ("cells", "experiments", "tables", "figures", "retention")
 COMMANDS = {MAIN: "make tables", METHODS: "make table-llava15"}
 """What builds the tables that the README shows."""
 
@@ -26,8 +26,9 @@ COMMANDS = {MAIN: "make tables", METHODS: "make table-llava15"}
 def publish(results: Path, readme: Path) -> list[Path]:
     """Copies every experiment's cells, tables and figures to ``<results>/reference`` and renews the README's blocks.
 
-    Only what the experiments there consist of is copied, and what an earlier call left is removed, so that the folder
-    is a results root of its own, from which the same tables can be built.
+    Only what the experiments there consist of is copied, with the page, the routers' scores and the retention maps, and
+    what an earlier call left is removed, so that the folder is a results root of its own, from which the same tables
+    can be built.
 
     Returns:
         The folder and the README.
@@ -47,7 +48,7 @@ def publish(results: Path, readme: Path) -> list[Path]:
         raise ReportError(f"{missing[0]} has not been built; run 'make report' first")
     for folder in FOLDERS:
         shutil.rmtree(reference / folder, ignore_errors=True)
-    for source in dict.fromkeys(sources):
+    for source in dict.fromkeys([*sources, *_others(results)]):
         target = reference / source.relative_to(results)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
@@ -61,6 +62,12 @@ def _files(experiment: Experiment) -> list[Path]:
     tables = [f"tables/{name}.{suffix}" for suffix in ("md", "csv", "tex")]
     figures = [f"figures/{figure}_{name}.{suffix}" for figure in experiment.spec.figures for suffix in ("png", "svg")]
     return [results / path for path in (f"experiments/{name}.json", *cells, *tables, *figures)]
+
+
+def _others(results: Path) -> list[Path]:
+    """What belongs to no experiment, as far as it is there."""
+    patterns = ("report.html", "router.json", "tables/router.md", "retention/*.json", "figures/retention_*")
+    return [path for pattern in patterns for path in sorted(results.glob(pattern))]
 
 
 def renewed(readme: str, reference: Path) -> str:
