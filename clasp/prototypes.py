@@ -1,8 +1,8 @@
 """Labelled questions that the embedding router compares prompts with: the prototype half of our own set.
 
 Written for this project in the manner of the public benchmarks, without their templates, which the router strips. What
-each category means, and the unseen half on which routers are measured: :mod:`clasp.evaluation.router_set`. No question
-stands in both halves. Torch-free.
+each category means, and the unseen half on which routers are measured: :mod:`clasp.evaluation.routing.prompts`. No
+question stands in both halves. Torch-free.
 """
 
 from __future__ import annotations

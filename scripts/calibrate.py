@@ -1,6 +1,6 @@
 """Chooses CLASP's fusion and pivot share per category on held-out questions: ``configs/policy/<backbone>.yaml``.
 
-``python scripts/calibrate.py`` for the tiny backbone; see ``--help`` and ``clasp/evaluation/calibration.py``.
+``python scripts/calibrate.py`` for the tiny backbone; see ``--help`` and ``clasp/evaluation/calibration/choice.py``.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from clasp.report.cells import ReportError
-from clasp.report.upper_bound import check, describe
+from clasp.report.published.upper_bound import check, describe
 
 KEYS = ("backbone", "results")
 

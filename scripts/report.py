@@ -21,7 +21,7 @@ from clasp.config import WandbConfig
 from clasp.report.build import build_figures, build_table
 from clasp.report.cells import ReportError, load_experiment
 from clasp.report.everything import build_everything, log_built
-from clasp.report.published_table import build_published
+from clasp.report.published.table import build_published
 from clasp.report.summary import Summary, summarize
 
 KEYS = ("experiment", "published", "results", "wandb")

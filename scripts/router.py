@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from clasp.evaluation.router_scores import measure_all
+from clasp.evaluation.routing.scores import measure_all
 from clasp.files import write_atomically
 from clasp.report.cells import ReportError
 from clasp.report.router import load_router_scores, markdown

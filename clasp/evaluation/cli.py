@@ -48,7 +48,7 @@ def job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None)
 
 def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None) -> None:
     """As :func:`job`, for ``configs/calibrate.yaml``: checks, runs the settings, and writes the policy file."""
-    from clasp.evaluation import calibrating
+    from clasp.evaluation.calibration import run as calibrating
 
     with _remembered():
         values = _values(composed)
@@ -151,7 +151,7 @@ def _plan(config: RunConfig) -> Plan:
 
 def _run(planned: Plan, config: RunConfig, log_group: Callable[..., object]) -> int:
     """Runs, and tells; returns the exit code of this job."""
-    from clasp.evaluation.judge import kind_of
+    from clasp.evaluation.judging.judge import kind_of
     from clasp.evaluation.runner import run_cells
     from clasp.evaluation.summary import results_table
 

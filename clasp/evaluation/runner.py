@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from clasp.config import RunConfig
 from clasp.evaluation.benchmarks import TASKS, Benchmark
-from clasp.evaluation.chat import Endpoint, endpoint
-from clasp.evaluation.judge import completed
+from clasp.evaluation.judging.chat import Endpoint, endpoint
+from clasp.evaluation.judging.judge import completed
 from clasp.evaluation.plan import Group, Plan
 from clasp.evaluation.provenance import command, now, provenance
 from clasp.evaluation.replay import Replay

@@ -7,8 +7,8 @@ from pathlib import Path
 from clasp.report.build import build_figures, build_retention, build_table, figure_stem
 from clasp.report.cells import ReportError, load_experiment
 from clasp.report.html import Built, write_html
-from clasp.report.published import PublishedRow, published_rows
-from clasp.report.published_table import build_published
+from clasp.report.published.rows import PublishedRow, published_rows
+from clasp.report.published.table import build_published
 from clasp.report.retention import load_retention, retentions
 from clasp.report.router import load_router_scores
 from clasp.report.summary import Summary, summarize

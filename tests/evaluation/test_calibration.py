@@ -13,9 +13,9 @@ import yaml
 from PIL import Image
 
 from clasp.config import FusionConfig, GridConfig, PolicyConfig, RunConfig, VariantConfig, load_config
-from clasp.evaluation import calibrating
-from clasp.evaluation.calibration import Setting, calibrate
-from clasp.evaluation.overlap import fingerprints, overlaps
+from clasp.evaluation.calibration import run as calibrating
+from clasp.evaluation.calibration.choice import Setting, calibrate
+from clasp.evaluation.calibration.overlap import fingerprints, overlaps
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
 from clasp.fusion import FUSIONS

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from clasp.config import RunConfig
-from clasp.evaluation import chat as chat_module
-from clasp.evaluation import judge as judge_module
-from clasp.evaluation.chat import Chat, Endpoint, endpoint
-from clasp.evaluation.judge import JudgeError, judge_cell, main, unjudged
+from clasp.evaluation.judging import chat as chat_module
+from clasp.evaluation.judging import judge as judge_module
+from clasp.evaluation.judging.chat import Chat, Endpoint, endpoint
+from clasp.evaluation.judging.judge import JudgeError, judge_cell, main, unjudged
+from clasp.evaluation.judging.rubrics import KINDS
 from clasp.evaluation.plan import plan
-from clasp.evaluation.rubrics import KINDS
 from clasp.evaluation.runner import run_cells
 from clasp.evaluation.store import REQUIRED, BadCellWarning, Cell, CellSpec, CellStore
 from clasp.evaluation.summary import results_table

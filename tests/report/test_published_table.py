@@ -16,8 +16,8 @@ import pytest
 from synthetic import VISUAL, cell, planned, write_cell, write_plan
 
 from clasp.report.cells import ReportError, load_experiment
-from clasp.report.published import PublishedRow, published_rows
-from clasp.report.published_table import build_published, published_csv, published_sheet
+from clasp.report.published.rows import PublishedRow, published_rows
+from clasp.report.published.table import build_published, published_csv, published_sheet
 from clasp.report.summary import Summary, summarize
 from clasp.report.table import sheet_latex, sheet_markdown
 

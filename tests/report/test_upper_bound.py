@@ -15,7 +15,7 @@ import pytest
 from synthetic import VISUAL, cell, write_cell
 
 from clasp.report.cells import ReportError
-from clasp.report.upper_bound import check, command, describe, targets
+from clasp.report.published.upper_bound import check, command, describe, targets
 
 ROOT = Path(__file__).resolve().parents[2]
 LLAVA = {"gqa": 61.97, "mmbench": 64.09, "mme": 1856.45, "pope": 85.87, "sqa": 69.46}

@@ -8,8 +8,8 @@ from itertools import product
 
 import pytest
 
-from clasp.evaluation.router_scores import measure
-from clasp.evaluation.router_set import SETS, STYLES, Prompt, prompts_hash, unseen_prompts, world_prompts
+from clasp.evaluation.routing.prompts import SETS, STYLES, Prompt, prompts_hash, unseen_prompts, world_prompts
+from clasp.evaluation.routing.scores import measure
 from clasp.policy import CATEGORIES
 from clasp.prototypes import PROTOTYPES
 from clasp.router import FixedRouter, OracleRouter, make_router, strip_template

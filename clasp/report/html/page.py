@@ -28,7 +28,7 @@ from clasp.report.html.routers import routers
 from clasp.report.html.tables import Table, table
 from clasp.report.html.text import script_data, visible
 from clasp.report.layout import title
-from clasp.report.published import PublishedRow
+from clasp.report.published.rows import PublishedRow
 from clasp.report.retention import Retention
 from clasp.report.router import RouterScores
 from clasp.report.summary import Summary

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from clasp.report.html.tables import Entry, Group, Line, Table
 from clasp.report.html.text import visible
 from clasp.report.layout import benchmark_label, method_label
-from clasp.report.published import PublishedRow, PublishedValue
-from clasp.report.published_table import LABELS
+from clasp.report.published.rows import PublishedRow, PublishedValue
+from clasp.report.published.table import LABELS
 from clasp.report.summary import Summary
 
 

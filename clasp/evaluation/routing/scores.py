@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clasp.evaluation.provenance import now, provenance
-from clasp.evaluation.router_set import SETS, Prompt, prompts_hash
+from clasp.evaluation.routing.prompts import SETS, Prompt, prompts_hash
 from clasp.files import write_atomically
 from clasp.fingerprint import code_fingerprint
 from clasp.policy import CATEGORIES

@@ -1,7 +1,7 @@
 """Published rows beside ours: of the same backbone, method and budget, each with its source, protocol and origin.
 
 A published number never stands where one of ours belongs: the two are kept in types of their own, and what is shown of
-both is their difference, where :mod:`clasp.report.protocols` lets them be compared.
+both is their difference, where :mod:`clasp.report.published.protocols` lets them be compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 from clasp.report.caption import TOLERANCE
 from clasp.report.cells import UNPRUNED, ReportError
 from clasp.report.layout import percent_factor
-from clasp.report.protocols import (
+from clasp.report.published.protocols import (
     ACCOUNTING,
     AVERAGE,
     COUNTERPARTS,
@@ -31,7 +31,7 @@ from clasp.report.protocols import (
 )
 from clasp.report.summary import Row, Summary
 
-FOLDER = Path(__file__).resolve().parents[2] / "results" / "published"
+FOLDER = Path(__file__).resolve().parents[3] / "results" / "published"
 """The project's own copy of the published numbers."""
 ORIGINS = ("own paper", "copied", "re-run", "not stated")
 """Whose run a number is, in the order in which a method's lines stand."""

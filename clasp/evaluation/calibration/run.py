@@ -17,8 +17,8 @@ import yaml
 
 from clasp.config import RunConfig, VariantConfig
 from clasp.evaluation.benchmarks import get_benchmark
-from clasp.evaluation.calibration import Array, Calibration, Choice, Setting, calibrate
-from clasp.evaluation.overlap import Fingerprints, fingerprints, overlaps
+from clasp.evaluation.calibration.choice import Array, Calibration, Choice, Setting, calibrate
+from clasp.evaluation.calibration.overlap import Fingerprints, fingerprints, overlaps
 from clasp.evaluation.plan import Plan
 from clasp.evaluation.provenance import command, now
 from clasp.evaluation.store import CellStore

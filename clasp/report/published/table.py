@@ -9,8 +9,8 @@ from string import ascii_lowercase
 
 from clasp.report.cells import UNPRUNED
 from clasp.report.layout import Group, Shown, benchmark_label, method_label, title
-from clasp.report.protocols import AVERAGE, QUANTITIES
-from clasp.report.published import (
+from clasp.report.published.protocols import AVERAGE, QUANTITIES
+from clasp.report.published.rows import (
     FOLDER,
     ORIGINS,
     PublishedRow,

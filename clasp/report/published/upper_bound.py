@@ -21,7 +21,7 @@ from clasp.report.layout import benchmark_label, percent_factor
 from clasp.report.metrics import sampled
 from clasp.report.statistics import LEVEL, resample
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
+RESULTS = Path(__file__).resolve().parents[3] / "results"
 """The project's own results folder, which holds the targets."""
 ACCEPTED = "lmms-eval"
 """Protocol of the published rows that are targets."""

@@ -17,9 +17,9 @@ from statistics import fmean
 from typing import Any
 
 from clasp.evaluation.benchmarks import BENCHMARKS
-from clasp.evaluation.chat import DEFAULT_MODEL, MODEL_VARIABLE, Chat, Endpoint, RequestFailed, endpoint
+from clasp.evaluation.judging.chat import DEFAULT_MODEL, MODEL_VARIABLE, Chat, Endpoint, RequestFailed, endpoint
+from clasp.evaluation.judging.rubrics import KINDS, Kind
 from clasp.evaluation.provenance import now
-from clasp.evaluation.rubrics import KINDS, Kind
 from clasp.evaluation.store import Cell, CellStore
 from clasp.strict import ConfigError
 

@@ -1,0 +1,1 @@
+"""Calibration: CLASP's class-adaptive table from held-out questions."""

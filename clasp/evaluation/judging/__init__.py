@@ -1,0 +1,1 @@
+"""Judged benchmarks: a language model behind a chat endpoint scores stored answers."""

@@ -1,0 +1,1 @@
+"""Routers measured: labelled prompts, accuracy, speed."""
