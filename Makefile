@@ -33,14 +33,16 @@ TOKENS ?=
 BENCHMARKS ?=
 PUBLISHED ?=
 BUDGET_OPTIONS := $(if $(TOKENS),'grid.ratio=[]' 'grid.tokens=[$(TOKENS)]')
-PUBLISHED_OPTIONS := $(if $(PUBLISHED),published=$(PUBLISHED))
+# where the tables and figures go as W&B artifacts: offline, online, off; WANDB_MODE wins
+WANDB ?= offline
+REPORT_OPTIONS := $(if $(PUBLISHED),published=$(PUBLISHED)) wandb=$(WANDB)
 # $(1): benchmarks on the tiny backbone, $(2): on others
 benchmarks = $(if $(BENCHMARKS),'benchmarks.names=[$(BENCHMARKS)]',benchmarks=$(if $(filter tiny,$(BACKBONE)),$(1),$(2)))
 # $(1), $(2): as above; the experiment is named as the target
 define experiment
 	$(BIN)/python scripts/run.py experiment=$(subst -,_,$@) backbone=$(BACKBONE) \
 	  $(call benchmarks,$(1),$(2)) $(BUDGET_OPTIONS) $(RUN_OPTIONS)
-	$(BIN)/python scripts/report.py experiment=$(subst -,_,$@)_$(BACKBONE) $(PUBLISHED_OPTIONS)
+	$(BIN)/python scripts/report.py experiment=$(subst -,_,$@)_$(BACKBONE) $(REPORT_OPTIONS)
 endef
 
 TABLES := table-llava15 table-llava-next table-qwen25vl table-video table-efficiency
@@ -51,7 +53,7 @@ ABLATIONS := ablation-fusion ablation-pivots ablation-parts ablation-router abla
 
 tables: $(READY)  ## start here: four methods on the tiny backbone, table and figure (a few minutes)
 	$(BIN)/python scripts/run.py experiment=tiny_main $(RUN_OPTIONS)
-	$(BIN)/python scripts/report.py experiment=tiny_main
+	$(BIN)/python scripts/report.py experiment=tiny_main $(REPORT_OPTIONS)
 
 table-llava15: $(READY)  ## every method at 192, 128, 64 tokens on eight benchmarks
 	$(call experiment,tiny,paper8)
@@ -100,7 +102,7 @@ everything: table-llava15 $(ABLATIONS) table-efficiency router retention table-l
 	$(MAKE) report
 
 report: $(READY)  ## results/report.html from what is stored, and every table and figure anew
-	$(BIN)/python scripts/report.py experiment=all $(PUBLISHED_OPTIONS)
+	$(BIN)/python scripts/report.py experiment=all $(if $(PUBLISHED),published=$(PUBLISHED))
 
 calibrate: $(READY)  ## choose fusion and pivot share per category on held-out data; writes configs/policy/
 	$(BIN)/python scripts/calibrate.py backbone=$(BACKBONE)
