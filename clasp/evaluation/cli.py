@@ -56,7 +56,7 @@ def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_,
         config = load_config(values)
         calibrating.settings(config)
         planned = _plan(config)
-        data = calibrating.check_disjoint(config, against)
+        data = calibrating.check_disjoint(config, planned, against)
         print(f"held out: no calibration picture or question is in {', '.join(against)}")
         status = _run(planned, config, log_group)
         _statuses.append(status)

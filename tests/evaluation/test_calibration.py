@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import yaml
 from PIL import Image
@@ -16,6 +18,7 @@ from clasp.config import FusionConfig, GridConfig, PolicyConfig, RunConfig, Vari
 from clasp.evaluation.calibration import run as calibrating
 from clasp.evaluation.calibration.choice import Setting, calibrate
 from clasp.evaluation.calibration.overlap import fingerprints, overlaps
+from clasp.evaluation.data import ensure
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
 from clasp.fusion import FUSIONS
@@ -120,8 +123,8 @@ def test_calibration_on_the_tiny_backbone_writes_a_policy_that_a_run_takes(
     configured: Callable[..., RunConfig], composed_run: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     config = varied(configured("benchmarks=calibration", "limit=10"), {"a": ("deep", 1.0), "b": ("mid_deep", 0.0)})
-    data = calibrating.check_disjoint(config, ["world_ocr", "world_scene"])
     planned = plan(config)
+    data = calibrating.check_disjoint(config, planned, ["world_ocr", "world_scene"])
     outcome = run_cells(planned, config)
     assert (outcome.computed, outcome.failed) == (12, ())
     chosen = calibrating.choose(config, planned)
@@ -145,9 +148,25 @@ def test_calibration_on_the_tiny_backbone_writes_a_policy_that_a_run_takes(
 
 
 def test_evaluation_pictures_are_refused(configured: Callable[..., RunConfig]) -> None:
-    config = configured("benchmarks.names=[calibration_ocr]", "limit=5")
+    config = varied(configured("benchmarks.names=[calibration_ocr]", "limit=5"), {"a": ("deep", 1.0)})
     with pytest.raises(ConfigError, match=r"not held out: \d+ overlaps .*calibration_ocr\[\d+\] and calibration_scene"):
-        calibrating.check_disjoint(config, ["calibration_scene"])
+        calibrating.check_disjoint(config, plan(config), ["calibration_scene"])
+    with pytest.raises(ConfigError, match=r"against: unknown benchmark 'world_ocra'.*world_ocr"):
+        calibrating.check_disjoint(config, plan(config), ["world_ocra"])
+
+
+def test_own_lines_are_checked_too(configured: Callable[..., RunConfig], data_root: Path, tmp_path: Path) -> None:
+    """One picture of an evaluation set among a user's own calibration lines is enough."""
+    evaluated = ensure(data_root, ["world_ocr"])["world_ocr"]
+    row = pyarrow.parquet.read_table(evaluated.path).slice(3, 1).to_pylist()[0]
+    (tmp_path / "taken.png").write_bytes(row["image"]["bytes"])
+    picture(7).save(tmp_path / "own.png")
+    lines = [{"image": name, "question": "what?", "answer": "this"} for name in ("own.png", "taken.png")]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = varied(configured("benchmarks=custom", f"data={file}", "limit=2"), {"a": ("deep", 1.0)})
+    with pytest.raises(ConfigError, match=r"not held out: .*custom_mine\[1\] and world_ocr\[3\]"):
+        calibrating.check_disjoint(config, plan(config), ["world_ocr"])
 
 
 def test_rows_that_are_no_setting_are_refused(configured: Callable[..., RunConfig]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from clasp.config import RunConfig, VariantConfig
-from clasp.evaluation.benchmarks import get_benchmark
+from clasp.evaluation.benchmarks import Benchmark, get_benchmark
 from clasp.evaluation.calibration.choice import Array, Calibration, Choice, Setting, calibrate
 from clasp.evaluation.calibration.overlap import Fingerprints, fingerprints, overlaps
 from clasp.evaluation.plan import Plan
@@ -28,21 +28,26 @@ from clasp.policy import CATEGORIES
 from clasp.strict import ConfigError
 
 
-def check_disjoint(config: RunConfig, against: Sequence[str]) -> str:
+def check_disjoint(config: RunConfig, plan: Plan, against: Sequence[str]) -> str:
     """That no calibration picture or question is in an evaluation set.
 
     Args:
-        config: whose benchmarks are the calibration questions.
-        against: benchmarks that evaluate.
+        config: of the calibration.
+        plan: whose benchmarks are the calibration questions.
+        against: names of benchmarks that evaluate.
 
     Returns:
         SHA-256 of the calibration questions and their pictures.
 
     Raises:
-        ConfigError: they overlap; the first places are named.
+        ConfigError: they overlap (the first places are named), or no benchmark has one of the names.
     """
-    mine = [_fingerprints(name, config) for name in config.benchmarks.names]
-    found = overlaps(mine, (_fingerprints(name, config) for name in against))
+    try:
+        evaluating = [get_benchmark(name) for name in against]
+    except ValueError as error:
+        raise ConfigError(f"against: {error}") from error
+    mine = [_fingerprints(benchmark, config) for benchmark in plan.benchmarks]
+    found = overlaps(mine, (_fingerprints(benchmark, config) for benchmark in evaluating))
     if found:
         raise ConfigError(
             f"the calibration questions are not held out: {len(found)} overlaps with evaluation sets, first "
@@ -153,11 +158,11 @@ def table(chosen: Calibration) -> str:
     return "\n".join(lines)
 
 
-def _fingerprints(name: str, config: RunConfig) -> Fingerprints:
+def _fingerprints(benchmark: Benchmark, config: RunConfig) -> Fingerprints:
     """Of a benchmark's questions, as its lmms-eval task shows and asks them."""
     from clasp.evaluation.runner import documents
 
-    return fingerprints(name, documents(get_benchmark(name), config))
+    return fingerprints(benchmark.name, documents(benchmark, config))
 
 
 def _setting(row: str, variant: VariantConfig) -> Setting:
