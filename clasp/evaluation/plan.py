@@ -189,7 +189,9 @@ def _method(
             count = Budget(tokens, ratio).resolve(geometry.visual_tokens)
             # a share of pictures that differ in size is no count
             own |= {"ratio": ratio} if geometry.dynamic and ratio is not None else {"tokens": count}
-        if "seed" in accepted:
+        # CLASP draws in one of its completion rules only, and a run's seed has no say in the others
+        drawing = own.get("completion", getattr(_class(name), "completion", "random")) == "random"
+        if "seed" in accepted and drawing:
             own.setdefault("seed", config.seed)
         if "fusion" in accepted:
             own |= {

@@ -77,13 +77,14 @@ def test_what_can_change_a_score_changes_the_cell(configured: Configured, overri
     ids=lambda overrides: overrides[0],
 )
 def test_what_cannot_change_a_score_does_not(configured: Configured, overrides: list[str]) -> None:
-    base = ["method=clasp", "tokens=64", "limit=8", ONE]
+    base = ["method=clasp", "policy=default", "tokens=64", "limit=8", ONE]
     assert signatures(configured(*base, *overrides)) == signatures(configured(*base))
 
 
 def test_only_methods_that_draw_depend_on_the_seed(configured: Configured) -> None:
     base = ["tokens=64", "limit=8", ONE]
-    assert signatures(configured(*base, "method=random", "seed=1")) != signatures(configured(*base, "method=random"))
+    for draws in (["method=random"], ["method=clasp", "method.completion=random"]):
+        assert signatures(configured(*base, *draws, "seed=1")) != signatures(configured(*base, *draws))
     assert signatures(configured(*base, "method=fastv", "seed=1")) == signatures(configured(*base, "method=fastv"))
 
 
@@ -193,7 +194,7 @@ def test_a_variant_that_changes_nothing_shares_its_cells(configured: Configured)
 
 
 def test_a_variant_is_what_the_same_run_by_itself_is(configured: Configured) -> None:
-    base = ["tokens=64", "limit=8", ONE]
+    base = ["policy=default", "tokens=64", "limit=8", ONE]
     for values, overrides in (
         ("{method: {name: fastv, positions: contiguous}}", ["method=fastv", "method.positions=contiguous"]),
         ("{fusion: {name: deep}}", ["fusion=deep"]),
