@@ -36,7 +36,7 @@ def record(config: RunConfig) -> dict[str, Any]:
 def test_it_holds_what_the_engine_kept_and_what_was_asked(
     configured: Callable[..., RunConfig], tiny: tuple[Any, Any], data_root: Path
 ) -> None:
-    stored = record(configured(*SMALL, "grid.method=[clasp]", "dtype=float32"))
+    stored = record(configured(*SMALL, "grid.method=[clasp]", "policy=default", "dtype=float32"))
     row = pyarrow.parquet.read_table(ensure(data_root, ["world_ocr"])["world_ocr"].path).slice(0, 1).to_pylist()[0]
     (question,), (one,) = stored["questions"], stored["maps"]
     assert (question["question"], question["answer"], question["category"]) == (row["question"], row["answer"], "ocr")
