@@ -6,6 +6,8 @@ Hydra composes a configuration, the entry point turns it into a dictionary, and 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -87,6 +89,13 @@ class CategoryConfig:
     pivot_share: float | None = None
 
 
+def rows_hash(rows: Mapping[str, CategoryConfig]) -> str:
+    """Hash of a policy's rows, by which a calibrated table tells whether a row of it was overridden."""
+    values = {category: [row.weights, row.pivot_share] for category, row in rows.items()}
+    # the prefix keeps YAML from reading digits and an e as a number
+    return f"sha256:{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]}"
+
+
 @dataclass(frozen=True)
 class FixedConfig:
     """A fusion by name and a pivot share, the same for every category."""
@@ -105,7 +114,8 @@ class PolicyConfig:
         categories: rows that depart from the library's table; all of them where ``provenance`` is ``calibrated``.
         provenance: where the rows come from; overrides make any table an assumption.
         fixed: the best setting that is the same for all categories; ablation c compares the rows with it.
-        calibration: what a calibrated table was made from (data hash, curve, command); for readers, not for scores.
+        calibration: what a calibrated table was made from (data hash, curve, command); for readers, not for scores,
+            but for ``rows``, the :func:`rows_hash` of the table as it was calibrated.
     """
 
     name: str
@@ -114,6 +124,12 @@ class PolicyConfig:
     provenance: Literal["assumption", "calibrated"] = "assumption"
     fixed: FixedConfig | None = None
     calibration: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether these are the rows that were calibrated, none of them overridden."""
+        kept = self.calibration.get("rows") == rows_hash(self.categories)
+        return self.provenance == "calibrated" and self.pivot_share is None and kept
 
 
 @dataclass(frozen=True)

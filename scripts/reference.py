@@ -1,4 +1,4 @@
-"""Keeps what ``make tables`` and ``make methods`` measured in results/reference/ and renews the README's copies."""
+"""Keeps what is measured in results/ in results/reference/ and renews the README's copies of it."""
 
 from __future__ import annotations
 

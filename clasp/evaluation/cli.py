@@ -89,7 +89,7 @@ def _values(composed: Any) -> dict[str, Any]:
     """The composed configuration as plain values."""
     values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
-    return values  # type: ignore[return-value]
+    return {str(key): value for key, value in values.items()}
 
 
 @contextmanager

@@ -226,7 +226,7 @@ def _policy(config: PolicyConfig) -> Any:
         entries[category] = CategoryPolicy(weights, share if config.pivot_share is None else config.pivot_share)
     if entries == dict(DEFAULT_POLICY.entries):
         return DEFAULT_POLICY
-    if config.provenance == "calibrated" and config.pivot_share is None:
+    if config.calibrated:
         return ClassPolicy("calibrated", "calibrated", entries)
     return ClassPolicy("custom", "assumption", entries)
 

@@ -77,12 +77,12 @@ def _mean(answers: Answers) -> Sampled | None:
 
 def _f1(answers: Answers) -> Sampled | None:
     """F1 of "yes" (POPE)."""
-    details = [answer.get("detail") for answer in answers]
-    if not all(isinstance(detail, Mapping) and {"prediction", "ground_truth"} <= set(detail) for detail in details):
+    details = _details(answers, "prediction", "ground_truth")
+    if details is None:
         return None
-    said = np.array([detail["prediction"] == "yes" for detail in details])  # type: ignore[index]
-    true = np.array([detail["ground_truth"] == "yes" for detail in details])  # type: ignore[index]
-    denied = np.array([detail["prediction"] == "no" for detail in details])  # type: ignore[index]
+    said = np.array([detail["prediction"] == "yes" for detail in details])
+    true = np.array([detail["ground_truth"] == "yes" for detail in details])
+    denied = np.array([detail["prediction"] == "no" for detail in details])
     # an answer that is neither yes nor no counts against precision and recall alike as lmms-eval has it: not at all
     parts = np.stack([said & true, said & ~true, denied & true], axis=1).astype(float)
     return Sampled(_occurrences(answers), parts, _f1_of)
@@ -96,8 +96,8 @@ def _f1_of(means: Array) -> Array:
 
 def _mme(answers: Answers) -> Sampled | None:
     """Over categories: accuracy plus the share of pictures with both questions right, times 100 (MME)."""
-    details = [answer.get("detail") for answer in answers]
-    if not all(isinstance(detail, Mapping) and "category" in detail for detail in details):
+    details = _details(answers, "category", "question_id", "score")
+    if details is None:
         return None
     frame = pd.DataFrame(details)
     pictures = frame.groupby(["category", "question_id"], sort=True)["score"].agg(["sum", "count"])
@@ -118,6 +118,13 @@ def _mme_of(means: Array) -> Array:
 
 _MAKERS: dict[str, Callable[[Answers], Sampled | None]] = {"f1": _f1, "perception+cognition": _mme}
 """Metrics that are no mean over questions."""
+
+
+def _details(answers: Answers, *keys: str) -> list[Mapping[str, Any]] | None:
+    """What lmms-eval kept of each answer for its metric; None where one lacks a key."""
+    found = [answer.get("detail") for answer in answers]
+    details = [detail for detail in found if isinstance(detail, Mapping) and set(keys) <= set(detail)]
+    return details if len(details) == len(found) else None
 
 
 def _occurrences(answers: Answers) -> pd.Index:

@@ -120,11 +120,6 @@ Pair = Mapping[str, tuple[Sampled, Sampled]]
 """Benchmark -> two models' answers to the same questions."""
 
 
-def swap_test(pair: Pair, weights: Mapping[str, float], swaps: int = SWAPS, seed: int = 0) -> float:
-    """:func:`swap_tests` of one pair."""
-    return swap_tests([pair], weights, swaps, seed)[0]
-
-
 def swap_tests(pairs: Sequence[Pair], weights: Mapping[str, float], swaps: int = SWAPS, seed: int = 0) -> list[float]:
     """Two-sided p values of paired permutation tests on the weighted sum over benchmarks of score differences.
 

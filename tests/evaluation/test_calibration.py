@@ -144,6 +144,9 @@ def test_calibration_on_the_tiny_backbone_writes_a_policy_that_a_run_takes(
     assert {c: (e.weights, e.pivot_share) for c, e in method.policy.entries.items()} == {
         c: (tuple(row["weights"]), row["pivot_share"]) for c, row in policy["categories"].items()
     }
+    overridden = composed_run("method=clasp", "tokens=64") | {"policy": policy}
+    overridden["policy"]["categories"]["ocr"]["pivot_share"] = 0.5
+    assert plan(load_config(overridden)).groups[0].method.policy.provenance == "assumption", "a row was overridden"
     assert calibrating.table(chosen).count("\n") == 6
 
 

@@ -14,15 +14,20 @@ from clasp.report import statistics
 from clasp.report.metrics import Sampled, sampled
 from clasp.report.statistics import (
     Interval,
+    Pair,
     average_intervals,
     difference_interval,
     holm,
     normalized_average,
     resample,
-    swap_test,
+    swap_tests,
 )
 
 Scores = Sequence[float] | np.ndarray
+
+
+def swap_test(pair: Pair, weights: dict[str, float], *settings: int) -> float:
+    return swap_tests([pair], weights, *settings)[0]
 
 
 def mean_of(scores: Scores, name: str = "q") -> Sampled:

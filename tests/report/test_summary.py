@@ -27,7 +27,7 @@ from synthetic import (
 
 from clasp.report.cells import load_experiment
 from clasp.report.metrics import sampled
-from clasp.report.statistics import holm, swap_test
+from clasp.report.statistics import holm, swap_tests
 from clasp.report.summary import Row, Summary, summarize
 from clasp.report.table import comma_separated, markdown
 
@@ -114,7 +114,7 @@ def test_p_and_its_correction_are_over_all_comparisons_of_the_table(tmp_path: Pa
             ]
             pairs[name] = sides[0], sides[1]
             weights[name] = 1 / rows["none", VISUAL].scores[name] / len(BENCHMARKS)
-        expected[method, tokens] = swap_test(pairs, weights)
+        expected[method, tokens] = swap_tests([pairs], weights)[0]
     corrected = dict(zip(expected, holm(list(expected.values())), strict=True))
     assert len({round(p, 3) for p in expected.values()}) == 4
     assert min(expected.values()) < 0.05 < max(expected.values())

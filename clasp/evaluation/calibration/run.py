@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from clasp.config import RunConfig, VariantConfig
+from clasp.config import CategoryConfig, RunConfig, VariantConfig, rows_hash
 from clasp.evaluation.benchmarks import Benchmark, get_benchmark
 from clasp.evaluation.calibration.choice import Array, Calibration, Choice, Setting, calibrate
 from clasp.evaluation.calibration.overlap import Fingerprints, fingerprints, overlaps
@@ -127,6 +127,7 @@ def write_policy(path: Path, config: RunConfig, plan: Plan, chosen: Calibration,
         "categories": {category: _row(choice) for category, choice in chosen.choices.items()},
         "fixed": {"fusion": chosen.fixed.fusion, "pivot_share": chosen.fixed.pivot_share},
         "calibration": {
+            "rows": rows_hash({c: CategoryConfig(*_row(choice).values()) for c, choice in chosen.choices.items()}),
             "tokens": list(config.grid.tokens),
             "questions": {category: choice.questions for category, choice in chosen.choices.items()},
             "data_sha256": data,
