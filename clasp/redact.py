@@ -1,0 +1,79 @@
+"""What must not leave this machine, taken out of text: the user's home folder, tokens, keys and passwords. Torch-free.
+
+Whatever the project writes for others to read (cells, experiment records, failures, W&B runs, logs) passes here first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import PurePath
+from typing import Any
+
+HIDDEN, HOME = "***", "~"
+
+SHORTEST = 8
+"""Characters of the shortest value that counts as a secret: a shorter one would be found inside ordinary words."""
+
+_SECRET = re.compile(r"TOKEN(?!IZER)|KEY|SECRET|PASSW(OR)?D|CREDENTIAL", re.IGNORECASE)
+_PLACE = re.compile(r"(_FILE|_PATH|_DIR|_HOME|_URL|_SOCK)$", re.IGNORECASE)
+_TRIVIAL = frozenset(["disabled", "required", "password", "not-needed", "undefined"])
+
+_FORMATS = re.compile(
+    r"(?<=://)[^/\s@'\"]+(?=@)"  # name and password in an address
+    r"|\bhf_[A-Za-z0-9]{20,}"
+    r"|\bsk-[A-Za-z0-9_-]{20,}"
+    r"|\bgh[a-z]_[A-Za-z0-9]{30,}"
+)
+"""Secrets that tell by their form, wherever they were typed: in an address, of Hugging Face, OpenAI and GitHub."""
+
+
+def redact(text: str) -> str:
+    """``text`` with ``~`` for the home folder and ``***`` for secrets.
+
+    Secrets are the values of environment variables whose names hold TOKEN, KEY, SECRET, PASSWORD or CREDENTIAL
+    (``HF_TOKEN``, ``WANDB_API_KEY``, ``OPENAI_API_KEY``, ...), of at least :data:`SHORTEST` characters, and what looks
+    like one (:data:`_FORMATS`).
+    """
+    for secret in _secrets():
+        text = text.replace(secret, HIDDEN)
+    text = _FORMATS.sub(HIDDEN, text)
+    pattern = _home_pattern(tuple(_homes()))
+    return pattern.sub(HOME, text) if pattern is not None else text
+
+
+def redacted(values: Any) -> Any:
+    """Nested plain values with every text in them redacted, keys included; a path becomes a text."""
+    if isinstance(values, str | PurePath):
+        return redact(str(values))
+    if isinstance(values, Mapping):
+        return {redacted(key): redacted(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return type(values)(redacted(value) for value in values)
+    return values
+
+
+def _secrets() -> list[str]:
+    """Longest first, so that one that holds another is taken out whole."""
+    named = (value.strip() for name, value in os.environ.items() if _SECRET.search(name) and not _PLACE.search(name))
+    return sorted({value for value in named if len(value) >= SHORTEST and value.lower() not in _TRIVIAL}, key=len)[::-1]
+
+
+def _homes() -> list[str]:
+    """The home folder as the environment and as the user database name it, and what each really is."""
+    named = [os.environ.get("HOME", "")]
+    with contextlib.suppress(KeyError):  # a user without an entry, as in containers
+        named.append(pwd.getpwuid(os.getuid()).pw_dir)
+    absolute = [name for name in named if name.startswith("/")]
+    folders = {folder.rstrip("/") for name in absolute for folder in (name, os.path.realpath(name))}
+    return sorted(folders - {""}, key=len, reverse=True)
+
+
+@lru_cache(maxsize=4)
+def _home_pattern(homes: tuple[str, ...]) -> re.Pattern[str] | None:
+    """The folders, but not others whose names begin alike."""
+    return re.compile(f"(?:{'|'.join(map(re.escape, homes))})(?![\\w-])") if homes else None

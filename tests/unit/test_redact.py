@@ -1,0 +1,72 @@
+"""Text that leaves: no home folder, no secrets, and nothing else changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clasp.redact import redact, redacted
+
+SECRET = "planted-f3a9c1e07b"
+
+
+def test_values_of_secret_variables_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY", "MY_SECRET", "db_password", "AWS_CREDENTIALS"):
+        monkeypatch.setenv(name, SECRET)
+        assert redact(f"run.py a={SECRET}, then") == "run.py a=***, then", name
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CLASP_JUDGE_MODEL", SECRET)
+    assert SECRET in redact(SECRET)
+
+
+def test_a_secret_that_holds_another_is_hidden_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_TOKEN", SECRET)
+    monkeypatch.setenv("B_TOKEN", f"{SECRET}-and-more")
+    assert redact(f"x {SECRET}-and-more") == "x ***"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("A_TOKEN", "false"), ("A_KEY", ""), ("TOKENIZERS_PARALLELISM", "disabled-here"), ("A_KEY_FILE", "/etc/some-key")],
+)
+def test_ordinary_values_stay(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    assert redact(f"a {value} b") == f"a {value} b"
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("https://ann:pass@example.org/x", "https://***@example.org/x"),
+        (f"token hf_{'aB3' * 10}", "token ***"),
+        (f"key=sk-proj-{'x1' * 12}.", "key=***."),
+        ("disk-usage-of-the-whole-experiment-folder", "disk-usage-of-the-whole-experiment-folder"),
+        ("mail ann@example.org, https://example.org/a@b", "mail ann@example.org, https://example.org/a@b"),
+    ],
+)
+def test_what_looks_like_a_secret_is_hidden(text: str, clean: str) -> None:
+    assert redact(text) == clean
+
+
+def test_the_home_folder_is_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real, linked = tmp_path / "real", tmp_path / "ann"
+    real.mkdir()
+    linked.symlink_to(real)
+    monkeypatch.setenv("HOME", f"{linked}/")
+    for folder in (linked, real):
+        assert redact(f"data={folder}/my.jsonl '{folder}'") == "data=~/my.jsonl '~'"
+        assert redact(f"{folder}a/b {folder}-old") == f"{folder}a/b {folder}-old"
+
+
+def test_a_home_that_is_the_root_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for home in ("/", "", "relative"):
+        monkeypatch.setenv("HOME", home)
+        assert redact("/a/b relative c") == "/a/b relative c"
+
+
+def test_nested_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.setenv("HOME", "/home/ann")
+    values = {"a": [Path("/home/ann/x"), 1, None], SECRET: {"b": (f"{SECRET}!", 0.5, True)}}
+    assert redacted(values) == {"a": ["~/x", 1, None], "***": {"b": ("***!", 0.5, True)}}
