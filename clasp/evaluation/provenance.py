@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -24,8 +25,9 @@ def command() -> str:
     return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def provenance(started: str, assumptions: tuple[str, ...]) -> dict[str, Any]:
-    """Provenance of a cell that finishes now."""
+def provenance(started: str, assumptions: tuple[str, ...], events: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Provenance of a cell that finishes now; ``events`` are what a reader should know of its run, such as a batch
+    that did not fit into memory."""
     commit, dirty = _git()
     return {
         "commit": commit,
@@ -35,6 +37,7 @@ def provenance(started: str, assumptions: tuple[str, ...]) -> dict[str, Any]:
         "finished": now(),
         "command": command(),
         "assumptions": list(assumptions),
+        **({"events": [dict(event) for event in events]} if events else {}),
     }
 
 

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clasp.config import RunConfig
-from clasp.evaluation.benchmarks import TASKS, Benchmark
+from clasp.evaluation import lmms
 from clasp.evaluation.judging.chat import Endpoint, endpoint
 from clasp.evaluation.judging.judge import completed
 from clasp.evaluation.plan import Group, Plan
 from clasp.evaluation.provenance import command, now, provenance
 from clasp.evaluation.replay import Replay
 from clasp.evaluation.store import Cell, CellSpec, CellStore
+from clasp.evaluation.sweep import failures
+from clasp.evaluation.sweep.claims import ClaimLost, Claims, Held, current
+from clasp.evaluation.sweep.journal import Journal
+from clasp.files import is_full, remove_abandoned
 from clasp.router import forget as forget_routes
 
 if TYPE_CHECKING:
-    from clasp.evaluation.answering import Answerer
+    from clasp.evaluation.sweep.resuming import ResumingAnswerer
 
 log = logging.getLogger(__name__)
+
+LOOK_S = 2.0
+"""Seconds between two looks at cells that other processes compute."""
 
 Finished = Callable[[list[Cell]], object]
 """What is told of all cells of a method at a budget, once they exist."""
@@ -31,97 +40,191 @@ Finished = Callable[[list[Cell]], object]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to: all cells that exist now, in plan order, and how many were computed or failed."""
+    """What a run came to: all cells that exist now, in plan order, how many it computed, and the labels that failed."""
 
     cells: tuple[Cell, ...]
     computed: int
     failed: tuple[str, ...]
 
 
-def run_cells(plan: Plan, config: RunConfig, finished: Finished = lambda cells: None) -> Outcome:
+def record_experiment(plan: Plan, config: RunConfig) -> Path:
+    """Writes down which cells the run is made of, so that tables and ``make status`` know of them."""
+    columns = [dataclasses.asdict(benchmark) for benchmark in plan.benchmarks]
+    store = CellStore(config.paths.results)
+    return store.write_experiment(config.name, plan.rows, columns, command(), dataclasses.asdict(config.report))
+
+
+def run_cells(
+    plan: Plan, config: RunConfig, finished: Finished = lambda cells: None, only: Collection[str] | None = None
+) -> Outcome:
     """Computes what is missing. A failed cell is reported and the others still run.
+
+    A cell that another process computes is left to the end and then waited for, or taken over should that one die.
+
+    Args:
+        plan, config: what is asked for.
+        finished: told of each group of which a cell was computed.
+        only: signatures of the cells that are this process's, in their order; None: all, in plan order. With it, the
+            experiment is not recorded, which is for the process that handed the cells out.
 
     Raises:
         BackboneUnavailable: the model's files cannot be had.
+        OSError: the disk is full.
     """
     store = CellStore(config.paths.results)
-    columns = [dataclasses.asdict(benchmark) for benchmark in plan.benchmarks]
-    store.write_experiment(config.name, plan.rows, columns, command(), dataclasses.asdict(config.report))
+    if only is None:
+        record_experiment(plan, config)
     judge = endpoint() if any(benchmark.judge for benchmark in plan.benchmarks) else None
     there = {spec.signature: store.get(spec.signature) for spec in plan.cells}
     present = {signature: cell and completed(store, cell, judge) for signature, cell in there.items()}
-    missing = [spec for spec in plan.cells if present[spec.signature] is None]
-    failed: list[str] = []
-    if missing:
-        session = _Session(plan, config, store, judge)
-        with _progress(session.questions(missing)) as bar, session:
-            for group in plan.groups:
-                wanted = [spec for spec in group.specs if present[spec.signature] is None]
-                done = session.run_group(group, wanted, bar, failed)
-                present |= done
-                if done:
-                    finished([cell for s in group.specs if (cell := present[s.signature]) is not None])
+    wanted = [(group, spec) for group, spec in _ordered(plan, only) if present[spec.signature] is None]
+    if not wanted:
+        return _outcome(plan, present, 0, {})
+    session = _Session(plan, config, store, judge)
+    failed: dict[str, str] = {}
+    with Claims(config.paths.results) as claims, session, _progress(session.questions(wanted)) as bar:
+        remove_abandoned(store.cells)
+        for group, done in session.computed(claims, wanted, bar, failed):
+            present |= done
+            if done:
+                finished([cell for spec in group.specs if (cell := present[spec.signature]) is not None])
+    for spec in plan.cells:
+        if present[spec.signature] is None and (cell := store.get(spec.signature)):
+            present[spec.signature] = store.completed(cell)
+    return _outcome(plan, present, session.count, failed)
+
+
+def _outcome(plan: Plan, present: dict[str, Cell | None], computed: int, failed: dict[str, str]) -> Outcome:
     cells = tuple(cell for spec in plan.cells if (cell := present[spec.signature]) is not None)
-    return Outcome(cells, len(missing) - len(failed), tuple(failed))
+    return Outcome(cells, computed, tuple(failed.values()))
+
+
+def _ordered(plan: Plan, only: Collection[str] | None) -> list[tuple[Group, CellSpec]]:
+    """The cells of this process with their groups, in order."""
+    cells = {spec.signature: (group, spec) for group in plan.groups for spec in group.specs}
+    return list(cells.values()) if only is None else [cells[signature] for signature in only if signature in cells]
 
 
 class _Session:
-    """One loaded model and one task index for all cells of a run."""
+    """One loaded model and one task index for all cells of a run; the model loads with the first cell that needs it."""
 
     def __init__(self, plan: Plan, config: RunConfig, store: CellStore, judge: Endpoint | None) -> None:
         self._plan, self._config, self._store, self._judge = plan, config, store, judge
         self._benchmarks = {benchmark.name: benchmark for benchmark in plan.benchmarks}
-        log.info("loading %s (%s, %s)", config.backbone.name, config.dtype, config.device)
-        weights = plan.cells[0].weights
-        revision = weights.rpartition("@")[2] if weights.startswith("hub:") else None
-        self._model, self._processor = _load(config.backbone.source, config.dtype, config.device, revision)
-        reuse = config.backbone.vision_cache_mib if self._model.device.type == "cpu" else 0
-        self._replay = Replay(self._model, reuse) if reuse else None
+        self._replay: Replay | None = None
+        self._loaded: tuple[Any, Any] | None = None
+        self._answerer: tuple[Group, ResumingAnswerer] | None = None
+        self.count = 0
 
     def __enter__(self) -> _Session:
-        if self._replay is not None:
-            self._replay.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._replay is not None:
             self._replay.__exit__(*error)
 
-    def questions(self, specs: list[CellSpec]) -> int | None:
+    def questions(self, wanted: list[tuple[Group, CellSpec]]) -> int | None:
         """How many questions lie ahead; None where a benchmark's size is not known before it is fetched."""
-        files = self._plan.files
-        if any(spec.benchmark not in files for spec in specs):
+        counts = [self._questions(spec) for _, spec in wanted]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    def _questions(self, spec: CellSpec) -> int | None:
+        if spec.limit != "all":
+            return int(spec.limit)
+        return self._plan.files[spec.benchmark].questions if spec.benchmark in self._plan.files else None
+
+    def computed(
+        self, claims: Claims, wanted: list[tuple[Group, CellSpec]], bar: Any, failed: dict[str, str]
+    ) -> Iterator[tuple[Group, dict[str, Cell]]]:
+        """Computes the cells; gives, group by group, those that are new. ``failed`` gets labels by signature."""
+        told = False
+        while wanted:
+            others: list[tuple[Group, CellSpec]] = []
+            for group, specs in _by_group(wanted):
+                done: dict[str, Cell] = {}
+                for spec in specs:
+                    label = f"{spec.backbone}, {group.label}, {spec.benchmark}"
+                    with _claimed(claims, spec, label, self._questions(spec)) as held:
+                        if held is None:
+                            others.append((group, spec))
+                        elif cell := self._one(group, spec, held, label, bar, failed):
+                            done[spec.signature] = cell
+                yield group, done
+            wanted = [(group, spec) for group, spec in others if self._store.get(spec.signature) is None]
+            if wanted:
+                told = told or self._tell(wanted)
+                time.sleep(LOOK_S)
+
+    def _tell(self, wanted: list[tuple[Group, CellSpec]]) -> bool:
+        claim = current(self._config.paths.results, wanted[0][1].signature)
+        who = f", the first by {claim.owner.host}, process {claim.owner.pid}" if claim and claim.owner else ""
+        log.info("waiting for %d cells that other processes compute%s", len(wanted), who)
+        return True
+
+    def _one(
+        self, group: Group, spec: CellSpec, held: Held, label: str, bar: Any, failed: dict[str, str]
+    ) -> Cell | None:
+        """One claimed cell; None where it failed or was another's after all."""
+        results = self._config.paths.results
+        journal = Journal(results, spec.signature)
+        if self._store.get(spec.signature) is not None:  # finished between our look and our claim
+            journal.remove()
             return None
-        return sum(files[s.benchmark].questions if s.limit == "all" else int(s.limit) for s in specs)
+        bar.set_description(label)
+        try:
+            cell = self._run_cell(group, spec, journal, held, bar.update)
+        except ClaimLost as error:
+            log.warning("%s: %s", label, error)
+            return None
+        except Exception as error:  # kept with its traceback, counted, and the exit code says so; the others run
+            if is_full(error):
+                raise
+            path = failures.record(results, spec.signature, label, error)
+            log.exception("cell failed: %s (kept in %s)", label, path)
+            failed[spec.signature] = label
+            return None
+        journal.remove()
+        failures.forget(results, spec.signature)
+        self.count += 1
+        return completed(self._store, cell, self._judge)
 
-    def run_group(self, group: Group, specs: list[CellSpec], bar: Any, failed: list[str]) -> dict[str, Cell | None]:
-        """Cells of one method at one budget that could be computed."""
-        from clasp.evaluation.answering import Answerer
+    def _model(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            config, weights = self._config, self._plan.cells[0].weights
+            log.info("loading %s (%s, %s)", config.backbone.name, config.dtype, config.device)
+            revision = weights.rpartition("@")[2] if weights.startswith("hub:") else None
+            self._loaded = _load(config.backbone.source, config.dtype, config.device, revision)
+            model = self._loaded[0]
+            if config.backbone.vision_cache_mib and model.device.type == "cpu":
+                self._replay = Replay(model, config.backbone.vision_cache_mib)
+                self._replay.__enter__()
+        return self._loaded
 
-        answerer = Answerer(self._model, self._processor, group.method, self._config.batch_size, self._replay)
-        done: dict[str, Cell | None] = {}
-        for spec in specs:
-            label = f"{spec.backbone}, {group.label}, {spec.benchmark}"
-            bar.set_description(label)
-            try:
-                cell = self._run_cell(group, spec, answerer, bar.update)
-                done[spec.signature] = completed(self._store, cell, self._judge)
-            except Exception:  # reported with its traceback, counted, and the exit code says so; the other cells run
-                log.exception("cell failed: %s", label)
-                failed.append(label)
-        return done
+    def _answering(self, group: Group) -> ResumingAnswerer:
+        """The answerer of a group, kept while its cells follow each other."""
+        from clasp.evaluation.sweep.resuming import ResumingAnswerer
 
-    def _run_cell(self, group: Group, spec: CellSpec, answerer: Answerer, advance: Callable[[int], object]) -> Cell:
+        if self._answerer is None or self._answerer[0] is not group:
+            model, processor = self._model()
+            answerer = ResumingAnswerer(model, processor, group.method, self._config.batch_size, self._replay)
+            self._answerer = (group, answerer)
+        return self._answerer[1]
+
+    def _run_cell(
+        self, group: Group, spec: CellSpec, journal: Journal, held: Held, advance: Callable[[int], object]
+    ) -> Cell:
         from clasp.evaluation.costs import costs, device_name
         from clasp.evaluation.model import ClaspModel
 
         started, benchmark = now(), self._benchmarks[spec.benchmark]
         forget_routes()  # each cell pays for its own routing, so that times do not depend on what ran before
+        answerer = self._answering(group)
+        answerer.begin(journal, held.check)
         lm = ClaspModel.over(answerer, advance)
-        results = _evaluate(lm, benchmark, spec, self._config)
+        results = lmms.evaluate(lm, benchmark, spec, self._config)
         values = {name.partition(",")[0]: value for name, value in results["results"][benchmark.task].items()}
         scores = {} if benchmark.pending else {name: float(values[name]) for name in benchmark.metrics}
-        rows = _answer_rows(results["samples"][benchmark.task], lm, benchmark)
+        rows = lmms.answer_rows(results["samples"][benchmark.task], lm, benchmark)
         method, geometry = group.method, self._plan.geometry
         cell = {
             "signature": spec.signature,
@@ -137,10 +240,31 @@ class _Session:
             "questions": len(rows),
             "available": results["n-samples"][benchmark.task]["original"],
             "limit": spec.limit,
-            "costs": costs(lm.answers, geometry, self._config.batch_size, device_name(self._model.device)),
-            "provenance": provenance(started, (*method.assumed(), *method.stand_ins(geometry))),
+            "costs": costs(lm.answers, geometry, self._config.batch_size, device_name(answerer.model.device)),
+            "provenance": provenance(started, (*method.assumed(), *method.stand_ins(geometry)), answerer.events),
         }
         return self._store.put(cell, rows)
+
+
+def _by_group(wanted: list[tuple[Group, CellSpec]]) -> list[tuple[Group, list[CellSpec]]]:
+    """Cells that follow each other in one group, together."""
+    runs: list[tuple[Group, list[CellSpec]]] = []
+    for group, spec in wanted:
+        if not runs or runs[-1][0] is not group:
+            runs.append((group, []))
+        runs[-1][1].append(spec)
+    return runs
+
+
+@contextmanager
+def _claimed(claims: Claims, spec: CellSpec, label: str, questions: int | None) -> Iterator[Held | None]:
+    """The claim on a cell for as long as it is worked on; None where another process has it."""
+    held = claims.take(spec.signature, label, questions)
+    if held is None:
+        yield None
+        return
+    with held:
+        yield held
 
 
 @lru_cache(maxsize=1)
@@ -157,78 +281,6 @@ def _load(source: str, dtype: str, device: str, revision: str | None) -> tuple[A
     return loaded
 
 
-@lru_cache(maxsize=2)
-def _task_manager(built_in: bool) -> Any:
-    """lmms-eval's task index; reading all of its own tasks takes seconds, so only where one is asked for."""
-    from lmms_eval.tasks import TaskManager
-
-    return TaskManager(include_path=str(TASKS), include_defaults=built_in)
-
-
-def documents(benchmark: Benchmark, config: RunConfig) -> Iterator[tuple[list[Any], str]]:
-    """Pictures and text of each of a benchmark's questions, as its lmms-eval task shows and asks them."""
-    from lmms_eval.tasks import get_task_dict
-
-    tasks = get_task_dict([_task(benchmark, config)], _task_manager(benchmark.source == "hub"))
-    task = tasks[benchmark.task]
-    for document in task.eval_docs:
-        yield list(task.doc_to_visual(document) or ()), str(task.doc_to_text(document))
-
-
-def _task(benchmark: Benchmark, config: RunConfig) -> Any:
-    """What lmms-eval is asked for: a task by name, where its questions are ours with the place of their files."""
-    if benchmark.source == "hub":
-        return benchmark.task
-    place = {"data": str(config.data)} if benchmark.source == "custom" else {"root": str(config.paths.data)}
-    return {"task": benchmark.task, "dataset_kwargs": place}
-
-
-def _evaluate(lm: Any, benchmark: Benchmark, spec: CellSpec, config: RunConfig) -> dict[str, Any]:
-    """One benchmark through lmms-eval's ``simple_evaluate``, in this process."""
-    from lmms_eval.evaluator import simple_evaluate
-
-    with _quiet():
-        results = simple_evaluate(
-            model=lm,
-            tasks=[_task(benchmark, config)],
-            task_manager=_task_manager(benchmark.source == "hub"),
-            batch_size=config.batch_size,
-            limit=None if spec.limit == "all" else int(spec.limit),
-            bootstrap_iters=0,
-            log_samples=True,
-            process_docs_parallel=1,
-        )
-    assert results is not None
-    return results
-
-
-def _answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) -> list[dict[str, Any]]:
-    """One row per question for the answers file; ``score`` is None where the metric needs all answers or is pending."""
-    if len(samples) != len(lm.answers):
-        raise RuntimeError(f"{benchmark.name}: {len(samples)} scored questions for {len(lm.answers)} answers")
-    rows = []
-    for sample, answer in zip(sorted(samples, key=lambda sample: sample["doc_id"]), lm.answers, strict=True):
-        metrics = () if benchmark.pending else benchmark.metrics
-        score = next((sample[metric] for metric in metrics if metric in sample), None)
-        document = sample["doc"]
-        rows.append(
-            {
-                "question_id": document.get("question_id", sample["doc_id"]),
-                "prompt": sample["arguments"][0],
-                "answer": sample["target"],
-                "prediction": answer.text,
-                "score": float(score) if isinstance(score, int | float) else None,
-                # what a metric over all answers (F1, MME's sums) is made of, so that a report can resample it
-                **({"detail": score} if isinstance(score, dict) else {}),
-                "category": document.get("category", benchmark.category),
-                # MM-Vet's own grouping, beside the category that it is mapped to
-                **({"capability": document["capability"]} if "capability" in document else {}),
-                "routed": answer.routed,
-            }
-        )
-    return rows
-
-
 @contextmanager
 def _progress(total: int | None) -> Iterator[Any]:
     from tqdm import tqdm
@@ -236,24 +288,3 @@ def _progress(total: int | None) -> Iterator[Any]:
 
     with logging_redirect_tqdm(), tqdm(total=total, unit="question", dynamic_ncols=True, smoothing=0.05) as bar:
         yield bar
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """lmms-eval draws two progress bars per call; ours tells more."""
-    import lmms_eval.api.task
-    import lmms_eval.evaluator
-    from tqdm import tqdm
-
-    class Silent(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs | {"disable": True})
-
-    modules: tuple[Any, ...] = (lmms_eval.api.task, lmms_eval.evaluator)
-    for module in modules:
-        module.tqdm = Silent
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.tqdm = tqdm

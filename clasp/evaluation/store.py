@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clasp.files import write_atomically
+from clasp.files import append_line, write_atomically
 
 SCHEMA = 1
 EXPERIMENT_SCHEMA = 2
@@ -219,12 +219,7 @@ class CellStore:
 
     def add_verdict(self, signature: str, verdict: Mapping[str, Any]) -> None:
         """Appends one verdict, on disk before this returns."""
-        line = json.dumps(verdict, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        with self.verdicts_path(signature).open("a+b") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                line = line if file.read(1) == b"\n" else b"\n" + line  # after a line that was cut short
-            file.write(line)
+        append_line(self.verdicts_path(signature), json.dumps(verdict, ensure_ascii=False, allow_nan=False).encode())
 
     def write_experiment(
         self,

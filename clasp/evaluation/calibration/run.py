@@ -161,7 +161,7 @@ def table(chosen: Calibration) -> str:
 
 def _fingerprints(benchmark: Benchmark, config: RunConfig) -> Fingerprints:
     """Of a benchmark's questions, as its lmms-eval task shows and asks them."""
-    from clasp.evaluation.runner import documents
+    from clasp.evaluation.lmms import documents
 
     return fingerprints(benchmark.name, documents(benchmark, config))
 

@@ -1,0 +1,105 @@
+"""One benchmark through lmms-eval, in this process: its task index, its evaluator, and what came of each question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from clasp.config import RunConfig
+from clasp.evaluation.benchmarks import TASKS, Benchmark
+from clasp.evaluation.store import CellSpec
+
+
+@lru_cache(maxsize=2)
+def _task_manager(built_in: bool) -> Any:
+    """lmms-eval's task index; reading all of its own tasks takes seconds, so only where one is asked for."""
+    from lmms_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(TASKS), include_defaults=built_in)
+
+
+def documents(benchmark: Benchmark, config: RunConfig) -> Iterator[tuple[list[Any], str]]:
+    """Pictures and text of each of a benchmark's questions, as its lmms-eval task shows and asks them."""
+    from lmms_eval.tasks import get_task_dict
+
+    tasks = get_task_dict([_task(benchmark, config)], _task_manager(benchmark.source == "hub"))
+    task = tasks[benchmark.task]
+    for document in task.eval_docs:
+        yield list(task.doc_to_visual(document) or ()), str(task.doc_to_text(document))
+
+
+def _task(benchmark: Benchmark, config: RunConfig) -> Any:
+    """What lmms-eval is asked for: a task by name, where its questions are ours with the place of their files."""
+    if benchmark.source == "hub":
+        return benchmark.task
+    place = {"data": str(config.data)} if benchmark.source == "custom" else {"root": str(config.paths.data)}
+    return {"task": benchmark.task, "dataset_kwargs": place}
+
+
+def evaluate(lm: Any, benchmark: Benchmark, spec: CellSpec, config: RunConfig) -> dict[str, Any]:
+    """One benchmark through lmms-eval's ``simple_evaluate``, in this process."""
+    from lmms_eval.evaluator import simple_evaluate
+
+    with _quiet():
+        results = simple_evaluate(
+            model=lm,
+            tasks=[_task(benchmark, config)],
+            task_manager=_task_manager(benchmark.source == "hub"),
+            batch_size=config.batch_size,
+            limit=None if spec.limit == "all" else int(spec.limit),
+            bootstrap_iters=0,
+            log_samples=True,
+            process_docs_parallel=1,
+        )
+    assert results is not None
+    return results
+
+
+def answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) -> list[dict[str, Any]]:
+    """One row per question for the answers file; ``score`` is None where the metric needs all answers or is pending."""
+    if len(samples) != len(lm.answers):
+        raise RuntimeError(f"{benchmark.name}: {len(samples)} scored questions for {len(lm.answers)} answers")
+    rows = []
+    for sample, answer in zip(sorted(samples, key=lambda sample: sample["doc_id"]), lm.answers, strict=True):
+        metrics = () if benchmark.pending else benchmark.metrics
+        score = next((sample[metric] for metric in metrics if metric in sample), None)
+        document = sample["doc"]
+        rows.append(
+            {
+                "question_id": document.get("question_id", sample["doc_id"]),
+                "prompt": sample["arguments"][0],
+                "answer": sample["target"],
+                "prediction": answer.text,
+                "score": float(score) if isinstance(score, int | float) else None,
+                # what a metric over all answers (F1, MME's sums) is made of, so that a report can resample it
+                **({"detail": score} if isinstance(score, dict) else {}),
+                "category": document.get("category", benchmark.category),
+                # MM-Vet's own grouping, beside the category that it is mapped to
+                **({"capability": document["capability"]} if "capability" in document else {}),
+                "routed": answer.routed,
+            }
+        )
+    return rows
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """lmms-eval draws two progress bars per call; ours tells more."""
+    import lmms_eval.api.task
+    import lmms_eval.evaluator
+    from tqdm import tqdm
+
+    class Silent(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs | {"disable": True})
+
+    modules: tuple[Any, ...] = (lmms_eval.api.task, lmms_eval.evaluator)
+    for module in modules:
+        module.tqdm = Silent
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.tqdm = tqdm
