@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from clasp.redact import redact
+
 _PACKAGES = ("clasp", "torch", "transformers", "tokenizers", "lmms_eval", "datasets", "sentence-transformers", "pillow")
 
 
@@ -21,8 +23,8 @@ def now() -> str:
 
 
 def command() -> str:
-    """The command line, its program as a name without folders."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line, its program as a name without folders, without the home folder and secrets."""
+    return redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 def provenance(started: str, assumptions: tuple[str, ...], events: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
