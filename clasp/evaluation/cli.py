@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from clasp.backbones import BackboneUnavailable
 from clasp.config import OWN_DATA, RunConfig, known_keys, load_config
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.evaluation.custom import BadRows
+from clasp.files import is_full
 from clasp.strict import ConfigError, unknown_key
 
 if TYPE_CHECKING:
@@ -99,11 +101,17 @@ def _remembered() -> Iterator[None]:
         yield
     except (ConfigError, BackboneUnavailable, OmegaConfBaseException) as error:
         _report(error)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        print(f"error: {error}; free some space and run the same command again, what is done is kept", file=sys.stderr)
+        _statuses.append(FAILED)
 
 
 def main(hydra_main: Callable[[], object]) -> int:
     """Runs a Hydra entry point whose jobs call :func:`job`; returns the process's exit code."""
     wanted = os.environ.get("HYDRA_FULL_ERROR")
+    terminated = signal.signal(signal.SIGTERM, _stop)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its exceptions instead of printing them
     try:
         hydra_main()
@@ -113,9 +121,15 @@ def main(hydra_main: Callable[[], object]) -> int:
         print(f"error: {explain(error)}", file=sys.stderr)
         return BAD_INPUT
     finally:
+        signal.signal(signal.SIGTERM, terminated)
         os.environ.pop("HYDRA_FULL_ERROR")
         os.environ |= {} if wanted is None else {"HYDRA_FULL_ERROR": wanted}
     return max(_statuses, default=0)
+
+
+def _stop(number: int, frame: object) -> None:
+    """A polite end, as a scheduler or a time limit asks for it: claims are released, what was answered is kept."""
+    raise SystemExit(128 + number)
 
 
 def explain(error: BaseException) -> str:

@@ -148,8 +148,8 @@ class Claims:
         path = self._folder / f"{signature}.{generation}.claim"
         if not self._make(path, {"label": label, "questions": questions, "since": now()}):
             return None
-        others = [self._folder / name for name in self._others(signature, generation)]
-        if any((other := _read(path)) is not None and other.alive for path in others):
+        others = [other for other in self._folder.glob(f"{signature}.*.claim") if other != path]
+        if any(claim is not None and claim.alive for claim in map(_read, others)):
             path.unlink(missing_ok=True)  # made between our look and our claim
             return None
         for other in others:
@@ -164,10 +164,6 @@ class Claims:
         if claim is None or (claim.owner is not None and claim.owner.here):
             return claim
         return current(self._results, signature, file_time(self._folder))
-
-    def _others(self, signature: str, generation: int) -> list[str]:
-        names = (path.name for path in self._folder.glob(f"{signature}.*.claim"))
-        return [name for name in names if name != f"{signature}.{generation}.claim"]
 
     def _make(self, path: Path, values: dict[str, Any]) -> bool:
         """Makes a claim with its content, at once and only where there is none; whether it did."""
