@@ -32,6 +32,8 @@ BACKBONE ?= tiny
 TOKENS ?=
 BENCHMARKS ?=
 PUBLISHED ?=
+EXPERIMENT ?=
+WATCH ?=
 BUDGET_OPTIONS := $(if $(TOKENS),'grid.ratio=[]' 'grid.tokens=[$(TOKENS)]')
 # where the tables and figures go as W&B artifacts: offline, online, off; WANDB_MODE wins
 WANDB ?= offline
@@ -49,7 +51,7 @@ TABLES := table-llava15 table-llava-next table-qwen25vl table-video table-effici
 ABLATIONS := ablation-fusion ablation-pivots ablation-parts ablation-router ablation-completion ablation-queries \
   ablation-stages ablation-positions ablation-layers
 
-.PHONY: tables $(TABLES) $(ABLATIONS) everything report calibrate retention router check-upper-bound reference
+.PHONY: tables $(TABLES) $(ABLATIONS) everything report calibrate retention router check-upper-bound reference status
 
 tables: $(READY)  ## start here: four methods on the tiny backbone, table and figure (a few minutes)
 	$(BIN)/python scripts/run.py experiment=tiny_main $(RUN_OPTIONS)
@@ -118,6 +120,9 @@ check-upper-bound: $(READY)  ## stored unpruned scores against published ones
 
 reference: $(READY)  ## keep what is in results/ in results/reference and in the README
 	$(BIN)/python scripts/reference.py
+
+status: $(READY)  ## cells done, running, failed, missing, and the time left; EXPERIMENT=table_llava15 for one, WATCH=10
+	@$(BIN)/python scripts/status.py $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) $(if $(WATCH),watch=$(WATCH))
 
 test: $(READY) lint  ## lint, type check and the whole test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup

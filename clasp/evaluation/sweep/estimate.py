@@ -71,7 +71,7 @@ class _Seen:
     prefill: float
     decode: float
     clock: float
-    """Seconds from start to finish of the cell; ViT outputs that were reused count in ``vision`` and not here."""
+    """:func:`clock`, 0 where that is None; ViT outputs that were reused count in ``vision`` and not here."""
     cell_bytes: int
     answer_bytes: int
 
@@ -105,9 +105,9 @@ class Estimator:
         self._stored = list(_stored(results))
         own = [one for one in self._stored if one.backbone == backbone]
         fitting = [one for one in own if device == "auto" or _is_cpu(one.device) == (device == "cpu")]
-        newest = max(fitting, key=lambda one: one.finished, default=None)
+        newest = max((one for one in fitting if one.clock), key=lambda one: one.finished, default=None)
         self.device = newest.device if newest else None
-        self._measured = [one for one in fitting if one.device == self.device]
+        self._measured = [one for one in fitting if one.device == self.device and one.clock]
         cpu = device == "cpu" or (device == "auto" and backbone == "tiny")
         self.throughput = throughput or ASSUMED["cpu" if cpu else "gpu"]
         self._geometry, self._known = geometry, known_questions
@@ -165,6 +165,15 @@ def estimates(estimator: Estimator, specs: Iterable[CellSpec]) -> dict[str, Esti
     return {spec.signature: estimator.of(spec) for spec in specs}
 
 
+def clock(cell: Mapping[str, Any]) -> float | None:
+    """Seconds from start to finish of a stored cell; None where it went on from what an earlier process had done."""
+    made = cell["provenance"]
+    if any(event["event"] == "resumed" for event in made.get("events", ())):
+        return None
+    passed = datetime.fromisoformat(made["finished"]) - datetime.fromisoformat(made["started"])
+    return max(1.0, passed.total_seconds())  # both are kept to the second
+
+
 def _stored(results: Path) -> Iterable[_Seen]:
     """Every cell that can be read; runs, not plans, say what is wrong with the others."""
     store = CellStore(results)
@@ -178,7 +187,6 @@ def _stored(results: Path) -> Iterable[_Seen]:
 
 def _seen(cell: Mapping[str, Any], cell_bytes: int, answer_bytes: int) -> _Seen:
     costs, seconds, made = cell["costs"], cell["costs"]["seconds"], cell["provenance"]
-    clock = datetime.fromisoformat(made["finished"]) - datetime.fromisoformat(made["started"])
     return _Seen(
         backbone=cell["backbone"],
         method=cell["method"],
@@ -193,7 +201,7 @@ def _seen(cell: Mapping[str, Any], cell_bytes: int, answer_bytes: int) -> _Seen:
         vision=float(seconds["vision"]),
         prefill=float(seconds["prefill"]),
         decode=float(seconds["decode"]),
-        clock=max(1.0, clock.total_seconds()),  # both are kept to the second
+        clock=clock(cell) or 0.0,
         cell_bytes=cell_bytes,
         answer_bytes=answer_bytes,
     )
