@@ -6,6 +6,7 @@ Whatever the project writes for others to read (cells, experiment records, failu
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pwd
 import re
@@ -55,6 +56,24 @@ def redacted(values: Any) -> Any:
     if isinstance(values, list | tuple):
         return type(values)(redacted(value) for value in values)
     return values
+
+
+class RedactingFormatter(logging.Formatter):
+    """Formats as another formatter does, and redacts what comes out, tracebacks included."""
+
+    def __init__(self, inner: logging.Formatter | None) -> None:
+        super().__init__()
+        self._inner = inner or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(self._inner.format(record))
+
+
+def redact_logs() -> None:
+    """From now on everything that the root logger's handlers write, to files and to the screen, is redacted."""
+    for handler in logging.getLogger().handlers:
+        if not isinstance(handler.formatter, RedactingFormatter):
+            handler.setFormatter(RedactingFormatter(handler.formatter))
 
 
 def _secrets() -> list[str]:

@@ -51,11 +51,33 @@ def test_end_to_end_twice(tmp_path: Path, data_root: Path) -> None:
     assert written(tmp_path) == before
 
 
-def test_a_finished_group_becomes_one_offline_wandb_run(tmp_path: Path, data_root: Path) -> None:
-    arguments = ["method=random", "tokens=64", "limit=2", "benchmarks.names=[world_scene]", f"paths.data={data_root}"]
-    done = run_script(tmp_path, *arguments)
+def test_no_home_folder_and_no_secret_reaches_a_file(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sweep with planted ones, its W&B runs, logs, tables and page: every byte below the results is looked at."""
+    folder = tmp_path / "planted-home" / "work"
+    folder.mkdir(parents=True)
+    planted = {"HF_TOKEN": "planted-token-81726", "OPENAI_API_KEY": "planted-key-5551", "WANDB_API_KEY": "5ead" * 10}
+    for name, value in {**planted, "HOME": str(folder.parent), "WANDB_MODE": "offline"}.items():
+        monkeypatch.setenv(name, value)
+    done = run_script(
+        folder,
+        *["-m", "grid.method=[none,random]", "grid.tokens=[64]", "limit=2", "benchmarks.names=[world_scene]"],
+        *[f"report.title={planted['HF_TOKEN']}", f"paths.results={folder}/results", f"paths.data={data_root}"],
+    )
     assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "results" / "wandb").glob("offline-run-*"))) == 1
+    assert len(list((folder / "results" / "wandb").glob("offline-run-*"))) == 2, "one for each finished group"
+
+    monkeypatch.chdir(folder)
+    report = runpy.run_path(str(ROOT / "scripts" / "report.py"))
+    assert report["main"](["experiment=all", f"results={folder}/results", "wandb=offline"]) == 0
+    files = [path for path in (folder / "results").rglob("*") if path.is_file()]
+    kinds = {path.suffix for path in files} | {path.name for path in files}
+    assert {".json", ".jsonl", ".log", ".wandb", ".md", ".csv", ".tex", ".svg", "report.html", "multirun.yaml"} <= kinds
+    for path in files:
+        content = path.read_bytes()
+        for value in (*planted.values(), folder.parent.name):
+            assert value.encode() not in content, f"{value} in {path.relative_to(folder)}"
 
 
 def test_a_sweep_goes_on_after_bad_input_and_says_so(tmp_path: Path, data_root: Path) -> None:

@@ -24,6 +24,7 @@ from clasp.config import OWN_DATA, RunConfig, known_keys, load_config
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.evaluation.custom import BadRows
 from clasp.files import is_full
+from clasp.redact import redact_logs
 from clasp.strict import ConfigError, unknown_key
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ def _plan(config: RunConfig) -> Plan:
     """The plan of a job, once the environment is as libraries should find it."""
     _prepare_environment(config)
     logging.captureWarnings(True)
+    redact_logs()
     from clasp.evaluation.plan import plan
 
     return plan(config)

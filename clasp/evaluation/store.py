@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from clasp.files import append_line, write_atomically
+from clasp.redact import redacted
 
 SCHEMA = 1
 EXPERIMENT_SCHEMA = 2
@@ -249,14 +250,16 @@ class CellStore:
             for row, specs in rows
             for spec in specs
         ]
-        record = {
-            "schema": EXPERIMENT_SCHEMA,
-            "name": name,
-            "command": command,
-            "benchmarks": [dict(benchmark) for benchmark in benchmarks],
-            "cells": cells,
-            "report": dict(report),
-        }
+        record = redacted(
+            {
+                "schema": EXPERIMENT_SCHEMA,
+                "name": name,
+                "command": command,
+                "benchmarks": [dict(benchmark) for benchmark in benchmarks],
+                "cells": cells,
+                "report": dict(report),
+            }
+        )
         text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
         path = self._experiment_path(name)
         if not path.exists() or path.read_text(encoding="utf-8") != text:

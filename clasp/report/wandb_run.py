@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from clasp.files import write_atomically
+from clasp.redact import redact, redacted
+
 log = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
@@ -88,9 +91,12 @@ def choose_mode(wandb: Any, settings: WandbSettings) -> Mode:
     """WANDB_MODE, else the configuration, else what `wandb offline` saved, else online exactly where there is a key.
 
     Raises:
-        wandb.errors.Error: an API key is there but malformed, or online is asked for without one.
+        wandb.errors.Error: an API key or another variable is there but malformed, or online is asked for without a key.
     """
-    saved = str(wandb.setup().settings.mode)
+    try:
+        saved = str(wandb.setup().settings.mode)
+    except ValueError as error:  # a variable of the user's that wandb cannot use
+        raise wandb.errors.UsageError(f"wandb's settings in the environment are wrong: {error}") from error
     wanted = os.environ.get("WANDB_MODE") or settings.mode or (saved if saved != "online" else "")
     if wanted in ("offline", "dryrun"):  # the latter is W&B's older word
         return "offline"
@@ -138,10 +144,19 @@ def _write(
     if mode == "offline" and earlier:
         return Logged("offline", str(earlier[-1]), f"{content.what} already in the W&B run {earlier[-1]}")
     with _run(wandb, mode, content, settings, folder) as run:
-        where = str(run.url if mode == "online" else Path(run.dir).parent)
+        where, written = str(run.url if mode == "online" else Path(run.dir).parent), Path(run.dir).parent
         content.fill(wandb, run)
-    hint = f"; to upload it: wandb sync {where}" if mode == "offline" else ""
+    _redact_logs(written)
+    hint = f"; to upload it, from this folder: wandb sync {where}" if mode == "offline" else ""
     return Logged(mode, where, f"logged {content.what} to the W&B run {where}{hint}")
+
+
+def _redact_logs(run: Path) -> None:
+    """wandb's own logs of a run name its files by their whole paths."""
+    for path in (run / "logs").glob("*.log"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if not path.is_symlink() and (clean := redact(text)) != text:
+            write_atomically(path, clean.encode())
 
 
 def _reason(error: BaseException) -> str:
@@ -159,10 +174,14 @@ def _failed(error: BaseException) -> Logged:
 def _environment(folder: Path) -> Iterator[None]:
     """Keeps wandb's own files below the results, and its error reports from the network; the user's variables win."""
     ours = {
-        "WANDB_DATA_DIR": str(folder / "data"),
+        "WANDB_DATA_DIR": _staging(folder / "data"),
         "WANDB_CACHE_DIR": str(folder / "cache"),
         "WANDB_ERROR_REPORTING": "false",
     }
+    # wandb takes a variable that is set to nothing for a wrong value
+    empty = {name: value for name, value in os.environ.items() if name.startswith("WANDB_") and not value.strip()}
+    for name in empty:
+        del os.environ[name]
     added = {name: value for name, value in ours.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -170,6 +189,19 @@ def _environment(folder: Path) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+        os.environ.update(empty)
+
+
+def _staging(folder: Path) -> str:
+    """An address of the folder that does not tell where it lies, if there is one.
+
+    A run's file names what is staged for `wandb sync` by the whole path, and makes relative ones whole. Linux has an
+    address for the working directory, from which `wandb sync` is then to be called, as our message says.
+    """
+    here = Path("/proc/self/cwd")
+    if here.exists() and folder.is_relative_to(Path.cwd()):
+        return str(here / folder.relative_to(Path.cwd()))
+    return str(folder)
 
 
 def _run(
@@ -195,7 +227,7 @@ def _run(
         name=content.name,
         group=content.group,
         job_type=content.job_type,
-        config=dict(content.config),
+        config=redacted(dict(content.config)),
         mode=mode,
         dir=folder.parent,  # wandb appends its own "wandb"
         settings=quiet,
