@@ -195,6 +195,47 @@ class GridConfig:
     ratio: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True)
+class LauncherConfig:
+    """Where a sweep's cells are computed.
+
+    Args:
+        kind: ``basic``, one after the other in this process; ``local``, processes on this machine; ``slurm``, jobs.
+        cells_per_job: cells of one SLURM job at most.
+        processes: that share the questions of each cell of a job, one per GPU.
+        cores_per_process: of ``local`` without a GPU; also its number of threads.
+        wait: whether the call stays until the jobs have ended.
+        pack: which pack of the sweep this job computes; set by the launcher itself.
+        partition, account, qos, constraint: as ``sbatch`` takes them.
+        gpus, cpus, memory_gb, minutes: of one SLURM job.
+        array_parallelism: jobs at the same time.
+        max_requeues: how often a job that ran into its time limit is queued again.
+        signal_s: seconds before the time limit at which it stops by itself.
+        setup: shell commands before Python starts.
+        sbatch: further options by name.
+    """
+
+    kind: Literal["basic", "local", "slurm"] = "basic"
+    cells_per_job: int = 16
+    processes: int = 1
+    cores_per_process: int = 1
+    wait: bool = True
+    pack: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpus: int | None = None
+    cpus: int = 1
+    memory_gb: float | None = None
+    minutes: int = 60
+    array_parallelism: int = 16
+    max_requeues: int = 10
+    signal_s: int = 120
+    setup: tuple[str, ...] = ()
+    sbatch: Mapping[str, object] = field(default_factory=dict)
+
+
 Figure = Literal["accuracy_vs_flops", "score_vs_budget", "heatmap"]
 
 
@@ -240,6 +281,7 @@ class RunConfig:
     ratio: float | None = None
     grid: GridConfig = GridConfig()
     report: ReportConfig = ReportConfig()
+    launcher: LauncherConfig = LauncherConfig()
     data: Path | None = None
 
 
@@ -277,10 +319,32 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(f"data={config.data} is read by benchmarks={OWN_DATA} alone; add that, or leave out data")
     if config.device != "auto" and config.device.split(":")[0] not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"unknown device {config.device!r}; use auto, cpu, mps, cuda or cuda:0")
+    _check_launcher(config.launcher)
     _check_parts(config)
     for variant in config.grid.variants.values():
         _check_parts(variant)
     _check_rows(config)
+
+
+def _check_launcher(launcher: LauncherConfig) -> None:
+    least = {"cells_per_job": 1, "processes": 1, "cores_per_process": 1, "gpus": 0, "cpus": 1, "minutes": 1}
+    least |= {"array_parallelism": 1, "max_requeues": 0, "signal_s": 1}
+    for name, bound in least.items():
+        value = getattr(launcher, name)
+        if value is not None and value < bound:
+            raise ConfigError(f"launcher.{name}={value} is too small; use a whole number of at least {bound}")
+    if launcher.memory_gb is not None and launcher.memory_gb <= 0:
+        raise ConfigError(f"launcher.memory_gb={launcher.memory_gb:g} is no amount of memory; use a positive number")
+    if launcher.kind == "slurm" and launcher.gpus and launcher.processes > launcher.gpus:
+        raise ConfigError(
+            f"launcher.processes={launcher.processes} is more than launcher.gpus={launcher.gpus}; each process has a "
+            "GPU of its own"
+        )
+    if launcher.signal_s >= 60 * launcher.minutes:
+        raise ConfigError(
+            f"launcher.signal_s={launcher.signal_s} leaves nothing of launcher.minutes={launcher.minutes}; use fewer "
+            "seconds or more minutes"
+        )
 
 
 def _check_parts(config: RunConfig | VariantConfig) -> None:

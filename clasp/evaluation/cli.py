@@ -9,20 +9,25 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from clasp.backbones import BackboneUnavailable
-from clasp.config import OWN_DATA, RunConfig, known_keys, load_config
+from clasp.config import OWN_DATA, LauncherConfig, RunConfig, known_keys, load_config
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.evaluation.custom import BadRows
+from clasp.evaluation.provenance import command
+from clasp.evaluation.sweep import work
+from clasp.evaluation.sweep.launch import Asked, Came, launch
+from clasp.evaluation.sweep.submission import composing
 from clasp.files import is_full
 from clasp.redact import redact_logs
 from clasp.strict import ConfigError, unknown_key
@@ -35,6 +40,8 @@ POLICIES = Path(__file__).resolve().parents[2] / "configs" / "policy"
 """Where calibrated tables go."""
 
 _statuses: list[int] = []
+_asked: list[tuple[Asked, Callable[..., object]]] = []
+"""What is for a launcher, with what is told of finished groups."""
 
 
 def job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None) -> None:
@@ -45,8 +52,14 @@ def job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None)
         log_group: :func:`clasp.report.wandb_log.log_group`, or what takes its place; called for each finished group.
     """
     with _remembered():
-        config = load_config(_values(composed))
-        _statuses.append(_run(_plan(config), config, log_group))
+        values = _values(composed)
+        config = load_config(values)
+        if config.launcher.pack is not None:
+            _run_pack(config.launcher)
+        elif config.launcher.kind == "basic":
+            _statuses.append(_run(make_plan(config), config, log_group))
+        else:
+            _asked.append((Asked(values, config, make_plan(config)), log_group))
 
 
 def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None) -> None:
@@ -56,9 +69,11 @@ def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_,
     with _remembered():
         values = _values(composed)
         against, file = values.pop("against"), values.pop("policy_file")
-        config = load_config(values)
+        config = _here(
+            values, "run its cells first, with scripts/run.py experiment=calibration, and leave out launcher"
+        )
         calibrating.settings(config)
-        planned = _plan(config)
+        planned = make_plan(config)
         data = calibrating.check_disjoint(config, planned, against)
         print(f"held out: no calibration picture or question is in {', '.join(against)}")
         status = _run(planned, config, log_group)
@@ -79,13 +94,21 @@ def retention_job(composed: Any, draw: Callable[[Path, str], str]) -> None:
         draw: :func:`clasp.report.build.build_retention`, or what takes its place; told the results root and the name.
     """
     with _remembered():
-        config = load_config(_values(composed))
-        planned = _plan(config)
+        config = _here(_values(composed), "leave out launcher")
+        planned = make_plan(config)
         from clasp.evaluation import retention
 
         print(f"retention: {retention.record(config, planned)}")
         print(draw(config.paths.results, config.name))
         _statuses.append(0)
+
+
+def _here(values: dict[str, Any], remedy: str) -> RunConfig:
+    """The configuration of what runs in this process alone."""
+    config = load_config(values)
+    if config.launcher.kind != "basic":
+        raise ConfigError(f"launcher={config.launcher.kind} does not run this; {remedy}")
+    return config
 
 
 def _values(composed: Any) -> dict[str, Any]:
@@ -115,13 +138,19 @@ def main(hydra_main: Callable[[], object]) -> int:
     terminated = signal.signal(signal.SIGTERM, _stop)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its exceptions instead of printing them
     try:
-        hydra_main()
+        with composing(sys.argv) as overrides:
+            hydra_main()
+        if _asked:
+            _launch(overrides)
     except HydraException as error:
         if wanted == "1":
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     finally:
+        _asked.clear()
         signal.signal(signal.SIGTERM, terminated)
         os.environ.pop("HYDRA_FULL_ERROR")
         os.environ |= {} if wanted is None else {"HYDRA_FULL_ERROR": wanted}
@@ -131,6 +160,25 @@ def main(hydra_main: Callable[[], object]) -> int:
 def _stop(number: int, frame: object) -> None:
     """A polite end, as a scheduler or a time limit asks for it: claims are released, what was answered is kept."""
     raise SystemExit(128 + number)
+
+
+def _run_pack(launcher: LauncherConfig) -> None:
+    """Inside a job: computes its pack. SLURM is told of a failure by the exit code, and lists the job so."""
+    assert launcher.pack is not None
+    status = work.run(Path(HydraConfig.get().sweep.dir), launcher.pack)
+    _statuses.append(status)
+    if status and launcher.kind == "slurm":
+        sys.exit(status)
+
+
+def _launch(overrides: list[str]) -> None:
+    """Hands what was asked for to its launcher, unless some of it cannot be run."""
+    if _statuses:
+        print("error: nothing was submitted", file=sys.stderr)
+        return
+    with _remembered():
+        asked, log_group, script = [one for one, _ in _asked], _asked[0][1], Path(sys.argv[0]).name
+        _statuses.append(launch(asked, command(), script, overrides, partial(_told, log_group=log_group)))
 
 
 def explain(error: BaseException) -> str:
@@ -155,7 +203,7 @@ def explain(error: BaseException) -> str:
     return str(error) if isinstance(error, BadRows) else " ".join(str(error).split())
 
 
-def _plan(config: RunConfig) -> Plan:
+def make_plan(config: RunConfig) -> Plan:
     """The plan of a job, once the environment is as libraries should find it."""
     _prepare_environment(config)
     logging.captureWarnings(True)
@@ -167,25 +215,54 @@ def _plan(config: RunConfig) -> Plan:
 
 def _run(planned: Plan, config: RunConfig, log_group: Callable[..., object]) -> int:
     """Runs, and tells; returns the exit code of this job."""
-    from clasp.evaluation.judging.judge import kind_of
     from clasp.evaluation.runner import run_cells
-    from clasp.evaluation.summary import results_table
 
+    _announce(planned, config)
+    told = partial(log_group, settings=config.wandb, experiment=config.name, results=config.paths.results)
+    outcome = run_cells(planned, config, told)
+    _tell(planned, config, outcome.cells, outcome.computed, len(outcome.failed))
+    for label in outcome.failed:
+        print(f"error: failed: {label} (traceback above)", file=sys.stderr)
+    return FAILED if outcome.failed else 0
+
+
+def _told(one: Asked, came: Came, log_group: Callable[..., object]) -> int:
+    """Tells what a launcher's jobs made of a configuration; returns its exit code."""
+    from clasp.evaluation.store import CellStore
+
+    planned, config = one.plan, one.config
+    _announce(planned, config)
+    store = CellStore(config.paths.results)
+    found = {spec.signature: store.completed(cell) for spec in planned.cells if (cell := store.get(spec.signature))}
+    for group in planned.groups:
+        cells = [found[spec.signature] for spec in group.specs if spec.signature in found]
+        if came.computed.intersection(cell["signature"] for cell in cells):
+            log_group(cells, settings=config.wandb, experiment=config.name, results=config.paths.results)
+    _tell(planned, config, tuple(found.values()), len(came.computed), len(came.failed))
+    for label, reason in came.failed.items():
+        print(f"error: failed: {label}: {reason}", file=sys.stderr)
+    for label in came.absent:
+        print(f"error: missing: {label}: its job ended before; run the same command again", file=sys.stderr)
+    return FAILED if came.failed or came.absent else 0
+
+
+def _announce(planned: Plan, config: RunConfig) -> None:
     for notice in planned.notices:
         print(f"note: {notice}")
     print(f"{config.name}: {len(planned.cells)} cells, {len(planned.groups)} of method x budget, "
           f"on {config.backbone.name}; results in {config.paths.results}/cells")  # fmt: skip
-    told = partial(log_group, settings=config.wandb, experiment=config.name, results=config.paths.results)
-    outcome = run_cells(planned, config, told)
-    print(results_table(planned.rows, outcome.cells))
-    kept = len(outcome.cells) - outcome.computed
-    print(f"{outcome.computed} cells computed, {kept} were there already, {len(outcome.failed)} failed")
-    waiting = [cell for cell in outcome.cells if cell["score"] is None and kind_of(cell) is not None]
+
+
+def _tell(planned: Plan, config: RunConfig, cells: Sequence[dict[str, Any]], computed: int, failed: int) -> None:
+    """The results of a configuration, and how many are new."""
+    from clasp.evaluation.judging.judge import kind_of
+    from clasp.evaluation.summary import results_table
+
+    print(results_table(planned.rows, cells))
+    print(f"{computed} cells computed, {len(cells) - computed} were there already, {failed} failed")
+    waiting = [cell for cell in cells if cell["score"] is None and kind_of(cell) is not None]
     if waiting:
         print(f"note: {len(waiting)} unjudged; score them with: python scripts/judge.py results={config.paths.results}")
-    for label in outcome.failed:
-        print(f"error: failed: {label} (traceback above)", file=sys.stderr)
-    return FAILED if outcome.failed else 0
 
 
 def _prepare_environment(config: RunConfig) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import subprocess
 import sys
@@ -14,6 +16,9 @@ from typing import Any
 
 from clasp.redact import redact
 
+SNAPSHOT = "snapshot.json"
+"""File at the root of a snapshot of the code (see ``sweep/snapshot.py``): its ``commit``, whether it was ``dirty``."""
+
 _PACKAGES = ("clasp", "torch", "transformers", "tokenizers", "lmms_eval", "datasets", "sentence-transformers", "pillow")
 
 
@@ -23,13 +28,27 @@ def now() -> str:
 
 
 def command() -> str:
-    """The command line, its program as a name without folders, without the home folder and secrets."""
-    return redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    """The command line, its program as a name without folders, without the home folder and secrets.
+
+    In the job of a sweep it is the one that submitted the sweep, which ``CLASP_COMMAND`` holds.
+    """
+    return redact(os.environ.get("CLASP_COMMAND") or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
-def provenance(started: str, assumptions: tuple[str, ...], events: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Provenance of a cell that finishes now; ``events`` are what a reader should know of its run, such as a batch
-    that did not fit into memory."""
+def provenance(
+    started: str,
+    assumptions: tuple[str, ...],
+    events: Sequence[Mapping[str, Any]] = (),
+    allowed: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Provenance of a cell that finishes now.
+
+    Args:
+        started: UTC.
+        assumptions: what the method rests on, in words.
+        events: what a reader should know of its run, such as a batch that did not fit into memory.
+        allowed: what the backbone's files were allowed to do (:attr:`clasp.backbones.Trust.allowed`).
+    """
     commit, dirty = _git()
     return {
         "commit": commit,
@@ -40,13 +59,20 @@ def provenance(started: str, assumptions: tuple[str, ...], events: Sequence[Mapp
         "command": command(),
         "assumptions": list(assumptions),
         **({"events": [dict(event) for event in events]} if events else {}),
+        **({"allowed": list(allowed)} if allowed else {}),
     }
 
 
 @lru_cache(maxsize=1)
 def _git() -> tuple[str | None, bool | None]:
-    """Commit of the project and whether tracked files differ from it; None outside a git checkout."""
+    """Commit of the project and whether tracked files differ from it; None outside a git checkout.
+
+    In the snapshot of a sweep they are those of the checkout that was submitted.
+    """
     root = Path(__file__).resolve().parents[2]
+    if (record := root / SNAPSHOT).is_file():
+        known = json.loads(record.read_text(encoding="utf-8"))
+        return known["commit"], known["dirty"]
     if not (root / ".git").exists():
         return None, None
     head = _run("rev-parse", "HEAD", root=root)

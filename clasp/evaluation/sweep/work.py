@@ -1,0 +1,113 @@
+"""``python -m clasp.evaluation.sweep.work PACK``: computes the cells of a pack. What a job of a sweep runs.
+
+It stops quickly on SIGTERM, and on the signal that tells of a time limit: its claims are released, what was answered is
+kept. Exit codes: 0 all cells are there, 1 a cell failed, 2 the pack cannot be run, 128 + n stopped by signal n.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clasp.config import load_config
+from clasp.evaluation.sweep import packs
+from clasp.evaluation.sweep.packs import PackFile
+
+if TYPE_CHECKING:
+    from clasp.evaluation.plan import Plan
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR2)
+GRACE_S = 25.0
+"""Seconds that a worker has to stop; SLURM by default waits 30 before it kills."""
+
+
+def run(sweep: Path, number: int) -> int:
+    """Runs a pack, and those that the same job runs afterwards, each in a process with the pack's own environment.
+
+    Returns:
+        The highest exit code.
+    """
+    status, following = 0, number
+    while following is not None:
+        pack = packs.read(packs.path(sweep, following))
+        code = _in_process(packs.path(sweep, following), pack)
+        if code not in (0, 1):
+            return code
+        status, following = max(status, code), pack.then  # type: ignore[assignment]
+    return status
+
+
+def _in_process(path: Path, pack: PackFile) -> int:
+    command = [sys.executable, "-m", "clasp.evaluation.sweep.work", str(path)]
+    process = subprocess.Popen(command, cwd=pack.folder, env={**os.environ, **pack.environment})
+    earlier = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
+    try:
+        code = process.wait()
+        return code if code >= 0 else 128 - code
+    finally:  # also where submitit ends this process because the job is queued again
+        signal.signal(signal.SIGTERM, earlier)
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Computes one pack, here."""
+    for number in STOPPING:
+        signal.signal(number, _stop)
+    logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(name)s][%(levelname)s] - %(message)s")
+    pack = packs.read(Path(arguments[0]))
+    os.chdir(pack.folder)
+    from clasp.evaluation.cli import make_plan
+
+    configs = [load_config(values) for values in pack.configs]
+    plan = merged([make_plan(config) for config in configs])
+    unknown = set(pack.cells) - {spec.signature for spec in plan.cells}
+    if unknown:
+        print(
+            f"error: {len(unknown)} cells of {arguments[0]} are not those of this code and its packages",
+            file=sys.stderr,
+        )
+        return 2
+    from clasp.evaluation.runner import run_cells
+
+    outcome = run_cells(plan, configs[0], only=pack.cells)
+    there = {cell["signature"] for cell in outcome.cells}
+    print(f"{outcome.computed} cells computed, {len(outcome.failed)} failed", flush=True)
+    return 0 if there.issuperset(pack.cells) else 1
+
+
+def merged(plans: Sequence[Plan]) -> Plan:
+    """One plan with the cells of several over the same backbone, each once; its rows are those of none."""
+    seen: set[str] = set()
+    groups = []
+    for group in (group for plan in plans for group in plan.groups):
+        fresh = tuple(spec for spec in group.specs if spec.signature not in seen)
+        seen.update(spec.signature for spec in fresh)
+        if fresh:
+            groups.append(dataclasses.replace(group, specs=fresh))
+    benchmarks = {benchmark.name: benchmark for plan in plans for benchmark in plan.benchmarks}
+    files = {name: file for plan in plans for name, file in plan.files.items()}
+    return dataclasses.replace(
+        plans[0], groups=tuple(groups), rows=(), benchmarks=tuple(benchmarks.values()), files=files, notices=()
+    )
+
+
+def _stop(number: int, frame: object) -> None:
+    for each in STOPPING:
+        signal.signal(each, signal.SIG_IGN)  # once is enough: what is being released is not to be interrupted
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
