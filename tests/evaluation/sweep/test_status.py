@@ -81,9 +81,7 @@ def test_what_is_told(root: Path) -> None:
     assert "[##########..............................] 25 %, about 3 min left" in text
     assert "tiny, cell 1: 25 of 100 questions, begun" in text
     assert re.search(r"by node9, process 7, SLURM job 42, sign of life \d+ s ago", text)
-    assert re.search(
-        r"fastv at 64, pope: ValueError: no such picture in the file \(\d+ s ago; traceback in", text
-    )
+    assert re.search(r"fastv at 64, pope: ValueError: no such picture in the file \(\d+ s ago; traceback in", text)
     assert f"failures/{FAILED}.json" in text
 
 
