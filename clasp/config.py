@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from clasp.backbones.trust import Trust
 from clasp.budget import Budget
 from clasp.policy import CATEGORIES, check_category, check_weights
 from clasp.strict import ConfigError, build, known_fields
@@ -35,6 +36,7 @@ class BackboneConfig:
         vision_cache_mib: on a CPU, memory for what ViT layers returned, which further methods on the same pictures use.
         dtype: floating-point type of the weights and activations.
         batch_size: questions per forward pass that suits the model's usual machine.
+        allow_pickle, trust_remote_code: see :class:`clasp.backbones.Trust`; both let files run code when they load.
     """
 
     name: str
@@ -44,6 +46,13 @@ class BackboneConfig:
     batch_size: int
     revision: str | None = None
     vision_cache_mib: int = 0
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+    @property
+    def trust(self) -> Trust:
+        """What its files may do."""
+        return Trust(self.allow_pickle, self.trust_remote_code)
 
 
 @dataclass(frozen=True)

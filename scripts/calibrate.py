@@ -11,10 +11,11 @@ import hydra
 from omegaconf import DictConfig
 
 from clasp.evaluation import cli
+from clasp.evaluation.hydra_files import TARGETS
 from clasp.report.wandb_log import log_group
 
 
-@hydra.main(config_path="../configs", config_name="calibrate")
+@hydra.main(config_path="../configs", config_name="calibrate", execution_whitelist=TARGETS)
 def run(config: DictConfig) -> None:
     cli.calibration_job(config, log_group)
 

@@ -11,10 +11,11 @@ import hydra
 from omegaconf import DictConfig
 
 from clasp.evaluation import cli
+from clasp.evaluation.hydra_files import TARGETS
 from clasp.report.build import build_retention
 
 
-@hydra.main(config_path="../configs", config_name="retention")
+@hydra.main(config_path="../configs", config_name="retention", execution_whitelist=TARGETS)
 def run(config: DictConfig) -> None:
     cli.retention_job(config, build_retention)
 

@@ -8,10 +8,11 @@ import hydra
 from omegaconf import DictConfig
 
 from clasp.evaluation import cli
+from clasp.evaluation.hydra_files import TARGETS
 from clasp.report.wandb_log import log_group
 
 
-@hydra.main(config_path="../configs", config_name="config")
+@hydra.main(config_path="../configs", config_name="config", execution_whitelist=TARGETS)
 def run(config: DictConfig) -> None:
     cli.job(config, log_group)
 

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from clasp.backbones.hub import BackboneUnavailable, hub_commit, unavailable
 from clasp.backbones.published import PUBLISHED
+from clasp.backbones.trust import NOTHING, BackboneRefused, Trust, check_trust
 from clasp.budget import Geometry
 
 __all__ = [
     "ADAPTERS",
     "PUBLISHED",
+    "BackboneRefused",
     "BackboneUnavailable",
+    "Trust",
     "adapter_for",
     "adapter_module",
+    "check_trust",
     "geometry",
     "load",
     "resolve",
@@ -52,22 +56,27 @@ def resolve(name: str) -> str:
     return str(directory())
 
 
-def geometry(name: str) -> Geometry:
+def geometry(name: str, revision: str | None = None, trust: Trust = NOTHING) -> Geometry:
     """Counts of a backbone, without loading its weights.
 
     Raises:
-        BackboneUnavailable: its configuration cannot be had.
+        BackboneUnavailable: its configuration cannot be had, or wants code that is not allowed.
     """
     if name in PUBLISHED:
         return PUBLISHED[name].geometry
-    from transformers import AutoConfig
-
-    config = available(AutoConfig.from_pretrained, resolve(name))
-    return _adapter_class(config.architectures[0]).geometry_of(config)
+    config, architecture = _configuration(name, revision, trust)
+    return _adapter_class(architecture).geometry_of(config)
 
 
 def load(
-    name: Any, *, dtype: str = "auto", device: str | None = None, attention: str = "sdpa", revision: str | None = None
+    name: Any,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    attention: str = "sdpa",
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
     """A model in evaluation mode and its processor, padding on the left.
 
@@ -77,29 +86,39 @@ def load(
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; None: a GPU where there is one.
         attention: ``sdpa``, ``eager`` or ``flash_attention_2``.
         revision: the hub revision, for a pinned run.
+        allow_pickle: whether weights may come as a pickle, which can run any code, where there are none in safetensors.
+        trust_remote_code: whether the repository may bring code of its own, which is then run.
 
     Raises:
         BackboneUnavailable: the files are not here and no hub can be reached.
+        BackboneRefused: its weights are a pickle, or it brings code, and that is not allowed.
         UnsupportedError: transformers is too old.
     """
     _check_transformers()
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    trust = Trust(allow_pickle, trust_remote_code)
     if not isinstance(name, str):
-        return name, _left_padding(available(AutoProcessor.from_pretrained, name.name_or_path))
+        check_trust(name.name_or_path, revision, trust, weights=False)
+        processor = available(
+            AutoProcessor.from_pretrained, name.name_or_path, revision=revision, trust_remote_code=trust_remote_code
+        )
+        return name, _left_padding(processor)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if dtype == "auto" and torch.device(device).type == "cpu":
         dtype = "float32"
     path = resolve(name)
-    processor = available(AutoProcessor.from_pretrained, path, revision=revision)
+    check_trust(path, revision, trust)
+    processor = available(AutoProcessor.from_pretrained, path, revision=revision, trust_remote_code=trust_remote_code)
     model = available(
         AutoModelForImageTextToText.from_pretrained,
         path,
         revision=revision,
         dtype=dtype,
         attn_implementation=attention,
-        use_safetensors=True,
+        use_safetensors=None if allow_pickle else True,
+        trust_remote_code=trust_remote_code,
     )
     return model.to(device).eval(), _left_padding(processor)
 
@@ -114,22 +133,32 @@ def adapter_for(model: Any) -> Adapter:
     return _adapter_class(type(model).__name__)(model)
 
 
-def adapter_module(name: str) -> str:
+def adapter_module(name: str, revision: str | None = None, trust: Trust = NOTHING) -> str:
     """Dotted name of the module that adapts a backbone, whose code can change its answers."""
-    return ADAPTERS[_architecture(name)][0]
+    return ADAPTERS[_architecture(name, revision, trust)][0]
 
 
-def video_frames(name: str) -> int | None:
+def video_frames(name: str, revision: str | None = None, trust: Trust = NOTHING) -> int | None:
     """Frames that evaluation samples from a video for a backbone; None: it is asked no questions about videos."""
-    return _adapter_class(_architecture(name)).frames
+    return _adapter_class(_architecture(name, revision, trust)).frames
 
 
-def _architecture(name: str) -> str:
+def _architecture(name: str, revision: str | None, trust: Trust) -> str:
     if name in PUBLISHED:
         return PUBLISHED[name].architecture
+    return _known(_configuration(name, revision, trust)[1])
+
+
+def _configuration(name: str, revision: str | None, trust: Trust) -> tuple[Any, str]:
+    """A backbone's configuration and the class that it names, once it has been checked for code."""
     from transformers import AutoConfig
 
-    return _known(available(AutoConfig.from_pretrained, resolve(name)).architectures[0])
+    path = resolve(name)
+    check_trust(path, revision, trust, weights=False)
+    config = available(AutoConfig.from_pretrained, path, revision=revision, trust_remote_code=trust.trust_remote_code)
+    if not config.architectures:
+        raise BackboneUnavailable(f"backbone {name!r} names no model class in its config.json; save the model again")
+    return config, str(config.architectures[0])
 
 
 def _known(architecture: str) -> str:
@@ -177,4 +206,13 @@ def available(loader: Any, path: str, *, revision: str | None = None, **options:
     try:
         return loader(path, **options)
     except OSError as error:
-        raise unavailable(path) from error
+        if Path(path).expanduser().is_dir():
+            raise BackboneUnavailable(_unusable(path, error)) from error
+        raise unavailable(path, revision) from error
+    except ValueError as error:  # transformers' word for a configuration that it does not know
+        raise BackboneUnavailable(_unusable(path, error)) from error
+
+
+def _unusable(path: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:300]
+    return f"backbone {path!r} cannot be loaded ({reason}); fetch or save it again, or use backbone=tiny"

@@ -10,7 +10,6 @@ class BackboneUnavailable(OSError):
     """The backbone's files are neither on this machine nor to be had; the message is one sentence with the remedy."""
 
 
-@lru_cache(maxsize=8)
 def hub_commit(name: str, revision: str | None = None) -> str:
     """Commit of a hub repository: the hub's answer, or the cached copy's where the hub cannot be reached.
 
@@ -19,25 +18,53 @@ def hub_commit(name: str, revision: str | None = None) -> str:
     Raises:
         BackboneUnavailable: neither is to be had.
     """
+    return _look_up(name, revision)[0]
+
+
+def hub_names(name: str, commit: str) -> frozenset[str]:
+    """Names of a hub repository's files at a commit: the hub's answer, or those that are cached."""
+    return _look_up(name, commit)[1]
+
+
+def hub_file(name: str, file: str, commit: str) -> Path:
+    """One file of a hub repository, fetched where it is not cached.
+
+    Raises:
+        BackboneUnavailable: it is not to be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, file, revision=commit))
+    except (OSError, ValueError) as error:
+        raise unavailable(name, commit) from error
+
+
+@lru_cache(maxsize=16)
+def _look_up(name: str, revision: str | None) -> tuple[str, frozenset[str]]:
+    """Commit and file names, from one request."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise unavailable(name)  # a folder that is not there, not a repository
     try:
-        commit = HfApi().model_info(name, revision=revision, timeout=20).sha
+        info = HfApi().model_info(name, revision=revision, timeout=20)
     except Exception as error:  # whatever the transport raises, what matters is whether a cached copy is here
         cached = try_to_load_from_cache(name, "config.json", revision=revision)
         if isinstance(cached, str):
-            return Path(cached).parent.name
-        raise unavailable(name) from error
-    if not commit:
+            folder = Path(cached).parent
+            return folder.name, frozenset(path.name for path in folder.iterdir())
+        raise unavailable(name, revision) from error
+    if not info.sha:
         raise BackboneUnavailable(f"the hub names no commit for {name!r}; give a revision")
-    return commit
+    return info.sha, frozenset(file.rfilename for file in info.siblings or ())
 
 
-def unavailable(name: str) -> BackboneUnavailable:
+def unavailable(name: str, revision: str | None = None) -> BackboneUnavailable:
     """The error for a backbone that cannot be had here."""
+    pinned = f" at revision {revision[:12]} (backbone.revision)" if revision else ""
+    option = f" --revision {revision}" if revision else ""
     return BackboneUnavailable(
-        f"backbone {name!r} is not on this machine and no model hub could be asked for it; fetch it where one can be "
-        f"reached (hf download {name}), name a local folder, or use backbone=tiny"
+        f"backbone {name!r} is not on this machine{pinned} and no model hub could be asked for it; fetch it where one "
+        f"can be reached (hf download {name}{option}), name a local folder, or use backbone=tiny"
     )

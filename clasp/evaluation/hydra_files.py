@@ -14,6 +14,12 @@ from hydra.experimental.callback import Callback
 from clasp.files import write_atomically
 from clasp.redact import redact
 
+TARGETS = (
+    *("clasp.evaluation.hydra_files.Redacted", "hydra._internal.core_plugins.*", "hydra_plugins.*"),
+    *("logging.StreamHandler", "logging.FileHandler"),
+)
+"""What a configuration may name under ``_target_``; with anything else there Hydra could be made to run any code."""
+
 
 class Redacted(Callback):
     """Redacts a sweep's ``multirun.yaml`` when the sweep ends, and first what one that was killed left behind."""

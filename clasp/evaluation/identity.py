@@ -25,10 +25,15 @@ def versions() -> dict[str, str]:
 
 
 @lru_cache(maxsize=8)
-def weights_fingerprint(source: str, revision: str | None = None) -> str:
+def weights_fingerprint(source: str, revision: str | None = None, code: bool = False) -> str:
     """Names the weights, tokenizer, processor and prompt template of a backbone.
 
     A folder is read whole. A hub repository is named by its commit, which costs one small file where it is not cached.
+
+    Args:
+        source: folder, hub id, or ``tiny``.
+        revision: of the hub repository.
+        code: whether the folder's own code is run, which can then change answers too.
 
     Raises:
         BackboneUnavailable: the hub cannot be reached and the model is not in the local cache.
@@ -37,8 +42,9 @@ def weights_fingerprint(source: str, revision: str | None = None) -> str:
     if folder is None:
         return f"hub:{source}@{hub_commit(source, revision)}"
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in _ANSWER_FILES for path in folder.glob(pattern)}):
-        digest.update(path.name.encode() + b"\0")
+    files = {path for pattern in _ANSWER_FILES for path in folder.glob(pattern)}
+    for path in [*sorted(files), *(sorted(folder.rglob("*.py")) if code else [])]:
+        digest.update(str(path.relative_to(folder)).encode() + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return f"sha256:{digest.hexdigest()[:24]}"

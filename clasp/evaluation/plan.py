@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clasp.backbones import adapter_module, video_frames
+from clasp.backbones import adapter_module, check_trust, resolve, video_frames
 from clasp.budget import Budget, Geometry
 from clasp.config import OWN_DATA, FusionConfig, MethodConfig, PolicyConfig, RouterConfig, RunConfig, VariantConfig
 from clasp.evaluation.benchmarks import Benchmark, get_benchmark
@@ -17,6 +17,7 @@ from clasp.evaluation.data import LocalFile, ensure
 from clasp.evaluation.identity import prompt_protocol, scoring_protocol, versions, weights_fingerprint
 from clasp.evaluation.store import CellSpec
 from clasp.evaluation.videos import ensure_videos
+from clasp.redact import redacted
 from clasp.strict import ConfigError
 
 if TYPE_CHECKING:
@@ -58,14 +59,21 @@ class Plan:
         return [spec for group in self.groups for spec in group.specs]
 
 
-def plan(config: RunConfig) -> Plan:
+def plan(config: RunConfig, weights: str | None = None) -> Plan:
     """The cells of a run, each once, in the order of the configuration.
+
+    Args:
+        config: of the run.
+        weights: the backbone's fingerprint, where that is known and the backbone is not to be looked at.
 
     Raises:
         ConfigError: a benchmark, method, parameter or budget that the backbone cannot honour.
         BackboneUnavailable: the backbone's identity cannot be had.
     """
     notices: list[str] = []
+    source, revision = config.backbone.source, config.backbone.revision
+    if weights is None:
+        check_trust(resolve(source), revision, config.backbone.trust)
     own = read_custom(config.data) if config.data is not None else None
     benchmarks = _benchmarks(config, own)
     geometry = _geometry(config)
@@ -77,15 +85,15 @@ def plan(config: RunConfig) -> Plan:
     if own is not None:
         files[own.benchmark.name] = own.file
     tasks, limits = _tasks(config, benchmarks, files)
-    weights = weights_fingerprint(config.backbone.source, config.backbone.revision)
+    weights = weights or weights_fingerprint(source, revision, config.backbone.trust_remote_code)
     shared: dict[str, Any] = {"backbone": config.backbone.name, "weights": weights, "dtype": config.dtype}
     shared |= {"protocol": prompt_protocol(), "versions": versions()}
-    adapter = adapter_module(config.backbone.source)
+    adapter = adapter_module(source, revision, config.backbone.trust)
     groups: list[Group] = []
     rows: list[tuple[str, tuple[CellSpec, ...]]] = []
     seen: set[str] = set()
     for name, method, budget in asked:
-        identity = method.identity(adapter)
+        identity = redacted(method.identity(adapter))  # a parameter can be a path
         specs = tuple(
             CellSpec(
                 method=identity,
@@ -119,13 +127,22 @@ def _geometry(config: RunConfig) -> Geometry:
     """The backbone's counts, which its configuration file must agree with."""
     from clasp.backbones import geometry
 
-    counts = geometry(config.backbone.source)
+    backbone = config.backbone
+    try:
+        counts = geometry(backbone.source, backbone.revision, backbone.trust)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if counts.visual_tokens != config.backbone.visual_tokens:
         raise ConfigError(
             f"backbone.visual_tokens={config.backbone.visual_tokens}, but {config.backbone.source} has "
             f"{counts.visual_tokens} visual tokens per image; correct configs/backbone/"
         )
     return counts
+
+
+def most_cells(config: RunConfig) -> int:
+    """Cells that a configuration asks for, those that are the same one counted twice; needs no backbone."""
+    return len(_combinations(config, [])) * len(set(config.benchmarks.names))
 
 
 def _combinations(config: RunConfig, notices: list[str]) -> list[tuple[str, RunConfig, int | None, float | None]]:
@@ -246,7 +263,8 @@ def _router(config: RouterConfig) -> Any:
 def _videos(config: RunConfig, benchmarks: list[Benchmark]) -> dict[str, LocalFile]:
     """The files of the video question sets asked for, which must be there for a backbone that takes videos."""
     names = [benchmark.name for benchmark in benchmarks if benchmark.source == "files"]
-    if names and video_frames(config.backbone.source) is None:
+    backbone = config.backbone
+    if names and video_frames(backbone.source, backbone.revision, backbone.trust) is None:
         raise ConfigError(
             f"backbone={config.backbone.name} is asked no questions about videos ({names[0]}); use "
             "backbone=video_llava_7b, or other benchmarks"

@@ -64,9 +64,10 @@ def check(config: RunConfig, plan: Plan) -> None:
         ConfigError: a backbone whose tokens are no square grid of one picture, a method that drops nothing, too many
             questions, or questions that are not on this machine.
     """
-    if adapter_module(config.backbone.source) != WHOLE_PICTURES:
+    backbone = config.backbone
+    if adapter_module(backbone.source, backbone.revision, backbone.trust) != WHOLE_PICTURES:
         raise ConfigError(
-            f"backbone={config.backbone.name} cuts pictures into crops or frames, which a retention map does not show; "
+            f"backbone={backbone.name} cuts pictures into crops or frames, which a retention map does not show; "
             "use backbone=tiny, llava_1_5_7b or llava_1_5_13b"
         )
     if config.limit == "all":
@@ -97,7 +98,14 @@ def record(config: RunConfig, plan: Plan) -> Path:
     asked = [one for benchmark in plan.benchmarks for one in _questions(benchmark, plan.files[benchmark.name], config)]
     backbone = config.backbone
     device = None if config.device == "auto" else config.device
-    model, processor = load(backbone.source, dtype=config.dtype, device=device, revision=backbone.revision)
+    model, processor = load(
+        backbone.source,
+        dtype=config.dtype,
+        device=device,
+        revision=backbone.revision,
+        allow_pickle=backbone.allow_pickle,
+        trust_remote_code=backbone.trust_remote_code,
+    )
     maps, assumptions = [], []
     for group in plan.groups:
         answerer = Traced(model, processor, group.method)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clasp.backbones import Trust
 from clasp.config import RunConfig
 from clasp.evaluation import lmms
 from clasp.evaluation.judging.chat import Endpoint, endpoint
@@ -193,7 +194,7 @@ class _Session:
             config, weights = self._config, self._plan.cells[0].weights
             log.info("loading %s (%s, %s)", config.backbone.name, config.dtype, config.device)
             revision = weights.rpartition("@")[2] if weights.startswith("hub:") else None
-            self._loaded = _load(config.backbone.source, config.dtype, config.device, revision)
+            self._loaded = _load(config.backbone.source, config.dtype, config.device, revision, config.backbone.trust)
             model = self._loaded[0]
             if config.backbone.vision_cache_mib and model.device.type == "cpu":
                 self._replay = Replay(model, config.backbone.vision_cache_mib)
@@ -241,7 +242,12 @@ class _Session:
             "available": results["n-samples"][benchmark.task]["original"],
             "limit": spec.limit,
             "costs": costs(lm.answers, geometry, self._config.batch_size, device_name(answerer.model.device)),
-            "provenance": provenance(started, (*method.assumed(), *method.stand_ins(geometry)), answerer.events),
+            "provenance": provenance(
+                started,
+                (*method.assumed(), *method.stand_ins(geometry)),
+                answerer.events,
+                self._config.backbone.trust.allowed,
+            ),
         }
         return self._store.put(cell, rows)
 
@@ -268,13 +274,20 @@ def _claimed(claims: Claims, spec: CellSpec, label: str, questions: int | None) 
 
 
 @lru_cache(maxsize=1)
-def _load(source: str, dtype: str, device: str, revision: str | None) -> tuple[Any, Any]:
+def _load(source: str, dtype: str, device: str, revision: str | None, trust: Trust) -> tuple[Any, Any]:
     """The loaded model, kept for the further jobs of a sweep."""
     from transformers.utils.logging import disable_progress_bar
 
     from clasp.backbones import load
 
-    loaded = load(source, dtype=dtype, device=None if device == "auto" else device, revision=revision)
+    loaded = load(
+        source,
+        dtype=dtype,
+        device=None if device == "auto" else device,
+        revision=revision,
+        allow_pickle=trust.allow_pickle,
+        trust_remote_code=trust.trust_remote_code,
+    )
     disable_progress_bar()  # the router's encoder, which loads later, would draw through ours
     for chatty in ("sentence_transformers", "numexpr"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

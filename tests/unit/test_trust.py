@@ -1,0 +1,142 @@
+"""Backbones' files run no code: pickles and repositories with code are refused, unless a switch allows them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clasp.backbones import BackboneRefused, Trust, check_trust, geometry, load
+from clasp.evaluation.identity import weights_fingerprint
+from clasp.tiny import directory
+
+Edit = Callable[[Path], None]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The shipped model, saved as its own folder."""
+    return Path(shutil.copytree(directory(), tmp_path / "saved"))
+
+
+def pickled(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def coded(name: str, key: str, reference: str) -> Edit:
+    """A folder whose file ``name`` names a class of its own, in a module that tells when it runs."""
+
+    def edit(folder: Path) -> None:
+        path = folder / name
+        content = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**content, "auto_map": {key: reference}}))
+        (folder / "own.py").write_text(
+            f"open({str(folder / 'ran')!r}, 'w')\n"
+            "from transformers import LlavaProcessor\nclass Own(LlavaProcessor): ...\n"
+        )
+
+    return edit
+
+
+REFUSED = [
+    pytest.param(pickled, r"pickle.*pytorch_model\.bin.*backbone\.allow_pickle=true", id="pickle"),
+    pytest.param(coded("config.json", "AutoConfig", "own.Own"), r"config\.json.*trust_remote_code=true", id="model"),
+    pytest.param(
+        coded("processor_config.json", "AutoProcessor", "own.Own"),
+        r"processor_config.*trust_remote_code",
+        id="processor",
+    ),
+    pytest.param(
+        coded("tokenizer_config.json", "AutoTokenizer", "own.Own"),
+        r"tokenizer_config.*trust_remote_code",
+        id="tokenizer",
+    ),
+]
+
+
+@pytest.mark.parametrize(("edit", "words"), REFUSED)
+def test_what_could_run_code_is_refused_before_anything_loads(
+    folder: Path, edit: Edit, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(folder)
+    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", None)
+    monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", None)
+    with pytest.raises(BackboneRefused, match=words) as caught:
+        load(str(folder))
+    assert "\n" not in str(caught.value)
+    assert not (folder / "ran").exists()
+
+
+def test_a_configuration_with_code_is_refused_before_it_is_parsed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coded("config.json", "AutoConfig", "own.Own")(folder)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", None)
+    with pytest.raises(BackboneRefused, match=r"trust_remote_code=true"):
+        geometry(str(folder))
+
+
+def test_a_model_in_memory_does_not_bring_its_processors_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = load("tiny")
+    coded("processor_config.json", "AutoProcessor", "own.Own")(folder)
+    monkeypatch.setattr(model, "name_or_path", str(folder))
+    with pytest.raises(BackboneRefused, match="processor_config"):
+        load(model)
+
+
+def test_a_switch_allows_code(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    coded("processor_config.json", "AutoProcessor", "own.Own")(folder)
+    processor = load(str(folder), trust_remote_code=True)[1]
+    assert type(processor).__name__ == "Own"
+    assert (folder / "ran").exists()
+
+
+def test_a_switch_allows_a_pickle(folder: Path) -> None:
+    expected = load(str(folder))[0].state_dict()
+    pickled(folder)
+    model, _ = load(str(folder), allow_pickle=True)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_safetensors_are_taken_where_there_are_both(folder: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"no pickle at all")
+    for allowed in (False, True):
+        load(str(folder), allow_pickle=allowed)
+
+
+def test_code_is_part_of_the_fingerprint_where_it_is_run(folder: Path) -> None:
+    before = weights_fingerprint(str(folder))
+    coded("config.json", "AutoConfig", "own.Own")(folder)
+    check_trust(str(folder), trust=Trust(trust_remote_code=True))
+    weights_fingerprint.cache_clear()
+    found = {weights_fingerprint(str(folder), code=code) for code in (False, True)}
+    (folder / "own.py").write_text("class Own: ...\n")
+    weights_fingerprint.cache_clear()
+    changed = {weights_fingerprint(str(folder), code=code) for code in (False, True)}
+    assert len({before} | found | changed) == 4, "the configuration counts always, the code where it is run"
+
+
+def test_code_of_another_repository_is_refused_in_any_case(folder: Path) -> None:
+    coded("config.json", "AutoConfig", "someone/else--own.Own")(folder)
+    with pytest.raises(BackboneRefused, match=r"another repository \(someone/else--own\.Own.*no revision pins"):
+        check_trust(str(folder), trust=Trust(trust_remote_code=True))
+
+
+def test_a_cached_hub_repository_is_checked_too(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "hub" / "models--some--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    coded("config.json", "AutoConfig", "own.Own")(folder)
+    shutil.copytree(folder, cached / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for revision in (None, commit):
+        with pytest.raises(BackboneRefused, match=r"some/model.*trust_remote_code=true"):
+            load("some/model", revision=revision)
