@@ -5,7 +5,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 # questions per benchmark; LIMIT=all evaluates every question
 LIMIT ?=
-RUN_OPTIONS := $(if $(LIMIT),limit=$(LIMIT))
+# where cells are computed: basic (the default), local, slurm
+LAUNCHER ?=
+RUN_OPTIONS := $(if $(LIMIT),limit=$(LIMIT)) $(if $(LAUNCHER),launcher=$(LAUNCHER))
 
 export TOKENIZERS_PARALLELISM := false
 
@@ -40,22 +42,26 @@ WANDB ?= offline
 REPORT_OPTIONS := $(if $(PUBLISHED),published=$(PUBLISHED)) wandb=$(WANDB)
 # $(1): benchmarks on the tiny backbone, $(2): on others
 benchmarks = $(if $(BENCHMARKS),'benchmarks.names=[$(BENCHMARKS)]',benchmarks=$(if $(filter tiny,$(BACKBONE)),$(1),$(2)))
+# what is done with an experiment: run, plan, prefetch
+STEP := run
+# $(1): name of the experiment's record
+reported = $(if $(filter run,$(STEP)),$(BIN)/python scripts/report.py experiment=$(1) $(REPORT_OPTIONS))
 # $(1), $(2): as above; the experiment is named as the target
 define experiment
-	$(BIN)/python scripts/run.py experiment=$(subst -,_,$@) backbone=$(BACKBONE) \
+	$(BIN)/python scripts/$(STEP).py experiment=$(subst -,_,$@) backbone=$(BACKBONE) \
 	  $(call benchmarks,$(1),$(2)) $(BUDGET_OPTIONS) $(RUN_OPTIONS)
-	$(BIN)/python scripts/report.py experiment=$(subst -,_,$@)_$(BACKBONE) $(REPORT_OPTIONS)
+	$(call reported,$(subst -,_,$@)_$(BACKBONE))
 endef
 
 TABLES := table-llava15 table-llava-next table-qwen25vl table-video table-efficiency
 ABLATIONS := ablation-fusion ablation-pivots ablation-parts ablation-router ablation-completion ablation-queries \
   ablation-stages ablation-positions ablation-layers
 
-.PHONY: tables $(TABLES) $(ABLATIONS) everything report calibrate retention router check-upper-bound reference status
+.PHONY: tables $(TABLES) $(ABLATIONS) everything report calibrate retention router check-upper-bound reference plan prefetch status
 
 tables: $(READY)  ## start here: four methods on the tiny backbone, table and figure (a few minutes)
-	$(BIN)/python scripts/run.py experiment=tiny_main $(RUN_OPTIONS)
-	$(BIN)/python scripts/report.py experiment=tiny_main $(REPORT_OPTIONS)
+	$(BIN)/python scripts/$(STEP).py experiment=tiny_main $(RUN_OPTIONS)
+	$(call reported,tiny_main)
 
 table-llava15: $(READY)  ## every method at 192, 128, 64 tokens on eight benchmarks
 	$(call experiment,tiny,paper8)
@@ -120,6 +126,15 @@ check-upper-bound: $(READY)  ## stored unpruned scores against published ones
 
 reference: $(READY)  ## keep what is in results/ in results/reference and in the README
 	$(BIN)/python scripts/reference.py
+
+# the target that makes EXPERIMENT
+target = $(or $(patsubst tiny-main,tables,$(subst _,-,$(EXPERIMENT))),$(error name an experiment: EXPERIMENT=table_llava15))
+
+plan: $(READY)  ## what a run would do: cells to run and done, jobs, hours, disk; EXPERIMENT=table_llava15 BACKBONE=...
+	@$(MAKE) --no-print-directory -s $(target) STEP=plan
+
+prefetch: $(READY)  ## fetch and check models and data sets, for machines without a hub; EXPERIMENT=... BACKBONE=...
+	@$(MAKE) --no-print-directory -s $(target) STEP=prefetch
 
 status: $(READY)  ## cells done, running, failed, missing, and the time left; EXPERIMENT=table_llava15 for one, WATCH=10
 	@$(BIN)/python scripts/status.py $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) $(if $(WATCH),watch=$(WATCH))

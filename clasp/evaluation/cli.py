@@ -20,7 +20,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from clasp.backbones import BackboneUnavailable
+from clasp.backbones import BackboneRefused, BackboneUnavailable
 from clasp.config import OWN_DATA, LauncherConfig, RunConfig, known_keys, load_config
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.evaluation.custom import BadRows
@@ -100,6 +100,39 @@ def retention_job(composed: Any, draw: Callable[[Path, str], str]) -> None:
 
         print(f"retention: {retention.record(config, planned)}")
         print(draw(config.paths.results, config.name))
+        _statuses.append(0)
+
+
+def plan_job(composed: Any) -> None:
+    """As :func:`job`: tells what it would run and how long that takes, and runs nothing."""
+    from clasp.evaluation.plan import most_cells
+    from clasp.evaluation.sweep import planning, prefetch
+
+    with _remembered():
+        config = load_config(_values(composed))
+        try:
+            planned = make_plan(config)
+        except BackboneUnavailable as error:
+            known = None if isinstance(error, BackboneRefused) else prefetch.pinned(config)
+            if known is None:  # which cells are done is not known without the backbone's commit
+                print(f"{config.name}: at most {most_cells(config)} cells on {config.backbone.name}")
+                raise
+            planned = make_plan(config, known)
+            print(f"note: the backbone is not here; fetch it first: {prefetch.command(config)}")
+        print(planning.told(planned, config))
+        _statuses.append(0)
+
+
+def prefetch_job(composed: Any) -> None:
+    """As :func:`job`: fetches and checks what it needs, so that jobs run where no hub can be reached."""
+    with _remembered():
+        config = load_config(_values(composed))
+        _prepare_environment(config)
+        from clasp.evaluation.sweep.fetching import fetch
+
+        fetch(config)
+        planned = make_plan(config)  # builds the benchmarks that are built here, and finds what else is wrong
+        print(f"{config.name}: all that its {len(planned.cells)} cells need is here")
         _statuses.append(0)
 
 
@@ -203,14 +236,14 @@ def explain(error: BaseException) -> str:
     return str(error) if isinstance(error, BadRows) else " ".join(str(error).split())
 
 
-def make_plan(config: RunConfig) -> Plan:
-    """The plan of a job, once the environment is as libraries should find it."""
+def make_plan(config: RunConfig, weights: str | None = None) -> Plan:
+    """The plan of a job, once the environment is as libraries should find it; ``weights`` as ``plan`` takes it."""
     _prepare_environment(config)
     logging.captureWarnings(True)
     redact_logs()
     from clasp.evaluation.plan import plan
 
-    return plan(config)
+    return plan(config, weights)
 
 
 def _run(planned: Plan, config: RunConfig, log_group: Callable[..., object]) -> int:

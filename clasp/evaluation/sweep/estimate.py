@@ -90,6 +90,7 @@ class Estimator:
 
     Attributes:
         device: model name of the processor that measured the cells that estimates rest on; None: nothing was measured.
+        on_cpu: whether the estimates are for a CPU, else for a GPU.
         throughput: what is taken where nothing was measured.
     """
 
@@ -108,8 +109,9 @@ class Estimator:
         newest = max((one for one in fitting if one.clock), key=lambda one: one.finished, default=None)
         self.device = newest.device if newest else None
         self._measured = [one for one in fitting if one.device == self.device and one.clock]
-        cpu = device == "cpu" or (device == "auto" and backbone == "tiny")
-        self.throughput = throughput or ASSUMED["cpu" if cpu else "gpu"]
+        assumed = device == "cpu" or (device == "auto" and backbone == "tiny")
+        self.on_cpu = assumed if self.device is None else _is_cpu(self.device)
+        self.throughput = throughput or ASSUMED["cpu" if self.on_cpu else "gpu"]
         self._geometry, self._known = geometry, known_questions
         self._available = {one.benchmark: one.available for one in self._stored}
 
@@ -124,6 +126,12 @@ class Estimator:
         name = spec.benchmark
         offered = self._known.get(name) or self._available.get(name) or SIZES[name].questions
         return offered if spec.limit == "all" else min(int(spec.limit), offered)
+
+    def published(self, spec: CellSpec) -> bool:
+        """Whether only the published benchmark says how many questions there are, and that decides."""
+        name = spec.benchmark
+        known = name in self._known or name in self._available
+        return not known and (spec.limit == "all" or int(spec.limit) >= SIZES[name].questions)
 
     def _seconds(self, spec: CellSpec) -> tuple[float, Basis]:
         """Per question."""

@@ -40,6 +40,8 @@ def fetch(config: RunConfig, tell: Tell = print) -> None:
         tell(f"backbone {config.backbone.name}: on this machine")
     for name in prefetch.hub_benchmarks(config):
         _data(config, name, tell)
+    if config.router.name == "embedding":
+        _encoder(tell)
 
 
 def _model(config: RunConfig, tell: Tell) -> None:
@@ -116,6 +118,14 @@ def _downloaded(source: str, revision: str | None, commit: str, files: dict[str,
             if not _as_on_hub(folder / name, entry):
                 raise BackboneUnavailable(f"{name} of {source} does not arrive as the hub lists it; try again later")
     return [folder / name for name in files]
+
+
+def _encoder(tell: Tell) -> None:
+    """The router's sentence encoder is a package of its own; it loads, or says what to install."""
+    from clasp.router import make_router
+
+    make_router("embedding").route(["What color is the car?"])
+    tell("router: its sentence encoder is here")
 
 
 def _as_on_hub(path: Path, entry: Any) -> bool:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from clasp.backbones.published import PUBLISHED
 from clasp.config import RunConfig
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.evaluation.provenance import now
@@ -124,6 +126,19 @@ def commit(config: RunConfig) -> str | None:
     return manifest.commit
 
 
+def pinned(config: RunConfig) -> str | None:
+    """Fingerprint of a backbone that the configuration alone names: one whose counts are published, by its commit."""
+    backbone = config.backbone
+    revision = backbone.revision or ""
+    known = from_hub(config) and backbone.source in PUBLISHED and re.fullmatch("[0-9a-f]{40}", revision)
+    return _fingerprint(config, revision) if known else None
+
+
+def _fingerprint(config: RunConfig, commit: str) -> str:
+    """As :func:`clasp.evaluation.identity.weights_fingerprint` of a hub's repository."""
+    return f"hub:{config.backbone.source}@{commit}"
+
+
 def check_prefetched(config: RunConfig, weights: str | None = None) -> None:
     """Whether a run that can reach no hub finds its model and its data sets, as they were when they were fetched.
 
@@ -138,7 +153,7 @@ def check_prefetched(config: RunConfig, weights: str | None = None) -> None:
             fetches it.
     """
     fetched = commit(config)
-    if fetched is not None and weights not in (None, f"hub:{config.backbone.source}@{fetched}"):
+    if fetched is not None and weights not in (None, _fingerprint(config, fetched)):
         raise _missing(config, f"backbone {config.backbone.name} has moved on at the hub since {fetched} was fetched")
     manifests = [read(model_path(config))] if fetched is not None else []
     for name in hub_benchmarks(config):

@@ -1,0 +1,22 @@
+"""What a run would do: ``python scripts/plan.py experiment=table_llava15 backbone=llava_1_5_7b launcher=slurm``.
+
+Takes what ``scripts/run.py`` takes, and runs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from clasp.evaluation import cli
+
+
+@hydra.main(config_path="../configs", config_name="config")
+def plan(config: DictConfig) -> None:
+    cli.plan_job(config)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(plan))

@@ -1,0 +1,22 @@
+"""Fetches what a run needs from the hub: ``python scripts/prefetch.py experiment=table_llava15 backbone=llava_1_5_7b``.
+
+Takes what ``scripts/run.py`` takes. Run it where the hub can be reached; jobs then find everything without it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from clasp.evaluation import cli
+
+
+@hydra.main(config_path="../configs", config_name="config")
+def prefetch(config: DictConfig) -> None:
+    cli.prefetch_job(config)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(prefetch))

@@ -1,0 +1,111 @@
+"""``make plan``: every cell counted where it stands, jobs as the launcher packs them, also where there is no hub."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clasp.config import RunConfig
+from clasp.evaluation import cli
+from clasp.evaluation.plan import Plan, most_cells, plan
+from clasp.evaluation.sweep import failures
+from clasp.evaluation.sweep.claims import Claims
+from clasp.evaluation.sweep.planning import told
+
+SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "plan.py"
+GRID = [
+    *("method=none", "grid.method=[none,random,fastv]", "grid.tokens=[64,192]"),
+    "benchmarks.names=[world_ocr,easy_vqa]",
+]
+
+
+@pytest.fixture
+def planned(configured: Callable[..., RunConfig]) -> tuple[Plan, RunConfig]:
+    """Five methods at a budget on two benchmarks."""
+    config = configured(*GRID, "limit=400")
+    return plan(config), config
+
+
+def test_cells_are_counted_where_they_stand(planned: tuple[Plan, RunConfig]) -> None:
+    cells, config = planned[0].cells, planned[1]
+    root = config.paths.results
+    (root / "cells").mkdir(parents=True)
+    (root / "cells" / f"{cells[0].signature}.json").touch()
+    for each in cells[:2]:
+        failures.record(root, each.signature, "label", ValueError("no"))
+    with Claims(root) as claims:
+        assert claims.take(cells[2].signature, "label")
+        text = told(*planned)
+    assert "10 cells on tiny, 5 of method x budget on 2 benchmarks; 1 done, 1 running, 1 failed, 7 missing" in text
+    lines = {line.split()[0]: line.split()[1:7] for line in text.splitlines() if line.startswith(("world_", "easy_"))}
+    assert lines == {
+        "world_ocr": ["400", "5", "1", "1", "0", "3"],
+        "easy_vqa": ["400", "5", "0", "0", "1", "4"],
+    }
+
+
+def test_what_is_done_takes_no_time(planned: tuple[Plan, RunConfig]) -> None:
+    def minutes() -> float:
+        found = re.search(r"time: about (\d+) min of one CPU, which is an assumption", told(*planned))
+        return float(found[1]) if found else 0.0
+
+    (planned[1].paths.results / "cells").mkdir(parents=True)
+    before = minutes()
+    for each in planned[0].cells[:5]:
+        (planned[1].paths.results / "cells" / f"{each.signature}.json").touch()
+    assert 0 < minutes() < before
+    for each in planned[0].cells:
+        (planned[1].paths.results / "cells" / f"{each.signature}.json").touch()
+    assert told(*planned).endswith("nothing to run")
+
+
+def test_jobs_are_the_launchers(configured: Callable[..., RunConfig]) -> None:
+    config = configured(*GRID, "limit=100", "launcher=slurm", "launcher.cells_per_job=4", "launcher.minutes=3")
+    text = told(plan(config), config)
+    assert "jobs: 3 jobs of at most 4 cells, 16 at a time (launcher=slurm); the longest about" in text
+    assert "launcher.minutes=3" not in text
+    config = configured(*GRID, "limit=all", "launcher=slurm", "launcher.cells_per_job=4", "launcher.minutes=3")
+    assert "over launcher.minutes=3: it is queued again" in told(plan(config), config)
+
+
+def test_the_most_cells_need_no_backbone(planned: tuple[Plan, RunConfig]) -> None:
+    assert most_cells(planned[1]) == len(planned[0].cells)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
+    """The script in this process; returns its exit code."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+    monkeypatch.setattr(cli, "_statuses", [])
+    with pytest.raises(SystemExit) as exited:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return int(exited.value.code or 0)
+
+
+def test_a_published_backbone_that_is_pinned_is_planned_without_a_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["backbone=llava_1_5_7b", "benchmarks=pope", "tokens=64", "limit=all"]
+    assert call(monkeypatch, tmp_path, *arguments) == 0
+    shown = capsys.readouterr().out
+    assert "fetch it first: python scripts/prefetch.py backbone=llava_1_5_7b 'benchmarks.names=[pope]'" in shown
+    assert re.search(r"pope +9,000\* +1 ", shown)
+    assert "GPU, which is an assumption" in shown
+
+    assert call(monkeypatch, tmp_path, *arguments, "backbone.revision=null") == cli.BAD_INPUT
+    shown, error = capsys.readouterr()
+    assert "run: at most 1 cells on llava_1_5_7b" in shown
+    assert error.count("error: ") == 1
+    assert "'llava-hf/llava-1.5-7b-hf'" in error
+
+
+def test_bad_input_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, tmp_path, "method=fastv") == cli.BAD_INPUT
+    assert "needs a budget" in capsys.readouterr().err
