@@ -23,7 +23,7 @@ from clasp.evaluation.replay import Replay
 from clasp.evaluation.store import Cell, CellSpec, CellStore
 from clasp.evaluation.sweep import failures
 from clasp.evaluation.sweep.claims import ClaimLost, Claims, Held, current
-from clasp.evaluation.sweep.journal import Journal
+from clasp.evaluation.sweep.journal import Journal, tidy
 from clasp.files import is_full, remove_abandoned
 from clasp.router import forget as forget_routes
 
@@ -78,13 +78,14 @@ def run_cells(
     judge = endpoint() if any(benchmark.judge for benchmark in plan.benchmarks) else None
     there = {spec.signature: store.get(spec.signature) for spec in plan.cells}
     present = {signature: cell and completed(store, cell, judge) for signature, cell in there.items()}
+    tidy(config.paths.results, {signature for signature, cell in there.items() if cell is not None})
+    remove_abandoned(store.cells)
     wanted = [(group, spec) for group, spec in _ordered(plan, only) if present[spec.signature] is None]
     if not wanted:
         return _outcome(plan, present, 0, {})
     session = _Session(plan, config, store, judge)
     failed: dict[str, str] = {}
     with Claims(config.paths.results) as claims, session, _progress(session.questions(wanted)) as bar:
-        remove_abandoned(store.cells)
         for group, done in session.computed(claims, wanted, bar, failed):
             present |= done
             if done:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clasp.evaluation.sweep.claims import folder
-from clasp.files import append_line
+from clasp.evaluation.sweep.claims import current, folder
+from clasp.files import append_line, remove_abandoned
 
 
 class Journal:
@@ -57,6 +57,18 @@ def key(name: str, parts: Sequence[Any]) -> str:
 def count(results: Path | str, signature: str) -> int:
     """Questions of a cell that have been answered so far."""
     return len(Journal(results, signature).read())
+
+
+def tidy(results: Path | str, done: Collection[str]) -> None:
+    """Removes what processes that died left behind: answers and claims of cells that are there, drafts of files."""
+    place = folder(results)
+    if not place.is_dir():
+        return
+    remove_abandoned(place)
+    for path in place.iterdir():
+        signature = path.name.partition(".")[0]
+        if signature in done and not ((claim := current(results, signature)) is not None and claim.alive):
+            path.unlink(missing_ok=True)
 
 
 def _files(results: Path | str, signature: str) -> list[Path]:

@@ -29,7 +29,7 @@ class ResumingAnswerer(Answerer):
     """
 
     events: list[dict[str, Any]]
-    _journal: Journal | None = None
+    _journal: Journal
     _known: Mapping[str, dict[str, Any]]
     _between: Callable[[], object]
     _largest: int | None = None
@@ -46,8 +46,8 @@ class ResumingAnswerer(Answerer):
             log.info("going on after %d questions that are answered", len(self._known))
 
     def _answer_batch(self, run: Run, watch: Stopwatch, questions: Sequence[Question]) -> list[Answer]:
-        if not self._warm or self._journal is None:  # the question that warms up is asked again
-            return super()._answer_batch(run, watch, questions)
+        if not self._warm:  # a single question, which is asked again
+            return self._fitting(run, watch, questions) or []
         keys = [_key(question) for question in questions]
         answers = {k: _answer(self._known[k]) for k in keys if k in self._known}
         waiting = [(k, question) for k, question in zip(keys, questions, strict=True) if k not in answers]

@@ -1,0 +1,181 @@
+"""Inside a cell: answers are kept batch by batch and not asked for twice, and memory that ends halves the batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clasp.config import RunConfig
+from clasp.evaluation.answering import Answer, Answerer, Question
+from clasp.evaluation.plan import plan
+from clasp.evaluation.runner import run_cells
+from clasp.evaluation.sweep import failures
+from clasp.evaluation.sweep.journal import Journal, count
+from clasp.evaluation.sweep.resuming import ResumingAnswerer
+from clasp.methods import build
+
+CELL = "0123456789abcdef01234567"
+
+
+def facts(answers: Sequence[Answer]) -> list[tuple[Any, ...]]:
+    return [(a.text, a.routed, a.entering, a.leaving, a.nominal, a.text_tokens, a.new_tokens) for a in answers]
+
+
+class Counting(ResumingAnswerer):
+    """Remembers what is really asked, but for the question that warms up."""
+
+    asked: list[list[str]]
+
+    def _fitting(self, run: Any, watch: Any, questions: Sequence[Question]) -> list[Answer] | None:
+        if self._warm:
+            self.asked.append([question.name for question in questions])
+        return super()._fitting(run, watch, questions)
+
+
+@pytest.fixture
+def answerer(tiny: tuple[Any, Any], tmp_path: Path) -> Callable[..., Counting]:
+    def make(batch_size: int = 4) -> Counting:
+        made = Counting(*tiny, build("clasp", {"tokens": 64}), batch_size)
+        made.asked = []
+        made.begin(Journal(tmp_path, CELL))
+        return made
+
+    return make
+
+
+def test_answers_are_kept_and_those_kept_are_not_asked_for(
+    answerer: Callable[..., Counting], questions: list[Question], tmp_path: Path
+) -> None:
+    first = answerer()
+    answers = first.answer(questions)
+    assert sum(map(len, first.asked)) == len(questions) == count(tmp_path, CELL)
+    second = answerer()
+    again = second.answer(questions)
+    assert second.asked == []
+    assert again == answers, "seconds included: they are those of the first time"
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_a_cell_goes_on_in_the_batches_of_an_unbroken_one(
+    answerer: Callable[..., Counting], questions: list[Question], tmp_path: Path, kept: int
+) -> None:
+    unbroken = answerer()
+    expected = unbroken.answer(questions)
+    (path,) = (tmp_path / "running").glob("*.answers.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:kept]) + lines[kept][:-9])
+    resumed = answerer()
+    assert facts(resumed.answer(questions)) == facts(expected)
+    assert resumed.asked == unbroken.asked[kept:]
+    assert count(tmp_path, CELL) == len(questions), "the line that was cut short spoils no later one"
+
+
+def test_a_question_that_reads_otherwise_is_asked_again(
+    answerer: Callable[..., Counting], questions: list[Question]
+) -> None:
+    answerer().answer(questions)
+    changed = [Question(q.name, f"{q.text} ", q.images, q.generation, q.category) for q in questions[:1]]
+    resumed = answerer()
+    resumed.answer([*changed, *questions[1:]])
+    assert resumed.asked == [[questions[0].name]]
+
+
+def test_answers_of_another_batch_size_and_of_several_processes_are_taken(
+    answerer: Callable[..., Counting], questions: list[Question], tmp_path: Path
+) -> None:
+    expected = answerer(4).answer(questions)
+    (path,) = (tmp_path / "running").glob("*.answers.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0])
+    path.with_name(path.name.replace(".0.", ".1.")).write_bytes(lines[2])
+    resumed = answerer(3)
+    assert facts(resumed.answer(questions)) == facts(expected)
+    known = {key.partition(" ")[0] for line in (lines[0], lines[2]) for key in json.loads(line)}
+    asked = {name for batch in resumed.asked for name in batch}
+    assert asked == {question.name for question in questions} - known
+
+
+def starve(monkeypatch: pytest.MonkeyPatch, room: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
+    """Memory ends in the middle of the decoder with more than ``room`` prompts at a time."""
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+    forward = LlamaDecoderLayer.forward
+
+    def limited(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(hidden_states) > room and self.self_attn.layer_idx == 5:
+            raise error("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, hidden_states, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", limited)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
+def test_out_of_memory_halves_the_batch_and_changes_no_answer(
+    answerer: Callable[..., Counting],
+    questions: list[Question],
+    tiny: tuple[Any, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[Exception],
+) -> None:
+    expected = Answerer(*tiny, build("clasp", {"tokens": 64}), 4).answer(questions)
+    starved = answerer(4)
+    starve(monkeypatch, 1, error)
+    assert facts(starved.answer(questions)) == facts(expected)
+    assert starved.events == [
+        {"event": "out of memory", "questions": 4, "then": 2},
+        {"event": "out of memory", "questions": 2, "then": 1},
+    ]
+    assert max(map(len, starved.asked[2:])) == 1, "what did not fit once is not tried again"
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(
+    answerer: Callable[..., Counting], questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = answerer(4)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    one._warm = True
+    monkeypatch.setattr(Answerer, "_answer_batch", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        one.answer(questions)
+    assert one.events == []
+
+
+def test_a_cell_that_does_not_fit_at_all_fails_by_name_and_the_next_one_runs(
+    configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured("grid.method=[none,random]", "grid.tokens=[64]", "benchmarks.names=[world_ocr]", "limit=4")
+    with monkeypatch.context() as patched:
+        from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+        forward = LlamaDecoderLayer.forward
+
+        def limited(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+            if hidden_states.shape[1] > 300:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return forward(self, hidden_states, *args, **kwargs)
+
+        patched.setattr(LlamaDecoderLayer, "forward", limited)
+        outcome = run_cells(plan(config), config)
+    assert outcome.failed == ("tiny, none, world_ocr",)
+    assert [cell["method"] for cell in outcome.cells] == ["random"]
+    (failure,) = failures.read(config.paths.results).values()
+    assert "clasp_world_ocr[" in failure.error
+    assert "out of memory with one question at a time" in failure.error
+    assert "Traceback" in failure.traceback
+    assert run_cells(plan(config), config).failed == ()
+    assert failures.read(config.paths.results) == {}, "the cell is there now"
+
+
+def test_a_cell_records_what_did_not_fit(configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configured("method=random", "tokens=64", "benchmarks.names=[world_ocr]", "limit=4", "batch_size=4")
+    starve(monkeypatch, 2)
+    (cell,) = run_cells(plan(config), config).cells
+    assert cell["provenance"]["events"] == [{"event": "out of memory", "questions": 4, "then": 2}]
