@@ -8,15 +8,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import hub
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from clasp.config import RunConfig
+from clasp.config import RunConfig, load_config
 from clasp.evaluation.sweep import fetching, prefetch
 from clasp.evaluation.sweep.prefetch import Kept, Manifest, check_prefetched
+from clasp.router import KeywordRouter
 from clasp.strict import ConfigError
 from clasp.tiny import directory
 
@@ -126,16 +128,19 @@ def test_a_run_finds_it_all_without_a_hub(fetched: tuple[Path, str]) -> None:
     assert "1 cells computed, 0 were there already, 0 failed" in done.stdout
 
 
+def configuration(*overrides: str) -> RunConfig:
+    with initialize_config_dir(str(SCRIPTS.parent / "configs")):
+        return load_config(OmegaConf.to_container(compose("config", list(overrides)), resolve=True))  # type: ignore[arg-type]
+
+
 @pytest.fixture
-def config(
-    fetched: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Callable[..., RunConfig]
-) -> RunConfig:
+def config(fetched: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     """The configuration over a copy of what was fetched."""
     for name in ("home", "data"):
         shutil.copytree(fetched[0] / name, tmp_path / name, symlinks=True)
     caches = {"model": tmp_path / "home" / "hub", "data": tmp_path / "home" / "datasets"}
     monkeypatch.setattr(prefetch, "cache", caches.__getitem__)
-    return configured(*RUN, f"paths.data={tmp_path / 'data'}")
+    return configuration(*RUN, f"paths.data={tmp_path / 'data'}")
 
 
 def files(kind: str, pattern: str) -> Path:
@@ -193,10 +198,11 @@ def test_a_newer_version_of_a_data_set_is_one_sentence(config: RunConfig) -> Non
         check_prefetched(config)
 
 
-def test_what_needs_no_hub_needs_no_prefetch(configured: Callable[..., RunConfig]) -> None:
-    config = configured("tokens=64", "benchmarks.names=[world_ocr]")
+def test_what_needs_no_hub_needs_no_prefetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configuration("tokens=64", "benchmarks.names=[world_ocr]")
     check_prefetched(config)
     told: list[str] = []
+    monkeypatch.setattr("clasp.router.make_router", lambda name: KeywordRouter())
     fetching.fetch(config, told.append)
     assert told == ["backbone tiny: on this machine", "router: its sentence encoder is here"]
 
