@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from statistics import fmean
@@ -146,3 +147,33 @@ def test_rows_of_one_cell_are_computed_once_and_reported_under_both_names(
     rows = {row.name: row for row in summary.rows}
     assert rows["same"].scores == rows["random"].scores
     assert rows["same"].costs == rows["random"].costs != rows["none"].costs
+
+
+def test_results_do_not_depend_on_order_packing_or_batch_size(configured: Callable[..., RunConfig]) -> None:
+    """All at once in plan order, and cell by cell backwards, two groups of a method mixed, in other batches."""
+    grid = ["grid.method=[random,clasp]", "grid.tokens=[64]", "benchmarks.names=[world_ocr,world_scene]", "limit=5"]
+    whole = configured(*grid, "batch_size=4")
+    first = run(whole)
+    apart = configured(*grid, "batch_size=2", f"paths.results={whole.paths.results}_apart")
+    planned = plan(apart)
+    backwards = [spec.signature for spec in planned.cells][::-1]
+    assert run_cells(planned, apart, only=[backwards[0], backwards[2], backwards[1]]).computed == 3
+    assert not (apart.paths.results / "experiments").exists(), "who hands out cells records the experiment"
+    last = run_cells(planned, apart, only=backwards)
+    assert (last.computed, len(last.cells)) == (1, 4)
+    for one, other in zip(first.cells, last.cells, strict=True):
+        assert (one["signature"], one["scores"]) == (other["signature"], other["scores"])
+        assert one["answers"] == other["answers"], "byte for byte"
+        assert one["costs"]["visual_tokens"] == other["costs"]["visual_tokens"]
+
+
+def test_a_full_disk_is_no_failed_cell(configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = configured(*TWO)
+    monkeypatch.setattr(Answerer, "answer", full)
+    with pytest.raises(OSError, match="No space"):
+        run(config)
+    assert not (config.paths.results / "failures").exists()
+    assert not list((config.paths.results / "running").iterdir()), "its claim is released"
