@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, Literal
 from clasp.backbones.trust import Trust
 from clasp.budget import Budget
 from clasp.policy import CATEGORIES, check_category, check_weights
-from clasp.strict import ConfigError, build, known_fields
+from clasp.strict import ConfigError, build, check_name, known_fields
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 OWN_DATA = "custom"
@@ -314,8 +313,10 @@ def known_keys(path: str = "") -> tuple[str, ...]:
 def _check(config: RunConfig) -> None:
     """What no single value shows: contradictions and bounds that hold for every backbone."""
     _check_budget(config)
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", config.name):
-        raise ConfigError(f"name={config.name!r} names files; use letters, digits, - and _ alone")
+    check_name("name", config.name)
+    check_name("backbone.name", config.backbone.name)
+    if config.report.published is not None:
+        check_name("report.published", config.report.published)
     for name, value in (("batch_size", config.batch_size), ("limit", config.limit)):
         if isinstance(value, int) and value < 1:
             allowed = "a whole number of at least 1" + (" or all" if name == "limit" else "")

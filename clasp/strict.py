@@ -4,14 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from clasp.reading import LARGEST_NUMBER
+
+LONGEST_NAME = 100
+"""Characters of the longest name that becomes part of a file's."""
+LONGEST_TEXT = 2000
+LONGEST_PART = 255
+"""Bytes of the longest name in a path, as file systems have it."""
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message names the value, the allowed ones and the remedy."""
+
+
+def check_name(what: str, value: str) -> str:
+    """``value``, which names files and so must not lead out of their folder.
+
+    Raises:
+        ConfigError: it has other characters than letters, digits, - and _, or too many.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
+        raise ConfigError(f"{what}={shown(value)} names files; use letters, digits, - and _ alone")
+    if len(value) > LONGEST_NAME:
+        raise ConfigError(f"{what}={shown(value)} has {len(value)} characters; use at most {LONGEST_NAME}")
+    return value
+
+
+def shown(value: object) -> str:
+    """A value as a message repeats it, on one line and not at any length."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested without end, or a number of thousands of digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
 
 
 def unknown_key(key: str, known: Sequence[str], section: str = "") -> ConfigError:
@@ -19,7 +50,7 @@ def unknown_key(key: str, known: Sequence[str], section: str = "") -> ConfigErro
     where = f" in {section}" if section else ""
     close = difflib.get_close_matches(key, known, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    return ConfigError(f"unknown key {key!r}{where}: use one of {', '.join(sorted(known))}{hint}")
+    return ConfigError(f"unknown key {shown(key)}{where}: use one of {', '.join(sorted(known))}{hint}")
 
 
 def known_fields(kind: Any, path: str) -> tuple[str, ...]:
@@ -61,14 +92,14 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
     if origin is Literal:
         if value in options:
             return value
-        raise ConfigError(f"{path}={value!r} is unknown; use one of {', '.join(map(str, options))}")
+        raise ConfigError(f"{path}={shown(value)} is unknown; use one of {', '.join(map(str, options))}")
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{path}={value!r} is not a list; write it as [a,b]")
+            raise ConfigError(f"{path}={shown(value)} is not a list; write it as [a,b]")
         return tuple(_convert(options[0], item, f"{path}[{i}]") for i, item in enumerate(value))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}={value!r} is not a section of keys")
+            raise ConfigError(f"{path}={shown(value)} is not a section of keys")
         return {str(key): _convert(options[1], item, _join(path, str(key))) for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
         return build(kind, value, path)
@@ -92,19 +123,41 @@ def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
         if len(kinds) == 1:
             raise
         allowed = " or ".join(", ".join(map(str, get_args(k))) or _noun(k) for k in kinds)
-        raise ConfigError(f"{path}={value!r} is not allowed; use {allowed}") from error
+        raise ConfigError(f"{path}={shown(value)} is not allowed; use {allowed}") from error
 
 
 def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
     if kind is object:
         return value
+    if isinstance(value, str | Path) and kind in (str, Path):
+        _check_text(str(value), path)
     if kind is Path and isinstance(value, str | Path):
-        return Path(value).expanduser()
+        return _path(value, path)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not abs(value) <= LARGEST_NUMBER:
+            raise ConfigError(f"{path}={shown(value)} is no number to calculate with; use a finite one")
         return float(value)
+    if kind is int and isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        raise ConfigError(f"{path}={shown(value)} is too large; use a number below {LARGEST_NUMBER:.0e}")
     if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
-    raise ConfigError(f"{path}={value!r} is not {_noun(kind)}")
+    raise ConfigError(f"{path}={shown(value)} is not {_noun(kind)}")
+
+
+def _check_text(value: str, path: str) -> None:
+    if len(value) > LONGEST_TEXT:
+        raise ConfigError(f"{path}={shown(value)} is too long; use at most {LONGEST_TEXT} characters")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ConfigError(f"{path}={shown(value)} has characters that no text file holds; leave them out")
+
+
+def _path(value: str | Path, path: str) -> Path:
+    if any(len(part.encode()) > LONGEST_PART for part in Path(value).parts):
+        raise ConfigError(f"{path}={shown(value)} has a name of more than {LONGEST_PART} bytes; use a shorter one")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}={shown(value)} names a user that is not known here; write the whole path") from error
 
 
 def _noun(kind: Any) -> str:

@@ -20,8 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clasp import reading
 from clasp.files import append_line, write_atomically
+from clasp.records import CELL, EXPERIMENT
+from clasp.records import JUDGEMENT as JUDGEMENT_SHAPE
 from clasp.redact import redacted
+from clasp.strict import ConfigError, check_name, shown
 
 SCHEMA = 1
 EXPERIMENT_SCHEMA = 2
@@ -116,10 +120,20 @@ class CellStore:
         self.cells = self.root / "cells"
 
     def path(self, signature: str) -> Path:
-        return self.cells / f"{signature}.json"
+        """Where a cell is, or would be.
+
+        Raises:
+            ValueError: that is no signature.
+        """
+        return self._place(signature, "json")
 
     def answers_path(self, signature: str) -> Path:
-        return self.cells / f"{signature}.jsonl"
+        return self._place(signature, "jsonl")
+
+    def _place(self, signature: str, ending: str) -> Path:
+        if not reading.signature(signature):  # which could lead out of the folder
+            raise ValueError(f"{shown(signature)} is no signature; it has 24 hex digits")
+        return self.cells / f"{signature}.{ending}"
 
     def get(self, signature: str) -> Cell | None:
         """The cell, or None where there is none; a file that cannot be used is set aside first."""
@@ -142,18 +156,25 @@ class CellStore:
 
         Raises:
             FileNotFoundError: the experiment has not been run.
+            ConfigError: its file cannot be used, or that is no experiment's name.
         """
-        record = json.loads(self._experiment_path(experiment).read_text(encoding="utf-8"))
-        return list(dict.fromkeys(cell["signature"] for cell in record["cells"]))
+        path = self._experiment_path(experiment)
+        try:
+            record = reading.read_object(path)
+            reading.conform(record, EXPERIMENT)
+            return list(dict.fromkeys(cell["signature"] for cell in record["cells"]))
+        except (reading.BadFile, KeyError) as error:
+            raise ConfigError(f"{path} cannot be used ({error}); run the experiment again, or remove it") from error
 
     def answers(self, signature: str) -> list[dict[str, Any]]:
         """One dictionary per question, in the benchmark's order.
 
         Raises:
             FileNotFoundError: the cell has no answers.
+            BadFile: they cannot be read.
         """
-        with self.answers_path(signature).open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
+        lines = reading.read_text(self.answers_path(signature)).split("\n")
+        return [reading.parse_object(line) for line in lines if line]
 
     def put(self, cell: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> Cell:
         """Writes a cell and its answers; returns the cell as it will be read back.
@@ -172,10 +193,10 @@ class CellStore:
         return complete
 
     def judgement_path(self, signature: str) -> Path:
-        return self.cells / f"{signature}.judge.json"
+        return self._place(signature, "judge.json")
 
     def verdicts_path(self, signature: str) -> Path:
-        return self.cells / f"{signature}.verdicts.jsonl"
+        return self._place(signature, "verdicts.jsonl")
 
     def judgement(self, cell: Mapping[str, Any]) -> dict[str, Any] | None:
         """What a judge made of the cell's answers, None where none has; a file that cannot be used is set aside."""
@@ -183,9 +204,7 @@ class CellStore:
         if not path.exists():
             return None
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError("it is not a JSON object")
+            found = reading.read_object(path)
             _check_judgement(found, cell)
         except (ValueError, OSError) as error:
             self._set_aside((path,), str(error), "its answers are judged again")
@@ -267,12 +286,10 @@ class CellStore:
         return path
 
     def _experiment_path(self, name: str) -> Path:
-        return self.root / "experiments" / f"{name}.json"
+        return self.root / "experiments" / f"{check_name('experiment', name)}.json"
 
     def _read(self, signature: str) -> Cell:
-        cell = json.loads(self.path(signature).read_text(encoding="utf-8"))
-        if not isinstance(cell, dict):
-            raise ValueError("it is not a JSON object")
+        cell = reading.read_object(self.path(signature))
         _check(cell, signature)
         payload = self.answers_path(signature).read_bytes()
         if hashlib.sha256(payload).hexdigest() != cell["answers"]["sha256"]:
@@ -305,6 +322,7 @@ def _check(cell: Mapping[str, Any], expected: str) -> None:
         raise ValueError(f"its schema is {cell['schema']!r}, this version reads {SCHEMA}")
     if cell["signature"] != expected or signature(cell["identity"]) != expected:
         raise ValueError("its identity does not hash to its signature")
+    reading.conform(cell, CELL)
 
 
 def _check_judgement(judgement: Mapping[str, Any], cell: Mapping[str, Any]) -> None:
@@ -315,16 +333,17 @@ def _check_judgement(judgement: Mapping[str, Any], cell: Mapping[str, Any]) -> N
         raise ValueError(f"its schema is {judgement['schema']!r}, this version reads {JUDGEMENT_SCHEMA}")
     if judgement["signature"] != cell["signature"] or judgement["answers"] != cell["answers"]["sha256"]:
         raise ValueError("it is about other answers")
+    reading.conform(judgement, JUDGEMENT_SHAPE)
     if len(judgement["questions"]) != cell["answers"]["count"]:
         raise ValueError(f"it judges {len(judgement['questions'])} of {cell['answers']['count']} answers")
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
 
 
 def _parsed(line: str) -> Any:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:  # cut short by a crash; its question is asked again
+        return reading.parse_json(line)
+    except reading.BadFile:  # cut short by a crash; its question is asked again
         return None

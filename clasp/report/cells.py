@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from clasp.reading import BadFile, Shape, conform, parse_object, read_text
+from clasp.records import ANSWER, CELL, EXPERIMENT, JUDGEMENT
+from clasp.strict import shown
 
 SCHEMA = 1
 EXPERIMENT_SCHEMA = 2
@@ -131,8 +134,8 @@ def load_experiment(name: str, results: Path) -> Experiment:
     Raises:
         ReportError: the experiment has not been run, or one of its files cannot be used.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_\-]+", name):
-        raise ReportError(f"experiment name {name!r} is not usable; use letters, digits, '_' and '-' only")
+    if not re.fullmatch(r"[A-Za-z0-9_\-]{1,100}", name):
+        raise ReportError(f"experiment name {name[:100]!r} is not usable; use letters, digits, '_' and '-' only")
     path = results / "experiments" / f"{name}.json"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
@@ -147,14 +150,16 @@ def load_experiment(name: str, results: Path) -> Experiment:
             f"{REMEDY}"
         )
     try:
+        conform(record, EXPERIMENT)
         planned = tuple(
             Planned(cell["row"], cell["method"], budget_tokens(cell), cell["benchmark"], cell["signature"])
             for cell in record["cells"]
         )
         columns = tuple(_known(Column, column) for column in record["benchmarks"])
         spec = _known(Spec, record.get("report") or {})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ReportError(f"experiment file {path} cannot be used ({error!r}); {REMEDY}") from error
+    except (BadFile, KeyError, TypeError) as error:
+        reason = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ReportError(f"experiment file {path} cannot be used ({reason}); {REMEDY}") from error
     there = {cell.signature for cell in planned if (results / "cells" / f"{cell.signature}.json").is_file()}
     if not there:
         raise ReportError(
@@ -193,7 +198,8 @@ def read_cell(results: Path, signature: str) -> dict[str, Any]:
             f"results file {path} has schema {cell.get('schema')!r}, this version reads {SCHEMA}; {REMEDY}"
         )
     if cell.get("signature") != signature:
-        raise ReportError(f"results file {path} holds the signature {cell.get('signature')!r}; {REMEDY}")
+        raise ReportError(f"results file {path} holds the signature {shown(cell.get('signature'))}; {REMEDY}")
+    _conform(cell, CELL, path)
     return cell
 
 
@@ -207,7 +213,9 @@ def read_answers(results: Path, signature: str, questions: int) -> list[dict[str
         ReportError: the answers are missing, cut short, or not those of the cell.
     """
     path = results / "cells" / f"{signature}.jsonl"
-    answers = [_parse(line, path) for line in _read(path, "answers file").splitlines()]
+    answers = [_parse(line, path) for line in _read(path, "answers file").split("\n") if line]
+    for answer in answers:
+        _conform(answer, ANSWER, path)
     if len(answers) != questions:
         raise ReportError(f"answers file {path} has {len(answers)} lines, its cell has {questions}; {REMEDY}")
     return answers
@@ -232,6 +240,7 @@ def read_judgement(results: Path, cell: Mapping[str, Any]) -> dict[str, Any] | N
     if cell["score"] is not None or not path.is_file():
         return None
     judged = _parse(_read(path, "judgement"), path)
+    _conform(judged, JUDGEMENT, path)
     if judged.get("answers") != cell["answers"]["sha256"] or len(judged.get("questions", ())) != cell["questions"]:
         raise ReportError(f"judgement {path} is not about its cell's answers; remove it and run scripts/judge.py again")
     return judged
@@ -268,6 +277,8 @@ def flat(cell: dict[str, Any]) -> dict[str, Any]:
         }
     except KeyError as error:
         raise ReportError(f"results file {cell.get('signature')}.json lacks the key {error}; {REMEDY}") from error
+    except TypeError as error:
+        raise ReportError(f"results file {cell.get('signature')}.json cannot be used ({error}); {REMEDY}") from error
 
 
 def _per_token(costs: Mapping[str, Any]) -> float:
@@ -312,16 +323,20 @@ def _check_frame(experiment: Experiment) -> None:
 
 def _read(path: Path, what: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path)
+    except (OSError, BadFile) as error:
         raise ReportError(f"{what} {path} cannot be read ({error}); {REMEDY}") from error
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ReportError(f"{path} is not valid JSON ({error}); {REMEDY}") from error
-    if not isinstance(value, dict):
-        raise ReportError(f"{path} does not hold JSON objects; {REMEDY}")
-    return value
+        return parse_object(text)
+    except BadFile as error:
+        raise ReportError(f"{path} cannot be used ({error}); {REMEDY}") from error
+
+
+def _conform(value: Any, shape: Shape, path: Path) -> None:
+    try:
+        conform(value, shape)
+    except BadFile as error:
+        raise ReportError(f"{path} cannot be used ({error}); {REMEDY}") from error

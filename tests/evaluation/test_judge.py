@@ -122,7 +122,9 @@ def put(store: CellStore, benchmark: str = "mmvet", predictions: tuple[str, ...]
         for i, text in enumerate(predictions)
     ]
     own = {"backbone": "tiny", "method": "random", "budget": {"tokens": 64}, "benchmark": benchmark, "score": None}
-    values = {**dict.fromkeys(REQUIRED - {"schema", "answers"}, "x"), **own, "scores": {}}
+    counts = {"questions": len(answers), "available": len(answers), "limit": "all"}
+    values = {**dict.fromkeys(REQUIRED - {"schema", "answers"}, "x"), **own, **counts, "scores": {}}
+    values |= {"costs": {}, "provenance": {}}
     return store.put(values | {"signature": spec.signature, "identity": spec.identity()}, answers)
 
 

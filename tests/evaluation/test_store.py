@@ -30,7 +30,8 @@ ANSWERS = [{"question_id": "q0", "prediction": "ä"}, {"question_id": "q1", "pre
 
 
 def put(store: CellStore, spec: CellSpec = SPEC) -> dict[str, Any]:
-    values = dict.fromkeys(REQUIRED - {"schema", "answers"}, "x") | {"score": 0.5}
+    values = dict.fromkeys(REQUIRED - {"schema", "answers"}, "x") | {"score": 0.5, "scores": {}, "costs": {}}
+    values |= {"budget": spec.budget, "provenance": {}, "questions": 2, "available": 2, "limit": "all"}
     return store.put(values | {"signature": spec.signature, "identity": spec.identity()}, ANSWERS)
 
 
