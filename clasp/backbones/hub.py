@@ -66,5 +66,5 @@ def unavailable(name: str, revision: str | None = None) -> BackboneUnavailable:
     option = f" --revision {revision}" if revision else ""
     return BackboneUnavailable(
         f"backbone {name!r} is not on this machine{pinned} and no model hub could be asked for it; fetch it where one "
-        f"can be reached (hf download {name}{option}), name a local folder, or use backbone=tiny"
+        f"can be reached (make prefetch, or hf download {name}{option}), name a local folder, or use backbone=tiny"
     )

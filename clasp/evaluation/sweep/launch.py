@@ -23,6 +23,7 @@ from clasp.evaluation.store import CellSpec, CellStore
 from clasp.evaluation.sweep import failures, jobs, machine, packs, snapshot
 from clasp.evaluation.sweep.estimate import Estimator
 from clasp.evaluation.sweep.packs import PackFile, Wanted
+from clasp.evaluation.sweep.prefetch import check_prefetched, offline_environment
 from clasp.evaluation.sweep.submission import TYPED, Sweep, python_path, refusal, submitted
 from clasp.evaluation.sweep.waiting import wait
 from clasp.files import write_atomically
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
 Tell = Callable[["Asked", "Came"], int]
 """Prints what came of a configuration; returns its exit code."""
-
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-"""Of jobs on a cluster, whose nodes may have no network: what they need was fetched before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +75,17 @@ def launch(asked: Sequence[Asked], command: str, script: str, overrides: Sequenc
         tell: called for each configuration at the end.
 
     Raises:
-        ConfigError: see :func:`check`, or the queue refused the jobs.
+        ConfigError: see :func:`check`, what jobs need was not fetched, or the queue refused the jobs.
     """
     from clasp.evaluation.runner import record_experiment
 
     check(asked)
+    cells = missing(asked)
+    if cells and asked[0].launcher.kind == jobs.SLURM:
+        for one in asked:
+            check_prefetched(one.config, one.plan.cells[0].weights)
     for one in asked:
         record_experiment(one.plan, one.config)
-    cells = missing(asked)
     if not cells:
         print("every cell is there already; nothing was submitted")
     elif not _run(asked, cells, command, script, overrides):
@@ -211,7 +212,7 @@ def _environment(launcher: LauncherConfig, code: Path, command: str, slot: Mappi
         "OMP_NUM_THREADS": str(max(1, launcher.cpus // launcher.processes)),
         TYPED: command,
         "TQDM_MININTERVAL": "30",  # into a log
-        **(OFFLINE if launcher.kind == jobs.SLURM else {}),
+        **(offline_environment() if launcher.kind == jobs.SLURM else {}),  # its nodes may have no network
         **slot,
     }
 

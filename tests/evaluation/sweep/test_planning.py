@@ -13,9 +13,10 @@ import pytest
 from clasp.config import RunConfig
 from clasp.evaluation import cli
 from clasp.evaluation.plan import Plan, most_cells, plan
-from clasp.evaluation.sweep import failures
+from clasp.evaluation.sweep import failures, launch
 from clasp.evaluation.sweep.claims import Claims
 from clasp.evaluation.sweep.planning import told
+from clasp.strict import ConfigError
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "plan.py"
 GRID = [
@@ -75,6 +76,21 @@ def test_jobs_are_the_launchers(configured: Callable[..., RunConfig]) -> None:
 
 def test_the_most_cells_need_no_backbone(planned: tuple[Plan, RunConfig]) -> None:
     assert most_cells(planned[1]) == len(planned[0].cells)
+
+
+def test_nothing_is_submitted_that_was_not_fetched(
+    configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_fetched(config: RunConfig, weights: str) -> None:
+        raise ConfigError(f"{config.backbone.name}, {weights}: not fetched")
+
+    config = configured(*GRID, "launcher=slurm")
+    asked = launch.Asked({}, config, plan(config))
+    monkeypatch.setattr(launch.machine, "check", lambda *_: None)
+    monkeypatch.setattr(launch, "check_prefetched", not_fetched)
+    with pytest.raises(ConfigError, match=r"tiny, sha256:.*: not fetched"):
+        launch.launch([asked], "run.py", "run.py", (), lambda *_: 0)
+    assert not config.paths.results.exists()
 
 
 def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
