@@ -241,7 +241,7 @@ class LauncherConfig:
     max_requeues: int = 10
     signal_s: int = 120
     setup: tuple[str, ...] = ()
-    sbatch: Mapping[str, object] = field(default_factory=dict)
+    sbatch: Mapping[str, object] | None = None
 
 
 Figure = Literal["accuracy_vs_flops", "score_vs_budget", "heatmap"]

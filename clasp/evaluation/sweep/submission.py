@@ -83,6 +83,8 @@ def submitted(sweep: Sweep, values: Mapping[str, Any], script: str, overrides: S
     arguments = [
         *["-m", f"launcher={sweep.launcher.kind}", f"name={values['name']}"],
         *[f"++launcher.{key}={override_value(value)}" for key, value in keys.items()],
+        # a key that is null by default cannot be interpolated into what must be a mapping
+        *([f"hydra.launcher.additional_parameters={override_value(keys['sbatch'])}"] if keys.get("sbatch") else []),
         *overrides,
         f"hydra.sweep.dir={override_value(str(sweep.folder))}",
         "hydra.sweep.subdir=hydra/${hydra.job.num}",

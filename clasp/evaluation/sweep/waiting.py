@@ -11,8 +11,9 @@ from typing import Any
 from clasp.evaluation.sweep import jobs, journal
 from clasp.evaluation.sweep.submission import Sweep
 
-LOOK_S, LONGEST_LOOK_S = 1.0, 15.0
-"""Seconds between two looks, at first and in the end: a file system and a queue are shared with others."""
+LOOK_S, LONGEST_LOOK_S, GROWTH = 1.0, 15.0, 0.02
+"""Seconds between two looks, at first and in the end, for a file system and a queue are shared with others; what of the
+time since the start is added between."""
 
 
 def wait(sweep: Sweep, process: subprocess.Popen[bytes], status: str) -> bool:
@@ -26,7 +27,7 @@ def wait(sweep: Sweep, process: subprocess.Popen[bytes], status: str) -> bool:
     Returns:
         False where nothing was handed over.
     """
-    pause, told = LOOK_S, False
+    started, told = time.monotonic(), False
     with _bar(sweep) as bar:
         while True:
             ended = process.poll() is not None
@@ -42,8 +43,7 @@ def wait(sweep: Sweep, process: subprocess.Popen[bytes], status: str) -> bool:
             finished = _show(bar, sweep, left)  # after the look at the jobs: what they wrote last is seen
             if finished or not left:
                 return True
-            time.sleep(pause)
-            pause = min(1.2 * pause, LONGEST_LOOK_S)
+            time.sleep(min(LOOK_S + GROWTH * (time.monotonic() - started), LONGEST_LOOK_S))
 
 
 def _advice(sweep: Sweep, status: str) -> str:
