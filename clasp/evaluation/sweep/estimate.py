@@ -7,7 +7,6 @@ nothing was measured, assumed throughputs stand in (:class:`Throughput`), and ev
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +18,8 @@ from clasp.budget import Geometry
 from clasp.cost import prefill_flops
 from clasp.evaluation.store import CellSpec, CellStore
 from clasp.evaluation.sweep.sizes import SIZES
+from clasp.reading import conform, read_object
+from clasp.records import CELL
 
 TERA = 1e12
 Basis = Literal["measured", "scaled", "assumption"]
@@ -187,10 +188,14 @@ def _stored(results: Path) -> Iterable[_Seen]:
     store = CellStore(results)
     for signature in store.signatures():
         try:
-            text = store.path(signature).read_text(encoding="utf-8")
-            yield _seen(json.loads(text), len(text), store.answers_path(signature).stat().st_size)
+            cell = read_object(store.path(signature))
+            conform(cell, CELL)
+            sizes = store.path(signature).stat().st_size, store.answers_path(signature).stat().st_size
+            seen = _seen(cell, *sizes)
         except (OSError, ValueError, KeyError, TypeError):
             continue
+        if seen.questions and seen.tmacs:
+            yield seen
 
 
 def _seen(cell: Mapping[str, Any], cell_bytes: int, answer_bytes: int) -> _Seen:

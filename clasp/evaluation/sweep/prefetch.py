@@ -20,9 +20,17 @@ from clasp.config import RunConfig
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.evaluation.provenance import now
 from clasp.files import write_atomically
+from clasp.reading import BadFile, Shape, anything, conform, count, keyed, nothing, one_of, read_object, text
 from clasp.strict import ConfigError
 
 SCHEMA = 1
+_SHAPE: Shape = {
+    "kind": one_of("model", "data"),
+    "name": text,
+    "revision": (text, nothing),
+    "commit": (text, nothing),
+    "files": keyed({"bytes": count, "changed": anything, "sha256": text}),
+}
 
 
 @dataclass(frozen=True)
@@ -208,12 +216,13 @@ def data_path(config: RunConfig, benchmark: str) -> Path:
 def read(path: Path) -> Manifest | None:
     """A manifest, None where there is none that this version can read: what it lists counts as not fetched."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values.pop("schema") != SCHEMA or values.pop("at") is None:
+        values = read_object(path)
+        conform(values, _SHAPE)
+        files = {name: Kept(kept["bytes"], kept["changed"], kept["sha256"]) for name, kept in values["files"].items()}
+        if values["schema"] != SCHEMA or any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
             return None
-        files = {str(name): Kept(**kept) for name, kept in values.pop("files").items()}
-        return Manifest(files=files, **values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Manifest(values["kind"], values["name"], files, values["revision"], values["commit"])
+    except (OSError, BadFile, KeyError):
         return None
 
 

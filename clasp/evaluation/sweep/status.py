@@ -6,7 +6,6 @@ and the newest cells, whose pace says how long the rest will take.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from clasp.evaluation.sweep.claims import Claim
 from clasp.evaluation.sweep.estimate import clock
 from clasp.evaluation.sweep.failures import Failure
 from clasp.evaluation.sweep.text import bar, counted, duration
+from clasp.reading import read_object
 
 RECENT = 20
 """Newest cells that the time left is estimated from."""
@@ -80,7 +80,7 @@ class Progress:
     @property
     def seconds_left(self) -> float | None:
         """At the pace of the newest cells, by as many processes as are at work; None where that cannot be told."""
-        if not self.running or self.pace is None:
+        if not self.running or not self.pace:
             return None
         return (1.0 - self.share) * self.weight(self.cells) / (self.pace * len(self.running))
 
@@ -121,11 +121,11 @@ def _experiments(results: Path, wanted: str | None) -> list[tuple[str, dict[str,
 
 def _cells(path: Path) -> dict[str, str]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_object(path)
         if record["schema"] != EXPERIMENT_SCHEMA:
             raise ValueError(f"its schema is {record['schema']!r}, this version reads {EXPERIMENT_SCHEMA}")
         return {str(cell["signature"]): str(cell["benchmark"]) for cell in record["cells"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StatusError(f"{path} cannot be read ({error!r}); run the experiment again, which writes it") from error
 
 
@@ -187,9 +187,9 @@ def _measured(
 def _opened(path: Path) -> tuple[int, float | None] | None:
     """Questions of a stored cell and its seconds; None where it cannot be read: the next run sets such a one aside."""
     try:
-        cell = json.loads(path.read_text(encoding="utf-8"))
+        cell = read_object(path)
         return int(cell["questions"]), clock(cell)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

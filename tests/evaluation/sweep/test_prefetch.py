@@ -172,6 +172,17 @@ def test_a_missing_or_altered_file_is_one_sentence(kind: str, pattern: str, conf
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "change", [("mine", "/etc"), ("mine", "../../mine"), ('"bytes": ', '"bytes": -'), ("{", "[" * 99)]
+)
+def test_a_manifest_that_is_none_counts_as_not_fetched(change: tuple[str, str], config: RunConfig) -> None:
+    path = prefetch.model_path(config)
+    text = path.read_text().replace("models--tests--tiny-llava", "mine")
+    assert prefetch.read(path) is not None
+    path.write_text(text.replace(*change))
+    assert prefetch.read(path) is None
+
+
 def test_what_was_not_fetched_is_one_sentence(config: RunConfig) -> None:
     other = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, names=("gqa",)))
     with pytest.raises(ConfigError, match="the data set of benchmark gqa has not been fetched"):
