@@ -79,7 +79,7 @@ def _configure(folder: Path) -> dict[str, str]:
         "SlurmUser": "root",
         "SlurmdUser": "root",
         "AuthType": "auth/munge",
-        "AuthInfo": f"socket={folder / 'munge.socket'}",
+        "AuthInfo": f"socket={folder / 'munge.socket'},cred_expire=5",  # so long waits a job that is queued again
         "CredType": "cred/munge",
         "StateSaveLocation": folder / "state",
         "SlurmdSpoolDir": folder / "spool",
@@ -97,13 +97,12 @@ def _configure(folder: Path) -> dict[str, str]:
         "MinJobAge": 10,
         "SchedulerType": "sched/builtin",
         "SchedulerParameters": "batch_sched_delay=0,sched_min_interval=100000,sched_interval=1",
-        "RequeueExit": "",
         "AccountingStorageType": "accounting_storage/none",
         "JobAcctGatherType": "jobacct_gather/none",
         "NodeName": f"{_node()} NodeAddr=127.0.0.1 CPUs={CPUS} RealMemory=64000 State=UNKNOWN",
         "PartitionName": f"debug Nodes={_node()} Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:8",
     }
-    text = "".join(f"{key}={value}\n" for key, value in settings.items() if value != "")
+    text = "".join(f"{key}={value}\n" for key, value in settings.items())
     (folder / "slurm.conf").write_text(text)
     return {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path()}
 

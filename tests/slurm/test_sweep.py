@@ -1,0 +1,128 @@
+"""A sweep through a real SLURM and the command line: one of its jobs is killed, and its code changes meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import signal
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from clasp.evaluation import cli
+from clasp.evaluation.sweep import snapshot, waiting
+
+pytestmark = pytest.mark.xdist_group("slurm")  # one cluster, and jobs that take the whole machine
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "run.py"
+SWEPT = [
+    "-m",
+    "method=random,fastv",
+    "tokens=64,128",
+    "benchmarks.names=[world_ocr,world_scene,world_counting]",
+    "limit=4",
+]
+QUEUE = [
+    "launcher=slurm",
+    "launcher.cells_per_job=4",
+    "launcher.cpus=1",
+    "launcher.gpus=null",
+    "launcher.memory_gb=null",
+]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the project as the checkout that is submitted, at a commit of its own."""
+    copy = tmp_path / "checkout"
+    for name in ("clasp", "configs", "scripts"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / snapshot.SNAPSHOT).write_text(json.dumps({"commit": "submitted", "dirty": False}))
+    return copy
+
+
+class Disturbance(threading.Thread):
+    """Once a cell has its first answers, its process is killed, and the checkout is gone."""
+
+    def __init__(self, results: Path, checkout: Path) -> None:
+        super().__init__()
+        self._running, self._checkout = results / "running", checkout
+        self.killed: int | None = None
+
+    def run(self) -> None:
+        for _ in range(3000):
+            for journal in self._running.glob("*.answers.jsonl"):
+                for claim in self._running.glob(f"{journal.name.partition('.')[0]}.*.claim"):
+                    self._disturb(int(json.loads(claim.read_text())["pid"]))
+                    return
+            time.sleep(0.05)
+
+    def _disturb(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        self.killed = pid
+        shutil.rmtree(self._checkout / "clasp")
+
+
+def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
+    """The script in this process, as a user calls it in ``folder``; returns its exit code."""
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+    monkeypatch.setattr(cli, "_statuses", [])
+    with pytest.raises(SystemExit) as exited:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return int(exited.value.code or 0)
+
+
+def contents(results: Path) -> dict[str, tuple[dict[str, object], str]]:
+    """Cells and answers by signature, without what tells when, where and by whom they were computed."""
+    found = {}
+    for path in sorted((results / "cells").glob("*.json")):
+        cell = json.loads(path.read_text())
+        for name in ("costs", "provenance"):
+            del cell[name]
+        found[path.stem] = (cell, path.with_suffix(".jsonl").read_text())
+    return found
+
+
+def test_a_killed_job_costs_its_own_cells_alone_and_the_same_command_finishes(
+    slurm: dict[str, str],
+    checkout: Path,
+    tmp_path: Path,
+    data_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(name, slurm[name])
+    monkeypatch.setattr(waiting, "LOOK_S", 0.3)
+    common = [*SWEPT, "wandb.enabled=false", "device=cpu", f"paths.data={data_root}"]
+    results = tmp_path / "swept" / "results"
+    with monkeypatch.context() as submitting:
+        submitting.setattr(snapshot, "take", partial(snapshot.take, root=checkout))
+        disturbance = Disturbance(results, checkout)
+        disturbance.start()
+        first = call(submitting, tmp_path / "swept", *common, *QUEUE)
+    disturbance.join()
+    shown = capsys.readouterr()
+    assert disturbance.killed is not None
+    assert first == cli.FAILED, shown.out + shown.err
+    assert "12 cells to compute in 3 jobs" in shown.out
+    assert "its job ended before; run the same command again" in shown.err
+    there = contents(results)
+    assert 8 <= len(there) < 12, "the other jobs finished theirs"
+    commits = {json.loads(path.read_text())["provenance"]["commit"] for path in (results / "cells").glob("*.json")}
+    assert commits == {"submitted"}, "jobs run what was submitted, though it has changed since"
+
+    assert call(monkeypatch, tmp_path / "swept", *common, *QUEUE) == 0, capsys.readouterr().err
+    assert f"{12 - len(there)} cells to compute in 1 jobs" in capsys.readouterr().out
+    assert not list((results / "running").glob("*.claim"))
+    assert call(monkeypatch, tmp_path / "undisturbed", *common) == 0
+    assert contents(results) == contents(tmp_path / "undisturbed" / "results")
