@@ -31,10 +31,11 @@ class StatusError(ValueError):
 
 @dataclass(frozen=True)
 class Running:
-    """A claimed cell and how many of its questions have answers."""
+    """A claimed cell and how many of its questions have answers; of long journals that is estimated."""
 
     claim: Claim
     answered: int
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def progress(results: Path, experiment: str | None = None) -> list[Progress]:
     """
     present = _present(CellStore(results).cells)
     claimed = {
-        signature: Running(claim, journal.count(results, signature))
+        signature: Running(claim, *journal.about(results, signature))
         for signature, claim in claims.all_current(results).items()
         if signature not in present
     }
@@ -240,10 +241,9 @@ def _running(one: Running) -> str:
     if claim.owner is not None:
         job = f", SLURM job {claim.owner.slurm_job}" if claim.owner.slurm_job else ""
         who = f"{claim.owner.host}, process {claim.owner.pid}{job}"
-    return (
-        f"{claim.label}: {one.answered:,}{total} questions, begun {_ago(claim.since)} by {who}, "
-        f"sign of life {duration(claim.age_s)} ago"
-    )
+    answered = f"{'' if one.exact else 'about '}{one.answered:,}{total} questions"
+    life = f"sign of life {duration(claim.age_s)} ago"
+    return f"{claim.label}: {answered}, begun {_ago(claim.since)} by {who}, {life}"
 
 
 def _ago(since: str) -> str:

@@ -110,6 +110,17 @@ def test_a_process_here_is_at_work_as_long_as_it_lives(tmp_path: Path) -> None:
     assert progress(tmp_path)[0].missing == (RUNNING,)
 
 
+def test_long_journals_are_told_from_their_size(root: Path) -> None:
+    claim(root, MISSING)
+    journal = Journal(root, MISSING)
+    for number in range(90):
+        journal.add({f"question {number:03}": {"text": "x" * 1_500}})
+    running = {one.claim.signature: one for one in progress(root)[0].running}
+    assert (running[RUNNING].answered, running[RUNNING].exact) == (25, True)
+    assert (running[MISSING].answered, running[MISSING].exact) == (90, False)
+    assert "tiny, cell 3: about 90 of 100 questions" in told(progress(root), root)
+
+
 def test_cells_that_went_on_do_not_tell_the_pace(root: Path) -> None:
     finish(root, MISSING, seconds=1, resumed=True)
     assert progress(root)[0].pace == pytest.approx(2)
