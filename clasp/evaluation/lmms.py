@@ -38,8 +38,18 @@ def _task(benchmark: Benchmark, config: RunConfig) -> Any:
     return {"task": benchmark.task, "dataset_kwargs": place}
 
 
+def load(benchmark: Benchmark, config: RunConfig) -> None:
+    """Reads a benchmark's questions, so that what is wrong with them shows before any is asked."""
+    from lmms_eval.tasks import get_task_dict
+
+    get_task_dict([_task(benchmark, config)], _task_manager(benchmark.source == "hub"))
+
+
 def evaluate(lm: Any, benchmark: Benchmark, spec: CellSpec, config: RunConfig) -> dict[str, Any]:
-    """One benchmark through lmms-eval's ``simple_evaluate``, in this process."""
+    """One benchmark through lmms-eval's ``simple_evaluate``, in this process.
+
+    Of several processes that share the questions, the first gets the results, and the others nothing.
+    """
     from lmms_eval.evaluator import simple_evaluate
 
     with _quiet():
@@ -53,8 +63,7 @@ def evaluate(lm: Any, benchmark: Benchmark, spec: CellSpec, config: RunConfig) -
             log_samples=True,
             process_docs_parallel=1,
         )
-    assert results is not None
-    return results
+    return results or {}
 
 
 def answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) -> list[dict[str, Any]]:

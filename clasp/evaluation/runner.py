@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from clasp.backbones import Trust
 from clasp.config import RunConfig
 from clasp.evaluation import lmms
+from clasp.evaluation.benchmarks import Benchmark
 from clasp.evaluation.judging.chat import Endpoint, endpoint
 from clasp.evaluation.judging.judge import completed
 from clasp.evaluation.plan import Group, Plan
@@ -24,16 +25,20 @@ from clasp.evaluation.store import Cell, CellSpec, CellStore
 from clasp.evaluation.sweep import failures
 from clasp.evaluation.sweep.claims import ClaimLost, Claims, Held, current
 from clasp.evaluation.sweep.journal import Journal, tidy
+from clasp.evaluation.sweep.parallel import Alone, Team
 from clasp.files import is_full, remove_abandoned
 from clasp.router import forget as forget_routes
 
 if TYPE_CHECKING:
+    from clasp.evaluation.model import ClaspModel
     from clasp.evaluation.sweep.resuming import ResumingAnswerer
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 2.0
 """Seconds between two looks at cells that other processes compute."""
+
+ALONE = Alone()
 
 Finished = Callable[[list[Cell]], object]
 """What is told of all cells of a method at a budget, once they exist."""
@@ -56,7 +61,11 @@ def record_experiment(plan: Plan, config: RunConfig) -> Path:
 
 
 def run_cells(
-    plan: Plan, config: RunConfig, finished: Finished = lambda cells: None, only: Collection[str] | None = None
+    plan: Plan,
+    config: RunConfig,
+    finished: Finished = lambda cells: None,
+    only: Collection[str] | None = None,
+    team: Alone = ALONE,
 ) -> Outcome:
     """Computes what is missing. A failed cell is reported and the others still run.
 
@@ -67,6 +76,7 @@ def run_cells(
         finished: told of each group of which a cell was computed.
         only: signatures of the cells that are this process's, in their order; None: all, in plan order. With it, the
             experiment is not recorded, which is for the process that handed the cells out.
+        team: the processes that share each cell's questions; this is the first of them, the others :func:`follow`.
 
     Raises:
         BackboneUnavailable: the model's files cannot be had.
@@ -83,7 +93,7 @@ def run_cells(
     wanted = [(group, spec) for group, spec in _ordered(plan, only) if present[spec.signature] is None]
     if not wanted:
         return _outcome(plan, present, 0, {})
-    session = _Session(plan, config, store, judge)
+    session = _Session(plan, config, store, judge, team)
     failed: dict[str, str] = {}
     with Claims(config.paths.results) as claims, session, _progress(session.questions(wanted)) as bar:
         for group, done in session.computed(claims, wanted, bar, failed):
@@ -94,6 +104,17 @@ def run_cells(
         if present[spec.signature] is None and (cell := store.get(spec.signature)):
             present[spec.signature] = store.completed(cell)
     return _outcome(plan, present, session.count, failed)
+
+
+def follow(plan: Plan, config: RunConfig, team: Team) -> None:
+    """Answers a share of the questions of each cell that the first process of ``team`` runs, until that one ends."""
+    cells = {spec.signature: (group, spec) for group in plan.groups for spec in group.specs}
+    with _Session(plan, config, CellStore(config.paths.results), None, team) as session:
+        for signature in team.signatures():
+            try:
+                session.answered(*cells[signature], Journal(config.paths.results, signature, team.rank))
+            except Exception:  # the first process was told, and writes down that the cell failed
+                log.exception("cell failed in process %d: %s", team.rank, signature)
 
 
 def _outcome(plan: Plan, present: dict[str, Cell | None], computed: int, failed: dict[str, str]) -> Outcome:
@@ -110,7 +131,10 @@ def _ordered(plan: Plan, only: Collection[str] | None) -> list[tuple[Group, Cell
 class _Session:
     """One loaded model and one task index for all cells of a run; the model loads with the first cell that needs it."""
 
-    def __init__(self, plan: Plan, config: RunConfig, store: CellStore, judge: Endpoint | None) -> None:
+    def __init__(
+        self, plan: Plan, config: RunConfig, store: CellStore, judge: Endpoint | None, team: Alone = ALONE
+    ) -> None:
+        self._team = team
         self._plan, self._config, self._store, self._judge = plan, config, store, judge
         self._benchmarks = {benchmark.name: benchmark for benchmark in plan.benchmarks}
         self._replay: Replay | None = None
@@ -212,18 +236,35 @@ class _Session:
             self._answerer = (group, answerer)
         return self._answerer[1]
 
+    def answered(
+        self,
+        group: Group,
+        spec: CellSpec,
+        journal: Journal,
+        between: Callable[[], object] = lambda: None,
+        advance: Callable[[int], object] = lambda count: None,
+    ) -> tuple[ClaspModel, ResumingAnswerer, dict[str, Any]]:
+        """The model with its answers, what answered, and lmms-eval's results; of a shared cell this process's share."""
+        benchmark = self._benchmarks[spec.benchmark]
+        forget_routes()  # each cell pays for its own routing, so that times do not depend on what ran before
+        self._team.begin(spec.signature, lambda: self._ready(group, benchmark))
+        answerer = self._answering(group)
+        answerer.begin(journal, between)
+        lm = self._team.model(answerer, advance)
+        return lm, answerer, lmms.evaluate(lm, benchmark, spec, self._config)
+
+    def _ready(self, group: Group, benchmark: Benchmark) -> None:
+        """Loads what a cell needs."""
+        self._answering(group)
+        lmms.load(benchmark, self._config)
+
     def _run_cell(
         self, group: Group, spec: CellSpec, journal: Journal, held: Held, advance: Callable[[int], object]
     ) -> Cell:
         from clasp.evaluation.costs import costs, device_name
-        from clasp.evaluation.model import ClaspModel
 
         started, benchmark = now(), self._benchmarks[spec.benchmark]
-        forget_routes()  # each cell pays for its own routing, so that times do not depend on what ran before
-        answerer = self._answering(group)
-        answerer.begin(journal, held.check)
-        lm = ClaspModel.over(answerer, advance)
-        results = lmms.evaluate(lm, benchmark, spec, self._config)
+        lm, answerer, results = self.answered(group, spec, journal, held.check, advance)
         values = {name.partition(",")[0]: value for name, value in results["results"][benchmark.task].items()}
         scores = {} if benchmark.pending else {name: float(values[name]) for name in benchmark.metrics}
         rows = lmms.answer_rows(results["samples"][benchmark.task], lm, benchmark)

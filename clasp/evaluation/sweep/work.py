@@ -13,12 +13,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clasp.config import load_config
+from clasp.config import RunConfig, load_config
 from clasp.evaluation.sweep import packs
 from clasp.evaluation.sweep.packs import PackFile
+from clasp.evaluation.sweep.parallel import Alone, Team, processes
 
 if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan
@@ -45,7 +47,8 @@ def run(sweep: Path, number: int) -> int:
 
 
 def _in_process(path: Path, pack: PackFile) -> int:
-    command = [sys.executable, "-m", "clasp.evaluation.sweep.work", str(path)]
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={pack.processes}"]
+    command = [sys.executable, *(several if pack.processes > 1 else []), "-m", "clasp.evaluation.sweep.work", str(path)]
     process = subprocess.Popen(command, cwd=pack.folder, env={**os.environ, **pack.environment})
     earlier = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
     try:
@@ -79,12 +82,25 @@ def main(arguments: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    from clasp.evaluation.runner import run_cells
+    return _computed(plan, configs[0], pack.cells)
 
-    outcome = run_cells(plan, configs[0], only=pack.cells)
+
+def _computed(plan: Plan, config: RunConfig, cells: Sequence[str]) -> int:
+    """Computes cells, alone or as one of several processes; returns the exit code."""
+    from clasp.evaluation.runner import ALONE, follow, run_cells
+
+    with ExitStack() as stack:
+        team: Alone = ALONE
+        if processes() > 1:
+            team = several = stack.enter_context(Team(config.device))
+            config = dataclasses.replace(config, device=several.device)
+            if several.rank:
+                follow(plan, config, several)
+                return 0
+        outcome = run_cells(plan, config, only=cells, team=team)
     there = {cell["signature"] for cell in outcome.cells}
     print(f"{outcome.computed} cells computed, {len(outcome.failed)} failed", flush=True)
-    return 0 if there.issuperset(pack.cells) else 1
+    return 0 if there.issuperset(cells) else 1
 
 
 def merged(plans: Sequence[Plan]) -> Plan:
