@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,24 @@ def test_every_experiment_has_a_make_target_of_its_name(name: str) -> None:
     target = OTHERWISE.get(name, name.replace("_", "-"))
     assert re.search(rf"^{target}: .*## ", MAKEFILE, re.MULTILINE), "make help does not show it"
     assert (name in CALLS) == (name not in OTHERWISE)
+
+
+@pytest.mark.parametrize("step", ["plan", "prefetch"])
+@pytest.mark.parametrize("name", ["tiny_main", "table_video"])
+def test_plan_and_prefetch_are_asked_for_what_the_target_runs(name: str, step: str) -> None:
+    def commands(*words: str) -> list[str]:
+        shown = subprocess.run(
+            ["make", "-n", "-s", *words, "BACKBONE=video_llava_7b", "LIMIT=5", "LAUNCHER=slurm"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        lines = shown.stdout.replace("\\\n", "").splitlines()
+        return [" ".join(line.split()) for line in lines if "scripts/" in line]
+
+    target = OTHERWISE.get(name, name.replace("_", "-"))
+    run, report = commands(target)
+    assert "limit=5 launcher=slurm" in run
+    assert "report.py" in report
+    assert commands(step, f"EXPERIMENT={name}") == [run.replace("run.py", f"{step}.py")]
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "llava_1_5_7b", "own"])

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clasp.backbones.hub import BackboneUnavailable, unavailable
+from clasp.backbones.hub import BackboneUnavailable
 from clasp.config import RunConfig
 from clasp.evaluation.benchmarks import get_benchmark
 from clasp.evaluation.sweep import prefetch
@@ -70,7 +70,10 @@ def _held(config: RunConfig, manifest: Manifest | None) -> Manifest:
         BackboneUnavailable: it was not, or is no longer.
     """
     if manifest is None or manifest.name != config.backbone.source:
-        raise unavailable(config.backbone.source)
+        raise BackboneUnavailable(
+            f"the hub cannot be reached from here, and {config.backbone.source!r} was not fetched before; run this on "
+            "a machine that reaches it, or name a mirror in HF_ENDPOINT"
+        )
     prefetch.commit(config)
     if faults := manifest.faults(thorough=True):
         path, fault = next(iter(faults.items()))

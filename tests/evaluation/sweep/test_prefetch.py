@@ -15,6 +15,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from clasp.backbones.hub import BackboneUnavailable
 from clasp.config import RunConfig, load_config
 from clasp.evaluation.sweep import fetching, prefetch
 from clasp.evaluation.sweep.prefetch import Kept, Manifest, check_prefetched
@@ -216,6 +217,20 @@ def test_what_needs_no_hub_needs_no_prefetch(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("clasp.router.make_router", lambda name: KeywordRouter())
     fetching.fetch(config, told.append)
     assert told == ["backbone tiny: on this machine", "router: its sentence encoder is here"]
+
+
+def test_without_a_hub_what_was_fetched_is_checked(config: RunConfig) -> None:
+    """The tests' own process is offline."""
+    config = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, names=("world_ocr",)))
+    told: list[str] = []
+    fetching.fetch(config, told.append)
+    assert told[0].startswith("backbone mine: the hub cannot be reached; 7 files, 8.1 MiB here, unaltered")
+    files("model", "models--*/snapshots/*/config.json").unlink()
+    with pytest.raises(BackboneUnavailable, match=r"config\.json is missing, and the hub cannot be reached"):
+        fetching.fetch(config, told.append)
+    prefetch.model_path(config).unlink()
+    with pytest.raises(BackboneUnavailable, match=f"'{SOURCE}' was not fetched before; run this on"):
+        fetching.fetch(config, told.append)
 
 
 def test_changes_since_the_last_time_are_told() -> None:
