@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,19 +26,30 @@ class BadFile(ValueError):
     """A file, or a value in it, that cannot be used; the message is a clause that says why."""
 
 
+def read_bytes(path: Path) -> bytes:
+    """A file whole.
+
+    Raises:
+        BadFile: it is no ordinary file, or too large.
+        OSError: it is not there or cannot be opened.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe would keep us waiting
+        raise BadFile("it is no ordinary file")
+    if found.st_size > LARGEST_MIB * 2**20:
+        raise BadFile(f"it has {found.st_size / 2**20:.0f} MiB, more than the {LARGEST_MIB} that are read")
+    return path.read_bytes()
+
+
 def read_text(path: Path) -> str:
     """A file's UTF-8 text.
 
     Raises:
-        BadFile: it is no ordinary file, too large, or not UTF-8.
+        BadFile: as :func:`read_bytes`, or it is not UTF-8.
         OSError: it is not there or cannot be opened.
     """
-    if path.exists() and not path.is_file():
-        raise BadFile("it is no ordinary file")
-    if (size := path.stat().st_size) > LARGEST_MIB * 2**20:
-        raise BadFile(f"it has {size / 2**20:.0f} MiB, more than the {LARGEST_MIB} that are read")
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadFile(f"it is not UTF-8 ({error})") from error
 

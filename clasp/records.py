@@ -21,6 +21,12 @@ from clasp.reading import (
     text,
 )
 
+
+def side(value: object) -> bool:
+    """a whole number from 1 to 1000"""
+    return positive(value) and isinstance(value, int) and value <= 1000
+
+
 TABLES = ("accuracy", "efficiency", "categories")
 FIGURES = ("accuracy_vs_flops", "score_vs_budget", "heatmap")
 
@@ -45,6 +51,10 @@ PROVENANCE: Shape = {
     "command": text,
     "assumptions": ([text], nothing),
     "versions": keyed(label),
+    "started": label,
+    "finished": label,
+    "events": ([{"event": label}], nothing),
+    "allowed": ([label], nothing),
 }
 
 CELL: Shape = {
@@ -101,4 +111,46 @@ EXPERIMENT: Shape = {
         },
         nothing,
     ),
+}
+
+CLAIM: Shape = {
+    "host": label,
+    "machine": label,
+    "pid": count,
+    "started": count,
+    "slurm_job": _LABEL,
+    "label": label,
+    "questions": (count, nothing),
+    "since": label,
+}
+
+ROUTERS: Shape = {
+    "categories": [label],
+    "sets": keyed(
+        {
+            "hash": label,
+            "prompts": positive,
+            "routers": keyed({"confusion": [[count]], "ms_per_prompt": amount}),
+        }
+    ),
+    "batch": count,
+    "device": keyed(anything),
+    "provenance": keyed(anything),
+}
+
+RETENTION: Shape = {
+    "name": label,
+    "backbone": label,
+    "side": side,
+    "questions": [{"question": text, "answer": text, "category": _LABEL, "picture": text}],
+    "maps": [
+        {
+            "question": count,
+            "row": label,
+            "tokens": count,
+            "prediction": text,
+            "right": flag,
+            "stages": [{"layer": count, "kept": [count], "pivots": ([count], nothing)}],
+        }
+    ],
 }

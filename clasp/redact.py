@@ -40,22 +40,12 @@ def redact(text: str) -> str:
     (``HF_TOKEN``, ``WANDB_API_KEY``, ``OPENAI_API_KEY``, ...), of at least :data:`SHORTEST` characters, and what looks
     like one (:data:`_FORMATS`).
     """
-    for secret in _secrets():
-        text = text.replace(secret, HIDDEN)
-    text = _FORMATS.sub(HIDDEN, text)
-    pattern = _home_pattern(tuple(_homes()))
-    return pattern.sub(HOME, text) if pattern is not None else text
+    return _clean(text, _rules(frozenset(os.environ.items())))
 
 
 def redacted(values: Any) -> Any:
     """Nested plain values with every text in them redacted, keys included; a path becomes a text."""
-    if isinstance(values, str | PurePath):
-        return redact(str(values))
-    if isinstance(values, Mapping):
-        return {redacted(key): redacted(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return type(values)(redacted(value) for value in values)
-    return values
+    return _nested(values, _rules(frozenset(os.environ.items())))
 
 
 class RedactingFormatter(logging.Formatter):
@@ -76,23 +66,50 @@ def redact_logs() -> None:
             handler.setFormatter(RedactingFormatter(handler.formatter))
 
 
-def _secrets() -> list[str]:
-    """Longest first, so that one that holds another is taken out whole."""
-    named = (value.strip() for name, value in os.environ.items() if _SECRET.search(name) and not _PLACE.search(name))
-    return sorted({value for value in named if len(value) >= SHORTEST and value.lower() not in _TRIVIAL}, key=len)[::-1]
+Rules = tuple[list[str], re.Pattern[str] | None]
+"""Secrets to hide, and what finds the home folder."""
 
 
-def _homes() -> list[str]:
-    """The home folder as the environment and as the user database name it, and what each really is."""
-    named = [os.environ.get("HOME", "")]
-    with contextlib.suppress(KeyError):  # a user without an entry, as in containers
-        named.append(pwd.getpwuid(os.getuid()).pw_dir)
-    absolute = [name for name in named if name.startswith("/")]
-    folders = {folder.rstrip("/") for name in absolute for folder in (name, os.path.realpath(name))}
-    return sorted(folders - {""}, key=len, reverse=True)
+def _clean(text: str, rules: Rules) -> str:
+    secrets, homes = rules
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    text = _FORMATS.sub(HIDDEN, text)
+    return homes.sub(HOME, text) if homes is not None else text
+
+
+def _nested(values: Any, rules: Rules) -> Any:
+    if isinstance(values, str | PurePath):
+        return _clean(str(values), rules)
+    if isinstance(values, Mapping):
+        return {_nested(key, rules): _nested(value, rules) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return type(values)(_nested(value, rules) for value in values)
+    return values
 
 
 @lru_cache(maxsize=4)
-def _home_pattern(homes: tuple[str, ...]) -> re.Pattern[str] | None:
-    """The folders, but not others whose names begin alike."""
-    return re.compile(f"(?:{'|'.join(map(re.escape, homes))})(?![\\w-])") if homes else None
+def _rules(environment: frozenset[tuple[str, str]]) -> Rules:
+    """Of an environment; it is looked at for each call, for programs change theirs."""
+    variables = dict(environment)
+    return _secrets(variables), _homes(variables.get("HOME", ""))
+
+
+def _secrets(variables: Mapping[str, str]) -> list[str]:
+    """Longest first, so that one that holds another is taken out whole."""
+    named = (value.strip() for name, value in variables.items() if _SECRET.search(name) and not _PLACE.search(name))
+    return sorted({value for value in named if len(value) >= SHORTEST and value.lower() not in _TRIVIAL}, key=len)[::-1]
+
+
+def _homes(home: str) -> re.Pattern[str] | None:
+    """The home folder as the environment and as the user database name it, and what each really is.
+
+    Others whose names begin alike are not meant.
+    """
+    named = [home]
+    with contextlib.suppress(KeyError):  # a user without an entry, as in containers
+        named.append(pwd.getpwuid(os.getuid()).pw_dir)
+    absolute = [name for name in named if name.startswith("/")]
+    folders = {folder.rstrip("/") for name in absolute for folder in (name, os.path.realpath(name))} - {""}
+    longest_first = sorted(folders, key=len, reverse=True)
+    return re.compile(f"(?:{'|'.join(map(re.escape, longest_first))})(?![\\w-])") if folders else None

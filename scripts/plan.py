@@ -11,9 +11,10 @@ import hydra
 from omegaconf import DictConfig
 
 from clasp.evaluation import cli
+from clasp.evaluation.hydra_files import TARGETS
 
 
-@hydra.main(config_path="../configs", config_name="config")
+@hydra.main(config_path="../configs", config_name="config", execution_whitelist=TARGETS)
 def plan(config: DictConfig) -> None:
     cli.plan_job(config)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -44,9 +45,16 @@ def hub_file(name: str, file: str, commit: str) -> Path:
 def _look_up(name: str, revision: str | None) -> tuple[str, frozenset[str]]:
     """Commit and file names, from one request."""
     from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-    if name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise unavailable(name)  # a folder that is not there, not a repository
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise unavailable(name) from error  # a folder that is not there, not a repository
+    if revision is not None and (".." in revision or not re.fullmatch(r"[\w./-]{1,100}", revision)):
+        raise BackboneUnavailable(
+            f"backbone.revision={revision[:100]!r} is no commit, branch or tag; give one, or null"
+        )
     try:
         info = HfApi().model_info(name, revision=revision, timeout=20)
     except Exception as error:  # whatever the transport raises, what matters is whether a cached copy is here

@@ -18,10 +18,17 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from clasp.backbones import BackboneRefused, BackboneUnavailable
 from clasp.config import OWN_DATA, LauncherConfig, RunConfig, known_keys, load_config
+from clasp.evaluation import hydra_files as hydra_files  # its resolver, which configs/config.yaml uses
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.evaluation.custom import BadRows
 from clasp.evaluation.provenance import command
@@ -29,17 +36,22 @@ from clasp.evaluation.sweep import work
 from clasp.evaluation.sweep.launch import Asked, Came, launch
 from clasp.evaluation.sweep.submission import composing
 from clasp.files import is_full
-from clasp.redact import redact_logs
-from clasp.strict import ConfigError, unknown_key
+from clasp.redact import redact, redact_logs
+from clasp.strict import ConfigError, shown, unknown_key
 
 if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan
 
 BAD_INPUT, FAILED = 2, 1
+_INTERPOLATED = "ConfigError raised while resolving interpolation: "
+LONGEST_SENTENCE = 2000
+"""Characters of the longest error that is told; Hydra repeats its input."""
 POLICIES = Path(__file__).resolve().parents[2] / "configs" / "policy"
 """Where calibrated tables go."""
 
 _statuses: list[int] = []
+_begun: list[bool] = []
+"""Filled once a job runs: until then Hydra composes, and whatever goes wrong is the input's fault."""
 _asked: list[tuple[Asked, Callable[..., object]]] = []
 """What is for a launcher, with what is told of finished groups."""
 
@@ -68,10 +80,11 @@ def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_,
 
     with _remembered():
         values = _values(composed)
-        against, file = values.pop("against"), values.pop("policy_file")
+        against, file = calibrating.names(values.pop("against")), values.pop("policy_file")
         config = _here(
             values, "run its cells first, with scripts/run.py experiment=calibration, and leave out launcher"
         )
+        path = calibrating.policy_path(file, config, POLICIES)
         calibrating.settings(config)
         planned = make_plan(config)
         data = calibrating.check_disjoint(config, planned, against)
@@ -81,7 +94,6 @@ def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_,
         if status:
             return
         chosen = calibrating.choose(config, planned)
-        path = Path(file) if file else POLICIES / f"{config.backbone.name}.yaml"
         print(calibrating.table(chosen))
         print(f"wrote {calibrating.write_policy(path, config, planned, chosen, data)}")
 
@@ -146,7 +158,10 @@ def _here(values: dict[str, Any], remedy: str) -> RunConfig:
 
 def _values(composed: Any) -> dict[str, Any]:
     """The composed configuration as plain values."""
-    values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    try:
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except RecursionError as error:
+        raise ConfigError("the configuration is nested too deeply, or refers to itself; write it flatter") from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -154,6 +169,7 @@ def _values(composed: Any) -> dict[str, Any]:
 @contextmanager
 def _remembered() -> Iterator[None]:
     """Bad input inside is printed as one sentence and remembered for the exit code."""
+    _begun.append(True)
     try:
         yield
     except (ConfigError, BackboneUnavailable, OmegaConfBaseException) as error:
@@ -168,6 +184,7 @@ def _remembered() -> Iterator[None]:
 def main(hydra_main: Callable[[], object]) -> int:
     """Runs a Hydra entry point whose jobs call :func:`job`; returns the process's exit code."""
     wanted = os.environ.get("HYDRA_FULL_ERROR")
+    _begun.clear()
     terminated = signal.signal(signal.SIGTERM, _stop)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its exceptions instead of printing them
     try:
@@ -175,10 +192,10 @@ def main(hydra_main: Callable[[], object]) -> int:
             hydra_main()
         if _asked:
             _launch(overrides)
-    except HydraException as error:
-        if wanted == "1":
+    except Exception as error:
+        if wanted == "1" or (_begun and not isinstance(error, HydraException)):
             raise
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print(f"error: {redact(explain(error))}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -220,20 +237,28 @@ def explain(error: BaseException) -> str:
     Of a file of one's own every bad line is told, each on a line.
     """
     cause = error.__cause__
+    if isinstance(error, RecursionError | MemoryError):
+        return "the command line or a configuration file is nested too deeply or too large; write it shorter"
+    if isinstance(error, InterpolationResolutionError) and str(error).startswith(_INTERPOLATED):
+        return str(error).removeprefix(_INTERPOLATED).split("\n")[0]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return f"unknown {group} {choice!r}: use one of {', '.join(sorted(error.options))}"
     if isinstance(error, MissingMandatoryValue):
         return f"key {error.full_key!r} has no value; give it one with {error.full_key}=..."
     if isinstance(error, OverrideParseException):
-        return f"override {error.override!r} cannot be read; write key=value, with quotes around lists: 'key=[a,b]'"
+        typed = shown(error.override)
+        return f"override {typed} cannot be read; write key=value, with quotes around lists: 'key=[a,b]'"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         section, _, key = str(cause.full_key).rpartition(".")
         if section and key in known_keys(section):
             return f"the chosen {section} takes no {key!r}; choose one that does, see configs/{section}/"
         there = [str(name) for name in cause.parent_node or () if name != "hydra"]
         return str(unknown_key(key, there, section))
-    return str(error) if isinstance(error, BadRows) else " ".join(str(error).split())
+    if isinstance(error, BadRows):
+        return str(error)
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= LONGEST_SENTENCE else f"{words[:LONGEST_SENTENCE]}..."
 
 
 def make_plan(config: RunConfig, weights: str | None = None) -> Plan:
@@ -313,5 +338,5 @@ def _prepare_environment(config: RunConfig) -> None:
 
 
 def _report(error: BaseException) -> None:
-    print(f"error: {explain(error)}", file=sys.stderr)
+    print(f"error: {redact(explain(error))}", file=sys.stderr)
     _statuses.append(BAD_INPUT)

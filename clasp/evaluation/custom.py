@@ -25,6 +25,7 @@ from clasp.evaluation.benchmarks import Benchmark
 from clasp.evaluation.data import LocalFile
 from clasp.evaluation.tasks.scoring import normalise
 from clasp.policy import CATEGORIES
+from clasp.reading import BadFile, parse_json, read_bytes
 from clasp.strict import ConfigError
 
 PREFIX = "custom_"
@@ -71,7 +72,7 @@ def read(path: Path) -> Custom:
         BadRows: with every bad line.
         ConfigError: there is no such file, or its name cannot name a benchmark.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_]+", path.stem):
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,100}", path.stem):
         raise ConfigError(
             f"data={path}: its name {path.stem!r} becomes the benchmark's; rename it to letters, digits and _ alone"
         )
@@ -125,9 +126,11 @@ def _refuse(path: Path, problems: Sequence[Problem]) -> None:
 def _parse(path: Path) -> tuple[list[Row], dict[int, tuple[Path, ...]], list[Problem]]:
     """The lines that can be asked, the pictures of all lines by number, and what is wrong; empty lines do not count."""
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        lines = read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
         raise ConfigError(f"data={path} cannot be read ({error.strerror}); give a JSON lines file's path") from error
+    except BadFile as error:
+        raise ConfigError(f"data={path} cannot be read ({error}); give a JSON lines file's path") from error
     found: list[Row] = []
     shown: dict[int, tuple[Path, ...]] = {}
     problems: list[Problem] = []
@@ -135,14 +138,14 @@ def _parse(path: Path) -> tuple[list[Row], dict[int, tuple[Path, ...]], list[Pro
         if not line.strip():
             continue
         try:
-            values = json.loads(line.decode())
-        except ValueError as error:  # not UTF-8, or not JSON
-            problems.append((number, f"it is no valid JSON ({error})"))
+            values = parse_json(line)
+        except BadFile as error:
+            problems.append((number, str(error)))
             continue
         wrong = list(_wrong(values))
         problems += [(number, problem) for problem in wrong]
         if isinstance(values, dict) and _is_texts(values.get("image")):
-            shown[number] = tuple(path.parent / Path(image).expanduser() for image in _listed(values["image"]))
+            shown[number] = tuple(path.parent / _address(image) for image in _listed(values["image"]))
         if not wrong:
             answers = tuple(_listed(values["answer"]))
             found.append(Row(number, shown[number], values["question"], answers, values.get("category")))
@@ -186,6 +189,14 @@ def _is_texts(value: Any) -> bool:
     return bool(value) and all(isinstance(item, str) and item.strip() for item in _listed(value))
 
 
+def _address(image: str) -> Path:
+    """The path that a line gives, with the home folder where it says ``~``."""
+    try:
+        return Path(image).expanduser()
+    except RuntimeError:  # of a user that is not known here: there is no such picture
+        return Path(image)
+
+
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
@@ -211,8 +222,11 @@ def _pictures(paths: Sequence[Path]) -> dict[Path, _Picture]:
 def _picture(path: Path) -> _Picture:
     from PIL import Image
 
-    if not path.is_file():
-        return _Picture(problem="does not exist")
+    try:
+        if not path.is_file():
+            return _Picture(problem="does not exist")
+    except OSError as error:
+        return _Picture(problem=f"cannot be opened ({error.strerror})")
     try:
         with Image.open(path) as image:
             image.convert("RGB")

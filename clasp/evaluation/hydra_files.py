@@ -10,15 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf
 
 from clasp.files import write_atomically
 from clasp.redact import redact
+from clasp.strict import check_name
 
 TARGETS = (
     *("clasp.evaluation.hydra_files.Redacted", "hydra._internal.core_plugins.*", "hydra_plugins.*"),
     *("logging.StreamHandler", "logging.FileHandler"),
 )
 """What a configuration may name under ``_target_``; with anything else there Hydra could be made to run any code."""
+
+
+def _name(value: str) -> str:
+    return check_name("name", str(value))
+
+
+# ${clasp.name:${name}}: a name that becomes part of a path, checked before Hydra makes a folder of it
+OmegaConf.register_resolver("clasp.name", _name, replace=True)
 
 
 class Redacted(Callback):

@@ -16,6 +16,9 @@ from typing import Any
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.evaluation.store import CellStore
 from clasp.files import write_atomically
+from clasp.reading import read_object
+from clasp.reading import signature as is_signature
+from clasp.strict import shown
 
 KEYS = ("cell", "results", "questions", "output")
 
@@ -59,6 +62,10 @@ def submit(results: Path, signature: str, output: Path | None = None, questions:
         SubmissionError: there is no such cell, no server scores its benchmark, or it is not over all questions.
     """
     store = CellStore(results)
+    if not is_signature(signature):
+        raise SubmissionError(
+            f"cell={shown(signature)} is no cell: a signature has 24 hex digits; results/experiments/ lists them"
+        )
     cell = store.get(signature)
     if cell is None:
         raise SubmissionError(f"{store.path(signature)} is no cell; results/experiments/ lists each run's signatures")
@@ -76,8 +83,8 @@ def submit(results: Path, signature: str, output: Path | None = None, questions:
 
 def _question_ids(path: Path) -> list[int]:
     try:
-        return [int(question["question_id"]) for question in json.loads(path.read_text(encoding="utf-8"))["questions"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [int(question["question_id"]) for question in read_object(path)["questions"]]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise SubmissionError(
             f"{path} is not VQAv2's questions file ({error!r}); give v2_OpenEnded_mscoco_test2015_questions.json"
         ) from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clasp.evaluation.data import LocalFile
+from clasp.reading import BadFile, read_json
 from clasp.strict import ConfigError
 
 FORMATS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
@@ -98,9 +99,9 @@ def _entries(data: Path | str, name: str, file: str) -> list[dict[str, Any]]:
             f"its videos into {path.parent} (the layout of Video-LLaVA's evaluation, see clasp/evaluation/videos.py)"
         )
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{name}: {path} is not JSON ({error}); put the set's own file there") from error
+        entries = read_json(path)
+    except BadFile as error:
+        raise ConfigError(f"{name}: {path} cannot be used ({error}); put the set's own file there") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ConfigError(f"{name}: {path} is not a list of objects; put the set's own file there")
     return entries

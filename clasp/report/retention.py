@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
-import json
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clasp.reading import conform, read_object
+from clasp.records import RETENTION
 from clasp.report.cells import ReportError
+from clasp.strict import shown
 
 SCHEMA = 1
+LARGEST_SIDE = 8192
+"""Pixels of the longest side of a stored picture."""
 REMEDY = "run 'python scripts/retention.py' again"
 
 
@@ -78,15 +83,18 @@ def load_retention(results: Path, name: str) -> Retention:
             f"{path} does not exist (stored: {known}); run 'python scripts/retention.py name={name}' first"
         )
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_object(path)
         if stored.get("schema") != SCHEMA:
-            raise ReportError(f"{path} has schema {stored.get('schema')!r}, this version reads {SCHEMA}; {REMEDY}")
+            raise ReportError(f"{path} has schema {shown(stored.get('schema'))}, this version reads {SCHEMA}; {REMEDY}")
+        conform(stored, RETENTION)
+        if stored["name"] != name:  # it names the figures
+            raise ReportError(f"{path} is about {shown(stored['name'])}; {REMEDY}")
         maps: list[list[Map]] = [[] for _ in stored["questions"]]
         for one in stored["maps"]:
             maps[one["question"]].append(_map(one, int(stored["side"]) ** 2))
         questions = tuple(_question(one, own) for one, own in zip(stored["questions"], maps, strict=True))
         return Retention(stored["name"], stored["backbone"], int(stored["side"]), questions)
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+    except (OSError, SyntaxError, KeyError, IndexError, ValueError) as error:  # PIL raises the first two
         if isinstance(error, ReportError):
             raise
         raise ReportError(f"{path} cannot be used ({error!r}); {REMEDY}") from error
@@ -108,6 +116,16 @@ def _check(kept: Sequence[int], patches: int) -> None:
         raise ValueError(f"an index outside of {patches} patches")
 
 
+def _check_picture(picture: bytes) -> None:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture)) as image:
+        if max(image.size) > LARGEST_SIDE:
+            raise ValueError(f"a picture of {image.size[0]} x {image.size[1]} pixels")
+        image.convert("RGB")
+
+
 def _question(stored: dict[str, Any], maps: Sequence[Map]) -> Question:
     picture = base64.b64decode(stored["picture"], validate=True)
+    _check_picture(picture)
     return Question(stored["question"], stored["answer"], stored["category"], picture, tuple(maps))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clasp.reading import conform, read_object
+from clasp.records import ROUTERS
 from clasp.report.cells import ReportError
 from clasp.report.statistics import Interval
+from clasp.strict import shown
 
 FILE = "router.json"
 SCHEMA = 1
@@ -104,15 +106,16 @@ def load_router_scores(results: Path) -> RouterScores | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path)
+        conform(content, ROUTERS)
         if content["schema"] != SCHEMA:
             raise ReportError(
-                f"{path} has schema {content['schema']!r}, this code reads {SCHEMA}; run '{COMMAND}' again"
+                f"{path} has schema {shown(content['schema'])}, this code reads {SCHEMA}; run '{COMMAND}' again"
             )
         return _parsed(content)
     except ReportError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ReportError(f"{path} cannot be read ({error!r}); delete it and run '{COMMAND}' again") from error
 
 

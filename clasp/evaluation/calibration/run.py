@@ -25,7 +25,7 @@ from clasp.evaluation.store import CellStore
 from clasp.files import write_atomically
 from clasp.fusion import get_fusion
 from clasp.policy import CATEGORIES
-from clasp.strict import ConfigError
+from clasp.strict import ConfigError, check_name, shown
 
 
 def check_disjoint(config: RunConfig, plan: Plan, against: Sequence[str]) -> str:
@@ -109,6 +109,37 @@ def choose(config: RunConfig, plan: Plan) -> Calibration:
         return calibrate(list(candidates.values()), matrix)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def names(against: object) -> list[str]:
+    """The benchmarks that evaluate, from the configuration.
+
+    Raises:
+        ConfigError: that is no list of names.
+    """
+    if not isinstance(against, list) or not all(isinstance(name, str) for name in against):
+        raise ConfigError(f"against={shown(against)} is no list of benchmarks; write it as [gqa,pope]")
+    return against
+
+
+def policy_path(file: object, config: RunConfig, policies: Path) -> Path:
+    """Where the table goes: ``policy_file``, or the backbone's own.
+
+    Raises:
+        ConfigError: it is no YAML file, or lies neither among the policies nor below the results.
+    """
+    if file is None:
+        return policies / f"{config.backbone.name}.yaml"
+    if not isinstance(file, str) or "\0" in file or Path(file).suffix != ".yaml":
+        raise ConfigError(f"policy_file={shown(file)} is no YAML file's path; name one that ends in .yaml")
+    check_name("policy_file", Path(file).stem)
+    folders = (policies.resolve(), config.paths.results.resolve())
+    if not any(Path(file).resolve().is_relative_to(folder) for folder in folders):
+        raise ConfigError(
+            f"policy_file={shown(file)} is outside of {policies.parent.name}/{policies.name} and of the results; "
+            "write it there and copy it"
+        )
+    return Path(file)
 
 
 def write_policy(path: Path, config: RunConfig, plan: Plan, chosen: Calibration, data: str) -> Path:

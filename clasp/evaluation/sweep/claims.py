@@ -20,6 +20,8 @@ from types import TracebackType
 from typing import Any
 
 from clasp.evaluation.provenance import now
+from clasp.reading import BadFile, conform, parse_object
+from clasp.records import CLAIM
 
 BEAT_S = 15.0
 """Seconds between two touches of a claim by its owner."""
@@ -246,10 +248,11 @@ def _read(path: Path, at: float | None = None) -> Claim | None:
 
 def _parsed(text: str) -> tuple[Owner | None, dict[str, Any]]:
     try:
-        values = json.loads(text)
+        values = parse_object(text)
+        conform(values, CLAIM)
         job = values["slurm_job"]
         own = Owner(str(values["host"]), str(values["machine"]), int(values["pid"]), int(values["started"]), job)
-    except (ValueError, KeyError, TypeError):  # not one of ours; its age alone says whether someone is at work
+    except (BadFile, KeyError):  # not one of ours; its age alone says whether someone is at work
         return None, {}
     return own, values
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clasp.evaluation.provenance import now
 from clasp.files import write_atomically
+from clasp.reading import BadFile, read_object
 from clasp.redact import redact
 
 SCHEMA = 1
@@ -55,9 +56,9 @@ def read(results: Path | str) -> dict[str, Failure]:
     found = {}
     for path in sorted(folder(results).glob("*.json")):
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_object(path)
             known = {name: str(values[name]) for name in ("signature", "label", "error", "traceback", "at")}
-        except (ValueError, KeyError, TypeError):
+        except (OSError, BadFile, KeyError):
             continue
         if known["signature"] == path.stem:
             found[path.stem] = Failure(**known)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clasp.files import write_atomically
+from clasp.reading import read_object
 
 SCHEMA = 1
 
@@ -124,7 +125,7 @@ def read(file: Path) -> PackFile:
     """Raises:
     ValueError: the file is none of this version's.
     """
-    values = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
+    values = read_object(file)
+    if values.pop("schema", None) != SCHEMA:
         raise ValueError(f"{file} is no pack of this version; submit the sweep again")
     return PackFile(**values)

@@ -19,7 +19,9 @@ from clasp.evaluation.sweep.claims import Claim
 from clasp.evaluation.sweep.estimate import clock
 from clasp.evaluation.sweep.failures import Failure
 from clasp.evaluation.sweep.text import bar, counted, duration
-from clasp.reading import read_object
+from clasp.reading import BadFile, conform, read_object
+from clasp.records import CELL, EXPERIMENT
+from clasp.strict import shown
 
 RECENT = 20
 """Newest cells that the time left is estimated from."""
@@ -124,10 +126,11 @@ def _cells(path: Path) -> dict[str, str]:
     try:
         record = read_object(path)
         if record["schema"] != EXPERIMENT_SCHEMA:
-            raise ValueError(f"its schema is {record['schema']!r}, this version reads {EXPERIMENT_SCHEMA}")
+            raise BadFile(f"its schema is {shown(record['schema'])}, this version reads {EXPERIMENT_SCHEMA}")
+        conform(record, EXPERIMENT)
         return {str(cell["signature"]): str(cell["benchmark"]) for cell in record["cells"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StatusError(f"{path} cannot be read ({error!r}); run the experiment again, which writes it") from error
+    except (OSError, BadFile, KeyError) as error:
+        raise StatusError(f"{path} cannot be read ({error}); run the experiment again, which writes it") from error
 
 
 def _present(folder: Path) -> dict[str, float]:
@@ -189,6 +192,7 @@ def _opened(path: Path) -> tuple[int, float | None] | None:
     """Questions of a stored cell and its seconds; None where it cannot be read: the next run sets such a one aside."""
     try:
         cell = read_object(path)
+        conform(cell, CELL)
         return int(cell["questions"]), clock(cell)
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -57,6 +58,7 @@ RC: dict[str, Any] = {
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "svg.hashsalt": "clasp",
+    "text.parse_math": False,  # names are shown as they are, dollars included
     "svg.fonttype": "path",
     "path.simplify": False,
 }
@@ -124,4 +126,5 @@ def _render(figure: Figure, suffix: str) -> bytes:
     # no date and no version: the bytes depend on the results alone
     metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
     figure.savefig(out, format=suffix, metadata=metadata)
-    return out.getvalue()
+    # matplotlib writes texts into comments as they are, and no XML holds a control character
+    return re.sub(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]", b"", out.getvalue()) if suffix == "svg" else out.getvalue()

@@ -6,7 +6,6 @@ both is their difference, where :mod:`clasp.report.published.protocols` lets the
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pandas as pd
 from clasp.report.caption import TOLERANCE
 from clasp.report.cells import UNPRUNED, ReportError
 from clasp.report.layout import percent_factor
+from clasp.report.published.files import check_columns, read_published
 from clasp.report.published.protocols import (
     ACCOUNTING,
     AVERAGE,
@@ -107,8 +107,12 @@ def published_rows(summary: Summary, folder: Path = FOLDER) -> list[PublishedRow
             "name one under report.published in its configuration"
         )
     efficiency = summary.experiment.spec.table == "efficiency"
-    lines = _read(folder / ("efficiency.csv" if efficiency else "accuracy.csv"))
-    sources = {line["key"]: line["source"] for line in _read(folder / "sources.csv")}
+    file = folder / ("efficiency.csv" if efficiency else "accuracy.csv")
+    lines, keyed = read_published(file), read_published(folder / "sources.csv")
+    own_columns = ("quantity",) if efficiency else ("protocol",)
+    check_columns(file, lines, "backbone", "budget", "method", "benchmark", "value", "source", "origin", *own_columns)
+    check_columns(folder / "sources.csv", keyed, "key", "source")
+    sources = {line["key"]: line["source"] for line in keyed}
     own = [line for line in lines if line["backbone"] == backbone]
     if not own:
         known = ", ".join(dict.fromkeys(line["backbone"] for line in lines))
@@ -290,11 +294,3 @@ def _in_words(source: str, sources: Mapping[str, str]) -> str:
     if unknown := [key for key in keys if key not in sources]:
         raise ReportError(f"published source {unknown[0]!r} is not in sources.csv; add it there")
     return "; ".join(sources[key] for key in keys)
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise ReportError(f"published numbers {path} cannot be read ({error}); they belong to the project") from error

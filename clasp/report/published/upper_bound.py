@@ -7,8 +7,6 @@ results/reference/tiny_training.json.
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +14,12 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
+from clasp.reading import BadFile, conform, keyed, number, read_object
+from clasp.reading import signature as is_signature
 from clasp.report.cells import UNPRUNED, ReportError, flat, read_answers, read_cell
 from clasp.report.layout import benchmark_label, percent_factor
 from clasp.report.metrics import sampled
+from clasp.report.published.files import read_published
 from clasp.report.statistics import LEVEL, resample
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"
@@ -100,24 +101,34 @@ def targets(backbone: str, folder: Path = RESULTS) -> list[Target]:
     """
     if backbone == TINY:
         path = folder / "reference" / "tiny_training.json"
-        accuracy = json.loads(path.read_text(encoding="utf-8"))["accuracy"]
+        accuracy = _measured(path)
         # the averages that it lists beside the benchmarks have no unpruned entry
         return [
             Target(name, found["all"], f"{path.name}, all test questions")
             for name, found in accuracy.items()
             if "all" in found
         ]
-    with (folder / "published" / "accuracy.csv").open(encoding="utf-8", newline="") as file:
-        lines = [line for line in csv.DictReader(file) if (line["method"], line["protocol"]) == (UNPRUNED, ACCEPTED)]
+    known = read_published(folder / "published" / "accuracy.csv")
+    lines = [line for line in known if (line.get("method"), line.get("protocol")) == (UNPRUNED, ACCEPTED)]
     found = [
         Target(line["benchmark"], float(line["value"]), f"{line['source']}, {line['protocol']}")
         for line in lines
         if line["backbone"] == backbone
     ]
     if not found:
-        known = ", ".join([TINY, *dict.fromkeys(line["backbone"] for line in lines)])
-        raise ReportError(f"no unpruned scores are known to check backbone {backbone!r} against; known: {known}")
+        others = ", ".join([TINY, *dict.fromkeys(line["backbone"] for line in lines)])
+        raise ReportError(f"no unpruned scores are known to check backbone {backbone!r} against; known: {others}")
     return found
+
+
+def _measured(path: Path) -> dict[str, dict[str, float]]:
+    """What the shipped backbone's training measured: benchmark -> what was shown -> accuracy in percent."""
+    try:
+        content = read_object(path)
+        conform(content, {"accuracy": keyed(keyed(number))})
+        return dict(content["accuracy"])
+    except (OSError, BadFile, KeyError) as error:
+        raise ReportError(f"{path} cannot be used ({error}); restore the project's own file") from error
 
 
 def check(backbone: str, results: Path, folder: Path = RESULTS) -> Check:
@@ -143,7 +154,7 @@ def check(backbone: str, results: Path, folder: Path = RESULTS) -> Check:
 def _unpruned(backbone: str, results: Path) -> dict[str, dict[str, Any]]:
     """Benchmark -> the scored unpruned cell that counts."""
     found: dict[str, dict[str, Any]] = {}
-    for path in sorted((results / "cells").glob("*.json")):
+    for path in sorted(path for path in (results / "cells").glob("*.json") if is_signature(path.stem)):
         cell = read_cell(results, path.stem)
         known = flat(cell)
         if (known["backbone"], known["method"]) != (backbone, UNPRUNED) or known["score"] is None:
