@@ -11,7 +11,7 @@ RUN_OPTIONS := $(if $(LIMIT),limit=$(LIMIT)) $(if $(LAUNCHER),launcher=$(LAUNCHE
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup test lint format train-tiny clean
+.PHONY: help setup test lint audit format train-tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -147,6 +147,9 @@ lint: $(READY)  ## ruff, mypy, pip check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pip check
+
+audit: $(READY)  ## known vulnerabilities of the pinned packages (pip-audit), or their ages where none can be asked
+	$(BIN)/python scripts/audit.py
 
 format: $(READY)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

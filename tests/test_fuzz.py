@@ -36,7 +36,7 @@ from clasp.strict import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 5
-COMPOSED, CONFIGURED, FILES, REPORTS = 60, 4000, 5500, 440
+COMPOSED, CONFIGURED, FILES, REPORTS = 60, 3000, 6790, 150
 assert COMPOSED + CONFIGURED + FILES + REPORTS == 10_000
 
 STRANGE: list[Any] = [
@@ -309,3 +309,26 @@ def test_files(stored: Path, quiet: None) -> None:
         with contextlib.suppress(ReportError, ConfigError, BadFile, status.StatusError):
             read()
         path.write_bytes(whole)
+
+
+def test_reports(stored: Path, quiet: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """``scripts/report.py`` over changed cells, answers and experiments: tables always, the page now and then."""
+    draw = random.Random(SEED)
+    report = runpy.run_path(str(ROOT / "scripts" / "report.py"))["main"]
+    kinds = [stored / "experiments" / "one.json", *sorted((stored / "cells").glob("*.json*"))]
+    contents = {path: path.read_bytes() for path in kinds}
+    codes = []
+    for number in range(REPORTS):
+        path = kinds[number % len(kinds)]
+        lines = contents[path].splitlines() if path.suffix == ".jsonl" else [contents[path]]
+        line = draw.randrange(len(lines))
+        lines[line] = json.dumps(mutate(json.loads(lines[line]), draw)).encode()
+        path.write_bytes(b"\n".join(lines))
+        whole = number % 25 == 0
+        code = report([f"experiment={'all' if whole else 'one'}", f"results={stored}", "published=1"])
+        path.write_bytes(contents[path])
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        assert said.count("error: ") == (code != 0) or whole, said
+        codes.append(code)
+    assert {0, 1} == set(codes)

@@ -1,0 +1,119 @@
+"""Looks for known vulnerabilities of the pinned packages, or lists their ages where nobody can be asked.
+
+    python scripts/audit.py [lock=requirements.lock] [output=results/reference/audit.md]
+
+With pip-audit installed and its vulnerability service in reach, that is asked: exit status 0 none known, 1 some. Else
+the package index that pip is configured with says when each pinned version was uploaded, and the list says that no audit
+was made: exit status 0. Bad input: 2.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+KEYS = ("lock", "output")
+PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;#\\]+)")
+JSON = "application/vnd.pypi.simple.v1+json"
+
+
+def pins(lock: Path) -> list[tuple[str, str]]:
+    """Name and version of every package that the lock pins."""
+    found = (PIN.match(line) for line in lock.read_text(encoding="utf-8").splitlines())
+    return [(match[1], match[2]) for match in found if match]
+
+
+def audited(lock: Path) -> int | None:
+    """Exit status of pip-audit; None where it is not installed, or could not look up a single package."""
+    command = [sys.executable, "-m", "pip_audit", "--requirement", str(lock), "--no-deps", "--disable-pip"]
+    done = subprocess.run([*command, "--format", "json"], capture_output=True, text=True, check=False)
+    try:
+        packages = json.loads(done.stdout)["dependencies"]
+    except (ValueError, KeyError):
+        return None
+    # without its service it calls every package "not found", and all of them clean
+    looked_up = [package for package in packages if "vulns" in package]
+    if not looked_up:
+        return None
+    bad = [package for package in looked_up if package["vulns"]]
+    for package in bad:
+        known = ", ".join(vulnerability["id"] for vulnerability in package["vulns"])
+        print(f"{package['name']} {package['version']}: {known}")
+    print(f"{len(looked_up)} of {len(packages)} packages audited, {len(bad)} with known vulnerabilities")
+    return 1 if bad else 0
+
+
+def uploads(packages: list[tuple[str, str]]) -> list[datetime | None]:
+    """When the index that pip is configured with first got each version (PEP 700); None where it does not say."""
+    from pip._internal.commands import create_command
+
+    command: Any = create_command("download")  # knows pip's configuration: index, certificates, credentials
+    options, _ = command.parse_args(["."])
+    with command._build_session(options) as session:
+        return [_uploaded(session, options.index_url.rstrip("/"), *package) for package in packages]
+
+
+def _uploaded(session: Any, index: str, name: str, version: str) -> datetime | None:
+    parts = re.split(r"[-_.]+", name.lower())
+    answer = session.get(f"{index}/{'-'.join(parts)}/", headers={"Accept": JSON}, timeout=60)
+    if answer.status_code != 200 or "json" not in answer.headers.get("Content-Type", ""):
+        return None
+    stem = "[-_.]".join(map(re.escape, parts))
+    wanted = re.compile(rf"{stem}-{re.escape(version)}(-|\.tar|\.zip)", re.IGNORECASE)
+    times = [file.get("upload-time") for file in answer.json()["files"] if wanted.match(file["filename"])]
+    return min((datetime.fromisoformat(time) for time in times if time), default=None)
+
+
+def table(found: list[tuple[str, str, datetime | None]], today: datetime) -> str:
+    """The list in Markdown, the oldest first."""
+    lines = [
+        "# Pinned packages and their ages",
+        "",
+        f"No audit was made: no vulnerability service could be asked. Made {today:%Y-%m-%d} from the package index's "
+        "upload dates; days are since the version's first upload.",
+        "",
+        "| package | version | uploaded | days |",
+        "|---|---|---|---:|",
+    ]
+    for name, version, at in sorted(found, key=lambda one: (one[2] is None, one[2] or today)):
+        when, days = (f"{at:%Y-%m-%d}", str((today - at).days)) if at else ("not known", "")
+        lines.append(f"| {name} | {version} | {when} | {days} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    if arguments in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
+    values = dict(argument.partition("=")[::2] for argument in arguments)
+    lock, output = (
+        Path(values.get("lock") or "requirements.lock"),
+        Path(values.get("output") or "results/reference/audit.md"),
+    )
+    if unknown := [key for key in values if key not in KEYS]:
+        print(f"error: unknown argument {unknown[0]!r}; use {', '.join(f'{key}=' for key in KEYS)}", file=sys.stderr)
+        return 2
+    if not lock.is_file():
+        print(f"error: {lock} is not here; give the lock file with lock=", file=sys.stderr)
+        return 2
+    status = audited(lock)
+    if status is not None:
+        return status
+    packages = pins(lock)
+    times = uploads(packages)
+    found = [(name, version, at) for (name, version), at in zip(packages, times, strict=True)]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(table(found, datetime.now(UTC)), encoding="utf-8")
+    known = sum(at is not None for at in times)
+    print("no audit was made: no vulnerability service could be asked")
+    print(f"wrote {output}: {known} of {len(found)} ages known")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
