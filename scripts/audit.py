@@ -3,8 +3,8 @@
     python scripts/audit.py [lock=requirements.lock] [output=results/reference/audit.md]
 
 With pip-audit installed and its vulnerability service in reach, that is asked: exit status 0 none known, 1 some. Else
-the package index that pip is configured with says when each pinned version was uploaded, and the list says that no audit
-was made: exit status 0. Bad input: 2.
+the package index that pip is configured with says when each pinned version was uploaded, and the list says that no
+audit was made: exit status 0. Bad input: 2.
 """
 
 from __future__ import annotations
