@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,6 +106,10 @@ def submitted(sweep: Sweep, values: Mapping[str, Any], script: str, overrides: S
         if sweep.launcher.kind == jobs.LOCAL and process.poll() is None:  # its jobs are processes of the same session
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
+            for _ in range(150):  # of 0.2 s: they release their claims and end by themselves
+                if not jobs.states(sweep.folder, jobs.LOCAL):
+                    break
+                time.sleep(0.2)
         raise
     finally:
         if sweep.launcher.kind == jobs.SLURM and process.poll() is None:  # the jobs do not need it
