@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import SCRIPT, call
 
 from clasp.evaluation import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "scripts" / "run.py"
 
 
 def run_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,9 @@ def written(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_end_to_end_twice(tmp_path: Path, data_root: Path) -> None:
+def test_end_to_end_twice(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["method=clasp", "tokens=64", "fusion=deep", "limit=4", f"paths.data={data_root}"]
     first = run_script(tmp_path, "backbone=tiny", "benchmarks=tiny", *arguments)
     assert first.returncode == 0, first.stderr
@@ -44,10 +46,10 @@ def test_end_to_end_twice(tmp_path: Path, data_root: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"results"}, "nothing is written elsewhere"
 
     before = written(tmp_path)
-    second = run_script(tmp_path, *arguments)
-    assert second.returncode == 0, second.stderr
-    assert "0 cells computed, 7 were there already, 0 failed" in second.stdout
-    assert "loading" not in second.stdout + second.stderr, "no model is loaded"
+    assert call(monkeypatch, tmp_path, *arguments) == 0
+    second = capsys.readouterr()
+    assert "0 cells computed, 7 were there already, 0 failed" in second.out
+    assert "loading" not in second.out + second.err, "no model is loaded"
     assert written(tmp_path) == before
 
 
@@ -80,26 +82,20 @@ def test_no_home_folder_and_no_secret_reaches_a_file(
             assert value.encode() not in content, f"{value} in {path.relative_to(folder)}"
 
 
-def test_a_sweep_goes_on_after_bad_input_and_says_so(tmp_path: Path, data_root: Path) -> None:
-    done = run_script(
+def test_a_sweep_goes_on_after_bad_input_and_says_so(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = call(
+        monkeypatch,
         tmp_path,
         *["-m", "method=none,random", "tokens=8,999", "limit=2", "benchmarks.names=[world_scene]"],
         *["wandb.enabled=false", f"paths.data={data_root}"],
     )
-    assert done.returncode == cli.BAD_INPUT
-    assert done.stderr.count("error: tokens=999 is more than the 576 visual tokens") == 2
-    assert "Traceback" not in done.stderr
+    assert status == cli.BAD_INPUT
+    errors = capsys.readouterr().err
+    assert errors.count("error: tokens=999 is more than the 576 visual tokens") == 2
+    assert "Traceback" not in errors
     assert len(list((tmp_path / "results" / "cells").glob("*.json"))) == 2
-
-
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    """The script in this process: the same entry point, without starting Python anew. Returns its exit code."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-    monkeypatch.setattr(cli, "_statuses", [])
-    with pytest.raises(SystemExit) as exited:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    return int(exited.value.code or 0)
 
 
 @pytest.mark.parametrize(

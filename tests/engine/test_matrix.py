@@ -1,6 +1,7 @@
 """Every method on every backbone: counts, order, batches, decoding, exit, determinism, half precision, the oracle.
 
-One method alone: ``pytest tests/engine/test_matrix.py -k NAME``.
+One method alone: ``pytest tests/engine/test_matrix.py -k NAME``. The tests of one case share its forward passes, and
+those of one family run in one process, which builds its models once.
 """
 
 from __future__ import annotations
@@ -34,7 +35,17 @@ COMBINATIONS = [
     for method in METHODS
     if not (family in PACKED and method.startswith(("tome", "mustdrop")))
 ]
-CASES = [pytest.param(method, family, id=f"{family}-{method}") for method, family in COMBINATIONS]
+
+
+def together(family: str) -> pytest.MarkDecorator:
+    """One process runs what is on a family: its models are built once."""
+    return pytest.mark.xdist_group(f"matrix {family}")
+
+
+CASES = [
+    pytest.param(method, family, id=f"{family}-{method}", marks=together(family)) for method, family in COMBINATIONS
+]
+EACH = [pytest.param(family, id=family, marks=together(family)) for family in FAMILIES]
 
 
 def _picture(width: int, height: int, seed: int) -> Image.Image:
@@ -54,18 +65,35 @@ class Subject:
     @cached_property
     def prompts(self) -> list[Prompt]:
         prompts = [
-            Prompt(text=PROMPTS[0], images=[_picture(64, 64, 0)]),
-            Prompt(text=PROMPTS[1], images=[_picture(91, 37, 1), _picture(60, 100, 2)]),
+            Prompt(text=PROMPTS[0], images=[_picture(48, 48, 0)]),
+            Prompt(text=PROMPTS[1], images=[_picture(75, 37, 1), _picture(44, 76, 2)]),
             Prompt(text=PROMPTS[2]),
         ]
         if self.family.takes_videos and not (self.inside and self.family.name == "llava_onevision"):
             frames = 8 if self.family.name == "video_llava" else 4
-            prompts.append(Prompt(text=PROMPTS[0], videos=[[_picture(64, 64, 3 + i) for i in range(frames)]]))
+            prompts.append(Prompt(text=PROMPTS[0], videos=[[_picture(48, 48, 3 + i) for i in range(frames)]]))
         return prompts
 
     @cached_property
     def batch(self) -> Any:
         return self.cast(self.family.inputs(self.prompts))
+
+    @cached_property
+    def uneven(self) -> Any:
+        """A picture's prompt beside a short one without, which is padded."""
+        return self.cast(self.family.inputs([self.prompts[0], self.prompts[2]]))
+
+    @cached_property
+    def plain(self) -> Tensor:
+        """The batch's logits without a method."""
+        with torch.no_grad():
+            return self.model(**self.batch).logits
+
+    @cached_property
+    def plain_single(self) -> Tensor:
+        """Those of the first prompt alone."""
+        with torch.no_grad():
+            return self.model(**self.singles[0]).logits
 
     @cached_property
     def singles(self) -> list[Any]:
@@ -98,22 +126,12 @@ def subject(family: str, attention: str, dtype: torch.dtype = torch.float32, ins
     model = FAMILIES[family].model(attention, dtype)
     made = Subject(FAMILIES[family], model, inside)
     with torch.no_grad():
-        model(**made.batch)  # transformers installs hooks of its own at the first forward; they are not ours to remove
+        model(**made.uneven)  # transformers installs hooks of its own at the first forward; they are not ours to remove
     return made
 
 
 def subject_for(method: str, family: str, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Subject:
     return subject(family, attention, dtype, method.startswith(("tome", "mustdrop")))
-
-
-@pytest.mark.parametrize(("name", "family"), CASES)
-def test_eager_attention_and_sdpa_agree(name: str, family: str) -> None:
-    fast, plain = subject_for(name, family), subject_for(name, family, "eager")
-    logits, trace = fast.forward(METHODS[name], fast.batch)
-    expected, other = plain.forward(METHODS[name], plain.batch)
-    assert (logits - expected).abs().max() < 1e-3
-    for sample, same in zip(trace.samples, other.samples, strict=True):
-        assert [kept.tolist() for kept in sample.kept] == [kept.tolist() for kept in same.kept]
 
 
 @pytest.mark.skipif(
@@ -153,18 +171,22 @@ def test_batch_equals_one_by_one_through_decoding(name: str, family: str) -> Non
 
 
 @pytest.mark.parametrize(("name", "family"), CASES)
-def test_counts_order_determinism_and_exit(name: str, family: str) -> None:
+def test_counts_order_determinism_exit_and_eager_attention(name: str, family: str) -> None:
     on, method = subject_for(name, family), METHODS[name]
-    with torch.no_grad():
-        plain = on.model(**on.batch).logits
+    plain, single = on.plain, on.plain_single
     before = snapshot(on.model)
     logits, trace = on.forward(method, on.batch)
     assert snapshot(on.model) == before, "something is left on the model"
+    with torch.no_grad():
+        assert torch.equal(on.model(**on.singles[0]).logits, single), "something is left behind"
     again, _ = on.forward(method, on.batch)
     assert torch.equal(logits, again), "the same input gives another answer"
-    with torch.no_grad():
-        assert torch.equal(on.model(**on.batch).logits, plain)
     assert (logits[:2, -1] - plain[:2, -1]).abs().max() > 1e-3, "pruning must matter"
+    eager = subject_for(name, family, "eager")
+    expected, other = eager.forward(method, eager.batch)
+    assert (logits - expected).abs().max() < 1e-3, "eager attention and sdpa differ"
+    for sample, same in zip(trace.samples, other.samples, strict=True):
+        assert [kept.tolist() for kept in sample.kept] == [kept.tolist() for kept in same.kept]
     exact = not name.startswith(("tome", "mustdrop")) and "adaptive" not in name
     adapter = adapter_for(on.model)
     for sample, prompt, visual in zip(trace.samples, on.prompts, on.visual.sum(dim=1).tolist(), strict=True):
@@ -210,17 +232,17 @@ def test_dropping_equals_masking(name: str, family: str) -> None:
 @pytest.mark.parametrize(("name", "family"), CASES)
 def test_half_precision_has_no_nan(name: str, family: str, dtype: torch.dtype) -> None:
     on = subject_for(name, family, dtype=dtype)
-    logits, trace = on.forward(METHODS[name], on.batch)
+    logits, trace = on.forward(METHODS[name], on.uneven)
     assert logits[:, -1].isfinite().all()
     assert all(len(kept) for sample in trace.samples for kept in sample.kept)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_all_tokens_kept_is_bit_identical(family: str, attention: str) -> None:
     on = subject(family, attention)
+    expected = on.plain
     with torch.no_grad():
-        expected = on.model(**on.batch).logits
         answers = on.model.generate(**on.batch, max_new_tokens=NEW, do_sample=False)
     for method in (METHODS["random"], METHODS["fastv"], CLASP(ratio=0.0, fusion="deep", router="keyword")):
         whole = dataclasses.replace(method, ratio=0.0)
@@ -231,7 +253,7 @@ def test_all_tokens_kept_is_bit_identical(family: str, attention: str) -> None:
         assert torch.equal(output.sequences, answers)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH)
 @pytest.mark.parametrize("positions", ["original", "contiguous"])
 def test_decoding_with_cache_equals_recomputing(family: str, positions: Any) -> None:
     on = subject(family, "sdpa")
@@ -250,7 +272,7 @@ def test_decoding_with_cache_equals_recomputing(family: str, positions: Any) -> 
             assert (with_cache - without).abs().max() < 1e-4, name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH)
 def test_a_step_without_positions_continues_the_original_sequence(family: str) -> None:
     """A decoding loop of one's own need not know that the cache is shorter than the prompt."""
     on = subject(family, "sdpa")
@@ -262,7 +284,7 @@ def test_a_step_without_positions_continues_the_original_sequence(family: str) -
     assert (step.logits[:, -1] - output.logits[1]).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH)
 def test_beams_equal_beams_one_by_one(family: str) -> None:
     on = subject(family, "sdpa")
     options = {"max_new_tokens": NEW, "do_sample": False, "num_beams": 2}
@@ -290,7 +312,7 @@ def test_merging_under_flash_attention_is_refused_by_name(name: str, monkeypatch
         METHODS[name](on.model, on.family.processor())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH)
 def test_what_a_backbone_lacks_is_said(family: str) -> None:
     on = subject(family, "sdpa")
     notes = METHODS["visionzip"](on.model, on.family.processor()).stand_ins

@@ -25,7 +25,7 @@ def method_of(name: str) -> Any:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_answers_do_not_depend_on_batch_size_or_order(tiny: Any, questions: list[Question], name: str) -> None:
-    method = method_of(name)
+    method, questions = method_of(name), questions[::2]  # one of every benchmark
     together = Answerer(*tiny, method, batch_size=8).answer(questions)
     alone = Answerer(*tiny, method, batch_size=1).answer(questions)
     shuffled = list(range(len(questions)))

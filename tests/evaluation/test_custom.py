@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import runpy
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call
 from PIL import Image, ImageFile
 
 from clasp.config import RunConfig
@@ -29,7 +28,6 @@ from clasp.strict import ConfigError
 from clasp.tiny.drawing import render
 from clasp.tiny.world import scene
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run.py"
 GOOD = {"image": "a.png", "question": "is there a circle?", "answer": ["yes", "no"]}
 
 
@@ -193,16 +191,6 @@ def test_data_and_custom_belong_together(
         configured("tokens=64", *overrides)
     for word in words:
         assert word in str(caught.value)
-
-
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    """``python scripts/run.py`` in this process, with ``folder`` as working directory."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-    monkeypatch.setattr(cli, "_statuses", [])
-    with pytest.raises(SystemExit) as exited:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    return int(exited.value.code or 0)
 
 
 def test_the_command_line_lists_bad_lines_and_loads_nothing(

@@ -392,30 +392,27 @@ def test_fingerprint_ignores_comments_and_docstrings_only() -> None:
 def test_fingerprint_covers_what_a_method_imports_and_nothing_else(tmp_path: Path) -> None:
     """On a copy of the package: touch one file at a time, and see whose fingerprint changes."""
     shutil.copytree(Path(clasp.__file__).parent, tmp_path / "clasp", ignore=shutil.ignore_patterns("weights", "*.pyc"))
-    code = (
-        "from clasp.fingerprint import code_fingerprint as f;"
-        "print(*(f('clasp.methods.' + m, 'clasp.engine') for m in ('clasp', 'fastv')))"
-    )
+    names = ("ops/cluster.py", "ops/select.py", "policy.py", "engine/state.py", "methods/visionzip.py", "config.py")
+    code = """
+import json, sys
+from pathlib import Path
+from clasp import fingerprint
 
-    def fingerprints() -> list[str]:
-        run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-        return run.stdout.split()
+def prints():
+    fingerprint.code_fingerprint.cache_clear()
+    return [fingerprint.code_fingerprint(f"clasp.methods.{name}", "clasp.engine") for name in ("clasp", "fastv")]
 
-    before = fingerprints()
-    changed = {}
-    for name in (
-        "ops/cluster.py",
-        "ops/select.py",
-        "policy.py",
-        "engine/state.py",
-        "methods/visionzip.py",
-        "config.py",
-    ):
-        path = tmp_path / "clasp" / name
-        original = path.read_text()
-        path.write_text(original + "\nprint\n")
-        changed[name] = [now != then for now, then in zip(fingerprints(), before, strict=True)]
-        path.write_text(original)
+before, changed = prints(), {}
+for name in sys.argv[1:]:
+    path = Path("clasp", name)
+    original = path.read_text()
+    path.write_text(original + "\\nprint\\n")
+    changed[name] = [now != then for now, then in zip(prints(), before)]
+    path.write_text(original)
+print(json.dumps(changed))
+"""
+    run = subprocess.run([sys.executable, "-c", code, *names], cwd=tmp_path, capture_output=True, text=True, check=True)
+    changed = json.loads(run.stdout)
     assert changed == {
         "ops/cluster.py": [True, False],
         "ops/select.py": [True, True],
