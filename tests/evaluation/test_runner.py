@@ -49,7 +49,7 @@ def test_cells_hold_together(configured: Callable[..., RunConfig]) -> None:
         assert cell == store.get(cell["signature"])
         assert cell["score"] == pytest.approx(fmean(answer["score"] for answer in answers))
         assert len(answers) == cell["questions"] == cell["limit"] == 6
-        assert cell["available"] == 500
+        assert cell["available"] == 40, "as many as the tests' data root has"
         assert {answer["category"] for answer in answers} == {cell["category"]}
         assert len({answer["question_id"] for answer in answers}) == 6
         assert cell["provenance"]["versions"]["lmms_eval"]
