@@ -107,6 +107,6 @@ def test_backbones_that_cut_pictures_are_refused(
     configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured(*SMALL)
-    monkeypatch.setattr(retention, "adapter_module", lambda source: "clasp.backbones.qwen2_5_vl")
+    monkeypatch.setattr(retention, "adapter_module", lambda *_: "clasp.backbones.qwen2_5_vl")
     with pytest.raises(ConfigError, match="cuts pictures"):
         record(config)
