@@ -221,6 +221,8 @@ class LauncherConfig:
         signal_s: seconds before the time limit at which it stops by itself.
         setup: shell commands before Python starts.
         sbatch: further options by name.
+        assumed_tmacs: 1e12 multiply-adds a second that a device is taken to do in prefill, for estimates where nothing
+            was measured; None: the library's assumption.
     """
 
     kind: Literal["basic", "local", "slurm"] = "basic"
@@ -242,6 +244,7 @@ class LauncherConfig:
     signal_s: int = 120
     setup: tuple[str, ...] = ()
     sbatch: Mapping[str, object] | None = None
+    assumed_tmacs: float | None = None
 
 
 Figure = Literal["accuracy_vs_flops", "score_vs_budget", "heatmap"]
@@ -345,6 +348,8 @@ def _check_launcher(launcher: LauncherConfig) -> None:
             raise ConfigError(f"launcher.{name}={value} is too small; use a whole number of at least {bound}")
     if launcher.memory_gb is not None and launcher.memory_gb <= 0:
         raise ConfigError(f"launcher.memory_gb={launcher.memory_gb:g} is no amount of memory; use a positive number")
+    if launcher.assumed_tmacs is not None and launcher.assumed_tmacs <= 0:
+        raise ConfigError(f"launcher.assumed_tmacs={launcher.assumed_tmacs:g} is no speed; use a positive number")
     if launcher.kind == "slurm" and launcher.gpus and launcher.processes > launcher.gpus:
         raise ConfigError(
             f"launcher.processes={launcher.processes} is more than launcher.gpus={launcher.gpus}; each process has a "

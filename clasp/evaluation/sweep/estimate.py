@@ -86,8 +86,8 @@ class Estimator:
         geometry: of the backbone.
         device: as in the configuration: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         known_questions: questions of the benchmarks whose files are on this machine, by name.
-        throughput: what to take where nothing was measured; None: :data:`ASSUMED` for the kind of device, where
-            ``auto`` is a GPU for all but the tiny backbone.
+        assumed_tmacs: prefill's speed where nothing was measured, as in :class:`Throughput`; None, and all else:
+            :data:`ASSUMED` for the kind of device, where ``auto`` is a GPU for all but the tiny backbone.
 
     Attributes:
         device: model name of the processor that measured the cells that estimates rest on; None: nothing was measured.
@@ -102,7 +102,7 @@ class Estimator:
         geometry: Geometry,
         device: str,
         known_questions: Mapping[str, int],
-        throughput: Throughput | None = None,
+        assumed_tmacs: float | None = None,
     ) -> None:
         self._stored = list(_stored(results))
         own = [one for one in self._stored if one.backbone == backbone]
@@ -112,7 +112,8 @@ class Estimator:
         self._measured = [one for one in fitting if one.device == self.device and one.clock]
         assumed = device == "cpu" or (device == "auto" and backbone == "tiny")
         self.on_cpu = assumed if self.device is None else _is_cpu(self.device)
-        self.throughput = throughput or ASSUMED["cpu" if self.on_cpu else "gpu"]
+        usual = ASSUMED["cpu" if self.on_cpu else "gpu"]
+        self.throughput = usual if assumed_tmacs is None else usual._replace(tmacs=assumed_tmacs)
         self._geometry, self._known = geometry, known_questions
         self._available = {one.benchmark: one.available for one in self._stored}
 

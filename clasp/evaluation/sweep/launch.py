@@ -195,14 +195,20 @@ def _estimator(one: Asked) -> Estimator:
     """Of the configuration's backbone, made once for all that share it."""
     config, plan = one.config, one.plan
     known = tuple(sorted((name, file.questions) for name, file in plan.files.items()))
-    return _estimating(config.paths.results, config.backbone.name, plan.geometry, config.device, known)
+    tmacs = config.launcher.assumed_tmacs
+    return _estimating(config.paths.results, config.backbone.name, plan.geometry, config.device, known, tmacs)
 
 
 @lru_cache(maxsize=8)
 def _estimating(
-    results: Path, backbone: str, geometry: Geometry, device: str, known: tuple[tuple[str, int], ...]
+    results: Path,
+    backbone: str,
+    geometry: Geometry,
+    device: str,
+    known: tuple[tuple[str, int], ...],
+    tmacs: float | None,
 ) -> Estimator:
-    return Estimator(results, backbone, geometry, device, dict(known))
+    return Estimator(results, backbone, geometry, device, dict(known), tmacs)
 
 
 def _environment(launcher: LauncherConfig, code: Path, command: str, slot: Mapping[str, str]) -> dict[str, str]:

@@ -22,7 +22,8 @@ STANDINGS = ("done", "running", "failed", "missing")
 def told(planned: Plan, config: RunConfig) -> str:
     """The plan for people; what is estimated says what it rests on."""
     known = {name: file.questions for name, file in planned.files.items()}
-    estimator = Estimator(config.paths.results, config.backbone.name, planned.geometry, config.device, known)
+    tmacs = config.launcher.assumed_tmacs
+    estimator = Estimator(config.paths.results, config.backbone.name, planned.geometry, config.device, known, tmacs)
     standing = _standing(planned, config)
     to_run = [spec for spec in planned.cells if standing[spec.signature] != "done"]
     estimates = {spec.signature: estimator.of(spec) for spec in to_run}
@@ -128,7 +129,8 @@ def _basis(estimates: Mapping[str, Estimate], estimator: Estimator) -> str:
         assumed = estimator.throughput
         return (
             f"which is an assumption, for nothing was measured here on such a device: {assumed.tmacs:g}e12 "
-            f"multiply-adds a second, {assumed.token_s:g} s a generated token, {assumed.other_s:g} s a question beside"
+            f"multiply-adds a second (launcher.assumed_tmacs), {assumed.token_s:g} s a generated token, "
+            f"{assumed.other_s:g} s a question beside"
         )
     parts: dict[Basis, str] = {"measured": "as measured", "scaled": "scaled from other cells by the cost model"}
     told = ", ".join(f"{counted(counts[basis], 'cell')} {words}" for basis, words in parts.items() if counts[basis])
