@@ -86,8 +86,6 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(text, parse_constant=_no_number)
         if text.count("[") + text.count("{") > DEEPEST:
             _check_depth(value)
-        if re.search(r"\\u[dD][89a-fA-F]", text):  # half of a surrogate pair, which no file can hold
-            json.dumps(value, ensure_ascii=False).encode()
     except BadFile:
         raise
     except RecursionError as error:
@@ -174,6 +172,11 @@ def _described(shape: Shape) -> str:
 def text(value: Any) -> bool:
     """a text"""
     return isinstance(value, str)
+
+
+def writable(value: Any) -> bool:
+    """a text that a file can hold"""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def label(value: Any) -> bool:

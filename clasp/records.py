@@ -19,6 +19,7 @@ from clasp.reading import (
     positive,
     signature,
     text,
+    writable,
 )
 
 
@@ -142,13 +143,13 @@ RETENTION: Shape = {
     "name": label,
     "backbone": label,
     "side": side,
-    "questions": [{"question": text, "answer": text, "category": _LABEL, "picture": text}],
+    "questions": [{"question": writable, "answer": writable, "category": _LABEL, "picture": text}],
     "maps": [
         {
             "question": count,
             "row": label,
             "tokens": count,
-            "prediction": text,
+            "prediction": writable,
             "right": flag,
             "stages": [{"layer": count, "kept": [count], "pivots": ([count], nothing)}],
         }

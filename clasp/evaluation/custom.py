@@ -25,7 +25,7 @@ from clasp.evaluation.benchmarks import Benchmark
 from clasp.evaluation.data import LocalFile
 from clasp.evaluation.tasks.scoring import normalise
 from clasp.policy import CATEGORIES
-from clasp.reading import BadFile, parse_json, read_bytes
+from clasp.reading import BadFile, parse_json, read_bytes, writable
 from clasp.strict import ConfigError
 
 PREFIX = "custom_"
@@ -177,6 +177,8 @@ def _wrong(values: Any) -> Iterator[str]:
 def _wrong_question(question: Any) -> Iterator[str]:
     if not isinstance(question, str):
         yield f"question is {json.dumps(question)}; write a text in quotes"
+    elif not writable(question):
+        yield "question holds half of a surrogate pair, which is no character; leave it out"
     elif not question.strip():
         yield "question is empty"
     else:
