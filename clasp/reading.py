@@ -180,8 +180,8 @@ def writable(value: Any) -> bool:
 
 
 def label(value: Any) -> bool:
-    """a short printable text"""
-    return isinstance(value, str) and len(value) <= LONGEST_LABEL and value.isprintable()
+    """a short text"""
+    return isinstance(value, str) and len(value) <= LONGEST_LABEL and writable(value)
 
 
 def flag(value: Any) -> bool:

@@ -78,13 +78,13 @@ CELL: Shape = {
 }
 
 ANSWER: Shape = {
-    "question_id": (text, number, nothing),
+    "question_id": (writable, number, nothing),
     "prompt": text,
     "prediction": text,
     "score": (number, nothing),
     "category": _LABEL,
     "routed": _LABEL,
-    "detail": (keyed((text, number, flag, nothing, [anything], keyed(anything))), nothing),
+    "detail": (keyed((writable, number, flag, nothing, [anything], keyed(anything))), nothing),
 }
 
 JUDGEMENT: Shape = {
