@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clasp.config import LauncherConfig, RunConfig
+from clasp.evaluation import cli
 from clasp.evaluation.sweep import jobs, launch, machine, packs, snapshot
 from clasp.evaluation.sweep.submission import composing, override_value
 from clasp.strict import ConfigError
@@ -172,3 +174,20 @@ def test_processes_on_this_machine_are_seen_as_long_as_they_run(tmp_path: Path) 
     assert jobs.states(tmp_path, jobs.LOCAL) == {}
     process.wait()
     assert jobs.states(tmp_path, jobs.LOCAL) == {}
+
+
+def test_bad_input_anywhere_in_a_sweep_is_told_before_anything_is_submitted(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = snapshot.ROOT / "scripts" / "run.py"
+    arguments = ["-m", "method=random", "tokens=64,999", *RUN[1:], "launcher=local", f"paths.data={data_root}"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+    monkeypatch.setattr(cli, "_statuses", [])
+    with pytest.raises(SystemExit) as exited:
+        runpy.run_path(str(script), run_name="__main__")
+    told = capsys.readouterr().err
+    assert exited.value.code == cli.BAD_INPUT
+    assert "tokens=999 is more than the 576 visual tokens" in told
+    assert "nothing was submitted" in told
+    assert not (tmp_path / "results" / "sweeps").exists()

@@ -78,9 +78,10 @@ def test_a_snapshot_of_a_snapshot_is_of_the_same_commit(checkout: Path, tmp_path
     first = snapshot.take(tmp_path / "one", checkout)
     second = snapshot.take(tmp_path / "two", first)
     for key in ("commit", "dirty"):
-        assert json.loads((second / "snapshot.json").read_text())[key] == json.loads(
-            (first / "snapshot.json").read_text()
-        )[key]
+        assert (
+            json.loads((second / "snapshot.json").read_text())[key]
+            == json.loads((first / "snapshot.json").read_text())[key]
+        )
 
 
 def test_a_process_imports_what_was_submitted_and_not_what_changed_since(checkout: Path, tmp_path: Path) -> None:
