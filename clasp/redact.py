@@ -6,10 +6,12 @@ Whatever the project writes for others to read (cells, experiment records, failu
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import pwd
 import re
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import PurePath
@@ -64,6 +66,24 @@ def redact_logs() -> None:
     for handler in logging.getLogger().handlers:
         if not isinstance(handler.formatter, RedactingFormatter):
             handler.setFormatter(RedactingFormatter(handler.formatter))
+
+
+class RedactingStream(io.TextIOWrapper):
+    """A stream that takes another's place, and redacts every write."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        super().__init__(stream.buffer, stream.encoding, stream.errors, write_through=True)
+        self._replaced = stream  # which would close the file with its own end
+
+    def write(self, text: str) -> int:
+        super().write(redact(text))
+        return len(text)
+
+
+def redact_streams() -> None:
+    """From now on what is printed is redacted, tracebacks included: a job's output is a file that others read."""
+    for name in ("stdout", "stderr"):
+        setattr(sys, name, RedactingStream(getattr(sys, name)))
 
 
 Rules = tuple[list[str], re.Pattern[str] | None]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 
 import pytest
 
-from clasp.redact import redact, redacted
+from clasp.redact import redact, redact_streams, redacted
 
 SECRET = "planted-f3a9c1e07b"
 
@@ -70,3 +72,15 @@ def test_nested_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ann")
     values = {"a": [Path("/home/ann/x"), 1, None], SECRET: {"b": (f"{SECRET}!", 0.5, True)}}
     assert redacted(values) == {"a": ["~/x", 1, None], "***": {"b": ("***!", 0.5, True)}}
+
+
+def test_what_is_printed_is_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("HF_TOKEN", "planted-token-1")
+    written = io.BytesIO()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", io.TextIOWrapper(written))
+        patched.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO()))
+        redact_streams()
+        print("/home/ada/data", "planted-token-1", end="")
+        assert written.getvalue() == b"~/data ***", "and at once, without a flush"

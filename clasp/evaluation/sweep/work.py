@@ -21,6 +21,7 @@ from clasp.config import RunConfig, load_config
 from clasp.evaluation.sweep import packs
 from clasp.evaluation.sweep.packs import PackFile
 from clasp.evaluation.sweep.parallel import Alone, Team, processes
+from clasp.redact import redact_streams
 
 if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     """Computes one pack, here."""
     for number in STOPPING:
         signal.signal(number, _stop)
+    redact_streams()
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(name)s][%(levelname)s] - %(message)s")
     pack = packs.read(Path(arguments[0]))
     os.chdir(pack.folder)
