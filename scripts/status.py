@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from clasp.evaluation.sweep.status import StatusError, progress, told
+from clasp.evaluation.overview.status import StatusError, progress, told
 
 KEYS = ("experiment", "results", "watch")
 

@@ -25,9 +25,10 @@ from omegaconf import OmegaConf
 from clasp import backbones
 from clasp.evaluation import cli, custom, plan
 from clasp.evaluation.data import ensure
+from clasp.evaluation.keeping import claims, failures, journal
+from clasp.evaluation.overview import status
 from clasp.evaluation.store import CellStore
 from clasp.evaluation.store import signature as hashed
-from clasp.evaluation.sweep import claims, failures, journal, status
 from clasp.reading import BadFile
 from clasp.report.cells import ReportError
 from clasp.report.retention import load_retention

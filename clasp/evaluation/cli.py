@@ -117,8 +117,9 @@ def retention_job(composed: Any, draw: Callable[[Path, str], str]) -> None:
 
 def plan_job(composed: Any) -> None:
     """As :func:`job`: tells what it would run and how long that takes, and runs nothing."""
+    from clasp.evaluation.overview import planning
     from clasp.evaluation.plan import most_cells
-    from clasp.evaluation.sweep import planning, prefetch
+    from clasp.evaluation.prefetching import prefetch
 
     with _remembered():
         config = load_config(_values(composed))
@@ -140,7 +141,7 @@ def prefetch_job(composed: Any) -> None:
     with _remembered():
         config = load_config(_values(composed))
         _prepare_environment(config)
-        from clasp.evaluation.sweep.fetching import fetch
+        from clasp.evaluation.prefetching.fetching import fetch
 
         fetch(config)
         planned = make_plan(config)  # builds the benchmarks that are built here, and finds what else is wrong

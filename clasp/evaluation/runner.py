@@ -18,20 +18,20 @@ from clasp.evaluation import lmms
 from clasp.evaluation.benchmarks import Benchmark
 from clasp.evaluation.judging.chat import Endpoint, endpoint
 from clasp.evaluation.judging.judge import completed
+from clasp.evaluation.keeping import failures
+from clasp.evaluation.keeping.claims import ClaimLost, Claims, Held, current
+from clasp.evaluation.keeping.journal import Journal, tidy
 from clasp.evaluation.plan import Group, Plan
 from clasp.evaluation.provenance import command, now, provenance
 from clasp.evaluation.replay import Replay
 from clasp.evaluation.store import Cell, CellSpec, CellStore
-from clasp.evaluation.sweep import failures
-from clasp.evaluation.sweep.claims import ClaimLost, Claims, Held, current
-from clasp.evaluation.sweep.journal import Journal, tidy
 from clasp.evaluation.sweep.parallel import Alone, Team
 from clasp.files import is_full, remove_abandoned
 from clasp.router import forget as forget_routes
 
 if TYPE_CHECKING:
+    from clasp.evaluation.keeping.resuming import ResumingAnswerer
     from clasp.evaluation.model import ClaspModel
-    from clasp.evaluation.sweep.resuming import ResumingAnswerer
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +228,7 @@ class _Session:
 
     def _answering(self, group: Group) -> ResumingAnswerer:
         """The answerer of a group, kept while its cells follow each other."""
-        from clasp.evaluation.sweep.resuming import ResumingAnswerer
+        from clasp.evaluation.keeping.resuming import ResumingAnswerer
 
         if self._answerer is None or self._answerer[0] is not group:
             model, processor = self._model()

@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from clasp.evaluation.sweep import jobs, journal
+from clasp.evaluation.keeping import journal
+from clasp.evaluation.sweep import jobs
 from clasp.evaluation.sweep.submission import Sweep
 
 LOOK_S, LONGEST_LOOK_S, GROWTH = 1.0, 15.0, 0.02

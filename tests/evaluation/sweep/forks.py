@@ -148,7 +148,7 @@ def together(overrides: list[str], results: str, processes: int) -> dict[str, An
 
 def asleep(overrides: list[str], results: str) -> dict[str, Any]:
     """A run that is stopped in mid-cell and taken for dead, another that finishes, and the first one woken up."""
-    from clasp.evaluation.sweep import claims
+    from clasp.evaluation.keeping import claims
 
     sleeper = child(lambda: run(overrides, results))
     _until_answers(results)
@@ -194,8 +194,6 @@ def prepare() -> None:
     """What every run needs and none changes, so that children begin with it."""
     import lmms_eval.evaluator  # noqa: F401
 
-    import clasp.evaluation.model
-    import clasp.evaluation.sweep.resuming  # noqa: F401
     from clasp.backbones import Trust
     from clasp.evaluation import lmms, provenance, runner
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from clasp.evaluation.sweep import claims
-from clasp.evaluation.sweep.claims import ClaimLost, Claims, all_current, current
+from clasp.evaluation.keeping import claims
+from clasp.evaluation.keeping.claims import ClaimLost, Claims, all_current, current
 
 CELL = "0123456789abcdef01234567"
 
@@ -63,7 +63,7 @@ def test_of_many_at_once_one_gets_the_cell(tmp_path: Path) -> None:
 
 def test_a_dead_process_of_this_machine_is_found_out_at_once(tmp_path: Path) -> None:
     work = (
-        "import os, sys; from clasp.evaluation.sweep.claims import Claims; "
+        "import os, sys; from clasp.evaluation.keeping.claims import Claims; "
         f"c = Claims(sys.argv[1]); c.__enter__(); assert c.take({CELL!r}, 'x'); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", work, str(tmp_path)], check=True)

@@ -10,9 +10,9 @@ import pytest
 
 from clasp.backbones import geometry
 from clasp.evaluation.benchmarks import BENCHMARKS
+from clasp.evaluation.overview.estimate import Estimator
+from clasp.evaluation.overview.sizes import SIZES
 from clasp.evaluation.store import CellSpec
-from clasp.evaluation.sweep.estimate import Estimator
-from clasp.evaluation.sweep.sizes import SIZES
 
 REFERENCE = Path(__file__).resolve().parents[3] / "results" / "reference"
 TINY = geometry("tiny")

@@ -12,10 +12,11 @@ import pytest
 
 from clasp.config import RunConfig
 from clasp.evaluation import cli
+from clasp.evaluation.keeping import failures
+from clasp.evaluation.keeping.claims import Claims
+from clasp.evaluation.overview.planning import told
 from clasp.evaluation.plan import Plan, most_cells, plan
-from clasp.evaluation.sweep import failures, launch
-from clasp.evaluation.sweep.claims import Claims
-from clasp.evaluation.sweep.planning import told
+from clasp.evaluation.sweep import launch
 from clasp.strict import ConfigError
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "plan.py"

@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 
 from clasp.backbones.hub import BackboneUnavailable
 from clasp.config import RunConfig, load_config
-from clasp.evaluation.sweep import fetching, prefetch
-from clasp.evaluation.sweep.prefetch import Kept, Manifest, check_prefetched
+from clasp.evaluation.prefetching import fetching, prefetch
+from clasp.evaluation.prefetching.prefetch import Kept, Manifest, check_prefetched
 from clasp.router import KeywordRouter
 from clasp.strict import ConfigError
 from clasp.tiny import directory

@@ -12,11 +12,11 @@ import torch
 
 from clasp.config import RunConfig
 from clasp.evaluation.answering import Answer, Answerer, Question
+from clasp.evaluation.keeping import failures
+from clasp.evaluation.keeping.journal import Journal, count
+from clasp.evaluation.keeping.resuming import ResumingAnswerer
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
-from clasp.evaluation.sweep import failures
-from clasp.evaluation.sweep.journal import Journal, count
-from clasp.evaluation.sweep.resuming import ResumingAnswerer
 from clasp.methods import build
 
 CELL = "0123456789abcdef01234567"

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clasp.evaluation.sweep.claims import current, folder
+from clasp.evaluation.keeping.claims import current, folder
 from clasp.files import append_line, remove_abandoned
 from clasp.reading import BadFile, parse_json
 

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from clasp.evaluation.answering import Answer, Answerer, EvaluationError, Question, Seconds
-from clasp.evaluation.sweep.journal import Journal, key
+from clasp.evaluation.keeping.journal import Journal, key
 
 if TYPE_CHECKING:
     from clasp.cost import Stopwatch
