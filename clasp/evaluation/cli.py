@@ -9,43 +9,33 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    InterpolationResolutionError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
+from omegaconf.errors import OmegaConfBaseException
 
 from clasp.backbones import BackboneRefused, BackboneUnavailable
-from clasp.config import OWN_DATA, LauncherConfig, RunConfig, known_keys, load_config
+from clasp.config import OWN_DATA, LauncherConfig, RunConfig, load_config
 from clasp.evaluation import hydra_files as hydra_files  # its resolver, which configs/config.yaml uses
 from clasp.evaluation.benchmarks import BENCHMARKS
-from clasp.evaluation.custom import BadRows
 from clasp.evaluation.provenance import command
 from clasp.evaluation.sweep import work
-from clasp.evaluation.sweep.launch import Asked, Came, launch
+from clasp.evaluation.sweep.launch import Asked, launch
 from clasp.evaluation.sweep.submission import composing
+from clasp.evaluation.telling import BAD_INPUT, FAILED, announce, explain, tell, told_of
 from clasp.files import is_full
 from clasp.redact import redact, redact_logs
-from clasp.strict import ConfigError, shown, unknown_key
+from clasp.strict import ConfigError
 
 if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan
 
-BAD_INPUT, FAILED = 2, 1
-_INTERPOLATED = "ConfigError raised while resolving interpolation: "
-LONGEST_SENTENCE = 2000
-"""Characters of the longest error that is told; Hydra repeats its input."""
 POLICIES = Path(__file__).resolve().parents[2] / "configs" / "policy"
 """Where calibrated tables go."""
 
@@ -229,37 +219,7 @@ def _launch(overrides: list[str]) -> None:
         return
     with _remembered():
         asked, log_group, script = [one for one, _ in _asked], _asked[0][1], Path(sys.argv[0]).name
-        _statuses.append(launch(asked, command(), script, overrides, partial(_told, log_group=log_group)))
-
-
-def explain(error: BaseException) -> str:
-    """One sentence for what Hydra has to say about its command line: the value, the allowed ones, the remedy.
-
-    Of a file of one's own every bad line is told, each on a line.
-    """
-    cause = error.__cause__
-    if isinstance(error, RecursionError | MemoryError):
-        return "the command line or a configuration file is nested too deeply or too large; write it shorter"
-    if isinstance(error, InterpolationResolutionError) and str(error).startswith(_INTERPOLATED):
-        return str(error).removeprefix(_INTERPOLATED).split("\n")[0]
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"unknown {group} {choice!r}: use one of {', '.join(sorted(error.options))}"
-    if isinstance(error, MissingMandatoryValue):
-        return f"key {error.full_key!r} has no value; give it one with {error.full_key}=..."
-    if isinstance(error, OverrideParseException):
-        typed = shown(error.override)
-        return f"override {typed} cannot be read; write key=value, with quotes around lists: 'key=[a,b]'"
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
-        section, _, key = str(cause.full_key).rpartition(".")
-        if section and key in known_keys(section):
-            return f"the chosen {section} takes no {key!r}; choose one that does, see configs/{section}/"
-        there = [str(name) for name in cause.parent_node or () if name != "hydra"]
-        return str(unknown_key(key, there, section))
-    if isinstance(error, BadRows):
-        return str(error)
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= LONGEST_SENTENCE else f"{words[:LONGEST_SENTENCE]}..."
+        _statuses.append(launch(asked, command(), script, overrides, partial(told_of, log_group=log_group)))
 
 
 def make_plan(config: RunConfig, weights: str | None = None) -> Plan:
@@ -276,52 +236,13 @@ def _run(planned: Plan, config: RunConfig, log_group: Callable[..., object]) -> 
     """Runs, and tells; returns the exit code of this job."""
     from clasp.evaluation.runner import run_cells
 
-    _announce(planned, config)
+    announce(planned, config)
     told = partial(log_group, settings=config.wandb, experiment=config.name, results=config.paths.results)
     outcome = run_cells(planned, config, told)
-    _tell(planned, config, outcome.cells, outcome.computed, len(outcome.failed))
+    tell(planned, config, outcome.cells, outcome.computed, len(outcome.failed))
     for label in outcome.failed:
         print(f"error: failed: {label} (traceback above)", file=sys.stderr)
     return FAILED if outcome.failed else 0
-
-
-def _told(one: Asked, came: Came, log_group: Callable[..., object]) -> int:
-    """Tells what a launcher's jobs made of a configuration; returns its exit code."""
-    from clasp.evaluation.store import CellStore
-
-    planned, config = one.plan, one.config
-    _announce(planned, config)
-    store = CellStore(config.paths.results)
-    found = {spec.signature: store.completed(cell) for spec in planned.cells if (cell := store.get(spec.signature))}
-    for group in planned.groups:
-        cells = [found[spec.signature] for spec in group.specs if spec.signature in found]
-        if came.computed.intersection(cell["signature"] for cell in cells):
-            log_group(cells, settings=config.wandb, experiment=config.name, results=config.paths.results)
-    _tell(planned, config, tuple(found.values()), len(came.computed), len(came.failed))
-    for label, reason in came.failed.items():
-        print(f"error: failed: {label}: {reason}", file=sys.stderr)
-    for label in came.absent:
-        print(f"error: missing: {label}: its job ended before; run the same command again", file=sys.stderr)
-    return FAILED if came.failed or came.absent else 0
-
-
-def _announce(planned: Plan, config: RunConfig) -> None:
-    for notice in planned.notices:
-        print(f"note: {notice}")
-    print(f"{config.name}: {len(planned.cells)} cells, {len(planned.groups)} of method x budget, "
-          f"on {config.backbone.name}; results in {config.paths.results}/cells")  # fmt: skip
-
-
-def _tell(planned: Plan, config: RunConfig, cells: Sequence[dict[str, Any]], computed: int, failed: int) -> None:
-    """The results of a configuration, and how many are new."""
-    from clasp.evaluation.judging.judge import kind_of
-    from clasp.evaluation.summary import results_table
-
-    print(results_table(planned.rows, cells))
-    print(f"{computed} cells computed, {len(cells) - computed} were there already, {failed} failed")
-    waiting = [cell for cell in cells if cell["score"] is None and kind_of(cell) is not None]
-    if waiting:
-        print(f"note: {len(waiting)} unjudged; score them with: python scripts/judge.py results={config.paths.results}")
 
 
 def _prepare_environment(config: RunConfig) -> None:

@@ -4,41 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clasp.backbones import Trust
 from clasp.config import RunConfig
-from clasp.evaluation import lmms
-from clasp.evaluation.benchmarks import Benchmark
-from clasp.evaluation.judging.chat import Endpoint, endpoint
+from clasp.evaluation.judging.chat import endpoint
 from clasp.evaluation.judging.judge import completed
-from clasp.evaluation.keeping import failures
-from clasp.evaluation.keeping.claims import ClaimLost, Claims, Held, current
+from clasp.evaluation.keeping.claims import Claims
 from clasp.evaluation.keeping.journal import Journal, tidy
 from clasp.evaluation.plan import Group, Plan
-from clasp.evaluation.provenance import command, now, provenance
-from clasp.evaluation.replay import Replay
+from clasp.evaluation.provenance import command
+from clasp.evaluation.session import Session
 from clasp.evaluation.store import Cell, CellSpec, CellStore
-from clasp.evaluation.sweep.parallel import Alone, Team
-from clasp.files import is_full, remove_abandoned
-from clasp.router import forget as forget_routes
+from clasp.evaluation.sweep.parallel import ALONE, Alone, Team
+from clasp.files import remove_abandoned
 
 if TYPE_CHECKING:
-    from clasp.evaluation.keeping.resuming import ResumingAnswerer
-    from clasp.evaluation.model import ClaspModel
+    pass
 
 log = logging.getLogger(__name__)
-
-LOOK_S = 2.0
-"""Seconds between two looks at cells that other processes compute."""
-
-ALONE = Alone()
 
 Finished = Callable[[list[Cell]], object]
 """What is told of all cells of a method at a budget, once they exist."""
@@ -93,7 +80,7 @@ def run_cells(
     wanted = [(group, spec) for group, spec in _ordered(plan, only) if present[spec.signature] is None]
     if not wanted:
         return _outcome(plan, present, 0, {})
-    session = _Session(plan, config, store, judge, team)
+    session = Session(plan, config, store, judge, team)
     failed: dict[str, str] = {}
     with Claims(config.paths.results) as claims, session, _progress(session.questions(wanted)) as bar:
         for group, done in session.computed(claims, wanted, bar, failed):
@@ -109,7 +96,7 @@ def run_cells(
 def follow(plan: Plan, config: RunConfig, team: Team) -> None:
     """Answers a share of the questions of each cell that the first process of ``team`` runs, until that one ends."""
     cells = {spec.signature: (group, spec) for group in plan.groups for spec in group.specs}
-    with _Session(plan, config, CellStore(config.paths.results), None, team) as session:
+    with Session(plan, config, CellStore(config.paths.results), None, team) as session:
         for signature in team.signatures():
             try:
                 session.answered(*cells[signature], Journal(config.paths.results, signature, team.rank))
@@ -126,214 +113,6 @@ def _ordered(plan: Plan, only: Collection[str] | None) -> list[tuple[Group, Cell
     """The cells of this process with their groups, in order."""
     cells = {spec.signature: (group, spec) for group in plan.groups for spec in group.specs}
     return list(cells.values()) if only is None else [cells[signature] for signature in only if signature in cells]
-
-
-class _Session:
-    """One loaded model and one task index for all cells of a run; the model loads with the first cell that needs it."""
-
-    def __init__(
-        self, plan: Plan, config: RunConfig, store: CellStore, judge: Endpoint | None, team: Alone = ALONE
-    ) -> None:
-        self._team = team
-        self._plan, self._config, self._store, self._judge = plan, config, store, judge
-        self._benchmarks = {benchmark.name: benchmark for benchmark in plan.benchmarks}
-        self._replay: Replay | None = None
-        self._loaded: tuple[Any, Any] | None = None
-        self._answerer: tuple[Group, ResumingAnswerer] | None = None
-        self.count = 0
-
-    def __enter__(self) -> _Session:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._replay is not None:
-            self._replay.__exit__(*error)
-
-    def questions(self, wanted: list[tuple[Group, CellSpec]]) -> int | None:
-        """How many questions lie ahead; None where a benchmark's size is not known before it is fetched."""
-        counts = [self._questions(spec) for _, spec in wanted]
-        return None if None in counts else sum(count for count in counts if count is not None)
-
-    def _questions(self, spec: CellSpec) -> int | None:
-        if spec.limit != "all":
-            return int(spec.limit)
-        return self._plan.files[spec.benchmark].questions if spec.benchmark in self._plan.files else None
-
-    def computed(
-        self, claims: Claims, wanted: list[tuple[Group, CellSpec]], bar: Any, failed: dict[str, str]
-    ) -> Iterator[tuple[Group, dict[str, Cell]]]:
-        """Computes the cells; gives, group by group, those that are new. ``failed`` gets labels by signature."""
-        told = False
-        while wanted:
-            others: list[tuple[Group, CellSpec]] = []
-            for group, specs in _by_group(wanted):
-                done: dict[str, Cell] = {}
-                for spec in specs:
-                    label = f"{spec.backbone}, {group.label}, {spec.benchmark}"
-                    with _claimed(claims, spec, label, self._questions(spec)) as held:
-                        if held is None:
-                            others.append((group, spec))
-                        elif cell := self._one(group, spec, held, label, bar, failed):
-                            done[spec.signature] = cell
-                yield group, done
-            wanted = [(group, spec) for group, spec in others if self._store.get(spec.signature) is None]
-            if wanted:
-                told = told or self._tell(wanted)
-                time.sleep(LOOK_S)
-
-    def _tell(self, wanted: list[tuple[Group, CellSpec]]) -> bool:
-        claim = current(self._config.paths.results, wanted[0][1].signature)
-        who = f", the first by {claim.owner.host}, process {claim.owner.pid}" if claim and claim.owner else ""
-        log.info("waiting for %d cells that other processes compute%s", len(wanted), who)
-        return True
-
-    def _one(
-        self, group: Group, spec: CellSpec, held: Held, label: str, bar: Any, failed: dict[str, str]
-    ) -> Cell | None:
-        """One claimed cell; None where it failed or was another's after all."""
-        results = self._config.paths.results
-        journal = Journal(results, spec.signature)
-        if self._store.get(spec.signature) is not None:  # finished between our look and our claim
-            journal.remove()
-            return None
-        bar.set_description(label)
-        try:
-            cell = self._run_cell(group, spec, journal, held, bar.update)
-        except ClaimLost as error:
-            log.warning("%s: %s", label, error)
-            return None
-        except Exception as error:  # kept with its traceback, counted, and the exit code says so; the others run
-            if is_full(error):
-                raise
-            path = failures.record(results, spec.signature, label, error)
-            log.exception("cell failed: %s (kept in %s)", label, path)
-            failed[spec.signature] = label
-            return None
-        journal.remove()
-        failures.forget(results, spec.signature)
-        self.count += 1
-        return completed(self._store, cell, self._judge)
-
-    def _model(self) -> tuple[Any, Any]:
-        if self._loaded is None:
-            config, weights = self._config, self._plan.cells[0].weights
-            log.info("loading %s (%s, %s)", config.backbone.name, config.dtype, config.device)
-            revision = weights.rpartition("@")[2] if weights.startswith("hub:") else None
-            self._loaded = _load(config.backbone.source, config.dtype, config.device, revision, config.backbone.trust)
-            model = self._loaded[0]
-            if config.backbone.vision_cache_mib and model.device.type == "cpu":
-                self._replay = Replay(model, config.backbone.vision_cache_mib)
-                self._replay.__enter__()
-        return self._loaded
-
-    def _answering(self, group: Group) -> ResumingAnswerer:
-        """The answerer of a group, kept while its cells follow each other."""
-        from clasp.evaluation.keeping.resuming import ResumingAnswerer
-
-        if self._answerer is None or self._answerer[0] is not group:
-            model, processor = self._model()
-            answerer = ResumingAnswerer(model, processor, group.method, self._config.batch_size, self._replay)
-            self._answerer = (group, answerer)
-        return self._answerer[1]
-
-    def answered(
-        self,
-        group: Group,
-        spec: CellSpec,
-        journal: Journal,
-        between: Callable[[], object] = lambda: None,
-        advance: Callable[[int], object] = lambda count: None,
-    ) -> tuple[ClaspModel, ResumingAnswerer, dict[str, Any]]:
-        """The model with its answers, what answered, and lmms-eval's results; of a shared cell this process's share."""
-        benchmark = self._benchmarks[spec.benchmark]
-        forget_routes()  # each cell pays for its own routing, so that times do not depend on what ran before
-        self._team.begin(spec.signature, lambda: self._ready(group, benchmark))
-        answerer = self._answering(group)
-        answerer.begin(journal, between)
-        lm = self._team.model(answerer, advance)
-        return lm, answerer, lmms.evaluate(lm, benchmark, spec, self._config)
-
-    def _ready(self, group: Group, benchmark: Benchmark) -> None:
-        """Loads what a cell needs."""
-        self._answering(group)
-        lmms.load(benchmark, self._config)
-
-    def _run_cell(
-        self, group: Group, spec: CellSpec, journal: Journal, held: Held, advance: Callable[[int], object]
-    ) -> Cell:
-        from clasp.evaluation.costs import costs, device_name
-
-        started, benchmark = now(), self._benchmarks[spec.benchmark]
-        lm, answerer, results = self.answered(group, spec, journal, held.check, advance)
-        values = {name.partition(",")[0]: value for name, value in results["results"][benchmark.task].items()}
-        scores = {} if benchmark.pending else {name: float(values[name]) for name in benchmark.metrics}
-        rows = lmms.answer_rows(results["samples"][benchmark.task], lm, benchmark)
-        method, geometry = group.method, self._plan.geometry
-        cell = {
-            "signature": spec.signature,
-            "identity": spec.identity(),
-            "backbone": spec.backbone,
-            "method": group.method.name,
-            "budget": dict(spec.budget),
-            "benchmark": benchmark.name,
-            "category": benchmark.category,
-            "metric": benchmark.metric,
-            "score": None if benchmark.pending else sum(scores.values()),
-            "scores": scores,
-            "questions": len(rows),
-            "available": results["n-samples"][benchmark.task]["original"],
-            "limit": spec.limit,
-            "costs": costs(lm.answers, geometry, self._config.batch_size, device_name(answerer.model.device)),
-            "provenance": provenance(
-                started,
-                (*method.assumed(), *method.stand_ins(geometry)),
-                answerer.events,
-                self._config.backbone.trust.allowed,
-            ),
-        }
-        return self._store.put(cell, rows)
-
-
-def _by_group(wanted: list[tuple[Group, CellSpec]]) -> list[tuple[Group, list[CellSpec]]]:
-    """Cells that follow each other in one group, together."""
-    runs: list[tuple[Group, list[CellSpec]]] = []
-    for group, spec in wanted:
-        if not runs or runs[-1][0] is not group:
-            runs.append((group, []))
-        runs[-1][1].append(spec)
-    return runs
-
-
-@contextmanager
-def _claimed(claims: Claims, spec: CellSpec, label: str, questions: int | None) -> Iterator[Held | None]:
-    """The claim on a cell for as long as it is worked on; None where another process has it."""
-    held = claims.take(spec.signature, label, questions)
-    if held is None:
-        yield None
-        return
-    with held:
-        yield held
-
-
-@lru_cache(maxsize=1)
-def _load(source: str, dtype: str, device: str, revision: str | None, trust: Trust) -> tuple[Any, Any]:
-    """The loaded model, kept for the further jobs of a sweep."""
-    from transformers.utils.logging import disable_progress_bar
-
-    from clasp.backbones import load
-
-    loaded = load(
-        source,
-        dtype=dtype,
-        device=None if device == "auto" else device,
-        revision=revision,
-        allow_pickle=trust.allow_pickle,
-        trust_remote_code=trust.trust_remote_code,
-    )
-    disable_progress_bar()  # the router's encoder, which loads later, would draw through ours
-    for chatty in ("sentence_transformers", "numexpr"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    return loaded
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clasp.config import RunConfig
-from clasp.evaluation import runner
+from clasp.evaluation import session
 from clasp.evaluation.answering import Answerer, EvaluationError
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import Outcome, run_cells
@@ -36,7 +36,7 @@ def forbid_models(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a model was loaded although every cell is there")
 
-    monkeypatch.setattr(runner, "_load", refuse)
+    monkeypatch.setattr(session, "load_model", refuse)
 
 
 def test_cells_hold_together(configured: Callable[..., RunConfig]) -> None:

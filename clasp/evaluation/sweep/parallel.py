@@ -33,6 +33,9 @@ class Alone:
         return ClaspModel.over(answerer, advance)
 
 
+ALONE = Alone()
+
+
 def processes() -> int:
     """How many processes share the cells, as their launcher says."""
     return int(os.environ.get("WORLD_SIZE", "1"))

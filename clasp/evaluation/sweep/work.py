@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from clasp.config import RunConfig, load_config
 from clasp.evaluation.sweep import packs
 from clasp.evaluation.sweep.packs import PackFile
-from clasp.evaluation.sweep.parallel import Alone, Team, processes
+from clasp.evaluation.sweep.parallel import ALONE, Alone, Team, processes
 from clasp.redact import redact_streams
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _computed(plan: Plan, config: RunConfig, cells: Sequence[str]) -> int:
     """Computes cells, alone or as one of several processes; returns the exit code."""
-    from clasp.evaluation.runner import ALONE, follow, run_cells
+    from clasp.evaluation.runner import follow, run_cells
 
     with ExitStack() as stack:
         team: Alone = ALONE

@@ -195,9 +195,9 @@ def prepare() -> None:
     import lmms_eval.evaluator  # noqa: F401
 
     from clasp.backbones import Trust
-    from clasp.evaluation import lmms, provenance, runner
+    from clasp.evaluation import lmms, provenance, session
 
-    runner._load("tiny", "float32", "cpu", None, Trust())
+    session.load_model("tiny", "float32", "cpu", None, Trust())
     lmms._task_manager(False)
     provenance._git()
 

@@ -1,22 +1,16 @@
-"""The configuration of a run as frozen dataclasses, and the strict loader that makes them from plain dictionaries.
-
-Hydra composes a configuration, the entry point turns it into a dictionary, and :func:`load_config` makes a
-:class:`RunConfig` of it or says in one sentence what is wrong. Library code never sees a ``DictConfig``. Torch-free.
-"""
+"""The sections of a run's configuration, as frozen dataclasses. Torch-free."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from clasp.backbones.trust import Trust
-from clasp.budget import Budget
-from clasp.policy import CATEGORIES, check_category, check_weights
-from clasp.strict import ConfigError, build, check_name, known_fields
+from clasp.strict import ConfigError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 OWN_DATA = "custom"
@@ -294,152 +288,3 @@ class RunConfig:
     report: ReportConfig = ReportConfig()
     launcher: LauncherConfig = LauncherConfig()
     data: Path | None = None
-
-
-def load_config(values: Mapping[str, Any]) -> RunConfig:
-    """A :class:`RunConfig` from a plain dictionary.
-
-    Raises:
-        ConfigError: an unknown key (the known ones are listed), a value of the wrong type, or values that contradict
-            each other.
-    """
-    config = build(RunConfig, values)
-    _check(config)
-    return config
-
-
-def known_keys(path: str = "") -> tuple[str, ...]:
-    """The keys under a dotted path of the configuration, empty where the path leads to no section."""
-    return known_fields(RunConfig, path)
-
-
-def _check(config: RunConfig) -> None:
-    """What no single value shows: contradictions and bounds that hold for every backbone."""
-    _check_budget(config)
-    check_name("name", config.name)
-    check_name("backbone.name", config.backbone.name)
-    if config.report.published is not None:
-        check_name("report.published", config.report.published)
-    for name, value in (("batch_size", config.batch_size), ("limit", config.limit)):
-        if isinstance(value, int) and value < 1:
-            allowed = "a whole number of at least 1" + (" or all" if name == "limit" else "")
-            raise ConfigError(f"{name}={value} is too small; use {allowed}")
-    if not config.benchmarks.names:
-        raise ConfigError("benchmarks.names is empty; name at least one benchmark")
-    if OWN_DATA in config.benchmarks.names and config.data is None:
-        raise ConfigError(f"benchmarks={OWN_DATA} needs the file of your questions; give it with data=my.jsonl")
-    if OWN_DATA not in config.benchmarks.names and config.data is not None:
-        raise ConfigError(f"data={config.data} is read by benchmarks={OWN_DATA} alone; add that, or leave out data")
-    if config.device != "auto" and config.device.split(":")[0] not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"unknown device {config.device!r}; use auto, cpu, mps, cuda or cuda:0")
-    _check_launcher(config.launcher)
-    _check_parts(config)
-    for variant in config.grid.variants.values():
-        _check_parts(variant)
-    _check_rows(config)
-
-
-def _check_launcher(launcher: LauncherConfig) -> None:
-    least = {"cells_per_job": 1, "processes": 1, "cores_per_process": 1, "gpus": 0, "cpus": 1, "minutes": 1}
-    least |= {"array_parallelism": 1, "max_requeues": 0, "signal_s": 1}
-    for name, bound in least.items():
-        value = getattr(launcher, name)
-        if value is not None and value < bound:
-            raise ConfigError(f"launcher.{name}={value} is too small; use a whole number of at least {bound}")
-    if launcher.memory_gb is not None and launcher.memory_gb <= 0:
-        raise ConfigError(f"launcher.memory_gb={launcher.memory_gb:g} is no amount of memory; use a positive number")
-    if launcher.assumed_tmacs is not None and launcher.assumed_tmacs <= 0:
-        raise ConfigError(f"launcher.assumed_tmacs={launcher.assumed_tmacs:g} is no speed; use a positive number")
-    if launcher.kind == "slurm" and launcher.gpus and launcher.processes > launcher.gpus:
-        raise ConfigError(
-            f"launcher.processes={launcher.processes} is more than launcher.gpus={launcher.gpus}; each process has a "
-            "GPU of its own"
-        )
-    if launcher.signal_s >= 60 * launcher.minutes:
-        raise ConfigError(
-            f"launcher.signal_s={launcher.signal_s} leaves nothing of launcher.minutes={launcher.minutes}; use fewer "
-            "seconds or more minutes"
-        )
-
-
-def _check_parts(config: RunConfig | VariantConfig) -> None:
-    if config.fusion is not None:
-        _check_fusion(config.fusion)
-    if config.policy is not None:
-        _check_policy(config.policy)
-    if config.router is not None and config.router.category is not None:
-        _raising(check_category, config.router.category)
-
-
-def _check_rows(config: RunConfig) -> None:
-    """Names of rows, which tables and tests tell apart by them."""
-    rows = [*config.grid.method, *config.grid.variants] or [config.method.name]
-    for name in config.grid.variants:
-        if not name.strip() or len(name) > 60 or not name.isprintable():
-            raise ConfigError(f"grid.variants has the row {name!r}; use a printable name of at most 60 characters")
-        if name in config.grid.method:
-            raise ConfigError(f"grid has the row {name!r} twice, as a method and as a variant; rename the variant")
-    if config.report.reference is not None and config.report.reference not in rows:
-        raise ConfigError(f"report.reference={config.report.reference!r} is no row; use one of {', '.join(rows)}")
-
-
-def _check_budget(config: RunConfig) -> None:
-    """Bounds of every budget asked for; whether one is needed at all depends on the method and is checked later."""
-    grid = config.grid
-    if grid.tokens and grid.ratio:
-        raise ConfigError("grid has both tokens and ratio; give one of the two")
-    if config.tokens is not None and config.ratio is not None:
-        raise ConfigError(f"tokens={config.tokens} and ratio={config.ratio} are both given; give one of the two")
-    if (grid.tokens or grid.ratio) and (config.tokens is not None or config.ratio is not None):
-        raise ConfigError(
-            f"the experiment sets the budgets {list(grid.tokens or grid.ratio)} itself; "
-            "change them with 'grid.tokens=[64]' or leave out tokens and ratio"
-        )
-    counts = [config.tokens, *grid.tokens] if config.tokens is not None else list(grid.tokens)
-    shares = [config.ratio, *grid.ratio] if config.ratio is not None else list(grid.ratio)
-    for count in counts:
-        _raising(_resolve, count, None, config.backbone.visual_tokens)
-    for share in shares:
-        _raising(_resolve, None, share, config.backbone.visual_tokens)
-
-
-def _resolve(tokens: int | None, ratio: float | None, visual_tokens: int) -> int:
-    return Budget(tokens, ratio).resolve(visual_tokens)
-
-
-def _check_fusion(fusion: FusionConfig) -> None:
-    if fusion.name == "custom" and fusion.weights is None:
-        raise ConfigError("fusion=custom needs weights, for example 'fusion.weights=[0.0,0.5,0.5]'")
-    if fusion.name != "custom" and fusion.weights is not None:
-        raise ConfigError(f"fusion={fusion.name} has its own weights; use fusion=custom to give others")
-    if fusion.weights is not None:
-        _raising(check_weights, fusion.weights)
-
-
-def _check_policy(policy: PolicyConfig) -> None:
-    missing = [
-        category
-        for category in CATEGORIES
-        if (row := policy.categories.get(category)) is None or row.weights is None or row.pivot_share is None
-    ]
-    if policy.provenance == "calibrated" and missing:
-        raise ConfigError(
-            f"policy {policy.name!r} is called calibrated but has no weights and pivot_share for {', '.join(missing)}; "
-            "write it with 'make calibrate'"
-        )
-    rows = [CategoryConfig(pivot_share=policy.pivot_share), *policy.categories.values()]
-    for category in policy.categories:
-        _raising(check_category, category)
-    for row in rows:
-        if row.weights is not None:
-            _raising(check_weights, row.weights)
-        if row.pivot_share is not None and not 0.0 <= row.pivot_share <= 1.0:
-            raise ConfigError(f"pivot_share={row.pivot_share} is outside [0, 1]; it is a share of the stage's budget")
-
-
-def _raising(check: Callable[..., object], *arguments: Any) -> None:
-    """Runs a library check, its ValueError becoming a ConfigError with the same sentence."""
-    try:
-        check(*arguments)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error

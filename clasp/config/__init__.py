@@ -1,0 +1,75 @@
+"""The configuration of a run as frozen dataclasses, and the strict loader that makes them from plain dictionaries.
+
+Hydra composes a configuration, the entry point turns it into a dictionary, and :func:`load_config` makes a
+:class:`RunConfig` of it or says in one sentence what is wrong. Library code never sees a ``DictConfig``. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from clasp.config.checks import check
+from clasp.config.schema import (
+    OWN_DATA,
+    BackboneConfig,
+    BenchmarksConfig,
+    CategoryConfig,
+    Dtype,
+    Figure,
+    FixedConfig,
+    FusionConfig,
+    GridConfig,
+    LauncherConfig,
+    MethodConfig,
+    PathsConfig,
+    PolicyConfig,
+    ReportConfig,
+    RouterConfig,
+    RunConfig,
+    VariantConfig,
+    WandbConfig,
+    rows_hash,
+)
+from clasp.strict import build, known_fields
+
+__all__ = [
+    "OWN_DATA",
+    "BackboneConfig",
+    "BenchmarksConfig",
+    "CategoryConfig",
+    "Dtype",
+    "Figure",
+    "FixedConfig",
+    "FusionConfig",
+    "GridConfig",
+    "LauncherConfig",
+    "MethodConfig",
+    "PathsConfig",
+    "PolicyConfig",
+    "ReportConfig",
+    "RouterConfig",
+    "RunConfig",
+    "VariantConfig",
+    "WandbConfig",
+    "known_keys",
+    "load_config",
+    "rows_hash",
+]
+
+
+def load_config(values: Mapping[str, Any]) -> RunConfig:
+    """A :class:`RunConfig` from a plain dictionary.
+
+    Raises:
+        ConfigError: an unknown key (the known ones are listed), a value of the wrong type, or values that contradict
+            each other.
+    """
+    config = build(RunConfig, values)
+    check(config)
+    return config
+
+
+def known_keys(path: str = "") -> tuple[str, ...]:
+    """The keys under a dotted path of the configuration, empty where the path leads to no section."""
+    return known_fields(RunConfig, path)
