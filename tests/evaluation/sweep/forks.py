@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from tqdm import tqdm
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 STEPS = ("link", "replace", "fsync", "unlink", "utime")
@@ -31,6 +33,7 @@ def child(work: Callable[[], object]) -> int:
     pid = os.fork()
     if pid:
         return pid
+    tqdm.set_lock(threading.RLock())  # the one that forks share would be lost with a child that dies holding it
     status = 1
     with contextlib.suppress(BaseException):
         try:
@@ -197,6 +200,7 @@ def prepare() -> None:
     from clasp.backbones import Trust
     from clasp.evaluation import lmms, provenance, session
 
+    tqdm.monitor_interval = 0
     session.load_model("tiny", "float32", "cpu", None, Trust())
     lmms._task_manager(False)
     provenance._git()
