@@ -96,14 +96,14 @@ def _shared(cells: Iterable[Wanted]) -> list[list[Wanted]]:
 
 
 def _balanced(cells: Sequence[Wanted], bins: int, size: int | None = None) -> list[Pack]:
-    """Each cell into the bin that has least to do so far and room for it."""
+    """Each cell into the bin that has least to do so far, of equals the one with fewest cells, and room for it."""
     packs: list[list[Wanted]] = [[] for _ in range(bins)]
-    free = [(0.0, i) for i in range(bins)]
+    free = [(0.0, 0, i) for i in range(bins)]
     for cell in cells:
-        load, i = heapq.heappop(free)
+        load, count, i = heapq.heappop(free)
         packs[i].append(cell)
-        if size is None or len(packs[i]) < size:
-            heapq.heappush(free, (load + cell.seconds, i))
+        if size is None or count + 1 < size:
+            heapq.heappush(free, (load + cell.seconds, count + 1, i))
     return [Pack(tuple(pack)) for pack in packs if pack]
 
 
