@@ -11,7 +11,7 @@ RUN_OPTIONS := $(if $(LIMIT),limit=$(LIMIT)) $(if $(LAUNCHER),launcher=$(LAUNCHE
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup test lint audit format train-tiny clean
+.PHONY: help setup bench test lint audit format train-tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -138,6 +138,9 @@ prefetch: $(READY)  ## fetch and check models and data sets, for machines withou
 
 status: $(READY)  ## cells done, running, failed, missing, and the time left; EXPERIMENT=table_llava15 for one, WATCH=10
 	@$(BIN)/python scripts/status.py $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) $(if $(WATCH),watch=$(WATCH))
+
+bench: $(READY)  ## times of every method side by side, on random weights; GEOMETRY=llava_1_5_7b on a GPU
+	$(BIN)/python scripts/bench.py geometry=$(or $(GEOMETRY),small)
 
 test: $(READY) lint  ## lint, type check and the whole test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup

@@ -1,0 +1,114 @@
+"""The benchmark: what it times adds up, ratios follow from the times, and bad input is one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clasp.backbones import adapter_for
+from clasp.bench import command
+from clasp.bench.geometries import GEOMETRIES, TEXT_TOKENS, subject
+from clasp.bench.measure import PARTS
+from clasp.cost import prefill_flops
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One small run through the command, as a user would."""
+    results = tmp_path_factory.mktemp("bench")
+    arguments = ["geometry=tiny", "batches=2", "repeats=2", "methods=clasp,fastv", "dtype=float32", "device=cpu"]
+    assert command.main([*arguments, f"results={results}"], "") == 0
+    table = (results / "bench" / "tiny.md").read_text()
+    for name in ("unpruned", "none", "clasp", "fastv", "fastv, eager"):
+        assert f"| {name} |" in table
+    return json.loads((results / "bench" / "tiny.json").read_text())
+
+
+def rows(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in found["batches"]["2"]}
+
+
+def test_parts_are_within_what_holds_them(found: dict[str, Any]) -> None:
+    for row in rows(found).values():
+        ms = row["ms"]
+        assert set(ms) == set(PARTS)
+        assert ms["router"] + ms["fusion"] + ms["selection"] < ms["prefill"]
+        assert ms["vision"] + ms["prefill"] + 2 * ms["decode"] < 1.2 * ms["total"], "the medians of separate parts"
+        low, high = row["quartiles_ms"]["prefill"]
+        assert low <= ms["prefill"] <= high
+    assert len(rows(found)["clasp"]["stages_ms"]) == 3
+    assert len(rows(found)["fastv"]["stages_ms"]) == 1
+    assert rows(found)["unpruned"]["stages_ms"] == []
+    assert rows(found)["clasp"]["ms"]["router"] > 0
+
+
+def test_ratios_follow_from_times_and_schedules(found: dict[str, Any]) -> None:
+    by_name = rows(found)
+    base = by_name["unpruned"]
+    for row in by_name.values():
+        assert row["prefill_speedup"] == pytest.approx(base["ms"]["prefill"] / row["ms"]["prefill"])
+        assert row["share_of_ideal"] == pytest.approx(row["prefill_speedup"] / row["ideal_speedup"])
+    assert by_name["none"]["ideal_speedup"] == 1.0
+    geometry = adapter_for(subject("tiny", torch.float32, "cpu").model).geometry
+    entering = [576, *[17] * 11]  # FastV at layer 1 of 12 for 64 on average
+    expected = prefill_flops(geometry, [576] * 12, 64) / prefill_flops(geometry, entering, 64)
+    assert by_name["fastv"]["ideal_speedup"] == pytest.approx(expected, rel=0.02)
+
+
+def test_cache_bytes_are_those_of_the_tokens(found: dict[str, Any]) -> None:
+    by_name = rows(found)
+    assert by_name["none"]["kv_bytes"] == by_name["unpruned"]["kv_bytes"] == 2 * 12 * 2 * (576 + 64) * 128 * 4
+    assert by_name["clasp"]["kv_bytes"] < by_name["none"]["kv_bytes"] / 3
+
+
+def test_prompts_have_the_length_asked_for() -> None:
+    tiny = subject("tiny", torch.float32, "cpu")
+    image = tiny.model.config.image_token_id
+    for text_tokens in (TEXT_TOKENS, 20, 33):
+        ids = tiny.prompts(3, text_tokens)["input_ids"]
+        assert ids.shape == (3, 576 + text_tokens)
+        assert int((ids[0] == image).sum()) == 576
+        assert tiny.processor.tokenizer.decode(ids[0]).rstrip().endswith("ASSISTANT:")
+
+
+def test_geometries_are_those_of_their_backbones() -> None:
+    from clasp.backbones.published import PUBLISHED
+
+    tiny = subject("tiny", torch.float32, "cpu").model.config
+    config = GEOMETRIES["llava_1_5_7b"](tiny)
+    with torch.device("meta"):
+        from transformers import LlavaForConditionalGeneration
+
+        model = LlavaForConditionalGeneration(config)
+        small = LlavaForConditionalGeneration(GEOMETRIES["small"](tiny))
+    assert adapter_for(model).geometry == PUBLISHED["llava-hf/llava-1.5-7b-hf"].geometry
+    assert 100e6 < sum(parameter.numel() for parameter in small.parameters()) < 200e6
+    assert adapter_for(small).geometry.visual_tokens == 576
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["geometri=tiny"], ["'geometri'", "did you mean geometry?"]),
+        (["geometry=huge"], ["'huge'", "tiny, small"]),
+        (["batches=0"], ["at least 1"]),
+        (["repeats=x"], ["repeats='x'"]),
+        (["methods=fastvee"], ["fastvee"]),
+        (["dtype=int8", "geometry=tiny"], ["'int8'", "bfloat16"]),
+        (["tokens=900", "geometry=tiny"], ["900", "576"]),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([*arguments, "device=cpu", f"results={tmp_path}"], "") == 2
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 1
+    for word in words:
+        assert word in said
+    assert not list(tmp_path.iterdir())
