@@ -392,7 +392,14 @@ def test_fingerprint_ignores_comments_and_docstrings_only() -> None:
 def test_fingerprint_covers_what_a_method_imports_and_nothing_else(tmp_path: Path) -> None:
     """On a copy of the package: touch one file at a time, and see whose fingerprint changes."""
     shutil.copytree(Path(clasp.__file__).parent, tmp_path / "clasp", ignore=shutil.ignore_patterns("weights", "*.pyc"))
-    names = ("ops/cluster.py", "ops/select.py", "policy.py", "engine/state.py", "methods/visionzip.py", "config/schema.py")
+    names = (
+        "ops/cluster.py",
+        "ops/select.py",
+        "policy.py",
+        "engine/state.py",
+        "methods/visionzip.py",
+        "config/schema.py",
+    )
     code = """
 import json, sys
 from pathlib import Path
