@@ -1,4 +1,4 @@
-"""``scripts/run.py`` inside the test's process: the same entry point, without starting Python anew."""
+"""Hydra's entry points inside the test's process: as a user calls them, without starting Python anew."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from clasp.evaluation import cli
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "run.py"
 
 
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    """Runs the script with ``folder`` as working directory and returns its exit code."""
+def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str, script: Path = SCRIPT) -> int:
+    """Runs a script with ``folder`` as working directory and returns its exit code."""
+    folder.mkdir(exist_ok=True)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
     monkeypatch.setattr(cli, "_statuses", [])
     with pytest.raises(SystemExit) as exited:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        runpy.run_path(str(script), run_name="__main__")
     return int(exited.value.code or 0)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import shutil
 import signal
-import sys
 import threading
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
+from command_line import call
 
 from clasp.evaluation import cli
 from clasp.evaluation.sweep import snapshot, waiting
@@ -21,7 +20,6 @@ from clasp.evaluation.sweep import snapshot, waiting
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster, and jobs that take the whole machine
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "scripts" / "run.py"
 SWEPT = [
     "-m",
     "method=random,fastv",
@@ -68,17 +66,6 @@ class Disturbance(threading.Thread):
         os.kill(pid, signal.SIGKILL)
         self.killed = pid
         shutil.rmtree(self._checkout / "clasp")
-
-
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    """The script in this process, as a user calls it in ``folder``; returns its exit code."""
-    folder.mkdir(exist_ok=True)
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-    monkeypatch.setattr(cli, "_statuses", [])
-    with pytest.raises(SystemExit) as exited:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    return int(exited.value.code or 0)
 
 
 def contents(results: Path) -> dict[str, tuple[dict[str, object], str]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import runpy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import SCRIPT, call
 
 from clasp.config import RunConfig
 from clasp.evaluation import cli
@@ -19,7 +18,7 @@ from clasp.evaluation.plan import Plan, most_cells, plan
 from clasp.evaluation.sweep import launch
 from clasp.strict import ConfigError
 
-SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "plan.py"
+PLAN = SCRIPT.with_name("plan.py")
 GRID = [
     *("method=none", "grid.method=[none,random,fastv]", "grid.tokens=[64,192]"),
     "benchmarks.names=[world_ocr,easy_vqa]",
@@ -94,27 +93,17 @@ def test_nothing_is_submitted_that_was_not_fetched(
     assert not config.paths.results.exists()
 
 
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    """The script in this process; returns its exit code."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-    monkeypatch.setattr(cli, "_statuses", [])
-    with pytest.raises(SystemExit) as exited:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    return int(exited.value.code or 0)
-
-
 def test_a_published_backbone_that_is_pinned_is_planned_without_a_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["backbone=llava_1_5_7b", "benchmarks=pope", "tokens=64", "limit=all"]
-    assert call(monkeypatch, tmp_path, *arguments) == 0
+    assert call(monkeypatch, tmp_path, *arguments, script=PLAN) == 0
     shown = capsys.readouterr().out
     assert "fetch it first: python scripts/prefetch.py backbone=llava_1_5_7b 'benchmarks.names=[pope]'" in shown
     assert re.search(r"pope +9,000\* +1 ", shown)
     assert "GPU, which is an assumption" in shown
 
-    assert call(monkeypatch, tmp_path, *arguments, "backbone.revision=null") == cli.BAD_INPUT
+    assert call(monkeypatch, tmp_path, *arguments, "backbone.revision=null", script=PLAN) == cli.BAD_INPUT
     shown, error = capsys.readouterr()
     assert "run: at most 1 cells on llava_1_5_7b" in shown
     assert error.count("error: ") == 1
@@ -124,5 +113,5 @@ def test_a_published_backbone_that_is_pinned_is_planned_without_a_hub(
 def test_bad_input_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, tmp_path, "method=fastv") == cli.BAD_INPUT
+    assert call(monkeypatch, tmp_path, "method=fastv", script=PLAN) == cli.BAD_INPUT
     assert "needs a budget" in capsys.readouterr().err
