@@ -46,15 +46,20 @@ def child(work: Callable[[], object]) -> int:
     os._exit(status)
 
 
+def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The plain values that overrides make."""
+    with initialize_config_dir(str(CONFIGS)):
+        values = compose("config", [*overrides, "wandb.enabled=false", "device=cpu"])
+        return OmegaConf.to_container(values, resolve=True)  # type: ignore[return-value]
+
+
 @lru_cache
 def configured(overrides: tuple[str, ...]) -> tuple[Any, Any]:
     """The plan and the configuration that overrides make; made before children fork, which takes most of a run."""
     from clasp.config import load_config
     from clasp.evaluation.plan import plan
 
-    with initialize_config_dir(str(CONFIGS)):
-        composed = compose("config", [*overrides, "wandb.enabled=false", "device=cpu"])
-        config = load_config(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+    config = load_config(composed(overrides))
     return plan(config), config
 
 
@@ -191,6 +196,26 @@ def terminate(overrides: list[str], results: str) -> dict[str, Any]:
     os.kill(pid, signal.SIGTERM)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return {"status": status, "left": sorted(path.suffix for path in (Path(results) / "running").iterdir())}
+
+
+def time_limit(overrides: list[str], results: str) -> dict[str, Any]:
+    """A job's worker that the queue tells of its time limit in mid-cell, and the same job queued again."""
+    from clasp.evaluation.sweep import packs, work
+
+    cells = [spec.signature for spec in configured(tuple(overrides))[0].cells]
+    values = composed((*overrides, f"paths.results={results}"))
+    pack = packs.write(Path(results), 0, packs.PackFile(str(Path.cwd()), [values], cells))
+
+    def job() -> None:
+        sys.exit(work.main([str(pack)]))
+
+    pid = child(job)
+    _until_answers(results)
+    os.kill(pid, signal.SIGUSR2)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    left = sorted(path.suffix for path in (Path(results) / "running").iterdir())
+    again = os.waitstatus_to_exitcode(os.waitpid(child(job), 0)[1])
+    return {"status": status, "left": left, "again": again}
 
 
 def prepare() -> None:

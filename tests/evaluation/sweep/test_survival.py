@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -128,6 +129,14 @@ def test_a_polite_end_releases_the_claim_and_keeps_the_answers(
     overrides = [*CELL, "limit=4", "batch_size=1"]
     assert fork("terminate", overrides, tmp_path) == {"status": 143, "left": [".jsonl"]}
     assert fork("finish", overrides, tmp_path) == {"status": 0}
+    assert facts(tmp_path) == undisturbed(overrides)
+
+
+def test_a_job_at_its_time_limit_goes_on_where_it_stopped(
+    fork: Order, undisturbed: Callable[[list[str]], dict[str, Any]], tmp_path: Path
+) -> None:
+    overrides = [*CELL, "limit=4", "batch_size=1"]
+    assert fork("time_limit", overrides, tmp_path) == {"status": 128 + signal.SIGUSR2, "left": [".jsonl"], "again": 0}
     assert facts(tmp_path) == undisturbed(overrides)
 
 
