@@ -1,6 +1,6 @@
 """Times every method side by side on a backbone's geometry, with random weights and without a download.
 
-    python scripts/bench.py [geometry=small] [tokens=64] [batches=1,8] [repeats=5] [methods=clasp,fastv] [dtype=auto]
+    python scripts/bench.py [geometry=small] [tokens=64] [batches=1,8] [repeats=3] [methods=clasp,fastv] [dtype=auto]
                             [device=auto] [threads=N] [results=results]
 
 Writes results/bench/<geometry>.json and .md, and prints the table. One process, interleaved repeats after a round that

@@ -24,7 +24,7 @@ class BenchConfig:
     geometry: str = "small"
     tokens: int = 64
     batches: tuple[int, ...] = (1, 8)
-    repeats: int = 5
+    repeats: int = 3
     methods: tuple[str, ...] = ()
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
@@ -47,7 +47,7 @@ def parse(arguments: Sequence[str]) -> BenchConfig:
         values[key] = _typed(key, value)
     config = build(BenchConfig, values)
     if config.repeats < 1 or not config.batches or min(config.batches) < 1:
-        raise ConfigError("batches and repeats are whole numbers of at least 1, for example batches=1,8 repeats=5")
+        raise ConfigError("batches and repeats are whole numbers of at least 1, for example batches=1,8 repeats=3")
     return config
 
 

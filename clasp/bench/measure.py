@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -55,12 +56,13 @@ def measure(
 ) -> dict[str, Times]:
     """Runs every contender once in each of ``repeats`` rounds, after one round that is not counted.
 
-    Interleaving spreads whatever else the machine does over all of them.
+    Each round has an order of its own, so that what the machine does meanwhile, and what a run leaves behind for the
+    next, falls on all of them alike.
     """
-    prompts = subject.prompts(batch)
+    prompts, orders = subject.prompts(batch), random.Random(0)
     times = {contender.name: Times() for contender in contenders}
     for number in range(repeats + 1):
-        for contender in contenders:
+        for contender in orders.sample(contenders, len(contenders)):
             advance(contender.name)
             run_once(subject, contender, prompts, times[contender.name] if number else Times())
     return times
