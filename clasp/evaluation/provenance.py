@@ -19,6 +19,9 @@ from clasp.redact import redact
 SNAPSHOT = "snapshot.json"
 """File at the root of a snapshot of the code (see ``sweep/snapshot.py``): its ``commit``, whether it was ``dirty``."""
 
+TYPED = "CLASP_COMMAND"
+"""Variable with the command line as it was typed, where a process has another: in the jobs of a sweep."""
+
 _PACKAGES = ("clasp", "torch", "transformers", "tokenizers", "lmms_eval", "datasets", "sentence-transformers", "pillow")
 
 
@@ -30,9 +33,9 @@ def now() -> str:
 def command() -> str:
     """The command line, its program as a name without folders, without the home folder and secrets.
 
-    In the job of a sweep it is the one that submitted the sweep, which ``CLASP_COMMAND`` holds.
+    In the job of a sweep it is the one that submitted the sweep, which :data:`TYPED` holds.
     """
-    return redact(os.environ.get("CLASP_COMMAND") or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    return redact(os.environ.get(TYPED) or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 def provenance(

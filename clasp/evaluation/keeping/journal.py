@@ -22,6 +22,10 @@ SAMPLE = 2**16
 """Bytes of a file after which answers are no longer counted one by one (:func:`about`)."""
 
 
+RESUMED = "resumed"
+"""Event in the provenance of a cell that went on from here: its start and finish are its last process's alone."""
+
+
 class Journal:
     """The answers of one cell so far.
 

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from clasp.evaluation.answering import Answer, Answerer, EvaluationError, Question, Seconds
-from clasp.evaluation.keeping.journal import Journal, key
+from clasp.evaluation.keeping.journal import RESUMED, Journal, key
 
 if TYPE_CHECKING:
     from clasp.cost import Stopwatch
@@ -43,6 +43,7 @@ class ResumingAnswerer(Answerer):
         """
         self.events, self._journal, self._known, self._between = [], journal, journal.read(), between
         if self._known:
+            self.events.append({"event": RESUMED, "questions": len(self._known)})
             log.info("going on after %d questions that are answered", len(self._known))
 
     def _answer_batch(self, run: Run, watch: Stopwatch, questions: Sequence[Question]) -> list[Answer]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from clasp.budget import Geometry
 from clasp.cost import prefill_flops
+from clasp.evaluation.keeping.journal import RESUMED
 from clasp.evaluation.overview.sizes import SIZES
 from clasp.evaluation.store import CellSpec, CellStore
 from clasp.reading import conform, read_object
@@ -178,7 +179,7 @@ def estimates(estimator: Estimator, specs: Iterable[CellSpec]) -> dict[str, Esti
 def clock(cell: Mapping[str, Any]) -> float | None:
     """Seconds from start to finish of a stored cell; None where it went on from what an earlier process had done."""
     made = cell["provenance"]
-    if any(event["event"] == "resumed" for event in made.get("events", ())):
+    if any(event["event"] == RESUMED for event in made.get("events", ())):
         return None
     passed = datetime.fromisoformat(made["finished"]) - datetime.fromisoformat(made["started"])
     return max(1.0, passed.total_seconds())  # both are kept to the second

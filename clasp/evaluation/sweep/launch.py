@@ -22,10 +22,11 @@ from clasp.config import LauncherConfig, RunConfig
 from clasp.evaluation.keeping import failures
 from clasp.evaluation.overview.estimate import Estimator
 from clasp.evaluation.prefetching.prefetch import check_prefetched, offline_environment
+from clasp.evaluation.provenance import TYPED
 from clasp.evaluation.store import CellSpec, CellStore
 from clasp.evaluation.sweep import jobs, machine, packs, snapshot
 from clasp.evaluation.sweep.packs import PackFile, Wanted
-from clasp.evaluation.sweep.submission import TYPED, Sweep, python_path, refusal, submitted
+from clasp.evaluation.sweep.submission import Sweep, python_path, refusal, submitted
 from clasp.evaluation.sweep.waiting import wait
 from clasp.files import write_atomically
 from clasp.strict import ConfigError

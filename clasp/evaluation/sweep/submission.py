@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from clasp.config import LauncherConfig
+from clasp.evaluation.provenance import TYPED
 from clasp.evaluation.sweep import jobs
-
-TYPED = "CLASP_COMMAND"
-"""Variable with the command line as it was typed, where a process has another (``clasp.evaluation.provenance``)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,13 +37,14 @@ def run(sweep: Path, number: int) -> int:
     Returns:
         The highest exit code.
     """
-    status, following = 0, number
+    status = 0
+    following: int | None = number
     while following is not None:
         pack = packs.read(packs.path(sweep, following))
         code = _in_process(packs.path(sweep, following), pack)
         if code not in (0, 1):
             return code
-        status, following = max(status, code), pack.then  # type: ignore[assignment]
+        status, following = max(status, code), pack.then
     return status
 
 

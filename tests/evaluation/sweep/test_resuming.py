@@ -72,6 +72,8 @@ def test_a_cell_goes_on_in_the_batches_of_an_unbroken_one(
     resumed = answerer()
     assert facts(resumed.answer(questions)) == facts(expected)
     assert resumed.asked == unbroken.asked[kept:]
+    done = sum(map(len, unbroken.asked[:kept]))
+    assert resumed.events == ([{"event": "resumed", "questions": done}] if done else [])
     assert count(tmp_path, CELL) == len(questions), "the line that was cut short spoils no later one"
 
 

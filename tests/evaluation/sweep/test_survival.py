@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from clasp.evaluation.keeping.journal import RESUMED
+
 CELL = ["method=random", "tokens=64", "benchmarks.names=[world_ocr]"]
 Order = Callable[..., dict[str, Any]]
 
@@ -38,13 +40,17 @@ def fork(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def facts(results: Path) -> dict[str, Any]:
-    """Everything in the cells but times, hosts and commands, and their answers byte for byte."""
+    """Everything in the cells but times, hosts and commands, and their answers byte for byte.
+
+    That a cell was resumed is told with its times, of which it explains the start.
+    """
     found: dict[str, Any] = {}
     for path in sorted((results / "cells").glob("*.json")):
         cell = json.loads(path.read_text())
         del cell["costs"]["seconds"], cell["costs"]["device"]
         for name in ("started", "finished", "command"):
             del cell["provenance"][name]
+        assert [event["event"] for event in cell["provenance"].pop("events", [])] in ([], [RESUMED])
         found[path.name] = cell
         found[f"{path.stem}.jsonl"] = path.with_suffix(".jsonl").read_bytes()
     return found
