@@ -13,13 +13,25 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-KEYS = ("lock", "output")
+from clasp.arguments import run
+from clasp.files import write_atomically
+from clasp.strict import ConfigError
+
 PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;#\\]+)")
 JSON = "application/vnd.pypi.simple.v1+json"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The lock file, and where the list of ages goes."""
+
+    lock: Path = Path("requirements.lock")
+    output: Path = Path("results/reference/audit.md")
 
 
 def pins(lock: Path) -> list[tuple[str, str]]:
@@ -86,34 +98,22 @@ def table(found: list[tuple[str, str, datetime | None]], today: datetime) -> str
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: list[str]) -> int:
-    if arguments in (["-h"], ["--help"]):
-        print(__doc__)
-        return 0
-    values = dict(argument.partition("=")[::2] for argument in arguments)
-    lock, output = (
-        Path(values.get("lock") or "requirements.lock"),
-        Path(values.get("output") or "results/reference/audit.md"),
-    )
-    if unknown := [key for key in values if key not in KEYS]:
-        print(f"error: unknown argument {unknown[0]!r}; use {', '.join(f'{key}=' for key in KEYS)}", file=sys.stderr)
-        return 2
-    if not lock.is_file():
-        print(f"error: {lock} is not here; give the lock file with lock=", file=sys.stderr)
-        return 2
-    status = audited(lock)
+def audit(asked: Arguments) -> int:
+    """The exit code."""
+    if not asked.lock.is_file():
+        raise ConfigError(f"{asked.lock} is not here; give the lock file with lock=")
+    status = audited(asked.lock)
     if status is not None:
         return status
-    packages = pins(lock)
+    packages = pins(asked.lock)
     times = uploads(packages)
     found = [(name, version, at) for (name, version), at in zip(packages, times, strict=True)]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(table(found, datetime.now(UTC)), encoding="utf-8")
+    write_atomically(asked.output, table(found, datetime.now(UTC)).encode())
     known = sum(at is not None for at in times)
     print("no audit was made: no vulnerability service could be asked")
-    print(f"wrote {output}: {known} of {len(found)} ages known")
+    print(f"wrote {asked.output}: {known} of {len(found)} ages known")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(Arguments, audit, sys.argv[1:], str(__doc__)))

@@ -9,31 +9,36 @@ check cannot be made.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+from clasp.arguments import run
 from clasp.report.cells import ReportError
 from clasp.report.published.upper_bound import check, describe
+from clasp.strict import ConfigError
 
-KEYS = ("backbone", "results")
+
+@dataclass(frozen=True)
+class Arguments:
+    """The backbone's name in results, and the results root."""
+
+    backbone: str = ""
+    results: Path = Path("results")
+
+    def __post_init__(self) -> None:
+        if not self.backbone:
+            raise ConfigError("no backbone is named; say for example backbone=tiny")
 
 
-def main(arguments: list[str]) -> int:
-    if arguments in (["-h"], ["--help"]):
-        print(__doc__)
-        return 0
-    values = dict(argument.partition("=")[::2] for argument in arguments)
+def compare(asked: Arguments) -> int:
+    """The exit code."""
     try:
-        if unknown := [key for key in values if key not in KEYS]:
-            raise ReportError(f"unknown argument {unknown[0]!r}; known: {', '.join(f'{key}=' for key in KEYS)}")
-        if not values.get("backbone"):
-            raise ReportError("no backbone is named; say for example backbone=tiny")
-        found = check(values["backbone"], Path(values.get("results") or "results"))
+        found = check(asked.backbone, asked.results)
     except ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise ConfigError(str(error)) from error
     print(describe(found))
     return found.status
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(Arguments, compare, sys.argv[1:], str(__doc__)))

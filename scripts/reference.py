@@ -1,16 +1,41 @@
-"""Keeps what is measured in results/ in results/reference/ and renews the README's copies of it."""
+"""Keeps what is measured in results/ in results/reference/ and renews the README's copies of it.
+
+    python scripts/reference.py [results=results] [readme=README.md]
+
+Exit status 1, with one sentence, where something has not been run or built.
+"""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+from clasp.arguments import run
 from clasp.report.cells import ReportError
 from clasp.report.reference import publish
 
-if __name__ == "__main__":
-    root = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The results root, and the file that holds copies of its tables."""
+
+    results: Path = ROOT / "results"
+    readme: Path = ROOT / "README.md"
+
+
+def keep(asked: Arguments) -> int:
+    """The exit code."""
     try:
-        print("\n".join(f"wrote {path.relative_to(root)}" for path in publish(root / "results", root / "README.md")))
+        written = publish(asked.results, asked.readme)
     except ReportError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(*(f"wrote {path}" for path in written), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(Arguments, keep, sys.argv[1:], str(__doc__)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from command_line import SCRIPT, call
 
 from clasp.evaluation import cli
+from clasp.report import command as report
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -71,8 +71,7 @@ def test_no_home_folder_and_no_secret_reaches_a_file(
     assert len(list((folder / "results" / "wandb").glob("offline-run-*"))) == 2, "one for each finished group"
 
     monkeypatch.chdir(folder)
-    report = runpy.run_path(str(ROOT / "scripts" / "report.py"))
-    assert report["main"](["experiment=all", f"results={folder}/results", "wandb=offline"]) == 0
+    assert report.main(["experiment=all", f"results={folder}/results", "wandb=offline"], "") == 0
     files = [path for path in (folder / "results").rglob("*") if path.is_file()]
     kinds = {path.suffix for path in files} | {path.name for path in files}
     assert {".json", ".jsonl", ".log", ".wandb", ".md", ".csv", ".tex", ".svg", "report.html", "multirun.yaml"} <= kinds

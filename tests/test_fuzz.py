@@ -30,6 +30,7 @@ from clasp.evaluation.overview import status
 from clasp.evaluation.store import CellStore
 from clasp.evaluation.store import signature as hashed
 from clasp.reading import BadFile
+from clasp.report import command as report
 from clasp.report.cells import ReportError
 from clasp.report.retention import load_retention
 from clasp.report.router import load_router_scores, markdown
@@ -315,7 +316,6 @@ def test_files(stored: Path, quiet: None) -> None:
 def test_reports(stored: Path, quiet: None, capsys: pytest.CaptureFixture[str]) -> None:
     """``scripts/report.py`` over changed cells, answers and experiments: tables always, the page now and then."""
     draw = random.Random(SEED)
-    report = runpy.run_path(str(ROOT / "scripts" / "report.py"))["main"]
     kinds = [stored / "experiments" / "one.json", *sorted((stored / "cells").glob("*.json*"))]
     contents = {path: path.read_bytes() for path in kinds}
     codes = []
@@ -326,7 +326,7 @@ def test_reports(stored: Path, quiet: None, capsys: pytest.CaptureFixture[str]) 
         lines[line] = json.dumps(mutate(json.loads(lines[line]), draw)).encode()
         path.write_bytes(b"\n".join(lines))
         whole = number % 25 == 0
-        code = report([f"experiment={'all' if whole else 'one'}", f"results={stored}", "published=1"])
+        code = report.main([f"experiment={'all' if whole else 'one'}", f"results={stored}", "published=1"], "")
         path.write_bytes(contents[path])
         said = capsys.readouterr().err
         assert "Traceback" not in said

@@ -8,22 +8,21 @@ does.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clasp.arguments import run
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.evaluation.store import CellStore
 from clasp.files import write_atomically
 from clasp.reading import read_object
 from clasp.reading import signature as is_signature
-from clasp.strict import shown
-
-KEYS = ("cell", "results", "questions", "output")
+from clasp.strict import ConfigError, shown
 
 
-class SubmissionError(ValueError):
+class SubmissionError(ConfigError):
     """No file can be made; the message says why and what to do."""
 
 
@@ -90,19 +89,25 @@ def _question_ids(path: Path) -> list[int]:
         ) from error
 
 
+@dataclass(frozen=True)
+class SubmissionArguments:
+    """As :func:`submit` takes them; ``cell`` is its signature."""
+
+    cell: str = ""
+    results: Path = Path("results")
+    questions: Path | None = None
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.cell:
+            raise ConfigError("no cell is given; say cell=SIGNATURE, as results/experiments/ lists them")
+
+
 def main(arguments: Sequence[str], usage: str) -> int:
-    """``key=value`` arguments; exit status 0, or 2 for bad input."""
-    values = dict(argument.partition("=")[::2] for argument in arguments)
-    unknown = [key for key in values if key not in KEYS]
-    if unknown or not values.get("cell"):
-        problem = f"unknown key {unknown[0]!r}" if unknown else "no cell given"
-        print(f"error: {problem}; use {', '.join(f'{key}=...' for key in KEYS)}\n\n{usage}", file=sys.stderr)
-        return 2
-    output, questions = (Path(values[key]) if values.get(key) else None for key in ("output", "questions"))
-    try:
-        path = submit(Path(values.get("results") or "results"), values["cell"], output, questions)
-    except SubmissionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {path}")
+    """``scripts/submission.py``: exit code 0, or 2 for bad input."""
+    return run(SubmissionArguments, _submit, arguments, usage)
+
+
+def _submit(asked: SubmissionArguments) -> int:
+    print(f"wrote {submit(asked.results, asked.cell, asked.output, asked.questions)}")
     return 0

@@ -301,5 +301,5 @@ def test_the_command_writes_all_three_forms(tmp_path: Path) -> None:
     assert all((tmp_path / "tables" / f"{NAME}_published.{suffix}").is_file() for suffix in ("md", "csv", "tex"))
     assert "beside published rows" in done.stdout
     done = subprocess.run([*script, "published=yes"], capture_output=True, text=True, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "published=yes is not known" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: published='yes' is neither 1 nor 0; say published=1, or leave it out\n"

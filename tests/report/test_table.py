@@ -395,17 +395,17 @@ def test_the_script_writes_everything_without_torch(results: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "status", "message"),
     [
-        (["experiment=nope"], "experiment 'nope' has not been run yet"),
-        (["experimant=tiny_main"], "unknown argument 'experimant'; known: experiment=, "),
-        ([], "no experiment is named"),
+        (["experiment=nope"], 1, "experiment 'nope' has not been run yet"),
+        (["experimant=tiny_main"], 2, "unknown key 'experimant': use one of experiment, "),
+        ([], 2, "no experiment is named"),
     ],
 )
-def test_the_script_fails_with_one_sentence(results: Path, arguments: list[str], message: str) -> None:
+def test_the_script_fails_with_one_sentence(results: Path, arguments: list[str], status: int, message: str) -> None:
     done = script(*arguments, f"results={results}")
     errors = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-    assert done.returncode == 1
+    assert done.returncode == status
     assert len(errors) == 1
     assert errors[0].startswith(f"error: {message}")
     assert done.stdout == ""

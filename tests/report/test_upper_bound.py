@@ -184,4 +184,4 @@ def test_exit_status_2_for_a_backbone_without_targets(tmp_path: Path) -> None:
     assert status == 2
     assert "known: tiny, llava_1_5_7b" in text
     status, text = run(tmp_path, "backbon=tiny")
-    assert (status, "unknown argument 'backbon'" in text) == (2, True)
+    assert (status, "unknown key 'backbon'" in text) == (2, True)

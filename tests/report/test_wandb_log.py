@@ -182,8 +182,8 @@ def test_script_knows_three_modes(tmp_path: Path) -> None:
         [sys.executable, "scripts/report.py", "experiment=tiny_main", f"results={tmp_path}", "wandb=yes"],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: wandb=yes is not known; say one of off, offline, online\n"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: wandb='yes' is unknown; use one of off, offline, online\n"
 
 
 def test_columns_have_one_type_each() -> None:

@@ -13,9 +13,12 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from clasp.arguments import run
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.evaluation.judging.chat import DEFAULT_MODEL, MODEL_VARIABLE, Chat, Endpoint, RequestFailed, endpoint
 from clasp.evaluation.judging.rubrics import KINDS, Kind
@@ -165,34 +168,31 @@ def _judgement(cell: Cell, judge: Mapping[str, str], verdicts: Sequence[Mapping[
     }
 
 
-def main(arguments: Sequence[str], description: str) -> int:
-    """``scripts/judge.py``: judges what waits and returns the exit code, 0, 1 or 2 as in ``cli.py``.
+@dataclass(frozen=True)
+class JudgeArguments:
+    """``experiment`` None: every cell that is stored."""
 
-    Args:
-        arguments: ``results=`` and ``experiment=``.
-        description: shown for ``--help``.
-    """
-    if list(arguments) in (["-h"], ["--help"]):
-        print(description)
-        return 0
-    try:
-        values = _parsed(arguments)
-        store = CellStore(values.get("results") or "results")
-        waiting = unjudged(store, _asked_for(store, values.get("experiment")))
-        found = endpoint() if waiting else None
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    results: Path = Path("results")
+    experiment: str | None = None
+
+
+def main(arguments: Sequence[str], usage: str) -> int:
+    """``scripts/judge.py``: judges what waits; the exit code is 0, 1 or 2 as in ``cli.py``."""
+    return run(JudgeArguments, _judge, arguments, usage)
+
+
+def _judge(asked: JudgeArguments) -> int:
+    store = CellStore(asked.results)
+    waiting = unjudged(store, _asked_for(store, asked.experiment))
     if not waiting:
         print("no cell waits for a judge")
         return 0
+    found = endpoint()
     if found is None:
-        print(
-            f"error: {_counted(len(waiting))} for a judge and no endpoint is set; set OPENAI_API_KEY, or "
-            f"OPENAI_BASE_URL for a server of your own, and {MODEL_VARIABLE} for another model than {DEFAULT_MODEL}",
-            file=sys.stderr,
+        raise ConfigError(
+            f"{_counted(len(waiting))} for a judge and no endpoint is set; set OPENAI_API_KEY, or "
+            f"OPENAI_BASE_URL for a server of your own, and {MODEL_VARIABLE} for another model than {DEFAULT_MODEL}"
         )
-        return 2
     return _judge_all(store, waiting, found)
 
 
@@ -230,11 +230,3 @@ def _asked_for(store: CellStore, experiment: str | None) -> list[str]:
         raise ConfigError(
             f"experiment {experiment!r} has not been run under {store.root}; name another one, or none for all cells"
         ) from None
-
-
-def _parsed(arguments: Sequence[str]) -> dict[str, str]:
-    values = dict(argument.partition("=")[::2] for argument in arguments)
-    for key in values:
-        if key not in ("results", "experiment"):
-            raise ConfigError(f"unknown argument {key!r}: use results=, experiment=")
-    return values

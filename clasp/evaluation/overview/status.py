@@ -21,13 +21,13 @@ from clasp.evaluation.overview.text import bar, counted, duration
 from clasp.evaluation.store import EXPERIMENT_SCHEMA, CellStore
 from clasp.reading import BadFile, conform, read_object
 from clasp.records import CELL, EXPERIMENT
-from clasp.strict import shown
+from clasp.strict import ConfigError, shown
 
 RECENT = 20
 """Newest cells that the time left is estimated from."""
 
 
-class StatusError(ValueError):
+class StatusError(ConfigError):
     """There is no such experiment here, or its record cannot be read; the message says what to do."""
 
 

@@ -165,8 +165,9 @@ def test_exit_codes(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert call(monkeypatch, f"results={root}", "experiment=nope") == 2
     assert call(monkeypatch, "experimet=table") == 2
     assert call(monkeypatch, "watch=soon") == 2
+    assert call(monkeypatch, "watch=0") == 2
     assert "no experiment was begun in" in told(progress(root / "empty"), root / "empty")
-    assert capsys.readouterr().err.count("error: ") == 3
+    assert capsys.readouterr().err.count("error: ") == 4
 
 
 def test_watching_ends_when_all_is_done(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

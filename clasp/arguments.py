@@ -1,0 +1,78 @@
+"""Command lines of ``key=value`` arguments, for the scripts that Hydra does not compose. Torch-free.
+
+A script's arguments are a frozen dataclass: its fields are the keys, their annotations the types, their defaults what
+holds where a key is left out.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from clasp.redact import redact
+from clasp.strict import ConfigError, build, known_fields, shown, unknown_key
+
+BAD_INPUT = 2
+"""Exit code."""
+
+Arguments = TypeVar("Arguments")
+
+
+def run(kind: type[Arguments], main: Callable[[Arguments], int], arguments: Sequence[str], usage: str) -> int:
+    """Calls a script's ``main``; returns the exit code.
+
+    Args:
+        kind: dataclass of the arguments.
+        main: called with them; returns the exit code, and may raise ConfigError.
+        arguments: as typed, without the program's name.
+        usage: printed for ``--help``.
+    """
+    if {"-h", "--help"} & set(arguments):
+        print(usage)
+        return 0
+    try:
+        return main(parse(kind, arguments))
+    except ConfigError as error:
+        print(f"error: {redact(str(error))}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def parse(kind: type[Arguments], arguments: Sequence[str]) -> Arguments:
+    """The arguments as an instance of the dataclass ``kind``.
+
+    Lists are written ``a,b``, true and false ``1`` and ``0``. Of a key that comes twice the last counts, as in Hydra.
+
+    Raises:
+        ConfigError: a key that is unknown or has no value, or a value of another type.
+    """
+    known, hints = known_fields(kind, ""), get_type_hints(kind)
+    given: dict[str, str] = {}
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        if key not in known:
+            raise unknown_key(key, known)
+        if not text:  # as of a shell's variable that is not set
+            raise ConfigError(f"{key} has no value; give it one, or leave it out")
+        given[key] = text
+    return build(kind, {key: _read(hints[key], key, text) for key, text in given.items()})
+
+
+def _read(kind: Any, key: str, text: str) -> Any:
+    """The value that a text stands for; what ``build`` itself checks stays a text."""
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(option for option in get_args(kind) if option is not types.NoneType)
+    if get_origin(kind) is tuple:
+        return [_read(get_args(kind)[0], key, part) for part in text.split(",") if part]
+    if kind is bool:
+        if text not in ("0", "1"):
+            raise ConfigError(f"{key}={shown(text)} is neither 1 nor 0; say {key}=1, or leave it out")
+        return text == "1"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError as error:
+            noun = "a whole number" if kind is int else "a number"
+            raise ConfigError(f"{key}={shown(text)} is not {noun}; write it in digits") from error
+    return text

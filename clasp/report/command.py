@@ -1,0 +1,91 @@
+"""The command line of ``scripts/report.py``.
+
+What draws and calculates is imported once the arguments are known to be good: it takes longer than telling that not.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from clasp.arguments import run
+from clasp.strict import ConfigError
+
+if TYPE_CHECKING:
+    from clasp.report.summary import Summary
+
+Mode = Literal["off", "offline", "online"]
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "config.yaml"
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """``experiment``: a name, or :data:`ALL`; ``published``: whether published rows are set beside ours."""
+
+    experiment: str = ""
+    published: bool = False
+    results: Path = Path("results")
+    wandb: Mode = "off"
+
+    def __post_init__(self) -> None:
+        if not self.experiment:
+            raise ConfigError("no experiment is named; say for example experiment=tiny_main, or experiment=all")
+
+
+def main(arguments: Sequence[str], usage: str) -> int:
+    """Builds and prints; the exit code is 1 where something cannot be built or logged, and 2 for bad input."""
+    return run(ReportArguments, _report, arguments, usage)
+
+
+def _report(asked: ReportArguments) -> int:
+    from clasp.report.cells import ReportError
+
+    try:
+        return _everything(asked) if asked.experiment == ALL else _experiment(asked)
+    except ReportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _experiment(asked: ReportArguments) -> int:
+    from clasp.report.build import build_figures, build_table
+    from clasp.report.cells import load_experiment
+    from clasp.report.published.table import build_published
+    from clasp.report.summary import summarize
+
+    summary = summarize(load_experiment(asked.experiment, asked.results))
+    print(build_table(summary))
+    print(build_figures(summary))
+    if asked.published:
+        print(build_published(summary))
+    return 0 if _logged([summary], asked.wandb) else 1
+
+
+def _everything(asked: ReportArguments) -> int:
+    from clasp.report.everything import build_everything
+
+    page, built = build_everything(asked.results, asked.published)
+    problems = [f"error: {one.name}: {problem}" for one in built for problem in one.problems]
+    print(f"report: {page} ({len(built)} experiments)")
+    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
+    done = _logged([one.summary for one in built if one.summary is not None], asked.wandb, page)
+    return 0 if done and not problems else 1
+
+
+def _logged(summaries: list[Summary], mode: Mode, page: Path | None = None) -> bool:
+    """Logs the experiments unless ``mode`` is off; whether all could be. The logger itself says which could not."""
+    if mode == "off":
+        return True
+    from omegaconf import OmegaConf
+
+    from clasp.config import WandbConfig
+    from clasp.report.everything import log_built
+
+    settings = WandbConfig(**{**OmegaConf.load(CONFIG).wandb, "enabled": True, "mode": mode})
+    outcomes = [log_built(summary, settings, page) for summary in summaries]
+    print(*(f"wandb: {one.message}" for one in outcomes if one.status != "failed"), sep="\n")
+    return all(one.status != "failed" for one in outcomes)
