@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from clasp.config import LauncherConfig, RunConfig
+from clasp.evaluation.estimating.estimate import Basis, Estimate, Estimator
 from clasp.evaluation.keeping import claims, failures
-from clasp.evaluation.overview.estimate import Basis, Estimate, Estimator
-from clasp.evaluation.overview.text import counted, duration, size
 from clasp.evaluation.store import CellSpec, CellStore
 from clasp.evaluation.sweep import machine, packs
 from clasp.evaluation.sweep.packs import Pack, Wanted
+from clasp.evaluation.text import counted, duration, size
 
 if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan

@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 
+from clasp.evaluation.estimating.estimate import clock
 from clasp.evaluation.keeping import claims, failures, journal
 from clasp.evaluation.keeping.claims import Claim
 from clasp.evaluation.keeping.failures import Failure
-from clasp.evaluation.overview.estimate import clock
-from clasp.evaluation.overview.text import bar, counted, duration
 from clasp.evaluation.store import EXPERIMENT_SCHEMA, CellStore
+from clasp.evaluation.text import bar, counted, duration
 from clasp.reading import BadFile, conform, read_object
 from clasp.records import CELL, EXPERIMENT
 from clasp.strict import ConfigError, shown

@@ -14,9 +14,9 @@ from typing import Any
 from clasp.backbones.hub import BackboneUnavailable
 from clasp.config import RunConfig
 from clasp.evaluation.benchmarks import get_benchmark
-from clasp.evaluation.overview.text import counted, size
 from clasp.evaluation.prefetching import prefetch
 from clasp.evaluation.prefetching.prefetch import Manifest
+from clasp.evaluation.text import counted, size
 from clasp.strict import ConfigError
 
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from clasp.budget import Geometry
 from clasp.config import LauncherConfig, RunConfig
+from clasp.evaluation.estimating.estimate import Estimator
 from clasp.evaluation.keeping import failures
-from clasp.evaluation.overview.estimate import Estimator
 from clasp.evaluation.prefetching.prefetch import check_prefetched, offline_environment
 from clasp.evaluation.provenance import TYPED
 from clasp.evaluation.store import CellSpec, CellStore

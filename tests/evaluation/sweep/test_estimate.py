@@ -10,8 +10,8 @@ import pytest
 
 from clasp.backbones import geometry
 from clasp.evaluation.benchmarks import BENCHMARKS
-from clasp.evaluation.overview.estimate import Estimator
-from clasp.evaluation.overview.sizes import SIZES
+from clasp.evaluation.estimating.estimate import Estimator
+from clasp.evaluation.estimating.sizes import SIZES
 from clasp.evaluation.store import CellSpec
 
 REFERENCE = Path(__file__).resolve().parents[3] / "results" / "reference"

@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 
 from clasp.budget import Geometry
 from clasp.cost import prefill_flops
+from clasp.evaluation.estimating.sizes import SIZES
 from clasp.evaluation.keeping.journal import RESUMED
-from clasp.evaluation.overview.sizes import SIZES
 from clasp.evaluation.store import CellSpec, CellStore
 from clasp.reading import conform, read_object
 from clasp.records import CELL
