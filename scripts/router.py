@@ -15,7 +15,7 @@ from pathlib import Path
 from clasp.arguments import run
 from clasp.evaluation.routing.scores import measure_all
 from clasp.files import write_atomically
-from clasp.report.cells import ReportError
+from clasp.report.files import ReportError
 from clasp.report.router import load_router_scores, markdown
 from clasp.router import RouterError
 

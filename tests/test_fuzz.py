@@ -31,7 +31,7 @@ from clasp.evaluation.store import CellStore
 from clasp.evaluation.store import signature as hashed
 from clasp.reading import BadFile
 from clasp.report import command as report
-from clasp.report.cells import ReportError
+from clasp.report.files import ReportError
 from clasp.report.retention import load_retention
 from clasp.report.router import load_router_scores, markdown
 from clasp.strict import ConfigError

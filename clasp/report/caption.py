@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from clasp.report.cells import UNPRUNED
+from clasp.report.files import UNPRUNED
 from clasp.report.layout import DAGGERS, benchmark_label, method_label
 from clasp.report.statistics import LEVEL, RESAMPLES, SWAPS
 from clasp.report.summary import RANDOM, SIGNIFICANT, Average, Key, Standing, Summary

@@ -1,7 +1,7 @@
 """Reads an experiment's cells into a data frame. Reads only, and only below the results root; torch-free.
 
-``<results>/experiments/<experiment>.json`` lists an experiment's rows, benchmarks and cells in plan order;
-``<results>/cells/<signature>.json`` is one cell and ``<signature>.jsonl`` its answers, one question per line.
+``<results>/experiments/<experiment>.json`` lists an experiment's rows, benchmarks and cells in plan order; ``files.py``
+reads the cells.
 """
 
 from __future__ import annotations
@@ -15,22 +15,25 @@ from typing import Any
 
 import pandas as pd
 
-from clasp.reading import BadFile, Shape, conform, parse_object, read_text
-from clasp.records import ANSWER, CELL, EXPERIMENT, JUDGEMENT
-from clasp.strict import shown
+from clasp.reading import BadFile, conform
+from clasp.records import EXPERIMENT
+from clasp.report.files import (
+    REMEDY,
+    ReportError,
+    budget_tokens,
+    judged_cell,
+    parse_record,
+    read_answers,
+    read_cell,
+    read_file,
+    read_judgement,
+)
 
-SCHEMA = 1
 EXPERIMENT_SCHEMA = 2
-UNPRUNED = "none"
-"""Name of the method that prunes nothing: the reference of every normalized average."""
 WORLD = "world_"
 """Prefix of the picture world's benchmarks."""
 CUSTOM = "custom_"
 """Prefix of a benchmark that is a user's own file."""
-
-
-class ReportError(ValueError):
-    """A report cannot be built from the results at hand; the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +128,6 @@ class Experiment:
         ]
 
 
-REMEDY = "run the experiment again, which sets bad files aside and fills the gaps"
-
-
 def load_experiment(name: str, results: Path) -> Experiment:
     """The experiment ``name`` with every cell of it that exists.
 
@@ -143,7 +143,7 @@ def load_experiment(name: str, results: Path) -> Experiment:
             f"experiment {name!r} has not been run yet ({path} does not exist; experiments run so far: {known}); "
             f"run 'python scripts/run.py experiment={name}' first"
         )
-    record = _parse(_read(path, "experiment file"), path)
+    record = parse_record(read_file(path, "experiment file"), path)
     if record.get("schema") != EXPERIMENT_SCHEMA:
         raise ReportError(
             f"experiment file {path} has schema {record.get('schema')!r}, this version reads {EXPERIMENT_SCHEMA}; "
@@ -183,67 +183,6 @@ def _known(kind: Any, values: Mapping[str, Any]) -> Any:
     names = {field.name for field in dataclasses.fields(kind)}
     chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in names}
     return kind(**chosen)
-
-
-def read_cell(results: Path, signature: str) -> dict[str, Any]:
-    """One results file, checked for schema and signature.
-
-    Raises:
-        ReportError: it cannot be read, or is not what its name says.
-    """
-    path = results / "cells" / f"{signature}.json"
-    cell = _parse(_read(path, "results file"), path)
-    if cell.get("schema") != SCHEMA:
-        raise ReportError(
-            f"results file {path} has schema {cell.get('schema')!r}, this version reads {SCHEMA}; {REMEDY}"
-        )
-    if cell.get("signature") != signature:
-        raise ReportError(f"results file {path} holds the signature {shown(cell.get('signature'))}; {REMEDY}")
-    _conform(cell, CELL, path)
-    return cell
-
-
-def read_answers(results: Path, signature: str, questions: int) -> list[dict[str, Any]]:
-    """A cell's answers, one question a line.
-
-    Args:
-        questions: how many its cell has.
-
-    Raises:
-        ReportError: the answers are missing, cut short, or not those of the cell.
-    """
-    path = results / "cells" / f"{signature}.jsonl"
-    answers = [_parse(line, path) for line in _read(path, "answers file").split("\n") if line]
-    for answer in answers:
-        _conform(answer, ANSWER, path)
-    if len(answers) != questions:
-        raise ReportError(f"answers file {path} has {len(answers)} lines, its cell has {questions}; {REMEDY}")
-    return answers
-
-
-def judged_cell(results: Path, signature: str) -> dict[str, Any]:
-    """A cell, with the score and the name of the judge where one has completed it (``judge_model``)."""
-    cell = read_cell(results, signature)
-    judged = read_judgement(results, cell)
-    if judged is None:
-        return cell
-    return {**cell, "score": judged["score"], "scores": judged["scores"], "judge_model": judged["judge"]["model"]}
-
-
-def read_judgement(results: Path, cell: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a judge said of a cell that has no score of its own: ``<signature>.judge.json``; None where none has yet.
-
-    Raises:
-        ReportError: it cannot be read, or is about other answers.
-    """
-    path = results / "cells" / f"{cell['signature']}.judge.json"
-    if cell["score"] is not None or not path.is_file():
-        return None
-    judged = _parse(_read(path, "judgement"), path)
-    _conform(judged, JUDGEMENT, path)
-    if judged.get("answers") != cell["answers"]["sha256"] or len(judged.get("questions", ())) != cell["questions"]:
-        raise ReportError(f"judgement {path} is not about its cell's answers; remove it and run scripts/judge.py again")
-    return judged
 
 
 def flat(cell: dict[str, Any]) -> dict[str, Any]:
@@ -291,16 +230,6 @@ ACCOUNTINGS = ("nominal", "output_average", "input_average", "final")
 """The four meanings of a number of visual tokens; every cell stores all of them."""
 
 
-def budget_tokens(cell: Mapping[str, Any]) -> int:
-    """The cell's budget as visual tokens per image; the image's own count where nothing is pruned."""
-    budget = cell["budget"]
-    if cell["method"] == UNPRUNED:
-        return int(budget["visual_tokens"])
-    if budget["tokens"] is not None:
-        return int(budget["tokens"])
-    return round(budget["visual_tokens"] * (1.0 - budget["ratio"]))
-
-
 def _check_frame(experiment: Experiment) -> None:
     name, frame = experiment.name, experiment.frame
     backbones = list(frame["backbone"].unique())
@@ -319,24 +248,3 @@ def _check_frame(experiment: Experiment) -> None:
                 "their own under grid.variants"
             )
         seen[key] = cell.signature
-
-
-def _read(path: Path, what: str) -> str:
-    try:
-        return read_text(path)
-    except (OSError, BadFile) as error:
-        raise ReportError(f"{what} {path} cannot be read ({error}); {REMEDY}") from error
-
-
-def _parse(text: str, path: Path) -> dict[str, Any]:
-    try:
-        return parse_object(text)
-    except BadFile as error:
-        raise ReportError(f"{path} cannot be used ({error}); {REMEDY}") from error
-
-
-def _conform(value: Any, shape: Shape, path: Path) -> None:
-    try:
-        conform(value, shape)
-    except BadFile as error:
-        raise ReportError(f"{path} cannot be used ({error}); {REMEDY}") from error

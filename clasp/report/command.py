@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clasp.arguments import run
+from clasp.report.files import ReportError
 from clasp.strict import ConfigError
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ def main(arguments: Sequence[str], usage: str) -> int:
 
 
 def _report(asked: ReportArguments) -> int:
-    from clasp.report.cells import ReportError
-
     try:
         return _everything(asked) if asked.experiment == ALL else _experiment(asked)
     except ReportError as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from clasp.report.build import build_figures, build_retention, build_table, figure_stem
-from clasp.report.cells import ReportError, load_experiment
+from clasp.report.cells import load_experiment
+from clasp.report.files import ReportError
 from clasp.report.html import Built, write_html
 from clasp.report.published.rows import PublishedRow, published_rows
 from clasp.report.published.table import build_published

@@ -11,7 +11,8 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from clasp.report.categories import Category, by_category
-from clasp.report.cells import CUSTOM, UNPRUNED, WORLD
+from clasp.report.cells import CUSTOM, WORLD
+from clasp.report.files import UNPRUNED
 from clasp.report.statistics import Interval
 from clasp.report.summary import Average, Row, Standing, Summary
 

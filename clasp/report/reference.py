@@ -11,7 +11,8 @@ import pandas as pd
 
 from clasp.files import write_atomically
 from clasp.report.caption import below_random
-from clasp.report.cells import UNPRUNED, Experiment, ReportError, load_experiment
+from clasp.report.cells import Experiment, load_experiment
+from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import benchmark_label, marked_label, method_label
 from clasp.report.statistics import Interval
 from clasp.report.summary import Average, Comparison, Key, Standing, standings

@@ -11,7 +11,7 @@ from typing import Any
 
 from clasp.reading import conform, read_object
 from clasp.records import RETENTION
-from clasp.report.cells import ReportError
+from clasp.report.files import ReportError
 from clasp.strict import shown
 
 SCHEMA = 1

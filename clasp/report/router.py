@@ -10,7 +10,7 @@ from typing import Any
 
 from clasp.reading import conform, read_object
 from clasp.records import ROUTERS
-from clasp.report.cells import ReportError
+from clasp.report.files import ReportError
 from clasp.report.statistics import Interval
 from clasp.strict import shown
 

@@ -12,7 +12,8 @@ from typing import Literal
 
 import pandas as pd
 
-from clasp.report.cells import ACCOUNTINGS, REMEDY, UNPRUNED, WORLD, Experiment, ReportError
+from clasp.report.cells import ACCOUNTINGS, WORLD, Experiment
+from clasp.report.files import REMEDY, UNPRUNED, ReportError
 from clasp.report.metrics import Sampled, sampled
 from clasp.report.statistics import (
     Interval,

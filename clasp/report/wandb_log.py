@@ -12,10 +12,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from clasp.report.cells import Experiment, budget_tokens
+from clasp.report.files import budget_tokens
 from clasp.report.wandb_run import Content, Logged, WandbSettings, write_run
+
+if TYPE_CHECKING:
+    from clasp.report.cells import Experiment
 
 COPIED = ("signature", "benchmark", "category", "metric", "score", "questions")
 COLUMNS = [*COPIED, "output_average", "tflops_gated", "kv_mib", "prefill_ms", "decode_ms"]

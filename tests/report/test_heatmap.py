@@ -13,10 +13,11 @@ from matplotlib.patches import Rectangle
 from synthetic import cell, planned, signature, write_cell, write_plan
 
 from clasp.report.categories import by_category
-from clasp.report.cells import ReportError, load_experiment
+from clasp.report.cells import load_experiment
 from clasp.report.figures import heatmap, style
 from clasp.report.figures.heatmap import draw
 from clasp.report.figures.style import COLUMN_MM, DPI
+from clasp.report.files import ReportError
 from clasp.report.summary import Summary, summarize
 
 SHARES = {"none": 0.9, "random": 0.5, "A": 0.8, "B": 0.75, "C": 0.8}

@@ -19,8 +19,8 @@ import pytest
 from browser import Browser, executable
 from synthetic import BENCHMARKS, cell, plan, planned, signature, write_cell, write_experiment, write_plan
 
-from clasp.report.cells import ReportError
 from clasp.report.everything import build_everything
+from clasp.report.files import ReportError
 from clasp.report.html.examples import verdict
 from clasp.report.html.text import shortened, visible
 

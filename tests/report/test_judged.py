@@ -10,7 +10,8 @@ import pytest
 from synthetic import cell, planned, signature, write_cell, write_plan
 
 from clasp.report.caption import caption
-from clasp.report.cells import ReportError, load_experiment
+from clasp.report.cells import load_experiment
+from clasp.report.files import ReportError
 from clasp.report.summary import summarize
 from clasp.report.table import markdown
 

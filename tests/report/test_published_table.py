@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from synthetic import VISUAL, cell, planned, write_cell, write_plan
 
-from clasp.report.cells import ReportError, load_experiment
+from clasp.report.cells import load_experiment
+from clasp.report.files import ReportError
 from clasp.report.published.rows import PublishedRow, published_rows
 from clasp.report.published.table import build_published, published_csv, published_sheet
 from clasp.report.summary import Summary, summarize

@@ -13,7 +13,8 @@ from synthetic import ALL_METHODS, BUDGETS, METHODS, VISUAL, cell, write_cell, w
 
 from clasp.report.build import build_figures, build_table
 from clasp.report.caption import below_random
-from clasp.report.cells import ReportError, load_experiment
+from clasp.report.cells import load_experiment
+from clasp.report.files import ReportError
 from clasp.report.layout import DAGGERS
 from clasp.report.layout import METHODS as LABELS
 from clasp.report.reference import main_block, methods_block, publish, renewed

@@ -16,10 +16,10 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from clasp.report.build import build_retention
-from clasp.report.cells import ReportError
 from clasp.report.figures import style
 from clasp.report.figures.retention import COMPLETION, KEPT, PIVOT, SHADES, TINT, draw, overlay
 from clasp.report.figures.style import COLUMN_MM, DPI
+from clasp.report.files import ReportError
 from clasp.report.retention import Retention, Stage, load_retention, retentions
 
 SIDE = 4

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clasp.report.cells import ReportError
+from clasp.report.files import ReportError
 from clasp.report.router import FILE, load_router_scores, markdown, wilson
 
 

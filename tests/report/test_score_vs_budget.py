@@ -10,10 +10,11 @@ import pytest
 from matplotlib.axes import Axes
 from synthetic import ALL_METHODS, BENCHMARKS, METHODS, alter, signature, write_experiment
 
-from clasp.report.cells import ReportError, load_experiment
+from clasp.report.cells import load_experiment
 from clasp.report.figures import style
 from clasp.report.figures.score_vs_budget import OTHERS, OTHERS_LABEL, draw
 from clasp.report.figures.style import COLOURS, COLUMN_MM, DPI, ORDER
+from clasp.report.files import ReportError
 from clasp.report.layout import benchmark_label, method_label
 from clasp.report.summary import Summary, summarize
 

@@ -23,7 +23,8 @@ from synthetic import (
     write_plan,
 )
 
-from clasp.report.cells import ReportError, load_experiment
+from clasp.report.cells import load_experiment
+from clasp.report.files import ReportError
 from clasp.report.layout import marks
 from clasp.report.statistics import Interval
 from clasp.report.summary import COSTS, Average, Comparison, Row, Summary, standings, summarize

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from synthetic import VISUAL, cell, write_cell
 
-from clasp.report.cells import ReportError
+from clasp.report.files import ReportError
 from clasp.report.published.upper_bound import check, command, describe, targets
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from clasp.report.cells import UNPRUNED, ReportError
 from clasp.report.figures import style
 from clasp.report.figures.style import COLOURS, Look
+from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import INSIDE_DECODER, method_label
 from clasp.report.summary import RANDOM, Row, Summary
 

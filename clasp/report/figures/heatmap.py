@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clasp.report.categories import by_category
-from clasp.report.cells import UNPRUNED, ReportError
 from clasp.report.figures import style
+from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import method_label
 from clasp.report.summary import RANDOM, Row, Summary
 

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from clasp.report.cells import ReportError
 from clasp.report.figures import style
+from clasp.report.files import ReportError
 from clasp.report.layout import method_label
 from clasp.report.retention import Map, Question, Retention, Stage
 

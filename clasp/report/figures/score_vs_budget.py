@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clasp.report.cells import UNPRUNED, ReportError
 from clasp.report.figures import style
 from clasp.report.figures.style import COLOURS, ORDER, Look
+from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import benchmark_label, method_label, percent_factor
 from clasp.report.summary import RANDOM, Row, Summary
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clasp.report.cells import UNPRUNED, Experiment
+from clasp.report.cells import Experiment
+from clasp.report.files import UNPRUNED
 from clasp.report.html.text import shortened, visible
 from clasp.report.layout import benchmark_label, method_label
 from clasp.report.summary import RANDOM, Row, Summary

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from clasp.report.cells import Experiment, judged_cell
+from clasp.report.cells import Experiment
+from clasp.report.files import judged_cell
 from clasp.report.html.text import visible
 
 FIELDS = (

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from clasp.report.cells import UNPRUNED, Experiment
+from clasp.report.cells import Experiment
+from clasp.report.files import UNPRUNED
 from clasp.report.html.provenance import Provenance
 from clasp.report.html.text import visible
 from clasp.report.layout import Mark, Shown, benchmark_label, body, header, method_label, p_text

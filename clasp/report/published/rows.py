@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from clasp.report.caption import TOLERANCE
-from clasp.report.cells import UNPRUNED, ReportError
+from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import percent_factor
 from clasp.report.published.files import check_columns, read_published
 from clasp.report.published.protocols import (

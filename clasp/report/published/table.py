@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from string import ascii_lowercase
 
-from clasp.report.cells import UNPRUNED
+from clasp.report.files import UNPRUNED
 from clasp.report.layout import Group, Shown, benchmark_label, method_label, title
 from clasp.report.published.protocols import AVERAGE, QUANTITIES
 from clasp.report.published.rows import (

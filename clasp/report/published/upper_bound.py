@@ -16,7 +16,8 @@ from typing import Any
 
 from clasp.reading import BadFile, conform, keyed, number, read_object
 from clasp.reading import signature as is_signature
-from clasp.report.cells import UNPRUNED, ReportError, flat, read_answers, read_cell
+from clasp.report.cells import flat
+from clasp.report.files import UNPRUNED, ReportError, read_answers, read_cell
 from clasp.report.layout import benchmark_label, percent_factor
 from clasp.report.metrics import sampled
 from clasp.report.published.files import read_published
