@@ -18,7 +18,8 @@ from clasp.methods.base import Method
 from clasp.methods.contract import Positions, Selection, State
 from clasp.ops.attention import masked_mean
 from clasp.ops.diversity import dpp_map
-from clasp.ops.select import cosine, cosine_between
+from clasp.ops.select import cosine_between
+from clasp.ops.similarity import Cosines
 
 FLOOR = 1e-6
 """Relevance of the least relevant token; the most relevant one has 1."""
@@ -62,7 +63,7 @@ class CDPruner(Method):
     def select(self, state: State, keep: int) -> Selection:
         tower = self.text_tower
         similarity = _similarity_to_words(state) if tower is None else state.clip_similarity(tower)
-        return Selection(dpp_map(cosine(state.tokens()), scaled(-similarity.float()), keep))
+        return Selection(dpp_map(Cosines(state.tokens()), scaled(-similarity.float()), keep))
 
 
 def scaled(relevance: Tensor) -> Tensor:

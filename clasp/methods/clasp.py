@@ -24,7 +24,8 @@ from clasp.methods.contract import Selection, State, Tower
 from clasp.methods.staged import Staged
 from clasp.ops.attention import masked_mean
 from clasp.ops.cluster import coverage, density_peaks, farthest_point, similarity_to
-from clasp.ops.select import cosine, top_k, top_mask, uniform
+from clasp.ops.select import top_k, top_mask, uniform
+from clasp.ops.similarity import Cosines
 from clasp.ops.words import raters
 from clasp.policy import DEFAULT_POLICY, FALLBACK, ClassPolicy
 from clasp.router import Router, make_router
@@ -146,12 +147,12 @@ class CLASP(Staged):
             seeds = [zlib.crc32(repr(key).encode()) for key in keys]
             return uniform(seeds, state.visual_tokens).to(pivots.device)
         values = state.tokens()
-        similarity = cosine(values)
+        cosines = Cosines(values)
         if self.completion == "farthest_point":
-            return farthest_point(values, similarity, pivots, keep).float()
+            return farthest_point(values, cosines, pivots, keep).float()
         if self.completion == "lowest_similarity":
-            return -coverage(values, similarity, pivots)
-        return density_peaks(similarity, ~pivots) * (1.0 - similarity_to(similarity, pivots))
+            return -coverage(values, cosines, pivots)
+        return density_peaks(cosines, ~pivots) * (1.0 - similarity_to(cosines, pivots))
 
     def _fusion_layers(self, feature_layer: int) -> tuple[int, ...]:
         fusion = get_fusion(self.fusion)

@@ -92,8 +92,9 @@ def merge_contextual(features: Tensor, keys: Tensor, rest: Tensor, targets: Tens
         return features[:, :0]
     unit = torch.nn.functional.normalize(keys.float(), dim=-1)
     similarity = take(unit, rest) @ take(unit, targets).transpose(-1, -2)
-    member = (rest[:, :, None] != targets[:, None, :]).all(dim=-1)
-    assigned = torch.nn.functional.one_hot(similarity.argmax(dim=-1), targets.shape[1]) * member[..., None]
+    member = ~torch.zeros(features.shape[:2], dtype=torch.bool, device=rest.device).scatter(1, targets, True)
+    assigned = torch.nn.functional.one_hot(similarity.argmax(dim=-1), targets.shape[1])
+    assigned = assigned * member.gather(1, rest)[..., None]
     totals = assigned.transpose(-1, -2).to(features.dtype) @ take(features, rest)
     return take(features, targets) + totals / assigned.sum(dim=1).clamp(min=1)[..., None]
 

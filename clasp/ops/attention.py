@@ -5,6 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from clasp.ops.similarity import blocks
+
+IN_CACHE = 1 << 19
+"""Numbers that a CPU works on at a time, so that they stay in its cache."""
+ON_DEVICE = 1 << 26
+"""Numbers that an accelerator works on at a time."""
+
 
 def attention_rows(query: Tensor, key: Tensor, allowed: Tensor, scaling: float) -> Tensor:
     """Softmax attention of the given query rows over all keys, averaged over heads.
@@ -42,18 +49,20 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return torch.einsum("brw,br->bw", values, weights) / weights.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
-def attention_received(query: Tensor, key: Tensor, scaling: float, chunk: int = 1024) -> Tensor:
+def attention_received(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     """Softmax attention that each key receives, averaged over heads and over all queries.
 
     Args:
         query, key: (batch, heads, length, head_dim).
         scaling: factor on the logits.
-        chunk: queries at a time, so that no length x length map is held for long sequences.
 
     Returns:
         (batch, length) float32, each row summing to one.
     """
-    total = torch.zeros(key.shape[0], key.shape[2], dtype=torch.float32, device=key.device)
-    for rows in query.split(chunk, dim=2):
-        total += torch.softmax((rows @ key.transpose(-1, -2)).float() * scaling, dim=-1).sum(dim=(1, 2))
-    return total / (query.shape[1] * query.shape[2])
+    heads, length = query.shape[1:3]
+    held = ON_DEVICE if query.is_cuda else IN_CACHE
+    total = torch.zeros(len(key), key.shape[2], dtype=torch.float32, device=key.device)
+    for rows, one, other in zip(total, query, key.transpose(-1, -2), strict=True):
+        for part in blocks(length, heads * length, held):
+            rows += torch.softmax((one[:, part] @ other).float().mul_(scaling), dim=-1).sum(dim=(0, 1))
+    return total / (heads * length)

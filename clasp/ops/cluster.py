@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clasp.ops.select import cosine_between, take, top_k
+from clasp.ops.select import cosine_between, top_k
+from clasp.ops.similarity import Closeness, Cosines, Pairs, blocks
 
 
-def density_peaks(similarity: Tensor, among: Tensor, neighbours: int = 5) -> Tensor:
+def density_peaks(cosines: Cosines, among: Tensor, neighbours: int = 5) -> Tensor:
     """Density-peak score (DPC-KNN, Rodriguez & Laio 2014 with the kNN density of Du et al. 2016) of each token.
 
     Density is exp(-mean squared distance to the ``neighbours`` nearest); the score is density times the distance to the
@@ -16,26 +17,32 @@ def density_peaks(similarity: Tensor, among: Tensor, neighbours: int = 5) -> Ten
     score does not depend on the tokens' norms.
 
     Args:
-        similarity: (batch, tokens, tokens) float32, cosine of all pairs (:func:`clasp.ops.select.cosine`).
+        cosines: of all pairs of (batch, tokens, dim) values.
         among: (batch, tokens) bool, the tokens that take part; the others neither score nor lend density.
 
     Returns:
         (batch, tokens) float32, non-negative; 0 for tokens that do not take part.
     """
-    # the distance falls with the similarity, so that neighbours are found by the latter and only theirs are computed
-    outside = torch.zeros_like(among, dtype=torch.float32).masked_fill(~among, float("inf"))[:, None, :]
-    others = similarity - outside
-    others.diagonal(dim1=-2, dim2=-1).fill_(float("-inf"))
+    # the distance falls with the cosine, so that neighbours are found by the latter and only theirs are computed
+    outside = torch.zeros_like(among, dtype=torch.float32).masked_fill(~among, float("inf"))[:, None]
+    nearest, index, lowest = [], [], torch.full_like(outside[:, 0, :1], float("inf"))
+    for rows, block in cosines.blocks():
+        furthest = (block + outside).amin(dim=-1).masked_fill(~among[:, rows], float("inf"))
+        lowest = torch.minimum(lowest, furthest.amin(dim=1, keepdim=True))
+        others = block - outside
+        others.diagonal(offset=rows.start, dim1=-2, dim2=-1).fill_(float("-inf"))
+        best = others.topk(min(neighbours, cosines.tokens), dim=-1)
+        nearest.append(best.values)
+        index.append(best.indices)
+    near = torch.cat(nearest, dim=1)
     count = (among.sum(dim=1) - 1).clamp(min=1, max=neighbours)
 
-    nearest = _chord(others.topk(min(neighbours, others.shape[1]), dim=-1).values)
-    used = torch.arange(nearest.shape[-1], device=nearest.device) < count[:, None, None]
-    squares = nearest.square().masked_fill(~used | nearest.isinf(), 0.0).sum(dim=-1) / count[:, None]
+    used = torch.arange(near.shape[-1], device=near.device) < count[:, None, None]
+    squares = _chord(near).square().masked_fill(~used | near.isinf(), 0.0).sum(dim=-1) / count[:, None]
     density = torch.exp(-squares).masked_fill(~among, -1.0)
 
-    furthest = (similarity + outside).amin(dim=-1).masked_fill(~among, float("inf")).amin(dim=1, keepdim=True)
-    denser = _closest_denser(others, density)
-    reach = _chord(torch.where(denser.isinf(), furthest, denser))
+    denser = _closest_denser(cosines, density, near, torch.cat(index, dim=1))
+    reach = _chord(torch.where(denser.isinf(), lowest, denser))
     return (density * reach).masked_fill(~among, 0.0)
 
 
@@ -57,14 +64,15 @@ def density_peak_clusters(values: Tensor, clusters: int, neighbours: int, noise:
         (batch, clusters) long, the centres by falling score, and (batch, tokens) long, the place of each token's centre
         among them.
     """
-    # without the matrix-product shortcut, whose rounding would tear identical tokens apart
-    distance = torch.cdist(values.float(), values.float(), compute_mode="donot_use_mm_for_euclid_dist")
-    distance = distance * values.shape[-1] ** -0.5
-    density = torch.exp(-distance.topk(neighbours, dim=-1, largest=False).values.square().mean(dim=-1)) + noise
-    denser = _closest_denser(-distance, density)
-    score = density * torch.where(denser.isinf(), distance.amax(dim=(1, 2))[:, None], -denser)
+    closeness = Closeness(values)
+    found = [(block.topk(neighbours, dim=-1), block.amin(dim=(1, 2))) for _, block in closeness.blocks()]
+    near = torch.cat([best.values for best, _ in found], dim=1)
+    density = torch.exp(-near.square().mean(dim=-1)) + noise
+    denser = _closest_denser(closeness, density, near, torch.cat([best.indices for best, _ in found], dim=1))
+    furthest = torch.stack([lowest for _, lowest in found]).amin(dim=0)[:, None]
+    score = density * -torch.where(denser.isinf(), furthest, denser)
     centres = score.argsort(dim=1, descending=True, stable=True)[:, :clusters]
-    members = take(distance, centres).argmin(dim=1)
+    members = _closest_of(closeness, centres)
     # a token that equals an earlier centre would join that one and leave its own cluster empty
     places = torch.arange(clusters, device=values.device).expand_as(centres)
     return centres, members.scatter(1, centres, places)
@@ -80,12 +88,15 @@ def cluster_means(values: Tensor, members: Tensor, clusters: int) -> Tensor:
     Returns:
         (batch, clusters, dim) in the type of ``values``.
     """
-    weights = torch.nn.functional.one_hot(members, clusters).float()
-    means = weights.transpose(-1, -2) @ values.float() / weights.sum(dim=1)[..., None]
-    return means.to(values.dtype)
+    means = []
+    for part in blocks(clusters, members.shape[1]):
+        numbers = torch.arange(part.start, part.stop, device=members.device)
+        weights = (members[:, None] == numbers[:, None]).float()
+        means.append(weights @ values.float() / weights.sum(dim=-1, keepdim=True))
+    return torch.cat(means, dim=1).to(values.dtype)
 
 
-def farthest_point(values: Tensor, similarity: Tensor, chosen: Tensor, keep: int) -> Tensor:
+def farthest_point(values: Tensor, cosines: Cosines, chosen: Tensor, keep: int) -> Tensor:
     """Greedy k-center: adds, one by one, the token with the lowest maximal cosine similarity to those chosen so far.
 
     Gonzalez' algorithm, hence within a factor of two of the best covering radius. With nothing chosen, the first is the
@@ -93,7 +104,7 @@ def farthest_point(values: Tensor, similarity: Tensor, chosen: Tensor, keep: int
 
     Args:
         values: (batch, tokens, dim).
-        similarity: (batch, tokens, tokens) float32, cosine of all pairs of ``values``.
+        cosines: of all pairs of ``values``.
         chosen: (batch, tokens) bool, the starting set; it may differ in size between batch entries.
         keep: size that every set has in the end; at least the largest starting set.
 
@@ -101,23 +112,23 @@ def farthest_point(values: Tensor, similarity: Tensor, chosen: Tensor, keep: int
         (batch, tokens) bool with exactly ``keep`` True per batch entry.
     """
     taken = chosen.clone()
-    covered = coverage(values, similarity, taken)
-    rows = torch.arange(values.shape[0], device=values.device)
-    for _ in range(keep - int(taken.sum(dim=1).min())):
-        open_rows = taken.sum(dim=1) < keep
-        pick = covered.masked_fill(taken, float("inf")).argmin(dim=1)
-        first = ~taken.any(dim=1, keepdim=True)
-        taken[rows, pick] |= open_rows
-        reach = take(similarity, pick[:, None]).squeeze(1)
-        covered = torch.where(first, reach, torch.maximum(covered, reach))
+    missing = keep - taken.sum(dim=1, keepdim=True)
+    empty = ~taken.any(dim=1, keepdim=True)
+    covered = coverage(values, cosines, taken).masked_fill(taken, float("inf"))
+    for step in range(int(missing.max())):
+        pick = covered.argmin(dim=1, keepdim=True)
+        taken.scatter_(1, pick, (missing > step) | taken.gather(1, pick))
+        reach = cosines.rows(pick).squeeze(1)
+        covered = torch.maximum(covered, reach) if step else torch.where(empty, reach, torch.maximum(covered, reach))
+        covered.scatter_(1, pick, float("inf"))
     return taken
 
 
-def similarity_to(similarity: Tensor, chosen: Tensor) -> Tensor:
+def similarity_to(cosines: Cosines, chosen: Tensor) -> Tensor:
     """Highest cosine similarity of each token to the chosen set; -1 where the set is empty.
 
     Args:
-        similarity: (batch, tokens, tokens) float32, cosine of all pairs.
+        cosines: of all pairs.
         chosen: (batch, tokens) bool.
 
     Returns:
@@ -125,16 +136,20 @@ def similarity_to(similarity: Tensor, chosen: Tensor) -> Tensor:
     """
     # rows of the chosen rather than columns of all: fewer, and each in one piece of memory
     index = top_k(chosen.int(), max(1, int(chosen.sum(dim=1).max())))
-    rows = take(similarity, index).masked_fill(~chosen.gather(1, index)[..., None], -1.0)
-    return rows.amax(dim=1)
+    real = chosen.gather(1, index)[..., None]
+    highest = torch.full(chosen.shape, -1.0, device=chosen.device)
+    for part in blocks(index.shape[1], cosines.tokens):
+        rows = cosines.rows(index[:, part]).masked_fill(~real[:, part], -1.0)
+        highest = torch.maximum(highest, rows.amax(dim=1))
+    return highest
 
 
-def coverage(values: Tensor, similarity: Tensor, chosen: Tensor) -> Tensor:
+def coverage(values: Tensor, cosines: Cosines, chosen: Tensor) -> Tensor:
     """As :func:`similarity_to`, but where the set is empty, the cosine similarity of each token to the mean token.
 
     Args:
         values: (batch, tokens, dim).
-        similarity: (batch, tokens, tokens) float32, cosine of all pairs of ``values``.
+        cosines: of all pairs of ``values``.
         chosen: (batch, tokens) bool.
 
     Returns:
@@ -142,7 +157,7 @@ def coverage(values: Tensor, similarity: Tensor, chosen: Tensor) -> Tensor:
     """
     mean = values.float().mean(dim=1, keepdim=True)
     centre = cosine_between(values, mean).squeeze(2)
-    return torch.where(chosen.any(dim=1, keepdim=True), similarity_to(similarity, chosen), centre)
+    return torch.where(chosen.any(dim=1, keepdim=True), similarity_to(cosines, chosen), centre)
 
 
 def _chord(similarity: Tensor) -> Tensor:
@@ -150,17 +165,39 @@ def _chord(similarity: Tensor) -> Tensor:
     return (2.0 - 2.0 * similarity).clamp(min=0.0).sqrt()
 
 
-def _closest_denser(closeness: Tensor, density: Tensor) -> Tensor:
+def _closest_denser(pairs: Pairs, density: Tensor, near: Tensor, index: Tensor) -> Tensor:
     """Closeness of each token to the closest denser one; -inf for the densest.
 
     Equal densities are ordered by index, so that of two identical tokens one is the peak and the other is not.
 
     Args:
-        closeness: (batch, tokens, tokens), higher for closer.
+        pairs: closeness, higher for closer.
         density: (batch, tokens).
+        near: (batch, tokens, k) closeness of each token to the k closest ones, by which the density was found.
+        index: (batch, tokens, k) long, which these are.
 
     Returns:
         (batch, tokens).
     """
     rank = density.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return closeness.masked_fill(rank[:, None, :] >= rank[:, :, None], float("-inf")).amax(dim=-1)
+    denser = (rank[:, None].expand(-1, pairs.tokens, -1).gather(2, index) < rank[..., None]) & ~near.isinf()
+    closest = near.masked_fill(~denser, float("-inf")).amax(dim=-1)
+    # a denser token among the k closest is the closest denser one; only the few without look at all others
+    alone = ~denser.any(dim=-1)
+    rows = top_k(alone.int(), int(alone.sum(dim=1).max()))
+    for part in blocks(rows.shape[1], pairs.tokens):
+        some = rows[:, part]
+        others = pairs.rows(some).masked_fill(rank[:, None] >= rank.gather(1, some)[..., None], float("-inf"))
+        closest = closest.scatter(1, some, torch.maximum(others.amax(dim=-1), closest.gather(1, some)))
+    return closest
+
+
+def _closest_of(closeness: Pairs, centres: Tensor) -> Tensor:
+    """(batch, clusters) long -> (batch, tokens) long, the place among ``centres`` of each token's closest one."""
+    members = centres.new_zeros(len(centres), closeness.tokens)
+    highest = torch.full(members.shape, float("-inf"), device=centres.device)
+    for part in blocks(centres.shape[1], closeness.tokens):
+        best = closeness.rows(centres[:, part]).max(dim=1)
+        members = torch.where(best.values > highest, best.indices + part.start, members)
+        highest = torch.maximum(highest, best.values)
+    return members

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clasp.ops.select import cosine, take, top_k, top_mask
+from clasp.ops.cluster import farthest_point
+from clasp.ops.select import top_k, top_mask
+from clasp.ops.similarity import Cosines
 
 SPANNED = 1e-5
 """Share of a token's own similarity below which float32 cannot tell it from the span of the chosen ones."""
@@ -24,19 +26,18 @@ def max_min(values: Tensor, keep: int) -> Tensor:
     Returns:
         (batch, keep) long, ascending.
     """
-    distance = 1.0 - cosine(values)
-    own = torch.eye(distance.shape[1], dtype=torch.bool, device=values.device)
-    reach = distance.masked_fill(own, float("inf")).amin(dim=-1)
-    taken = torch.zeros_like(reach, dtype=torch.bool)
-    for step in range(keep):
-        pick = reach.masked_fill(taken, float("-inf")).argmax(dim=1, keepdim=True)
-        taken = taken.scatter(1, pick, True)
-        to_pick = take(distance, pick).squeeze(1)
-        reach = to_pick if step == 0 else torch.minimum(reach, to_pick)
-    return top_k(taken.int(), keep)
+    cosines = Cosines(values)
+    closest = []
+    for rows, block in cosines.blocks():
+        others = block.clone()
+        others.diagonal(offset=rows.start, dim1=-2, dim2=-1).fill_(float("-inf"))
+        closest.append(others.amax(dim=-1))
+    first = torch.cat(closest, dim=1).argmin(dim=1, keepdim=True)
+    start = torch.zeros(values.shape[:2], dtype=torch.bool, device=values.device).scatter(1, first, True)
+    return top_k(farthest_point(values, cosines, start, keep).int(), keep)
 
 
-def dpp_map(similarity: Tensor, quality: Tensor, keep: int) -> Tensor:
+def dpp_map(similarity: Cosines, quality: Tensor, keep: int) -> Tensor:
     """Greedy MAP of the determinantal point process with kernel diag(quality) similarity diag(quality).
 
     Each step adds the token that makes the determinant of the chosen submatrix largest. With the incremental Cholesky
@@ -45,28 +46,32 @@ def dpp_map(similarity: Tensor, quality: Tensor, keep: int) -> Tensor:
     determinants are zero, and the tokens of highest quality fill the set up.
 
     Args:
-        similarity: (batch, tokens, tokens) float32, positive semi-definite, diagonal at most 1.
+        similarity: of all pairs of tokens.
         quality: (batch, tokens) float32, non-negative.
         keep: from 1 to tokens.
 
     Returns:
         (batch, keep) long, ascending.
     """
-    residual = similarity.diagonal(dim1=-2, dim2=-1)
-    factor = similarity.new_zeros(similarity.shape[0], keep, similarity.shape[1])
-    taken = torch.zeros_like(quality, dtype=torch.bool)
+    residual = similarity.unit.square().sum(dim=-1)
+    factor = residual.new_zeros(len(residual), keep, similarity.tokens)
+    weight = quality.square()
+    # below all determinants, for when these are all zero: -1 for the highest quality, -2 for the next
+    spare = -1.0 - quality.argsort(dim=1, descending=True, stable=True).argsort(dim=1).to(residual.dtype)
+    picks = []
     for step in range(keep):
-        useful = ~taken & (residual > SPANNED)
-        exhausted = ~useful.any(dim=1, keepdim=True)
-        gain = (quality.square() * residual).masked_fill(~useful, -1.0)
-        pick = torch.where(exhausted, quality.masked_fill(taken, -1.0), gain).argmax(dim=1, keepdim=True)
-        taken = taken.scatter(1, pick, True)
-        before = factor[:, :step]
-        explained = take(before.transpose(1, 2), pick) @ before
-        row = (take(similarity, pick) - explained).squeeze(1) / residual.gather(1, pick).clamp(min=SPANNED).sqrt()
+        pick = torch.where(residual > SPANNED, weight * residual, spare).argmax(dim=1, keepdim=True)
+        row = similarity.rows(pick)
+        if step:
+            before = factor[:, :step]
+            known = before.gather(2, pick[:, None].expand(-1, step, 1)).transpose(1, 2)
+            row = torch.baddbmm(row, known, before, alpha=-1.0)
+        row = row.squeeze(1) / residual.gather(1, pick).clamp_(min=SPANNED).sqrt_()
         factor[:, step] = row
-        residual = residual - row.square()
-    return top_k(taken.int(), keep)
+        residual = torch.addcmul(residual, row, row, value=-1.0).scatter_(1, pick, 0.0)
+        spare.scatter_(1, pick, float("-inf"))
+        picks.append(pick)
+    return torch.cat(picks, dim=1).sort(dim=1).values
 
 
 def take_least_similar(similarity: Tensor, taken: Tensor, quotas: Tensor) -> Tensor:

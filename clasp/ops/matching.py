@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from clasp.ops.select import take, top_k, top_mask
+from clasp.ops.similarity import blocks
 
 
 def bipartite(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,11 +29,11 @@ def bipartite(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     if tokens < 2:
         return best, partner
     unit = normalize(values.float(), dim=-1)
-    similarity = take(unit, sources) @ take(unit, targets).transpose(-1, -2)
-    pair = real.gather(1, sources)[:, :, None] & real.gather(1, targets)[:, None, :]
-    nearest = similarity.masked_fill(~pair, float("-inf")).max(dim=-1)
-    found = torch.where(nearest.values > float("-inf"), targets.gather(1, nearest.indices), sources)
-    return best.scatter(1, sources, nearest.values), partner.scatter(1, sources, found)
+    absent = ~real.gather(1, targets)[:, None]
+    similarity, place = _nearest(take(unit, sources), take(unit, targets), absent)
+    similarity = similarity.masked_fill(~real.gather(1, sources), float("-inf"))
+    found = torch.where(similarity > float("-inf"), targets.gather(1, place), sources)
+    return best.scatter(1, sources, similarity), partner.scatter(1, sources, found)
 
 
 def merge_most_similar(values: Tensor, real: Tensor, counts: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ def thin(values: Tensor, keep: int, step: int) -> Tensor:
     while left.shape[1] > keep:
         drop = min(step, left.shape[1] - keep, left.shape[1] // 2)
         first, second = left[:, ::2], left[:, 1::2]
-        nearest = (take(unit, first) @ take(unit, second).transpose(-1, -2)).amax(dim=-1)
+        nearest, _ = _nearest(take(unit, first), take(unit, second))
         order = nearest.argsort(dim=1, descending=True, stable=True)
         left = torch.cat([first.gather(1, order[:, drop:]), second], dim=1)
     return left
@@ -96,16 +97,21 @@ def merge_windows(
     rows, columns = grid
     across = -(-columns // side)
     window = places // columns // side * across + places % columns // side
-    member = one_hot(window, -(-rows // side) * across).bool() & real[..., None]
     unit = normalize(values.float(), dim=-1)
-    # the cosines of all ordered pairs, each token's with itself included, add up to the squared length of the sum
-    weight = member.float().transpose(-1, -2)
-    total = (weight @ unit).square().sum(dim=-1) - (weight @ unit.square().sum(dim=-1, keepdim=True)).squeeze(-1)
-    count = weight.sum(dim=-1)
-    alike = (count > 1) & (total / (count * (count - 1)).clamp(min=1.0) >= threshold)
+    lengths = unit.square().sum(dim=-1, keepdim=True)
     itself = torch.arange(real.shape[1], device=values.device).expand_as(places)
-    first = torch.where(member, itself[..., None], real.shape[1]).amin(dim=1)
-    return torch.where(alike.gather(1, window) & real, first.gather(1, window), itself)
+    alike, first = [], []
+    for part in blocks(-(-rows // side) * across, real.shape[1]):
+        numbers = torch.arange(part.start, part.stop, device=values.device)
+        member = (window[:, None] == numbers[:, None]) & real[:, None]
+        weight = member.float()
+        # the cosines of all ordered pairs, each token's with itself included, add up to the squared length of the sum
+        total = (weight @ unit).square().sum(dim=-1) - (weight @ lengths).squeeze(-1)
+        count = weight.sum(dim=-1)
+        alike.append((count > 1) & (total / (count * (count - 1)).clamp(min=1.0) >= threshold))
+        first.append(torch.where(member, itself[:, None], real.shape[1]).amin(dim=-1))
+    merged = torch.cat(alike, dim=1).gather(1, window) & real
+    return torch.where(merged, torch.cat(first, dim=1).gather(1, window), itself)
 
 
 def absorb(features: Tensor, keys: Tensor, weights: Tensor, index: Tensor, neighbours: int) -> Tensor:
@@ -122,13 +128,16 @@ def absorb(features: Tensor, keys: Tensor, weights: Tensor, index: Tensor, neigh
         (batch, k, dim) in the dtype of ``features``.
     """
     unit = normalize(keys.float(), dim=-1)
-    similarity = take(unit, index) @ unit.transpose(-1, -2)
-    similarity = similarity.scatter(-1, index[..., None], float("-inf"))
     count = min(neighbours, features.shape[1] - 1)
-    nearest = similarity.argsort(dim=-1, descending=True, stable=True)[..., :count]
-    near = torch.zeros_like(similarity).scatter(-1, nearest, 1.0)
-    added = (near * weights.float()[:, None]) @ features.float()
-    return (take(features, index).float() + added).to(features.dtype)
+    added = []
+    for part in blocks(index.shape[1], features.shape[1]):
+        some = index[:, part]
+        similarity = take(unit, some) @ unit.transpose(-1, -2)
+        similarity = similarity.scatter_(-1, some[..., None], float("-inf"))
+        nearest = similarity.argsort(dim=-1, descending=True, stable=True)[..., :count]
+        near = torch.zeros_like(similarity).scatter_(-1, nearest, 1.0)
+        added.append((near * weights.float()[:, None]) @ features.float())
+    return (take(features, index).float() + torch.cat(added, dim=1)).to(features.dtype)
 
 
 def ragged_index(kept: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -144,3 +153,21 @@ def ragged_index(kept: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """
     index = top_k(kept.int(), width)
     return index, kept.gather(1, index)
+
+
+def _nearest(first: Tensor, second: Tensor, absent: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """For each of ``first`` the highest product with one of ``second`` that is not absent, and which one that is.
+
+    Args:
+        first: (batch, m, dim).
+        second: (batch, n, dim).
+        absent: (batch, 1, n) bool.
+
+    Returns:
+        (batch, m) float32 and long; -inf where all are absent, the lower index of equal ones.
+    """
+    found = []
+    for part in blocks(first.shape[1], second.shape[1]):
+        products = first[:, part] @ second.transpose(-1, -2)
+        found.append((products if absent is None else products.masked_fill_(absent, float("-inf"))).max(dim=-1))
+    return torch.cat([best.values for best in found], dim=1), torch.cat([best.indices for best in found], dim=1)

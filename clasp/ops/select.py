@@ -50,19 +50,6 @@ def take(values: Tensor, index: Tensor) -> Tensor:
     return values[rows, index]
 
 
-def cosine(values: Tensor) -> Tensor:
-    """Cosine similarity of all pairs in float32; a zero vector has similarity 0 to everything.
-
-    Args:
-        values: (batch, tokens, dim).
-
-    Returns:
-        (batch, tokens, tokens) in [-1, 1].
-    """
-    unit = torch.nn.functional.normalize(values.float(), dim=-1)
-    return unit @ unit.transpose(-1, -2)
-
-
 def cosine_between(values: Tensor, others: Tensor) -> Tensor:
     """Cosine similarity in float32; a zero vector has similarity 0 to everything.
 

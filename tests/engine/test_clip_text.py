@@ -13,7 +13,7 @@ from clasp.backbones.base import UnsupportedError
 from clasp.backbones.clip_text import ClipText
 from clasp.methods.cdpruner import CDPruner, scaled
 from clasp.ops.diversity import dpp_map
-from clasp.ops.select import cosine
+from clasp.ops.similarity import Cosines
 
 BOS, EOS = 1, 2
 LENGTH = 10
@@ -103,7 +103,7 @@ def test_cdpruner_ranks_by_it(clip: ClipText, monkeypatch: pytest.MonkeyPatch) -
         model(**inputs)
         output = model.model.get_image_features(pixel_values=inputs["pixel_values"])
     similarity = clip.similarity(output.last_hidden_state[0, 1:], PROMPTS[0])
-    expected = dpp_map(cosine(output.pooler_output[0][None]), scaled(-similarity[None]), 12)
+    expected = dpp_map(Cosines(output.pooler_output[0][None]), scaled(-similarity[None]), 12)
     assert run.trace is not None
     assert run.trace.samples[0].kept[0].tolist() == expected[0].sort().values.tolist()
     assert run.stand_ins == ()

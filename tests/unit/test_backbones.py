@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
-from transformers import LlavaConfig
+from transformers import AutoConfig, LlavaConfig
 
 import clasp
 from clasp.backbones import (
@@ -24,9 +24,11 @@ from clasp.backbones import (
     adapter_module,
     geometry,
     load,
+    resolve,
 )
 from clasp.backbones.base import UnsupportedError
 from clasp.backbones.llava import LlavaAdapter
+from clasp.backbones.published import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,9 +47,15 @@ def test_every_backbone_configuration_names_a_published_model_and_its_count() ->
     assert all(config.name == stem for stem, config in files.items())
 
 
+def test_shipped_counts_equal_the_shipped_configuration() -> None:
+    config = AutoConfig.from_pretrained(resolve("tiny"))
+    assert config.architectures == [SHIPPED.architecture]
+    assert LlavaAdapter.geometry_of(config) == SHIPPED.geometry
+
+
 def test_published_counts_need_no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", None)
-    for name, published in PUBLISHED.items():
+    for name, published in {**PUBLISHED, "tiny": SHIPPED}.items():
         assert geometry(name) is published.geometry
         assert adapter_module(name) == ADAPTERS[published.architecture][0]
 

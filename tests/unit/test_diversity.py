@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from clasp.ops.diversity import dpp_map, max_min, take_least_similar
-from clasp.ops.select import cosine, cosine_between
+from clasp.ops.select import cosine_between
+from clasp.ops.similarity import Cosines
 
 
 def cloud(batch: int, tokens: int, seed: int, dim: int = 6) -> Tensor:
@@ -92,11 +93,11 @@ def test_max_min_in_half_precision_with_large_and_zero_values(dtype: torch.dtype
 # determinantal point process
 
 
-def picks(similarity: Tensor, quality: Tensor, keep: int) -> list[int]:
-    """The order in which tokens are picked: what each larger budget adds."""
+def picks(values: Tensor, quality: Tensor, keep: int) -> list[int]:
+    """The order in which tokens (tokens, dim) are picked: what each larger budget adds."""
     order: list[int] = []
     for size in range(1, keep + 1):
-        index = dpp_map(similarity[None], quality[None], size)[0].tolist()
+        index = dpp_map(Cosines(values[None]), quality[None], size)[0].tolist()
         assert index == sorted(set(index)), "distinct and ascending"
         assert set(order) < set(index), "greedy sets are nested"
         order += set(index) - set(order)
@@ -105,12 +106,12 @@ def picks(similarity: Tensor, quality: Tensor, keep: int) -> list[int]:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_dpp_picks_the_largest_determinant_at_every_step(seed: int) -> None:
-    values = cloud(1, 10, seed, dim=12)
-    similarity = cosine(values)[0]
+    values = cloud(1, 10, seed, dim=12)[0]
+    similarity = cosine_between(values[None], values[None])[0]
     quality = 0.05 + 0.95 * torch.rand(10, generator=torch.Generator().manual_seed(seed))
     kernel = (quality[:, None] * similarity * quality[None]).double()
     chosen: list[int] = []
-    for pick in picks(similarity, quality, 9):
+    for pick in picks(values, quality, 9):
         determinants = {
             i: float(torch.linalg.det(kernel[[*chosen, i]][:, [*chosen, i]])) for i in range(10) if i not in chosen
         }
@@ -119,16 +120,16 @@ def test_dpp_picks_the_largest_determinant_at_every_step(seed: int) -> None:
 
 
 def test_dpp_weighs_quality_against_diversity() -> None:
-    similarity = torch.tensor([[1.0, 0.95, 0.0], [0.95, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    assert picks(similarity, torch.tensor([1.0, 0.9, 0.5]), 2) == [0, 2]
-    assert picks(similarity, torch.tensor([1.0, 0.9, 0.1]), 2) == [0, 1]
+    values = torch.linalg.cholesky(torch.tensor([[1.0, 0.95, 0.0], [0.95, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+    assert picks(values, torch.tensor([1.0, 0.9, 0.5]), 2) == [0, 2]
+    assert picks(values, torch.tensor([1.0, 0.9, 0.1]), 2) == [0, 1]
 
 
 def test_dpp_of_exhausted_rank_fills_up_by_quality() -> None:
-    values = cloud(1, 9, 4, dim=3)
-    similarity = cosine(values)[0]
+    values = cloud(1, 9, 4, dim=3)[0]
+    similarity = cosine_between(values[None], values[None])[0]
     quality = torch.tensor([0.3, 0.9, 0.2, 0.8, 0.1, 0.7, 0.6, 0.4, 0.5])
-    order = picks(similarity, quality, 9)
+    order = picks(values, quality, 9)
     spanning = order[:3]
     assert abs(float(torch.linalg.det(similarity[spanning][:, spanning]))) > 1e-3
     assert order[3:] == sorted(set(range(9)) - set(spanning), key=lambda i: -float(quality[i]))
@@ -137,40 +138,40 @@ def test_dpp_of_exhausted_rank_fills_up_by_quality() -> None:
 def test_dpp_tells_what_nearly_resembles_from_a_copy() -> None:
     values = torch.eye(3)[[0, 0, 0]][None].clone()
     values[0, 2, 1] = 0.05
-    assert dpp_map(cosine(values), torch.tensor([[1.0, 0.9, 0.1]]), 2).tolist() == [[0, 2]]
+    assert dpp_map(Cosines(values), torch.tensor([[1.0, 0.9, 0.1]]), 2).tolist() == [[0, 2]]
 
 
 def test_dpp_of_copies_zero_vectors_and_zero_quality() -> None:
     copies = torch.ones(1, 6, 4)
-    assert dpp_map(cosine(copies), torch.ones(1, 6), 3).tolist() == [[0, 1, 2]]
+    assert dpp_map(Cosines(copies), torch.ones(1, 6), 3).tolist() == [[0, 1, 2]]
     mixed = torch.eye(4)[[0, 0, 1, 2]][None].clone()
     mixed[0, 3] = 0.0
     quality = torch.tensor([[0.5, 0.4, 0.3, 1.0]])
-    assert dpp_map(cosine(mixed), quality, 2).tolist() == [[0, 2]], "a zero vector spans nothing"
-    assert dpp_map(cosine(mixed), quality, 3).tolist() == [[0, 2, 3]], "and is the first to fill up by quality"
-    assert dpp_map(cosine(mixed), torch.zeros(1, 4), 4).tolist() == [[0, 1, 2, 3]]
-    assert dpp_map(torch.ones(1, 1, 1), torch.ones(1, 1), 1).tolist() == [[0]]
+    assert dpp_map(Cosines(mixed), quality, 2).tolist() == [[0, 2]], "a zero vector spans nothing"
+    assert dpp_map(Cosines(mixed), quality, 3).tolist() == [[0, 2, 3]], "and is the first to fill up by quality"
+    assert dpp_map(Cosines(mixed), torch.zeros(1, 4), 4).tolist() == [[0, 1, 2, 3]]
+    assert dpp_map(Cosines(torch.ones(1, 1, 1)), torch.ones(1, 1), 1).tolist() == [[0]]
 
 
 def test_dpp_rows_are_independent_even_when_one_is_exhausted() -> None:
     values = cloud(3, 16, 9, dim=20)
     values[1] = values[1, :1]
     quality = torch.rand(3, 16, generator=torch.Generator().manual_seed(2))
-    together = dpp_map(cosine(values), quality, 8)
+    together = dpp_map(Cosines(values), quality, 8)
     for row in range(3):
-        assert dpp_map(cosine(values[row : row + 1]), quality[row : row + 1], 8)[0].equal(together[row])
+        assert dpp_map(Cosines(values[row : row + 1]), quality[row : row + 1], 8)[0].equal(together[row])
     assert together[1].tolist() == quality[1].topk(8).indices.sort().values.tolist()
     order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
-    permuted = dpp_map(cosine(values[:, order]), quality[:, order], 8)
+    permuted = dpp_map(Cosines(values[:, order]), quality[:, order], 8)
     assert order[permuted].sort(dim=1).values.equal(together)
 
 
 def test_dpp_stays_accurate_over_a_long_run() -> None:
     values = cloud(1, 300, 6, dim=400)
     quality = 0.5 + 0.5 * torch.rand(1, 300, generator=torch.Generator().manual_seed(6))
-    kernel = (quality[0, :, None] * cosine(values)[0] * quality[0]).double()
-    index = dpp_map(cosine(values), quality, 150)[0].tolist()
-    shorter = dpp_map(cosine(values), quality, 149)[0].tolist()
+    kernel = (quality[0, :, None] * cosine_between(values, values)[0] * quality[0]).double()
+    index = dpp_map(Cosines(values), quality, 150)[0].tolist()
+    shorter = dpp_map(Cosines(values), quality, 149)[0].tolist()
     (last,) = set(index) - set(shorter)
     inverse = torch.linalg.inv(kernel[shorter][:, shorter])
     free = [i for i in range(300) if i not in shorter]

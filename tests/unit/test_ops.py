@@ -13,7 +13,8 @@ from torch import Tensor
 
 from clasp.ops.attention import attention_rows, masked_mean
 from clasp.ops.cluster import coverage, density_peaks, farthest_point, similarity_to
-from clasp.ops.select import cosine, take, top_k, top_mask, uniform
+from clasp.ops.select import take, top_k, top_mask, uniform
+from clasp.ops.similarity import Cosines, Pairs
 
 
 def cloud(tokens: int, seed: int, kind: str = "random") -> Tensor:
@@ -27,6 +28,11 @@ def cloud(tokens: int, seed: int, kind: str = "random") -> Tensor:
 
 
 clouds = st.builds(cloud, st.integers(1, 12), st.integers(0, 10**6), st.sampled_from(["random", "duplicates", "zeros"]))
+
+
+def everything(pairs: Pairs) -> Tensor:
+    """(batch, tokens, tokens) of all blocks."""
+    return torch.cat([block for _, block in pairs.blocks()], dim=1)
 
 
 def cos(a: Tensor, b: Tensor) -> float:
@@ -55,7 +61,7 @@ def naive_density_peaks(values: Tensor, among: list[bool], neighbours: int) -> t
 def test_density_peaks_equals_the_definition(values: Tensor, data: st.DataObject) -> None:
     among = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)).filter(any))
     neighbours = data.draw(st.integers(1, 5))
-    scores = density_peaks(cosine(values[None]), torch.tensor([among]), neighbours)[0]
+    scores = density_peaks(Cosines(values[None]), torch.tensor([among]), neighbours)[0]
     expected, density = naive_density_peaks(values, among, neighbours)
     # mutual nearest neighbours have equal densities up to rounding: which of them is the peak is free
     tied = {i for i, j in itertools.permutations(density, 2) if abs(density[i] - density[j]) < 1e-5}
@@ -70,13 +76,13 @@ def test_density_peaks_picks_one_centre_per_separated_cluster() -> None:
     generator = torch.Generator().manual_seed(0)
     centres = torch.eye(6)[:4]
     values = torch.cat([c + 0.05 * torch.randn(7, 6, generator=generator) for c in centres])
-    scores = density_peaks(cosine(values[None]), torch.ones(1, 28, dtype=torch.bool))[0]
+    scores = density_peaks(Cosines(values[None]), torch.ones(1, 28, dtype=torch.bool))[0]
     assert sorted(i // 7 for i in scores.topk(4).indices.tolist()) == [0, 1, 2, 3]
 
 
 def test_of_identical_tokens_only_the_first_is_a_peak() -> None:
     values = torch.eye(3)[[0, 0, 0, 0, 1]][None]
-    scores = density_peaks(cosine(values), torch.ones(1, 5, dtype=torch.bool), neighbours=2)[0]
+    scores = density_peaks(Cosines(values), torch.ones(1, 5, dtype=torch.bool), neighbours=2)[0]
     assert int((scores > 0.1).sum()) == 2
     assert scores[0] == scores.max()
 
@@ -101,7 +107,7 @@ def test_farthest_point_equals_the_greedy_loop(tokens: int, seed: int, data: st.
     keep = data.draw(st.integers(max(1, len(start)), tokens))
     chosen = torch.zeros(1, tokens, dtype=torch.bool)
     chosen[0, list(start)] = True
-    taken = farthest_point(values[None], cosine(values[None]), chosen, keep)[0]
+    taken = farthest_point(values[None], Cosines(values[None]), chosen, keep)[0]
     assert taken.nonzero().squeeze(1).tolist() == naive_farthest(values, sorted(start), keep)
 
 
@@ -111,7 +117,7 @@ def test_farthest_point_fills_up_exactly_on_degenerate_input(kind: str) -> None:
     chosen[1, :4] = True
     values = torch.stack([cloud(9, 1, kind), cloud(9, 2, kind)])
     for keep in (4, 5, 9):
-        taken = farthest_point(values, cosine(values), chosen, keep)
+        taken = farthest_point(values, Cosines(values), chosen, keep)
         assert taken.sum(dim=1).tolist() == [keep, keep]
         assert (taken & chosen).equal(chosen)
 
@@ -122,7 +128,7 @@ def test_farthest_point_is_within_two_of_the_best_cover() -> None:
         distance = torch.cdist(values, values)
         start = torch.zeros(1, 8, dtype=torch.bool)
         start[0, 0] = True
-        greedy = farthest_point(values[None], cosine(values[None]), start, 3)[0].nonzero().squeeze(1)
+        greedy = farthest_point(values[None], Cosines(values[None]), start, 3)[0].nonzero().squeeze(1)
         radius = distance[:, greedy].amin(dim=1).max()
         best = min(distance[:, [0, *pair]].amin(dim=1).max() for pair in itertools.combinations(range(1, 8), 2))
         assert radius <= 2 * best + 1e-5
@@ -136,7 +142,7 @@ def test_similarity_to_a_set_is_the_highest_to_any_of_it(values: Tensor, data: s
     chosen = torch.zeros(2, len(values), dtype=torch.bool)
     chosen[0, list(many)], chosen[1, list(few)] = True, True
     batch = values.expand(2, -1, -1)
-    found, filled = similarity_to(cosine(batch), chosen), coverage(batch, cosine(batch), chosen)
+    found, filled = similarity_to(Cosines(batch), chosen), coverage(batch, Cosines(batch), chosen)
     mean = values.double().mean(dim=0)
     for row, members in enumerate((many, few)):
         for i in range(len(values)):
@@ -158,9 +164,10 @@ def test_uniform_draws_depend_on_their_own_seed_alone() -> None:
 @given(values=clouds, scale=st.floats(0.01, 100.0))
 def test_cosine_scores_do_not_depend_on_scale(values: Tensor, scale: float) -> None:
     everyone = torch.ones(1, len(values), dtype=torch.bool)
-    assert torch.allclose(cosine(values[None]), cosine(scale * values[None]), atol=1e-5)
+    scaled = everything(Cosines(scale * values[None]))
+    assert torch.allclose(everything(Cosines(values[None])), scaled, atol=1e-5)
     none = torch.zeros_like(everyone)
-    assert (similarity_to(cosine(values[None]), none) == -1).all()
+    assert (similarity_to(Cosines(values[None]), none) == -1).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -170,13 +177,13 @@ def test_selection_is_permutation_equivariant(seed: int) -> None:
     order = torch.randperm(9, generator=torch.Generator().manual_seed(seed))
     start = torch.zeros(1, 9, dtype=torch.bool)
     start[0, 2] = True
-    plain = farthest_point(values[None], cosine(values[None]), start, 5)[0]
-    shuffled = farthest_point(values[order][None], cosine(values[order][None]), start[:, order], 5)[0]
+    plain = farthest_point(values[None], Cosines(values[None]), start, 5)[0]
+    shuffled = farthest_point(values[order][None], Cosines(values[order][None]), start[:, order], 5)[0]
     assert shuffled.equal(plain[order])
     everyone = torch.ones(1, 9, dtype=torch.bool)
     assert torch.allclose(
-        density_peaks(cosine(values[order][None]), everyone),
-        density_peaks(cosine(values[None]), everyone)[:, order],
+        density_peaks(Cosines(values[order][None]), everyone),
+        density_peaks(Cosines(values[None]), everyone)[:, order],
         atol=1e-4,
     )
 
