@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -67,8 +68,8 @@ class Largest(TorchDispatchMode):
         super().__init__()
         self.bytes = 0
 
-    def __torch_dispatch__(self, function: object, types: object, args: object = (), kwargs: object = None) -> object:
-        result = function(*args, **(kwargs or {}))  # type: ignore[operator, arg-type]
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
         for value in result if isinstance(result, tuple | list) else [result]:
             if isinstance(value, Tensor):
                 self.bytes = max(self.bytes, value.untyped_storage().nbytes())
