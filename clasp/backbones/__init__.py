@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clasp.backbones.hub import BackboneUnavailable, hub_commit, unavailable
-from clasp.backbones.published import PUBLISHED
+from clasp.backbones.published import PUBLISHED, SHIPPED, Published
 from clasp.backbones.trust import NOTHING, BackboneRefused, Trust, check_trust
 from clasp.budget import Geometry
 
@@ -62,8 +62,8 @@ def geometry(name: str, revision: str | None = None, trust: Trust = NOTHING) -> 
     Raises:
         BackboneUnavailable: its configuration cannot be had, or wants code that is not allowed.
     """
-    if name in PUBLISHED:
-        return PUBLISHED[name].geometry
+    if (known := _counted(name)) is not None:
+        return known.geometry
     config, architecture = _configuration(name, revision, trust)
     return _adapter_class(architecture).geometry_of(config)
 
@@ -144,9 +144,14 @@ def video_frames(name: str, revision: str | None = None, trust: Trust = NOTHING)
 
 
 def _architecture(name: str, revision: str | None, trust: Trust) -> str:
-    if name in PUBLISHED:
-        return PUBLISHED[name].architecture
+    if (known := _counted(name)) is not None:
+        return known.architecture
     return _known(_configuration(name, revision, trust)[1])
+
+
+def _counted(name: str) -> Published | None:
+    """What is known of a backbone without its configuration file."""
+    return SHIPPED if name == TINY else PUBLISHED.get(name)
 
 
 def _configuration(name: str, revision: str | None, trust: Trust) -> tuple[Any, str]:

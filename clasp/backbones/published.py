@@ -1,7 +1,8 @@
-"""Counts of models on the hub, so that a configuration is checked without reaching it.
+"""Counts of models on the hub, so that a configuration is checked without reaching it, and of the tiny one.
 
 Each is what the model's adapter reads from its config.json on the hub (checked in the tests against the same
-configuration, built from transformers' classes).
+configuration, built from transformers' classes). To read the tiny backbone's own file would take transformers, whose
+import is longer than all else that a check of a configuration does.
 """
 
 from __future__ import annotations
@@ -76,6 +77,14 @@ def _qwen(
         packed_vision=True,
     )
 
+
+SHIPPED = Published(
+    "LlavaForConditionalGeneration",
+    Geometry(
+        visual_tokens=24 * 24, layers=12, hidden=128, ffn=384, heads=4, kv_dim=128, vision_layers=7, feature_layer=6
+    ),
+)
+"""The tiny backbone: ``clasp/tiny/weights/config.json``."""
 
 PUBLISHED: dict[str, Published] = {
     "llava-hf/llava-1.5-7b-hf": Published("LlavaForConditionalGeneration", _llava(24 * 24)),
