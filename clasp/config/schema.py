@@ -26,7 +26,8 @@ class BackboneConfig:
         source: ``tiny``, a hub id, or a local folder.
         visual_tokens: per image; checked against the model's own configuration before anything runs.
         revision: commit of the hub repository; None takes its current one, and the cell records which that was.
-        vision_cache_mib: on a CPU, memory for what ViT layers returned, which further methods on the same pictures use.
+        vision_cache_mib: on a CPU, memory in MiB for what ViT layers returned for each picture, which further methods,
+            budgets and questions on it use; 0: none. Answers are the same bit for bit.
         dtype: floating-point type of the weights and activations.
         batch_size: questions per forward pass that suits the model's usual machine.
         allow_pickle, trust_remote_code: see :class:`clasp.backbones.Trust`; both let files run code when they load.

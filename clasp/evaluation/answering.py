@@ -5,16 +5,18 @@ This file decides how a prompt is built and how an answer is read, so its code i
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from clasp.backbones import adapter_for
 from clasp.cost import Stopwatch
+from clasp.evaluation.ahead import Ahead, Batch
 from clasp.evaluation.frames import Clip, VideoError, sample
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class Question:
     Args:
         name: where it comes from, for messages, as ``benchmark[row]``.
         text: the user's turn without image placeholders.
-        images: PIL images, first.
+        images: PIL images, first; a sequence of them that reads them anew each time is kept small.
         generation: the task's ``generation_kwargs``.
         category: its true category, where the benchmark knows it; the router ``oracle`` reads it.
         videos: paths, or arrays (frames, height, width, 3) of uint8, after the images and before the text.
@@ -58,7 +60,8 @@ class Question:
 class Seconds:
     """Seconds in the vision tower, in the decoder's prefill with all that pruning adds, in decoding, and in all.
 
-    ``total`` counts image processing and tokenisation too.
+    ``total`` counts image processing and tokenisation too, which another thread does while the model is at work on the
+    questions before.
     """
 
     vision: float
@@ -105,6 +108,9 @@ class Answerer:
         replay: an open memory of the ViT's layers; what it saves counts as spent, so that times are those without it.
     """
 
+    overlap: ClassVar[bool] = True
+    """Whether a batch is prepared while the one before it is answered; measurements switch it off to compare."""
+
     def __init__(
         self, model: Any, processor: Any, method: Method, batch_size: int = 1, replay: Replay | None = None
     ) -> None:
@@ -116,6 +122,7 @@ class Answerer:
             )
         self.model, self.processor, self.method, self.batch_size = model, processor, method, batch_size
         self._replay = replay
+        self._preparing = copy.deepcopy(processor)  # a tokenizer's padding is state, and the engine reads tokens too
         self._frames = adapter_for(model).frames
         self._warm = False
 
@@ -129,17 +136,27 @@ class Answerer:
         """
         for question in questions:
             self._check(question)
-        answers: dict[int, Answer] = {}
+        answers = self._given(questions)
+        if answers:
+            advance(len(answers))
         # the stopwatch is the outer one, so that what pruning itself takes is inside what it times
-        with Stopwatch(self.model) as watch, self.method(self.model, self.processor) as run:
-            if questions and not self._warm:
-                self._answer_batch(run, watch, [questions[0]])  # loads the router and warms caches; not counted
+        with (
+            Stopwatch(self.model) as watch,
+            self.method(self.model, self.processor) as run,
+            Ahead(self._inputs, self.overlap) as ahead,
+        ):
+            if len(answers) < len(questions) and not self._warm:
+                # loads the router and warms caches; not counted
+                self._answer_batch(run, watch, ahead.batch(questions[:1]))
                 self._warm = True
-            for indices in self._batches(questions):
-                batch = self._answer_batch(run, watch, [questions[i] for i in indices])
-                answers.update(zip(indices, batch, strict=True))
-                advance(len(indices))
+            for places, batch in ahead.each(self._batches(questions), questions):
+                answers.update(zip(places, self._answer_batch(run, watch, batch), strict=True))
+                advance(len(places))
         return [answers[i] for i in range(len(questions))]
+
+    def _given(self, questions: Sequence[Question]) -> dict[int, Answer]:
+        """Answers that are there already, by place."""
+        return {}
 
     def _check(self, question: Question) -> None:
         if not question.text.strip():
@@ -172,9 +189,11 @@ class Answerer:
             start = end
 
     @torch.inference_mode()
-    def _answer_batch(self, run: Run, watch: Stopwatch, questions: Sequence[Question]) -> list[Answer]:
+    def _answer_batch(self, run: Run, watch: Stopwatch, batch: Batch) -> list[Answer]:
+        questions = batch.questions
+        inputs, preparing = batch.take()
         started = time.perf_counter()
-        inputs = self._inputs(questions)
+        inputs = inputs.to(self.model.device, self.model.dtype)
         until, settings = generation_settings(questions[0].generation)
         if all(question.category is not None for question in questions) and self._asks_oracle():
             run.oracle = [str(question.category) for question in questions]
@@ -186,7 +205,7 @@ class Answerer:
         share = 1.0 / len(questions)
         vision, *spent = (after - start for after, start in zip(_seconds(watch), before, strict=True))
         saved = self._saved() - saved
-        total = time.perf_counter() - started
+        total = time.perf_counter() - started + preparing
         seconds = Seconds(*(value * share for value in (vision + saved, *spent, total + saved)))
         samples = run.trace.samples if run.trace is not None else [None] * len(questions)
         kv_bytes = run.trace.kv_bytes * share if run.trace is not None else 0.0
@@ -221,21 +240,21 @@ class Answerer:
     def _asks_oracle(self) -> bool:
         return getattr(getattr(self.method, "router", None), "name", None) == "oracle"
 
+    @torch.inference_mode()
     def _inputs(self, questions: Sequence[Question]) -> Any:
-        """Tensors of one batch, padded on the left, on the model's device and in its dtype."""
+        """Tensors of one batch, padded on the left, on the CPU; runs beside the model, with a processor of its own."""
         texts = []
         for q in questions:
-            media = [*({"type": "image"} for _ in q.images), *({"type": "video"} for _ in q.videos)]
+            media = [{"type": "image"}] * len(q.images) + [{"type": "video"}] * len(q.videos)
             turn = {"role": "user", "content": [*media, {"type": "text", "text": q.text}]}
-            texts.append(self.processor.apply_chat_template([turn], add_generation_prompt=True))
+            texts.append(self._preparing.apply_chat_template([turn], add_generation_prompt=True))
         # one list a question: LLaVA-OneVision cuts a picture into crops only where it is the prompt's only one
         images = [[image.convert("RGB") for image in question.images] for question in questions]
         arguments: dict[str, Any] = {"images": images if any(images) else None}
         if clips := [self._clip(question, video) for question in questions for video in question.videos]:
             arguments["videos"] = [clip.frames for clip in clips]
             arguments |= {"video_metadata": [clip.metadata for clip in clips], "do_sample_frames": False}
-        inputs = self.processor(text=texts, padding=True, padding_side="left", return_tensors="pt", **arguments)
-        return inputs.to(self.model.device, self.model.dtype)
+        return self._preparing(text=texts, padding=True, padding_side="left", return_tensors="pt", **arguments)
 
     def _clip(self, question: Question, video: Any) -> Clip:
         assert self._frames is not None

@@ -10,7 +10,7 @@ The runner hands it a model that is already loaded instead (:meth:`ClaspModel.ov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,27 @@ from lmms_eval.api.model import lmms
 from PIL import ImageFile
 
 from clasp.evaluation.answering import Answer, Answerer, EvaluationError, Question
+
+
+class Pictures(Sequence[Any]):
+    """A question's images, decoded anew whenever they are gone through: those of a whole benchmark fill a memory.
+
+    Args:
+        read: decodes them.
+        count: how many they are.
+    """
+
+    def __init__(self, read: Callable[[], Sequence[Any]], count: int) -> None:
+        self._read, self._count = read, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._read() if self._count else ())
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._read()[place]
 
 
 class ClaspModel(lmms):
@@ -97,18 +118,23 @@ class ClaspModel(lmms):
     def _question(
         self, text: str, generation: dict[str, Any], doc_to_visual: Callable[..., Any], row: int, task: str, split: str
     ) -> Question:
-        name = f"{task}[{row}]"
-        try:
-            document = self.task_dict[task][split][row]
-            media = list(doc_to_visual(document) or ())
-            videos = [item for item in media if isinstance(item, str)]
-            images = [self._decoded(item) for item in media if not isinstance(item, str)]
-        except (OSError, SyntaxError) as error:  # what PIL raises for damaged files
-            raise EvaluationError(
-                f"{name}: the image cannot be read ({error}); delete the benchmark's file and it is built anew"
-            ) from error
+        name, documents = f"{task}[{row}]", self.task_dict[task][split]
+
+        def read() -> tuple[Any, list[str], list[Any]]:
+            """The document, its videos, its images."""
+            try:
+                document = documents[row]
+                media = list(doc_to_visual(document) or ())
+                images = [self._decoded(item) for item in media if not isinstance(item, str)]
+            except (OSError, SyntaxError) as error:  # what PIL raises for damaged files
+                raise EvaluationError(
+                    f"{name}: the image cannot be read ({error}); delete the benchmark's file and it is built anew"
+                ) from error
+            return document, [item for item in media if isinstance(item, str)], images
+
+        document, videos, images = read()  # all of a benchmark once before any is asked: a damaged one shows at once
         category = document.get("category") if isinstance(document, dict) else None
-        return Question(name, text, images, generation, category, videos)
+        return Question(name, text, Pictures(lambda: read()[2], len(images)), generation, category, videos)
 
     @staticmethod
     def _decoded(image: Any) -> Any:

@@ -1,9 +1,12 @@
-"""ViT layers that have seen a batch before give what they gave then.
+"""ViT layers compute each crop by itself, and a crop that they have seen before gives what it gave then.
 
-The cells of an experiment ask the same questions about the same pictures under many methods, in the same batches, and
-on a small backbone the ViT takes most of the time. What its layers return for a batch is kept in memory and returned
-again, bit for bit, as long as nothing has changed what enters them: methods that merge patches inside the ViT compute
-from their first merge on. Layers are replaced, not the tower, so that every hook sees what it would see.
+The cells of an experiment ask about the same pictures under many methods and budgets, in batches that differ, and on a
+small backbone the ViT takes most of the time. What its layers return for a crop is kept in memory and returned again,
+bit for bit, as long as nothing has changed what enters them: methods that merge patches inside the ViT compute from
+their first merge on. Layers are replaced, not the tower, so that every hook sees what it would see.
+
+A crop's states may not depend on its neighbours in a batch, or the memory would change answers; so a crop is computed
+alone whether anything is kept or not, which on a CPU takes no longer than the whole batch at once.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clasp.backbones import adapter_for
 
@@ -24,24 +28,38 @@ MIB = 2**20
 
 
 @dataclass
-class _Seen:
-    """What the layers of a tower returned for one batch, and how long each took."""
+class _Crop:
+    """What a tower's layers returned for one crop, (1, sequence, dim) each, and how many seconds each took."""
 
-    outputs: list[Any] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    bytes: int = 0
+    kept: bool = True
+
+    @property
+    def bytes(self) -> int:
+        return sum(map(_bytes, self.states))
+
+    def leads_to(self, layer: int, entering: Tensor) -> bool:
+        """Whether what enters a layer is, bit for bit, what the layer before it returned for this crop."""
+        if not self.kept or layer > len(self.states):
+            return False
+        return layer == 0 or _same(self.states[layer - 1], entering)
 
 
 class Replay:
-    """The memory of a model's ViT layers; a context manager that replaces their forwards and puts them back.
+    """Replaces the forwards of a model's ViT layers; a context manager that puts them back.
+
+    Layers that take tensors beside their hidden states compute as they are: towers that pack all pictures into one
+    sequence (Qwen), and layers that weigh merged patches.
 
     Args:
         model: a loaded model on the CPU.
-        mebibytes: how much is kept; the batch that was used longest ago goes first.
+        mebibytes: how much is kept; the crop that was used longest ago goes first. 0: nothing is.
 
     Attributes:
-        saved_seconds: what the layers took when they computed what has been returned again since. Added to a measured
-            time, it gives what the work would have taken.
+        saved_seconds: what the layers took when they computed what has been returned again since, be it to another
+            batch or for the same picture's second question in one. Added to a measured time, it gives what the work
+            would have taken.
     """
 
     def __init__(self, model: Any, mebibytes: int) -> None:
@@ -49,63 +67,83 @@ class Replay:
         towers = {id(tower): modality for modality in adapter.encoders for tower in [adapter.tower(modality)]}
         self._layers = [list(adapter.vision_layers(modality)) for modality in towers.values()]
         self._limit = mebibytes * MIB
-        self._batches: OrderedDict[tuple[int, str], _Seen] = OrderedDict()
-        self._current: _Seen | None = None
+        self._crops: OrderedDict[tuple[int, str], _Crop] = OrderedDict()
+        self._passing: list[list[_Crop | None]] = [[] for _ in self._layers]  # of each tower, by place in the batch
         self._bytes = 0
         self.saved_seconds = 0.0
 
     def __enter__(self) -> Replay:
         for tower, layers in enumerate(self._layers):
             for index, layer in enumerate(layers):
-                layer.forward = self._forward(tower, index, layer, layer.forward)
+                layer.forward = self._forward(tower, index, layer.forward)
         return self
 
     def __exit__(self, *_: object) -> None:
         for layers in self._layers:
             for layer in layers:
                 del layer.forward
-        self._current = None
+        self._passing = [[] for _ in self._layers]
 
-    def _forward(self, tower: int, index: int, layer: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            others = [*args[1:], *(value for name, value in kwargs.items() if name != "hidden_states")]
-            plain = not any(isinstance(value, Tensor) for value in others)
+    def _forward(self, tower: int, index: int, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def forward(*args: Any, **kwargs: Any) -> Tensor:
+            if args:
+                hidden, args = args[0], args[1:]
+            else:
+                hidden = kwargs.pop("hidden_states")
+            if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
+                self._passing[tower] = []  # what the layers behind this one get is of the method's own making
+                return original(hidden, *args, **kwargs)
+            # a copy, so that neither a crop's place in the batch nor its memory's alignment has a say in the result
+            alone = [crop.clone(memory_format=torch.contiguous_format) for crop in hidden.split(1)]
             if index == 0:
-                self._current = self._look_up(tower, hidden) if plain else None
-            seen = self._current
-            if seen is None or not plain or (index > 0 and hidden is not _hidden(seen, index - 1)):
-                self._current = None  # from here on the layers compute something of their own
-                return original(*args, **kwargs)
-            if index == len(seen.outputs):
-                started = time.perf_counter()
-                output = original(*args, **kwargs)
-                self._keep(seen, output, time.perf_counter() - started)
-                return output
-            self.saved_seconds += seen.seconds[index]
-            return seen.outputs[index]
+                self._passing[tower] = [self._look_up(tower, crop) for crop in alone] if self._limit else []
+            passing = self._passing[tower]
+            if len(passing) != len(alone):
+                passing = self._passing[tower] = [None] * len(alone)
+            states = []
+            for place, entering in enumerate(alone):
+                seen = passing[place]
+                if seen is not None and not seen.leads_to(index, entering):
+                    seen = passing[place] = None  # from here on the layers compute something of their own
+                states.append(self._state(seen, index, partial(original, entering, *args, **kwargs)))
+            return torch.cat(states)  # copies: whoever writes into what it gets does not write into the memory
 
         return forward
 
-    def _look_up(self, tower: int, hidden: Tensor) -> _Seen:
-        digest = hashlib.blake2b(hidden.contiguous().view(torch.uint8).numpy(), digest_size=16)
-        key = (tower, f"{tuple(hidden.shape)}{hidden.dtype}{digest.hexdigest()}")
-        seen = self._batches.setdefault(key, _Seen())
-        self._batches.move_to_end(key)
+    def _look_up(self, tower: int, crop: Tensor) -> _Crop:
+        digest = hashlib.blake2b(crop.view(torch.uint8).numpy(), digest_size=16)
+        key = (tower, f"{tuple(crop.shape)}{crop.dtype}{digest.hexdigest()}")
+        seen = self._crops.setdefault(key, _Crop())
+        self._crops.move_to_end(key)
         return seen
 
-    def _keep(self, seen: _Seen, output: Any, seconds: float) -> None:
-        seen.outputs.append(output)
+    def _state(self, seen: _Crop | None, index: int, compute: Callable[[], Tensor]) -> Tensor:
+        if seen is not None and index < len(seen.states):
+            self.saved_seconds += seen.seconds[index]
+            return seen.states[index]
+        started = time.perf_counter()
+        state = compute()
+        if seen is not None:
+            self._keep(seen, state, time.perf_counter() - started)
+        return state
+
+    def _keep(self, seen: _Crop, state: Tensor, seconds: float) -> None:
+        seen.states.append(state)
         seen.seconds.append(seconds)
-        tensor = _hidden(seen, len(seen.outputs) - 1)
-        seen.bytes += tensor.numel() * tensor.element_size()
-        self._bytes += tensor.numel() * tensor.element_size()
-        while self._bytes > self._limit and len(self._batches) > 1:
-            _, oldest = self._batches.popitem(last=False)
+        self._bytes += _bytes(state)
+        while self._bytes > self._limit:  # perhaps that crop itself
+            _, oldest = self._crops.popitem(last=False)
             self._bytes -= oldest.bytes
+            oldest.kept = False
+            oldest.states.clear()
 
 
-def _hidden(seen: _Seen, index: int) -> Tensor:
-    """The hidden states in a layer's output."""
-    output = seen.outputs[index]
-    return output[0] if isinstance(output, tuple) else output
+def _bytes(state: Tensor) -> int:
+    return state.numel() * state.element_size()
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two contiguous tensors are equal bit by bit."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return torch.equal(one.view(torch.uint8), other.view(torch.uint8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,22 @@ def test_requests_are_answered_in_their_order(tiny: Any) -> None:
     lm, requests = instances([png()] * 3, tiny)
     assert lm.generate_until(requests) == [answer.text for answer in lm.answers]
     assert len(lm.answers) == 3
+
+
+def test_few_pictures_are_decoded_at_a_time(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the batch that is asked and of the next one, not a whole benchmark's."""
+    images, alive, decoded = list[weakref.ref[Any]](), list[int](), ClaspModel._decoded
+
+    def remembered(image: Any) -> Any:
+        images.append(weakref.ref(decoded(image)))
+        alive.append(sum(image() is not None for image in images))
+        return image
+
+    monkeypatch.setattr(ClaspModel, "_decoded", staticmethod(remembered))
+    lm, requests = instances([png()] * 12, tiny)
+    assert len(lm.generate_until(requests)) == 12
+    assert len(alive) == 12 + 1 + 12, "each once to see that it can be read, the first to warm up, each to be asked"
+    assert max(alive) <= 2 * lm.batch_size + 1
 
 
 @pytest.mark.parametrize("kind", ["loglikelihood", "generate_until_multi_round"])

@@ -1,4 +1,4 @@
-"""What ViT layers returned before is returned again bit for bit, where nothing that enters them has changed."""
+"""What ViT layers returned for a crop before is returned again bit for bit, where what enters them has not changed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import FAMILIES
 
 from clasp.backbones import adapter_for
 from clasp.evaluation.answering import Answerer, Question
@@ -15,11 +16,9 @@ from clasp.methods import build
 Tiny = tuple[Any, Any]
 
 
-def answers(tiny: Tiny, questions: list[Question], name: str, replay: Replay | None) -> list[Any]:
-    model, processor = tiny
-    return Answerer(model, processor, build(name, {} if name == "none" else {"tokens": 64}), 4, replay).answer(
-        questions
-    )
+def answers(tiny: Tiny, questions: list[Question], name: str, replay: Replay | None, batch: int = 4) -> list[Any]:
+    method = build(name, {} if name == "none" else {"tokens": 64})
+    return Answerer(*tiny, method, batch, replay).answer(questions)
 
 
 def counted(model: Any) -> tuple[list[int], list[Any]]:
@@ -36,78 +35,140 @@ def counted(model: Any) -> tuple[list[int], list[Any]]:
     return calls, [layer.self_attn.register_forward_pre_hook(count(i)) for i, layer in enumerate(layers)]
 
 
+def pictures(model: Any, count: int) -> torch.Tensor:
+    """(count, 3, side, side) of noise."""
+    size = model.config.vision_config.image_size
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(count))
+
+
+def features(model: Any, pixels: torch.Tensor) -> list[torch.Tensor]:
+    with torch.inference_mode():
+        return list(model.get_image_features(pixels).pooler_output)
+
+
 @pytest.mark.parametrize("name", ["none", "random", "visionzip", "clasp", "tome", "mustdrop"])
 def test_answers_and_what_is_kept_are_the_same(tiny: Tiny, questions: list[Question], name: str) -> None:
     model, questions = tiny[0], questions[::2]  # one of every benchmark
-    plain = answers(tiny, questions, name, None)
+    with Replay(model, 0) as nothing:
+        plain = answers(tiny, questions, name, nothing)
     with Replay(model, 1024) as replay:
-        answers(tiny, questions, "vispruner", replay)  # fills the memory
+        answers(tiny, questions[::-1], "vispruner", replay, 3)  # fills the memory, in other batches
         again = answers(tiny, questions, name, replay)
     for one, other in zip(plain, again, strict=True):
         assert (one.text, one.entering, one.leaving) == (other.text, other.entering, other.leaving)
     assert replay.saved_seconds > 0
+    assert nothing.saved_seconds == 0
 
 
-def test_features_are_bit_equal_and_nothing_is_computed_twice(tiny: Tiny) -> None:
+@pytest.mark.parametrize("mebibytes", [0, 5, 1024])
+def test_features_are_bit_equal_in_whatever_batch_and_memory(tiny: Tiny, mebibytes: int) -> None:
     model = tiny[0]
-    size = model.config.vision_config.image_size
-    one, other = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 3, size, size)
+    pixels = pictures(model, 4)
+    with Replay(model, 0):
+        alone = [features(model, picture[None])[0] for picture in pixels]
+    with Replay(model, mebibytes):
+        for batch in ([0, 1], [2, 1, 3], [3], [0, 0, 3, 2], [1, 2, 3, 0]):
+            for place, found in zip(batch, features(model, pixels[batch]), strict=True):
+                assert torch.equal(found, alone[place])
+
+
+def test_no_picture_is_computed_twice(tiny: Tiny) -> None:
+    """Neither in another batch nor within one; without a memory each is, every time."""
+    model = tiny[0]
+    pixels = pictures(model, 3)
     calls, handles = counted(model)
     try:
-        with torch.inference_mode():
-            plain = [model.get_image_features(pixels).pooler_output for pixels in (one, other)]
-            once = list(calls)
-            with Replay(model, 1024) as replay:
-                for _ in range(3):
-                    again = [model.get_image_features(pixels).pooler_output for pixels in (one, other)]
+        with Replay(model, 1024) as replay:
+            features(model, pixels[[0, 1]])
+            assert (set(calls), replay.saved_seconds) == ({2}, 0.0)
+            features(model, pixels[[1, 2, 2]])
+            assert set(calls) == {3}
+            assert replay.saved_seconds > 0, "the same picture twice in a batch is saved once, too"
+            features(model, pixels)
+            assert set(calls) == {3}
+        with Replay(model, 0) as nothing:
+            features(model, pixels[[1, 2, 2]])
+            features(model, pixels)
     finally:
         for handle in handles:
             handle.remove()
-    assert once == [2] * len(calls)
-    assert calls == [4] * len(calls), "computed once without the memory and once with it"
-    for before, after in zip(plain, again, strict=True):
-        for left, right in zip(before, after, strict=True):
-            assert torch.equal(left, right)
-    assert replay.saved_seconds > 0
+    assert set(calls) == {3 + 6}
+    assert (nothing.saved_seconds, nothing._bytes, len(nothing._crops)) == (0.0, 0, 0)
 
 
-def test_a_changed_state_is_computed_from_there_on(tiny: Tiny) -> None:
-    """What a hook changes between layers reaches the layers behind it, and does not enter the memory."""
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_changed_state_is_computed_from_there_on(tiny: Tiny, in_place: bool) -> None:
+    """What a hook changes between layers reaches the layers behind it, for the pictures that it changes alone, and
+    does not enter the memory."""
     model = tiny[0]
-    size = model.config.vision_config.image_size
-    pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+    pixels = pictures(model, 3)
     layers = adapter_for(model).vision_layers("image")
 
-    def features() -> torch.Tensor:
-        return model.get_image_features(pixels).pooler_output[0]
+    def double(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        output = output if in_place else output.clone()
+        output[1] *= 2
+        return output
 
-    def double(module: Any, args: Any, output: Any) -> Any:
-        return (2 * output[0], *output[1:]) if isinstance(output, tuple) else 2 * output
-
-    with torch.inference_mode():
-        plain = features()
+    def changed() -> list[torch.Tensor]:
         handle = layers[2].register_forward_hook(double)
-        changed = features()
-        handle.remove()
-        with Replay(model, 1024):
-            assert torch.equal(features(), plain)
-            handle = layers[2].register_forward_hook(double)
-            assert torch.equal(features(), changed)
+        try:
+            return features(model, pixels)
+        finally:
             handle.remove()
-            assert torch.equal(features(), plain)
-    assert not torch.equal(plain, changed)
+
+    with Replay(model, 0):
+        plain, other = features(model, pixels), changed()
+    assert [torch.equal(one, two) for one, two in zip(plain, other, strict=True)] == [True, False, True]
+    calls, handles = counted(model)
+    try:
+        with Replay(model, 1024):
+            for expected, found in ((plain, features), (other, changed), (plain, features), (other, changed)):
+                got = found(model, pixels) if found is features else changed()
+                assert all(torch.equal(one, two) for one, two in zip(expected, got, strict=True))
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert calls == [3, 3, 3, *[3 + 2] * (len(layers) - 3)], "the one picture, behind the hook, both times"
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_tower_that_packs_its_pictures_computes_as_it_is(family: str, questions: list[Question]) -> None:
+    built = FAMILIES[family]
+    pair = built.model(), built.processor()
+    plain = answers(pair, questions[:3], "none", None)
+    with Replay(pair[0], 1024) as replay:
+        for _ in range(2):
+            assert [a.text for a in answers(pair, questions[:3], "none", replay)] == [a.text for a in plain]
+    assert (replay.saved_seconds, replay._bytes) == (0.0, 0)
+
+
+@pytest.mark.parametrize("family", ["llava_next", "llava_onevision", "video_llava"])
+def test_crops_of_every_other_family_are_remembered(family: str, questions: list[Question]) -> None:
+    built = FAMILIES[family]
+    pair = built.model(), built.processor()
+    with Replay(pair[0], 0) as nothing:
+        plain = answers(pair, questions[:3], "none", nothing)
+    with Replay(pair[0], 1024) as replay:
+        for batch in (1, 3):
+            again = answers(pair, questions[:3], "none", replay, batch)
+            assert [a.text for a in again] == [a.text for a in plain]
+    assert replay.saved_seconds > 0
 
 
 def test_memory_is_bounded_and_the_model_is_as_before(tiny: Tiny) -> None:
     model = tiny[0]
-    size = model.config.vision_config.image_size
+    pixels = pictures(model, 3)
     calls, handles = counted(model)
     try:
-        with torch.inference_mode(), Replay(model, 3) as replay:  # 1.9 MiB a picture: one fits, two do not
-            for value in (0.0, 1.0, 0.0, 0.0):
-                model.get_image_features(torch.full((1, 3, size, size), value))
-        assert calls[0] == 3, "the first picture went when the second came, and was there again the fourth time"
-        assert replay._bytes <= 3 * 2**20
+        with Replay(model, 4) as replay:  # 1.9 MiB a picture: two fit
+            for place, computed in ((0, 1), (1, 2), (0, 2), (2, 3), (0, 3), (1, 4), (0, 4), (2, 5)):
+                features(model, pixels[[place]])
+                assert set(calls) == {computed}, "what was used longest ago goes first"
+                assert 0 < replay._bytes <= 4 * 2**20
+            assert replay._bytes == sum(state.numel() * 4 for crop in replay._crops.values() for state in crop.states)
+        with Replay(model, 1) as replay:
+            features(model, pixels)
+            assert replay._bytes <= 2**20, "not one picture fits"
     finally:
         for handle in handles:
             handle.remove()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from clasp.evaluation.keeping.journal import RESUMED, Journal, key
 if TYPE_CHECKING:
     from clasp.cost import Stopwatch
     from clasp.engine import Run
+    from clasp.evaluation.ahead import Batch
 
 log = logging.getLogger(__name__)
 
@@ -46,32 +47,45 @@ class ResumingAnswerer(Answerer):
             self.events.append({"event": RESUMED, "questions": len(self._known)})
             log.info("going on after %d questions that are answered", len(self._known))
 
-    def _answer_batch(self, run: Run, watch: Stopwatch, questions: Sequence[Question]) -> list[Answer]:
+    def _given(self, questions: Sequence[Question]) -> dict[int, Answer]:
+        keys = enumerate(map(_key, questions))
+        return {place: _answer(self._known[key]) for place, key in keys if key in self._known}
+
+    def _batches(self, questions: Sequence[Question]) -> Iterator[list[int]]:
+        """The batches of an unbroken cell without what is known, none larger than what fits as far as is known."""
+        for places in super()._batches(questions):
+            waiting = [place for place in places if _key(questions[place]) not in self._known]
+            while waiting:
+                some = waiting[: self._largest]
+                waiting = waiting[len(some) :]
+                yield some
+
+    def _answer_batch(self, run: Run, watch: Stopwatch, batch: Batch) -> list[Answer]:
         if not self._warm:  # a single question, which is asked again
-            return self._fitting(run, watch, questions) or []
-        keys = [_key(question) for question in questions]
-        answers = {k: _answer(self._known[k]) for k in keys if k in self._known}
-        waiting = [(k, question) for k, question in zip(keys, questions, strict=True) if k not in answers]
-        while waiting:
+            return self._fitting(run, watch, batch) or []
+        answers: list[Answer] = []
+        whole: Batch | None = batch  # its inputs are there, and good for all of its questions at once
+        while waiting := batch.questions[len(answers) :]:
             self._between()
             some = waiting[: self._largest]
-            fresh = self._fitting(run, watch, [question for _, question in some])
+            part, whole = (whole if whole and len(some) == len(batch.questions) else batch.part(some)), None
+            fresh = self._fitting(run, watch, part)
             if fresh is None:
                 continue
-            batch = dict(zip([k for k, _ in some], fresh, strict=True))
-            self._journal.add({k: dataclasses.asdict(answer) for k, answer in batch.items()})
-            answers |= batch
-            waiting = waiting[len(some) :]
-        return [answers[k] for k in keys]
+            pairs = zip(some, fresh, strict=True)
+            self._journal.add({_key(question): dataclasses.asdict(answer) for question, answer in pairs})
+            answers += fresh
+        return answers
 
-    def _fitting(self, run: Run, watch: Stopwatch, questions: Sequence[Question]) -> list[Answer] | None:
+    def _fitting(self, run: Run, watch: Stopwatch, batch: Batch) -> list[Answer] | None:
         """Answers, or None where memory ended and fewer questions are to be tried.
 
         Raises:
             EvaluationError: memory ended with a single question.
         """
+        questions = batch.questions
         try:
-            return super()._answer_batch(run, watch, questions)
+            return super()._answer_batch(run, watch, batch)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

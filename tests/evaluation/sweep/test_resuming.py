@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from clasp.config import RunConfig
+from clasp.evaluation.ahead import Batch
 from clasp.evaluation.answering import Answer, Answerer, Question
 from clasp.evaluation.keeping import failures
 from clasp.evaluation.keeping.journal import Journal, count
@@ -31,10 +32,10 @@ class Counting(ResumingAnswerer):
 
     asked: list[list[str]]
 
-    def _fitting(self, run: Any, watch: Any, questions: Sequence[Question]) -> list[Answer] | None:
+    def _fitting(self, run: Any, watch: Any, batch: Batch) -> list[Answer] | None:
         if self._warm:
-            self.asked.append([question.name for question in questions])
-        return super()._fitting(run, watch, questions)
+            self.asked.append([question.name for question in batch.questions])
+        return super()._fitting(run, watch, batch)
 
 
 @pytest.fixture
