@@ -12,11 +12,12 @@ from omegaconf import DictConfig
 
 from clasp.evaluation import cli
 from clasp.evaluation.hydra_files import TARGETS
-from clasp.report.build import build_retention
 
 
 @hydra.main(config_path="../configs", config_name="retention", execution_whitelist=TARGETS)
 def run(config: DictConfig) -> None:
+    from clasp.report.build import build_retention  # after Hydra, which tells --help and bad keys without it
+
     cli.retention_job(config, build_retention)
 
 
