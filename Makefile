@@ -139,8 +139,8 @@ prefetch: $(READY)  ## fetch and check models and data sets, for machines withou
 status: $(READY)  ## cells done, running, failed, missing, and the time left; EXPERIMENT=table_llava15 for one, WATCH=10
 	@$(BIN)/python scripts/status.py $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) $(if $(WATCH),watch=$(WATCH))
 
-bench: $(READY)  ## times of every method side by side, on random weights; GEOMETRY=llava_1_5_7b on a GPU
-	$(BIN)/python scripts/bench.py geometry=$(or $(GEOMETRY),small)
+bench: $(READY)  ## times of every method on random weights; MEASURE=ops, growth; GEOMETRY=llava_1_5_7b on a GPU
+	$(BIN)/python scripts/bench.py measure=$(or $(MEASURE),methods) geometry=$(or $(GEOMETRY),small)
 
 test: $(READY) lint  ## lint, type check and the whole test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup

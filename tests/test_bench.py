@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clasp.backbones import adapter_for
-from clasp.bench import command
+from clasp.bench import command, geometries
 from clasp.bench.geometries import GEOMETRIES, TEXT_TOKENS, subject
 from clasp.bench.measure import PARTS
 from clasp.cost import prefill_flops
@@ -37,7 +37,7 @@ def test_parts_are_within_what_holds_them(found: dict[str, Any]) -> None:
         ms = row["ms"]
         assert set(ms) == set(PARTS)
         assert ms["router"] + ms["fusion"] + ms["selection"] < ms["prefill"]
-        assert ms["vision"] + ms["prefill"] + 2 * ms["decode"] < 1.2 * ms["total"], "the medians of separate parts"
+        assert ms["vision"] + ms["prefill"] + ms["decode"] < 1.2 * ms["total"], "the medians of separate parts"
         low, high = row["quartiles_ms"]["prefill"]
         assert low <= ms["prefill"] <= high
     assert len(rows(found)["clasp"]["stages_ms"]) == 3
@@ -53,20 +53,20 @@ def test_ratios_follow_from_times_and_schedules(found: dict[str, Any]) -> None:
         assert row["prefill_speedup"] == pytest.approx(base["ms"]["prefill"] / row["ms"]["prefill"])
         assert row["share_of_ideal"] == pytest.approx(row["prefill_speedup"] / row["ideal_speedup"])
     assert by_name["none"]["ideal_speedup"] == 1.0
-    geometry = adapter_for(subject("tiny", torch.float32, "cpu").model).geometry
+    geometry = adapter_for(subject(GEOMETRIES["tiny"], torch.float32, "cpu").model).geometry
     entering = [576, *[17] * 11]  # FastV at layer 1 of 12 for 64 on average
-    expected = prefill_flops(geometry, [576] * 12, 64) / prefill_flops(geometry, entering, 64)
+    expected = prefill_flops(geometry, [576] * 12, TEXT_TOKENS) / prefill_flops(geometry, entering, TEXT_TOKENS)
     assert by_name["fastv"]["ideal_speedup"] == pytest.approx(expected, rel=0.02)
 
 
 def test_cache_bytes_are_those_of_the_tokens(found: dict[str, Any]) -> None:
     by_name = rows(found)
-    assert by_name["none"]["kv_bytes"] == by_name["unpruned"]["kv_bytes"] == 2 * 12 * 2 * (576 + 64) * 128 * 4
+    assert by_name["none"]["kv_bytes"] == by_name["unpruned"]["kv_bytes"] == 2 * 12 * 2 * (576 + TEXT_TOKENS) * 128 * 4
     assert by_name["clasp"]["kv_bytes"] < by_name["none"]["kv_bytes"] / 3
 
 
 def test_prompts_have_the_length_asked_for() -> None:
-    tiny = subject("tiny", torch.float32, "cpu")
+    tiny = subject(GEOMETRIES["tiny"], torch.float32, "cpu")
     image = tiny.model.config.image_token_id
     for text_tokens in (TEXT_TOKENS, 20, 33):
         ids = tiny.prompts(3, text_tokens)["input_ids"]
@@ -75,19 +75,13 @@ def test_prompts_have_the_length_asked_for() -> None:
         assert tiny.processor.tokenizer.decode(ids[0]).rstrip().endswith("ASSISTANT:")
 
 
-def test_geometries_are_those_of_their_backbones() -> None:
-    from clasp.backbones.published import PUBLISHED
-
-    tiny = subject("tiny", torch.float32, "cpu").model.config
-    config = GEOMETRIES["llava_1_5_7b"](tiny)
-    with torch.device("meta"):
-        from transformers import LlavaForConditionalGeneration
-
-        model = LlavaForConditionalGeneration(config)
-        small = LlavaForConditionalGeneration(GEOMETRIES["small"](tiny))
-    assert adapter_for(model).geometry == PUBLISHED["llava-hf/llava-1.5-7b-hf"].geometry
-    assert 100e6 < sum(parameter.numel() for parameter in small.parameters()) < 200e6
-    assert adapter_for(small).geometry.visual_tokens == 576
+def test_peak_memory_is_of_the_run_and_falls_with_the_tokens(found: dict[str, Any]) -> None:
+    by_name = rows(found)
+    for row in by_name.values():
+        assert row["kv_bytes"] < row["peak_bytes"] < 2**30
+    assert by_name["clasp"]["peak_bytes"] < by_name["unpruned"]["peak_bytes"]
+    heads, tokens = 4, 576 + TEXT_TOKENS
+    assert by_name["fastv, eager"]["peak_bytes"] > 2 * heads * tokens**2 * 4, "whole maps of two prompts"
 
 
 @pytest.mark.parametrize(
@@ -100,12 +94,23 @@ def test_geometries_are_those_of_their_backbones() -> None:
         (["methods=fastvee"], ["fastvee"]),
         (["dtype=int8", "geometry=tiny"], ["'int8'", "bfloat16"]),
         (["tokens=900", "geometry=tiny"], ["900", "576"]),
+        (["tokens=5000", "geometry=llava_next_7b"], ["5000", "2880"]),
+        (["measure=speed"], ["'speed'", "growth"]),
+        (["measure=growth", "geometry=qwen2_5_vl_7b"], ["qwen2_5_vl_7b", "llava_1_5_7b"]),
+        (["measure=growth", "geometry=tiny", "sizes=300"], ["300", "256"]),
+        (["measure=ops", "sizes=512,256"], ["512,256", "smallest first"]),
+        (["measure=ops", "threads=0"], ["at least 1"]),
     ],
     ids=str,
 )
 def test_bad_input_is_one_sentence(
-    arguments: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(geometries, "_random", lambda *_: pytest.fail("a model was built"))
     assert command.main([*arguments, "device=cpu", f"results={tmp_path}"], "") == 2
     said = capsys.readouterr().err
     assert said.count("error: ") == 1

@@ -1,166 +1,127 @@
-"""The command line of ``scripts/bench.py``."""
+"""The command line of ``scripts/bench.py``. Torch-free until it measures."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from clasp import arguments as arguments_of
 from clasp.files import write_atomically
-from clasp.strict import ConfigError, build, unknown_key
+from clasp.strict import ConfigError
 
-SCHEMA = 1
+SCHEMA = 2
+
+Measure = Literal["methods", "ops", "growth"]
+REPEATS: dict[Measure, int] = {"methods": 3, "ops": 9, "growth": 3}
+SIZES: dict[Measure, tuple[int, ...]] = {
+    "methods": (),
+    "ops": (576, 2880),
+    "growth": (256, 512, 1024, 2048, 4096, 8192, 16384),
+}
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What is measured; ``methods`` empty: all. ``batches`` and ``repeats`` are at least 1."""
+    """What is measured.
 
+    Args:
+        measure: ``methods`` side by side on a geometry; selection ``ops`` against one matrix product of their size; or
+            the ``growth`` of both with the visual tokens.
+        geometry: one of :data:`clasp.bench.geometries.GEOMETRIES`; of ``ops`` it sets the width.
+        tokens: visual tokens kept of each picture by output average; None: the geometry's own budget.
+        batches: batch sizes, at least 1; ``methods`` alone.
+        sizes: visual tokens, rising; ``ops`` and ``growth`` alone; empty: the default ones of :data:`SIZES`.
+        repeats: timed rounds, at least 1; None: those of :data:`REPEATS`.
+        methods: which; empty: all, and for ``growth`` those of :data:`clasp.bench.runs.GROWTH_METHODS`.
+        dtype: of the model; ``ops`` are float32.
+    """
+
+    measure: Measure = "methods"
     geometry: str = "small"
-    tokens: int = 64
+    tokens: int | None = None
     batches: tuple[int, ...] = (1, 8)
-    repeats: int = 3
+    sizes: tuple[int, ...] = ()
+    repeats: int | None = None
     methods: tuple[str, ...] = ()
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     threads: int | None = None
     results: Path = Path("results")
 
+    @property
+    def rounds(self) -> int:
+        return self.repeats or REPEATS[self.measure]
 
-def parse(arguments: Sequence[str]) -> BenchConfig:
-    """``key=value`` arguments.
-
-    Raises:
-        ConfigError: an unknown key, or a value of the wrong kind.
-    """
-    values: dict[str, Any] = {}
-    known = [field.name for field in fields(BenchConfig)]
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in known:
-            raise unknown_key(key, known)
-        values[key] = _typed(key, value)
-    config = build(BenchConfig, values)
-    if config.repeats < 1 or not config.batches or min(config.batches) < 1:
-        raise ConfigError("batches and repeats are whole numbers of at least 1, for example batches=1,8 repeats=3")
-    return config
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return self.sizes or SIZES[self.measure]
 
 
-def _typed(key: str, value: str) -> Any:
-    if key in ("tokens", "repeats", "threads"):
-        return _number(key, value)
-    if key == "batches":
-        return [_number(key, part) for part in value.split(",")]
-    return [part for part in value.split(",") if part] if key == "methods" else value
-
-
-def _number(key: str, value: str) -> int:
-    if not value.isdecimal():
-        raise ConfigError(f"{key}={value!r} is not a whole number")
-    return int(value)
-
-
-def main(arguments: Sequence[str], help_text: str) -> int:
+def main(arguments: Sequence[str], usage: str) -> int:
     """Measures, writes, prints; returns the exit code."""
-    if list(arguments) in (["-h"], ["--help"]):
-        print(help_text)
-        return 0
-    try:
-        config = parse(arguments)
-        found, table = run(config)
-    except (ConfigError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    folder = config.results / "bench"
+    return arguments_of.run(BenchConfig, _main, arguments, usage)
+
+
+def _main(config: BenchConfig) -> int:
+    _check(config)
+    found, table = run(config)
+    folder, name = config.results / "bench", config.geometry if config.measure == "methods" else config.measure
     payload = json.dumps(found, indent=1).encode() + b"\n"
     paths = [
-        write_atomically(folder / f"{config.geometry}.json", payload),
-        write_atomically(folder / f"{config.geometry}.md", table.encode()),
+        write_atomically(folder / f"{name}.json", payload),
+        write_atomically(folder / f"{name}.md", table.encode()),
     ]
+    if config.measure == "growth":
+        from clasp.bench import figure
+        from clasp.report.figures import style
+
+        paths += style.write(figure.draw, found, folder, name).values()
     print(table)
     print("wrote", *paths)
     return 0
+
+
+def _check(config: BenchConfig) -> None:
+    """Raises ConfigError for numbers that nothing can be measured with."""
+    numbers = [number for number in (config.tokens, config.repeats, config.threads) if number is not None]
+    if min(*numbers, *config.batches, *config.sizes, len(config.batches), 1) < 1:
+        raise ConfigError(
+            "tokens, batches, sizes, repeats and threads are whole numbers of at least 1, for example batches=1,8"
+        )
+    if list(config.sizes) != sorted(set(config.sizes)):
+        raise ConfigError(f"sizes={','.join(map(str, config.sizes))} do not rise; write the smallest first")
 
 
 def run(config: BenchConfig) -> tuple[dict[str, Any], str]:
     """What was measured, and its table."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve each other where others work too
     import torch
-    from tqdm import tqdm
 
-    from clasp.backbones import adapter_for
-    from clasp.bench.geometries import TEXT_TOKENS, subject
-    from clasp.bench.measure import measure
-    from clasp.bench.report import record, table
+    from clasp.bench import runs
     from clasp.evaluation.costs import device_name
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    contenders = contending(config)
-    dtype = faster_dtype(device) if config.dtype == "auto" else getattr(torch, config.dtype)
-    measured = subject(config.geometry, dtype, device)
-    geometry = adapter_for(measured.model).geometry
-    for contender in contenders:
-        if contender.method is not None:
-            contender.method.check(geometry)
-    batches = {}
+    device = torch.device(config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    if config.measure == "ops":
+        dtype = torch.float32
+    else:
+        dtype = runs.faster_dtype(device.type) if config.dtype == "auto" else getattr(torch, config.dtype)
     started = time.time()
-    with tqdm(total=len(contenders) * (config.repeats + 1) * len(config.batches), unit="run") as bar:
-
-        def advance(name: str) -> None:
-            bar.set_description(name)
-            bar.update()
-
-        for batch in config.batches:
-            times = measure(measured, contenders, batch, config.repeats, advance)
-            batches[str(batch)] = record(contenders, times, geometry, TEXT_TOKENS)
+    found, table = runs.RUNS[config.measure](config, dtype, device)
     found = {
         "schema": SCHEMA,
+        "measure": config.measure,
         "geometry": config.geometry,
-        "parameters": sum(parameter.numel() for parameter in measured.model.parameters()),
-        "visual_tokens": geometry.visual_tokens,
-        "text_tokens": TEXT_TOKENS,
-        "tokens": config.tokens,
         "dtype": str(dtype).removeprefix("torch."),
-        "device": device_name(measured.model.device),
-        "repeats": config.repeats,
+        "device": device_name(device),
+        "repeats": config.rounds,
         "seconds": time.time() - started,
-        "batches": batches,
+        **found,
     }
     return found, table(found)
-
-
-def contending(config: BenchConfig) -> list[Any]:
-    """The plain model, the engine with all tokens kept, every method at the budget, and FastV on eager attention."""
-    from clasp.bench.measure import Contender
-    from clasp.bench.report import UNPRUNED
-    from clasp.methods import METHODS, build
-
-    names = config.methods or tuple(name for name in METHODS if name != "none")
-    found = [Contender(UNPRUNED), Contender("none", build("none", {}))]
-    found += [Contender(name, build(name, {"tokens": config.tokens})) for name in names]
-    if "fastv" in names:
-        found.append(Contender("fastv, eager", build("fastv", {"tokens": config.tokens}), "eager"))
-    return found
-
-
-def faster_dtype(device: str) -> Any:
-    """The faster of bfloat16 and float32 for matrix products on this device."""
-    import torch
-
-    if device != "cpu":
-        return torch.bfloat16
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right = torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-        for _ in range(3):
-            started = time.perf_counter()
-            torch.mm(left, right)
-            seconds[dtype] = time.perf_counter() - started
-    return min(seconds, key=lambda dtype: seconds[dtype])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -13,16 +13,19 @@ from typing import Any
 import torch
 
 from clasp.bench.geometries import Subject
+from clasp.bench.probes import Waits, peak_bytes
 from clasp.cost import Stopwatch
 from clasp.engine.prefill import Prefill
 from clasp.methods.base import Method
 from clasp.router import forget as forget_routes
 
-NEW_TOKENS = 3
-"""Generated in each run; all but the first are decoding steps."""
+Step = Callable[..., Any]
+
+NEW_TOKENS = 2
+"""Generated in each run, as POPE's answers are: one word and the end token, hence one decoding step."""
 PARTS = ("vision", "router", "fusion", "selection", "prefill", "decode", "total")
 """Seconds of a run: ViT; routing; layer fusion with its projection; all stages together; prefill without the ViT but
-with all that pruning adds; one decoding step; all of ``generate``."""
+with all that pruning adds; one decoding step; end to end, all of ``generate``."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ class Contender:
 
 @dataclass
 class Times:
-    """Seconds of each part, one entry a repeat; ``stages`` of each stage; bytes where they were measured."""
+    """Seconds of each part, one entry a repeat, and ``stages`` of each stage; bytes of the KV cache after the prefill,
+    the most that all tensors held at once beside the weights, and on a GPU how often each stage waits for it."""
 
     parts: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
     stages: list[list[float]] = field(default_factory=list)
     kv_bytes: int = 0
-    peak_bytes: int | None = None
+    peak_bytes: int = 0
+    waits: list[int] = field(default_factory=list)
 
     def median(self, part: str) -> float:
         return median(self.parts[part])
@@ -54,31 +59,48 @@ def measure(
     repeats: int,
     advance: Callable[[str], object] = lambda name: None,
 ) -> dict[str, Times]:
-    """Runs every contender once in each of ``repeats`` rounds, after one round that is not counted.
+    """Runs every contender once in each of ``repeats`` rounds, after one round that is not timed: it warms up, and its
+    memory is measured.
 
     Each round has an order of its own, so that what the machine does meanwhile, and what a run leaves behind for the
     next, falls on all of them alike.
     """
     prompts, orders = subject.prompts(batch), random.Random(0)
     times = {contender.name: Times() for contender in contenders}
-    for number in range(repeats + 1):
+    for contender in orders.sample(contenders, len(contenders)):
+        advance(contender.name)
+        weigh(subject, contender, prompts, times[contender.name])
+    for _ in range(repeats):
         for contender in orders.sample(contenders, len(contenders)):
             advance(contender.name)
-            run_once(subject, contender, prompts, times[contender.name] if number else Times())
+            run_once(subject, contender, prompts, times[contender.name])
     return times
+
+
+def warm_up(subject: Subject, contenders: Sequence[Contender]) -> None:
+    """Has libraries and routers allocate what they then keep, so that it is in nobody's peak."""
+    for contender in contenders:
+        if contender.method is not None:
+            contender.method.route(["Is there a dog in the picture?"])
+    run_once(subject, contenders[0], subject.prompts(1), Times())
+
+
+def weigh(subject: Subject, contender: Contender, prompts: dict[str, Any], times: Times) -> None:
+    """Runs once, untimed, for ``times.peak_bytes`` and ``times.waits``."""
+    device, waits = subject.model.device, Waits()
+    with _waits(waits) if device.type == "cuda" else nullcontext():
+        times.peak_bytes = peak_bytes(lambda: run_once(subject, contender, prompts, Times()), device)
+    times.waits = waits.counts
 
 
 @torch.inference_mode()
 def run_once(subject: Subject, contender: Contender, prompts: dict[str, Any], times: Times) -> None:
-    """One prefill and a few decoding steps of a batch, added to ``times``."""
+    """One prefill and one decoding step of a batch, added to ``times``."""
     model = subject.model
     own = model.config._attn_implementation
     if contender.attention is not None:
         model.set_attn_implementation(contender.attention)
     forget_routes()
-    cuda = model.device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(model.device)
     try:
         with ExitStack() as stack:
             parts = stack.enter_context(_parts(model))
@@ -99,8 +121,6 @@ def run_once(subject: Subject, contender: Contender, prompts: dict[str, Any], ti
             times.kv_bytes = run.trace.kv_bytes if run is not None and run.trace is not None else _bytes(output)
     finally:
         model.set_attn_implementation(own)
-    if cuda:
-        times.peak_bytes = torch.cuda.max_memory_allocated(model.device)
     seconds = {**parts.seconds, "selection": sum(parts.stages), "vision": watch.vision_seconds, "total": total}
     seconds |= {"prefill": watch.prefill_seconds, "decode": watch.decode_seconds / max(1, watch.decode_calls)}
     for part, value in seconds.items():
@@ -127,26 +147,51 @@ def _parts(model: Any) -> Iterator[_Parts]:
     """Times what the engine does beside the model's own layers, by wrapping its three steps while it is open."""
     parts = _Parts()
 
-    def timed(original: Callable[..., Any], add: Callable[[float], object]) -> Callable[..., Any]:
-        def step(*args: Any, **kwargs: Any) -> Any:
-            _wait(model)
-            started = time.perf_counter()
-            result = original(*args, **kwargs)
-            _wait(model)
-            add(time.perf_counter() - started)
-            return result
+    def timed(add: Callable[[float], object]) -> Callable[[Step], Step]:
+        def wrap(original: Step) -> Step:
+            def step(*args: Any, **kwargs: Any) -> Any:
+                _wait(model)
+                started = time.perf_counter()
+                result = original(*args, **kwargs)
+                _wait(model)
+                add(time.perf_counter() - started)
+                return result
 
-        return step
+            return step
+
+        return wrap
 
     def adding(part: str) -> Callable[[float], object]:
         return lambda seconds: parts.seconds.__setitem__(part, parts.seconds[part] + seconds)
 
-    steps = {"_route": adding("router"), "fused": adding("fusion"), "prune": parts.stages.append}
-    originals = {name: getattr(Prefill, name) for name in steps}
-    try:
-        for name, add in steps.items():
-            setattr(Prefill, name, timed(originals[name], add))
+    steps = {"_route": timed(adding("router")), "fused": timed(adding("fusion")), "prune": timed(parts.stages.append)}
+    with _wrapped(steps):
         yield parts
+
+
+@contextmanager
+def _waits(waits: Waits) -> Iterator[None]:
+    """Counts the waits of every stage while it is open."""
+
+    def wrap(original: Step) -> Step:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            with waits.watch():
+                return original(*args, **kwargs)
+
+        return step
+
+    with _wrapped({"prune": wrap}):
+        yield
+
+
+@contextmanager
+def _wrapped(wrappers: Mapping[str, Callable[[Step], Step]]) -> Iterator[None]:
+    """Methods of :class:`Prefill` wrapped while it is open."""
+    originals = {name: getattr(Prefill, name) for name in wrappers}
+    try:
+        for name, wrap in wrappers.items():
+            setattr(Prefill, name, wrap(originals[name]))
+        yield
     finally:
         for name, original in originals.items():
             setattr(Prefill, name, original)

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from statistics import median, quantiles
 from typing import Any
 
+from clasp.bench.growth import FROM, LONGEST_S, QUADRATIC, WITHIN
 from clasp.bench.measure import PARTS, Contender, Times
+from clasp.bench.ops import PRODUCT
 from clasp.budget import Geometry
 from clasp.cost import prefill_flops
 
@@ -14,23 +16,35 @@ UNPRUNED = "unpruned"
 MILLI = 1e3
 
 
-def ideal(geometry: Geometry, contender: Contender, text_tokens: int) -> float:
+def ideal(geometry: Geometry, contender: Contender, visual_tokens: int, text_tokens: int) -> float:
     """Prefill speed-up if time were multiply-adds: unpruned decoder layers over those of the method's schedule."""
-    full = (geometry.visual_tokens,) * geometry.layers
+    full = (visual_tokens,) * geometry.layers
     method = contender.method
-    entering = full if method is None or not method.prunes else method.check(geometry).entering()
+    if method is not None and method.prunes:
+        entering = method.schedule(visual_tokens, geometry.layers).entering()
+    else:
+        entering = full
     return prefill_flops(geometry, full, text_tokens) / prefill_flops(geometry, entering, text_tokens)
 
 
 def record(
-    contenders: Sequence[Contender], times: Mapping[str, Times], geometry: Geometry, text_tokens: int
+    contenders: Sequence[Contender],
+    times: Mapping[str, Times],
+    geometry: Geometry,
+    visual_tokens: int,
+    text_tokens: int,
 ) -> list[dict[str, Any]]:
-    """One entry a contender: medians and quartiles in ms, bytes, and the ratios; speed-ups are of the prefill."""
+    """One entry a contender: medians and quartiles in ms, bytes, waits for the GPU by stage, and the ratios.
+
+    Args:
+        visual_tokens, text_tokens: of each prompt.
+    """
     base = times[UNPRUNED]
     rows = []
     for contender in contenders:
         own = times[contender.name]
-        speedup, best = base.median("prefill") / own.median("prefill"), ideal(geometry, contender, text_tokens)
+        speedup = base.median("prefill") / own.median("prefill")
+        best = ideal(geometry, contender, visual_tokens, text_tokens)
         stages = [median(column) * MILLI for column in zip(*own.stages, strict=True)]
         rows.append(
             {
@@ -40,6 +54,7 @@ def record(
                 "stages_ms": stages,
                 "kv_bytes": own.kv_bytes,
                 "peak_bytes": own.peak_bytes,
+                "waits": own.waits,
                 "prefill_speedup": speedup,
                 "ideal_speedup": best,
                 "share_of_ideal": speedup / best,
@@ -55,25 +70,102 @@ def _quartiles(seconds: Sequence[float]) -> tuple[float, float]:
     return low * MILLI, high * MILLI
 
 
-def table(found: Mapping[str, Any]) -> str:
+def _mib(count: float | None) -> str:
+    return "-" if count is None else f"{count / 2**20:.1f}"
+
+
+def methods_table(found: Mapping[str, Any]) -> str:
     """Markdown: one table a batch size."""
-    head = (
-        f"{found['geometry']}: {found['visual_tokens']} visual and {found['text_tokens']} text tokens a prompt, "
-        f"{found['tokens']} visual tokens kept (output average), {found['dtype']}, {found['device']}, "
-        f"{found['repeats']} interleaved repeats, medians"
-    )
-    columns = ["method", "ViT", "router", "fusion", "selection", "prefill", "[quartiles]", "decode a token", "generate"]
-    columns += ["KV, MiB", "prefill speed-up", "FLOPs-ideal", "share of ideal", "generate speed-up"]
-    lines = [head, "Times in ms for the whole batch; prefill holds router, fusion and selection."]
+    newlines = f" ({found['newlines']} of them newlines)" if found["newlines"] else ""
+    waits = any(row["waits"] for rows in found["batches"].values() for row in rows)
+    lines = [
+        f"{found['geometry']}: {found['visual_tokens']} visual{newlines} and {found['text_tokens']} text tokens a "
+        f"prompt, {found['tokens']} visual tokens kept (output average), {found['dtype']}, {found['device']}, "
+        f"{found['repeats']} interleaved repeats, medians.",
+        "Times in ms for the whole batch; prefill holds router, fusion and selection. End to end is one `generate` as "
+        "POPE asks: a picture, a short question, an answer of one word and the end token, so ViT, prefill and one "
+        "decoding step.",
+        f"Peak: the most that tensors held at once beside the weights ({_mib(found['weight_bytes'])} MiB), in a run of "
+        "its own.",
+    ]
+    lines += [f"Left out: {reason}." for reason in found["left_out"].values()]
+    columns = ["method", "ViT", "router", "fusion", "selection", "by stage", "prefill", "[quartiles]", "decode a token"]
+    columns += ["end to end", "KV, MiB", "peak, MiB", "prefill speed-up", "FLOPs-ideal", "share of ideal"]
+    columns += ["end-to-end speed-up", *(["waits for the GPU by stage"] if waits else [])]
     for batch, rows in found["batches"].items():
-        lines += ["", f"Batch {batch}", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-        lines += [f"| {' | '.join(_cells(row))} |" for row in rows]
+        lines += ["", f"Batch {batch}", "", *_grid(columns, [_method_cells(row, waits) for row in rows])]
     return "\n".join(lines) + "\n"
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _method_cells(row: Mapping[str, Any], waits: bool) -> list[str]:
     ms, (low, high) = row["ms"], row["quartiles_ms"]["prefill"]
-    times = [f"{ms[part]:.1f}" for part in ("vision", "router", "fusion", "selection", "prefill")]
+    times = [f"{ms[part]:.1f}" for part in ("vision", "router", "fusion", "selection")]
+    times += [" + ".join(f"{stage:.1f}" for stage in row["stages_ms"]) or "-", f"{ms['prefill']:.1f}"]
     times += [f"[{low:.1f}, {high:.1f}]", f"{ms['decode']:.1f}", f"{ms['total']:.1f}"]
     ratios = [f"{row[name]:.2f}" for name in ("prefill_speedup", "ideal_speedup", "share_of_ideal", "total_speedup")]
-    return [row["name"], *times, f"{row['kv_bytes'] / 2**20:.1f}", *ratios]
+    waited = [", ".join(map(str, row["waits"])) or "-"] if waits else []
+    return [row["name"], *times, _mib(row["kv_bytes"]), _mib(row["peak_bytes"]), *ratios, *waited]
+
+
+def ops_table(found: Mapping[str, Any]) -> str:
+    """Markdown: one table a size."""
+    lines = [
+        f"Selection ops on one row of n tokens of width {found['width']} ({found['geometry']}), float32, "
+        f"{found['device']}, {found['repeats']} interleaved repeats, medians.",
+        f"Ratio: to one {PRODUCT} of that width in the same run; the aim is {WITHIN:g} at most. An op that compares "
+        "all pairs includes their cosines. Peak: beyond the inputs.",
+    ]
+    columns = ["op", "ms", "ratio", f"within {WITHIN:g}", "peak, MiB"]
+    for size, rows in found["sizes"].items():
+        cells = [
+            [row["name"], f"{row['ms']:.2f}", f"{row['ratio']:.2f}", _yes(row["within"]), _mib(row["peak_bytes"])]
+            for row in rows
+        ]
+        lines += ["", f"{size} tokens", "", *_grid(columns, cells)]
+    return "\n".join(lines) + "\n"
+
+
+def growth_table(found: Mapping[str, Any]) -> str:
+    """Markdown: ops by size in seconds and in MiB, and whole prefills."""
+    names = [str(size) for size in found["sizes"]]
+    lines = [
+        f"Growth with the visual tokens ({found['geometry']} with {found['layers']} decoder layers of width "
+        f"{found['width']}, pictures of {found['picture_tokens']} visual tokens one behind the other, "
+        f"{found['text_tokens']} text tokens, {found['tokens']} visual tokens of each picture kept, output average), "
+        f"{found['dtype']}, {found['device']}; ops in float32; medians of up to {found['repeats']} repeats.",
+        f"`-`: one call would take more than {LONGEST_S:g} s. Peak memory is beyond an op's inputs, and beside the "
+        "weights of a prefill.",
+    ]
+    lines += [f"Left out: {reason}." for reason in found["left_out"].values()]
+    seconds = [[op["name"], *(_s(value) for value in op["seconds"])] for op in found["ops"]]
+    lines += ["", "Selection ops, seconds", "", *_grid(["op", *names], seconds)]
+    memory = [[op["name"], *map(_mib, op["peak_bytes"]), *_order(op["memory_exponent"])] for op in found["ops"]]
+    columns = ["op", *names, f"exponent from {FROM}", "quadratic"]
+    lines += ["", "Selection ops, peak memory in MiB", "", *_grid(columns, memory)]
+    columns = ["method", "visual tokens", "prefill, s", "selection, s", "of its own prefill", "of the unpruned prefill"]
+    rows = [
+        [run["name"], name, _s(run["prefill_s"][i]), _s(run["selection_s"][i])]
+        + [f"{100 * run[share][i]:.1f} %" for share in ("of_own", "of_unpruned")]
+        + [_mib(run["peak_bytes"][i])]
+        for i, name in enumerate(names)
+        for run in found["prefills"]
+    ]
+    lines += ["", "Whole prefills", "", *_grid([*columns, "peak, MiB"], rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _s(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.4f}" if seconds < 1 else f"{seconds:.2f}"
+
+
+def _order(exponent: float | None) -> tuple[str, str]:
+    return ("-", "-") if exponent is None else (f"{exponent:.2f}", _yes(exponent >= QUADRATIC))

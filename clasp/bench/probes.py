@@ -1,0 +1,61 @@
+"""What a run needs beside time: the most bytes that its tensors held at once, and how often it waits for the GPU."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+_WAITED = "called a synchronizing CUDA operation"
+"""How torch's debug mode words each wait of the host for the device."""
+
+
+def peak_bytes(action: Callable[[], Any], device: torch.device) -> int:
+    """The most bytes that tensors held at once while ``action`` ran, beyond those that it finds, which it is to keep.
+
+    On a GPU from the caching allocator's counters; elsewhere from the profiler's record of every allocation, also
+    those inside an operator. Workspaces that a library takes past torch's allocator (oneDNN, MKL) are not seen. Both
+    slow a run down or have it wait, so its time is not to be reported.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        action()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler otherwise tells stderr of each start and stop
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        action()
+    results: Any = profile.profiler.kineto_results
+    events = [event for event in results.events() if event.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):  # a stable sort: their order where clocks agree
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+@dataclass
+class Waits:
+    """Waits of the host for the GPU, one count for each block that was watched."""
+
+    counts: list[int] = field(default_factory=list)
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Counts the waits inside; those of :func:`torch.cuda.synchronize` itself are not among them."""
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+        self.counts.append(sum(_WAITED in str(warning.message) for warning in caught))
