@@ -23,7 +23,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from clasp import backbones
-from clasp.evaluation import cli, custom, plan, telling
+from clasp.evaluation import cli, custom, experiments, plan, telling
 from clasp.evaluation.data import ensure
 from clasp.evaluation.keeping import claims, failures, journal
 from clasp.evaluation.overview import status
@@ -247,7 +247,10 @@ def readers(root: Path) -> list[Reader]:
     return [
         (root / "router.json", lambda: (found := load_router_scores(root)) and markdown(found)),
         (root / "retention" / "tiny.json", lambda: load_retention(root, "tiny")),
-        (root / "experiments" / "one.json", lambda: (store.planned("one"), status.told(status.progress(root), root))),
+        (
+            root / "experiments" / "one.json",
+            lambda: (experiments.planned(root, "one"), status.told(status.progress(root), root)),
+        ),
         (store.answers_path(signature), lambda: store.answers(signature)),
         (store.path(signature), lambda: status.told(status.progress(root), root)),
         (own_store.path(real), lambda: (own_store.get(real), put_back())),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from clasp.config import load_config
-from clasp.evaluation import submission
+from clasp.evaluation import experiments, submission
 from clasp.evaluation.calibration.run import policy_path
 from clasp.evaluation.cli import POLICIES
 from clasp.evaluation.custom import read
@@ -48,7 +49,8 @@ def test_of_configurations(values: dict[str, Any], bad: str) -> None:
 def test_of_arguments(tmp_path: Path, bad: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.json").write_text("{}")
     results = tmp_path / "results"
-    for make in (CellStore(results).path, CellStore(results).answers_path, CellStore(results).planned):
+    store = CellStore(results)
+    for make in (store.path, store.answers_path, partial(experiments.path, results)):
         with pytest.raises(ValueError, match=r"signature|names files|characters"):
             make(bad)
     with pytest.raises(ReportError):

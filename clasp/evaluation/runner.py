@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clasp.config import RunConfig
+from clasp.evaluation import experiments
 from clasp.evaluation.judging.chat import endpoint
 from clasp.evaluation.judging.judge import completed
 from clasp.evaluation.keeping.claims import Claims
@@ -43,8 +44,8 @@ class Outcome:
 def record_experiment(plan: Plan, config: RunConfig) -> Path:
     """Writes down which cells the run is made of, so that tables and ``make status`` know of them."""
     columns = [dataclasses.asdict(benchmark) for benchmark in plan.benchmarks]
-    store = CellStore(config.paths.results)
-    return store.write_experiment(config.name, plan.rows, columns, command(), dataclasses.asdict(config.report))
+    report = dataclasses.asdict(config.report)
+    return experiments.write(config.paths.results, config.name, plan.rows, columns, command(), report)
 
 
 def run_cells(

@@ -15,20 +15,18 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clasp import reading
 from clasp.files import append_line, write_atomically
-from clasp.records import CELL, EXPERIMENT
+from clasp.records import CELL
 from clasp.records import JUDGEMENT as JUDGEMENT_SHAPE
-from clasp.redact import redacted
-from clasp.strict import ConfigError, check_name, shown
+from clasp.strict import shown
 
 SCHEMA = 1
-EXPERIMENT_SCHEMA = 2
 Cell = dict[str, Any]
 """A results file as a dictionary; its keys are those of ``REQUIRED``."""
 
@@ -151,21 +149,6 @@ class CellStore:
         names = (path.stem for path in self.cells.glob("*.json"))
         return sorted(name for name in names if re.fullmatch(r"[0-9a-f]{24}", name))
 
-    def planned(self, experiment: str) -> list[str]:
-        """Signatures of an experiment's cells, existing or not, each once.
-
-        Raises:
-            FileNotFoundError: the experiment has not been run.
-            ConfigError: its file cannot be used, or that is no experiment's name.
-        """
-        path = self._experiment_path(experiment)
-        try:
-            record = reading.read_object(path)
-            reading.conform(record, EXPERIMENT)
-            return list(dict.fromkeys(cell["signature"] for cell in record["cells"]))
-        except (reading.BadFile, KeyError) as error:
-            raise ConfigError(f"{path} cannot be used ({error}); run the experiment again, or remove it") from error
-
     def answers(self, signature: str) -> list[dict[str, Any]]:
         """One dictionary per question, in the benchmark's order.
 
@@ -240,53 +223,6 @@ class CellStore:
     def add_verdict(self, signature: str, verdict: Mapping[str, Any]) -> None:
         """Appends one verdict, on disk before this returns."""
         append_line(self.verdicts_path(signature), json.dumps(verdict, ensure_ascii=False, allow_nan=False).encode())
-
-    def write_experiment(
-        self,
-        name: str,
-        rows: Iterable[tuple[str, Iterable[CellSpec]]],
-        benchmarks: Iterable[Mapping[str, Any]],
-        command: str,
-        report: Mapping[str, Any],
-    ) -> Path:
-        """Records which rows, benchmarks and cells an experiment or run is made of: ``experiments/<name>.json``.
-
-        Args:
-            name: of the experiment; names the file.
-            rows: name and cells of each line of its tables, in order.
-            benchmarks: what the columns are: ``name``, ``metric`` and what else is known, also where no cell exists.
-            command: what was typed.
-            report: what a report makes of it.
-        """
-        cells = [
-            {
-                "row": row,
-                "method": spec.method["name"],
-                "budget": dict(spec.budget),
-                "benchmark": spec.benchmark,
-                "signature": spec.signature,
-            }
-            for row, specs in rows
-            for spec in specs
-        ]
-        record = redacted(
-            {
-                "schema": EXPERIMENT_SCHEMA,
-                "name": name,
-                "command": command,
-                "benchmarks": [dict(benchmark) for benchmark in benchmarks],
-                "cells": cells,
-                "report": dict(report),
-            }
-        )
-        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        path = self._experiment_path(name)
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            write_atomically(path, text.encode())
-        return path
-
-    def _experiment_path(self, name: str) -> Path:
-        return self.root / "experiments" / f"{check_name('experiment', name)}.json"
 
     def _read(self, signature: str) -> Cell:
         cell = reading.read_object(self.path(signature))

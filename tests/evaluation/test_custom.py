@@ -14,7 +14,7 @@ from command_line import call
 from PIL import Image, ImageFile
 
 from clasp.config import RunConfig
-from clasp.evaluation import cli
+from clasp.evaluation import cli, experiments
 from clasp.evaluation.custom import PLACEHOLDERS, BadRows, read, rows
 from clasp.evaluation.plan import plan
 from clasp.evaluation.store import CellStore
@@ -224,7 +224,7 @@ def test_end_to_end(
     assert "custom_my" in capsys.readouterr().out
     results = pictures / "results"
     store = CellStore(results)
-    cells = [store.get(signature) for signature in store.planned("mine")]
+    cells = [store.get(signature) for signature in experiments.planned(store.root, "mine")]
     for cell in cells:
         assert cell is not None
         assert (cell["benchmark"], cell["questions"], cell["available"]) == ("custom_my", 3, 4)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from clasp.evaluation import experiments
 from clasp.evaluation.store import REQUIRED, BadCellWarning, CellSpec, CellStore, signature
 from clasp.files import write_atomically
 
@@ -170,10 +171,10 @@ def test_a_process_that_dies_between_the_two_files_leaves_no_cell(
 
 
 def test_experiments_list_rows_and_cells_in_plan_order_and_are_left_alone_when_unchanged(tmp_path: Path) -> None:
-    store, other = CellStore(tmp_path), dataclasses.replace(SPEC, limit=7)
+    other = dataclasses.replace(SPEC, limit=7)
     benchmarks = [{"name": "world_ocr", "metric": "accuracy"}]
     rows = [("deep", [other, SPEC]), ("default", [SPEC])]
-    path = store.write_experiment("main", rows, benchmarks, "run.py", {"table": "accuracy"})
+    path = experiments.write(tmp_path, "main", rows, benchmarks, "run.py", {"table": "accuracy"})
     record = json.loads(path.read_text())
     assert (record["benchmarks"], record["report"]) == (benchmarks, {"table": "accuracy"})
     assert [(cell["row"], cell["signature"]) for cell in record["cells"]] == [
@@ -181,9 +182,9 @@ def test_experiments_list_rows_and_cells_in_plan_order_and_are_left_alone_when_u
         ("deep", SPEC.signature),
         ("default", SPEC.signature),
     ]
-    assert store.planned("main") == [other.signature, SPEC.signature]
+    assert experiments.planned(tmp_path, "main") == [other.signature, SPEC.signature]
     before = path.stat().st_mtime_ns
-    store.write_experiment("main", rows, benchmarks, "run.py", {"table": "accuracy"})
+    experiments.write(tmp_path, "main", rows, benchmarks, "run.py", {"table": "accuracy"})
     assert path.stat().st_mtime_ns == before
 
 

@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from clasp.arguments import run
+from clasp.evaluation import experiments
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.evaluation.judging.chat import DEFAULT_MODEL, MODEL_VARIABLE, Chat, Endpoint, RequestFailed, endpoint
 from clasp.evaluation.judging.rubrics import KINDS, Kind
@@ -225,7 +226,7 @@ def _counted(cells: int) -> str:
 
 def _asked_for(store: CellStore, experiment: str | None) -> list[str]:
     try:
-        return store.signatures() if experiment is None else store.planned(experiment)
+        return store.signatures() if experiment is None else experiments.planned(store.root, experiment)
     except FileNotFoundError:
         raise ConfigError(
             f"experiment {experiment!r} has not been run under {store.root}; name another one, or none for all cells"

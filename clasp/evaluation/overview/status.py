@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 
+from clasp.evaluation import experiments
 from clasp.evaluation.estimating.estimate import clock
 from clasp.evaluation.keeping import claims, failures, journal
 from clasp.evaluation.keeping.claims import Claim
 from clasp.evaluation.keeping.failures import Failure
-from clasp.evaluation.store import EXPERIMENT_SCHEMA, CellStore
+from clasp.evaluation.store import CellStore
 from clasp.evaluation.text import bar, counted, duration
 from clasp.reading import BadFile, conform, read_object
 from clasp.records import CELL, EXPERIMENT
@@ -125,8 +126,8 @@ def _experiments(results: Path, wanted: str | None) -> list[tuple[str, dict[str,
 def _cells(path: Path) -> dict[str, str]:
     try:
         record = read_object(path)
-        if record["schema"] != EXPERIMENT_SCHEMA:
-            raise BadFile(f"its schema is {shown(record['schema'])}, this version reads {EXPERIMENT_SCHEMA}")
+        if record["schema"] != experiments.SCHEMA:
+            raise BadFile(f"its schema is {shown(record['schema'])}, this version reads {experiments.SCHEMA}")
         conform(record, EXPERIMENT)
         return {str(cell["signature"]): str(cell["benchmark"]) for cell in record["cells"]}
     except (OSError, BadFile, KeyError) as error:
