@@ -16,7 +16,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from clasp.backbones import adapter_for
 
 MIB = 2**20
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass
@@ -93,8 +93,11 @@ class Replay:
             if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
                 self._passing[tower] = []  # what the layers behind this one get is of the method's own making
                 return original(hidden, *args, **kwargs)
-            # a copy, so that neither a crop's place in the batch nor its memory's alignment has a say in the result
-            alone = [crop.clone(memory_format=torch.contiguous_format) for crop in hidden.split(1)]
+
+            def compute(crop: Tensor) -> Tensor:
+                return original(crop, *args, **kwargs)
+
+            alone = hidden.contiguous().split(1)
             if index == 0:
                 self._passing[tower] = [self._look_up(tower, crop) for crop in alone] if self._limit else []
             passing = self._passing[tower]
@@ -105,7 +108,7 @@ class Replay:
                 seen = passing[place]
                 if seen is not None and not seen.leads_to(index, entering):
                     seen = passing[place] = None  # from here on the layers compute something of their own
-                states.append(self._state(seen, index, partial(original, entering, *args, **kwargs)))
+                states.append(self._state(seen, index, entering, compute))
             return torch.cat(states)  # copies: whoever writes into what it gets does not write into the memory
 
         return forward
@@ -117,12 +120,13 @@ class Replay:
         self._crops.move_to_end(key)
         return seen
 
-    def _state(self, seen: _Crop | None, index: int, compute: Callable[[], Tensor]) -> Tensor:
+    def _state(self, seen: _Crop | None, index: int, entering: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         if seen is not None and index < len(seen.states):
             self.saved_seconds += seen.seconds[index]
             return seen.states[index]
         started = time.perf_counter()
-        state = compute()
+        # of a copy, so that neither a crop's place in the batch nor its memory's alignment has a say in the result
+        state = compute(entering.clone())
         if seen is not None:
             self._keep(seen, state, time.perf_counter() - started)
         return state
@@ -146,4 +150,5 @@ def _same(one: Tensor, other: Tensor) -> bool:
     """Whether two contiguous tensors are equal bit by bit."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    return torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+    words = INTEGERS[one.element_size()]  # bits, for which 0.0 is not -0.0, and whatever is no number is what it is
+    return torch.equal(one.view(words), other.view(words))
