@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clasp.report.figures import accuracy_vs_flops, heatmap, retention, score_vs_budget
 from clasp.report.figures.style import write
 from clasp.report.retention import load_retention
-from clasp.report.summary import Summary
+from clasp.report.rows import Summary
 from clasp.report.table import write_table
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from clasp.report.files import UNPRUNED
 from clasp.report.layout import DAGGERS, benchmark_label, method_label
+from clasp.report.rows import RANDOM, SIGNIFICANT, Average, Key, Standing, Summary
 from clasp.report.statistics import LEVEL, RESAMPLES, SWAPS
-from clasp.report.summary import RANDOM, SIGNIFICANT, Average, Key, Standing, Summary
 
 TOLERANCE = 1.0
 """Tokens by which a row's output average may miss its budget and still count as holding it."""

@@ -16,7 +16,7 @@ from clasp.report.files import ReportError
 from clasp.strict import ConfigError
 
 if TYPE_CHECKING:
-    from clasp.report.summary import Summary
+    from clasp.report.rows import Summary
 
 Mode = Literal["off", "offline", "online"]
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "config.yaml"

@@ -12,7 +12,8 @@ from clasp.report.published.rows import PublishedRow, published_rows
 from clasp.report.published.table import build_published
 from clasp.report.retention import load_retention, retentions
 from clasp.report.router import load_router_scores
-from clasp.report.summary import Summary, summarize
+from clasp.report.rows import Summary
+from clasp.report.summary import summarize
 from clasp.report.wandb_log import log_report
 from clasp.report.wandb_run import Logged, WandbSettings
 

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 from clasp.report.categories import Category, by_category
 from clasp.report.cells import CUSTOM, WORLD
 from clasp.report.files import UNPRUNED
+from clasp.report.rows import Average, Row, Standing, Summary
 from clasp.report.statistics import Interval
-from clasp.report.summary import Average, Row, Standing, Summary
 
 Mark = Literal["best", "second"]
 

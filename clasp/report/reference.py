@@ -14,8 +14,8 @@ from clasp.report.caption import below_random
 from clasp.report.cells import Experiment, load_experiment
 from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import benchmark_label, marked_label, method_label
+from clasp.report.rows import Average, Comparison, Key, Standing, standings
 from clasp.report.statistics import Interval
-from clasp.report.summary import Average, Comparison, Key, Standing, standings
 
 TRAINING = "tiny_training.json"
 MAIN, METHODS = "tiny_main", "table_llava15_tiny"

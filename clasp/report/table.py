@@ -11,8 +11,8 @@ from pathlib import Path
 from clasp.files import write_atomically
 from clasp.report.caption import ASSUMED, assumptions, caption
 from clasp.report.layout import Group, Shown, body, header, title
+from clasp.report.rows import Row, Summary
 from clasp.report.statistics import Interval
-from clasp.report.summary import Row, Summary
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from synthetic import (
 from clasp.report.categories import by_category
 from clasp.report.cells import load_experiment
 from clasp.report.layout import body, header
-from clasp.report.summary import Summary, summarize
+from clasp.report.rows import Summary
+from clasp.report.summary import summarize
 from clasp.report.table import latex, markdown
 
 WORLD = ("attribute", "counting", "ocr", "spatial", "scene", "general")

@@ -15,7 +15,8 @@ from clasp.report.figures.style import COLOURS, COLUMN_MM, DPI, LOOKS, Look, loo
 from clasp.report.files import ReportError
 from clasp.report.layout import INSIDE_DECODER
 from clasp.report.layout import METHODS as LABELS
-from clasp.report.summary import Summary, summarize
+from clasp.report.rows import Summary
+from clasp.report.summary import summarize
 
 
 @pytest.fixture(scope="module")

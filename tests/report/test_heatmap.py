@@ -18,7 +18,8 @@ from clasp.report.figures import heatmap, style
 from clasp.report.figures.heatmap import draw
 from clasp.report.figures.style import COLUMN_MM, DPI
 from clasp.report.files import ReportError
-from clasp.report.summary import Summary, summarize
+from clasp.report.rows import Summary
+from clasp.report.summary import summarize
 
 SHARES = {"none": 0.9, "random": 0.5, "A": 0.8, "B": 0.75, "C": 0.8}
 """Share of right answers in attribute; in counting A is two points better, and in ocr B has no cell."""

@@ -19,7 +19,8 @@ from clasp.report.cells import load_experiment
 from clasp.report.files import ReportError
 from clasp.report.published.rows import PublishedRow, published_rows
 from clasp.report.published.table import build_published, published_csv, published_sheet
-from clasp.report.summary import Summary, summarize
+from clasp.report.rows import Summary
+from clasp.report.summary import summarize
 from clasp.report.table import sheet_latex, sheet_markdown
 
 ROOT = Path(__file__).resolve().parents[2]

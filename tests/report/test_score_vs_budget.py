@@ -16,7 +16,8 @@ from clasp.report.figures.score_vs_budget import OTHERS, OTHERS_LABEL, draw
 from clasp.report.figures.style import COLOURS, COLUMN_MM, DPI, ORDER
 from clasp.report.files import ReportError
 from clasp.report.layout import benchmark_label, method_label
-from clasp.report.summary import Summary, summarize
+from clasp.report.rows import Summary
+from clasp.report.summary import summarize
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,9 @@ from synthetic import (
 
 from clasp.report.cells import load_experiment
 from clasp.report.metrics import sampled
+from clasp.report.rows import Row, Summary
 from clasp.report.statistics import holm, swap_tests
-from clasp.report.summary import Row, Summary, summarize
+from clasp.report.summary import summarize
 from clasp.report.table import comma_separated, markdown
 
 

@@ -26,8 +26,9 @@ from synthetic import (
 from clasp.report.cells import load_experiment
 from clasp.report.files import ReportError
 from clasp.report.layout import marks
+from clasp.report.rows import Average, Comparison, Row, Summary, standings
 from clasp.report.statistics import Interval
-from clasp.report.summary import COSTS, Average, Comparison, Row, Summary, standings, summarize
+from clasp.report.summary import COSTS, summarize
 from clasp.report.table import comma_separated, escape, latex, markdown
 
 ROOT = Path(__file__).resolve().parents[2]

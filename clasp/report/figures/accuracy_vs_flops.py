@@ -9,7 +9,7 @@ from clasp.report.figures import style
 from clasp.report.figures.style import COLOURS, Look
 from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import INSIDE_DECODER, method_label
-from clasp.report.summary import RANDOM, Row, Summary
+from clasp.report.rows import RANDOM, Row, Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

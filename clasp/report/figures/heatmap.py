@@ -10,7 +10,7 @@ from clasp.report.categories import by_category
 from clasp.report.figures import style
 from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import method_label
-from clasp.report.summary import RANDOM, Row, Summary
+from clasp.report.rows import RANDOM, Row, Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

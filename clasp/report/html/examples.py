@@ -10,7 +10,7 @@ from clasp.report.cells import Experiment
 from clasp.report.files import UNPRUNED
 from clasp.report.html.text import shortened, visible
 from clasp.report.layout import benchmark_label, method_label
-from clasp.report.summary import RANDOM, Row, Summary
+from clasp.report.rows import RANDOM, Row, Summary
 
 QUESTIONS = 4
 """Questions shown per benchmark."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from clasp.report.build import figure_stem
 from clasp.report.html.text import visible
 from clasp.report.layout import title
-from clasp.report.summary import Summary
+from clasp.report.rows import Summary
 
 LARGEST_SVG = 160_000
 """Bytes above which a figure's PNG stands in for its SVG, so that the page stays quick to open."""

@@ -31,7 +31,7 @@ from clasp.report.layout import title
 from clasp.report.published.rows import PublishedRow
 from clasp.report.retention import Retention
 from clasp.report.router import RouterScores
-from clasp.report.summary import Summary
+from clasp.report.rows import Summary
 
 NAME = "report.html"
 ABLATION = "ablation"

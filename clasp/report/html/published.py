@@ -9,7 +9,7 @@ from clasp.report.html.text import visible
 from clasp.report.layout import benchmark_label, method_label
 from clasp.report.published.rows import PublishedRow, PublishedValue
 from clasp.report.published.table import LABELS
-from clasp.report.summary import Summary
+from clasp.report.rows import Summary
 
 
 def published_table(summary: Summary, rows: Sequence[PublishedRow]) -> Table:

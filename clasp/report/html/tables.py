@@ -11,7 +11,7 @@ from clasp.report.files import UNPRUNED
 from clasp.report.html.provenance import Provenance
 from clasp.report.html.text import visible
 from clasp.report.layout import Mark, Shown, benchmark_label, body, header, method_label, p_text
-from clasp.report.summary import Row, Summary
+from clasp.report.rows import Row, Summary
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from clasp.report.published.protocols import (
     findings,
     worst,
 )
-from clasp.report.summary import Row, Summary
+from clasp.report.rows import Row, Summary
 
 FOLDER = Path(__file__).resolve().parents[3] / "results" / "published"
 """The project's own copy of the published numbers."""

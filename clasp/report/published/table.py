@@ -19,7 +19,7 @@ from clasp.report.published.rows import (
     published_rows,
     same_backbone,
 )
-from clasp.report.summary import Row, Summary
+from clasp.report.rows import Row, Summary
 from clasp.report.table import Sheet, records_csv, write_sheet
 
 LABELS = {AVERAGE: "average %", "average": "average of scores", **{k: q.label for k, q in QUANTITIES.items()}}
