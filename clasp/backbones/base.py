@@ -258,8 +258,9 @@ class Adapter(ABC):
         batch = torch.arange(len(hidden), device=hidden.device)[:, None]
         query = self._heads(attention, "q", normed[batch, rows])
         key = self._heads(attention, "k", normed)
-        query, _ = apply_rotary_pos_emb(query, query, cos[batch, rows], sin[batch, rows])
-        key, _ = apply_rotary_pos_emb(key, key, cos, sin)
+        # the function turns two tensors by the same angles; the other one has no heads
+        query, _ = apply_rotary_pos_emb(query, query[:, :0], cos[batch, rows], sin[batch, rows])
+        key, _ = apply_rotary_pos_emb(key, key[:, :0], cos, sin)
         return query, key, attention.scaling
 
     def _heads(self, attention: Any, kind: Literal["q", "k"], normed: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,6 +38,12 @@ class Layout:
     @property
     def length(self) -> int:
         return self.index.shape[1]
+
+    @cached_property
+    def host(self) -> tuple[Tensor, Tensor]:
+        """``index`` and ``valid`` on the CPU: the one wait for the device that a stage needs."""
+        index, valid = torch.stack([self.index, self.valid.long()]).cpu()
+        return index, valid.bool()
 
 
 def causal_mask(adapter: Adapter, hidden: Tensor, layout: Layout, cache: Any, generated: int = 0) -> Any:

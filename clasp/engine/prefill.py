@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from clasp.backbones.base import Adapter, UnsupportedError, VisionPass
 from clasp.backbones.prompt import PromptReader
 from clasp.budget import Schedule, Stage
 from clasp.engine.layout import Layout, causal_mask
 from clasp.engine.prompts import Placeholders
-from clasp.engine.state import Row, StageState
+from clasp.engine.shares import grouped
+from clasp.engine.state import StageState
 from clasp.engine.trace import Record, Trace, trace
-from clasp.engine.vision import CropsView, FusionView, Medium
+from clasp.engine.vision import FusionView
 from clasp.methods.base import Method
 from clasp.methods.contract import Selection
 from clasp.ops.select import take
-
-
-@dataclass(frozen=True)
-class Share:
-    """A row's part of the budget at a stage."""
-
-    row: Row
-    keep: int
 
 
 class Prefill:
@@ -57,12 +51,14 @@ class Prefill:
         oracle: Sequence[str] | None,
     ) -> None:
         self.method, self.adapter, self.reader = method, adapter, reader
-        self.ids, self.passes = ids, passes
-        self.valid = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        self.placeholders = Placeholders(adapter, ids, self.valid, passes)
+        self.passes = passes
+        mask = torch.ones_like(ids) if attention_mask is None else attention_mask.to(ids.dtype)
+        self.ids, valid = torch.stack([ids, mask]).cpu()
+        self.valid = valid.bool()
+        self.placeholders = Placeholders(adapter, self.ids, self.valid, passes)
         self.media = self.placeholders.media
         self.schedules = [[schedules(medium.tokens) for medium in media] for media in self.media]
-        self._prompts = [ids[row][self.valid[row]].tolist() for row in range(len(ids))]
+        self._prompts = [self.ids[row][self.valid[row]].tolist() for row in range(len(ids))]
         self.categories = list(oracle) if oracle is not None else self._route()
         if self.categories is not None and len(self.categories) != len(ids):
             raise UnsupportedError(f"run.oracle names {len(self.categories)} categories for {len(ids)} prompts")
@@ -116,7 +112,7 @@ class Prefill:
 
     @cached_property
     def instruction(self) -> Tensor:
-        """(batch, length) bool over the original sequence: the instruction's tokens."""
+        """(batch, length) bool on the CPU over the original sequence: the instruction's tokens."""
         marked = torch.zeros_like(self.valid)
         for row, ids in enumerate(self._prompts):
             places = self.valid[row].nonzero().squeeze(1)
@@ -133,9 +129,10 @@ class Prefill:
         cos, sin = arguments["position_embeddings"]
         rotary = (cos.expand(batch, -1, -1), sin.expand(batch, -1, -1))
         padded = not bool(self.valid.all())
-        following = self.adapter.next_position(positions, self.valid)
+        valid = self.valid.to(hidden.device)
+        following = self.adapter.next_position(positions, valid)
         mask = arguments.get("attention_mask")
-        self.layouts = [Layout(0, index, self.valid, padded, positions, rotary, mask, following)]
+        self.layouts = [Layout(0, index, valid, padded, positions, rotary, mask, following)]
 
     def add(self, layer: int, hidden: Tensor) -> Tensor:
         """The input of a layer with what the backbone's decoder adds to the output of the one before it."""
@@ -152,92 +149,72 @@ class Prefill:
         Returns:
             (batch, shorter length, hidden), or ``hidden`` itself when nothing is to be dropped.
         """
-        layout = self.layouts[-1]
-        visual = self.placeholders.visual.gather(1, layout.index) & layout.valid
-        keep = layout.valid & ~visual
-        source = torch.arange(layout.length + 1, device=hidden.device).repeat(len(hidden), 1)
-        pivots: Tensor | None = None
-        pruned = False
-        whole, groups = self._groups(number, layout)
+        layout, device = self.layouts[-1], hidden.device
+        index, valid = layout.host
+        stays = valid & ~self.placeholders.visual.gather(1, index)
+        whole, groups = grouped(self, number, index, valid)
         for row in whole:
-            keep[row.sample, row.places.to(keep.device)] = True
+            stays[row.sample, row.places] = True
+        lengths = stays.sum(dim=1).tolist()
+        pruned = bool(groups) or not torch.equal(stays, valid)
+        # one column more than there are places, for what a selection drops after all
+        keep = pad(stays, (0, 1)).to(device, non_blocking=True)
+        source = torch.arange(layout.length + 1, device=device).repeat(len(hidden), 1)
+        pivots: Tensor | None = None
         for shares in groups:
             state = StageState(self, stage, hidden, layout, [share.row for share in shares])
-            selection = _on(hidden.device, self.method.select(state, shares[0].keep))
-            places, kept, moved = _order(state.places.gather(1, selection.index), selection.valid, layout.length)
-            rows = state.samples[:, None]
-            hidden = _replaced(hidden, rows, state, selection)
-            keep[rows.expand_as(places)[kept], places[kept]] = True
+            selection = _on(device, self.method.select(state, shares[0].keep))
+            chosen, rows = state.places.gather(1, selection.index), state.samples[:, None]
+            places, moved = _order(chosen, selection.valid, layout.length)
+            hidden = _replaced(hidden, rows, chosen, selection)
+            keep[rows, moved] = True
             source[rows, moved] = places
+            for share in shares:
+                lengths[share.row.sample] += places.shape[1]
+            if selection.valid is not None:  # how many stay depends on the data
+                lengths = keep[:, :-1].sum(dim=1).tolist()
             if selection.pivots is not None:
-                pivots = torch.zeros_like(self.valid) if pivots is None else pivots
-                chosen = state.places.gather(1, selection.index)
-                original = layout.index[rows, chosen]
-                pivots[rows.expand_as(original)[selection.pivots], original[selection.pivots]] = True
-            pruned = True
-        if pruned or bool((keep != layout.valid).any()):
-            hidden = self._compact(stage.cut, hidden, keep, source[:, :-1], layout, cache)
+                pivots = self._pivots(pivots, layout, rows, chosen, selection.pivots)
+        if pruned:
+            hidden = self._compact(stage.cut, hidden, keep[:, :-1], source[:, :-1], lengths, layout, cache)
         self._records.append(Record(self.layouts[-1], pivots))
         return hidden
 
-    def _groups(self, number: int, layout: Layout) -> tuple[list[Row], list[list[Share]]]:
-        """Rows that stay whole, and the others in groups of equal size and budget, each for one call of the method."""
-        index, valid = torch.stack([layout.index, layout.valid.long()]).cpu()
-        medium = self.placeholders.medium.gather(1, index).masked_fill(valid == 0, -1)
-        place = self.placeholders.place.gather(1, index)
-        whole: list[Row] = []
-        groups: dict[tuple[int, int, int], list[Share]] = {}
-        for share in self._shares(number, medium, place):
-            if share.keep >= len(share.row.places):
-                whole.append(share.row)
-            elif share.keep > 0:
-                key = (len(share.row.places), share.keep, sum(m.tokens for m in share.row.media))
-                groups.setdefault(key, []).append(share)
-        return whole, list(groups.values())
+    def _pivots(self, known: Tensor | None, layout: Layout, rows: Tensor, chosen: Tensor, pivot: Tensor) -> Tensor:
+        """``known`` (batch, original length) bool with the pivots among the chosen places (rows, keep) marked."""
+        length = self.ids.shape[1]
+        # one column more, for those that are no pivots
+        marked = torch.zeros(len(self.ids), length + 1, dtype=torch.bool, device=chosen.device)
+        marked[rows, layout.index[rows, chosen].masked_fill(~pivot, length)] = True
+        return marked[:, :-1] if known is None else known | marked[:, :-1]
 
-    def _shares(self, number: int, medium: Tensor, place: Tensor) -> Iterator[Share]:
-        """Every row of this stage with its budget: samples, media or crops, by the method's scope."""
-        for sample, media in enumerate(self.media):
-            budgets = [schedule.stages[number].keep for schedule in self.schedules[sample]]
-            if media and self.method.scope == "sample":
-                places = (medium[sample] >= 0).nonzero().squeeze(1)
-                offsets = torch.tensor([0, *(m.tokens for m in media)]).cumsum(0)
-                tokens = place[sample, places] + offsets[medium[sample, places]]
-                yield Share(Row(sample, media, places, tokens), sum(budgets))
-                continue
-            for slot, (one, budget) in enumerate(zip(media, budgets, strict=True)):
-                places = (medium[sample] == slot).nonzero().squeeze(1)
-                row = Row(sample, [one], places, place[sample, places])
-                if self.method.scope == "image" or budget >= len(places):
-                    yield Share(row, budget)
-                else:
-                    yield from self._crop_shares(one, row, budget)
+    def _compact(
+        self,
+        layer: int,
+        hidden: Tensor,
+        keep: Tensor,
+        source: Tensor,
+        lengths: Sequence[int],
+        layout: Layout,
+        cache: Any,
+    ) -> Tensor:
+        """Gathers what stays, right-aligned, and appends the layout that layers from ``layer`` on see.
 
-    def _crop_shares(self, medium: Medium, row: Row, budget: int) -> Iterator[Share]:
-        owner = medium.crops()[row.tokens]
-        crops = [(owner == number).nonzero().squeeze(1) for number in range(medium.crop_total())]
-        sizes = [len(crop) for crop in crops]
-        loose = (owner < 0).nonzero().squeeze(1)[: max(0, budget - sum(sizes))]
-        if len(loose):
-            yield Share(Row(row.sample, row.media, row.places[loose], row.tokens[loose]), len(loose))
-        parts = self.method.allocate(CropsView(medium, sizes), budget - len(loose))
-        for number, (crop, part) in enumerate(zip(crops, parts, strict=True)):
-            if len(crop):
-                yield Share(Row(row.sample, row.media, row.places[crop], row.tokens[crop], number), part)
-
-    def _compact(self, layer: int, hidden: Tensor, keep: Tensor, source: Tensor, layout: Layout, cache: Any) -> Tensor:
-        """Gathers what stays, right-aligned, and appends the layout that layers from ``layer`` on see."""
-        lengths = keep.sum(dim=1)
-        length = int(lengths.max())
+        Args:
+            keep: (batch, length) bool, the places that stay.
+            source: (batch, length) long, the place from which each is filled.
+            lengths: how many stay in each row.
+        """
+        length = max(lengths)
         slots = keep.int().argsort(dim=1, stable=True)[:, -length:]
         valid = keep.gather(1, slots)
         order = source.gather(1, slots)
         hidden = take(hidden, order)
-        padded = bool((lengths != length).any())
+        padded = min(lengths) < length
         positions = layout.positions.gather(2, order.expand(len(layout.positions), -1, -1))
         if self.method.positions == "contiguous" and not self.adapter.geometry.multimodal_rotary:
             positions = (valid.long().cumsum(dim=1) - 1).clamp(min=0).expand_as(positions)
-            following = lengths[None, :, None].expand(len(positions), -1, -1)
+            following = valid.sum(dim=1)[None, :, None].expand(len(positions), -1, -1)
             rotary = self.adapter.rotary(hidden, positions)
         else:
             rotary = (take(layout.rotary[0], order), take(layout.rotary[1], order))
@@ -251,7 +228,9 @@ class Prefill:
         layout = self.layouts[-1]
         full = hidden.new_zeros(*self.ids.shape, hidden.shape[-1])
         batch = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(layout.index)
-        return full.index_put((batch[layout.valid], layout.index[layout.valid]), hidden[layout.valid])
+        if not layout.padded:
+            return full.index_put_((batch, layout.index), hidden)
+        return full.index_put_((batch[layout.valid], layout.index[layout.valid]), hidden[layout.valid])
 
     def trace(self, kv_bytes: int) -> Trace:
         """What this prefill kept."""
@@ -266,19 +245,18 @@ def _on(device: torch.device, selection: Selection) -> Selection:
     return replace(selection, **parts)
 
 
-def _replaced(hidden: Tensor, rows: Tensor, state: StageState, selection: Selection) -> Tensor:
-    """The hidden states with the selection's own features at the kept places."""
+def _replaced(hidden: Tensor, rows: Tensor, places: Tensor, selection: Selection) -> Tensor:
+    """The hidden states with the selection's own features at the kept places (rows, keep)."""
     if selection.features is None:
         return hidden
-    places = state.places.gather(1, selection.index)
     features = selection.features.to(hidden.dtype)
     if selection.replaced is not None:
         features = torch.where(selection.replaced[..., None], features, hidden[rows, places])
     return hidden.index_put((rows, places), features)
 
 
-def _order(places: Tensor, valid: Tensor | None, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Kept places in the method's order, those that are dropped after all last; which are kept; and where each goes.
+def _order(places: Tensor, valid: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
+    """Kept places in the method's order, those that are dropped after all last; and where each of them goes.
 
     Args:
         places: (rows, keep) places in the layout.
@@ -286,7 +264,7 @@ def _order(places: Tensor, valid: Tensor | None, length: int) -> tuple[Tensor, T
         length: of the layout; a place that is dropped goes there.
     """
     if valid is None:
-        return places, torch.ones_like(places, dtype=torch.bool), places.sort(dim=1).values
+        return places, places.sort(dim=1).values
     last = (~valid).int().argsort(dim=1, stable=True)
     places, valid = places.gather(1, last), valid.gather(1, last)
-    return places, valid, places.masked_fill(~valid, length).sort(dim=1).values
+    return places, places.masked_fill(~valid, length).sort(dim=1).values

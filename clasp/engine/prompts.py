@@ -17,13 +17,13 @@ class Placeholders:
     Beam search repeats prompts after they were encoded, so neighbouring rows may share their media.
 
     Args:
-        ids: (batch, length) input ids.
-        valid: (batch, length) bool, False at padding.
+        ids: (batch, length) input ids on the CPU.
+        valid: (batch, length) bool on the CPU, False at padding.
         passes: the encoder's calls of this prefill, one per modality.
 
     Attributes:
         media: per row its media, in the order of the prompt.
-        visual: (batch, length) bool, the placeholders.
+        visual: (batch, length) bool on the CPU, the placeholders.
         medium, place: (batch, length) long on the CPU, per placeholder: which of the row's media, and which of that
             medium's visual tokens; -1 elsewhere.
 
@@ -32,17 +32,16 @@ class Placeholders:
     """
 
     def __init__(self, adapter: Adapter, ids: Tensor, valid: Tensor, passes: Sequence[VisionPass]) -> None:
-        kinds = torch.full_like(ids, -1)
+        rows = torch.full_like(ids, -1)
         order = list(adapter.placeholders)
         for number, token in enumerate(adapter.placeholders.values()):
-            kinds[(ids == token) & valid] = number
-        self.visual = kinds >= 0
+            rows[(ids == token) & valid] = number
+        self.visual = rows >= 0
         encoded = {seen.modality: seen for seen in passes}
         counts = {name: adapter.counts(encoded[name]) if name in encoded else [] for name in order}
         media = {
             name: [Medium(adapter, encoded[name], i, tokens) for i, tokens in enumerate(counts[name])] for name in order
         }
-        rows = kinds.cpu()
         copies = self._copies(rows, order, counts)
         self.media: list[list[Medium]] = []
         self.medium = torch.full(rows.shape, -1)

@@ -48,9 +48,11 @@ class StageState:
 
     def __init__(self, prefill: Prefill, stage: Stage, hidden: Tensor, layout: Layout, rows: Sequence[Row]) -> None:
         self.stage = stage
-        self.places = torch.stack([row.places for row in rows]).to(hidden.device)
+        self.places = _to(hidden.device, torch.stack([row.places for row in rows]))
         self.visual_tokens = self.places.shape[1]
-        self.samples = torch.tensor([row.sample for row in rows], device=hidden.device)
+        self._numbers = torch.tensor([row.sample for row in rows])
+        self.samples = _to(hidden.device, self._numbers)
+        self._everyone = self._numbers.tolist() == list(range(len(hidden)))
         self._prefill, self._hidden, self._layout, self._rows = prefill, hidden, layout, rows
 
     @property
@@ -68,10 +70,9 @@ class StageState:
     def embeddings(self) -> tuple[Tensor, Tensor, Tensor]:
         prefill = self._prefill
         assert prefill.embedded is not None
-        marked = prefill.instruction[self.samples]
-        words, real = _marked(marked)
-        places = torch.stack([self._origins(row) for row in self._rows]).to(self._hidden.device)
-        embedded = prefill.embedded[self.samples]
+        words, real = self._marked(prefill.instruction[self._numbers])
+        places = _to(self._hidden.device, torch.stack([self._origins(row) for row in self._rows]))
+        embedded = self._own(prefill.embedded)
         return take(embedded, places), take(embedded, words), real
 
     def _origins(self, row: Row) -> Tensor:
@@ -102,29 +103,39 @@ class StageState:
         """(rows, queries, visual) float32 head-mean attention of the query rows to the row's visual tokens."""
         query, key, scaling = self._looked(rows)
         order = torch.arange(self._layout.length, device=rows.device)
-        allowed = (order <= rows[..., None]) & self._layout.valid[self.samples][:, None, :]
+        allowed = (order <= rows[..., None]) & self._own(self._layout.valid)[:, None, :]
         scores = attention_rows(query, key, allowed, scaling)
         return scores.gather(2, self.places[:, None].expand(-1, rows.shape[1], -1))
 
     def _looked(self, rows: Tensor) -> tuple[Tensor, Tensor, float]:
         """Queries and keys of the decoder layer that the method looks at."""
-        prefill, samples = self._prefill, self.samples
-        hidden, rotary = prefill.look or (self._hidden, self._layout.rotary)
+        prefill = self._prefill
+        hidden, (cos, sin) = prefill.look or (self._hidden, self._layout.rotary)
         layer = self.stage.cut - prefill.method.lookback
-        return prefill.adapter.queries_keys(layer, hidden[samples], (rotary[0][samples], rotary[1][samples]), rows)
+        return prefill.adapter.queries_keys(layer, self._own(hidden), (self._own(cos), self._own(sin)), rows)
 
     def _last(self) -> tuple[Tensor, Tensor]:
         """(rows, 1) place of the last prompt token in the layout, and that it is real."""
-        valid = self._layout.valid[self.samples]
-        places = torch.arange(self._layout.length, device=valid.device).expand_as(valid)
-        last = places.masked_fill(~valid, -1).amax(dim=1, keepdim=True)
-        return last, torch.ones_like(last, dtype=torch.bool)
+        valid = self._layout.host[1][self._numbers]
+        last = torch.arange(self._layout.length).masked_fill(~valid, -1).amax(dim=1, keepdim=True)
+        places = _to(self._hidden.device, last)
+        return places, torch.ones_like(places, dtype=torch.bool)
 
     @cached_property
     def _words(self) -> tuple[Tensor, Tensor]:
         """(rows, words) places of the instruction's tokens in the layout, and which of them are not padding."""
-        index, valid = self._layout.index[self.samples], self._layout.valid[self.samples]
-        return _marked(self._prefill.instruction[self.samples].gather(1, index) & valid)
+        index, valid = (part[self._numbers] for part in self._layout.host)
+        return self._marked(self._prefill.instruction[self._numbers].gather(1, index) & valid)
+
+    def _marked(self, marked: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows, length) bool on the CPU -> (rows, most) places of the marked, in order, and which entries are real."""
+        most = int(marked.sum(dim=1).max())
+        places = marked.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+        return _to(self._hidden.device, places), _to(self._hidden.device, marked.gather(1, places))
+
+    def _own(self, values: Tensor) -> Tensor:
+        """(batch, ...) -> (rows, ...), without a copy where the rows are the batch's."""
+        return values if self._everyone else values[self.samples]
 
     def vision(self) -> Vision:
         rows = [(row.media, row.tokens, row.crop) for row in self._rows]
@@ -154,7 +165,6 @@ class StageState:
         return seeds
 
 
-def _marked(marked: Tensor) -> tuple[Tensor, Tensor]:
-    """(rows, length) bool -> (rows, most) places of the marked, in order, and which entries are real."""
-    places = marked.int().argsort(dim=1, descending=True, stable=True)[:, : int(marked.sum(dim=1).max())]
-    return places, marked.gather(1, places)
+def _to(device: torch.device, values: Tensor) -> Tensor:
+    """From the CPU, without waiting for what the device still has to do."""
+    return values.to(device, non_blocking=True)

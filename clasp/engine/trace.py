@@ -21,8 +21,8 @@ class SampleTrace:
     """What happened to one prompt.
 
     ``kept`` holds one ascending index tensor per stage into the prompt's visual tokens; ``pivots`` a matching bool
-    tensor per stage where the method tells relevance from coverage. The per-layer counts are visual tokens of the
-    whole prompt, ``nominal`` what its images and videos were asked to keep at the pruning step.
+    tensor per stage where the method tells relevance from coverage; both are on the CPU. The per-layer counts are
+    visual tokens of the whole prompt, ``nominal`` what its images and videos were asked to keep at the pruning step.
     """
 
     category: str | None
@@ -55,16 +55,18 @@ def trace(prefill: Prefill, records: Sequence[Record], kv_bytes: int) -> Trace:
     """The trace of a finished prefill."""
     visual = prefill.placeholders.visual
     lengths, counts = prefill.valid.sum(dim=1).tolist(), visual.sum(dim=1).tolist()
+    hosts = [record.layout.host for record in records]
+    marked = [None if record.pivots is None else record.pivots.cpu() for record in records]
     samples = []
     for row, media in enumerate(prefill.media):
         ordinal = visual[row].long().cumsum(dim=0) - 1
         kept, pivots = [], []
-        for record in records if media else ():
+        for (index, valid), pivot in zip(hosts, marked, strict=True) if media else ():
             stays = torch.zeros_like(visual[row])
-            stays[record.layout.index[row][record.layout.valid[row]]] = True
+            stays[index[row][valid[row]]] = True
             stays &= visual[row]
             kept.append(ordinal[stays])
-            pivots.append(None if record.pivots is None else record.pivots[row][stays])
+            pivots.append(None if pivot is None else pivot[row][stays])
         schedules = prefill.schedules[row]
         stages = [
             replace(stage, keep=len(here))

@@ -126,11 +126,11 @@ class CLASP(Staged):
         shares = torch.tensor([self.policy[c].pivot_share for c in state.categories or [FALLBACK]])
         counts = (shares * keep).round().long()
         relevance = self._relevance(state)
-        pivots = top_mask(relevance, counts.to(relevance.device))
+        pivots = top_mask(relevance, counts.to(relevance.device, non_blocking=True))
         if bool((counts == keep).all()):
             chosen = pivots.float()
         else:
-            chosen = self._completion(state, pivots, keep).masked_fill(pivots, float("inf"))
+            chosen = self._completion(state, pivots, keep, counts).masked_fill(pivots, float("inf"))
         index = top_k(chosen, keep)
         return Selection(index, pivots=pivots.gather(1, index))
 
@@ -140,19 +140,19 @@ class CLASP(Staged):
             return masked_mean(state.text_attention(), raters(*state.embeddings()))
         return state.attention(self.queries)
 
-    def _completion(self, state: State, pivots: Tensor, keep: int) -> Tensor:
-        """(rows, visual) scores by which those that are not pivots are ranked."""
+    def _completion(self, state: State, pivots: Tensor, keep: int, counts: Tensor) -> Tensor:
+        """(rows, visual) scores by which those that are not pivots are ranked; ``counts`` (rows,) of the pivots."""
         if self.completion == "random":
             keys = [(seed, self.seed, state.stage.layer) for seed in state.seeds()]  # each stage draws anew
             seeds = [zlib.crc32(repr(key).encode()) for key in keys]
             return uniform(seeds, state.visual_tokens).to(pivots.device)
         values = state.tokens()
-        cosines = Cosines(values)
+        cosines, most = Cosines(values), int(counts.max())
         if self.completion == "farthest_point":
-            return farthest_point(values, cosines, pivots, keep).float()
+            return farthest_point(values, cosines, pivots, keep, (int(counts.min()), most)).float()
         if self.completion == "lowest_similarity":
-            return -coverage(values, cosines, pivots)
-        return density_peaks(cosines, ~pivots) * (1.0 - similarity_to(cosines, pivots))
+            return -coverage(values, cosines, pivots, most)
+        return density_peaks(cosines, ~pivots) * (1.0 - similarity_to(cosines, pivots, most))
 
     def _fusion_layers(self, feature_layer: int) -> tuple[int, ...]:
         fusion = get_fusion(self.fusion)

@@ -29,10 +29,8 @@ def attention_rows(query: Tensor, key: Tensor, allowed: Tensor, scaling: float) 
     groups = heads // key.shape[1]
     grouped = query.reshape(batch, key.shape[1], groups * rows, head_dim)
     logits = (grouped @ key.transpose(-1, -2)).float().mul_(scaling)
-    logits = logits.view(batch, heads, rows, key.shape[2])
-    logits = logits.masked_fill(~allowed[:, None], float("-inf"))
-    probabilities = torch.softmax(logits, dim=-1).nan_to_num(0.0)  # a fully masked row is 0/0
-    return probabilities.mean(dim=1)
+    logits = logits.view(batch, heads, rows, key.shape[2]).masked_fill_(~allowed[:, None], float("-inf"))
+    return torch.softmax(logits, dim=-1).mean(dim=1).nan_to_num_(0.0)  # a fully masked row is 0/0
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -96,7 +96,9 @@ def cluster_means(values: Tensor, members: Tensor, clusters: int) -> Tensor:
     return torch.cat(means, dim=1).to(values.dtype)
 
 
-def farthest_point(values: Tensor, cosines: Cosines, chosen: Tensor, keep: int) -> Tensor:
+def farthest_point(
+    values: Tensor, cosines: Cosines, chosen: Tensor, keep: int, sizes: tuple[int, int] | None = None
+) -> Tensor:
     """Greedy k-center: adds, one by one, the token with the lowest maximal cosine similarity to those chosen so far.
 
     Gonzalez' algorithm, hence within a factor of two of the best covering radius. With nothing chosen, the first is the
@@ -107,15 +109,17 @@ def farthest_point(values: Tensor, cosines: Cosines, chosen: Tensor, keep: int) 
         cosines: of all pairs of ``values``.
         chosen: (batch, tokens) bool, the starting set; it may differ in size between batch entries.
         keep: size that every set has in the end; at least the largest starting set.
+        sizes: of the smallest and the largest starting set, where known; else looked up, which waits for the device.
 
     Returns:
         (batch, tokens) bool with exactly ``keep`` True per batch entry.
     """
     taken = chosen.clone()
     missing = keep - taken.sum(dim=1, keepdim=True)
+    least, most = (keep - int(missing.max()), keep - int(missing.min())) if sizes is None else sizes
     empty = ~taken.any(dim=1, keepdim=True)
-    covered = coverage(values, cosines, taken).masked_fill(taken, float("inf"))
-    for step in range(int(missing.max())):
+    covered = coverage(values, cosines, taken, most).masked_fill(taken, float("inf"))
+    for step in range(keep - least):
         pick = covered.argmin(dim=1, keepdim=True)
         taken.scatter_(1, pick, (missing > step) | taken.gather(1, pick))
         reach = cosines.rows(pick).squeeze(1)
@@ -124,18 +128,20 @@ def farthest_point(values: Tensor, cosines: Cosines, chosen: Tensor, keep: int) 
     return taken
 
 
-def similarity_to(cosines: Cosines, chosen: Tensor) -> Tensor:
+def similarity_to(cosines: Cosines, chosen: Tensor, most: int | None = None) -> Tensor:
     """Highest cosine similarity of each token to the chosen set; -1 where the set is empty.
 
     Args:
         cosines: of all pairs.
         chosen: (batch, tokens) bool.
+        most: no set is larger, where that is known; else it is looked up, which waits for the device.
 
     Returns:
         (batch, tokens) float32 in [-1, 1].
     """
     # rows of the chosen rather than columns of all: fewer, and each in one piece of memory
-    index = top_k(chosen.int(), max(1, int(chosen.sum(dim=1).max())))
+    most = int(chosen.sum(dim=1).max()) if most is None else most
+    index = top_k(chosen.int(), max(1, most))
     real = chosen.gather(1, index)[..., None]
     highest = torch.full(chosen.shape, -1.0, device=chosen.device)
     for part in blocks(index.shape[1], cosines.tokens):
@@ -144,20 +150,21 @@ def similarity_to(cosines: Cosines, chosen: Tensor) -> Tensor:
     return highest
 
 
-def coverage(values: Tensor, cosines: Cosines, chosen: Tensor) -> Tensor:
+def coverage(values: Tensor, cosines: Cosines, chosen: Tensor, most: int | None = None) -> Tensor:
     """As :func:`similarity_to`, but where the set is empty, the cosine similarity of each token to the mean token.
 
     Args:
         values: (batch, tokens, dim).
         cosines: of all pairs of ``values``.
         chosen: (batch, tokens) bool.
+        most: as there.
 
     Returns:
         (batch, tokens) float32 in [-1, 1].
     """
     mean = values.float().mean(dim=1, keepdim=True)
     centre = cosine_between(values, mean).squeeze(2)
-    return torch.where(chosen.any(dim=1, keepdim=True), similarity_to(cosines, chosen), centre)
+    return torch.where(chosen.any(dim=1, keepdim=True), similarity_to(cosines, chosen, most), centre)
 
 
 def _chord(similarity: Tensor) -> Tensor:
@@ -184,7 +191,8 @@ def _closest_denser(pairs: Pairs, density: Tensor, near: Tensor, index: Tensor) 
     closest = near.masked_fill(~denser, float("-inf")).amax(dim=-1)
     # a denser token among the k closest is the closest denser one; only the few without look at all others
     alone = ~denser.any(dim=-1)
-    rows = top_k(alone.int(), int(alone.sum(dim=1).max()))
+    few = pairs.tokens if alone.is_cuda else int(alone.sum(dim=1).max())  # to count them is to wait for the device
+    rows = top_k(alone.int(), few)
     for part in blocks(rows.shape[1], pairs.tokens):
         some = rows[:, part]
         others = pairs.rows(some).masked_fill(rank[:, None] >= rank.gather(1, some)[..., None], float("-inf"))

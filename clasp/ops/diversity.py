@@ -34,7 +34,7 @@ def max_min(values: Tensor, keep: int) -> Tensor:
         closest.append(others.amax(dim=-1))
     first = torch.cat(closest, dim=1).argmin(dim=1, keepdim=True)
     start = torch.zeros(values.shape[:2], dtype=torch.bool, device=values.device).scatter(1, first, True)
-    return top_k(farthest_point(values, cosines, start, keep).int(), keep)
+    return top_k(farthest_point(values, cosines, start, keep, sizes=(1, 1)).int(), keep)
 
 
 def dpp_map(similarity: Cosines, quality: Tensor, keep: int) -> Tensor:

@@ -1,0 +1,115 @@
+"""A stage reads from the device once, to learn what is where; all else is queued without waiting for results.
+
+There is no device here: what would live on it is marked, and so is all that is computed from it; reading a marked value
+on the host is a wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from cases import PROMPTS
+from families import FAMILIES, Prompt
+from test_matrix import _picture
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from clasp.engine.layout import Layout
+from clasp.engine.prefill import Prefill
+from clasp.methods import build
+
+READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "item"}
+BATCH = [Prompt(text=PROMPTS[0], images=[_picture(64, 64, 0)]), Prompt(text=PROMPTS[0], images=[_picture(64, 64, 1)])]
+
+
+class Device(TorchDispatchMode):
+    """Marks what is computed from marked values, and notes every operation that reads one of them on the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marked: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.waits: list[str] = []
+
+    def mark(self, *values: Tensor) -> None:
+        for value in values:
+            self.marked[value] = True
+
+    def has(self, value: object) -> bool:
+        return isinstance(value, Tensor) and value in self.marked
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if self.has(leaf)]
+        by_mask = name.startswith("index") and any(
+            leaf.dtype == torch.bool for leaf in _indices(args) if self.has(leaf)
+        )
+        if given and (name in READS or by_mask):
+            self.waits.append(name)
+        if given:
+            self.mark(*(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)))
+        return result
+
+
+def _indices(args: Any) -> list[Tensor]:
+    """What the first argument is indexed by."""
+    return [leaf for leaf in tree_leaves(args[1:2]) if isinstance(leaf, Tensor)]
+
+
+@contextmanager
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, list[str]]]]:
+    """Of each stage: how often it asked for its layout on the CPU, and its other waits."""
+    stages: list[tuple[int, list[str]]] = []
+    prune, tolist = Prefill.prune, Tensor.tolist
+    devices: list[Device] = []
+    asked: list[Layout] = []
+
+    def host(layout: Layout) -> tuple[Tensor, Tensor]:
+        asked.append(layout)
+        with _disable_current_modes():
+            return layout.index.clone(), layout.valid.clone()
+
+    def read(value: Tensor) -> Any:
+        if devices and devices[-1].has(value):
+            devices[-1].waits.append("tolist")
+        return tolist(value)
+
+    def stage(self: Prefill, number: int, stage: Any, hidden: Tensor, cache: Any) -> Tensor:
+        layout = self.layouts[-1] = replace(
+            self.layouts[-1], valid=self.layouts[-1].valid.clone()
+        )  # apart from the host's
+        asked.clear()
+        with Device() as device:
+            devices.append(device)
+            device.mark(hidden, layout.index, layout.valid, layout.positions, *layout.rotary)
+            if self.embedded is not None:
+                device.mark(self.embedded)
+            kept = prune(self, number, stage, hidden, cache)
+            assert device.has(kept), "the marks reached what the stage returns"
+            devices.pop()
+        stages.append((len({id(one) for one in asked}), device.waits))
+        return kept
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Layout, "host", property(host))
+        patch.setattr(Tensor, "tolist", read)
+        patch.setattr(Prefill, "prune", stage)
+        yield stages
+
+
+@pytest.mark.parametrize("name", ["clasp", "fastv", "pdrop", "random", "divprune", "visionzip", "vispruner"])
+def test_a_stage_waits_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = FAMILIES["llava"].model("sdpa"), FAMILIES["llava"].processor()
+    # as on a device: which rows are left over is not looked up
+    monkeypatch.setattr(Tensor, "is_cuda", property(lambda self: name == "clasp"))
+    with watched(monkeypatch) as stages, build(name, {"ratio": 0.5})(model, processor), torch.no_grad():
+        model(**FAMILIES["llava"].inputs(BATCH))
+    assert stages
+    assert stages == [(1, [])] * len(stages)
