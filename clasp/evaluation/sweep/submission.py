@@ -127,7 +127,8 @@ def refusal(sweep: Sweep) -> str:
 def override_value(value: Any) -> str:
     """A plain value as Hydra's command line takes it."""
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'") if "'" in value or value.endswith("\\") else value
+        # Hydra reads a backslash as one unless a quote follows, the closing one included
+        escaped = re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + found[2].replace("'", "\\'"), value)
         return f"'{escaped}'"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{override_value(item)}" for key, item in value.items()) + "}"

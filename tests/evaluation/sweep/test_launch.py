@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clasp.config import LauncherConfig, RunConfig
@@ -88,6 +88,8 @@ plain = st.recursive(
 
 
 @given(plain)
+@example("'\\0")
+@example("a\\\\'b\\")
 def test_hydra_reads_back_what_it_is_told(value: Any) -> None:
     told = OverridesParser.create().parse_override(f"launcher.x={override_value(value)}").value()
     assert _unquoted(told) == value
