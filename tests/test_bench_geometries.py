@@ -116,7 +116,7 @@ def test_methods_that_a_backbone_does_not_allow_are_left_out_with_the_reason() -
 def test_growing_prompts_have_pictures_whose_tokens_double() -> None:
     family, config, geometry = growing("small")
     assert family.visual_tokens(config) == geometry.visual_tokens == 256
-    assert (geometry.layers, geometry.hidden) == (8, 768), "half of small's layers"
+    assert (geometry.layers, geometry.hidden) == (12, 768), "three quarters of small's layers"
     assert configuration(GEOMETRIES["small"]).text_config.num_hidden_layers == 16
     tiny = subject(GEOMETRIES["tiny"], torch.float32, "cpu")
     ids: Any = tiny.prompts(2, pictures=3)["input_ids"]

@@ -168,14 +168,13 @@ def test_expected_goes_on_as_it_grew() -> None:
 def test_exponent_is_of_the_sizes_where_memory_must_not_be_quadratic() -> None:
     sizes = (1024, 2048, 4096, 8192, 16384)
     assert growth.exponent(sizes, [n**2 for n in sizes]) == pytest.approx(2.0)
-    capped = [float(min(n, 4096)) ** 2 * (1 if n < 4096 else n / 4096) for n in sizes]
-    assert growth.exponent(sizes, capped) == pytest.approx(1.0)
-    assert growth.exponent(sizes, [1.0, 4.0, 16.0, 64.0, None]) == pytest.approx(2.0)
-    assert growth.exponent(sizes, [1.0, 4.0, 16.0, None, None]) is None
+    held = [n**2 if n <= 4096 else 100 * n for n in sizes]
+    assert growth.exponent(sizes, held) == pytest.approx(1.0), "up to 4,096 all pairs may be held"
+    assert growth.exponent(sizes, [1.0, 4.0, 16.0, 64.0, None]) is None, "one size past 4,096 tells nothing"
 
 
 def test_exponents_of_ops_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(growth, "FROM", 128)
+    monkeypatch.setattr(growth, "PAST", 100)
     monkeypatch.setattr(growth, "OPS", {"cosine_between": OPS["cosine_between"]})
     by_name = {op["name"]: op for op in growth.ops_growth((64, 128, 512), 128, CPU, 1, lambda _: None)}
     assert by_name[PRODUCT]["memory_exponent"] == pytest.approx(2.0, abs=0.02)

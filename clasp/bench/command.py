@@ -17,7 +17,7 @@ from clasp.strict import ConfigError
 SCHEMA = 2
 
 Measure = Literal["methods", "ops", "growth"]
-REPEATS: dict[Measure, int] = {"methods": 3, "ops": 9, "growth": 3}
+REPEATS: dict[Measure, int] = {"methods": 3, "ops": 5, "growth": 3}
 SIZES: dict[Measure, tuple[int, ...]] = {
     "methods": (),
     "ops": (576, 2880),

@@ -19,12 +19,15 @@ from clasp.strict import ConfigError
 
 WITHIN = 3.0
 """Times of one matrix product that an op may take."""
-LONGEST_S = 25.0
+LONGEST_S = 40.0
 """Seconds that one call of an op may take as the tokens grow: past them, the op is left out."""
 UNREPEATED_S = 3.0
 """Seconds from which on a call is timed once."""
-FROM = 4096
-"""Visual tokens from which on no op may take memory that grows with their square."""
+WEIGHED_S = 20.0
+"""Seconds from which on a run whose memory is watched is not repeated for its time: watching, some hundredths of a
+second in all, then adds under one per cent."""
+PAST = 4096
+"""Visual tokens past which no op may take memory that grows with their square; up to them, all pairs may be held."""
 QUADRATIC = 1.5
 """Exponent of tokens from which on growth counts as quadratic: half way from linear."""
 
@@ -133,8 +136,8 @@ def expected(sizes: Sequence[int], seconds: Sequence[float | None], tokens: int)
 
 
 def exponent(sizes: Sequence[int], values: Sequence[float | None]) -> float | None:
-    """k of values ~ tokens^k, between the smallest size from :data:`FROM` on and the largest; None where unknown."""
-    known = [(n, value) for n, value in zip(sizes, values, strict=True) if n >= FROM and value]
+    """k of values ~ tokens^k, between the smallest and the largest size past :data:`PAST`; None where unknown."""
+    known = [(n, value) for n, value in zip(sizes, values, strict=True) if n > PAST and value]
     if len(known) < 2:
         return None
     (low, at_low), (high, at_high) = known[0], known[-1]
@@ -169,14 +172,22 @@ def prefill_growth(
         whole = 0.0
         for contender in contenders:
             advance(f"{contender.name}, {tokens}")
-            times = Times()
-            weigh(subject, contender, prompts, times)
-            run_once(subject, contender, prompts, times)
-            while len(times.stages) < repeats and times.median("total") < UNREPEATED_S:
-                run_once(subject, contender, prompts, times)
+            times = _prefilled(subject, contender, prompts, repeats)
             prefill, selection = times.median("prefill"), times.median("selection")
             whole = whole or prefill
             row = (prefill, selection, times.peak_bytes, selection / prefill, selection / whole)
             for column, value in zip(columns, row, strict=True):
                 found[contender.name][column].append(value)
     return [{"name": name, **values} for name, values in found.items()]
+
+
+def _prefilled(subject: Subject, contender: Contender, prompts: dict[str, Any], repeats: int) -> Times:
+    """Peak bytes and seconds of up to ``repeats`` runs."""
+    weighed = weigh(subject, contender, prompts)
+    if weighed.median("total") > WEIGHED_S:
+        return weighed
+    times = Times(peak_bytes=weighed.peak_bytes)
+    run_once(subject, contender, prompts, times)
+    while len(times.stages) < repeats and times.median("total") < UNREPEATED_S:
+        run_once(subject, contender, prompts, times)
+    return times

@@ -69,7 +69,8 @@ def measure(
     times = {contender.name: Times() for contender in contenders}
     for contender in orders.sample(contenders, len(contenders)):
         advance(contender.name)
-        weigh(subject, contender, prompts, times[contender.name])
+        weighed = weigh(subject, contender, prompts)
+        times[contender.name].peak_bytes, times[contender.name].waits = weighed.peak_bytes, weighed.waits
     for _ in range(repeats):
         for contender in orders.sample(contenders, len(contenders)):
             advance(contender.name)
@@ -85,12 +86,13 @@ def warm_up(subject: Subject, contenders: Sequence[Contender]) -> None:
     run_once(subject, contenders[0], subject.prompts(1), Times())
 
 
-def weigh(subject: Subject, contender: Contender, prompts: dict[str, Any], times: Times) -> None:
-    """Runs once, untimed, for ``times.peak_bytes`` and ``times.waits``."""
-    device, waits = subject.model.device, Waits()
+def weigh(subject: Subject, contender: Contender, prompts: dict[str, Any]) -> Times:
+    """One run with ``peak_bytes`` and ``waits``; watching them makes its seconds a little longer."""
+    device, waits, times = subject.model.device, Waits(), Times()
     with _waits(waits) if device.type == "cuda" else nullcontext():
-        times.peak_bytes = peak_bytes(lambda: run_once(subject, contender, prompts, Times()), device)
+        times.peak_bytes = peak_bytes(lambda: run_once(subject, contender, prompts, times), device)
     times.waits = waits.counts
+    return times
 
 
 @torch.inference_mode()

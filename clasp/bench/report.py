@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median, quantiles
 from typing import Any
 
-from clasp.bench.growth import FROM, LONGEST_S, QUADRATIC, WITHIN
+from clasp.bench.growth import LONGEST_S, PAST, QUADRATIC, WITHIN
 from clasp.bench.measure import PARTS, Contender, Times
 from clasp.bench.ops import PRODUCT
 from clasp.budget import Geometry
@@ -140,7 +140,7 @@ def growth_table(found: Mapping[str, Any]) -> str:
     seconds = [[op["name"], *(_s(value) for value in op["seconds"])] for op in found["ops"]]
     lines += ["", "Selection ops, seconds", "", *_grid(["op", *names], seconds)]
     memory = [[op["name"], *map(_mib, op["peak_bytes"]), *_order(op["memory_exponent"])] for op in found["ops"]]
-    columns = ["op", *names, f"exponent from {FROM}", "quadratic"]
+    columns = ["op", *names, f"exponent past {PAST}", "quadratic"]
     lines += ["", "Selection ops, peak memory in MiB", "", *_grid(columns, memory)]
     columns = ["method", "visual tokens", "prefill, s", "selection, s", "of its own prefill", "of the unpruned prefill"]
     rows = [

@@ -20,8 +20,9 @@ from clasp.budget import BudgetError, Geometry
 from clasp.methods import METHODS, build
 from clasp.strict import ConfigError
 
-GROWTH_METHODS = ("clasp", "fastv", "divprune")
-"""Of the two that stand beside CLASP, one ranks by attention alone and one compares all pairs of tokens."""
+GROWTH_METHODS = ("clasp", "fastv", "sparsevlm")
+"""Of the two that stand beside CLASP, one ranks by attention alone and one also clusters what it drops; all three rank
+the tokens of all pictures together."""
 GROWTH_TOKENS = 28
 """Kept of each picture's 256: the share of 64 of 576."""
 
