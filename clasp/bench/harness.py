@@ -44,10 +44,10 @@ class HarnessConfig:
         results: where ``bench/harness.json`` and ``.md`` go.
     """
 
-    limit: int = 16
+    limit: int = 32
     methods: tuple[str, ...] = ("none", "random", "fastv", "visionzip", "clasp")
     tokens: tuple[int, ...] = (192, 128, 64)
-    benchmarks: tuple[str, ...] = ("easy_vqa", "world_ocr", "world_spatial")
+    benchmarks: tuple[str, ...] = ("easy_vqa", "world_ocr")
     threads: int | None = None
     data: Path = Path("data")
     results: Path = Path("results")

@@ -12,6 +12,7 @@ alone whether anything is kept or not, which on a CPU takes no longer than the w
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -22,6 +23,8 @@ import torch
 from torch import Tensor
 
 from clasp.backbones import adapter_for
+
+log = logging.getLogger(__name__)
 
 MIB = 2**20
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -140,6 +143,19 @@ class Replay:
             self._bytes -= oldest.bytes
             oldest.kept = False
             oldest.states.clear()
+
+
+def remembering(model: Any, mebibytes: int) -> Replay | None:
+    """The open memory of a model's ViT layers: on a CPU also where it keeps nothing, so that answers are the same."""
+    if model.device.type == "cpu":
+        return Replay(model, mebibytes).__enter__()
+    if mebibytes:
+        log.info(
+            "vision_cache_mib=%d has no effect on %s: the ViT's share of a question is small there",
+            mebibytes,
+            model.device.type,
+        )
+    return None
 
 
 def _bytes(state: Tensor) -> int:

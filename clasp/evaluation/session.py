@@ -20,7 +20,7 @@ from clasp.evaluation.keeping.claims import ClaimLost, Claims, Held, current
 from clasp.evaluation.keeping.journal import Journal
 from clasp.evaluation.plan import Group, Plan
 from clasp.evaluation.provenance import now, provenance
-from clasp.evaluation.replay import Replay
+from clasp.evaluation.replay import Replay, remembering
 from clasp.evaluation.store import Cell, CellSpec, CellStore
 from clasp.evaluation.sweep.parallel import ALONE, Alone
 from clasp.files import is_full
@@ -130,7 +130,7 @@ class Session:
             self._loaded = load_model(
                 config.backbone.source, config.dtype, config.device, revision, config.backbone.trust
             )
-            self._replay = _remembering(self._loaded[0], config.backbone.vision_cache_mib)
+            self._replay = remembering(self._loaded[0], config.backbone.vision_cache_mib)
         return self._loaded
 
     def _answering(self, group: Group) -> ResumingAnswerer:
@@ -199,19 +199,6 @@ class Session:
             ),
         }
         return self._store.put(cell, rows)
-
-
-def _remembering(model: Any, mebibytes: int) -> Replay | None:
-    """The open memory of a model's ViT layers; on a CPU also where it keeps nothing, so that answers are the same."""
-    if model.device.type == "cpu":
-        return Replay(model, mebibytes).__enter__()
-    if mebibytes:
-        log.info(
-            "vision_cache_mib=%d has no effect on %s: the ViT's share is small there, and copies would cost more",
-            mebibytes,
-            model.device.type,
-        )
-    return None
 
 
 def _by_group(wanted: list[tuple[Group, CellSpec]]) -> list[tuple[Group, list[CellSpec]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from families import FAMILIES
 
 from clasp.backbones import adapter_for
 from clasp.evaluation.answering import Answerer, Question
-from clasp.evaluation.replay import Replay
+from clasp.evaluation.replay import Replay, remembering
 from clasp.methods import build
 
 Tiny = tuple[Any, Any]
@@ -64,8 +65,10 @@ def test_answers_and_what_is_kept_are_the_same(tiny: Tiny, questions: list[Quest
 def test_features_are_bit_equal_in_whatever_batch_and_memory(tiny: Tiny, mebibytes: int) -> None:
     model = tiny[0]
     pixels = pictures(model, 4)
+    plain = features(model, pixels)
     with Replay(model, 0):
         alone = [features(model, picture[None])[0] for picture in pixels]
+    torch.testing.assert_close(alone, plain, rtol=1e-4, atol=1e-4)
     with Replay(model, mebibytes):
         for batch in ([0, 1], [2, 1, 3], [3], [0, 0, 3, 2], [1, 2, 3, 0]):
             for place, found in zip(batch, features(model, pixels[batch]), strict=True):
@@ -106,10 +109,10 @@ def test_a_changed_state_is_computed_from_there_on(tiny: Tiny, in_place: bool) -
 
     def double(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
         output = output if in_place else output.clone()
-        output[1] *= 2
+        output[-1] *= 2
         return output
 
-    def changed() -> list[torch.Tensor]:
+    def changed(pixels: torch.Tensor) -> list[torch.Tensor]:
         handle = layers[2].register_forward_hook(double)
         try:
             return features(model, pixels)
@@ -117,18 +120,22 @@ def test_a_changed_state_is_computed_from_there_on(tiny: Tiny, in_place: bool) -
             handle.remove()
 
     with Replay(model, 0):
-        plain, other = features(model, pixels), changed()
-    assert [torch.equal(one, two) for one, two in zip(plain, other, strict=True)] == [True, False, True]
+        plain, other = features(model, pixels), changed(pixels)
+    assert [torch.equal(one, two) for one, two in zip(plain, other, strict=True)] == [True, True, False]
     calls, handles = counted(model)
     try:
         with Replay(model, 1024):
-            for expected, found in ((plain, features), (other, changed), (plain, features), (other, changed)):
-                got = found(model, pixels) if found is features else changed()
-                assert all(torch.equal(one, two) for one, two in zip(expected, got, strict=True))
+            for first in (0, 0, 2):  # the last time, the picture that is changed alone
+                for expected, got in (
+                    (plain, features(model, pixels[first:])),
+                    (other, changed(pixels[first:])),
+                ):
+                    assert all(torch.equal(one, two) for one, two in zip(expected[first:], got, strict=True))
+            assert torch.equal(features(model, pixels)[2], plain[2])
     finally:
         for handle in handles:
             handle.remove()
-    assert calls == [3, 3, 3, *[3 + 2] * (len(layers) - 3)], "the one picture, behind the hook, both times"
+    assert calls == [3, 3, 3, *[3 + 3] * (len(layers) - 3)], "the one picture, behind the hook, each time"
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
@@ -183,3 +190,13 @@ def test_times_are_those_without_the_memory(tiny: Tiny, questions: list[Question
         second = sum(answer.seconds.vision for answer in answers(tiny, questions, "random", replay))
     assert replay.saved_seconds > saved
     assert 0.5 * first < second < 2.0 * first
+
+
+def test_a_memory_that_has_no_effect_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    model = SimpleNamespace(device=torch.device("cuda"))
+    with caplog.at_level("INFO"):
+        assert remembering(model, 0) is None
+        assert caplog.messages == []
+        assert remembering(model, 512) is None
+    (message,) = caplog.messages
+    assert message.startswith("vision_cache_mib=512 has no effect on cuda")
