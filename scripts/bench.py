@@ -4,6 +4,7 @@
                             [repeats=3] [dtype=auto] [device=auto] [threads=N] [results=results]
     python scripts/bench.py measure=ops [geometry=small] [sizes=576,2880] [repeats=5] ...
     python scripts/bench.py measure=growth [geometry=small] [sizes=256,512,...,16384] [methods=clasp,fastv] ...
+    python scripts/bench.py measure=profile [geometry=small] [batches=1,8] [methods=clasp] ...
 
 ``methods``: every method side by side at one budget (default: the geometry's), with the time of each part, end to end
 as POPE asks, peak memory, KV bytes, and ratios to the unpruned model and to the FLOPs-ideal. ``unpruned`` is the plain
@@ -12,9 +13,10 @@ maps, as its official code needs. Methods that a geometry does not allow are lis
 Geometries: tiny, small (for CPUs), llava_1_5_7b, llava_next_7b, qwen2_5_vl_7b (for GPUs; about 15 GB of weights).
 ``ops``: each selection op against one matrix product of its size. ``growth``: ops and whole prefills as the visual
 tokens grow from 256 to 16,384, with a figure; on the LLaVA-1.5 geometries, ``small`` with 12 of its 16 decoder layers.
+``profile``: the operators that each part's time goes to.
 
 One process, interleaved repeats after a round that is not timed. ``dtype=auto``: the faster of float32 and bfloat16
-here. Writes results/bench/<geometry>.json and .md, or ops.json and .md, or growth.json, .md, .png and .svg.
+here. Writes results/bench/<geometry>.json and .md, or of that measure's name; for growth also .png and .svg.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from clasp.backbones import adapter_for
 from clasp.bench import command, geometries
 from clasp.bench.geometries import GEOMETRIES, TEXT_TOKENS, subject
 from clasp.bench.measure import PARTS
+from clasp.bench.plain import PROBES, layers_seconds, probes
 from clasp.cost import prefill_flops
 
 
@@ -52,11 +53,28 @@ def test_ratios_follow_from_times_and_schedules(found: dict[str, Any]) -> None:
     for row in by_name.values():
         assert row["prefill_speedup"] == pytest.approx(base["ms"]["prefill"] / row["ms"]["prefill"])
         assert row["share_of_ideal"] == pytest.approx(row["prefill_speedup"] / row["ideal_speedup"])
-    assert by_name["none"]["ideal_speedup"] == 1.0
+        assert row["share_of_plain"] == pytest.approx(row["prefill_speedup"] / row["plain_speedup"])
+    assert by_name["none"]["ideal_speedup"] == by_name["none"]["plain_speedup"] == 1.0
+    assert by_name["fastv"]["plain_speedup"] > 1.5, "40 tokens instead of 640 in all layers but one"
     geometry = adapter_for(subject(GEOMETRIES["tiny"], torch.float32, "cpu").model).geometry
     entering = [576, *[17] * 11]  # FastV at layer 1 of 12 for 64 on average
     expected = prefill_flops(geometry, [576] * 12, TEXT_TOKENS) / prefill_flops(geometry, entering, TEXT_TOKENS)
     assert by_name["fastv"]["ideal_speedup"] == pytest.approx(expected, rel=0.02)
+
+
+def test_lengths_between_probes_are_interpolated() -> None:
+    lengths = [81, 100, 640, 640, 333]
+    known = probes(lengths)
+    assert known[0] == 81
+    assert known[-1] == 640
+    assert len(known) == PROBES
+    seconds = {length: 3.0 + 2.0 * length for length in known}
+    assert layers_seconds(lengths, seconds) == pytest.approx(3.0 + 2.0 * sum(lengths) / 5)
+    assert layers_seconds(known, {length: float(length) ** 2 for length in known}) == pytest.approx(
+        sum(length**2 for length in known) / PROBES
+    ), "exact where it was measured"
+    assert probes([640, 640]) == [640]
+    assert layers_seconds([640, 640], {640: 1.5}) == 1.5
 
 
 def test_cache_bytes_are_those_of_the_tokens(found: dict[str, Any]) -> None:
@@ -117,3 +135,20 @@ def test_bad_input_is_one_sentence(
     for word in words:
         assert word in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_profile_divides_a_run_into_its_parts(tmp_path: Path) -> None:
+    arguments = ["measure=profile", "geometry=tiny", "batches=1", "methods=fastv,visionzip", "dtype=float32"]
+    assert command.main([*arguments, "device=cpu", f"results={tmp_path}"], "") == 0
+    found = json.loads((tmp_path / "bench" / "profile.json").read_text())
+    assert [run["name"] for run in found["profiles"]] == ["fastv", "visionzip"]
+    for run in found["profiles"]:
+        parts = {part["part"]: part for part in run["parts"]}
+        assert set(parts) == {"ViT", "prefill", "decode", "stage 1", "else"}, "neither routes nor fuses"
+        calls = {name: {one["name"]: one["calls"] for one in part["operators"]} for name, part in parts.items()}
+        for name in ("prefill", "decode"):
+            assert calls[name]["_scaled_dot_product_flash_attention_for_cpu"] == 12, "one a decoder layer"
+        assert calls["ViT"]["_scaled_dot_product_flash_attention_for_cpu"] == 7, "one a ViT layer"
+        for part in run["parts"]:
+            assert part["ms"] == pytest.approx(sum(one["ms"] for one in part["operators"]))
+            assert part["operators"] == sorted(part["operators"], key=lambda one: -one["ms"])

@@ -14,6 +14,7 @@ from clasp.bench import runs
 from clasp.bench.families import Sizes
 from clasp.bench.geometries import GEOMETRIES, TEXT_TOKENS, Subject, configuration, counts, growing, subject
 from clasp.bench.measure import Times, run_once
+from clasp.bench.plain import decoder_seconds
 from clasp.bench.report import record
 from clasp.budget import Geometry
 from clasp.methods import METHODS
@@ -92,7 +93,9 @@ def test_a_run_prunes_to_the_schedule_of_its_real_tokens(small: tuple[str, Subje
     prompts, times = of.prompts(1), {contender.name: Times() for contender in contenders}
     for contender in contenders:
         run_once(of, contender, prompts, times[contender.name])
-    rows = record(contenders, times, geometry, VISUAL[name], TEXT_TOKENS)
+    lengths = (TEXT_TOKENS + 1, VISUAL[name] + TEXT_TOKENS)
+    plain = {length: decoder_seconds(of.model, 1, length) for length in lengths}
+    rows = record(contenders, times, geometry, VISUAL[name], TEXT_TOKENS, plain)
     a_token = 2 * geometry.kv_dim * 4
     whole = geometry.layers * (VISUAL[name] + TEXT_TOKENS) * a_token
     assert [row["name"] for row in rows] == ["unpruned", *names]

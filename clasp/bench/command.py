@@ -16,12 +16,13 @@ from clasp.strict import ConfigError
 
 SCHEMA = 2
 
-Measure = Literal["methods", "ops", "growth"]
-REPEATS: dict[Measure, int] = {"methods": 3, "ops": 5, "growth": 3}
+Measure = Literal["methods", "ops", "growth", "profile"]
+REPEATS: dict[Measure, int] = {"methods": 3, "ops": 5, "growth": 3, "profile": 1}
 SIZES: dict[Measure, tuple[int, ...]] = {
     "methods": (),
     "ops": (576, 2880),
     "growth": (256, 512, 1024, 2048, 4096, 8192, 16384),
+    "profile": (),
 }
 
 
@@ -30,14 +31,15 @@ class BenchConfig:
     """What is measured.
 
     Args:
-        measure: ``methods`` side by side on a geometry; selection ``ops`` against one matrix product of their size; or
-            the ``growth`` of both with the visual tokens.
+        measure: ``methods`` side by side on a geometry; selection ``ops`` against one matrix product of their size; the
+            ``growth`` of both with the visual tokens; or a ``profile``, the operators that each part's time goes to.
         geometry: one of :data:`clasp.bench.geometries.GEOMETRIES`; of ``ops`` it sets the width.
         tokens: visual tokens kept of each picture by output average; None: the geometry's own budget.
-        batches: batch sizes, at least 1; ``methods`` alone.
+        batches: batch sizes, at least 1; ``methods`` and ``profile`` alone.
         sizes: visual tokens, rising; ``ops`` and ``growth`` alone; empty: the default ones of :data:`SIZES`.
         repeats: timed rounds, at least 1; None: those of :data:`REPEATS`.
-        methods: which; empty: all, and for ``growth`` those of :data:`clasp.bench.runs.GROWTH_METHODS`.
+        methods: which; empty: all, for ``growth`` those of :data:`clasp.bench.runs.GROWTH_METHODS`, for ``profile``
+            CLASP.
         dtype: of the model; ``ops`` are float32.
     """
 

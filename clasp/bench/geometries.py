@@ -17,9 +17,8 @@ from clasp.bench.families import LLAVA, LLAVA_NEXT, QWEN2_5_VL, Family, Sizes
 from clasp.budget import Geometry
 from clasp.strict import ConfigError
 
-TEXT_TOKENS = 32
-"""Beside the picture's, in each prompt: what a question of POPE ("Is there a dog in the image?" and the request for a
-single word) has in LLaVA's template."""
+TEXT_TOKENS = 64
+"""Beside the picture's, in each prompt: a system prompt, a short question and the request for a single word."""
 _WORDS = ["is", "there", "a", "red", "circle", "left", "of", "the", "blue", "square", "in", "the", "picture", "?"]
 
 GROWTH_IMAGE_SIZE = 224

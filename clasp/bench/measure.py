@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from clasp.bench.geometries import Subject
+from clasp.bench.plain import decoder_seconds
 from clasp.bench.probes import Waits, peak_bytes
 from clasp.cost import Stopwatch
 from clasp.engine.prefill import Prefill
@@ -58,12 +59,19 @@ def measure(
     batch: int,
     repeats: int,
     advance: Callable[[str], object] = lambda name: None,
-) -> dict[str, Times]:
+    lengths: Sequence[int] = (),
+) -> tuple[dict[str, Times], dict[int, float]]:
     """Runs every contender once in each of ``repeats`` rounds, after one round that is not timed: it warms up, and its
     memory is measured.
 
     Each round has an order of its own, so that what the machine does meanwhile, and what a run leaves behind for the
     next, falls on all of them alike.
+
+    Args:
+        lengths: at which the plain decoder is timed in each round as well.
+
+    Returns:
+        Each contender's times, and each length's median seconds.
     """
     prompts, orders = subject.prompts(batch), random.Random(0)
     times = {contender.name: Times() for contender in contenders}
@@ -71,11 +79,17 @@ def measure(
         advance(contender.name)
         weighed = weigh(subject, contender, prompts)
         times[contender.name].peak_bytes, times[contender.name].waits = weighed.peak_bytes, weighed.waits
+    plain: dict[int, list[float]] = {length: [] for length in lengths}
     for _ in range(repeats):
-        for contender in orders.sample(contenders, len(contenders)):
-            advance(contender.name)
-            run_once(subject, contender, prompts, times[contender.name])
-    return times
+        turns: list[Contender | int] = [*contenders, *lengths]
+        for one in orders.sample(turns, len(turns)):
+            if isinstance(one, Contender):
+                advance(one.name)
+                run_once(subject, one, prompts, times[one.name])
+            else:
+                advance(f"plain decoder, {one}")
+                plain[one].append(decoder_seconds(subject.model, batch, one))
+    return times, {length: median(seconds) for length, seconds in plain.items()}
 
 
 def warm_up(subject: Subject, contenders: Sequence[Contender]) -> None:
@@ -167,7 +181,7 @@ def _parts(model: Any) -> Iterator[_Parts]:
         return lambda seconds: parts.seconds.__setitem__(part, parts.seconds[part] + seconds)
 
     steps = {"_route": timed(adding("router")), "fused": timed(adding("fusion")), "prune": timed(parts.stages.append)}
-    with _wrapped(steps):
+    with wrapped(steps):
         yield parts
 
 
@@ -182,12 +196,12 @@ def _waits(waits: Waits) -> Iterator[None]:
 
         return step
 
-    with _wrapped({"prune": wrap}):
+    with wrapped({"prune": wrap}):
         yield
 
 
 @contextmanager
-def _wrapped(wrappers: Mapping[str, Callable[[Step], Step]]) -> Iterator[None]:
+def wrapped(wrappers: Mapping[str, Callable[[Step], Step]]) -> Iterator[None]:
     """Methods of :class:`Prefill` wrapped while it is open."""
     originals = {name: getattr(Prefill, name) for name in wrappers}
     try:

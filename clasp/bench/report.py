@@ -9,22 +9,29 @@ from typing import Any
 from clasp.bench.growth import LONGEST_S, PAST, QUADRATIC, WITHIN
 from clasp.bench.measure import PARTS, Contender, Times
 from clasp.bench.ops import PRODUCT
+from clasp.bench.plain import layers_seconds
 from clasp.budget import Geometry
 from clasp.cost import prefill_flops
 
 UNPRUNED = "unpruned"
 MILLI = 1e3
+LISTED = 6
+"""Operators shown of each part of a profile, those that take longest."""
+
+
+def entering(contender: Contender, geometry: Geometry, visual_tokens: int) -> tuple[int, ...]:
+    """Visual tokens that each decoder layer computes on."""
+    method = contender.method
+    if method is not None and method.prunes:
+        return method.schedule(visual_tokens, geometry.layers).entering()
+    return (visual_tokens,) * geometry.layers
 
 
 def ideal(geometry: Geometry, contender: Contender, visual_tokens: int, text_tokens: int) -> float:
     """Prefill speed-up if time were multiply-adds: unpruned decoder layers over those of the method's schedule."""
     full = (visual_tokens,) * geometry.layers
-    method = contender.method
-    if method is not None and method.prunes:
-        entering = method.schedule(visual_tokens, geometry.layers).entering()
-    else:
-        entering = full
-    return prefill_flops(geometry, full, text_tokens) / prefill_flops(geometry, entering, text_tokens)
+    counts = entering(contender, geometry, visual_tokens)
+    return prefill_flops(geometry, full, text_tokens) / prefill_flops(geometry, counts, text_tokens)
 
 
 def record(
@@ -33,18 +40,23 @@ def record(
     geometry: Geometry,
     visual_tokens: int,
     text_tokens: int,
+    plain: Mapping[int, float],
 ) -> list[dict[str, Any]]:
     """One entry a contender: medians and quartiles in ms, bytes, waits for the GPU by stage, and the ratios.
 
     Args:
         visual_tokens, text_tokens: of each prompt.
+        plain: length -> seconds of the plain decoder.
     """
+    full = layers_seconds([visual_tokens + text_tokens], plain)
     base = times[UNPRUNED]
     rows = []
     for contender in contenders:
         own = times[contender.name]
         speedup = base.median("prefill") / own.median("prefill")
         best = ideal(geometry, contender, visual_tokens, text_tokens)
+        lengths = [count + text_tokens for count in entering(contender, geometry, visual_tokens)]
+        reachable = full / layers_seconds(lengths, plain)
         stages = [median(column) * MILLI for column in zip(*own.stages, strict=True)]
         rows.append(
             {
@@ -58,6 +70,8 @@ def record(
                 "prefill_speedup": speedup,
                 "ideal_speedup": best,
                 "share_of_ideal": speedup / best,
+                "plain_speedup": reachable,
+                "share_of_plain": speedup / reachable,
                 "total_speedup": base.median("total") / own.median("total"),
             }
         )
@@ -88,9 +102,14 @@ def methods_table(found: Mapping[str, Any]) -> str:
         f"Peak: the most that tensors held at once beside the weights ({_mib(found['weight_bytes'])} MiB), in a run of "
         "its own.",
     ]
+    lines.append(
+        "FLOPs-ideal: the speed-up if time were multiply-adds. Plain layers: what the plain decoder reaches at the "
+        "lengths of the method's schedule, without router, fusion, selection or engine."
+    )
     lines += [f"Left out: {reason}." for reason in found["left_out"].values()]
     columns = ["method", "ViT", "router", "fusion", "selection", "by stage", "prefill", "[quartiles]", "decode a token"]
     columns += ["end to end", "KV, MiB", "peak, MiB", "prefill speed-up", "FLOPs-ideal", "share of ideal"]
+    columns += ["plain layers", "share of plain"]
     columns += ["end-to-end speed-up", *(["waits for the GPU by stage"] if waits else [])]
     for batch, rows in found["batches"].items():
         lines += ["", f"Batch {batch}", "", *_grid(columns, [_method_cells(row, waits) for row in rows])]
@@ -102,7 +121,8 @@ def _method_cells(row: Mapping[str, Any], waits: bool) -> list[str]:
     times = [f"{ms[part]:.1f}" for part in ("vision", "router", "fusion", "selection")]
     times += [" + ".join(f"{stage:.1f}" for stage in row["stages_ms"]) or "-", f"{ms['prefill']:.1f}"]
     times += [f"[{low:.1f}, {high:.1f}]", f"{ms['decode']:.1f}", f"{ms['total']:.1f}"]
-    ratios = [f"{row[name]:.2f}" for name in ("prefill_speedup", "ideal_speedup", "share_of_ideal", "total_speedup")]
+    names = ("prefill_speedup", "ideal_speedup", "share_of_ideal", "plain_speedup", "share_of_plain", "total_speedup")
+    ratios = [f"{row[name]:.2f}" for name in names]
     waited = [", ".join(map(str, row["waits"])) or "-"] if waits else []
     return [row["name"], *times, _mib(row["kv_bytes"]), _mib(row["peak_bytes"]), *ratios, *waited]
 
@@ -151,6 +171,25 @@ def growth_table(found: Mapping[str, Any]) -> str:
         for run in found["prefills"]
     ]
     lines += ["", "Whole prefills", "", *_grid([*columns, "peak, MiB"], rows)]
+    return "\n".join(lines) + "\n"
+
+
+def profile_table(found: Mapping[str, Any]) -> str:
+    """Markdown: one table a batch size and method."""
+    lines = [
+        f"Operators by part ({found['geometry']}, {found['visual_tokens']} visual and {found['text_tokens']} text "
+        f"tokens, {found['tokens']} visual tokens kept), {found['dtype']}, {found['device']}, {found['threads']} CPU "
+        "threads; one run after one that warms up; watching makes it slower. An operator's ms are its own; the "
+        f"{LISTED} longest of each part.",
+    ]
+    for run in found["profiles"]:
+        lines += ["", f"{run['name']}, batch {run['batch']}", ""]
+        cells = []
+        for part in run["parts"]:
+            longest = part["operators"][:LISTED]
+            shown = ", ".join(f"{one['name']} {one['ms']:.1f} ({one['calls']})" for one in longest)
+            cells.append([part["part"], f"{part['ms']:.1f}", str(sum(o["calls"] for o in part["operators"])), shown])
+        lines += _grid(["part", "ms", "calls", "operators: ms (calls)"], cells)
     return "\n".join(lines) + "\n"
 
 

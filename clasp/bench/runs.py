@@ -1,7 +1,8 @@
-"""The three measurements of the benchmark, from a configuration to what was found."""
+"""The measurements of the benchmark, from a configuration to what was found."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,17 @@ from clasp.bench.geometries import TEXT_TOKENS, configuration, counts, growing, 
 from clasp.bench.growth import against_product, ops_growth, pictures_of, prefill_growth
 from clasp.bench.measure import Contender, measure, warm_up
 from clasp.bench.ops import OPS
-from clasp.bench.report import UNPRUNED, growth_table, methods_table, ops_table, record
+from clasp.bench.plain import probes
+from clasp.bench.profile import profiled
+from clasp.bench.report import (
+    UNPRUNED,
+    entering,
+    growth_table,
+    methods_table,
+    ops_table,
+    profile_table,
+    record,
+)
 from clasp.budget import BudgetError, Geometry
 from clasp.methods import METHODS, build
 from clasp.strict import ConfigError
@@ -38,11 +49,13 @@ def run_methods(config: BenchConfig, dtype: torch.dtype, device: torch.device) -
     contenders, left_out = contending(config.methods, {"tokens": budget}, geometry, visual)
     measured = subject(of, dtype, str(device))
     warm_up(measured, contenders)
+    seen = [entering(contender, geometry, visual) for contender in contenders]
+    lengths = probes([count + TEXT_TOKENS for layers in seen for count in layers])
     batches = {}
-    with _bar(len(contenders) * (config.rounds + 1) * len(config.batches)) as advance:
+    with _bar((len(contenders) * (config.rounds + 1) + len(lengths) * config.rounds) * len(config.batches)) as advance:
         for batch in config.batches:
-            times = measure(measured, contenders, batch, config.rounds, advance)
-            batches[str(batch)] = record(contenders, times, geometry, visual, TEXT_TOKENS)
+            times, plain = measure(measured, contenders, batch, config.rounds, advance, lengths)
+            batches[str(batch)] = record(contenders, times, geometry, visual, TEXT_TOKENS, plain)
     found = {
         **_sizes_of(measured.model),
         "visual_tokens": visual,
@@ -88,6 +101,23 @@ def run_growth(config: BenchConfig, dtype: torch.dtype, device: torch.device) ->
         "prefills": prefills,
     }
     return found, growth_table
+
+
+def run_profile(config: BenchConfig, dtype: torch.dtype, device: torch.device) -> Found:
+    """Where the time of a few methods goes, operator by operator."""
+    of = shape(config.geometry)
+    geometry, budget = counts(of), config.tokens or of.tokens
+    visual = of.family.visual_tokens(configuration(of))
+    names = config.methods or ("clasp",)
+    contenders, left_out = contending(names, {"tokens": budget}, geometry, visual, variants=False)
+    measured = subject(of, dtype, str(device))
+    found = []
+    with _bar(len(config.batches) * len(contenders[1:])) as advance:
+        for batch, contender in itertools.product(config.batches, contenders[1:]):
+            found.append({"batch": batch, "name": contender.name, "parts": profiled(measured, contender, batch)})
+            advance(contender.name)
+    sizes = {"visual_tokens": visual, "text_tokens": TEXT_TOKENS, "tokens": budget}
+    return {**sizes, "left_out": left_out, "threads": torch.get_num_threads(), "profiles": found}, profile_table
 
 
 @contextmanager
@@ -164,4 +194,5 @@ RUNS: dict[Measure, Callable[[BenchConfig, torch.dtype, torch.device], Found]] =
     "methods": run_methods,
     "ops": run_ops,
     "growth": run_growth,
+    "profile": run_profile,
 }
