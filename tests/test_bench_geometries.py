@@ -95,6 +95,8 @@ def test_a_run_prunes_to_the_schedule_of_its_real_tokens(small: tuple[str, Subje
         run_once(of, contender, prompts, times[contender.name])
     lengths = (TEXT_TOKENS + 1, VISUAL[name] + TEXT_TOKENS)
     plain = {length: decoder_seconds(of.model, 1, length) for length in lengths}
+    if name == "qwen2_5_vl_7b":
+        assert int(of.model.model.rope_deltas) == 36 - 36 * 36, "positions have rows and columns"
     rows = record(contenders, times, geometry, VISUAL[name], TEXT_TOKENS, plain)
     a_token = 2 * geometry.kv_dim * 4
     whole = geometry.layers * (VISUAL[name] + TEXT_TOKENS) * a_token
