@@ -177,8 +177,15 @@ class Answerer:
                 raise EvaluationError(f"{question.name}: the video {video} is missing; put the file there")
 
     def _batches(self, questions: Sequence[Question]) -> Iterator[list[int]]:
-        """Indices by batch: same generation settings, similar length, longest first so that memory runs out early."""
-        keys = [(repr(sorted(q.generation.items())), -len(q.videos), -len(q.images), -len(q.text)) for q in questions]
+        """Indices by batch: same generation settings, similar length, longest first so that memory runs out early.
+
+        Length is in tokens: a batch of equally long prompts needs no padding, and its attention no mask.
+        """
+        lengths = [len(self.processor.tokenizer(q.text)["input_ids"]) for q in questions]
+        keys = [
+            (repr(sorted(q.generation.items())), -len(q.videos), -len(q.images), -length)
+            for q, length in zip(questions, lengths, strict=True)
+        ]
         order = sorted(range(len(questions)), key=lambda i: (*keys[i], i))
         start = 0
         while start < len(order):

@@ -56,7 +56,7 @@ def provenance(
     return {
         "commit": commit,
         "dirty": dirty,
-        "versions": _versions(),
+        "versions": dict(_versions()),
         "started": started,
         "finished": now(),
         "command": command(),
@@ -90,6 +90,7 @@ def _run(*arguments: str, root: Path) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+@lru_cache(maxsize=1)
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES:

@@ -37,6 +37,25 @@ def test_answers_do_not_depend_on_batch_size_or_order(tiny: Any, questions: list
     assert [a.text_tokens for a in together] == [a.text_tokens for a in alone]
 
 
+def test_batches_go_from_many_tokens_to_few(tiny: Any) -> None:
+    """In characters these rank otherwise."""
+    texts = [
+        "is this one red?",
+        "q7 z9 x4 k2?",
+        "is the circle left of the square?",
+        "z9 q8 x3 j5 w7 k1 v2?",
+        "is it red?",
+    ]
+    model, processor = tiny
+    lengths = {text: len(processor.tokenizer(text)["input_ids"]) for text in texts}
+    asked = [Question(f"q[{i}]", text, [object()]) for i, text in enumerate(texts)]
+    batches = list(Answerer(model, processor, method_of("none"), 2)._batches(asked))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    order = [texts[i] for batch in batches for i in batch]
+    assert [lengths[text] for text in order] == sorted(lengths.values(), reverse=True)
+    assert [len(text) for text in order] != sorted((len(text) for text in texts), reverse=True)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_backbone_answers_the_same_in_batches(family: str, questions: list[Question]) -> None:
     model, processor = FAMILIES[family].model(), FAMILIES[family].processor()
