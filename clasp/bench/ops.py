@@ -185,7 +185,7 @@ OPS: dict[str, Callable[[Inputs], Call]] = {
 is what a method pays."""
 
 
-HELPERS = ("blocks",)
+HELPERS = ("blocks", "nearest")
 """Functions of :mod:`clasp.ops` that choose nothing, of which other ops are made."""
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from clasp.ops.similarity import blocks
 
-IN_CACHE = 1 << 19
-"""Numbers that a CPU works on at a time, so that they stay in its cache."""
+IN_CACHE = 1 << 21
+"""Numbers that a CPU works on at a time, so that they stay in its cache; fewer would leave its threads too little."""
 ON_DEVICE = 1 << 26
 """Numbers that an accelerator works on at a time."""
 

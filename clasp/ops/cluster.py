@@ -8,6 +8,9 @@ from torch import Tensor
 from clasp.ops.select import cosine_between, top_k
 from clasp.ops.similarity import Closeness, Cosines, Pairs, blocks
 
+LISTED = 16
+"""Nearest neighbours among which a denser one is looked for before all others are."""
+
 
 def density_peaks(cosines: Cosines, among: Tensor, neighbours: int = 5) -> Tensor:
     """Density-peak score (DPC-KNN, Rodriguez & Laio 2014 with the kNN density of Du et al. 2016) of each token.
@@ -65,12 +68,17 @@ def density_peak_clusters(values: Tensor, clusters: int, neighbours: int, noise:
         among them.
     """
     closeness = Closeness(values)
-    found = [(block.topk(neighbours, dim=-1), block.amin(dim=(1, 2))) for _, block in closeness.blocks()]
-    near = torch.cat([best.values for best, _ in found], dim=1)
-    density = torch.exp(-near.square().mean(dim=-1)) + noise
-    denser = _closest_denser(closeness, density, near, torch.cat([best.indices for best, _ in found], dim=1))
-    furthest = torch.stack([lowest for _, lowest in found]).amin(dim=0)[:, None]
-    score = density * -torch.where(denser.isinf(), furthest, denser)
+    near, index, squares, furthest = [], [], [], []
+    for _, block in closeness.blocks():
+        best = block.topk(neighbours, dim=-1)
+        squares.append(best.values.square().mean(dim=-1))
+        furthest.append(block.amin(dim=(1, 2)))
+        near.append(best.values[..., :LISTED].clone())
+        index.append(best.indices[..., :LISTED].clone())
+    density = torch.exp(-torch.cat(squares, dim=1)) + noise
+    denser = _closest_denser(closeness, density, torch.cat(near, dim=1), torch.cat(index, dim=1))
+    lowest = torch.stack(furthest).amin(dim=0)[:, None]
+    score = density * -torch.where(denser.isinf(), lowest, denser)
     centres = score.argsort(dim=1, descending=True, stable=True)[:, :clusters]
     members = _closest_of(closeness, centres)
     # a token that equals an earlier centre would join that one and leave its own cluster empty

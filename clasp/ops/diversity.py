@@ -7,7 +7,7 @@ from torch import Tensor
 
 from clasp.ops.cluster import farthest_point
 from clasp.ops.select import top_k, top_mask
-from clasp.ops.similarity import Cosines
+from clasp.ops.similarity import Cosines, nearest
 
 SPANNED = 1e-5
 """Share of a token's own similarity below which float32 cannot tell it from the span of the chosen ones."""
@@ -27,12 +27,7 @@ def max_min(values: Tensor, keep: int) -> Tensor:
         (batch, keep) long, ascending.
     """
     cosines = Cosines(values)
-    closest = []
-    for rows, block in cosines.blocks():
-        others = block.clone()
-        others.diagonal(offset=rows.start, dim1=-2, dim2=-1).fill_(float("-inf"))
-        closest.append(others.amax(dim=-1))
-    first = torch.cat(closest, dim=1).argmin(dim=1, keepdim=True)
+    first = nearest(cosines, 1)[0].argmin(dim=1)
     start = torch.zeros(values.shape[:2], dtype=torch.bool, device=values.device).scatter(1, first, True)
     return top_k(farthest_point(values, cosines, start, keep, sizes=(1, 1)).int(), keep)
 

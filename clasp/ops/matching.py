@@ -7,7 +7,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clasp.ops.select import take, top_k, top_mask
-from clasp.ops.similarity import blocks
+from clasp.ops.similarity import Cosines, blocks, nearest
+
+LISTED = 32
+"""Neighbours of each token that are looked at before all others are."""
 
 
 def bipartite(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,17 +69,56 @@ def thin(values: Tensor, keep: int, step: int) -> Tensor:
     Returns:
         (batch, keep) long, not in order.
     """
-    left = torch.arange(values.shape[1], device=values.device).expand(values.shape[0], -1)
+    left = torch.arange(values.shape[1], device=values.device).expand(len(values), -1)
     if keep == 0:
         return left[:, :0]
-    unit = normalize(values.float(), dim=-1)
+    partners = _Partners(values, left)
     while left.shape[1] > keep:
         drop = min(step, left.shape[1] - keep, left.shape[1] // 2)
         first, second = left[:, ::2], left[:, 1::2]
-        nearest, _ = _nearest(take(unit, first), take(unit, second))
-        order = nearest.argsort(dim=1, descending=True, stable=True)
+        order = partners.closest(first, second).argsort(dim=1, descending=True, stable=True)
         left = torch.cat([first.gather(1, order[:, drop:]), second], dim=1)
+        if 2 * left.shape[1] < partners.tokens and left.shape[1] > keep:
+            partners = _Partners(values, left)
     return left
+
+
+class _Partners:
+    """The closest of some tokens to others, from lists of each one's neighbours.
+
+    Args:
+        values: (batch, tokens, dim).
+        among: (batch, m) long, the tokens that are listed.
+    """
+
+    def __init__(self, values: Tensor, among: Tensor) -> None:
+        self.tokens = among.shape[1]
+        self._cosines = Cosines(take(values, among))
+        self._near, index = nearest(self._cosines, min(LISTED, self.tokens))
+        self._listed = index.flatten(1)
+        places = torch.arange(self.tokens, device=among.device).expand_as(among)
+        self._place = torch.zeros(values.shape[:2], dtype=torch.long, device=among.device).scatter(1, among, places)
+
+    def closest(self, first: Tensor, second: Tensor) -> Tensor:
+        """(batch, k), (batch, n) long, listed tokens -> (batch, k) highest cosine of each first to any second one."""
+        first, second = self._place.gather(1, first), self._place.gather(1, second)
+        # zero at partners and -inf elsewhere, to be added to cosines
+        absent = torch.full_like(self._near[..., 0], float("-inf")).scatter_(1, second, 0.0)
+        listed = (self._near + absent.gather(1, self._listed).view_as(self._near)).amax(dim=-1)
+        return self._of_all(listed.gather(1, first), first, absent)
+
+    def _of_all(self, best: Tensor, first: Tensor, absent: Tensor) -> Tensor:
+        """``best`` with those that have no partner in their list looked up among all."""
+        if not best.is_cuda and float(best.amin()) > float("-inf"):
+            return best
+        alone = best.isinf()
+        few = first.shape[1] if best.is_cuda else int(alone.sum(dim=1).max())  # to count them is to wait for the device
+        rows = top_k(alone.int(), few)
+        for part in blocks(few, self.tokens):
+            some = rows[:, part]
+            found = (self._cosines.rows(first.gather(1, some)) + absent[:, None]).amax(dim=-1)
+            best = best.scatter(1, some, torch.maximum(found, best.gather(1, some)))
+        return best
 
 
 def merge_windows(

@@ -115,3 +115,17 @@ class Closeness:
         apart.baddbmm_(values, self._values.transpose(-1, -2), alpha=-2.0)
         apart.masked_fill_(apart <= 2.0 * RESOLUTION**2 * squares[..., None], 0.0)
         return apart.float().sqrt_().mul_(-self._scale)
+
+
+def nearest(pairs: Pairs, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` highest values of each token with any other, by falling value, and whose they are.
+
+    Returns:
+        (batch, tokens, count) float32 and long; where there are fewer others, -inf.
+    """
+    found = []
+    for rows, block in pairs.blocks():
+        others = block.clone()
+        others.diagonal(offset=rows.start, dim1=-2, dim2=-1).fill_(float("-inf"))
+        found.append(others.topk(count, dim=-1))
+    return torch.cat([best.values for best in found], dim=1), torch.cat([best.indices for best in found], dim=1)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from clasp.ops import cluster
 from clasp.ops.cluster import cluster_means, density_peak_clusters
 
 
@@ -43,10 +44,14 @@ def naive_clusters(
     return centres, members, means
 
 
+@pytest.mark.parametrize("listed", [1, 16])
 @pytest.mark.parametrize(
-    ("tokens", "clusters", "neighbours"), [(1, 1, 1), (2, 2, 1), (9, 3, 3), (14, 4, 2), (14, 14, 5)]
+    ("tokens", "clusters", "neighbours"), [(1, 1, 1), (2, 2, 1), (9, 3, 3), (14, 4, 2), (14, 14, 5), (30, 7, 6)]
 )
-def test_clusters_equal_the_definition(tokens: int, clusters: int, neighbours: int) -> None:
+def test_clusters_equal_the_definition(
+    tokens: int, clusters: int, neighbours: int, listed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "LISTED", listed)
     values, added = cloud(8, tokens, seed=tokens), noise(8, tokens)
     centres, members = density_peak_clusters(values, clusters, neighbours, added)
     means = cluster_means(values, members, clusters)

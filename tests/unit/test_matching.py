@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from clasp.ops import matching
 from clasp.ops.matching import absorb, bipartite, merge_most_similar, merge_windows, ragged_index, thin
 
 
@@ -117,6 +118,16 @@ def test_thinning_equals_the_loop(tokens: int, seed: int, data: st.DataObject) -
     assert len(set(left)) == len(left) == keep
     if keep and distinct(values):
         assert left == naive_thin(values, keep, step)
+
+
+@pytest.mark.parametrize("listed", [1, 3, 40])
+def test_thinning_with_short_lists_of_neighbours_equals_the_loop(listed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So short that partners must be looked up among all, and that lists are made anew on the way."""
+    monkeypatch.setattr(matching, "LISTED", listed)
+    for seed, step in ((0, 1), (1, 3), (2, 7)):
+        values = torch.stack([cloud(40, seed), cloud(40, seed + 10)])
+        for row, left in zip(values, thin(values, 5, step).tolist(), strict=True):
+            assert left == naive_thin(row, 5, step)
 
 
 @pytest.mark.parametrize("kind", ["duplicates", "zeros"])
