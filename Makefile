@@ -11,7 +11,7 @@ RUN_OPTIONS := $(if $(LIMIT),limit=$(LIMIT)) $(if $(LAUNCHER),launcher=$(LAUNCHE
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup bench test lint audit format train-tiny clean
+.PHONY: help setup bench bench-harness test lint audit format train-tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -139,8 +139,11 @@ prefetch: $(READY)  ## fetch and check models and data sets, for machines withou
 status: $(READY)  ## cells done, running, failed, missing, and the time left; EXPERIMENT=table_llava15 for one, WATCH=10
 	@$(BIN)/python scripts/status.py $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) $(if $(WATCH),watch=$(WATCH))
 
-bench: $(READY)  ## times of every method on random weights; MEASURE=ops, growth; GEOMETRY=llava_1_5_7b on a GPU
+bench: $(READY)  ## times of every method on random weights; MEASURE=ops, growth, profile; GEOMETRY=llava_1_5_7b on a GPU
 	$(BIN)/python scripts/bench.py measure=$(or $(MEASURE),methods) geometry=$(or $(GEOMETRY),small)
+
+bench-harness: $(READY)  ## questions per second: the default against a loop of single ones and against no ViT cache
+	$(BIN)/python scripts/bench_harness.py
 
 test: $(READY) lint  ## lint, type check and the whole test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup

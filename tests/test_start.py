@@ -92,7 +92,9 @@ def test_help_of_what_hydra_composes(tmp_path: Path, script: str) -> None:
     assert ran.seconds < GOAL_S
 
 
-@pytest.mark.parametrize("script", ["audit.py", "bench.py", "judge.py", "report.py", "status.py", "submission.py"])
+@pytest.mark.parametrize(
+    "script", ["audit.py", "bench.py", "bench_harness.py", "judge.py", "report.py", "status.py", "submission.py"]
+)
 def test_help_and_bad_arguments_of_the_others(tmp_path: Path, script: str) -> None:
     ran = run(tmp_path, script, "--help")
     assert (ran.status, ran.packages & HEAVY) == (0, frozenset())
