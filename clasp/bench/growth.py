@@ -14,7 +14,7 @@ import torch
 from clasp.bench.geometries import Subject
 from clasp.bench.measure import Contender, Times, run_once, weigh
 from clasp.bench.ops import OPS, PRODUCT, Call, Inputs, call
-from clasp.bench.probes import peak_bytes
+from clasp.bench.probes import peak_bytes, wait
 from clasp.strict import ConfigError
 
 WITHIN = 3.0
@@ -105,16 +105,11 @@ def _measured(run: Call, device: torch.device, repeats: int) -> tuple[float, int
 
 def timed(run: Call, device: torch.device) -> float:
     """Seconds of one call, the device's work included."""
-    _wait(device)
+    wait(device)
     started = time.perf_counter()
     run()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def expected(sizes: Sequence[int], seconds: Sequence[float | None], tokens: int) -> float:

@@ -14,7 +14,7 @@ import torch
 
 from clasp.bench.geometries import Subject
 from clasp.bench.plain import decoder_seconds
-from clasp.bench.probes import Waits, peak_bytes
+from clasp.bench.probes import Waits, peak_bytes, wait
 from clasp.cost import Stopwatch
 from clasp.engine.prefill import Prefill
 from clasp.methods.base import Method
@@ -132,7 +132,7 @@ def run_once(subject: Subject, contender: Contender, prompts: dict[str, Any], ti
                 do_sample=False,
                 return_dict_in_generate=True,
             )
-            _wait(model)
+            wait(model.device)
             total = time.perf_counter() - started
             times.kv_bytes = run.trace.kv_bytes if run is not None and run.trace is not None else _bytes(output)
     finally:
@@ -166,10 +166,10 @@ def _parts(model: Any) -> Iterator[_Parts]:
     def timed(add: Callable[[float], object]) -> Callable[[Step], Step]:
         def wrap(original: Step) -> Step:
             def step(*args: Any, **kwargs: Any) -> Any:
-                _wait(model)
+                wait(model.device)
                 started = time.perf_counter()
                 result = original(*args, **kwargs)
-                _wait(model)
+                wait(model.device)
                 add(time.perf_counter() - started)
                 return result
 
@@ -211,8 +211,3 @@ def wrapped(wrappers: Mapping[str, Callable[[Step], Step]]) -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(Prefill, name, original)
-
-
-def _wait(model: Any) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from clasp.backbones import adapter_for
+from clasp.bench.probes import wait
 
 PROBES = 6
 """Lengths at which the plain decoder is timed; between them time is taken as linear."""
@@ -30,10 +31,10 @@ def decoder_seconds(model: Any, batch: int, length: int) -> float:
     """One pass of the plain decoder over random embeddings (batch, length, hidden), which fills a cache."""
     decoder = adapter_for(model).decoder
     embedded = torch.randn(batch, length, decoder.config.hidden_size, dtype=model.dtype, device=model.device)
-    _wait(model)
+    wait(model.device)
     started = time.perf_counter()
     decoder(inputs_embeds=embedded, use_cache=True)
-    _wait(model)
+    wait(model.device)
     return time.perf_counter() - started
 
 
@@ -53,8 +54,3 @@ def layers_seconds(lengths: Sequence[int], measured: Mapping[int, float]) -> flo
         share = (length - low) / (high - low)
         total += (1 - share) * measured[low] + share * measured[high]
     return total / len(lengths)
-
-
-def _wait(model: Any) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)

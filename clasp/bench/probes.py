@@ -41,6 +41,12 @@ def peak_bytes(action: Callable[[], Any], device: torch.device) -> int:
     return most
 
 
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was told; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 @dataclass
 class Waits:
     """Waits of the host for the GPU, one count for each block that was watched."""

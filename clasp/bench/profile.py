@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -69,7 +70,8 @@ def _part(event: FunctionEvent) -> str:
 @contextmanager
 def _ranges(model: Any) -> Iterator[None]:
     """Marks the parts of every run while it is open."""
-    adapter, stages = adapter_for(model), [0]
+    adapter, stages = adapter_for(model), itertools.count(1)
+    passes: list[Any] = []
 
     def marked(name: Callable[[], str]) -> Callable[[Step], Step]:
         def wrap(original: Step) -> Step:
@@ -81,26 +83,21 @@ def _ranges(model: Any) -> Iterator[None]:
 
         return wrap
 
-    def stage() -> str:
-        stages[0] += 1
-        return f"stage {stages[0]}"
-
-    def decoding(length: int) -> str:
-        return "decode" if length == 1 else "prefill"
-
     def enter(module: Any, args: Any, kwargs: Any) -> None:
-        embedded = kwargs.get("inputs_embeds", args[0] if args else None)
-        module._clasp_part = record_function(_PREFIX + decoding(embedded.shape[1])).__enter__()
+        length = kwargs["inputs_embeds"].shape[1]
+        passes.append(record_function(_PREFIX + ("decode" if length == 1 else "prefill")).__enter__())
 
-    def leave(module: Any, *_: Any) -> None:
-        module._clasp_part.__exit__(None, None, None)
-        del module._clasp_part
+    def leave(*_: Any) -> None:
+        passes.pop().__exit__(None, None, None)
 
     tower = adapter.tower(next(iter(adapter.encoders)))
     with ExitStack() as stack:
-        stack.enter_context(
-            wrapped({"_route": marked(lambda: "router"), "fused": marked(lambda: "fusion"), "prune": marked(stage)})
-        )
+        steps = {
+            "_route": marked(lambda: "router"),
+            "fused": marked(lambda: "fusion"),
+            "prune": marked(lambda: f"stage {next(stages)}"),
+        }
+        stack.enter_context(wrapped(steps))
         forward = tower.forward
         tower.forward = marked(lambda: "ViT")(forward)
         stack.callback(delattr, tower, "forward")
