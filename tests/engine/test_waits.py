@@ -25,12 +25,14 @@ from clasp.engine.layout import Layout
 from clasp.engine.prefill import Prefill
 from clasp.methods import METHODS, build
 
-MERGED = {
+FURTHER = {
     "tome": [*2 * ["_local_scalar_dense", "tolist"]],
     "mustdrop": [*2 * ["_local_scalar_dense", "tolist"], "tolist"],
+    "visionzip": [*3 * ["_local_scalar_dense"]],
 }
-"""Reads of methods that merge patches: of each of two pictures, which patches are left and whether they can be told
-apart; of the batch, how many tokens stay where that depends on them."""
+"""Further reads of a method's first stage. Merging ones: of each of two pictures, which patches are left and whether
+they can be told apart; of the batch, how many tokens stay where that depends on them. VisionZip: how many tokens are
+not dominant, and the range of what becomes one-hot, all of which could be known beforehand."""
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "item"}
 BATCH = [Prompt(text=PROMPTS[0], images=[_picture(64, 64, 0)]), Prompt(text=PROMPTS[0], images=[_picture(64, 64, 1)])]
 
@@ -126,7 +128,7 @@ def test_a_stage_waits_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stages
     first, *others = stages
     assert others == [(1, [])] * len(others)
-    assert first == (1, MERGED.get(name, []))
+    assert first == (1, FURTHER.get(name, []))
 
 
 def test_reading_what_a_stage_computes_is_a_wait() -> None:
