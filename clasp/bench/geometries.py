@@ -62,7 +62,7 @@ _QWEN_ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mr
 GEOMETRIES: dict[str, Shape] = {
     # the shipped model: what the tests run
     "tiny": Shape(LLAVA, None, 64),
-    # LLaVA's shape at 135 million parameters, for CPUs: 576 visual tokens, 16 decoder layers of width 768
+    # LLaVA's shape at 137 million parameters, for CPUs: 576 visual tokens, 16 decoder layers of width 768
     "small": Shape(LLAVA, Sizes(_vision(384, 1536, 12, 6), _text(768, 2048, 16, 12, 12)), 64, growth_layers=12),
     # arXiv 2310.03744: CLIP ViT-L/14 at 336 px, Vicuna-7B
     "llava_1_5_7b": Shape(LLAVA, Sizes(_CLIP_LARGE, _VICUNA, 32064), 64),

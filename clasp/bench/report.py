@@ -178,10 +178,10 @@ def profile_table(found: Mapping[str, Any]) -> str:
     """Markdown: one table a batch size and method."""
     lines = [
         f"Operators by part ({found['geometry']}, {found['visual_tokens']} visual and {found['text_tokens']} text "
-        f"tokens, {found['tokens']} visual tokens kept), {found['dtype']}, {found['device']}, {found['threads']} CPU "
-        "threads; one run after one that warms up; watching makes it slower. An operator's ms are its own; the "
-        f"{LISTED} longest of each part.",
+        f"tokens, {found['tokens']} visual tokens kept), {found['dtype']}, {found['device']}; one run after one that "
+        f"warms up; watching makes it slower. An operator's ms are its own; the {LISTED} longest of each part.",
     ]
+    lines += [f"Left out: {reason}." for reason in found["left_out"].values()]
     for run in found["profiles"]:
         lines += ["", f"{run['name']}, batch {run['batch']}", ""]
         cells = []

@@ -117,7 +117,7 @@ def run_profile(config: BenchConfig, dtype: torch.dtype, device: torch.device) -
             found.append({"batch": batch, "name": contender.name, "parts": profiled(measured, contender, batch)})
             advance(contender.name)
     sizes = {"visual_tokens": visual, "text_tokens": TEXT_TOKENS, "tokens": budget}
-    return {**sizes, "left_out": left_out, "threads": torch.get_num_threads(), "profiles": found}, profile_table
+    return {**sizes, "left_out": left_out, "profiles": found}, profile_table
 
 
 @contextmanager
@@ -153,7 +153,6 @@ def contending(
     Raises:
         ConfigError: an unknown method, or one that cannot meet the budget.
     """
-
     found, left_out = [Contender(UNPRUNED)], {}
     if variants:
         found.append(Contender("none", build("none", {})))
