@@ -56,10 +56,10 @@ class VisionZip(Method):
         contextual = round(keep * self.contextual_share)
         cls_slots = int(self.with_cls and vision.has_cls and keep - contextual > 1)
         scores = vision.attention(vision.feature_layer - 1)
-        counts = torch.full((len(scores),), keep - contextual - cls_slots, device=scores.device)
-        dominant = top_mask(scores, counts)
+        most = keep - contextual - cls_slots
+        dominant = top_mask(scores, torch.full((len(scores),), most, device=scores.device))
 
-        rest = (~dominant).int().argsort(dim=1, descending=True, stable=True)[:, : int((~dominant[0]).sum())]
+        rest = (~dominant).int().argsort(dim=1, descending=True, stable=True)[:, : state.visual_tokens - most]
         targets = rest[:, _uniform(rest.shape[1], contextual, rest.device)]
         features = vision.hidden_state(vision.feature_layer)
         merged = merge_contextual(features, vision.keys(vision.feature_layer - 1), rest, targets)
@@ -93,8 +93,8 @@ def merge_contextual(features: Tensor, keys: Tensor, rest: Tensor, targets: Tens
     unit = torch.nn.functional.normalize(keys.float(), dim=-1)
     similarity = take(unit, rest) @ take(unit, targets).transpose(-1, -2)
     member = ~torch.zeros(features.shape[:2], dtype=torch.bool, device=rest.device).scatter(1, targets, True)
-    assigned = torch.nn.functional.one_hot(similarity.argmax(dim=-1), targets.shape[1])
-    assigned = assigned * member.gather(1, rest)[..., None]
+    numbers = torch.arange(targets.shape[1], device=targets.device)
+    assigned = (similarity.argmax(dim=-1, keepdim=True) == numbers) & member.gather(1, rest)[..., None]
     totals = assigned.transpose(-1, -2).to(features.dtype) @ take(features, rest)
     return take(features, targets) + totals / assigned.sum(dim=1).clamp(min=1)[..., None]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from clasp.ops.similarity import blocks
 
-IN_CACHE = 1 << 21
+IN_CACHE = 1 << 20
 """Numbers that a CPU works on at a time, so that they stay in its cache; fewer would leave its threads too little."""
 ON_DEVICE = 1 << 26
 """Numbers that an accelerator works on at a time."""
@@ -58,9 +58,11 @@ def attention_received(query: Tensor, key: Tensor, scaling: float) -> Tensor:
         (batch, length) float32, each row summing to one.
     """
     heads, length = query.shape[1:3]
-    held = ON_DEVICE if query.is_cuda else IN_CACHE
-    total = torch.zeros(len(key), key.shape[2], dtype=torch.float32, device=key.device)
-    for rows, one, other in zip(total, query, key.transpose(-1, -2), strict=True):
-        for part in blocks(length, heads * length, held):
-            rows += torch.softmax((one[:, part] @ other).float().mul_(scaling), dim=-1).sum(dim=(0, 1))
+    # a CPU takes the heads one by one: products of few rows are slow, and rows of all heads would leave it few
+    held, together = (ON_DEVICE, heads) if query.is_cuda else (IN_CACHE, 1)
+    total = torch.zeros(len(key), length, dtype=torch.float32, device=key.device)
+    for received, queries, keys in zip(total, query, key.transpose(-1, -2), strict=True):
+        for some, others in zip(queries.split(together), keys.split(together), strict=True):
+            for rows in blocks(length, together * length, held):
+                received += torch.softmax((some[:, rows] @ others).float().mul_(scaling), dim=-1).sum(dim=(0, 1))
     return total / (heads * length)

@@ -197,7 +197,7 @@ def ragged_index(kept: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return index, kept.gather(1, index)
 
 
-def _nearest(first: Tensor, second: Tensor, absent: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _nearest(first: Tensor, second: Tensor, absent: Tensor) -> tuple[Tensor, Tensor]:
     """For each of ``first`` the highest product with one of ``second`` that is not absent, and which one that is.
 
     Args:
@@ -211,5 +211,5 @@ def _nearest(first: Tensor, second: Tensor, absent: Tensor | None = None) -> tup
     found = []
     for part in blocks(first.shape[1], second.shape[1]):
         products = first[:, part] @ second.transpose(-1, -2)
-        found.append((products if absent is None else products.masked_fill_(absent, float("-inf"))).max(dim=-1))
+        found.append(products.masked_fill_(absent, float("-inf")).max(dim=-1))
     return torch.cat([best.values for best in found], dim=1), torch.cat([best.indices for best in found], dim=1)

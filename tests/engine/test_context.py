@@ -13,6 +13,7 @@ from torch import nn
 from transformers import StaticCache
 
 from clasp.backbones.base import UnsupportedError
+from clasp.backbones.prompt import PromptReader
 from clasp.methods import get
 
 
@@ -182,3 +183,15 @@ def test_oracle_categories_reach_the_policy(model: Any, processor: Any, encode: 
         run.oracle = ["ocr", "weather"]
         with pytest.raises(ValueError, match="unknown category 'weather'"):
             model(**inputs)
+
+
+def test_only_methods_that_route_read_the_instructions(
+    model: Any, processor: Any, encode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, read = PromptReader.text, []
+    monkeypatch.setattr(PromptReader, "text", lambda self, ids: read.append(ids) or text(self, ids))
+    inputs = encode((PROMPTS[0], (0,)))
+    for name, expected in (("visionzip", 0), ("fastv", 0), ("clasp", 1)):
+        with METHODS[name](model, processor), torch.no_grad():
+            model(**inputs)
+        assert len(read) == expected, name

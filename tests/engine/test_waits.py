@@ -28,11 +28,9 @@ from clasp.methods import METHODS, build
 FURTHER = {
     "tome": [*2 * ["_local_scalar_dense", "tolist"]],
     "mustdrop": [*2 * ["_local_scalar_dense", "tolist"], "tolist"],
-    "visionzip": [*3 * ["_local_scalar_dense"]],
 }
-"""Further reads of a method's first stage. Merging ones: of each of two pictures, which patches are left and whether
-they can be told apart; of the batch, how many tokens stay where that depends on them. VisionZip: how many tokens are
-not dominant, and the range of what becomes one-hot, all of which could be known beforehand."""
+"""Further reads of a merging method's first stage: of each of two pictures, which patches are left and whether they can
+be told apart; of the batch, how many tokens stay where that depends on them."""
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "item"}
 BATCH = [Prompt(text=PROMPTS[0], images=[_picture(64, 64, 0)]), Prompt(text=PROMPTS[0], images=[_picture(64, 64, 1)])]
 
