@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,7 +56,9 @@ class Replay:
 
     Args:
         model: a loaded model on the CPU.
-        mebibytes: how much is kept; the crop that was used longest ago goes first. 0: nothing is.
+        mebibytes: how much is kept. A full memory stays as it is: every method asks about the same pictures in the same
+            order, and if newer ones took their place, the first would be gone when the next method asks about them. 0:
+            nothing is kept.
 
     Attributes:
         saved_seconds: what the layers took when they computed what has been returned again since, be it to another
@@ -70,7 +71,7 @@ class Replay:
         towers = {id(tower): modality for modality in adapter.encoders for tower in [adapter.tower(modality)]}
         self._layers = [list(adapter.vision_layers(modality)) for modality in towers.values()]
         self._limit = mebibytes * MIB
-        self._crops: OrderedDict[tuple[int, str], _Crop] = OrderedDict()
+        self._crops: dict[tuple[int, str], _Crop] = {}  # in the order in which they came
         self._passing: list[list[_Crop | None]] = [[] for _ in self._layers]  # of each tower, by place in the batch
         self._bytes = 0
         self.saved_seconds = 0.0
@@ -119,9 +120,7 @@ class Replay:
     def _look_up(self, tower: int, crop: Tensor) -> _Crop:
         digest = hashlib.blake2b(crop.view(torch.uint8).numpy(), digest_size=16)
         key = (tower, f"{tuple(crop.shape)}{crop.dtype}{digest.hexdigest()}")
-        seen = self._crops.setdefault(key, _Crop())
-        self._crops.move_to_end(key)
-        return seen
+        return self._crops.setdefault(key, _Crop())
 
     def _state(self, seen: _Crop | None, index: int, entering: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         if seen is not None and index < len(seen.states):
@@ -139,10 +138,10 @@ class Replay:
         seen.seconds.append(seconds)
         self._bytes += _bytes(state)
         while self._bytes > self._limit:  # perhaps that crop itself
-            _, oldest = self._crops.popitem(last=False)
-            self._bytes -= oldest.bytes
-            oldest.kept = False
-            oldest.states.clear()
+            _, newest = self._crops.popitem()
+            self._bytes -= newest.bytes
+            newest.kept = False
+            newest.states.clear()
 
 
 def remembering(model: Any, mebibytes: int) -> Replay | None:
