@@ -38,7 +38,7 @@ class VisionPass:
     """One call of a family's encoder, and what the engine's hooks caught inside the ViT.
 
     Attributes:
-        arguments: of the call, by name.
+        arguments: of the call, by name; sizes, grids and counts lie on the CPU.
         states: ViT hidden states in tower layout by index, those that the method reads.
         inputs: keyword arguments of the ViT's first layer (rotary embeddings, sequence bounds).
         output: what the call returned, its ``pooler_output`` being one feature matrix per medium.

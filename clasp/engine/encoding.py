@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from clasp.backbones.base import Adapter, Modality, UnsupportedError, VisionPass
@@ -92,7 +93,7 @@ class EncoderWatch:
         def encode(*args: Any, **kwargs: Any) -> Any:
             if self._encoding is not None:  # a video encoder that is built on the image encoder
                 return original(*args, **kwargs)
-            self._encoding = VisionPass(modality, dict(signature.bind(*args, **kwargs).arguments))
+            self._encoding = VisionPass(modality, _known(signature.bind(*args, **kwargs).arguments))
             self._merger = self._new_merger(modality)
             try:
                 output = original(*args, **kwargs)
@@ -147,3 +148,11 @@ class EncoderWatch:
         layer = self._adapter.model.config.vision_feature_layer
         output.hidden_states = {layer: self._encoding.states[self._adapter.geometry.feature_layer]}
         return output
+
+
+def _known(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's arguments with sizes, grids and counts on the CPU: read now, so that no stage waits for them."""
+    return {
+        name: torch.tensor(value.tolist()) if isinstance(value, Tensor) and not value.is_floating_point() else value
+        for name, value in arguments.items()
+    }

@@ -24,6 +24,7 @@ class Layout:
         rotary: cosines and sines at those positions, (batch, length, head_dim) each.
         mask: attention mask in the form that the backbone's attention wants; None where none is needed.
         next_position: (axes, batch, 1) rotary position of the first generated token.
+        known: ``index`` and ``valid`` on the CPU, where the prompts alone say them.
     """
 
     layer: int
@@ -34,6 +35,7 @@ class Layout:
     rotary: tuple[Tensor, Tensor]
     mask: Any
     next_position: Tensor
+    known: tuple[Tensor, Tensor] | None = None
 
     @property
     def length(self) -> int:
@@ -42,6 +44,8 @@ class Layout:
     @cached_property
     def host(self) -> tuple[Tensor, Tensor]:
         """``index`` and ``valid`` on the CPU: the one wait for the device that a stage needs."""
+        if self.known is not None:
+            return self.known
         index, valid = torch.stack([self.index, self.valid.long()]).cpu()
         return index, valid.bool()
 

@@ -127,14 +127,15 @@ class Prefill:
         positions = arguments["position_ids"] if self.positions is None else self.positions
         positions = positions if positions.ndim == 3 else positions[None]
         positions = positions.expand(-1, batch, -1)
-        index = torch.arange(length, device=hidden.device).expand(batch, -1)
+        index = torch.arange(length).expand(batch, -1)
         cos, sin = arguments["position_embeddings"]
         rotary = (cos.expand(batch, -1, -1), sin.expand(batch, -1, -1))
         padded = not bool(self.valid.all())
         valid = self.valid.to(hidden.device)
         following = self.adapter.next_position(positions, valid)
         mask = arguments.get("attention_mask")
-        self.layouts = [Layout(0, index, valid, padded, positions, rotary, mask, following)]
+        known = (index, self.valid)
+        self.layouts = [Layout(0, index.to(hidden.device), valid, padded, positions, rotary, mask, following, known)]
 
     def add(self, layer: int, hidden: Tensor) -> Tensor:
         """The input of a layer with what the backbone's decoder adds to the output of the one before it."""
@@ -163,6 +164,7 @@ class Prefill:
         keep = pad(stays, (0, 1)).to(device, non_blocking=True)
         source = torch.arange(layout.length + 1, device=device).repeat(len(hidden), 1)
         pivots: Tensor | None = None
+        counted = False
         for shares in groups:
             state = StageState(self, stage, hidden, layout, [share.row for share in shares])
             selection = _on(device, self.method.select(state, shares[0].keep))
@@ -173,10 +175,11 @@ class Prefill:
             source[rows, moved] = places
             for share in shares:
                 lengths[share.row.sample] += places.shape[1]
-            if selection.valid is not None:  # how many stay depends on the data
-                lengths = keep[:, :-1].sum(dim=1).tolist()
+            counted |= selection.valid is not None
             if selection.pivots is not None:
                 pivots = self._pivots(pivots, layout, rows, chosen, selection.pivots)
+        if counted:  # how many stay depends on the data
+            lengths = keep[:, :-1].sum(dim=1).tolist()
         if pruned:
             hidden = self._compact(stage.cut, hidden, keep[:, :-1], source[:, :-1], lengths, layout, cache)
         self._records.append(Record(self.layouts[-1], pivots))

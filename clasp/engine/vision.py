@@ -67,28 +67,30 @@ class Medium:
         return self._once("representatives", self._representatives)
 
     def _representatives(self) -> Tensor:
-        merged = self.seen.merged
+        merged, cls = self.seen.merged, int(self.adapter.geometry.cls)
         assert merged is not None
-        # a number of its own for every group of every crop, so that the same place in two crops is not one group
         crops, patches = merged.shape
-        groups = merged + torch.arange(crops, device=merged.device)[:, None] * patches + 1
-        hidden = self.seen.output.last_hidden_state
-        cls = int(self.adapter.geometry.cls)
+        numbers = torch.arange(1, crops * patches + 1)
+        self._refuse_mixing(torch.cat([torch.zeros(crops, cls), numbers.view(crops, patches)], dim=1))
+        # a number of its own for every group of every crop, so that the same place in two crops is not one group
+        groups = merged + torch.arange(0, crops * patches, patches, device=merged.device)[:, None] + 1
         values = torch.cat([groups.new_zeros(crops, cls), groups], dim=1)[..., None].double()
         if cls and self.adapter.blocks(self.seen, self.item, values).shape[1] == patches + 1:
             values[:, 0, 0] = -1.0 - torch.arange(crops, device=values.device)  # CLS is a visual token of its own
-        arranged = self.adapter.arrange(self.seen, self.item, values)[:, 0]
+        labels = self.adapter.arrange(self.seen, self.item, values)[:, 0].long()
+        order = labels.argsort(stable=True)
+        ordered = labels[order]
+        first = (ordered.diff(prepend=labels.new_zeros(1)) != 0) & (ordered != 0)  # newlines, 0, stand for no patch
+        return torch.zeros_like(first).scatter(0, order, first)
+
+    def _refuse_mixing(self, numbers: Tensor) -> None:
+        """Raises UnsupportedError where some visual token mixes patches; ``numbers`` (crops, sequence), on the CPU."""
+        arranged = self.adapter.arrange(self.seen, self.item, numbers[..., None].double())
         if bool((arranged != arranged.round()).any()):
             raise UnsupportedError(
                 "this backbone interpolates between patches of a picture of this size, so that patches merged inside "
                 "the vision tower cannot be told apart; use another method"
             )
-        first: list[bool] = []
-        known = {0}  # newlines stand for no patch
-        for label in arranged.long().tolist():
-            first.append(label not in known)
-            known.add(label)
-        return torch.tensor(first, device=hidden.device)
 
     def seed(self) -> int:
         """From the pixels alone."""
