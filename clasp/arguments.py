@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from clasp.pipes import until_closed
 from clasp.redact import redact
 from clasp.strict import ConfigError, build, known_fields, shown, unknown_key
 
@@ -29,14 +30,15 @@ def run(kind: type[Arguments], main: Callable[[Arguments], int], arguments: Sequ
         arguments: as typed, without the program's name.
         usage: printed for ``--help``.
     """
-    if {"-h", "--help"} & set(arguments):
-        print(usage)
-        return 0
-    try:
-        return main(parse(kind, arguments))
-    except ConfigError as error:
-        print(f"error: {redact(str(error))}", file=sys.stderr)
-        return BAD_INPUT
+    with until_closed():
+        if {"-h", "--help"} & set(arguments):
+            print(usage)
+            return 0
+        try:
+            return main(parse(kind, arguments))
+        except ConfigError as error:
+            print(f"error: {redact(str(error))}", file=sys.stderr)
+            return BAD_INPUT
 
 
 def parse(kind: type[Arguments], arguments: Sequence[str]) -> Arguments:

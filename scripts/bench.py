@@ -16,7 +16,8 @@ tokens grow from 256 to 16,384, with a figure; on the LLaVA-1.5 geometries, ``sm
 ``profile``: the operators that each part's time goes to.
 
 One process, interleaved repeats after a round that is not timed. ``dtype=auto``: the faster of float32 and bfloat16
-here. Writes results/bench/<geometry>.json and .md, or of that measure's name; for growth also .png and .svg.
+here. Writes results/bench/<geometry>.json and .md for methods, <geometry>_<measure> for the others; for growth also
+.png and .svg.
 """
 
 from __future__ import annotations

@@ -1,41 +1,61 @@
-"""Trains the tiny backbone from nothing: ``python scripts/train_tiny.py``.
+"""Trains the tiny backbone from nothing.
 
-The stages run in order and continue from their checkpoints, so the same command takes up a stopped run. At the end the
-model is written to ``--out``, scored on the test sets, and the log's summary goes to ``--log``. To ship it, name
-``--out clasp/tiny/weights --log results/reference/tiny_training.json``.
+    python scripts/train_tiny.py [checkpoints=checkpoints] [until=answer] [out=<checkpoints>/weights]
+                                 [log=<checkpoints>/training.json] [data=data/tiny] [limit=N] [note=TEXT] [threads=N]
+
+The stages see, read, align and answer run in order, up to ``until``, and continue from their checkpoints, so the same
+command takes up a stopped run. At the end the model is written to ``out``, scored on the test sets below ``data``
+(``limit`` questions of each, default all), and the log's summary goes to ``log``, with ``note`` in it. To ship it, name
+``out=clasp/tiny/weights log=results/reference/tiny_training.json``.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from clasp.arguments import run
+from clasp.strict import ConfigError
+from clasp.tiny import STAGES, Stage
 
-from clasp.tiny.training import STAGES, Course, finish
+
+@dataclass(frozen=True)
+class Arguments:
+    """``out``, ``log`` None: beside the checkpoints; ``limit`` None: all questions; ``threads`` None: torch's own."""
+
+    checkpoints: Path = Path("checkpoints")
+    until: Stage = STAGES[-1]
+    out: Path | None = None
+    log: Path | None = None
+    data: Path = Path("data/tiny")
+    limit: int | None = None
+    note: str = ""
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for key, value in (("limit", self.limit), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{key}={value} is below 1; give a whole number of at least 1, or leave it out")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="folder of the checkpoints")
-    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="last stage to train")
-    parser.add_argument("--out", type=Path, help="folder of the finished model (default: weights in --checkpoints)")
-    parser.add_argument("--log", type=Path, help="summary of the training (default: training.json in --checkpoints)")
-    parser.add_argument("--data", type=Path, default=Path("data/tiny"), help="folder of the benchmark files")
-    parser.add_argument("--limit", type=int, help="score so many questions per set (default: all)")
-    parser.add_argument("--note", default="", help="remark to keep in the log's summary")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
-    arguments = parser.parse_args()
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-    course = Course(arguments.checkpoints)
-    for stage in STAGES[: STAGES.index(arguments.until) + 1]:
+def train(asked: Arguments) -> int:
+    """The exit code."""
+    import torch  # once the arguments are known to be good: it takes longer than telling that not
+
+    from clasp.tiny.training import Course, finish
+
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
+    course = Course(asked.checkpoints)
+    for stage in STAGES[: STAGES.index(asked.until) + 1]:
         course.run(stage)
-    if arguments.until == STAGES[-1]:
-        out = arguments.out or arguments.checkpoints / "weights"
-        log = arguments.log or arguments.checkpoints / "training.json"
-        finish(course, out, log, arguments.data, arguments.limit, arguments.note)
+    if asked.until == STAGES[-1]:
+        out = asked.out or asked.checkpoints / "weights"
+        log = asked.log or asked.checkpoints / "training.json"
+        finish(course, out, log, asked.data, asked.limit, asked.note)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(Arguments, train, sys.argv[1:], str(__doc__)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from clasp.bench.geometries import GEOMETRIES, TEXT_TOKENS, subject
 from clasp.bench.measure import PARTS
 from clasp.bench.plain import PROBES, layers_seconds, probes
 from clasp.cost import prefill_flops
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +30,20 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for name in ("unpruned", "none", "clasp", "fastv", "fastv, eager"):
         assert f"| {name} |" in table
     return json.loads((results / "bench" / "tiny.json").read_text())
+
+
+def test_no_two_measurements_share_a_file() -> None:
+    measures = get_args(command.Measure)
+    stems = {command.BenchConfig(measure=m, geometry=g).stem for m in measures for g in GEOMETRIES}
+    assert len(stems) == len(measures) * len(GEOMETRIES)
+
+
+@pytest.mark.parametrize("page", ["README.md", "results/bench/gains.md"])
+def test_links_to_what_was_measured_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    links = re.findall(r"\]\(([^):#]+)\)", path.read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (path.parent / link).exists()] == []
 
 
 def rows(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -140,7 +157,7 @@ def test_bad_input_is_one_sentence(
 def test_a_profile_divides_a_run_into_its_parts(tmp_path: Path) -> None:
     arguments = ["measure=profile", "geometry=tiny", "batches=1", "methods=fastv,visionzip", "dtype=float32"]
     assert command.main([*arguments, "device=cpu", f"results={tmp_path}"], "") == 0
-    found = json.loads((tmp_path / "bench" / "profile.json").read_text())
+    found = json.loads((tmp_path / "bench" / "tiny_profile.json").read_text())
     assert [run["name"] for run in found["profiles"]] == ["fastv", "visionzip"]
     for run in found["profiles"]:
         parts = {part["part"]: part for part in run["parts"]}

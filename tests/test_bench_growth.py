@@ -116,8 +116,8 @@ def test_ops_are_held_against_the_product_of_their_size(
 ) -> None:
     arguments = ["measure=ops", "geometry=tiny", "sizes=64,96", "repeats=2", "device=cpu", f"results={tmp_path}"]
     assert command.main(arguments, "") == 0
-    found = json.loads((tmp_path / "bench" / "ops.json").read_text())
-    assert (tmp_path / "bench" / "ops.md").read_text() == ops_table(found)
+    found = json.loads((tmp_path / "bench" / "tiny_ops.json").read_text())
+    assert (tmp_path / "bench" / "tiny_ops.md").read_text() == ops_table(found)
     assert found["width"] == 128
     assert list(found["sizes"]) == ["64", "96"]
     for size, rows in found["sizes"].items():
@@ -191,7 +191,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shares_follow_from_the_seconds(grown: Path) -> None:
-    found = json.loads((grown / "growth.json").read_text())
+    found = json.loads((grown / "tiny_growth.json").read_text())
     assert (found["picture_tokens"], found["sizes"]) == (256, [256, 768])
     unpruned, *pruned = found["prefills"]
     assert [run["name"] for run in pruned] == ["clasp", "fastv"]
@@ -209,8 +209,8 @@ def test_shares_follow_from_the_seconds(grown: Path) -> None:
 
 
 def test_the_table_says_what_was_found(grown: Path) -> None:
-    found = json.loads((grown / "growth.json").read_text())
-    table = (grown / "growth.md").read_text()
+    found = json.loads((grown / "tiny_growth.json").read_text())
+    table = (grown / "tiny_growth.md").read_text()
     assert table == growth_table(found)
     for name in (PRODUCT, *OPS, "clasp"):
         assert f"| {name} |" in table
@@ -219,9 +219,9 @@ def test_the_table_says_what_was_found(grown: Path) -> None:
 
 
 def test_the_figure_is_written_and_draws_everything(grown: Path) -> None:
-    assert Image.open(grown / "growth.png").width > 900
-    assert (grown / "growth.svg").stat().st_size > 1000
-    found = json.loads((grown / "growth.json").read_text())
+    assert Image.open(grown / "tiny_growth.png").width > 900
+    assert (grown / "tiny_growth.svg").stat().st_size > 1000
+    found = json.loads((grown / "tiny_growth.json").read_text())
     times, memory, prefills, peaks = figure.draw(found).axes
     assert len(times.lines) == len(memory.lines) == len(OPS) + 1
     assert len(prefills.lines) == 5, "three prefills, two of them with a selection"

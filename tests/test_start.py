@@ -93,7 +93,11 @@ def test_help_of_what_hydra_composes(tmp_path: Path, script: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["audit.py", "bench.py", "bench_harness.py", "judge.py", "report.py", "status.py", "submission.py"]
+    "script",
+    [
+        *("audit.py", "bench.py", "bench_harness.py", "judge.py", "report.py", "status.py", "submission.py"),
+        "train_tiny.py",
+    ],
 )
 def test_help_and_bad_arguments_of_the_others(tmp_path: Path, script: str) -> None:
     ran = run(tmp_path, script, "--help")

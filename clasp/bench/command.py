@@ -63,6 +63,11 @@ class BenchConfig:
     def counts(self) -> tuple[int, ...]:
         return self.sizes or SIZES[self.measure]
 
+    @property
+    def stem(self) -> str:
+        """Name of the files below ``<results>/bench``: ``small`` for methods side by side, ``small_ops`` and so on."""
+        return self.geometry if self.measure == "methods" else f"{self.geometry}_{self.measure}"
+
 
 def main(arguments: Sequence[str], usage: str) -> int:
     """Measures, writes, prints; returns the exit code."""
@@ -72,7 +77,7 @@ def main(arguments: Sequence[str], usage: str) -> int:
 def _main(config: BenchConfig) -> int:
     _check(config)
     found, table = run(config)
-    folder, name = config.results / "bench", config.geometry if config.measure == "methods" else config.measure
+    folder, name = config.results / "bench", config.stem
     payload = json.dumps(found, indent=1).encode() + b"\n"
     paths = [
         write_atomically(folder / f"{name}.json", payload),

@@ -30,6 +30,7 @@ from clasp.evaluation.sweep.launch import Asked, launch
 from clasp.evaluation.sweep.submission import composing
 from clasp.evaluation.telling import BAD_INPUT, FAILED, announce, explain, tell, told_of
 from clasp.files import is_full
+from clasp.pipes import until_closed
 from clasp.redact import redact, redact_logs
 from clasp.strict import ConfigError
 
@@ -179,10 +180,11 @@ def main(hydra_main: Callable[[], object]) -> int:
     terminated = signal.signal(signal.SIGTERM, _stop)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its exceptions instead of printing them
     try:
-        with composing(sys.argv) as overrides:
-            hydra_main()
-        if _asked:
-            _launch(overrides)
+        with until_closed():
+            with composing(sys.argv) as overrides:
+                hydra_main()
+            if _asked:
+                _launch(overrides)
     except Exception as error:
         if wanted == "1" or (_begun and not isinstance(error, HydraException)):
             raise

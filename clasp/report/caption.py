@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from clasp.report.files import UNPRUNED
 from clasp.report.layout import DAGGERS, benchmark_label, method_label
 from clasp.report.rows import RANDOM, SIGNIFICANT, Average, Key, Standing, Summary
+from clasp.report.spells import APART_H, MARK
 from clasp.report.statistics import LEVEL, RESAMPLES, SWAPS
 
 TOLERANCE = 1.0
@@ -33,6 +34,7 @@ def caption(summary: Summary) -> list[str]:
         "FLOPs ratio = unpruned / own FLOPs. KV MiB (measured) and prefill ms (measured) are means per question. "
         "prefill speed-up = unpruned / own prefill ms, shown where device and batch size are the same.",
         _hardware(summary),
+        *apart_rows(summary),
     ]
     version = f"Code version of the cells: {', '.join(dict.fromkeys(frame['commit']))}."
     return [*notes, *_below_random(summary), *_missing(summary), version]
@@ -70,14 +72,40 @@ def below_random(found: Mapping[Key, Standing], averages: Mapping[Key, Average])
     }
     parts = []
     for standing, meaning in meanings.items():
-        rows = [key for key, value in found.items() if value == standing]
-        at = [
-            f"at {tokens} {', '.join(names)}"
-            for tokens in budgets
-            if (names := [method_label(name) for name, budget in rows if budget == tokens])
-        ]
-        parts.append(f"{DAGGERS[standing]} {meaning}: {'; '.join(at) or 'none'}")
+        rows = [key for tokens in budgets for key, value in found.items() if value == standing and key[1] == tokens]
+        parts.append(f"{DAGGERS[standing]} {meaning}: {_by_budget(rows) or 'none'}")
     return f"Below random at the same budget by their average: {'. '.join(parts)}."
+
+
+def apart(hours: Mapping[Key, float]) -> str:
+    """Whose speed-ups need not compare, and the remedy; empty where all do.
+
+    Args:
+        hours: of the rows whose cells were computed far from the unpruned model's, how far.
+    """
+    if not hours:
+        return ""
+    return (
+        f"{MARK} speed-ups that need not compare, for the speed of a machine drifts: cells were computed more than "
+        f"{APART_H:g} hours before or after the unpruned model's ({_by_budget(hours)}; up to {max(hours.values()):.1f} "
+        "hours). All cells computed in one go, into a results folder of their own (paths.results=...), compare."
+    )
+
+
+def apart_rows(summary: Summary) -> list[str]:
+    """The sentence on the rows whose speed-ups need not compare, where there are such and the table shows any."""
+    if summary.experiment.spec.table == "categories":
+        return []
+    text = apart({row.key: row.hours_apart for row in summary.rows if row.apart})
+    return [text] if text else []
+
+
+def _by_budget(keys: Collection[Key]) -> str:
+    budgets = dict.fromkeys(tokens for _, tokens in keys)
+    return "; ".join(
+        f"at {tokens} {', '.join(method_label(name) for name, budget in keys if budget == tokens)}"
+        for tokens in budgets
+    )
 
 
 def _compared(summary: Summary) -> list[str]:

@@ -28,6 +28,7 @@ from clasp.report.files import (
     read_file,
     read_judgement,
 )
+from clasp.report.spells import moment
 
 EXPERIMENT_SCHEMA = 2
 WORLD = "world_"
@@ -189,10 +190,11 @@ def flat(cell: dict[str, Any]) -> dict[str, Any]:
     """A cell as one flat row.
 
     ``tokens`` is the budget as a count per image. Visual tokens come in all four accountings; ``*_seconds`` are means
-    per question, ``tflops_*`` 1e12 multiply-adds of the decoder's prefill, ``kv_bytes`` measured, mean per question.
+    per question, ``tflops_*`` 1e12 multiply-adds of the decoder's prefill, ``kv_bytes`` measured, mean per question;
+    ``started`` and ``finished`` are seconds since 1970.
 
     Raises:
-        ReportError: the cell lacks a key.
+        ReportError: the cell lacks a key, or says a time that is none.
     """
     try:
         costs, provenance = cell["costs"], cell["provenance"]
@@ -210,13 +212,14 @@ def flat(cell: dict[str, Any]) -> dict[str, Any]:
             "decode_seconds_per_token": _per_token(costs),
             "batch_size": costs["batch_size"],
             "device": costs["device"],
+            **{end: moment(provenance.get(end)) for end in ("started", "finished")},
             "judge_model": cell.get("judge_model"),
             "assumptions": tuple(provenance.get("assumptions") or ()),
             "commit": str(provenance.get("commit") or "unknown")[:12] + ("+changes" if provenance.get("dirty") else ""),
         }
     except KeyError as error:
         raise ReportError(f"results file {cell.get('signature')}.json lacks the key {error}; {REMEDY}") from error
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ReportError(f"results file {cell.get('signature')}.json cannot be used ({error}); {REMEDY}") from error
 
 

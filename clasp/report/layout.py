@@ -14,6 +14,7 @@ from clasp.report.categories import Category, by_category
 from clasp.report.cells import CUSTOM, WORLD
 from clasp.report.files import UNPRUNED
 from clasp.report.rows import Average, Row, Standing, Summary
+from clasp.report.spells import MARK
 from clasp.report.statistics import Interval
 
 Mark = Literal["best", "second"]
@@ -149,7 +150,7 @@ def _accuracy(summary: Summary) -> list[Column]:
         _flops_column(summary),
         ("KV MiB", _cost("kv_mib", digits=2)),
         ("prefill ms", _cost("prefill_ms")),
-        ("prefill speed-up", lambda rows: [Shown(_number(row.speedups["prefill"], digits=2)) for row in rows]),
+        ("prefill speed-up", _speedup("prefill")),
         ("FLOPs ratio", lambda rows: [Shown(_number(row.flops_ratio, digits=2)) for row in rows]),
     ]
 
@@ -168,8 +169,8 @@ def _efficiency(summary: Summary) -> list[Column]:
         ("output avg.", _cost("output_average")),
         ("input avg.", _cost("input_average")),
         ("final", _cost("final")),
-        ("total speed-up", lambda rows: [Shown(_number(row.speedups["total"], digits=2)) for row in rows]),
-        ("prefill speed-up", lambda rows: [Shown(_number(row.speedups["prefill"], digits=2)) for row in rows]),
+        ("total speed-up", _speedup("total")),
+        ("prefill speed-up", _speedup("prefill")),
         ("FLOPs-ideal speed-up", lambda rows: [Shown(_number(row.flops_ratio, digits=2)) for row in rows]),
     ]
 
@@ -238,6 +239,12 @@ def p_text(p: float) -> str:
 
 def _cost(name: str, scale: float = 1.0, digits: int = 1) -> Callable[[Sequence[Row]], list[Shown]]:
     return lambda rows: [Shown(_number(row.costs[name], scale, digits)) for row in rows]
+
+
+def _speedup(phase: str) -> Callable[[Sequence[Row]], list[Shown]]:
+    return lambda rows: [
+        Shown(_number(row.speedups[phase], digits=2), None, f" {MARK}" if row.apart else "") for row in rows
+    ]
 
 
 def _flops_column(summary: Summary) -> Column:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from clasp.files import write_atomically
-from clasp.report.caption import below_random
+from clasp.report.caption import apart, below_random
 from clasp.report.cells import Experiment, load_experiment
 from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import benchmark_label, marked_label, method_label
 from clasp.report.rows import Average, Comparison, Key, Standing, standings
+from clasp.report.spells import APART_H, MARK, hours_apart
 from clasp.report.statistics import Interval
 
 TRAINING = "tiny_training.json"
@@ -82,6 +84,7 @@ def main_block(path: Path) -> str:
     """A short table of the main experiment: averages, visual tokens, FLOPs ratio and measured prefill speed-up."""
     frame = pd.read_csv(path)
     averages, standing = _judged(frame)
+    hours = _apart(path, frame)
     lines = _heading(
         "visual tokens",
         "method",
@@ -94,8 +97,9 @@ def main_block(path: Path) -> str:
         tokens = f"all {row.budget}" if row.method == UNPRUNED else str(row.budget)
         label = marked_label(row.row, standing.get((row.row, row.budget)))
         values = [_shown(_average(row, name)) for name in ("normalized_average", "world_average")]
-        lines.append(_line(tokens, label, *values, _ratio(row.flops_ratio), _ratio(row.prefill_speedup)))
-    return "\n".join([*lines, "", f"{_measured(MAIN, frame)}\n{below_random(standing, averages)}"])
+        speedup = _marked(row.prefill_speedup, (row.row, row.budget) in hours)
+        lines.append(_line(tokens, label, *values, _ratio(row.flops_ratio), speedup))
+    return "\n".join([*lines, "", *_notes(MAIN, frame, standing, averages, hours)])
 
 
 def methods_block(path: Path) -> str:
@@ -105,6 +109,7 @@ def methods_block(path: Path) -> str:
     pruned = frame[frame["method"] != UNPRUNED]
     budgets = list(dict.fromkeys(pruned["budget"]))
     smallest = pruned[pruned["budget"] == min(budgets)].set_index("method")["prefill_speedup"]
+    hours = _apart(path, pruned[pruned["budget"] == min(budgets)])
     lines = _heading(
         "method", *(f"{tokens} tokens, % [95 %]" for tokens in budgets), f"prefill speed-up at {min(budgets)}"
     )
@@ -114,8 +119,10 @@ def methods_block(path: Path) -> str:
             average = averages.get((method, tokens), Average(None, None))
             mark = marked_label("", standing.get((method, tokens)))
             values.append(f"{_shown(average)}{mark}")
-        lines.append(_line(method_label(method), *values, _ratio(smallest.get(method))))
-    return "\n".join([*lines, "", f"{_measured(METHODS, frame)}\n{below_random(standing, averages)}"])
+        lines.append(
+            _line(method_label(method), *values, _marked(smallest.get(method), (method, min(budgets)) in hours))
+        )
+    return "\n".join([*lines, "", *_notes(METHODS, frame, standing, averages, hours)])
 
 
 def tiny_block(path: Path) -> str:
@@ -150,6 +157,32 @@ def _measured(experiment: str, frame: pd.DataFrame) -> str:
     )
 
 
+def _notes(
+    experiment: str,
+    frame: pd.DataFrame,
+    standing: Mapping[Key, Standing],
+    averages: Mapping[Key, Average],
+    hours: Mapping[Key, float],
+) -> list[str]:
+    """The lines below a table."""
+    return [_measured(experiment, frame), below_random(standing, averages), *([apart(hours)] if hours else [])]
+
+
+def _apart(path: Path, shown: pd.DataFrame) -> dict[Key, float]:
+    """Of the rows shown, hours between their cells and the unpruned model's where these are too many for a speed-up.
+
+    Args:
+        path: of the experiment's table, in the results root that holds its cells.
+        shown: lines of that table.
+    """
+    cells = load_experiment(path.stem, path.parents[1]).frame
+    groups = {key: group.set_index("benchmark") for key, group in cells.groupby(["row", "tokens"], sort=False)}
+    base = cells[cells["method"] == UNPRUNED].drop_duplicates("benchmark").set_index("benchmark")
+    timed = shown[shown["prefill_speedup"].notna()]
+    hours = {key: hours_apart(groups[key], base) for key in zip(timed["row"], timed["budget"], strict=True)}
+    return {key: value for key, value in hours.items() if value > APART_H}
+
+
 def _judged(frame: pd.DataFrame) -> tuple[dict[Key, Average], dict[Key, Standing]]:
     """Averages and standings of a table's rows."""
     averages = {(row.row, row.budget): _average(row, "normalized_average") for row in frame.itertuples()}
@@ -174,6 +207,10 @@ def _shown(average: Average) -> str:
         return ""
     bounds = [f"{100 * bound:.1f}" for bound in average.interval or ()]
     return f"{100 * average.value:.1f}" + (f" [{', '.join(bounds)}]" if bounds else "")
+
+
+def _marked(speedup: float | None, is_apart: bool) -> str:
+    return f"{_ratio(speedup)}{f' {MARK}' if is_apart else ''}"
 
 
 def _ratio(value: float | None) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from clasp.report.cells import Experiment
 from clasp.report.files import UNPRUNED
+from clasp.report.spells import APART_H
 from clasp.report.statistics import Interval
 
 RANDOM = "random"
@@ -70,6 +71,7 @@ class Row:
         costs: keys of :data:`clasp.report.summary.COSTS`, None where a benchmark's cell is missing.
         speedups: phase (``prefill``, ``decode``, ``total``) -> unpruned / own seconds as measured; None where device or
             batch size differ.
+        hours_apart: most hours between computing a cell of the row and computing the unpruned model's.
         flops_ratio: unpruned / own FLOPs of the decoder's prefill (gated formula).
         device: names of the devices that the cells ran on.
         batch_size: batch sizes of the cells.
@@ -86,6 +88,7 @@ class Row:
     world: Average
     costs: Mapping[str, float | None]
     speedups: Mapping[str, float | None]
+    hours_apart: float
     flops_ratio: float | None
     device: str
     batch_size: str
@@ -94,6 +97,11 @@ class Row:
     @property
     def key(self) -> Key:
         return self.name, self.tokens
+
+    @property
+    def apart(self) -> bool:
+        """Whether its speed-ups divide times of different spells of a machine."""
+        return self.hours_apart > APART_H and any(value is not None for value in self.speedups.values())
 
 
 @dataclass(frozen=True, eq=False)

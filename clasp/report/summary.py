@@ -15,6 +15,7 @@ from clasp.report.cells import ACCOUNTINGS, WORLD, Experiment
 from clasp.report.files import REMEDY, UNPRUNED, ReportError
 from clasp.report.metrics import Sampled, sampled
 from clasp.report.rows import Average, Comparison, Key, Row, Summary
+from clasp.report.spells import hours_apart
 from clasp.report.statistics import (
     Interval,
     Pair,
@@ -82,6 +83,7 @@ def summarize(experiment: Experiment) -> Summary:
                     phase: _ratio(base_costs[f"{phase}_ms"], costs[f"{phase}_ms"]) if comparable else None
                     for phase in PHASES
                 },
+                hours_apart=hours_apart(cells, base),
                 flops_ratio=_ratio(base_costs["tflops_gated"], costs["tflops_gated"]),
                 device=_where(cells)[0],
                 batch_size=_where(cells)[1],

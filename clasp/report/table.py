@@ -147,6 +147,7 @@ _LATEX = {
     "†": r"\textdagger{}",
     "‡": r"\textdaggerdbl{}",
     "±": r"$\pm$",
+    "§": r"\S{}",
 }
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_args
+
+Stage = Literal["see", "read", "align", "answer"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+"""Stages of the training, in order; see :mod:`clasp.tiny.training`."""
 
 
 def directory() -> Path:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
+from clasp.tiny import STAGES
 from clasp.tiny.answering import LabelEmbedding, answer_loss, choose_tokens
 from clasp.tiny.attention import keep_memory, use_own, use_products
 from clasp.tiny.benchmarks import build
@@ -29,7 +30,6 @@ from clasp.tiny.packing import Packer
 from clasp.tiny.scoring import score
 from clasp.tiny.seeing import PatchHead, picture_batch, seeing_loss
 
-STAGES = ("see", "read", "align", "answer")
 _READ_NOISE = 0.1  # standard deviation added to the label embeddings, whose own is about 1
 _EASY_SHARE = 6  # one image in so many of the answer stage is easy-VQA's
 

@@ -93,6 +93,8 @@ def cell(method: str, tokens: int, benchmark: str, scores: list[float], **change
             "commit": "0123abc",
             "dirty": False,
             "versions": {"torch": "2"},
+            "started": "2026-01-01T09:00:00+00:00",
+            "finished": "2026-01-01T10:00:00+00:00",
             "assumptions": ["router: nearest prototype"] if method == "clasp" else [],
         },
     }

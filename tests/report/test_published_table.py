@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import VISUAL, cell, planned, write_cell, write_plan
+from synthetic import VISUAL, alter, cell, planned, signature, write_cell, write_plan
 
 from clasp.report.cells import load_experiment
 from clasp.report.files import ReportError
@@ -251,6 +251,20 @@ def test_efficiency_compares_ratios_with_a_mark_and_times_not_at_all(tmp_path: P
     text = sheet_markdown(published_sheet(summary, rows))
     assert "57.82 (" in text
     assert "other hardware" in text
+    assert "§" not in text
+
+
+def test_our_speedups_between_spells_of_a_machine_are_marked(tmp_path: Path) -> None:
+    write(tmp_path, benchmarks=("pope",), table="efficiency")
+    late = {"started": "2026-01-02T09:00:00+00:00", "finished": "2026-01-02T10:00:00+00:00"}
+    alter(tmp_path, signature("clasp", 192, "pope"), provenance=late)
+    summary = summarize(load_experiment(NAME, tmp_path))
+    lines = [
+        line for line in sheet_markdown(published_sheet(summary, published_rows(summary))).splitlines() if "§" in line
+    ]
+    assert [line.count("§") for line in lines] == [1, 1]
+    assert "| CLASP" in lines[0]
+    assert "at 192 CLASP" in lines[1]
 
 
 def test_retention_on_another_benchmark_is_not_compared(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic import ALL_METHODS, BUDGETS, METHODS, VISUAL, cell, write_cell, write_experiment
+from synthetic import ALL_METHODS, BUDGETS, METHODS, VISUAL, alter, cell, signature, write_cell, write_experiment
 
 from clasp.report.build import build_figures, build_table
 from clasp.report.caption import below_random
@@ -167,6 +167,22 @@ def test_the_methods_block_shows_the_numbers(built: Path) -> None:
         if row.tokens == 64:
             assert shown[LABELS[row.method]][-1] == f"{row.speedups['prefill']:.2f}"
     assert below_random(summary.standings, {row.key: row.average for row in summary.rows}) in block
+
+
+def test_the_blocks_mark_speedups_between_spells_of_a_machine(built: Path) -> None:
+    table = built / "tables" / "table_llava15_tiny.csv"
+    assert "§" not in main_block(table) + methods_block(table)
+    for tokens in (128, 64):
+        alter(
+            built,
+            signature("fastv", tokens, "world_ocr"),
+            provenance={"started": "2026-02-01T09:00:00+00:00", "finished": "2026-02-01T10:00:00+00:00"},
+        )
+    main, methods = main_block(table), methods_block(table)
+    assert [row[:2] for row in rows(main) if row[-1].endswith(" §")] == [["128", "FastV"], ["64", "FastV"]]
+    assert [row[0] for row in rows(methods) if row[-1].endswith(" §")] == ["FastV"]
+    assert "(at 128 FastV; at 64 FastV; up to 743.0 hours)" in main.splitlines()[-1]
+    assert "(at 64 FastV; up to 743.0 hours)" in methods.splitlines()[-1], "whose speed-up it shows"
 
 
 def test_a_gap_stays_a_gap(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import subprocess
 import sys
@@ -110,6 +111,71 @@ def test_timing_on_another_device_is_not_compared(results: Path) -> None:
     assert set(row_of(summary, "clasp", 64).speedups.values()) == {None}
     assert row_of(summary, "clasp", 64).flops_ratio is not None
     assert "CPU: Example 2 cores, GPU: Other" in markdown(summary)
+
+
+SPEEDUPS = {"accuracy": 1, "efficiency": 2, "categories": 0}
+"""Columns of measured speed-ups by kind of table."""
+
+
+@pytest.mark.parametrize("table", SPEEDUPS)
+def test_speedups_between_spells_of_a_machine_are_marked_and_their_rows_named(tmp_path: Path, table: str) -> None:
+    write_experiment(tmp_path, table=table, figures=[])
+    text = markdown(summary_of(tmp_path))
+    assert "§" not in text
+    late = {"started": "2026-01-02T11:00:00+00:00", "finished": "2026-01-02T11:01:00+00:00"}
+    alter(tmp_path, signature("clasp", 64, "easy_vqa"), provenance=late)
+    summary = summary_of(tmp_path)
+    assert row_of(summary, "clasp", 64).hours_apart == 25.0
+    assert [row.key for row in summary.rows if row.apart] == [("clasp", 64)]
+    marked = [line for line in markdown(summary).splitlines() if "§" in line]
+    if not SPEEDUPS[table]:
+        assert marked == []
+        return
+    row, note = marked
+    assert row.startswith("| CLASP")
+    assert row.count(" § |") == SPEEDUPS[table]
+    assert note.startswith("- § speed-ups that need not compare")
+    assert "more than 3 hours before or after the unpruned model's (at 64 CLASP; up to 25.0 hours)" in note
+    assert r"\S{}" in latex(summary)
+
+
+@pytest.mark.parametrize(
+    ("started", "finished", "hours"),
+    [
+        ("2026-01-01T10:30:00+00:00", "2026-01-01T11:00:00+00:00", 0.5),
+        ("2026-01-01T04:00:00+00:00", "2026-01-01T05:00:00+00:00", 4.0),
+        ("2026-01-01T09:30:00+00:00", "2026-01-03T09:00:00+00:00", 0.0),
+        ("2026-01-01T15:00:00+05:00", "2026-01-01T16:00:00+05:00", 0.0),
+        ("2026-01-01T12:00:00", "2026-01-01T13:00:00", 2.0),
+        (None, None, 0.0),
+    ],
+    ids=["after", "before", "overlapping", "another zone", "no zone", "not known"],
+)
+def test_hours_between_a_row_and_the_unpruned_model(
+    results: Path, started: str | None, finished: str | None, hours: float
+) -> None:
+    when = {"started": started, "finished": finished} if started else None
+    path = results / "cells" / f"{signature('fastv', 128, 'world_ocr')}.json"
+    value = json.loads(path.read_text())
+    value["provenance"] = {k: v for k, v in value["provenance"].items() if k not in ("started", "finished")} | (
+        when or {}
+    )
+    path.write_text(json.dumps(value))
+    assert row_of(summary_of(results), "fastv", 128).hours_apart == hours
+
+
+def test_only_cells_of_one_benchmark_are_held_against_each_other(results: Path) -> None:
+    late = {"started": "2026-01-02T11:00:00+00:00", "finished": "2026-01-02T11:01:00+00:00"}
+    for method, tokens, benchmark in plan():
+        if benchmark == "easy_vqa":
+            alter(results, signature(method, tokens, benchmark), provenance=late)
+    assert not any(row.apart for row in summary_of(results).rows)
+
+
+def test_a_time_that_is_none_is_told(results: Path) -> None:
+    alter(results, signature("clasp", 64, "easy_vqa"), provenance={"started": "yesterday"})
+    with pytest.raises(ReportError, match="cannot be used"):
+        summary_of(results)
 
 
 def test_a_metric_without_scores_per_question_has_no_interval(results: Path) -> None:

@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from string import ascii_lowercase
 
+from clasp.report.caption import apart_rows
 from clasp.report.files import UNPRUNED
 from clasp.report.layout import Group, Shown, benchmark_label, method_label, title
 from clasp.report.published.protocols import AVERAGE, QUANTITIES
@@ -20,6 +21,7 @@ from clasp.report.published.rows import (
     same_backbone,
 )
 from clasp.report.rows import Row, Summary
+from clasp.report.spells import MARK
 from clasp.report.table import Sheet, records_csv, write_sheet
 
 LABELS = {AVERAGE: "average %", "average": "average of scores", **{k: q.label for k, q in QUANTITIES.items()}}
@@ -30,6 +32,7 @@ MEANINGS = {
     "re-run": "run by the source itself",
     "not stated": "the source may have run the method or copied the number",
 }
+SPEEDUP = "time_speedup"
 OURS = "this project"
 """What stands as the source of our own rows."""
 
@@ -151,7 +154,9 @@ def _own_line(summary: Summary, row: Row, columns: Sequence[str]) -> list[Shown]
     values = [own_value(summary, row, column) for column in columns]
     # speed-ups and TFLOPs are small numbers
     texts = ["" if value is None else f"{value:.{2 if value < 10 else 1}f}" for value in values]
-    return [Shown(method_label(row.name)), Shown(OURS), Shown(""), Shown(""), *map(Shown, texts)]
+    tails = [f" {MARK}" if row.apart and column == SPEEDUP else "" for column in columns]
+    numbers = [Shown(text, None, tail) for text, tail in zip(texts, tails, strict=True)]
+    return [Shown(method_label(row.name)), Shown(OURS), Shown(""), Shown(""), *numbers]
 
 
 def _line(row: PublishedRow, label: str, columns: Sequence[str], tail: Callable[[PublishedValue], str]) -> list[Shown]:
@@ -186,6 +191,7 @@ def _notes(summary: Summary, rows: Sequence[PublishedRow], letters: Mapping[str,
     notes += [f"{letter}: {text}." for text, letter in letters.items()]
     origins = [origin for origin in ORIGINS if any(row.origin == origin for row in rows)]
     meanings = "; ".join(f"{origin}: {MEANINGS[origin]}" for origin in origins)
+    notes += apart_rows(summary) if spec.table == "efficiency" else []
     return [*notes, f"Whose run a number is: {meanings}.", f"Sources: {_sources(rows)}."]
 
 

@@ -1,0 +1,68 @@
+"""Output that nobody reads any more ends a program, and quietly."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clasp.pipes import NOT_READ, until_closed
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+PRINTS = """
+import sys
+from clasp.arguments import run
+from clasp.evaluation.overview.command import StatusArguments
+
+def main(arguments):
+    for _ in range({lines}):
+        print("x" * 100, file={stream})
+    return 0
+
+sys.exit(run(StatusArguments, main, [], ""))
+"""
+
+
+def unread(folder: Path, *command: str, errors: int = subprocess.PIPE) -> subprocess.CompletedProcess[bytes]:
+    """Runs Python with a standard output that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb", buffering=0) as closed:
+        return subprocess.run(
+            [sys.executable, *command], cwd=folder, stdout=closed, stderr=errors, timeout=120, check=False
+        )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["status.py", "--help"], ["run.py", "--help"], ["run.py", "--cfg", "job"]], ids=" ".join
+)
+def test_scripts_end_quietly(tmp_path: Path, arguments: list[str]) -> None:
+    ended = unread(tmp_path, str(SCRIPTS / arguments[0]), *arguments[1:])
+    assert (ended.returncode, ended.stderr) == (NOT_READ, b"")
+
+
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["buffered", "more than a buffer"])
+def test_any_length_of_output(tmp_path: Path, lines: int) -> None:
+    ended = unread(tmp_path, "-c", PRINTS.format(lines=lines, stream="sys.stdout"))
+    assert (ended.returncode, ended.stderr) == (NOT_READ, b"")
+
+
+def test_errors_that_nobody_reads(tmp_path: Path) -> None:
+    ended = unread(tmp_path, "-c", PRINTS.format(lines=1, stream="sys.stderr"), errors=subprocess.STDOUT)
+    assert ended.returncode == NOT_READ
+
+
+def test_other_pipes_that_break_are_errors() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with pytest.raises(BrokenPipeError), until_closed():
+        os.write(writing, b"x")
+    os.close(writing)
+
+
+def test_an_exit_code_is_kept() -> None:
+    with pytest.raises(SystemExit, match="7"), until_closed():
+        raise SystemExit(7)
