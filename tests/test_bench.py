@@ -16,6 +16,8 @@ from clasp.bench.measure import PARTS
 from clasp.bench.plain import PROBES, layers_seconds, probes
 from clasp.cost import prefill_flops
 
+pytestmark = pytest.mark.xdist_group("bench")  # one run for all
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
