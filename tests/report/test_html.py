@@ -23,6 +23,8 @@ from clasp.report.files import ReportError
 from clasp.report.html.examples import verdict
 from clasp.report.html.text import shortened, visible
 
+pytestmark = pytest.mark.xdist_group("html")  # one page for all
+
 ROOT = Path(__file__).resolve().parents[2]
 # half a surrogate pair, a control, a direction override, and what would end a script, an attribute or a comment
 MARKUP = (
@@ -398,7 +400,6 @@ def column(at: int) -> str:
 
 
 @needs_browser
-@pytest.mark.xdist_group("browser")
 class TestInBrowser:
     def test_opens_without_errors_or_requests_and_runs_nothing_hostile(self, opened: Browser, root: Path) -> None:
         assert opened.logged == []

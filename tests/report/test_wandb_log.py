@@ -21,6 +21,8 @@ from clasp.report.cells import load_experiment
 from clasp.report.wandb_log import _typed, group_config, group_id, log_group, log_report
 from clasp.report.wandb_run import choose_mode
 
+pytestmark = pytest.mark.xdist_group("wandb")  # one process for all
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

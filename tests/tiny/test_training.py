@@ -23,6 +23,7 @@ from clasp.tiny.packing import IGNORE, attention_bias
 from clasp.tiny.seeing import world_labels
 from clasp.tiny.training import STAGES, Course, Recipe
 
+pytestmark = pytest.mark.xdist_group("training")  # one tokenizer and one course for all
 PLAN = Plan(steps=2, rate=1e-3, warmup=1, decay=1, every=100)
 RECIPE = Recipe(
     see=PLAN,
