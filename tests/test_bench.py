@@ -18,6 +18,7 @@ from clasp.bench.plain import PROBES, layers_seconds, probes
 from clasp.cost import prefill_flops
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.xdist_group("bench")  # one run for all
 
 
 @pytest.fixture(scope="module")

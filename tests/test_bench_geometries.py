@@ -19,6 +19,7 @@ from clasp.bench.report import record
 from clasp.budget import Geometry
 from clasp.methods import METHODS
 
+pytestmark = pytest.mark.xdist_group("bench geometries")  # the thin models are built once
 HUB = {
     "llava_1_5_7b": "llava-hf/llava-1.5-7b-hf",
     "llava_next_7b": "llava-hf/llava-v1.6-vicuna-7b-hf",

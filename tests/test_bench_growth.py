@@ -21,6 +21,7 @@ from clasp.bench.report import growth_table, ops_table
 
 CPU = torch.device("cpu")
 MEGA = 1000 * 1000
+pytestmark = pytest.mark.xdist_group("bench growth")  # one run for all
 
 
 def public_functions() -> set[str]:

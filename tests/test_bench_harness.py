@@ -10,6 +10,7 @@ import pytest
 
 from clasp.bench import harness
 
+pytestmark = pytest.mark.xdist_group("bench harness")  # one run for all
 SMALL = ["limit=2", "methods=none,random", "tokens=64", "benchmarks=world_ocr", "threads=1"]
 
 

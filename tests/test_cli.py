@@ -34,7 +34,7 @@ def written(folder: Path) -> dict[str, tuple[int, bytes]]:
 def test_end_to_end_twice(
     tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["method=clasp", "tokens=64", "fusion=deep", "limit=4", f"paths.data={data_root}"]
+    arguments = ["method=clasp", "tokens=64", "fusion=deep", "limit=2", f"paths.data={data_root}"]
     first = run_script(tmp_path, "backbone=tiny", "benchmarks=tiny", *arguments)
     assert first.returncode == 0, first.stderr
     assert "7 cells computed, 0 were there already, 0 failed" in first.stdout

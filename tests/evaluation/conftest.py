@@ -29,6 +29,14 @@ def tiny() -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="session")
+def small() -> tuple[Any, Any]:
+    """A model of random weights and 64 visual tokens, and its processor: where it matters how questions are asked."""
+    from families import FAMILIES
+
+    return FAMILIES["llava"].model(), FAMILIES["llava"].processor()
+
+
+@pytest.fixture(scope="session")
 def questions(data_root: Path) -> list[Question]:
     """Two questions of every benchmark, of different lengths."""
     files = ensure(data_root, ["easy_vqa", "world_attribute", "world_counting", "world_ocr", "world_spatial"])

@@ -123,13 +123,13 @@ def test_inputs_are_taken_once_and_parts_are_prepared_anew() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_answers_are_those_without_overlap(
-    tiny: Any, questions: list[Question], batch_size: int, monkeypatch: pytest.MonkeyPatch
+    small: Any, questions: list[Question], batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method, told, questions = build("random", {"tokens": 64}), list[int](), questions[::2]
-    expected = Answerer(*tiny, method, batch_size).answer(questions, told.append)
+    method, told, questions = build("random", {"ratio": 0.6}), list[int](), questions[::2]
+    expected = Answerer(*small, method, batch_size).answer(questions, told.append)
     monkeypatch.setattr(Answerer, "overlap", False)
     again = list[int]()
-    assert facts(Answerer(*tiny, method, batch_size).answer(questions, again.append)) == facts(expected)
+    assert facts(Answerer(*small, method, batch_size).answer(questions, again.append)) == facts(expected)
     assert told == again
 
 
@@ -145,17 +145,17 @@ def slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 
 def test_what_preparing_takes_counts_for_its_own_questions(
-    tiny: Any, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+    small: Any, questions: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow(monkeypatch, 0.4)
-    for answer in Answerer(*tiny, build("random", {"tokens": 64}), 2).answer(questions[:4]):
+    for answer in Answerer(*small, build("random", {"ratio": 0.6}), 2).answer(questions[:4]):
         model = answer.seconds.vision + answer.seconds.prefill + answer.seconds.decode
         assert model + 0.2 < answer.seconds.total < model + 0.2 + 1.0
 
 
 @pytest.fixture
-def answerer(tiny: Any, tmp_path: Path) -> ResumingAnswerer:
-    made = ResumingAnswerer(*tiny, build("random", {"tokens": 64}), 2)
+def answerer(small: Any, tmp_path: Path) -> ResumingAnswerer:
+    made = ResumingAnswerer(*small, build("random", {"ratio": 0.6}), 2)
     made.begin(Journal(tmp_path, CELL))
     return made
 

@@ -25,12 +25,12 @@ def method_of(name: str) -> Any:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_answers_do_not_depend_on_batch_size_or_order(tiny: Any, questions: list[Question], name: str) -> None:
-    method, questions = method_of(name), questions[::2]  # one of every benchmark
+    method, questions = method_of(name), questions[::4]  # of three benchmarks, of different lengths
     together = Answerer(*tiny, method, batch_size=8).answer(questions)
     alone = Answerer(*tiny, method, batch_size=1).answer(questions)
     shuffled = list(range(len(questions)))
     random.Random(0).shuffle(shuffled)
-    mixed = Answerer(*tiny, method, batch_size=3).answer([questions[i] for i in shuffled])
+    mixed = Answerer(*tiny, method, batch_size=2).answer([questions[i] for i in shuffled])
     assert [a.text for a in together] == [a.text for a in alone]
     assert [together[i].text for i in shuffled] == [a.text for a in mixed]
     assert [a.entering for a in together] == [a.entering for a in alone]

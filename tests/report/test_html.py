@@ -7,8 +7,6 @@ import hashlib
 import io
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,12 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import Browser, executable
+from command_line import call
 from synthetic import BENCHMARKS, cell, plan, planned, signature, write_cell, write_experiment, write_plan
 
 from clasp.report.everything import build_everything
 from clasp.report.files import ReportError
 from clasp.report.html.examples import verdict
 from clasp.report.html.text import shortened, visible
+
+pytestmark = pytest.mark.xdist_group("html")  # one page for all
 
 ROOT = Path(__file__).resolve().parents[2]
 # half a surrogate pair, a control, a direction override, and what would end a script, an attribute or a comment
@@ -342,7 +343,9 @@ def test_no_experiment_is_an_error_that_says_what_to_run(tmp_path: Path) -> None
         build_everything(tmp_path)
 
 
-def test_one_broken_experiment_is_named_and_the_others_are_built(tmp_path: Path) -> None:
+def test_one_broken_experiment_is_named_and_the_others_are_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_experiment(tmp_path, "tiny_main", questions=20)
     (tmp_path / "experiments" / "broken.json").write_text("{")
     # without the unpruned model there is a table and nothing to draw
@@ -350,13 +353,11 @@ def test_one_broken_experiment_is_named_and_the_others_are_built(tmp_path: Path)
     record = json.loads((tmp_path / "experiments" / "undrawn.json").read_text())
     record["cells"] = [one for one in record["cells"] if one["method"] != "none"]
     (tmp_path / "experiments" / "undrawn.json").write_text(json.dumps(record))
-    done = subprocess.run(
-        [sys.executable, "scripts/report.py", "experiment=all", f"results={tmp_path}"],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 1, done.stderr
-    assert done.stdout == f"report: {tmp_path / 'report.html'} (3 experiments)\n"
-    assert [line.split(" ", 2)[1] for line in done.stderr.splitlines()] == ["broken:", "undrawn:"]
+    script = ROOT / "scripts" / "report.py"
+    assert call(monkeypatch, tmp_path, "experiment=all", f"results={tmp_path}", script=script) == 1
+    said = capsys.readouterr()
+    assert said.out == f"report: {tmp_path / 'report.html'} (3 experiments)\n"
+    assert [line.split(" ", 2)[1] for line in said.err.splitlines()] == ["broken:", "undrawn:"]
     page = (tmp_path / "report.html").read_text()
     assert [one["id"] for one in Parsed(page).all("article")] == ["e-tiny_main", "e-undrawn"]
     assert "is not valid JSON" in page.partition('<section id="tables"')[0]
@@ -399,7 +400,6 @@ def column(at: int) -> str:
 
 
 @needs_browser
-@pytest.mark.xdist_group("browser")
 class TestInBrowser:
     def test_opens_without_errors_or_requests_and_runs_nothing_hostile(self, opened: Browser, root: Path) -> None:
         assert opened.logged == []

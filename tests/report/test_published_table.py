@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call
 from synthetic import VISUAL, alter, cell, planned, signature, write_cell, write_plan
 
 from clasp.report.cells import load_experiment
@@ -308,14 +307,16 @@ def test_latex_aligns_words_left_and_escapes_them(tmp_path: Path) -> None:
     assert {line.count(" & ") for line in body.splitlines() if " & " in line} == {heads - 1}
 
 
-def test_the_command_writes_all_three_forms(tmp_path: Path) -> None:
+def test_the_command_writes_all_three_forms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path, benchmarks=("gqa", "pope"))
     arguments = [f"experiment={NAME}", f"results={tmp_path}"]
-    script = [sys.executable, str(ROOT / "scripts" / "report.py"), *arguments]
-    done = subprocess.run([*script, "published=1"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    script = ROOT / "scripts" / "report.py"
+    assert call(monkeypatch, tmp_path, *arguments, "published=1", script=script) == 0
     assert all((tmp_path / "tables" / f"{NAME}_published.{suffix}").is_file() for suffix in ("md", "csv", "tex"))
-    assert "beside published rows" in done.stdout
-    done = subprocess.run([*script, "published=yes"], capture_output=True, text=True, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: published='yes' is neither 1 nor 0; say published=1, or leave it out\n"
+    assert "beside published rows" in capsys.readouterr().out
+    assert call(monkeypatch, tmp_path, *arguments, "published=yes", script=script) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "error: published='yes' is neither 1 nor 0; say published=1, or leave it out\n"

@@ -22,6 +22,7 @@ from clasp.report.summary import summarize
 from clasp.report.table import write_table
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.xdist_group("reference")  # one results root for all
 REFERENCE = ROOT / "results" / "reference"
 SHOWN = {"tiny_main": METHODS, "table_llava15_tiny": ALL_METHODS}
 GAPPY = "ablation_router_tiny"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call
 from synthetic import VISUAL, cell, write_cell
 
 from clasp.report.files import ReportError
@@ -65,12 +64,18 @@ def put_llava(results: Path, pope: int = 1717) -> None:
     put_answers(results, "mme", "perception+cognition", total, pictures)
 
 
-def run(results: Path, *arguments: str) -> tuple[int, str]:
-    script = str(ROOT / "scripts" / "check_upper_bound.py")
-    done = subprocess.run(
-        [sys.executable, script, *arguments, f"results={results}"], capture_output=True, text=True, cwd=results
-    )
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], tuple[int, str]]:
+    """The script on the test's own results: its exit code and what it said."""
+    script = ROOT / "scripts" / "check_upper_bound.py"
+
+    def asked(argument: str) -> tuple[int, str]:
+        status = call(monkeypatch, tmp_path, argument, f"results={tmp_path}", script=script)
+        return status, "".join(capsys.readouterr())
+
+    return asked
 
 
 def test_targets_are_the_acceptance_numbers_and_have_a_source() -> None:
@@ -152,15 +157,17 @@ def test_answers_that_do_not_give_the_score_are_an_error(tmp_path: Path) -> None
         check("llava_1_5_7b", tmp_path)
 
 
-def test_exit_status_0_where_all_are_within(tmp_path: Path) -> None:
+def test_exit_status_0_where_all_are_within(tmp_path: Path, run: Callable[[str], tuple[int, str]]) -> None:
     put_llava(tmp_path)
-    status, text = run(tmp_path, "backbone=llava_1_5_7b")
+    status, text = run("backbone=llava_1_5_7b")
     assert (status, text.count("within ")) == (0, 5), text
 
 
-def test_exit_status_1_names_what_is_outside_in_standard_errors(tmp_path: Path) -> None:
+def test_exit_status_1_names_what_is_outside_in_standard_errors(
+    tmp_path: Path, run: Callable[[str], tuple[int, str]]
+) -> None:
     put_llava(tmp_path, pope=1600)
-    status, text = run(tmp_path, "backbone=llava_1_5_7b")
+    status, text = run("backbone=llava_1_5_7b")
     assert status == 1, text
     (line,) = (line for line in text.splitlines() if line.startswith("OUTSIDE"))
     assert "POPE" in line
@@ -168,8 +175,10 @@ def test_exit_status_1_names_what_is_outside_in_standard_errors(tmp_path: Path) 
     assert "standard errors" in line
 
 
-def test_exit_status_2_names_what_is_missing_and_the_command_that_makes_it(tmp_path: Path) -> None:
-    status, text = run(tmp_path, "backbone=llava_1_5_7b")
+def test_exit_status_2_names_what_is_missing_and_the_command_that_makes_it(
+    tmp_path: Path, run: Callable[[str], tuple[int, str]]
+) -> None:
+    status, text = run("backbone=llava_1_5_7b")
     assert status == 2
     assert "backbone=llava_1_5_7b method=none 'benchmarks.names=[gqa,mmbench,mme,pope,sqa]' limit=all" in text
     put(tmp_path, "gqa", 6197, 10_000, "llava_1_5_7b")
@@ -179,9 +188,9 @@ def test_exit_status_2_names_what_is_missing_and_the_command_that_makes_it(tmp_p
     assert "MMBench" in describe(found)
 
 
-def test_exit_status_2_for_a_backbone_without_targets(tmp_path: Path) -> None:
-    status, text = run(tmp_path, "backbone=llava_9")
+def test_exit_status_2_for_a_backbone_without_targets(run: Callable[[str], tuple[int, str]]) -> None:
+    status, text = run("backbone=llava_9")
     assert status == 2
     assert "known: tiny, llava_1_5_7b" in text
-    status, text = run(tmp_path, "backbon=tiny")
+    status, text = run("backbon=tiny")
     assert (status, "unknown key 'backbon'" in text) == (2, True)

@@ -14,11 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from command_line import call
 from synthetic import BENCHMARKS, cell, write_experiment
 
 from clasp.report.cells import load_experiment
 from clasp.report.wandb_log import _typed, group_config, group_id, log_group, log_report
 from clasp.report.wandb_run import choose_mode
+
+pytestmark = pytest.mark.xdist_group("wandb")  # one process for all
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -177,13 +180,14 @@ def test_report_of_more_cells_is_another_run(tmp_path: Path, monkeypatch: pytest
     assert ids[0] == ids[1] != ids[2]
 
 
-def test_script_knows_three_modes(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "scripts/report.py", "experiment=tiny_main", f"results={tmp_path}", "wandb=yes"],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: wandb='yes' is unknown; use one of off, offline, online\n"
+def test_script_knows_three_modes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["experiment=tiny_main", f"results={tmp_path}", "wandb=yes"]
+    assert call(monkeypatch, tmp_path, *arguments, script=ROOT / "scripts" / "report.py") == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "error: wandb='yes' is unknown; use one of off, offline, online\n"
 
 
 def test_columns_have_one_type_each() -> None:

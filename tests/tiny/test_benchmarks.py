@@ -16,6 +16,7 @@ from PIL import Image
 from clasp.policy import CATEGORIES
 from clasp.tiny.benchmarks import NAMES, VERSION, build, read_manifest
 
+pytestmark = pytest.mark.xdist_group("tiny benchmarks")  # the same files for all
 ROWS = 12
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from clasp.tiny import training
 from clasp.tiny.answering import choose_tokens
 from clasp.tiny.attention import products_attention, use_own
+from clasp.tiny.features import Gallery
 from clasp.tiny.loop import Plan
-from clasp.tiny.model import VISUAL_TOKENS, export, prompt
+from clasp.tiny.model import VISUAL_TOKENS, build_tokenizer, export, prompt
 from clasp.tiny.packing import IGNORE, attention_bias
 from clasp.tiny.seeing import world_labels
 from clasp.tiny.training import STAGES, Course, Recipe
 
+pytestmark = pytest.mark.xdist_group("training")  # one tokenizer and one course for all
 PLAN = Plan(steps=2, rate=1e-3, warmup=1, decay=1, every=100)
 RECIPE = Recipe(
     see=PLAN,
@@ -36,6 +40,15 @@ RECIPE = Recipe(
     easy=2,
     fresh=1,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_tokenizer() -> Iterator[None]:
+    """Building it is most of what a course takes; no course changes it."""
+    tokenizer = build_tokenizer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "build_tokenizer", lambda: tokenizer)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +136,13 @@ class QuickMuon(torch.optim.Muon):
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32: a CPU without instructions for bfloat16 takes a fraction of the time."""
+    kept = Gallery.features
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(Gallery, "features", lambda *arguments: kept(*arguments).float())
     monkeypatch.setattr(torch.optim, "Muon", QuickMuon)
     whole = Course(tmp_path / "whole", RECIPE)
+    before = {name: value.clone() for name, value in _weights(whole).items()}
     for stage in STAGES:
         assert whole.run(stage).step == PLAN.steps
     for stage in STAGES:  # each stage: stopped after one step, taken up by a new process's course
@@ -136,12 +154,24 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path, monkeypat
     assert second.trainer("answer").step == 1
     for stage in STAGES:
         second.run(stage)
-    before = _weights(Course(tmp_path / "fresh", RECIPE))
     for name, value in _weights(whole).items():
         assert torch.equal(value, _weights(second)[name]), name
     moved = [name for name, value in _weights(whole).items() if not torch.equal(value, before[name])]
     for part in ("vision_tower", "multi_modal_projector", "language_model", "lm_head"):
         assert any(part in name for name in moved), part
+
+
+def test_every_stage_takes_a_step_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As training runs it; the test above leaves it out because it is slow on a CPU."""
+    monkeypatch.setattr(torch.optim, "Muon", QuickMuon)
+    one = replace(RECIPE, read_batch=1, world=2, easy=1, phases=((0, 32, 2, 64),))
+    course = Course(tmp_path, one)
+    for stage in STAGES:
+        before = {name: value.clone() for name, value in _weights(course).items()}
+        trainer = course.run(stage, until=1)
+        assert np.isfinite(trainer.history[-1]["loss"]), stage
+        assert any(not torch.equal(value, before[name]) for name, value in _weights(course).items()), stage
+        assert all(value.dtype == torch.float32 for value in _weights(course).values()), stage
 
 
 def test_an_exported_model_is_the_trained_one(course: Course, tmp_path: Path) -> None:

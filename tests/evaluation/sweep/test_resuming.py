@@ -21,6 +21,7 @@ from clasp.evaluation.runner import run_cells
 from clasp.methods import build
 
 CELL = "0123456789abcdef01234567"
+METHOD = build("clasp", {"ratio": 0.6, "router": "keyword"})
 
 
 def facts(answers: Sequence[Answer]) -> list[tuple[Any, ...]]:
@@ -39,9 +40,9 @@ class Counting(ResumingAnswerer):
 
 
 @pytest.fixture
-def answerer(tiny: tuple[Any, Any], tmp_path: Path) -> Callable[..., Counting]:
+def answerer(small: tuple[Any, Any], tmp_path: Path) -> Callable[..., Counting]:
     def make(batch_size: int = 4) -> Counting:
-        made = Counting(*tiny, build("clasp", {"tokens": 64}), batch_size)
+        made = Counting(*small, METHOD, batch_size)
         made.asked = []
         made.begin(Journal(tmp_path, CELL))
         return made
@@ -121,11 +122,11 @@ def starve(monkeypatch: pytest.MonkeyPatch, room: int, error: type[Exception] = 
 def test_out_of_memory_halves_the_batch_and_changes_no_answer(
     answerer: Callable[..., Counting],
     questions: list[Question],
-    tiny: tuple[Any, Any],
+    small: tuple[Any, Any],
     monkeypatch: pytest.MonkeyPatch,
     error: type[Exception],
 ) -> None:
-    expected = Answerer(*tiny, build("clasp", {"tokens": 64}), 4).answer(questions)
+    expected = Answerer(*small, METHOD, 4).answer(questions)
     starved = answerer(4)
     starve(monkeypatch, 1, error)
     assert facts(starved.answer(questions)) == facts(expected)

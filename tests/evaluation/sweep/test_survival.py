@@ -17,6 +17,7 @@ from clasp.evaluation.keeping.journal import RESUMED
 
 CELL = ["method=random", "tokens=64", "benchmarks.names=[world_ocr]"]
 Order = Callable[..., dict[str, Any]]
+pytestmark = pytest.mark.xdist_group("survival")  # one process that has the model loaded for all
 
 
 @pytest.fixture(scope="module")
