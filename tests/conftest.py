@@ -41,18 +41,3 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             known["rows"] = benchmarks.EASY_ROWS if name == "easy_vqa" else benchmarks.ROWS_PER_CATEGORY
         (folder / "manifest.json").write_text(json.dumps(stated), encoding="utf-8")
     return root
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts the name of its ``xdist_group`` behind each test's id, by which xdist hands whole groups to one worker.
-
-    xdist 3.8 writes it to an attribute that pytest 9.2 no longer reads: without this the marks have no effect, and
-    every worker computes what a group shares.
-    """
-    if not getattr(config.option, "loadgroup", False):
-        return
-    for item in items:
-        mark = item.get_closest_marker("xdist_group")
-        if mark is not None and not item.nodeid.endswith(f"@{mark.args[0]}"):
-            item._id = type(item._id).parse(f"{item.nodeid}@{mark.args[0]}")  # type: ignore[attr-defined]
