@@ -15,6 +15,7 @@ from clasp.bench import command, geometries
 from clasp.bench.geometries import GEOMETRIES, TEXT_TOKENS, subject
 from clasp.bench.measure import PARTS
 from clasp.bench.plain import PROBES, layers_seconds, probes
+from clasp.bench.report import steadiness
 from clasp.cost import prefill_flops
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +29,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     arguments = ["geometry=tiny", "batches=2", "repeats=2", "methods=clasp,fastv", "dtype=float32", "device=cpu"]
     assert command.main([*arguments, f"results={results}"], "") == 0
     table = (results / "bench" / "tiny.md").read_text()
+    assert "one and the same product" in table
     for name in ("unpruned", "none", "clasp", "fastv", "fastv, eager"):
         assert f"| {name} |" in table
     return json.loads((results / "bench" / "tiny.json").read_text())
@@ -78,6 +80,16 @@ def test_ratios_follow_from_times_and_schedules(found: dict[str, Any]) -> None:
     entering = [576, *[17] * 11]  # FastV at layer 1 of 12 for 64 on average
     expected = prefill_flops(geometry, [576] * 12, TEXT_TOKENS) / prefill_flops(geometry, entering, TEXT_TOKENS)
     assert by_name["fastv"]["ideal_speedup"] == pytest.approx(expected, rel=0.02)
+
+
+def test_a_machine_that_is_not_steady_is_told(found: dict[str, Any]) -> None:
+    lengths = len(probes([17 + TEXT_TOKENS, 576 + TEXT_TOKENS]))
+    assert len(found["pulse_ms"]) == 2 * (len(rows(found)) + lengths), "one before each timed run of two rounds"
+    assert min(found["pulse_ms"]) > 0
+    assert steadiness([10.0, 10.2, 10.4, 30.0, 10.1]) == (
+        "Between runs one and the same product took 10.2 ms [quartiles 10.1, 10.4]."
+    )
+    assert "not steady" in steadiness([10.0, 12.0, 14.0, 11.0, 10.0])
 
 
 def test_lengths_between_probes_are_interpolated() -> None:

@@ -14,7 +14,7 @@ from clasp import arguments as arguments_of
 from clasp.files import write_atomically
 from clasp.strict import ConfigError
 
-SCHEMA = 2
+SCHEMA = 3
 
 Measure = Literal["methods", "ops", "growth", "profile"]
 REPEATS: dict[Measure, int] = {"methods": 3, "ops": 5, "growth": 3, "profile": 1}

@@ -60,6 +60,7 @@ def measure(
     repeats: int,
     advance: Callable[[str], object] = lambda name: None,
     lengths: Sequence[int] = (),
+    between: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, Times], dict[int, float]]:
     """Runs every contender once in each of ``repeats`` rounds, after one round that is not timed: it warms up, and its
     memory is measured.
@@ -69,6 +70,7 @@ def measure(
 
     Args:
         lengths: at which the plain decoder is timed in each round as well.
+        between: called before everything that is timed.
 
     Returns:
         Each contender's times, and each length's median seconds.
@@ -83,6 +85,7 @@ def measure(
     for _ in range(repeats):
         turns: list[Contender | int] = [*contenders, *lengths]
         for one in orders.sample(turns, len(turns)):
+            between()
             if isinstance(one, Contender):
                 advance(one.name)
                 run_once(subject, one, prompts, times[one.name])

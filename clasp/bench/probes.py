@@ -1,8 +1,10 @@
-"""What a run needs beside time: the most bytes that its tensors held at once, and how often it waits for the GPU."""
+"""What a run needs beside time: the most bytes that its tensors held at once, how often it waits for the GPU, and how
+steady the machine was."""
 
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +47,26 @@ def wait(device: torch.device) -> None:
     """Until the device has done what it was told; a CPU has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+class Pulse:
+    """Times one and the same matrix product between runs: on a machine that does nothing else, always the same.
+
+    Attributes:
+        seconds: of each beat.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        side = 1024 if device.type == "cpu" else 8192
+        self._values = torch.ones(side, side, device=device)
+        self.seconds: list[float] = []
+
+    def beat(self) -> None:
+        wait(self._values.device)
+        started = time.perf_counter()
+        self._values @ self._values
+        wait(self._values.device)
+        self.seconds.append(time.perf_counter() - started)
 
 
 @dataclass

@@ -15,6 +15,8 @@ from clasp.cost import prefill_flops
 
 UNPRUNED = "unpruned"
 MILLI = 1e3
+STEADY = 1.1
+"""Upper quartile of one and the same product's times over the lower one, up to which a machine counts as steady."""
 LISTED = 6
 """Operators shown of each part of a profile, those that take longest."""
 
@@ -78,10 +80,19 @@ def record(
     return rows
 
 
-def _quartiles(seconds: Sequence[float]) -> tuple[float, float]:
-    """Lower and upper quartile in ms."""
-    low, _, high = quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else (seconds[0],) * 3
-    return low * MILLI, high * MILLI
+def _quartiles(values: Sequence[float], scale: float = MILLI) -> tuple[float, float]:
+    """Lower and upper quartile, by default of seconds in ms."""
+    low, _, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else (values[0],) * 3
+    return low * scale, high * scale
+
+
+def steadiness(pulse_ms: Sequence[float]) -> str:
+    """What the same product took between runs, and whether times of this machine are to be relied on."""
+    low, high = _quartiles(pulse_ms, scale=1.0)
+    text = f"Between runs one and the same product took {median(pulse_ms):.1f} ms [quartiles {low:.1f}, {high:.1f}]"
+    if high <= STEADY * low:
+        return f"{text}."
+    return f"{text}: not steady, something else works on this machine; times below differ by as much."
 
 
 def _mib(count: float | None) -> str:
@@ -107,6 +118,7 @@ def methods_table(found: Mapping[str, Any]) -> str:
         "lengths of the method's schedule, without router, fusion, selection or engine."
     )
     lines += [f"Left out: {reason}." for reason in found["left_out"].values()]
+    lines.append(steadiness(found["pulse_ms"]))
     columns = ["method", "ViT", "router", "fusion", "selection", "by stage", "prefill", "[quartiles]", "decode a token"]
     columns += ["end to end", "KV, MiB", "peak, MiB", "prefill speed-up", "FLOPs-ideal", "share of ideal"]
     columns += ["plain layers", "share of plain"]

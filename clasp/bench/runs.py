@@ -17,8 +17,10 @@ from clasp.bench.growth import against_product, ops_growth, pictures_of, prefill
 from clasp.bench.measure import Contender, measure, warm_up
 from clasp.bench.ops import OPS
 from clasp.bench.plain import probes
+from clasp.bench.probes import Pulse
 from clasp.bench.profile import profiled
 from clasp.bench.report import (
+    MILLI,
     UNPRUNED,
     entering,
     growth_table,
@@ -51,10 +53,10 @@ def run_methods(config: BenchConfig, dtype: torch.dtype, device: torch.device) -
     warm_up(measured, contenders)
     seen = [entering(contender, geometry, visual) for contender in contenders]
     lengths = probes([count + TEXT_TOKENS for layers in seen for count in layers])
-    batches = {}
+    batches, pulse = {}, Pulse(device)
     with _bar((len(contenders) * (config.rounds + 1) + len(lengths) * config.rounds) * len(config.batches)) as advance:
         for batch in config.batches:
-            times, plain = measure(measured, contenders, batch, config.rounds, advance, lengths)
+            times, plain = measure(measured, contenders, batch, config.rounds, advance, lengths, pulse.beat)
             batches[str(batch)] = record(contenders, times, geometry, visual, TEXT_TOKENS, plain)
     found = {
         **_sizes_of(measured.model),
@@ -63,6 +65,7 @@ def run_methods(config: BenchConfig, dtype: torch.dtype, device: torch.device) -
         "text_tokens": TEXT_TOKENS,
         "tokens": budget,
         "left_out": left_out,
+        "pulse_ms": [seconds * MILLI for seconds in pulse.seconds],
         "batches": batches,
     }
     return found, methods_table

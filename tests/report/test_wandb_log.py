@@ -111,7 +111,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder / "home"),
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}",
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent))),
             "WANDB_BASE_URL": f"http://127.0.0.1:{server.getsockname()[1]}",
         }
         (folder / "home").mkdir()
