@@ -17,7 +17,7 @@ from clasp.strict import ConfigError
 SCHEMA = 3
 
 Measure = Literal["methods", "ops", "growth", "profile"]
-REPEATS: dict[Measure, int] = {"methods": 3, "ops": 5, "growth": 3, "profile": 1}
+REPEATS: dict[Measure, int] = {"methods": 3, "ops": 25, "growth": 3, "profile": 1}
 SIZES: dict[Measure, tuple[int, ...]] = {
     "methods": (),
     "ops": (576, 2880),
