@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from clasp.bench.geometries import Subject
 from clasp.bench.measure import Contender, Times, run_once, weigh
 from clasp.bench.ops import OPS, PRODUCT, Call, Inputs, call
-from clasp.bench.probes import peak_bytes, wait
+from clasp.bench.probes import peak_bytes, timed
 from clasp.strict import ConfigError
 
 WITHIN = 3.0
@@ -101,15 +100,6 @@ def _measured(run: Call, device: torch.device, repeats: int) -> tuple[float, int
     while len(seconds) < repeats and seconds[0] < UNREPEATED_S:
         seconds.append(timed(run, device))
     return median(seconds), peak
-
-
-def timed(run: Call, device: torch.device) -> float:
-    """Seconds of one call, the device's work included."""
-    wait(device)
-    started = time.perf_counter()
-    run()
-    wait(device)
-    return time.perf_counter() - started
 
 
 def expected(sizes: Sequence[int], seconds: Sequence[float | None], tokens: int) -> float:

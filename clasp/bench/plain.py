@@ -6,7 +6,6 @@ tokens; the plain decoder's time at the same lengths has that in it, and nothing
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from clasp.backbones import adapter_for
-from clasp.bench.probes import wait
+from clasp.bench.probes import timed
 
 PROBES = 6
 """Lengths at which the plain decoder is timed; between them time is taken as linear."""
@@ -31,11 +30,7 @@ def decoder_seconds(model: Any, batch: int, length: int) -> float:
     """One pass of the plain decoder over random embeddings (batch, length, hidden), which fills a cache."""
     decoder = adapter_for(model).decoder
     embedded = torch.randn(batch, length, decoder.config.hidden_size, dtype=model.dtype, device=model.device)
-    wait(model.device)
-    started = time.perf_counter()
-    decoder(inputs_embeds=embedded, use_cache=True)
-    wait(model.device)
-    return time.perf_counter() - started
+    return timed(lambda: decoder(inputs_embeds=embedded, use_cache=True), model.device)
 
 
 def layers_seconds(lengths: Sequence[int], measured: Mapping[int, float]) -> float:

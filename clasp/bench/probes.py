@@ -49,6 +49,15 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def timed(run: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one call, the device's work included."""
+    wait(device)
+    started = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - started
+
+
 class Pulse:
     """Times one and the same matrix product between runs: on a machine that does nothing else, always the same.
 
@@ -62,11 +71,7 @@ class Pulse:
         self.seconds: list[float] = []
 
     def beat(self) -> None:
-        wait(self._values.device)
-        started = time.perf_counter()
-        self._values @ self._values
-        wait(self._values.device)
-        self.seconds.append(time.perf_counter() - started)
+        self.seconds.append(timed(lambda: self._values @ self._values, self._values.device))
 
 
 @dataclass

@@ -28,7 +28,7 @@ from clasp.methods import METHODS, get
 COUNTED = {"tome": ["tolist"], "mustdrop": ["tolist"]}
 """Merging methods: how many tokens of each row stay is what their first stage computes."""
 ALLOCATED = {("hired", "llava_next"): ["tolist", "tolist"]}
-"""HiReD splits a picture's budget over its tiles by what CLS attends to: one read a picture."""
+"""HiRED splits a picture's budget over its tiles by what CLS attends to: one read a picture."""
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "item"}
 BATCH = [Prompt(text=PROMPTS[0], images=[_picture(64, 64, 0)]), Prompt(text=PROMPTS[0], images=[_picture(64, 64, 1)])]
 
