@@ -10,18 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from clasp.policy import CATEGORIES
-from clasp.tiny.easy import EasyImage, easy_category
-from clasp.tiny.model import IMAGE, VISUAL_TOKENS, prompt
-from clasp.tiny.questions import ask
-from clasp.tiny.world import Scene
-
-IGNORE = -100
-_TRIES = 3
-_ROUND = (*CATEGORIES, "counting", "counting", "counting", "counting", "counting", "spatial")
-
-Asked = tuple[str, str, str]
-"""(group, question, answer); the group is a category of the world, or ``easy``."""
+from clasp.tiny.images import GROUPS, IGNORE, Asked
+from clasp.tiny.model import IMAGE, prompt
 
 
 class Packer:
@@ -33,7 +23,6 @@ class Packer:
         start = whole.index(image)
         self.before: list[int] = whole[:start]  # <s> USER : _
         self.after: list[int] = whole[start + 1 : start + 2]  # the line break
-        self.first_position = len(self.before) + VISUAL_TOKENS + len(self.after)
         self.pad = int(tokenizer.pad_token_id)
         self._tokenizer, self._skip = tokenizer, start + 2
         self._row = lru_cache(maxsize=100_000)(self._encode)
@@ -60,7 +49,7 @@ class Packer:
                 if end > length:
                     break
                 tokens[row, filled:end] = ids[:-1]
-                positions[row, filled:end] = self.first_position + np.arange(end - filled)
+                positions[row, filled:end] = np.arange(end - filled)
                 segments[row, filled:end] = number
                 targets[row, filled + split - 1 : end] = ids[split:]
                 groups[row, filled + split - 1] = GROUPS.index(group)
@@ -68,13 +57,11 @@ class Packer:
         return Rows(*(torch.from_numpy(array) for array in (tokens, positions, segments, targets, groups)))
 
 
-GROUPS = (*CATEGORIES, "easy")
-
-
 @dataclass(frozen=True)
 class Rows:
     """Packed questions, each tensor ``(batch, length)``.
 
+    ``positions`` count from each question's own first token.
     ``targets`` holds the token to be said next, IGNORE outside answers; ``groups`` marks where each answer starts with
     its group's number, -1 elsewhere.
     """
@@ -97,22 +84,3 @@ def attention_bias(prefix: int, segments: Tensor, dtype: torch.dtype) -> Tensor:
     allowed[:, prefix:, prefix:] &= segments[:, :, None] == segments[:, None, :]
     bias = torch.zeros(batch, 1, total, total, dtype=dtype, device=segments.device)
     return bias.masked_fill_(~allowed[:, None], torch.finfo(dtype).min)
-
-
-def world_questions(picture: Scene, rng: np.random.Generator, count: int) -> list[Asked]:
-    """``count`` questions about a scene; the categories take turns in random order, the harder ones more than once."""
-    asked: list[Asked] = []
-    while len(asked) < count:
-        for number in rng.permutation(len(_ROUND)):
-            category = _ROUND[number]
-            found = next((q for q in (ask(picture, category, rng) for _ in range(_TRIES)) if q), None)
-            if found:
-                asked.append((category, found.text, found.answer))
-    return asked[:count]
-
-
-def easy_questions(image: EasyImage, rng: np.random.Generator) -> list[Asked]:
-    """All questions about an easy-VQA image, shuffled, those with an open answer first."""
-    order = [image.questions[number] for number in rng.permutation(len(image.questions))]
-    order.sort(key=lambda pair: easy_category(pair[0]) != "attribute")
-    return [("easy", question, answer) for question, answer in order]
