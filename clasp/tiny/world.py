@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from clasp.tiny.painting import FONTS
 from clasp.tiny.scene import COLORS, LIGHTS, MATERIALS, NAMES, PLACES, SIDE, WEATHERS, Scene, Sign, Thing
 from clasp.tiny.words import WORDS
 
@@ -80,7 +81,7 @@ def _signs(rng: np.random.Generator, taken: list[tuple[float, float, float, floa
         width, height = len(text) * pitch + 10, 2.0 * pitch + 4
         spot = _spot(rng, width, height, taken)
         if spot is not None:
-            signs.append(Sign(text, COLORS[colors[number]], *spot, pitch, int(rng.integers(0, 1 << 16))))
+            signs.append(Sign(text, COLORS[colors[number]], *spot, pitch, int(rng.integers(len(FONTS)))))
     return signs
 
 
