@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
-Stage = Literal["see", "read", "align", "answer", "deepen"]
+Stage = Literal["see", "refine", "read", "align", "answer", "deepen"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """Stages of the training, in order; see :mod:`clasp.tiny.training`."""
 

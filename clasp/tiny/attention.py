@@ -12,7 +12,7 @@ import sys
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, LlavaForConditionalGeneration, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 PRODUCTS = "clasp_products"
@@ -40,20 +40,18 @@ def products_attention(
     return (torch.softmax(scores, dim=-1) @ value).transpose(1, 2).contiguous(), None
 
 
-def use_products(model: LlavaForConditionalGeneration) -> None:
-    """Switches a model that is to be trained on a CPU to :func:`products_attention`; a GPU keeps its fused kernel."""
-    if next(model.parameters()).device.type != "cpu":
-        return
+def use_products(*parts: PreTrainedModel) -> None:
+    """Switches towers that are to be trained on a CPU to :func:`products_attention`; a GPU keeps its fused kernel."""
     AttentionInterface.register(PRODUCTS, products_attention)
     AttentionMaskInterface.register(PRODUCTS, sdpa_mask)
-    parts: list[PreTrainedModel] = [model.model.vision_tower, model.model.language_model]
     for part in parts:
-        part.config._attn_implementation = PRODUCTS
+        if next(part.parameters()).device.type == "cpu":
+            part.config._attn_implementation = PRODUCTS
 
 
-def use_own(model: LlavaForConditionalGeneration) -> None:
+def use_own(*parts: PreTrainedModel) -> None:
     """Back to transformers' fused attention."""
-    for part in (model.model.vision_tower, model.model.language_model):
+    for part in parts:
         part.config._attn_implementation = "sdpa"
 
 

@@ -141,12 +141,12 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
-def vision_config() -> CLIPVisionConfig:
-    """The vision tower's architecture."""
+def vision_config(layers: int = VISION_LAYERS) -> CLIPVisionConfig:
+    """The architecture of a vision tower of ``layers``."""
     return CLIPVisionConfig(
         hidden_size=_WIDTH,
         intermediate_size=4 * _WIDTH,
-        num_hidden_layers=VISION_LAYERS,
+        num_hidden_layers=layers,
         num_attention_heads=_HEADS,
         image_size=SIDE,
         patch_size=PATCH,
@@ -195,8 +195,8 @@ def _scale_linear(model: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def build_clip(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> CLIPModel:
-    """Fresh vision and text towers with CLIP's projections, that train from nothing."""
+def build_clip(tokenizer: PreTrainedTokenizerFast, layers: int = VISION_LAYERS, seed: int = 0) -> CLIPModel:
+    """A fresh vision tower of ``layers`` and a text tower with CLIP's projections, that train from nothing."""
     torch.manual_seed(seed)
     text = CLIPTextConfig(
         vocab_size=_vocabulary(tokenizer),
@@ -209,7 +209,7 @@ def build_clip(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> CLIPModel:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    towers = {"text_config": text.to_dict(), "vision_config": vision_config().to_dict()}
+    towers = {"text_config": text.to_dict(), "vision_config": vision_config(layers).to_dict()}
     model = CLIPModel(CLIPConfig(**towers, projection_dim=_WIDTH))
     with torch.no_grad():
         _scale_linear(model)

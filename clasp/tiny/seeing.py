@@ -1,4 +1,4 @@
-"""Stage "see": the vision tower learns from captions, as CLIP did, and to tell for every patch what covers it.
+"""Stages "see" and "refine": the vision tower learns from captions, as CLIP did, and to tell for every patch what covers it.
 
 The class token is the contrastive readout: it gathers what captions tell, so its attention means something. The dense
 labels keep patches local: a patch tells what covers it and where it is, so dropping it loses what only it knows. One
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel, PreTrainedTokenizerFast
@@ -19,11 +20,13 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 from clasp.tiny.images import IGNORE, caption_of, easy_train, pixels_and_labels, to_pixels
 from clasp.tiny.labels import FACTORS
 from clasp.tiny.loop import device
+from clasp.tiny.model import VISION_LAYERS
 from clasp.tiny.scene import GRID
 
 _FACTOR_WEIGHT = {"row": 0.3, "column": 0.3, "place": 0.3, "light": 0.2, "weather": 0.3, "middle": 2.0, "material": 0.5}
-_LAYER_WEIGHT = {6: 0.05, 8: 0.1, 10: 0.2, 11: 1.0, 12: 0.1}  # hidden state (0 is the embedding) -> weight of its loss
+_LAYER_WEIGHT = {6: 0.05, 8: 0.1, 10: 0.2, 11: 1.0, 12: 0.1}  # hidden state of 12 layers (0: embedding) -> its loss's weight
 _PATCHES_ASKED = 160  # per image: every patch of a thing, the rest drawn from the background
+_WINDOWS_KEPT = 2
 _EASY_SHARE = 12  # one image in so many is easy-VQA's
 _MOST_TEXT = 76
 _LARGEST_SCALE = 4.6052  # ln 100, CLIP's bound on the inverse temperature's logarithm
@@ -42,9 +45,13 @@ class PatchHead(nn.Module):
         return dict(zip(FACTORS, parts, strict=True))
 
 
-def image_batch(seed: int, step: int, size: int) -> tuple[Tensor, Tensor, list[str]]:
-    """Pixels ``(size, 3, 192, 192)``, labels ``(size, factors, 576)`` and captions of one step."""
-    rng = np.random.default_rng([seed, step])
+Batch = tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]
+"""Images ``(size, 192, 192, 3)``, label maps ``(size, factors, 576)`` and captions."""
+
+
+def image_batch(seed: list[int], size: int) -> Batch:
+    """What one step sees."""
+    rng = np.random.default_rng(seed)
     numbers = [
         -1 - int(rng.integers(len(easy_train()))) if n % _EASY_SHARE == 0 else int(rng.integers(1 << 30))
         for n in range(size)
@@ -52,46 +59,53 @@ def image_batch(seed: int, step: int, size: int) -> tuple[Tensor, Tensor, list[s
     shown = [pixels_and_labels(number) for number in numbers]
     captions = [caption_of(number, rng) for number in numbers]
     pixels, labels = (np.stack(parts) for parts in zip(*shown, strict=True))
-    return to_pixels(pixels), torch.from_numpy(labels), captions
+    return pixels, labels, captions
 
 
 def seeing_loss(
     clip: CLIPModel,
     head: PatchHead,
     tokenizer: PreTrainedTokenizerFast,
-    batch: tuple[Tensor, Tensor, list[str]],
+    batch: Batch,
     seed: int,
-    split: int = 1,
+    windowed: bool = False,
 ) -> tuple[Tensor, dict[str, float]]:
     """The stage's loss on one batch, with accuracies on covered patches and of the contrast for the log.
 
-    With ``split`` above 1, attention stays inside ``split x split`` windows of the image, placed at random, each with a
-    class token of its own, and the image's embedding is the mean of theirs: attention is what costs on a CPU.
+    With ``windowed``, attention stays inside quarters of the image, placed at random, each with a class token of its
+    own; only the two quarters that show most are computed, and the image's embedding is the mean of theirs. Attention
+    and empty background are what costs on a CPU.
     """
     where = device()
-    pixels, labels = batch[0].to(where), batch[1].to(where)
+    pixels, labels = to_pixels(batch[0]).to(where), torch.from_numpy(batch[1]).to(where)
     tower = clip.vision_model
     with torch.autocast(where.type, dtype=torch.bfloat16):
         tokens = tower.embeddings(pixels)  # (batch, 1 + 576, width)
-        if split > 1:
+        windows = 1
+        if windowed:
             offset = torch.randint(GRID, (2,), generator=torch.Generator().manual_seed(seed))
             shift = (int(offset[0]), int(offset[1]))
-            patches = _windows(tokens[:, 1:].transpose(1, 2), split, shift).transpose(1, 2)
-            tokens = torch.cat([tokens[:, :1].repeat_interleave(split * split, 0), patches], dim=1)
-            labels = _windows(labels, split, shift)
-        asked = _asked_patches(labels, seed, _PATCHES_ASKED // split**2)  # (windows, asked)
+            windows = _WINDOWS_KEPT
+            chosen = (_windows(labels, shift)[:, :, 0] != 0).sum(-1).topk(windows, dim=1).indices
+            labels, patches = (
+                maps.gather(1, chosen[:, :, None, None].expand(-1, -1, *maps.shape[2:])).flatten(0, 1)
+                for maps in (_windows(labels, shift), _windows(tokens[:, 1:].transpose(1, 2), shift))
+            )
+            tokens = torch.cat([tokens[:, :1].repeat_interleave(windows, 0), patches.transpose(1, 2)], dim=1)
+        asked = _asked_patches(labels, seed, _PATCHES_ASKED // windows)  # (windows, asked)
         targets = labels.gather(2, asked[:, None].expand(-1, labels.shape[1], -1))
         loss = torch.zeros((), device=where)
         numbers: dict[str, float] = {}
         hidden = tokens
+        weights = layer_weights(len(tower.encoder.layers))
         for layer, hidden in enumerate(_hidden_states(clip, tokens)):
-            if layer in _LAYER_WEIGHT:
+            if layer in weights:
                 index = asked[..., None].expand(-1, -1, hidden.shape[-1]) + 1
                 logits = head(hidden.gather(1, index))
-                loss = loss + _LAYER_WEIGHT[layer] * _patch_loss(logits, targets)
-                numbers = _accuracies(logits, targets) if layer == 11 else numbers
+                loss = loss + weights[layer] * _patch_loss(logits, targets)
+                numbers = _accuracies(logits, targets) if weights[layer] == 1 else numbers
         read = tower.post_layernorm(hidden[:, 0])
-        read = read.reshape(pixels.shape[0], split * split, -1).mean(1)
+        read = read.reshape(pixels.shape[0], windows, -1).mean(1)
         contrast, right = contrastive_loss(clip, tokenizer, clip.visual_projection(read), batch[2])
     return loss + contrast, numbers | {"clip": right}
 
@@ -113,12 +127,19 @@ def contrastive_loss(
     return loss, (logits.argmax(1) == wanted).float().mean().item()
 
 
-def _windows(maps: Tensor, split: int, shift: tuple[int, int]) -> Tensor:
-    """``(batch, channels, 576)`` to ``(batch * split**2, channels, 576 / split**2)``, the grid rolled by ``shift``."""
-    batch, channels, side = maps.shape[0], maps.shape[1], GRID // split
+def layer_weights(layers: int) -> dict[int, float]:
+    """Weight of the dense loss per hidden state of a tower of ``layers``; a shallower one has those of its deepening."""
+    if layers == VISION_LAYERS:
+        return _LAYER_WEIGHT
+    return {-(-state * layers // VISION_LAYERS): weight for state, weight in sorted(_LAYER_WEIGHT.items())[:-1]}
+
+
+def _windows(maps: Tensor, shift: tuple[int, int]) -> Tensor:
+    """``(batch, channels, 576)`` to ``(batch, 4, channels, 144)``: the quarters of the grid rolled by ``shift``."""
+    batch, channels, side = maps.shape[0], maps.shape[1], GRID // 2
     grid = maps.reshape(batch, channels, GRID, GRID).roll(shift, dims=(2, 3))
-    cut = grid.reshape(batch, channels, split, side, split, side).permute(0, 2, 4, 1, 3, 5)
-    return cut.reshape(batch * split * split, channels, side * side)
+    cut = grid.reshape(batch, channels, 2, side, 2, side).permute(0, 2, 4, 1, 3, 5)
+    return cut.reshape(batch, 4, channels, side * side)
 
 
 def _hidden_states(clip: CLIPModel, tokens: Tensor) -> Iterator[Tensor]:

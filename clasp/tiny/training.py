@@ -1,14 +1,17 @@
 """The stages of the small backbone's training, in order, each seeded and resumable from its checkpoint.
 
-``see`` trains the vision and text towers on captions and dense labels; ``read`` a decoder of 8 layers on label
-embeddings in place of visual tokens; ``align`` fits the projector to those embeddings; ``answer`` trains projector and
-decoder on the frozen features; ``deepen`` spreads the 8 layers over 32 and trains on, at the end on all 576 tokens.
+``see`` trains a vision tower of 6 layers and the text tower on captions and dense labels, in windows; ``refine``
+spreads the 6 layers over 12 and trains on whole images; ``read`` trains a decoder of 8 layers on label embeddings in
+place of visual tokens; ``align`` fits the projector to those embeddings; ``answer`` trains projector and decoder on the
+frozen features; ``deepen`` spreads the 8 layers over 32 and trains on, at the end on all 576 tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +29,7 @@ from clasp.tiny.images import easy_train, questions_of
 from clasp.tiny.loop import Plan, Trainer, device
 from clasp.tiny.model import DECODER_LAYERS, VISUAL_TOKENS, build_clip, build_config, build_model, build_tokenizer
 from clasp.tiny.packing import Packer
-from clasp.tiny.seeing import PatchHead, image_batch, seeing_loss
+from clasp.tiny.seeing import Batch, PatchHead, image_batch, seeing_loss
 
 _READ_NOISE = 0.1  # standard deviation added to the label embeddings, whose own is about 1
 _EASY_SHARE = 12  # one image in so many of the answer stages is easy-VQA's
@@ -48,7 +51,7 @@ class Recipe:
     """Everything that decides the trained weights.
 
     Args:
-        windowed: share of ``see`` during which attention stays inside quarters of the image.
+        see_layers: layers of the vision tower before ``refine``.
         shallow: layers of the decoder before ``deepen``.
         answer_phases, deepen_phases: one after another; the last one lasts to the end of the stage.
         scenes: train scenes that ``read`` draws from.
@@ -57,9 +60,11 @@ class Recipe:
     """
 
     seed: int = 0
-    see: Plan = field(default_factory=lambda: Plan(steps=2400, rate=2e-3, warmup=80, decay=900, boost=1.5))
-    windowed: float = 0.8
-    see_batch: int = 40
+    see: Plan = field(default_factory=lambda: Plan(steps=2400, rate=2e-3, warmup=80, decay=500, boost=2.0))
+    see_batch: int = 32
+    see_layers: int = 6
+    refine: Plan = field(default_factory=lambda: Plan(steps=500, rate=1.5e-3, warmup=40, decay=400, boost=2.0))
+    refine_batch: int = 24
     shallow: int = 8
     read: Plan = field(default_factory=lambda: Plan(steps=3000, rate=2e-3, warmup=100, decay=600, boost=3.0))
     read_tokens: int = 144
@@ -92,12 +97,16 @@ class Course:
         keep_memory()
         self.folder, self.recipe = folder, recipe or Recipe()
         self.tokenizer: PreTrainedTokenizerFast = build_tokenizer()
-        self.clip: CLIPModel = build_clip(self.tokenizer, self.recipe.seed).to(device())
+        self.small_clip = build_clip(self.tokenizer, self.recipe.see_layers, self.recipe.seed).to(device())
+        self.clip: CLIPModel = build_clip(self.tokenizer, seed=self.recipe.seed).to(device())
+        use_products(self.small_clip.vision_model)
         self.head = PatchHead(self.clip.config.vision_config.hidden_size).to(device())
         self.model = self._llava(self.recipe.shallow)
         self.deep = self._llava(DECODER_LAYERS)
         self.labels = LabelEmbedding(self.model.model.language_model.embed_tokens, self.tokenizer).to(device())
         self.packer = Packer(self.tokenizer)
+        self._painter: ProcessPoolExecutor | None = None
+        self._painted: dict[int, Future[Batch]] = {}
         self.scenes = Gallery(range(self.recipe.scenes))
         easy = min(self.recipe.easy, len(easy_train()))
         self.gallery = Gallery(range(-easy, self.recipe.world))
@@ -105,13 +114,14 @@ class Course:
     def _llava(self, layers: int) -> LlavaForConditionalGeneration:
         model = build_model(build_config(self.tokenizer, layers), self.recipe.seed).to(device())
         model.model.vision_tower = self.clip.vision_model
-        use_products(model)
+        use_products(model.model.vision_tower, model.model.language_model)
         return model
 
     def trainer(self, stage: str) -> Trainer:
         """The stage's trainer with its checkpoint, if any, taken over into the model."""
         modules: dict[str, list[nn.Module]] = {
-            "see": [self.clip, self.head],
+            "see": [self.small_clip, self.head],
+            "refine": [self.clip, self.head],
             "read": [*_decoder(self.model), self.labels],
             "align": [self.model.model.multi_modal_projector],
             "answer": [self.model.model.multi_modal_projector, *_decoder(self.model)],
@@ -120,8 +130,10 @@ class Course:
         if stage not in modules:
             raise ValueError(f"Unknown stage {stage!r}: use one of {', '.join(STAGES)}.")
         trainer = Trainer(stage, modules[stage], getattr(self.recipe, stage), self.folder)
-        if not trainer.resume() and stage == "deepen":
-            deepen(self.model, self.deep)
+        if not trainer.resume() and stage == "refine":
+            deepen(self.small_clip, self.clip, "vision_model.encoder.layers")
+        elif trainer.step == 0 and stage == "deepen":
+            deepen(self.model, self.deep, "model.language_model.layers")
         return trainer
 
     def run(self, stage: str, until: int | None = None) -> Trainer:
@@ -131,8 +143,9 @@ class Course:
         if trainer.step < end:
             if stage in ("align", "answer", "deepen"):
                 self._open_features()
-            steps = {"see": self._see, "read": self._read, "align": self._align}
+            steps = {"see": self._see, "refine": self._refine, "read": self._read, "align": self._align}
             trainer.run(steps.get(stage, lambda step: self._answer(stage, step)), end)
+            self._painted.clear()
         return trainer
 
     def _open_features(self) -> None:
@@ -144,10 +157,21 @@ class Course:
         return np.random.default_rng([self.recipe.seed, STAGES.index(stage), step])
 
     def _see(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        recipe = self.recipe
-        split = 2 if step < recipe.windowed * recipe.see.steps else 1
-        batch = image_batch(recipe.seed, step, recipe.see_batch)
-        return seeing_loss(self.clip, self.head, self.tokenizer, batch, seed=step, split=split)
+        batch = self._images(step, 0, self.recipe.see_batch)
+        return seeing_loss(self.small_clip, self.head, self.tokenizer, batch, seed=step, windowed=True)
+
+    def _refine(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        batch = self._images(step, 1, self.recipe.refine_batch)
+        return seeing_loss(self.clip, self.head, self.tokenizer, batch, seed=step)
+
+    def _images(self, step: int, stage: int, size: int) -> Batch:
+        """The batch of ``step``, painted in a process beside this one while the step before it was computed."""
+        if self._painter is None:
+            self._painter = ProcessPoolExecutor(1, get_context("spawn"))
+        for ahead in (step, step + 1):
+            if ahead not in self._painted:
+                self._painted[ahead] = self._painter.submit(image_batch, [self.recipe.seed, stage, ahead], size)
+        return self._painted.pop(step).result()
 
     def _read(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = self._rng("read", step)
