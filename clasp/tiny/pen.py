@@ -1,0 +1,117 @@
+"""A pen that draws the repeated small elements of backgrounds in perspective, light and weather."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import cycle
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageDraw
+
+from clasp.tiny.air import RGB, Air
+from clasp.tiny.scene import SIDE
+
+
+@dataclass
+class Pen:
+    """What a place is drawn with.
+
+    Args:
+        draw: Pillow's pen on the picture of 192 x 192.
+        rng: the scene's chance.
+        air: light and weather.
+        light: one of ``scene.LIGHTS``.
+        horizon: row of the horizon in the middle.
+        tilt: rows that the horizon falls per column.
+        dense: factor on how many small elements there are.
+    """
+
+    draw: ImageDraw.ImageDraw
+    rng: np.random.Generator
+    air: Air
+    light: str
+    horizon: float
+    tilt: float
+    dense: float
+    rolls: Iterator[float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rolls = cycle(self.rng.uniform(-1, 1, size=257).tolist())
+
+    def level(self, x: float) -> float:
+        """Row of the horizon at a column."""
+        return self.horizon + self.tilt * (x - SIDE / 2)
+
+    def ink(self, color: RGB, nearness: float = 1.0, spread: int = 0) -> RGB:
+        """A colour as seen at a nearness, 0 at the horizon to 1 at the lower edge, its brightness shifted by chance."""
+        if spread:
+            shift = int(spread * next(self.rolls))
+            color = (color[0] + shift, color[1] + shift, color[2] + shift)
+        return self.air.seen(color, nearness)
+
+    def below(self, count: int, start: float = 0.0) -> list[tuple[float, float, float]]:
+        """About ``count`` places on the ground as (x, y, nearness), far ones first."""
+        count = int(count * self.dense)
+        x = self.rng.uniform(-4, SIDE + 4, size=count)
+        near = np.sort(start + (1 - start) * self.rng.random(count))
+        low = self.horizon + self.tilt * (x - SIDE / 2)
+        y = low + near * (SIDE - low)
+        return list(zip(x.tolist(), y.tolist(), near.tolist(), strict=True))
+
+    def band(self, color: RGB, above: float, below: float, nearness: float) -> None:
+        """A band along the horizon from ``above`` rows over it to ``below`` rows under it."""
+        left, right = self.level(0), self.level(SIDE)
+        corners = [(0, left - above), (SIDE, right - above), (SIDE, right + below), (0, left + below)]
+        self.draw.polygon(corners, fill=self.ink(color, nearness))
+
+    def ridge(
+        self, color: RGB, heights: NDArray[np.float64], base: float, nearness: float
+    ) -> list[tuple[float, float]]:
+        """A filled outline of ``heights`` over the horizon shifted by ``base`` rows; returns its corners."""
+        # rounded, so that the last bit of a sine cannot move a pixel
+        corners = self.line(np.round(heights, 2), base)
+        bottom = [(SIDE + 2, self.level(SIDE) + base + 2), (-2, self.level(0) + base + 2)]
+        self.draw.polygon(corners + bottom, fill=self.ink(color, nearness))
+        return corners
+
+    def line(self, heights: NDArray[np.float64], base: float) -> list[tuple[float, float]]:
+        """Corners over the whole width, ``heights`` over the horizon shifted by ``base`` rows."""
+        xs = np.linspace(-2, SIDE + 2, len(heights)).tolist()
+        return [(x, self.level(x) + base - h) for x, h in zip(xs, heights.tolist(), strict=True)]
+
+    def waves(self, count: int, color: RGB, start: float = 0.0, end: float = 1.0) -> None:
+        """Short wave crests on water."""
+        for x, y, near in self.below(count, start):
+            if near < end:
+                half, rise = 2 + 7 * near, 0.6 + 1.6 * near
+                points = [(x - half, y), (x - half / 2, y - rise), (x, y), (x + half / 2, y - rise), (x + half, y)]
+                self.draw.line(points, fill=self.ink(color, near, 14))
+
+    def tufts(self, count: int, colors: list[RGB], start: float = 0.0) -> None:
+        """Blades of grass."""
+        for i, (x, y, near) in enumerate(self.below(count, start)):
+            size, ink = 1.5 + 5 * near, self.ink(colors[i % len(colors)], near, 12)
+            middle, right = (x + size * 0.1, y - size * 1.3), (x + size * 0.6, y - size)
+            self.draw.line([(x - size * 0.5, y - size), (x, y), middle, (x, y), right], fill=ink)
+
+    def pebbles(self, count: int, colors: list[RGB], size: float = 2.5, start: float = 0.0) -> None:
+        """Flat stones, shells or leaves, each with a shaded lower edge."""
+        for i, (x, y, near) in enumerate(self.below(count, start)):
+            rx, color = size * (0.3 + 0.7 * near), colors[i % len(colors)]
+            r, g, b = (value * 2 // 3 for value in color)
+            self.draw.ellipse((x - rx, y - rx * 0.5 + 1, x + rx, y + rx * 0.6 + 1), fill=self.ink((r, g, b), near))
+            self.draw.ellipse((x - rx, y - rx * 0.6, x + rx, y + rx * 0.5), fill=self.ink(color, near, 14))
+
+    def panes(self, box: tuple[float, float, float, float], nx: int, ny: int, off: RGB, on: RGB) -> None:
+        """Small windows in rows inside a box; at night and in the evening some are lit."""
+        left, top, right, bottom = box
+        wide, high = (right - left) / nx, (bottom - top) / ny
+        share = {"day": 0.0, "evening": 0.3, "night": 0.45}[self.light]
+        lit = (self.rng.random((ny, nx)) < share).tolist()
+        dark = self.ink(off, 0.2)
+        for row in range(ny):
+            for column in range(nx):
+                x, y = left + (column + 0.25) * wide, top + (row + 0.25) * high
+                self.draw.rectangle((x, y, x + wide * 0.5, y + high * 0.5), fill=on if lit[row][column] else dark)
