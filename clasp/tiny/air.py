@@ -24,7 +24,7 @@ SKIES: dict[tuple[str, str], tuple[RGB, RGB, RGB]] = {
     ("night", "foggy"): ((60, 64, 74), (72, 76, 86), (76, 80, 90)),
 }
 """Colours of the sky at the top, at the horizon, and of its clouds."""
-_GROUND = {"day": (1.0, 1.0, 1.0), "evening": (1.0, 0.80, 0.62), "night": (0.34, 0.40, 0.55)}
+_GROUND = {"day": (1.0, 1.0, 1.0), "evening": (1.0, 0.80, 0.62), "night": (0.40, 0.46, 0.60)}
 _SURFACE = {"day": (1.0, 1.0, 1.0), "evening": (1.0, 0.90, 0.80), "night": (0.66, 0.69, 0.82)}
 _SUN = {"sunny": 1.05, "cloudy": 0.90, "rainy": 0.80, "foggy": 0.92}
 _LAMP = {"day": (1.0, 1.0, 0.98), "evening": (0.96, 0.80, 0.62), "night": (0.44, 0.44, 0.52)}

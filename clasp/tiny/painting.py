@@ -54,9 +54,9 @@ def paint(scene: Scene) -> Painting:
     seen = air(scene.place, scene.light, scene.weather)
     canvas = backdrop(scene, rng)
     owner = np.zeros((SIDE, SIDE), dtype=np.int16)
-    shifts = rng.integers(-_JITTER, _JITTER + 1, size=(len(scene.things), 3)).tolist()
-    for number, (thing, (r, g, b)) in enumerate(zip(scene.things, shifts, strict=True), start=1):
-        one = sprite(thing, seen, (r, g, b))
+    shifts = rng.integers(-_JITTER, _JITTER + 1, size=len(scene.things)).tolist()
+    for number, (thing, shift) in enumerate(zip(scene.things, shifts, strict=True), start=1):
+        one = sprite(thing, seen, shift)
         rows, columns, window = _inside(one.left, one.top, one.cover.shape)
         cover = one.cover[window]
         under = canvas[:, rows, columns]
@@ -109,9 +109,8 @@ def _plate(sign: Sign, seen: Air) -> NDArray[np.int16]:
     plate = INK[sign.color]
     bright = luma(plate) > 120
     letter: RGB = (18, 18, 24) if bright else (248, 248, 244)
-    face, ink, rim = (
-        np.array(seen.close(color), dtype=np.int16)[:, None, None] for color in (plate, letter, (150, 150, 150))
-    )
+    colors: list[RGB] = [plate, letter, (150, 150, 150)]
+    face, ink, rim = (np.array(seen.close(color), dtype=np.int16)[:, None, None] for color in colors)
     board = np.empty((3, bottom - top, right - left), dtype=np.int16)
     board[:] = rim
     board[:, 1:-1, 1:-1] = face

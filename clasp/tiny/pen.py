@@ -51,11 +51,11 @@ class Pen:
             color = (color[0] + shift, color[1] + shift, color[2] + shift)
         return self.air.seen(color, nearness)
 
-    def below(self, count: int, start: float = 0.0) -> list[tuple[float, float, float]]:
-        """About ``count`` places on the ground as (x, y, nearness), far ones first."""
+    def below(self, count: int, start: float = 0.0, end: float = 1.0) -> list[tuple[float, float, float]]:
+        """About ``count`` places on the ground as (x, y, nearness from ``start`` to ``end``), far ones first."""
         count = int(count * self.dense)
         x = self.rng.uniform(-4, SIDE + 4, size=count)
-        near = np.sort(start + (1 - start) * self.rng.random(count))
+        near = np.sort(start + (end - start) * self.rng.random(count))
         low = self.horizon + self.tilt * (x - SIDE / 2)
         y = low + near * (SIDE - low)
         return list(zip(x.tolist(), y.tolist(), near.tolist(), strict=True))
@@ -72,7 +72,7 @@ class Pen:
         """A filled outline of ``heights`` over the horizon shifted by ``base`` rows; returns its corners."""
         # rounded, so that the last bit of a sine cannot move a pixel
         corners = self.line(np.round(heights, 2), base)
-        bottom = [(SIDE + 2, self.level(SIDE) + base + 2), (-2, self.level(0) + base + 2)]
+        bottom = [(SIDE + 2.0, self.level(SIDE) + base + 2), (-2.0, self.level(0) + base + 2)]
         self.draw.polygon(corners + bottom, fill=self.ink(color, nearness))
         return corners
 
@@ -83,11 +83,10 @@ class Pen:
 
     def waves(self, count: int, color: RGB, start: float = 0.0, end: float = 1.0) -> None:
         """Short wave crests on water."""
-        for x, y, near in self.below(count, start):
-            if near < end:
-                half, rise = 2 + 7 * near, 0.6 + 1.6 * near
-                points = [(x - half, y), (x - half / 2, y - rise), (x, y), (x + half / 2, y - rise), (x + half, y)]
-                self.draw.line(points, fill=self.ink(color, near, 14))
+        for x, y, near in self.below(count, start, end):
+            half, rise = 2 + 7 * near, 0.6 + 1.6 * near
+            points = [(x - half, y), (x - half / 2, y - rise), (x, y), (x + half / 2, y - rise), (x + half, y)]
+            self.draw.line(points, fill=self.ink(color, near, 14))
 
     def tufts(self, count: int, colors: list[RGB], start: float = 0.0) -> None:
         """Blades of grass."""
@@ -103,6 +102,28 @@ class Pen:
             r, g, b = (value * 2 // 3 for value in color)
             self.draw.ellipse((x - rx, y - rx * 0.5 + 1, x + rx, y + rx * 0.6 + 1), fill=self.ink((r, g, b), near))
             self.draw.ellipse((x - rx, y - rx * 0.6, x + rx, y + rx * 0.5), fill=self.ink(color, near, 14))
+
+    def lumps(self, count: int, color: RGB, size: float, start: float = 0.1) -> None:
+        """Boulders or bushes, as wide as ``size`` near by: one dark outline, a middle and a bright top, none named."""
+        for x, y, near in self.below(count, start):
+            wide, bumps = size * (0.25 + 0.75 * near), [0.75 + 0.25 * next(self.rolls) for _ in range(5)]
+            for scale, tone in ((1.0, -22), (0.84, 0), (0.5, 14)):
+                left, high = wide * scale / 2, wide * scale * 0.6
+                foot = y - (wide * 0.6 - high) * 0.7
+                crest = [
+                    (x + left * (i / 2 - 1), foot - high * bump * (0.5, 0.9, 1, 0.85, 0.4)[i])
+                    for i, bump in enumerate(bumps)
+                ]
+                shade = (color[0] + tone, color[1] + tone, color[2] + tone)
+                self.draw.polygon([(x - left, foot), *crest, (x + left, foot)], fill=self.ink(shade, near, 5))
+
+    def crates(self, count: int, color: RGB, size: float, start: float = 0.1) -> None:
+        """Boxes with slats."""
+        for x, y, near in self.below(count, start):
+            wide, ink = size * (0.25 + 0.75 * near), self.ink((color[0] - 44, color[1] - 44, color[2] - 44), near)
+            self.draw.rectangle((x, y - wide * 0.8, x + wide, y), fill=self.ink(color, near, 12), outline=ink)
+            self.draw.line([(x, y), (x + wide, y - wide * 0.8)], fill=ink)
+            self.draw.line([(x, y - wide * 0.4), (x + wide, y - wide * 0.4)], fill=ink)
 
     def panes(self, box: tuple[float, float, float, float], nx: int, ny: int, off: RGB, on: RGB) -> None:
         """Small windows in rows inside a box; at night and in the evening some are lit."""

@@ -21,6 +21,7 @@ def _beach(pen: Pen) -> None:
     pen.ridge((226, 228, 220), 2.5 + 2 * np.sin(np.linspace(0, 14, 40)), sea + 3, 0.4)
     pen.ridge((176, 158, 122), 2.5 + 2 * np.sin(np.linspace(0.4, 14.4, 40)), sea + 6, 0.5)
     pen.waves(34, (156, 136, 102), share + 0.1)
+    pen.lumps(5, (136, 124, 112), 22, share + 0.1)
     pen.pebbles(26, [(214, 202, 178), (150, 128, 104), (196, 176, 156)], 2.6, share + 0.1)
 
 
@@ -43,6 +44,7 @@ def _forest(pen: Pen) -> None:
     for x, y, size in pen.rng.uniform((-6, -8, 6), (SIDE + 6, 26, 15), size=(34, 3)).tolist():
         pen.draw.ellipse((x - size, y - size * 0.6, x + size, y + size * 0.6), fill=pen.ink((62, 84, 58), 0.4, 14))
     pen.tufts(50, [(72, 92, 58), (94, 104, 64)])
+    pen.lumps(6, (78, 92, 62), 26)
     pen.pebbles(34, [(122, 96, 62), (96, 84, 54), (132, 112, 76)], 2.8)
 
 
@@ -56,6 +58,7 @@ def _desert(pen: Pen) -> None:
         corners = [(x, pen.level(x) + base - h) for x, h in zip((xs * SIDE).tolist(), crest.tolist(), strict=True)]
         pen.draw.line(corners, fill=pen.ink((154, 118, 80), 0.3 + 0.1 * step), width=1 + step // 2)
     pen.waves(60, (160, 126, 88), 0.2)
+    pen.lumps(7, (158, 124, 92), 26, 0.2)
     pen.pebbles(20, [(140, 112, 88), (120, 96, 78)], 3.2, 0.15)
 
 
@@ -71,6 +74,7 @@ def _snow(pen: Pen) -> None:
         phase = float(pen.rng.uniform(0, 6))
         pen.ridge((206, 213, 222), 4 + 4 * np.sin(6 * xs + phase), base, base / 80)
         pen.ridge((220, 226, 232), 2.5 + 4 * np.sin(6 * xs + phase + 0.15), base + 2, base / 80)
+    pen.lumps(7, (204, 212, 222), 26, 0.2)
     pen.pebbles(34, [(228, 233, 240), (210, 218, 228)], 3.4, 0.1)
     flakes = pen.rng.uniform(0, SIDE, size=(40, 2)).tolist()
     for x, y in flakes:
@@ -82,11 +86,12 @@ def _meadow(pen: Pen) -> None:
     pen.ridge((120, 140, 124), 14 + 9 * np.sin(6 * xs + pen.rng.uniform(0, 6)), 2, 0.0)
     pen.ridge((104, 130, 92), 8 + 6 * np.sin(7 * xs + pen.rng.uniform(0, 6)), 3, 0.1)
     rail = pen.ink((150, 132, 108), 0.3)
-    for x in range(-4, SIDE + 8, 13):
-        pen.draw.rectangle((x, pen.level(x) - 1, x + 1.6, pen.level(x) + 11), fill=rail)
+    for post in range(-4, SIDE + 8, 13):
+        pen.draw.rectangle((post, pen.level(post) - 1, post + 1.6, pen.level(post) + 11), fill=rail)
     for row in (2, 6):
         pen.draw.line([(0, pen.level(0) + row), (SIDE, pen.level(SIDE) + row)], fill=rail)
     pen.tufts(110, [(84, 116, 66), (112, 142, 80), (70, 102, 58)])
+    pen.lumps(6, (86, 112, 68), 28, 0.05)
     for i, (x, y, near) in enumerate(pen.below(34, 0.1)):
         size = 0.4 + 1.1 * near
         color = [(206, 200, 170), (190, 176, 110), (176, 156, 180)][i % 3]
@@ -105,14 +110,16 @@ def _city(pen: Pen) -> None:
             pen.panes((x + 1, foot - tall + 2, x + wide - 1, foot - 3), nx, ny, (74, 84, 98), glow)
             x += wide + float(pen.rng.uniform(-3, 5))
     pen.band((150, 148, 144), -2, 16, 0.3)
-    for x in range(-10, SIDE + 20, 11):
-        pen.draw.line([(x, pen.level(x) + 2), (x - 7, pen.level(x) + 16)], fill=pen.ink((120, 118, 116), 0.3))
+    for seam in range(-10, SIDE + 20, 11):
+        y = pen.level(seam)
+        pen.draw.line([(seam, y + 2), (seam - 7, y + 16)], fill=pen.ink((120, 118, 116), 0.3))
     pen.band((92, 92, 96), -17, SIDE, 0.6)
     shift = float(pen.rng.uniform(0, 30))
-    for row, wide, high in ((30, 12, 1.5), (62, 20, 3)):
-        for x in range(-40, SIDE + 10, 34):
-            y = pen.level(x) + row
-            pen.draw.rectangle((x + shift, y, x + shift + wide, y + high), fill=pen.ink((176, 174, 166), 0.7))
+    for row, length, thick in ((30, 12, 1.5), (62, 20, 3.0)):
+        for dash in range(-40, SIDE + 10, 34):
+            left, top = dash + shift, pen.level(dash) + row
+            pen.draw.rectangle((left, top, left + length, top + thick), fill=pen.ink((176, 174, 166), 0.7))
+    pen.crates(4, (124, 118, 112), 18, 0.12)
     pen.pebbles(16, [(80, 80, 84), (108, 106, 106)], 3.0, 0.3)
 
 
@@ -135,8 +142,9 @@ def _harbor(pen: Pen) -> None:
     for row, y in enumerate(np.linspace(top, SIDE, 4).tolist()):
         pen.draw.rectangle((0, y, SIDE, y + 18), fill=pen.ink((132, 116, 98), 0.9, 8))
         pen.draw.line([(0, y), (SIDE, y)], fill=pen.ink((78, 66, 56), 0.9), width=2)
-        for x in range(-20 + row * 23 % 40, SIDE, 46):
-            pen.draw.line([(x, y), (x, y + 16)], fill=pen.ink((84, 72, 60), 0.9))
+        for seam in range(-20 + row * 23 % 40, SIDE, 46):
+            pen.draw.line([(seam, y), (seam, y + 16)], fill=pen.ink((84, 72, 60), 0.9))
+    pen.crates(4, (138, 118, 94), 20, 0.78)
     for x in (20, 84, 150):
         at = x + float(pen.rng.uniform(-14, 14))
         pen.draw.rectangle((at, top - 8, at + 7, top + 3), fill=pen.ink((88, 76, 66), 0.9))
@@ -164,6 +172,7 @@ def _mountain(pen: Pen) -> None:
                     [(x, y), after, (x + 4, after[1]), (x + 1, y + 14)], fill=pen.ink((92, 96, 106), depth)
                 )
     pen.pebbles(64, [(126, 124, 120), (108, 104, 100), (142, 138, 130)], 5.0)
+    pen.lumps(10, (118, 116, 112), 30, 0.05)
     pen.tufts(34, [(96, 108, 76), (112, 116, 84)])
 
 
@@ -185,8 +194,8 @@ def _kitchen(pen: Pen) -> None:
     counter = floor - 52
     for y in np.arange(counter % 12, counter, 12).tolist():
         pen.draw.line([(0, y), (SIDE, y)], fill=grout)
-    for x in range(int(pen.rng.integers(12)), SIDE, 12):
-        pen.draw.line([(x, 0), (x, counter)], fill=grout)
+    for joint in range(int(pen.rng.integers(12)), SIDE, 12):
+        pen.draw.line([(joint, 0), (joint, counter)], fill=grout)
     _window(pen, float(pen.rng.uniform(14, 130)), 12, 44, 34)
     shelf = float(pen.rng.uniform(54, 62)) if counter > 80 else 56.0
     for x in np.arange(4, SIDE - 6, 12).tolist():
@@ -195,12 +204,16 @@ def _kitchen(pen: Pen) -> None:
             pen.draw.rectangle((x, shelf - high, x + 8, shelf), fill=pen.ink(color, 1, 12))
             pen.draw.rectangle((x + 1, shelf - high - 2, x + 7, shelf - high), fill=pen.ink((112, 104, 96)))
     pen.draw.rectangle((0, shelf, SIDE, shelf + 3), fill=pen.ink((120, 102, 84)))
+    for x, wide, high in pen.rng.uniform((0, 9, 6), (SIDE, 20, 15), size=(5, 3)).tolist():
+        pot, rim = pen.ink((124, 122, 124), 1, 20), pen.ink((92, 90, 92))
+        pen.draw.rectangle((x, counter - 4 - high, x + wide, counter - 4), fill=pot)
+        pen.draw.rectangle((x - 1, counter - 5 - high, x + wide + 1, counter - 3 - high), fill=rim)
     pen.draw.rectangle((0, counter - 4, SIDE, counter + 2), fill=pen.ink((112, 108, 106)))
     pen.draw.rectangle((0, counter + 2, SIDE, floor), fill=pen.ink((158, 148, 132)))
-    for x in range(int(pen.rng.integers(30)) - 30, SIDE, 32):
-        pen.draw.rectangle((x + 2, counter + 14, x + 29, floor - 4), outline=pen.ink((118, 106, 92)))
-        pen.draw.rectangle((x + 2, counter + 5, x + 29, counter + 12), outline=pen.ink((118, 106, 92)))
-        pen.draw.rectangle((x + 12, counter + 7, x + 19, counter + 9), fill=pen.ink((92, 86, 80)))
+    for door in range(int(pen.rng.integers(30)) - 30, SIDE, 32):
+        pen.draw.rectangle((door + 2, counter + 14, door + 29, floor - 4), outline=pen.ink((118, 106, 92)))
+        pen.draw.rectangle((door + 2, counter + 5, door + 29, counter + 12), outline=pen.ink((118, 106, 92)))
+        pen.draw.rectangle((door + 12, counter + 7, door + 19, counter + 9), fill=pen.ink((92, 86, 80)))
     _checks(pen, (142, 132, 122), 5, 16.0)
 
 
@@ -233,19 +246,23 @@ def _classroom(pen: Pen) -> None:
             x += wide + 4
     pen.draw.rectangle((left + 20, 67, left + 60, 69), fill=pen.ink((190, 186, 176)))
     _window(pen, left + 126 if left < 34 else left - 62 if left > 64 else 200.0, 20, 40, 44)
+    for x in np.arange(3, SIDE, 17).tolist():
+        high = float(pen.rng.uniform(8, 14))
+        if high > 9:  # drawings pinned to the wall
+            sheet, rim = pen.ink((204, 200, 186), 1, 16), pen.ink((150, 142, 124))
+            pen.draw.rectangle((x, 74, x + 11, 74 + high), fill=sheet, outline=rim)
+            pen.draw.line([(x + 2, 72 + high), (x + 5, 77), (x + 9, 71 + high)], fill=pen.ink((140, 132, 128), 1, 24))
     pen.draw.rectangle((0, pen.horizon - 5, SIDE, pen.horizon), fill=pen.ink((128, 112, 92)))
     for y in np.linspace(pen.horizon, SIDE, 7).tolist():
         pen.draw.line([(0, y), (SIDE, y)], fill=pen.ink((122, 100, 76)))
     for row, (size, down) in enumerate(((0.7, 8.0), (1.0, 36.0))):
         wide, y = 40 * size, pen.horizon + down
+        back, leg = y - 7 * size, pen.ink((92, 88, 86))
         for x in np.arange(-wide / 2 + row * 9 + float(pen.rng.uniform(0, 12)), SIDE, wide * 1.35).tolist():
-            leg = pen.ink((92, 88, 86))
             for foot in (x + 3, x + wide - 4):
                 pen.draw.line([(foot, y), (foot, y + 22 * size)], fill=leg, width=2)
-            pen.draw.polygon(
-                [(x + 4, y - 7 * size), (x + wide - 4, y - 7 * size), (x + wide, y), (x, y)],
-                fill=pen.ink((166, 140, 106), 1, 8),
-            )
+            top = [(x + 4, back), (x + wide - 4, back), (x + wide, y), (x, y)]
+            pen.draw.polygon(top, fill=pen.ink((166, 140, 106), 1, 8))
             pen.draw.rectangle((x, y, x + wide, y + 4 * size), fill=pen.ink((124, 102, 76)))
 
 

@@ -52,8 +52,8 @@ SHAPES: dict[str, str] = {
     "boat": """
         m poly 2 64 98 64 82 88 18 88
         t line 4 48 66 48 8
-        w poly 53 10 53 58 90 58
-        h poly 43 20 43 58 16 58
+        h poly 53 8 53 58 92 58
+        w poly 43 22 43 58 18 58
         s poly 8 72 92 72 95 66 5 66""",
     "plane": """
         s poly 30 46 12 14 22 14 52 46
@@ -129,14 +129,16 @@ SHAPES: dict[str, str] = {
         s line 5 56 48 62 42 68 50 62 62 48 62 40 48 48 32 64 30
         d oval 12 54 3 3""",
     "turtle": """
-        h oval 88 52 12 10
-        h poly 16 66 34 66 30 84 16 84
-        h poly 60 66 78 66 78 84 64 84
-        h poly 10 62 0 72 14 70
-        m poly 8 66 12 46 26 30 46 24 66 30 78 46 82 66
-        s line 3 30 64 34 46 46 26
-        s line 3 62 64 58 46 46 26
-        d oval 91 49 3 3""",
+        h line 10 70 62 84 50 90 42
+        h oval 91 38 9 8
+        h poly 8 64 28 64 22 78 6 78
+        h poly 54 64 74 64 76 78 60 78
+        h poly 10 58 -4 68 12 66
+        m poly 2 64 8 46 22 32 40 27 58 32 72 46 78 64
+        s poly 2 60 78 60 80 66 0 66
+        s line 3 26 60 30 46 40 28
+        s line 3 54 60 50 46 40 28
+        d oval 94 36 3 3""",
     "butterfly": """
         m oval 25 32 25 24 35
         m oval 75 32 25 24 -35
@@ -180,7 +182,7 @@ SHAPES: dict[str, str] = {
         m line 13 50 52 80 52 80 24
         s line 2 50 10 50 82""",
     "mushroom": """
-        w poly 38 48 62 48 66 96 34 96
+        w poly 40 48 60 48 63 96 37 96
         m poly 2 56 6 36 20 16 40 6 60 6 80 16 94 36 98 56
         h oval 30 34 7 6
         h oval 56 22 7 6
@@ -305,12 +307,11 @@ SHAPES: dict[str, str] = {
         g poly 64 54 82 54 82 72 64 72
         d poly 42 62 58 62 58 96 42 96""",
     "castle": """
-        m poly 2 14 10 14 10 22 16 22 16 14 22 14 22 22 28 22 28 14 34 14 34 46 40 46 40 40 47 40 47 46 53 46
-        m poly 2 20 34 20 34 96 2 96
-        m poly 66 14 72 14 72 22 78 22 78 14 84 14 84 22 90 22 90 14 98 14 98 96 66 96
-        m poly 30 46 70 46 70 96 30 96
-        m poly 38 40 46 40 46 48 38 48
-        m poly 54 40 62 40 62 48 54 48
+        m poly 2 14 10 14 10 22 15 22 15 14 21 14 21 22 26 22 26 14 34 14 34 96 2 96
+        m poly 66 14 74 14 74 22 79 22 79 14 85 14 85 22 90 22 90 14 98 14 98 96 66 96
+        m poly 32 42 39 42 39 49 46 49 46 42 54 42 54 49 61 49 61 42 68 42 68 96 32 96
+        s line 3 34 26 34 96
+        s line 3 66 26 66 96
         d poly 40 96 40 70 50 60 60 70 60 96
         d poly 14 36 22 36 22 50 14 50
         d poly 78 36 86 36 86 50 78 50""",
@@ -357,11 +358,12 @@ def outline(name: str) -> Outline:
 def _polygons(form: str, numbers: list[float]) -> list[list[tuple[float, float]]]:
     """A part as polygons."""
     if form == "oval":
-        return [_oval(*numbers)]
+        x, y, rx, ry, *turn = numbers
+        return [_oval(x, y, rx, ry, *turn)]
     if form == "poly":
         return [list(zip(numbers[0::2], numbers[1::2], strict=True))]
     half, joints = numbers[0] / 2, list(zip(numbers[1::2], numbers[2::2], strict=True))
-    polygons = [_oval(*joint, half, half, corners=10) for joint in joints[1:-1]]
+    polygons = [_oval(x, y, half, half, corners=10) for x, y in joints[1:-1]]
     for (x, y), (to_x, to_y) in pairwise(joints):
         length = math.hypot(to_x - x, to_y - y)
         dx, dy = (to_y - y) / length * half, (x - to_x) / length * half
@@ -369,7 +371,9 @@ def _polygons(form: str, numbers: list[float]) -> list[list[tuple[float, float]]
     return polygons
 
 
-def _oval(x: float, y: float, rx: float, ry: float, turn: float = 0.0, corners: int = 24) -> list[tuple[float, float]]:
+def _oval(
+    x: float, y: float, rx: float, ry: float, turn: float = 0.0, *, corners: int = 24
+) -> list[tuple[float, float]]:
     cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
     around = [(rx * math.cos(t), ry * math.sin(t)) for t in (math.tau * i / corners for i in range(corners))]
     return [(x + a * cos - b * sin, y + a * sin + b * cos) for a, b in around]

@@ -50,8 +50,8 @@ class Sprite:
     paint: NDArray[np.int16]
 
 
-def sprite(thing: Thing, air: Air, jitter: tuple[int, int, int] = (0, 0, 0)) -> Sprite:
-    """The thing as it is seen, its ink shifted by ``jitter`` per channel."""
+def sprite(thing: Thing, air: Air, shift: int = 0) -> Sprite:
+    """The thing as it is seen, its ink brighter by ``shift``."""
     shape = outline(thing.name)
     turn, scale = math.radians(thing.angle), thing.size * _FINE
     cos, sin = math.cos(turn) * scale, math.sin(turn) * scale
@@ -70,10 +70,10 @@ def sprite(thing: Thing, air: Air, jitter: tuple[int, int, int] = (0, 0, 0)) -> 
     if thing.material != "plain":
         _pattern(index, thing, (thing.x - left) * _FINE, (thing.y - top) * _FINE)
     index[(index == 0) & _grown(index > 0, width)] = _EDGE
-    packed = _palette(thing.color, air, jitter).take(index)
+    packed = _palette(thing.color, air, shift).take(index)
     rows = packed[0::2] + packed[1::2]
     total = rows[:, 0::2] + rows[:, 1::2]
-    paint = np.stack([total >> shift & 2047 for shift in (0, 11, 22)]).astype(np.int16)
+    paint = np.stack([total >> bits & 2047 for bits in (0, 11, 22)]).astype(np.int16)
     return Sprite(left, top, (total >> 33).astype(np.int16), paint)
 
 
@@ -116,12 +116,12 @@ def toward(color: RGB, other: RGB, share: float) -> RGB:
 
 
 @lru_cache(maxsize=4096)
-def _palette(color: str, air: Air, jitter: tuple[int, int, int]) -> NDArray[np.int64]:
+def _palette(color: str, air: Air, shift: int) -> NDArray[np.int64]:
     """Colours of the roles, of the pattern and of the outline, in that order.
 
     Each is one number, 11 bits a channel and a 1 above them, so that the sum of four samples is one addition.
     """
-    r, g, b = (min(255, max(0, value + shift)) for value, shift in zip(INK[color], jitter, strict=True))
+    r, g, b = (min(255, max(0, value + shift)) for value in INK[color])
     ink = (r, g, b)
     dark = luma(ink) < 60
     shade = toward(ink, (0, 0, 0), 0.24) if not dark else toward(ink, (255, 255, 255), 0.16)
