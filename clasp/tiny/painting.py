@@ -32,6 +32,7 @@ MARGIN = 4
 Box = tuple[int, int, int, int]
 _LARGE = 64
 _JITTER = 8
+_RAINS = 24
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ def paint(scene: Scene) -> Painting:
     rng = np.random.default_rng(scene.seed)
     seen = air(scene.place, scene.light, scene.weather)
     canvas = backdrop(scene, rng)
+    # all chance of the picture as a whole is drawn before that of things, so that one more thing changes nothing else
+    grain, drops = noise(rng, 0.0) >> 3, int(rng.integers(_RAINS))
     owner = np.zeros((SIDE, SIDE), dtype=np.int16)
     shifts = rng.integers(-_JITTER, _JITTER + 1, size=len(scene.things)).tolist()
     for number, (thing, shift) in enumerate(zip(scene.things, shifts, strict=True), start=1):
@@ -70,8 +73,8 @@ def paint(scene: Scene) -> Painting:
         canvas[:, rows, columns] = _plate(sign, seen)[:, *window]
         owner[rows, columns] = number
     if scene.weather == "rainy" and scene.place not in INDOORS:
-        _rain(canvas, rng, seen)
-    canvas += noise(rng, 0.0) >> 3
+        _rain(canvas, drops, seen)
+    canvas += grain
     bands = np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
     return Painting(np.ascontiguousarray(bands.transpose(1, 2, 0)), owner)
 
@@ -154,7 +157,7 @@ def _streaks(number: int) -> NDArray[np.int16]:
     return np.asarray(image).astype(np.int16)
 
 
-def _rain(canvas: NDArray[np.int16], rng: np.random.Generator, seen: Air) -> None:
-    drops = _streaks(int(rng.integers(24)))
+def _rain(canvas: NDArray[np.int16], number: int, seen: Air) -> None:
+    """Streaks of rain over the whole picture, of a brightness between their veil's and white."""
     bright = np.array([min(255, value + 70) for value in seen.veil], dtype=np.int16)[:, None, None]
-    canvas += ((bright - canvas) * drops) >> 6
+    canvas += ((bright - canvas) * _streaks(number)) >> 6

@@ -70,8 +70,7 @@ class Pen:
         self, color: RGB, heights: NDArray[np.float64], base: float, nearness: float
     ) -> list[tuple[float, float]]:
         """A filled outline of ``heights`` over the horizon shifted by ``base`` rows; returns its corners."""
-        # rounded, so that the last bit of a sine cannot move a pixel
-        corners = self.line(np.round(heights, 2), base)
+        corners = self.line(heights, base)
         bottom = [(SIDE + 2.0, self.level(SIDE) + base + 2), (-2.0, self.level(0) + base + 2)]
         self.draw.polygon(corners + bottom, fill=self.ink(color, nearness))
         return corners
@@ -79,7 +78,8 @@ class Pen:
     def line(self, heights: NDArray[np.float64], base: float) -> list[tuple[float, float]]:
         """Corners over the whole width, ``heights`` over the horizon shifted by ``base`` rows."""
         xs = np.linspace(-2, SIDE + 2, len(heights)).tolist()
-        return [(x, self.level(x) + base - h) for x, h in zip(xs, heights.tolist(), strict=True)]
+        # rounded, so that the last bit of a sine cannot move a pixel
+        return [(x, self.level(x) + base - h) for x, h in zip(xs, np.round(heights, 2).tolist(), strict=True)]
 
     def waves(self, count: int, color: RGB, start: float = 0.0, end: float = 1.0) -> None:
         """Short wave crests on water."""

@@ -55,8 +55,7 @@ def _desert(pen: Pen) -> None:
     pen.ridge((184, 148, 106), 9 + 8 * np.sin(4 * xs + phase[1]), 18, 0.25)
     for step, base in enumerate((24, 34, 46, 60, 76)):
         crest = 7 + 6 * np.sin(4 * xs + phase[2] + 0.9 * step)
-        corners = [(x, pen.level(x) + base - h) for x, h in zip((xs * SIDE).tolist(), crest.tolist(), strict=True)]
-        pen.draw.line(corners, fill=pen.ink((154, 118, 80), 0.3 + 0.1 * step), width=1 + step // 2)
+        pen.draw.line(pen.line(crest, base), fill=pen.ink((154, 118, 80), 0.3 + 0.1 * step), width=1 + step // 2)
     pen.waves(60, (160, 126, 88), 0.2)
     pen.lumps(7, (158, 124, 92), 26, 0.2)
     pen.pebbles(20, [(140, 112, 88), (120, 96, 78)], 3.2, 0.15)
@@ -253,17 +252,17 @@ def _classroom(pen: Pen) -> None:
             pen.draw.rectangle((x, 74, x + 11, 74 + high), fill=sheet, outline=rim)
             pen.draw.line([(x + 2, 72 + high), (x + 5, 77), (x + 9, 71 + high)], fill=pen.ink((140, 132, 128), 1, 24))
     pen.draw.rectangle((0, pen.horizon - 5, SIDE, pen.horizon), fill=pen.ink((128, 112, 92)))
-    for y in np.linspace(pen.horizon, SIDE, 7).tolist():
-        pen.draw.line([(0, y), (SIDE, y)], fill=pen.ink((122, 100, 76)))
+    for seam in np.linspace(pen.horizon, SIDE, 7).tolist():
+        pen.draw.line([(0, seam), (SIDE, seam)], fill=pen.ink((122, 100, 76)))
     for row, (size, down) in enumerate(((0.7, 8.0), (1.0, 36.0))):
-        wide, y = 40 * size, pen.horizon + down
-        back, leg = y - 7 * size, pen.ink((92, 88, 86))
+        wide, front = 40 * size, pen.horizon + down
+        back, leg = front - 7 * size, pen.ink((92, 88, 86))
         for x in np.arange(-wide / 2 + row * 9 + float(pen.rng.uniform(0, 12)), SIDE, wide * 1.35).tolist():
             for foot in (x + 3, x + wide - 4):
-                pen.draw.line([(foot, y), (foot, y + 22 * size)], fill=leg, width=2)
-            top = [(x + 4, back), (x + wide - 4, back), (x + wide, y), (x, y)]
+                pen.draw.line([(foot, front), (foot, front + 22 * size)], fill=leg, width=2)
+            top = [(x + 4, back), (x + wide - 4, back), (x + wide, front), (x, front)]
             pen.draw.polygon(top, fill=pen.ink((166, 140, 106), 1, 8))
-            pen.draw.rectangle((x, y, x + wide, y + 4 * size), fill=pen.ink((124, 102, 76)))
+            pen.draw.rectangle((x, front, x + wide, front + 4 * size), fill=pen.ink((124, 102, 76)))
 
 
 @dataclass(frozen=True)
