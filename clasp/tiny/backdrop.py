@@ -56,9 +56,9 @@ def backdrop(scene: Scene, rng: np.random.Generator) -> NDArray[np.int16]:
     image = Image.new("RGB", (SIDE, SIDE), seen.seen(ground.wall))
     if not inside:
         _sky(image, scene, rng, horizon)
-    mask = Image.new("L", (SIDE, SIDE))
+    mask = Image.new("1", (SIDE, SIDE))
     left, right = horizon - tilt * SIDE / 2, horizon + tilt * SIDE / 2
-    ImageDraw.Draw(mask).polygon([(0, left), (SIDE, right), (SIDE, SIDE), (0, SIDE)], fill=255)
+    ImageDraw.Draw(mask).polygon([(0, left), (SIDE, right), (SIDE, SIDE), (0, SIDE)], fill=1)
     share = np.clip((np.arange(SIDE) - horizon) / (SIDE - horizon), 0, 1)
     floor = _gradient(seen.seen(ground.far, 0.0), seen.seen(ground.near, 1.0), share)
     image.paste(floor, mask=mask)
@@ -66,7 +66,7 @@ def backdrop(scene: Scene, rng: np.random.Generator) -> NDArray[np.int16]:
     # texture is weaker in the sky and in the dark
     bright = sum(seen.ground) / 3
     strong, weak = (int(rough * bright) for rough in ((7, 5) if inside else (15, 3)))
-    texture = noise(rng, 0.75) * np.where(np.asarray(mask) > 0, np.int16(strong), np.int16(weak))
+    texture = noise(rng, 0.75) * np.where(np.asarray(mask), np.int16(strong), np.int16(weak))
     bands = np.stack([np.asarray(band) for band in image.split()]).astype(np.int16)
     bands += (texture >> 5) + int(shift * bright)
     return bands

@@ -75,8 +75,10 @@ def paint(scene: Scene) -> Painting:
     if scene.weather == "rainy" and scene.place not in INDOORS:
         _rain(canvas, drops, seen)
     canvas += grain
-    bands = np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
-    return Painting(np.ascontiguousarray(bands.transpose(1, 2, 0)), owner)
+    pixels = np.empty((SIDE, SIDE, 3), dtype=np.uint8)
+    for channel, band in enumerate(np.clip(canvas, 0, 255, out=canvas)):
+        pixels[:, :, channel] = band
+    return Painting(pixels, owner)
 
 
 def _inside(left: int, top: int, shape: tuple[int, ...]) -> tuple[slice, slice, tuple[slice, slice]]:

@@ -131,7 +131,7 @@ class Pen:
         wide, high = (right - left) / nx, (bottom - top) / ny
         share = {"day": 0.0, "evening": 0.3, "night": 0.45}[self.light]
         lit = (self.rng.random((ny, nx)) < share).tolist()
-        dark = self.ink(off, 0.2)
+        dark, on = self.ink(off, 0.2), self.air.close(on)
         for row in range(ny):
             for column in range(nx):
                 x, y = left + (column + 0.25) * wide, top + (row + 0.25) * high

@@ -129,6 +129,8 @@ def _palette(color: str, air: Air, shift: int) -> NDArray[np.int64]:
     if color == "white":
         tint = toward(ink, (0, 0, 0), 0.10)
     mark = toward(ink, (0, 0, 0), 0.62) if luma(ink) > 165 else toward(ink, (255, 255, 255), 0.66)
+    if color in ("black", "white"):  # nearer to the ink, or a striped black thing looked like a striped white one
+        mark = toward(ink, (128, 128, 128), 0.92)
     light = _LIGHT if color != "white" else (172, 182, 196)
     glass = _GLASS if color != "white" else (128, 160, 188)
     roles = [ink, shade, tint, (92, 92, 100) if dark else _DARK, light, glass, _LEAF, _WOOD, mark]
