@@ -50,26 +50,47 @@ class Sprite:
     paint: NDArray[np.int16]
 
 
-def sprite(thing: Thing, air: Air, shift: int = 0) -> Sprite:
-    """The thing as it is seen, its ink brighter by ``shift``."""
+def _corners(thing: Thing) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[tuple[int, int, int], ...]]:
+    """x and y of all corners in samples, and the parts that they belong to, see ``Outline``."""
     shape = outline(thing.name)
     turn, scale = math.radians(thing.angle), thing.size * _FINE
     cos, sin = math.cos(turn) * scale, math.sin(turn) * scale
     # rounded, so that the last bit of a product cannot move an edge
     x = np.round(shape.x * cos + shape.y * sin + thing.x * _FINE, 2)
     y = np.round(shape.y * cos - shape.x * sin + thing.y * _FINE, 2)
-    width = 2 if thing.size < 44 else 3
+    return x, y, shape.parts
+
+
+def extent(thing: Thing) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the pixels that a thing may touch, outline included, right and bottom exclusive."""
+    return _extent(thing, *_corners(thing)[:2])
+
+
+def _extent(thing: Thing, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[int, int, int, int]:
+    width = _width(thing)
     left, top = (int((values.min() - width) // _FINE) for values in (x, y))
     right, bottom = (int((values.max() + width) // _FINE) + 1 for values in (x, y))
+    return left, top, right, bottom
+
+
+def _width(thing: Thing) -> int:
+    """Samples that the outline is wide."""
+    return 2 if thing.size < 44 else 3
+
+
+def sprite(thing: Thing, air: Air, shift: int = 0) -> Sprite:
+    """The thing as it is seen, its ink brighter by ``shift``."""
+    x, y, parts = _corners(thing)
+    left, top, right, bottom = _extent(thing, x, y)
     image = Image.new("L", ((right - left) * _FINE, (bottom - top) * _FINE))
     draw = ImageDraw.Draw(image)
     points = np.stack([x - left * _FINE, y - top * _FINE], axis=1).ravel().tolist()
-    for role, start, stop in shape.parts:
+    for role, start, stop in parts:
         draw.polygon(points[2 * start : 2 * stop], fill=role)
     index = np.array(image)
     if thing.material != "plain":
         _pattern(index, thing, (thing.x - left) * _FINE, (thing.y - top) * _FINE)
-    index[(index == 0) & _grown(index > 0, width)] = _EDGE
+    index[(index == 0) & _grown(index > 0, _width(thing))] = _EDGE
     packed = _palette(thing.color, air, shift).take(index)
     rows = packed[0::2] + packed[1::2]
     total = rows[:, 0::2] + rows[:, 1::2]

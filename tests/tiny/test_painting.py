@@ -29,7 +29,7 @@ from clasp.tiny.scene import (
     Thing,
 )
 from clasp.tiny.shapes import SHAPES
-from clasp.tiny.things import INK
+from clasp.tiny.things import INK, extent
 
 EMPTY = Scene("meadow", "day", "sunny", (), (), (3,))
 CAR = Thing("car", "red", "plain", 96.0, 110.0, 64.0)
@@ -161,10 +161,12 @@ def test_owner_covers_exactly_what_a_thing_changes() -> None:
         for down, right in ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
             rim |= np.roll(owned, (down, right), (0, 1))
         assert not changed[~owned & ~rim].any(), "what is painted is owned, but for half covered pixels at its edge"
-        reach = size / 2 + 3
+        left, top, right, bottom = (min(SIDE, max(0, edge)) for edge in extent(scene.things[0]))
         rows, columns = np.nonzero(owned)
-        middle = np.hypot(columns + 0.5 - x, rows + 0.5 - y)
-        assert middle.max() <= reach * 2**0.5
+        assert left <= columns.min() <= left + 2, name
+        assert right - 3 <= columns.max() < right, name
+        assert top <= rows.min() <= top + 2, name
+        assert bottom - 3 <= rows.max() < bottom, name
 
 
 def test_a_thing_fills_its_box() -> None:
