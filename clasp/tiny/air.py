@@ -24,9 +24,9 @@ SKIES: dict[tuple[str, str], tuple[RGB, RGB, RGB]] = {
     ("night", "foggy"): ((60, 64, 74), (72, 76, 86), (76, 80, 90)),
 }
 """Colours of the sky at the top, at the horizon, and of its clouds."""
-_GROUND = {"day": (1.0, 1.0, 1.0), "evening": (1.0, 0.80, 0.62), "night": (0.30, 0.35, 0.50)}
-_SURFACE = {"day": (1.0, 1.0, 1.0), "evening": (1.0, 0.88, 0.76), "night": (0.66, 0.69, 0.82)}
-_SUN = {"sunny": 1.05, "cloudy": 0.90, "rainy": 0.74, "foggy": 0.92}
+_GROUND = {"day": (1.0, 1.0, 1.0), "evening": (1.0, 0.80, 0.62), "night": (0.40, 0.46, 0.60)}
+_SURFACE = {"day": (1.0, 1.0, 1.0), "evening": (1.0, 0.90, 0.80), "night": (0.66, 0.69, 0.82)}
+_SUN = {"sunny": 1.05, "cloudy": 0.90, "rainy": 0.80, "foggy": 0.92}
 _LAMP = {"day": (1.0, 1.0, 0.98), "evening": (0.96, 0.80, 0.62), "night": (0.44, 0.44, 0.52)}
 
 
@@ -57,11 +57,12 @@ class Air:
 
 
 def _mix(color: RGB, gain: tuple[float, float, float], veil: RGB, share: float) -> RGB:
-    r, g, b = (
-        min(255, max(0, int(value * factor * (1 - share) + other * share)))
-        for value, factor, other in zip(color, gain, veil, strict=True)
+    clear = 1 - share
+    return (
+        min(255, max(0, int(color[0] * gain[0] * clear + veil[0] * share))),
+        min(255, max(0, int(color[1] * gain[1] * clear + veil[1] * share))),
+        min(255, max(0, int(color[2] * gain[2] * clear + veil[2] * share))),
     )
-    return r, g, b
 
 
 @lru_cache

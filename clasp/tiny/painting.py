@@ -1,10 +1,11 @@
-"""Paints a scene: background, things in order, signs, rain, grain of the camera; and says which pixel belongs to what."""
+"""Paints a scene: background, things in order, signs, rain, grain of the camera; says which pixel belongs to what."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from clasp.tiny.air import RGB, Air, air
-from clasp.tiny.places import background, noise
+from clasp.tiny.backdrop import backdrop, noise
 from clasp.tiny.scene import INDOORS, SIDE, Scene, Sign
 from clasp.tiny.things import INK, luma, sprite
 
@@ -31,6 +32,7 @@ MARGIN = 4
 Box = tuple[int, int, int, int]
 _LARGE = 64
 _JITTER = 8
+_RAINS = 24
 
 
 @dataclass(frozen=True)
@@ -51,36 +53,40 @@ def paint(scene: Scene) -> Painting:
     """The picture of a scene; the same bytes for the same scene."""
     rng = np.random.default_rng(scene.seed)
     seen = air(scene.place, scene.light, scene.weather)
-    canvas = background(scene, rng)
+    canvas = backdrop(scene, rng)
+    # all chance of the picture as a whole is drawn before that of things, so that one more thing changes nothing else
+    grain, drops = noise(rng, 0.0) >> 3, int(rng.integers(_RAINS))
     owner = np.zeros((SIDE, SIDE), dtype=np.int16)
-    shifts = rng.integers(-_JITTER, _JITTER + 1, size=(len(scene.things), 3)).tolist()
-    for number, (thing, (r, g, b)) in enumerate(zip(scene.things, shifts, strict=True), start=1):
-        one = sprite(thing, seen, (r, g, b))
+    shifts = rng.integers(-_JITTER, _JITTER + 1, size=len(scene.things)).tolist()
+    for number, (thing, shift) in enumerate(zip(scene.things, shifts, strict=True), start=1):
+        one = sprite(thing, seen, shift)
         rows, columns, window = _inside(one.left, one.top, one.cover.shape)
         cover = one.cover[window]
-        canvas[rows, columns] = (canvas[rows, columns] * (4 - cover)[:, :, None] + one.paint[window]) >> 2
+        under = canvas[:, rows, columns]
+        under *= 4 - cover
+        under += one.paint[:, *window]
+        under >>= 2
         owner[rows, columns][cover >= 2] = number
     for number, sign in enumerate(scene.signs, start=len(scene.things) + 1):
         left, top, right, bottom = sign_box(sign)
         rows, columns, window = _inside(left, top, (bottom - top, right - left))
-        canvas[rows, columns] = _plate(sign, seen)[window]
+        canvas[:, rows, columns] = _plate(sign, seen)[:, *window]
         owner[rows, columns] = number
     if scene.weather == "rainy" and scene.place not in INDOORS:
-        _rain(canvas, rng, seen)
-    grain = noise(rng) >> 4
-    canvas += grain[:, :, None]
-    return Painting(np.clip(canvas, 0, 255).astype(np.uint8), owner)
+        _rain(canvas, drops, seen)
+    canvas += grain
+    pixels = np.empty((SIDE, SIDE, 3), dtype=np.uint8)
+    for channel, band in enumerate(np.clip(canvas, 0, 255, out=canvas)):
+        pixels[:, :, channel] = band
+    return Painting(pixels, owner)
 
 
 def _inside(left: int, top: int, shape: tuple[int, ...]) -> tuple[slice, slice, tuple[slice, slice]]:
     """Rows and columns of the picture under a block, and the part of the block that lies in the picture."""
-    bottom, right = top + shape[0], left + shape[1]
-    rows, columns = slice(max(0, top), max(0, min(SIDE, bottom))), slice(max(0, left), max(0, min(SIDE, right)))
-    window = (
-        slice(rows.start - top, max(rows.start, rows.stop) - top),
-        slice(columns.start - left, max(columns.start, columns.stop) - left),
-    )
-    return rows, columns, window
+    first, start = max(0, top), max(0, left)
+    last, stop = max(first, min(SIDE, top + shape[0])), max(start, min(SIDE, left + shape[1]))
+    window = slice(first - top, last - top), slice(start - left, stop - left)
+    return slice(first, last), slice(start, stop), window
 
 
 def _height(sign: Sign) -> int:
@@ -89,7 +95,7 @@ def _height(sign: Sign) -> int:
 
 
 def sign_box(sign: Sign) -> Box:
-    """(left, top, right, bottom) of the plate in pixels, right and bottom exclusive; it may reach outside the picture."""
+    """(left, top, right, bottom) of the plate in pixels, right and bottom exclusive; may reach outside the picture."""
     wide, high = round(len(sign.text) * sign.pitch) + 2 * MARGIN, _height(sign) + 2 * MARGIN
     left, top = round(sign.x - wide / 2), round(sign.y - high / 2)
     return left, top, left + wide, top + high
@@ -99,27 +105,28 @@ def character_boxes(sign: Sign) -> list[Box]:
     """(left, top, right, bottom) of each character's cell in pixels, right and bottom exclusive."""
     left, top, _, bottom = sign_box(sign)
     edges = [left + MARGIN + round(i * sign.pitch) for i in range(len(sign.text) + 1)]
-    return [(a, top + MARGIN, b, bottom - MARGIN) for a, b in zip(edges, edges[1:], strict=False)]
+    return [(a, top + MARGIN, b, bottom - MARGIN) for a, b in pairwise(edges)]
 
 
 def _plate(sign: Sign, seen: Air) -> NDArray[np.int16]:
-    """The plate with its letters, (height, width, 3)."""
+    """The plate with its letters, (3, height, width)."""
     left, top, right, bottom = sign_box(sign)
     plate = INK[sign.color]
     bright = luma(plate) > 120
     letter: RGB = (18, 18, 24) if bright else (248, 248, 244)
-    face, ink, rim = (np.array(seen.close(color), dtype=np.int16) for color in (plate, letter, (150, 150, 150)))
-    board = np.empty((bottom - top, right - left, 3), dtype=np.int16)
+    colors: list[RGB] = [plate, letter, (150, 150, 150)]
+    face, ink, rim = (np.array(seen.close(color), dtype=np.int16)[:, None, None] for color in colors)
+    board = np.empty((3, bottom - top, right - left), dtype=np.int16)
     board[:] = rim
-    board[1:-1, 1:-1] = face
+    board[:, 1:-1, 1:-1] = face
     for character, box in zip(sign.text, character_boxes(sign), strict=True):
-        cell = board[box[1] - top : box[3] - top, box[0] - left : box[2] - left]
-        glyph = _glyph(character, sign.font, cell.shape[1], cell.shape[0])[:, :, None]
+        cell = board[:, box[1] - top : box[3] - top, box[0] - left : box[2] - left]
+        glyph = _glyph(character, sign.font, cell.shape[2], cell.shape[1])
         cell += ((ink - face) * glyph) >> 7
     return board
 
 
-@lru_cache(maxsize=None)
+@cache
 def _font(number: int) -> ImageFont.FreeTypeFont:
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{FONTS[number]}.ttf")
     return ImageFont.truetype(path, _LARGE, layout_engine=ImageFont.Layout.BASIC)
@@ -127,7 +134,7 @@ def _font(number: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=4096)
 def _glyph(character: str, font: int, wide: int, high: int) -> NDArray[np.int16]:
-    """(high, wide) ink of a character in its cell, 0 to 128; as high as the cell, narrowed where it would be too wide."""
+    """(high, wide) ink of a character, 0 to 128; as high as its cell, narrowed if it would be too wide."""
     face = _font(font)
     left, top, right, bottom = face.getbbox(character)
     large = Image.new("L", (math.ceil(right - left), math.ceil(bottom - top)))
@@ -140,7 +147,7 @@ def _glyph(character: str, font: int, wide: int, high: int) -> NDArray[np.int16]
     return cell
 
 
-@lru_cache(maxsize=None)
+@cache
 def _streaks(number: int) -> NDArray[np.int16]:
     """(192, 192) share of rain at each pixel, in 64ths."""
     rng = np.random.default_rng((number, 7))
@@ -152,7 +159,7 @@ def _streaks(number: int) -> NDArray[np.int16]:
     return np.asarray(image).astype(np.int16)
 
 
-def _rain(canvas: NDArray[np.int16], rng: np.random.Generator, seen: Air) -> None:
-    drops = _streaks(int(rng.integers(24)))[:, :, None]
-    bright = np.array([min(255, value + 70) for value in seen.veil], dtype=np.int16)
-    canvas += ((bright - canvas) * drops) >> 6
+def _rain(canvas: NDArray[np.int16], number: int, seen: Air) -> None:
+    """Streaks of rain over the whole picture, of a brightness between their veil's and white."""
+    bright = np.array([min(255, value + 70) for value in seen.veil], dtype=np.int16)[:, None, None]
+    canvas += ((bright - canvas) * _streaks(number)) >> 6

@@ -1,144 +1,16 @@
-"""The ten backgrounds of the small world: regions, 1/f texture, a tilted horizon, and many small elements that repeat."""
+"""The ten places of the small world: colours, height of the horizon, and the small elements that fill each."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
-from clasp.tiny.air import RGB, SKIES, Air, air
-from clasp.tiny.scene import INDOORS, SIDE, Scene
-
-FIELDS = 24
-"""Stored noise fields; each image reads a window of one, mirrored by chance."""
-_FIELD = SIDE + 64
-Pixels = NDArray[np.int16]
-
-
-@lru_cache(maxsize=None)
-def _field(number: int, smooth: bool) -> Pixels:
-    """(256, 256) noise of standard deviation 32 whose octaves fall as 1/f, or as 1/f^2 when smooth.
-
-    Octaves are enlarged by Pillow in whole numbers, so that every machine has the same.
-    """
-    rng = np.random.default_rng((number, int(smooth)))
-    total = np.zeros((_FIELD, _FIELD), dtype=np.int64)
-    for octave in range(2, 9):
-        cells = min(_FIELD, 2**octave + 1)
-        coarse = rng.integers(0, 256, size=(cells, cells), dtype=np.uint8)
-        fine = Image.fromarray(coarse).resize((_FIELD, _FIELD), Image.Resampling.BICUBIC)
-        weight = 4096 >> (octave * 2 if smooth else octave)
-        total += (np.asarray(fine, dtype=np.int64) - 128) * max(weight, 1)
-    spread = max(1, math.isqrt(int((total * total).mean())))
-    return (total * 32 // spread).astype(np.int16)
-
-
-def noise(rng: np.random.Generator, smooth: bool = False) -> Pixels:
-    """(192, 192) window of a stored field, of standard deviation about 32."""
-    number, left, top, mirror = rng.integers(0, (FIELDS, 64, 64, 4)).tolist()
-    window = _field(number, smooth)[top : top + SIDE, left : left + SIDE]
-    return window[:: -1 if mirror & 1 else 1, :: -1 if mirror & 2 else 1]
-
-
-@dataclass
-class Pen:
-    """What a place is drawn with.
-
-    Args:
-        draw: Pillow's pen on the picture of 192 x 192.
-        rng: the scene's chance.
-        air: light and weather.
-        horizon: row of the horizon in the middle.
-        tilt: rows that the horizon falls per column.
-    """
-
-    draw: ImageDraw.ImageDraw
-    rng: np.random.Generator
-    air: Air
-    light: str
-    weather: str
-    horizon: float
-    tilt: float
-
-    def level(self, x: float) -> float:
-        """Row of the horizon at a column."""
-        return self.horizon + self.tilt * (x - SIDE / 2)
-
-    def ink(self, color: RGB, nearness: float = 1.0, spread: int = 0) -> RGB:
-        """A colour as seen at a nearness, 0 at the horizon to 1 at the lower edge, its brightness shifted by chance."""
-        shift = int(self.rng.integers(-spread, spread + 1)) if spread else 0
-        r, g, b = (value + shift for value in color)
-        return self.air.seen((r, g, b), nearness)
-
-    def below(self, count: int, start: float = 0.0) -> list[tuple[float, float, float]]:
-        """``count`` places on the ground as (x, y, nearness), far ones first."""
-        x = self.rng.uniform(-4, SIDE + 4, size=count)
-        near = np.sort(start + (1 - start) * self.rng.random(count) ** 0.8)
-        low = self.horizon + self.tilt * (x - SIDE / 2)
-        y = low + near * (SIDE - low)
-        return list(zip(x.tolist(), y.tolist(), near.tolist(), strict=True))
-
-    def band(self, color: RGB, above: float, below: float, nearness: float) -> None:
-        """A band along the horizon from ``above`` rows over it to ``below`` rows under it."""
-        left, right = self.level(0), self.level(SIDE)
-        corners = [(0, left - above), (SIDE, right - above), (SIDE, right + below), (0, left + below)]
-        self.draw.polygon(corners, fill=self.ink(color, nearness))
-
-    def ridge(
-        self, color: RGB, heights: NDArray[np.float64], base: float, nearness: float
-    ) -> list[tuple[float, float]]:
-        """A filled outline of ``heights`` over the horizon shifted by ``base`` rows; returns its corners."""
-        xs = np.linspace(-2, SIDE + 2, len(heights)).tolist()
-        corners = [(x, self.level(x) + base - h) for x, h in zip(xs, heights.tolist(), strict=True)]
-        bottom = [(SIDE + 2, self.level(SIDE) + base + 2), (-2, self.level(0) + base + 2)]
-        self.draw.polygon(corners + bottom, fill=self.ink(color, nearness))
-        return corners
-
-    def waves(self, count: int, color: RGB, start: float = 0.0, end: float = 1.0) -> None:
-        """Short wave crests on water."""
-        for x, y, near in self.below(count, start):
-            if near < end:
-                half, rise = 2 + 7 * near, 0.6 + 1.6 * near
-                points = [(x - half, y), (x - half / 2, y - rise), (x, y), (x + half / 2, y - rise), (x + half, y)]
-                self.draw.line(points, fill=self.ink(color, near, 14))
-
-    def tufts(self, count: int, colors: list[RGB], start: float = 0.0) -> None:
-        """Blades of grass."""
-        for i, (x, y, near) in enumerate(self.below(count, start)):
-            size, ink = 1.5 + 5 * near, self.ink(colors[i % len(colors)], near, 12)
-            points = [
-                (x - size * 0.5, y - size),
-                (x, y),
-                (x + size * 0.1, y - size * 1.3),
-                (x, y),
-                (x + size * 0.6, y - size),
-            ]
-            self.draw.line(points, fill=ink)
-
-    def pebbles(self, count: int, colors: list[RGB], size: float = 2.5, start: float = 0.0) -> None:
-        """Flat stones, shells or leaves, each with a shaded lower edge."""
-        for i, (x, y, near) in enumerate(self.below(count, start)):
-            rx, color = size * (0.3 + 0.7 * near), colors[i % len(colors)]
-            r, g, b = (value * 2 // 3 for value in color)
-            self.draw.ellipse((x - rx, y - rx * 0.5 + 1, x + rx, y + rx * 0.6 + 1), fill=self.ink((r, g, b), near))
-            self.draw.ellipse((x - rx, y - rx * 0.6, x + rx, y + rx * 0.5), fill=self.ink(color, near, 14))
-
-    def panes(self, box: tuple[float, float, float, float], nx: int, ny: int, off: RGB, on: RGB) -> None:
-        """Small windows in rows inside a box; at night and in the evening some are lit."""
-        left, top, right, bottom = box
-        wide, high = (right - left) / nx, (bottom - top) / ny
-        share = {"day": 0.0, "evening": 0.3, "night": 0.45}[self.light]
-        lit = (self.rng.random((ny, nx)) < share).tolist()
-        dark = self.ink(off, 0.2)
-        for row in range(ny):
-            for column in range(nx):
-                x, y = left + (column + 0.25) * wide, top + (row + 0.25) * high
-                self.draw.rectangle((x, y, x + wide * 0.5, y + high * 0.5), fill=on if lit[row][column] else dark)
+from clasp.tiny.air import RGB, SKIES
+from clasp.tiny.pen import Pen
+from clasp.tiny.scene import SIDE
 
 
 def _beach(pen: Pen) -> None:
@@ -149,6 +21,7 @@ def _beach(pen: Pen) -> None:
     pen.ridge((226, 228, 220), 2.5 + 2 * np.sin(np.linspace(0, 14, 40)), sea + 3, 0.4)
     pen.ridge((176, 158, 122), 2.5 + 2 * np.sin(np.linspace(0.4, 14.4, 40)), sea + 6, 0.5)
     pen.waves(34, (156, 136, 102), share + 0.1)
+    pen.lumps(5, (136, 124, 112), 22, share + 0.1)
     pen.pebbles(26, [(214, 202, 178), (150, 128, 104), (196, 176, 156)], 2.6, share + 0.1)
 
 
@@ -171,6 +44,7 @@ def _forest(pen: Pen) -> None:
     for x, y, size in pen.rng.uniform((-6, -8, 6), (SIDE + 6, 26, 15), size=(34, 3)).tolist():
         pen.draw.ellipse((x - size, y - size * 0.6, x + size, y + size * 0.6), fill=pen.ink((62, 84, 58), 0.4, 14))
     pen.tufts(50, [(72, 92, 58), (94, 104, 64)])
+    pen.lumps(6, (78, 92, 62), 26)
     pen.pebbles(34, [(122, 96, 62), (96, 84, 54), (132, 112, 76)], 2.8)
 
 
@@ -181,9 +55,9 @@ def _desert(pen: Pen) -> None:
     pen.ridge((184, 148, 106), 9 + 8 * np.sin(4 * xs + phase[1]), 18, 0.25)
     for step, base in enumerate((24, 34, 46, 60, 76)):
         crest = 7 + 6 * np.sin(4 * xs + phase[2] + 0.9 * step)
-        corners = [(x, pen.level(x) + base - h) for x, h in zip((xs * SIDE).tolist(), crest.tolist(), strict=True)]
-        pen.draw.line(corners, fill=pen.ink((154, 118, 80), 0.3 + 0.1 * step), width=1 + step // 2)
+        pen.draw.line(pen.line(crest, base), fill=pen.ink((154, 118, 80), 0.3 + 0.1 * step), width=1 + step // 2)
     pen.waves(60, (160, 126, 88), 0.2)
+    pen.lumps(7, (158, 124, 92), 26, 0.2)
     pen.pebbles(20, [(140, 112, 88), (120, 96, 78)], 3.2, 0.15)
 
 
@@ -199,7 +73,7 @@ def _snow(pen: Pen) -> None:
         phase = float(pen.rng.uniform(0, 6))
         pen.ridge((206, 213, 222), 4 + 4 * np.sin(6 * xs + phase), base, base / 80)
         pen.ridge((220, 226, 232), 2.5 + 4 * np.sin(6 * xs + phase + 0.15), base + 2, base / 80)
-        pen.draw.rectangle((0, 0, 0, 0), fill=pen.ink((220, 226, 232)))
+    pen.lumps(7, (204, 212, 222), 26, 0.2)
     pen.pebbles(34, [(228, 233, 240), (210, 218, 228)], 3.4, 0.1)
     flakes = pen.rng.uniform(0, SIDE, size=(40, 2)).tolist()
     for x, y in flakes:
@@ -211,11 +85,12 @@ def _meadow(pen: Pen) -> None:
     pen.ridge((120, 140, 124), 14 + 9 * np.sin(6 * xs + pen.rng.uniform(0, 6)), 2, 0.0)
     pen.ridge((104, 130, 92), 8 + 6 * np.sin(7 * xs + pen.rng.uniform(0, 6)), 3, 0.1)
     rail = pen.ink((150, 132, 108), 0.3)
-    for x in range(-4, SIDE + 8, 13):
-        pen.draw.rectangle((x, pen.level(x) - 1, x + 1.6, pen.level(x) + 11), fill=rail)
+    for post in range(-4, SIDE + 8, 13):
+        pen.draw.rectangle((post, pen.level(post) - 1, post + 1.6, pen.level(post) + 11), fill=rail)
     for row in (2, 6):
         pen.draw.line([(0, pen.level(0) + row), (SIDE, pen.level(SIDE) + row)], fill=rail)
     pen.tufts(110, [(84, 116, 66), (112, 142, 80), (70, 102, 58)])
+    pen.lumps(6, (86, 112, 68), 28, 0.05)
     for i, (x, y, near) in enumerate(pen.below(34, 0.1)):
         size = 0.4 + 1.1 * near
         color = [(206, 200, 170), (190, 176, 110), (176, 156, 180)][i % 3]
@@ -234,14 +109,16 @@ def _city(pen: Pen) -> None:
             pen.panes((x + 1, foot - tall + 2, x + wide - 1, foot - 3), nx, ny, (74, 84, 98), glow)
             x += wide + float(pen.rng.uniform(-3, 5))
     pen.band((150, 148, 144), -2, 16, 0.3)
-    for x in range(-10, SIDE + 20, 11):
-        pen.draw.line([(x, pen.level(x) + 2), (x - 7, pen.level(x) + 16)], fill=pen.ink((120, 118, 116), 0.3))
+    for seam in range(-10, SIDE + 20, 11):
+        y = pen.level(seam)
+        pen.draw.line([(seam, y + 2), (seam - 7, y + 16)], fill=pen.ink((120, 118, 116), 0.3))
     pen.band((92, 92, 96), -17, SIDE, 0.6)
     shift = float(pen.rng.uniform(0, 30))
-    for row, wide, high in ((30, 12, 1.5), (62, 20, 3)):
-        for x in range(-40, SIDE + 10, 34):
-            y = pen.level(x) + row
-            pen.draw.rectangle((x + shift, y, x + shift + wide, y + high), fill=pen.ink((176, 174, 166), 0.7))
+    for row, length, thick in ((30, 12, 1.5), (62, 20, 3.0)):
+        for dash in range(-40, SIDE + 10, 34):
+            left, top = dash + shift, pen.level(dash) + row
+            pen.draw.rectangle((left, top, left + length, top + thick), fill=pen.ink((176, 174, 166), 0.7))
+    pen.crates(4, (124, 118, 112), 18, 0.12)
     pen.pebbles(16, [(80, 80, 84), (108, 106, 106)], 3.0, 0.3)
 
 
@@ -264,8 +141,9 @@ def _harbor(pen: Pen) -> None:
     for row, y in enumerate(np.linspace(top, SIDE, 4).tolist()):
         pen.draw.rectangle((0, y, SIDE, y + 18), fill=pen.ink((132, 116, 98), 0.9, 8))
         pen.draw.line([(0, y), (SIDE, y)], fill=pen.ink((78, 66, 56), 0.9), width=2)
-        for x in range(-20 + row * 23 % 40, SIDE, 46):
-            pen.draw.line([(x, y), (x, y + 16)], fill=pen.ink((84, 72, 60), 0.9))
+        for seam in range(-20 + row * 23 % 40, SIDE, 46):
+            pen.draw.line([(seam, y), (seam, y + 16)], fill=pen.ink((84, 72, 60), 0.9))
+    pen.crates(4, (138, 118, 94), 20, 0.78)
     for x in (20, 84, 150):
         at = x + float(pen.rng.uniform(-14, 14))
         pen.draw.rectangle((at, top - 8, at + 7, top + 3), fill=pen.ink((88, 76, 66), 0.9))
@@ -293,6 +171,7 @@ def _mountain(pen: Pen) -> None:
                     [(x, y), after, (x + 4, after[1]), (x + 1, y + 14)], fill=pen.ink((92, 96, 106), depth)
                 )
     pen.pebbles(64, [(126, 124, 120), (108, 104, 100), (142, 138, 130)], 5.0)
+    pen.lumps(10, (118, 116, 112), 30, 0.05)
     pen.tufts(34, [(96, 108, 76), (112, 116, 84)])
 
 
@@ -314,8 +193,8 @@ def _kitchen(pen: Pen) -> None:
     counter = floor - 52
     for y in np.arange(counter % 12, counter, 12).tolist():
         pen.draw.line([(0, y), (SIDE, y)], fill=grout)
-    for x in range(int(pen.rng.integers(12)), SIDE, 12):
-        pen.draw.line([(x, 0), (x, counter)], fill=grout)
+    for joint in range(int(pen.rng.integers(12)), SIDE, 12):
+        pen.draw.line([(joint, 0), (joint, counter)], fill=grout)
     _window(pen, float(pen.rng.uniform(14, 130)), 12, 44, 34)
     shelf = float(pen.rng.uniform(54, 62)) if counter > 80 else 56.0
     for x in np.arange(4, SIDE - 6, 12).tolist():
@@ -324,12 +203,16 @@ def _kitchen(pen: Pen) -> None:
             pen.draw.rectangle((x, shelf - high, x + 8, shelf), fill=pen.ink(color, 1, 12))
             pen.draw.rectangle((x + 1, shelf - high - 2, x + 7, shelf - high), fill=pen.ink((112, 104, 96)))
     pen.draw.rectangle((0, shelf, SIDE, shelf + 3), fill=pen.ink((120, 102, 84)))
+    for x, wide, high in pen.rng.uniform((0, 9, 6), (SIDE, 20, 15), size=(5, 3)).tolist():
+        pot, rim = pen.ink((124, 122, 124), 1, 20), pen.ink((92, 90, 92))
+        pen.draw.rectangle((x, counter - 4 - high, x + wide, counter - 4), fill=pot)
+        pen.draw.rectangle((x - 1, counter - 5 - high, x + wide + 1, counter - 3 - high), fill=rim)
     pen.draw.rectangle((0, counter - 4, SIDE, counter + 2), fill=pen.ink((112, 108, 106)))
     pen.draw.rectangle((0, counter + 2, SIDE, floor), fill=pen.ink((158, 148, 132)))
-    for x in range(int(pen.rng.integers(30)) - 30, SIDE, 32):
-        pen.draw.rectangle((x + 2, counter + 14, x + 29, floor - 4), outline=pen.ink((118, 106, 92)))
-        pen.draw.rectangle((x + 2, counter + 5, x + 29, counter + 12), outline=pen.ink((118, 106, 92)))
-        pen.draw.rectangle((x + 12, counter + 7, x + 19, counter + 9), fill=pen.ink((92, 86, 80)))
+    for door in range(int(pen.rng.integers(30)) - 30, SIDE, 32):
+        pen.draw.rectangle((door + 2, counter + 14, door + 29, floor - 4), outline=pen.ink((118, 106, 92)))
+        pen.draw.rectangle((door + 2, counter + 5, door + 29, counter + 12), outline=pen.ink((118, 106, 92)))
+        pen.draw.rectangle((door + 12, counter + 7, door + 19, counter + 9), fill=pen.ink((92, 86, 80)))
     _checks(pen, (142, 132, 122), 5, 16.0)
 
 
@@ -338,7 +221,7 @@ def _checks(pen: Pen, color: RGB, rows: int, wide: float) -> None:
     depth = SIDE - pen.horizon
     edges = [pen.horizon + depth * (row / rows) ** 1.5 for row in range(rows + 1)]
     ink = pen.ink(color)
-    for row, (top, bottom) in enumerate(zip(edges, edges[1:], strict=False)):
+    for row, (top, bottom) in enumerate(pairwise(edges)):
         up, down = (0.7 + 0.9 * (y - pen.horizon) / depth for y in (top, bottom))
         for column in range(-12 + row % 2, 12, 2):
             xs = [
@@ -362,25 +245,36 @@ def _classroom(pen: Pen) -> None:
             x += wide + 4
     pen.draw.rectangle((left + 20, 67, left + 60, 69), fill=pen.ink((190, 186, 176)))
     _window(pen, left + 126 if left < 34 else left - 62 if left > 64 else 200.0, 20, 40, 44)
+    for x in np.arange(3, SIDE, 17).tolist():
+        high = float(pen.rng.uniform(8, 14))
+        if high > 9:  # drawings pinned to the wall
+            sheet, rim = pen.ink((204, 200, 186), 1, 16), pen.ink((150, 142, 124))
+            pen.draw.rectangle((x, 74, x + 11, 74 + high), fill=sheet, outline=rim)
+            pen.draw.line([(x + 2, 72 + high), (x + 5, 77), (x + 9, 71 + high)], fill=pen.ink((140, 132, 128), 1, 24))
     pen.draw.rectangle((0, pen.horizon - 5, SIDE, pen.horizon), fill=pen.ink((128, 112, 92)))
-    for y in np.linspace(pen.horizon, SIDE, 7).tolist():
-        pen.draw.line([(0, y), (SIDE, y)], fill=pen.ink((122, 100, 76)))
+    for seam in np.linspace(pen.horizon, SIDE, 7).tolist():
+        pen.draw.line([(0, seam), (SIDE, seam)], fill=pen.ink((122, 100, 76)))
     for row, (size, down) in enumerate(((0.7, 8.0), (1.0, 36.0))):
-        wide, y = 40 * size, pen.horizon + down
+        wide, front = 40 * size, pen.horizon + down
+        back, leg = front - 7 * size, pen.ink((92, 88, 86))
         for x in np.arange(-wide / 2 + row * 9 + float(pen.rng.uniform(0, 12)), SIDE, wide * 1.35).tolist():
-            leg = pen.ink((92, 88, 86))
             for foot in (x + 3, x + wide - 4):
-                pen.draw.line([(foot, y), (foot, y + 22 * size)], fill=leg, width=2)
-            pen.draw.polygon(
-                [(x + 4, y - 7 * size), (x + wide - 4, y - 7 * size), (x + wide, y), (x, y)],
-                fill=pen.ink((166, 140, 106), 1, 8),
-            )
-            pen.draw.rectangle((x, y, x + wide, y + 4 * size), fill=pen.ink((124, 102, 76)))
+                pen.draw.line([(foot, front), (foot, front + 22 * size)], fill=leg, width=2)
+            top = [(x + 4, back), (x + wide - 4, back), (x + wide, front), (x, front)]
+            pen.draw.polygon(top, fill=pen.ink((166, 140, 106), 1, 8))
+            pen.draw.rectangle((x, front, x + wide, front + 4 * size), fill=pen.ink((124, 102, 76)))
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Colours of the ground (or of wall and floor) at its far and its near edge, range of the horizon, and the painter."""
+class Ground:
+    """A place.
+
+    Args:
+        far, near: colours of the ground or floor at the horizon and at the lower edge.
+        horizon: least and largest row of the horizon, or of the foot of the wall.
+        paint: draws the elements.
+        wall: colour of the wall, indoors.
+    """
 
     far: RGB
     near: RGB
@@ -389,72 +283,15 @@ class _Place:
     wall: RGB = (0, 0, 0)
 
 
-PLACES: dict[str, _Place] = {
-    "beach": _Place((188, 172, 136), (200, 182, 144), (64, 90), _beach),
-    "forest": _Place((84, 92, 62), (108, 96, 66), (84, 112), _forest),
-    "desert": _Place((196, 164, 122), (204, 170, 126), (56, 84), _desert),
-    "snow": _Place((208, 215, 224), (224, 229, 235), (60, 88), _snow),
-    "meadow": _Place((116, 140, 88), (94, 124, 70), (60, 88), _meadow),
-    "city": _Place((120, 118, 116), (98, 98, 100), (88, 108), _city),
-    "harbor": _Place((96, 124, 136), (72, 100, 114), (64, 84), _harbor),
-    "mountain": _Place((126, 126, 112), (112, 108, 96), (84, 106), _mountain),
-    "kitchen": _Place((176, 168, 158), (168, 160, 150), (132, 146), _kitchen, (196, 198, 192)),
-    "classroom": _Place((160, 134, 100), (150, 124, 92), (92, 108), _classroom, (198, 190, 168)),
+GROUNDS: dict[str, Ground] = {
+    "beach": Ground((188, 172, 136), (200, 182, 144), (64, 90), _beach),
+    "forest": Ground((84, 92, 62), (108, 96, 66), (84, 112), _forest),
+    "desert": Ground((196, 164, 122), (204, 170, 126), (56, 84), _desert),
+    "snow": Ground((208, 215, 224), (224, 229, 235), (60, 88), _snow),
+    "meadow": Ground((116, 140, 88), (94, 124, 70), (60, 88), _meadow),
+    "city": Ground((120, 118, 116), (98, 98, 100), (88, 108), _city),
+    "harbor": Ground((96, 124, 136), (72, 100, 114), (64, 84), _harbor),
+    "mountain": Ground((126, 126, 112), (112, 108, 96), (84, 106), _mountain),
+    "kitchen": Ground((176, 168, 158), (168, 160, 150), (132, 146), _kitchen, (196, 198, 192)),
+    "classroom": Ground((160, 134, 100), (150, 124, 92), (92, 108), _classroom, (198, 190, 168)),
 }
-
-
-def background(scene: Scene, rng: np.random.Generator) -> Pixels:
-    """The empty place, (192, 192, 3), not yet clipped to 0 to 255."""
-    place, seen = PLACES[scene.place], air(scene.place, scene.light, scene.weather)
-    horizon, tilt, shift = rng.uniform((place.horizon[0], -0.05, -9), (place.horizon[1], 0.05, 9)).tolist()
-    inside = scene.place in INDOORS
-    tilt = 0.0 if inside else tilt
-    rows = np.arange(SIDE)
-    line = horizon + tilt * (rows - SIDE / 2)
-    ground = rows[:, None] >= line
-    share = np.clip((rows - horizon) / (SIDE - horizon), 0, 1)[:, None]
-    far, near = (np.array(seen.seen(color, depth)) for color, depth in ((place.far, 0.0), (place.near, 1.0)))
-    floor = (far + (near - far) * share).astype(np.int16)[:, None]
-    upper = np.full((SIDE, 1, 3), seen.seen(place.wall), dtype=np.int16) if inside else _sky(scene, rng, horizon)
-    canvas = np.where(ground[:, :, None], floor, upper).astype(np.uint8)
-    image = Image.fromarray(canvas)
-    pen = Pen(ImageDraw.Draw(image), rng, seen, scene.light, scene.weather, horizon, tilt)
-    place.paint(pen)
-    # texture is weaker in the sky, and in the dark
-    bright = sum(seen.ground) / 3
-    rough = 12 if not inside else 6
-    strength = np.where(ground, int(rough * bright), int((rough if inside else 3) * bright)).astype(np.int16)
-    grain = (noise(rng) * strength) >> 5
-    return np.asarray(image).astype(np.int16) + (grain + int(shift * bright))[:, :, None]
-
-
-def _sky(scene: Scene, rng: np.random.Generator, horizon: float) -> Pixels:
-    """Gradient, sun or moon, stars and clouds, (192, 192, 3)."""
-    top, low, cloud = (np.array(color) for color in SKIES[scene.light, scene.weather])
-    share = np.clip(np.arange(SIDE) / horizon, 0, 1)[:, None]
-    sky = (top + (low - top) * share).astype(np.int16)[:, None]
-    if scene.weather == "foggy":
-        return np.broadcast_to(sky, (SIDE, SIDE, 3))
-    height = min(SIDE, int(horizon) + 12)
-    image = Image.fromarray(np.broadcast_to(sky[:height], (height, SIDE, 3)).astype(np.uint8))
-    draw = ImageDraw.Draw(image)
-    if scene.light == "night" and scene.weather == "sunny":
-        for x, y, value in rng.uniform((0, 0, 110), (SIDE, height, 235), size=(46, 3)).tolist():
-            draw.point((x, y), fill=(int(value), int(value), min(255, int(value) + 14)))
-    if scene.weather == "sunny":
-        x, y = rng.uniform((16, 12), (SIDE - 16, 40)).tolist()
-        color, size = {"day": ((255, 246, 204), 9), "evening": ((255, 208, 128), 11), "night": ((226, 228, 216), 8)}[
-            scene.light
-        ]
-        y += 20 if scene.light == "evening" else 0
-        draw.ellipse((x - size, y - size, x + size, y + size), fill=color)
-        if scene.light == "night":
-            draw.ellipse((x - size + 6, y - size - 2, x + size + 5, y + size - 4), fill=tuple(top.tolist()))
-    painted = np.asarray(image).astype(np.int16)
-    cover = noise(rng, smooth=True)[:height] * 5 + (-70 if scene.weather == "sunny" else 110)
-    if scene.light == "night" and scene.weather == "sunny":
-        cover = cover - 60
-    cover = np.clip(cover, 0, 220)[:, :, None]
-    sky = np.broadcast_to(sky, (SIDE, SIDE, 3)).copy()
-    sky[:height] = painted + (((cloud.astype(np.int16) - painted) * (cover >> 2)) >> 6)
-    return sky
