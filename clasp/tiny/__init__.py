@@ -1,13 +1,11 @@
-"""The embedded default: a small world, its benchmark files, and the small LLaVA model trained on it."""
+"""The embedded default: a picture world, its benchmark files, and the small LLaVA model trained on it.
+
+How the weights were trained is in the history (commit eebb139) and in results/reference/tiny_training.json.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
-
-Stage = Literal["see", "refine", "read", "align", "answer", "deepen"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
-"""Stages of the training, in order; see :mod:`clasp.tiny.training`."""
 
 
 def directory() -> Path:

@@ -1,14 +1,9 @@
-"""Builds the small LLaVA backbone: configuration, tokenizer, processor and fresh weights, from transformers' classes.
-
-CLIP's vision tower (24 x 24 patches and a class token, 12 layers) with its text tower, a projector of two layers and a
-Llama decoder of 32 layers, all 128 wide.
-"""
+"""Builds the tiny LLaVA backbone: configuration, tokenizer, processor and fresh weights, from transformers' classes."""
 
 from __future__ import annotations
 
 import math
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,12 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import (
-    CLIPConfig,
-    CLIPModel,
-    CLIPTextConfig,
     CLIPVisionConfig,
     GenerationConfig,
     LlamaConfig,
@@ -32,12 +24,11 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from clasp.tiny.scene import GRID, PATCH, SIDE
+from clasp.tiny.drawing import SIDE
+from clasp.tiny.world import GRID, PATCH, SHAPES, WORDS
 
 VISUAL_TOKENS = GRID * GRID
-PAD, BOS, IMAGE, EOS = "<pad>", "<s>", "<image>", "</s>"
-"""The special tokens by their number: CLIP's text tower takes the number 2 for an end of text in an old sense."""
-ROLES = ("USER:", "ASSISTANT:")
+PAD, BOS, EOS, IMAGE = "<pad>", "<s>", "</s>", "<image>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}USER: "
@@ -55,9 +46,9 @@ CHAT_TEMPLATE = (
 )
 """LLaVA-1.5's form: ``USER: <image>\\n{question} ASSISTANT:``."""
 
-VISION_LAYERS, TEXT_LAYERS, DECODER_LAYERS = 12, 4, 32
-_WIDTH, _HEADS = 128, 4
-_VOCABULARY = 1536
+_VISION_LAYERS, _DECODER_LAYERS, _WIDTH = 7, 12, 128
+_VISION_HEADS, _DECODER_HEADS = 4, 4
+_VOCABULARY = 1024
 
 
 def prompt(question: str) -> str:
@@ -66,21 +57,17 @@ def prompt(question: str) -> str:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer in which every lower-case word of the world is one token.
-
-    Capitals and digits stay single tokens, so that a sign is read letter by letter; any other text still encodes.
-    """
+    """A byte-level BPE tokenizer in which every word of the questions is one token and any other text still encodes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=_VOCABULARY,
-        special_tokens=[PAD, BOS, IMAGE, EOS],
+        special_tokens=[PAD, BOS, EOS, IMAGE],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
-    tokenizer.add_tokens([AddedToken(role, normalized=False) for role in ROLES])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )
@@ -96,73 +83,69 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _corpus() -> Iterator[str]:
-    """Every lower-case word of questions, answers and captions, and single capitals and digits, each many times."""
-    from clasp.tiny.captions import caption
+    """Every word of the world's and easy-VQA's questions and answers, often enough that each becomes one token."""
+    from clasp.policy import CATEGORIES
     from clasp.tiny.easy import easy_images
-    from clasp.tiny.forms import BENCHMARKS
-    from clasp.tiny.questions import plural
-    from clasp.tiny.scene import COLORS, KINDS, LIGHTS, MATERIALS, NAMES, PLACES, WEATHERS
-    from clasp.tiny.world import scene
+    from clasp.tiny.questions import ask
+    from clasp.tiny.world import DIGITS, LETTERS, scene
 
     rng = np.random.default_rng(0)
-    texts: set[str] = {*NAMES, *COLORS, *MATERIALS, *PLACES, *LIGHTS, *WEATHERS, *KINDS}
-    texts |= {plural(noun) for noun in (*NAMES, *KINDS)}
-    for image in easy_images("train")[:500]:
-        texts |= {text for pair in image.questions for text in pair}
-    for index in range(400):
-        shown = scene("train", index)
-        texts |= {caption(shown, rng) for _ in range(3)}
-        for draw in BENCHMARKS.values():
-            for row in draw(shown, rng):
-                texts |= {row.question, row.answer}
-    words = {word for text in texts for word in re.findall(r"[a-z]+", text)}
-    first = {text.split()[0] for text in texts if text[:1].islower()}
-    signs = [chr(65 + n) for n in range(26)] + [str(n) for n in range(10)]
+    words: set[str] = set(DIGITS) | set(LETTERS) | set(WORDS) | {"USER", "ASSISTANT"}
+    words |= {f"{name}s" for name in SHAPES}
+    first: set[str] = {"USER"}
+    for image in easy_images("train"):
+        for question, answer in image.questions:
+            words |= set(question.rstrip("?.").split()) | {answer}
+            first.add(question.split()[0])
+    for index in range(600):
+        picture = scene("train", index)
+        for category in CATEGORIES:
+            for _ in range(3):
+                asked = ask(picture, category, rng)
+                if asked:
+                    words |= set(asked.text.replace(",", " ").rstrip("?.").split()) | {asked.answer}
+                    first.add(asked.text.split()[0])
     for _ in range(8):
         yield from (f" {word}" for word in sorted(words))
         yield from sorted(first)
-        yield from (f" {sign}" for sign in signs)
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     """CLIP's image processor at 192 x 192 (PIL backend) with the tokenizer; ``<image>`` expands to 576 tokens."""
+    image_processor = CLIPImageProcessorPil(
+        size={"height": SIDE, "width": SIDE},
+        do_center_crop=False,
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    )
     return LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": SIDE},
-            crop_size={"height": SIDE, "width": SIDE},
-            image_mean=[0.5] * 3,
-            image_std=[0.5] * 3,
-        ),
+        image_processor=image_processor,
         tokenizer=tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,
+        num_additional_image_tokens=1,
     )
 
 
-def vision_config(layers: int = VISION_LAYERS) -> CLIPVisionConfig:
-    """The architecture of a vision tower of ``layers``."""
-    return CLIPVisionConfig(
+def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+    """The architecture: CLIP ViT of 7 layers (the second to last feeds the projector), Llama decoder of 12 layers."""
+    vision = CLIPVisionConfig(
         hidden_size=_WIDTH,
         intermediate_size=4 * _WIDTH,
-        num_hidden_layers=layers,
-        num_attention_heads=_HEADS,
+        num_hidden_layers=_VISION_LAYERS,
+        num_attention_heads=_VISION_HEADS,
         image_size=SIDE,
         patch_size=PATCH,
         projection_dim=_WIDTH,
     )
-
-
-def build_config(tokenizer: PreTrainedTokenizerFast, layers: int = DECODER_LAYERS) -> LlavaConfig:
-    """LLaVA's architecture with a decoder of ``layers``; the second to last vision layer feeds the projector."""
     text = LlamaConfig(
-        vocab_size=_vocabulary(tokenizer),
+        vocab_size=math.ceil(len(tokenizer) / 64) * 64,
         hidden_size=_WIDTH,
         intermediate_size=3 * _WIDTH,
-        num_hidden_layers=layers,
-        num_attention_heads=_HEADS,
-        num_key_value_heads=_HEADS,
+        num_hidden_layers=_DECODER_LAYERS,
+        num_attention_heads=_DECODER_HEADS,
+        num_key_value_heads=_DECODER_HEADS,
         max_position_embeddings=2048,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -170,7 +153,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast, layers: int = DECODER_LAYER
         tie_word_embeddings=False,
     )
     return LlavaConfig(
-        vision_config=vision_config(),
+        vision_config=vision,
         text_config=text,
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
         image_seq_length=VISUAL_TOKENS,
@@ -182,52 +165,17 @@ def build_config(tokenizer: PreTrainedTokenizerFast, layers: int = DECODER_LAYER
     )
 
 
-def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> int:
-    return math.ceil(len(tokenizer) / 64) * 64
-
-
-def _scale_linear(model: nn.Module) -> None:
-    """Fan-in normal weights, zero biases."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-def build_clip(tokenizer: PreTrainedTokenizerFast, layers: int = VISION_LAYERS, seed: int = 0) -> CLIPModel:
-    """A fresh vision tower of ``layers`` and a text tower with CLIP's projections, that train from nothing."""
-    torch.manual_seed(seed)
-    text = CLIPTextConfig(
-        vocab_size=_vocabulary(tokenizer),
-        hidden_size=_WIDTH,
-        intermediate_size=4 * _WIDTH,
-        num_hidden_layers=TEXT_LAYERS,
-        num_attention_heads=_HEADS,
-        projection_dim=_WIDTH,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    towers = {"text_config": text.to_dict(), "vision_config": vision_config(layers).to_dict()}
-    model = CLIPModel(CLIPConfig(**towers, projection_dim=_WIDTH))
-    with torch.no_grad():
-        _scale_linear(model)
-        for encoder in (model.vision_model.encoder, model.text_model.encoder):
-            depth = (2 * len(encoder.layers)) ** -0.5
-            for layer in encoder.layers:
-                layer.self_attn.out_proj.weight.mul_(depth)
-                layer.mlp.fc2.weight.mul_(depth)
-    return model
-
-
 def build_model(config: LlavaConfig, seed: int = 0) -> LlavaForConditionalGeneration:
     """Fresh weights that train from nothing: fan-in normal, embeddings of standard deviation 1, and what each decoder
     block adds to the residual stream scaled by depth (without these three the decoder stalls)."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config)
     with torch.no_grad():
-        _scale_linear(model)
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         decoder = model.model.language_model
         nn.init.normal_(decoder.embed_tokens.weight, std=1.0)
         depth = (2 * len(decoder.layers)) ** -0.5
@@ -244,37 +192,24 @@ def build_model(config: LlavaConfig, seed: int = 0) -> LlavaForConditionalGenera
     return model
 
 
-CLIP_FOLDER = "clip"
-"""Folder beside the backbone's weights that holds the CLIP model of its vision tower, for methods that read text."""
-
-
-def export(
-    model: LlavaForConditionalGeneration, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, target: Path
-) -> None:
+def export(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, target: Path) -> None:
     """Writes a directory that ``from_pretrained`` loads; the old one is replaced only when the new one is complete.
 
-    Weights are stored in bfloat16. The CLIP model of the vision tower goes to the folder ``clip`` in it.
+    Weights are stored in bfloat16.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     fresh.chmod(0o755)
-    _save(model, fresh)
+    state = {name: value.detach().to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()}
+    dtype = model.config.dtype
+    model.config.dtype = torch.float32
+    model.save_pretrained(fresh, state_dict=state)
+    model.config.dtype = dtype
     build_processor(tokenizer).save_pretrained(fresh)
-    _save(clip, fresh / CLIP_FOLDER)
-    tokenizer.save_pretrained(fresh / CLIP_FOLDER)
-    for path in fresh.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    for path in fresh.iterdir():
+        path.chmod(0o644)
     old = fresh.with_suffix(".old")
     if target.exists():
         os.replace(target, old)
     os.replace(fresh, target)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _save(model: LlavaForConditionalGeneration | CLIPModel, folder: Path) -> None:
-    """Weights in bfloat16, with a configuration that loads them in float32."""
-    state = {name: value.detach().to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()}
-    dtype = model.config.dtype
-    model.config.dtype = torch.float32
-    model.save_pretrained(folder, state_dict=state)
-    model.config.dtype = dtype

@@ -20,8 +20,14 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProc
 
 from clasp.tiny.benchmarks import NAMES
 from clasp.tiny.drawing import blank
-from clasp.tiny.loop import device
 from clasp.tiny.model import IMAGE, VISUAL_TOKENS, prompt
+
+
+
+def device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 
 RANDOM_COUNTS = (192, 128, 64, 16)
 _ANSWER_TOKENS = 6

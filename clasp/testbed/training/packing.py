@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from clasp.tiny.images import GROUPS, IGNORE, Asked
-from clasp.tiny.model import IMAGE, prompt
+from clasp.testbed.training.images import GROUPS, IGNORE, Asked
+from clasp.testbed.training.model import IMAGE, prompt
 
 
 class Packer:

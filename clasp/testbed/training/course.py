@@ -20,16 +20,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from clasp.tiny import STAGES
-from clasp.tiny.answering import LabelEmbedding, answer_loss, choose_places, choose_tokens
-from clasp.tiny.attention import keep_memory, use_products
-from clasp.tiny.deepening import deepen
-from clasp.tiny.features import Gallery
-from clasp.tiny.images import easy_train, questions_of
-from clasp.tiny.loop import Plan, Trainer, device
-from clasp.tiny.model import DECODER_LAYERS, VISUAL_TOKENS, build_clip, build_config, build_model, build_tokenizer
-from clasp.tiny.packing import Packer
-from clasp.tiny.seeing import Batch, PatchHead, image_batch, seeing_loss
+from clasp.testbed.training import STAGES
+from clasp.testbed.training.answering import LabelEmbedding, answer_loss, choose_places, choose_tokens
+from clasp.testbed.training.attention import keep_memory, use_products
+from clasp.testbed.training.deepening import deepen
+from clasp.testbed.training.features import Gallery
+from clasp.testbed.training.images import easy_train, questions_of
+from clasp.testbed.training.loop import Plan, Trainer, device
+from clasp.testbed.training.model import (
+    DECODER_LAYERS,
+    VISUAL_TOKENS,
+    build_clip,
+    build_config,
+    build_model,
+    build_tokenizer,
+)
+from clasp.testbed.training.packing import Packer
+from clasp.testbed.training.seeing import Batch, PatchHead, image_batch, seeing_loss
 
 _READ_NOISE = 0.1  # standard deviation added to the label embeddings, whose own is about 1
 _EASY_SHARE = 12  # one image in so many of the answer stages is easy-VQA's

@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm import trange
 from transformers import LlavaForConditionalGeneration
 
-from clasp.tiny.images import pixels_and_labels, to_pixels
-from clasp.tiny.loop import device, write_json
-from clasp.tiny.model import VISUAL_TOKENS
+from clasp.testbed.training.images import pixels_and_labels, to_pixels
+from clasp.testbed.training.loop import device, write_json
+from clasp.testbed.training.model import VISUAL_TOKENS
 
 _CHUNK = 16
 
@@ -23,7 +23,7 @@ class Gallery:
     """Training images by number: whether each patch is covered and, once :meth:`compute` has run, features.
 
     Args:
-        numbers: the images' numbers, see :mod:`clasp.tiny.images`.
+        numbers: the images' numbers, see :mod:`clasp.testbed.training.images`.
     """
 
     def __init__(self, numbers: Sequence[int]) -> None:

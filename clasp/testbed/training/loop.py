@@ -85,17 +85,21 @@ class Trainer:
         state = torch.load(self.path, map_location=device(), weights_only=True)
         for module, values in zip(self.modules, state["modules"], strict=True):
             module.load_state_dict(values)
-        for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(values)
+        if state["step"] < self.plan.steps:
+            for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(values)
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         return True
 
     def save(self) -> None:
-        """Writes the checkpoint; the former one is replaced only when the new one is complete."""
+        """Writes the checkpoint; the former one is replaced only when the new one is complete.
+
+        At the stage's end the optimizers' state, which is most of it, is left out.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "modules": [module.state_dict() for module in self.modules],
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": [o.state_dict() for o in self.optimizers] if self.step < self.plan.steps else [],
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,

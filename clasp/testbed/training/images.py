@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clasp.tiny.captions import caption
-from clasp.tiny.easy import EasyImage, easy_category, easy_images, shape_and_color, shape_cover
-from clasp.tiny.forms import BENCHMARKS
-from clasp.tiny.labels import FACTORS, label_maps
-from clasp.tiny.painting import paint
-from clasp.tiny.questions import article
-from clasp.tiny.scene import COLORS, GRID
-from clasp.tiny.world import scene
+from clasp.testbed.captions import caption
+from clasp.testbed.easy import EasyImage, easy_category, easy_images, shape_and_color, shape_cover
+from clasp.testbed.forms import BENCHMARKS
+from clasp.testbed.labels import FACTORS, label_maps
+from clasp.testbed.painting import paint
+from clasp.testbed.questions import article
+from clasp.testbed.scene import COLORS, GRID
+from clasp.testbed.world import scene
 
 IGNORE = -100
 """The class of a patch of which a label map does not tell."""
@@ -91,5 +91,3 @@ def easy_labels(image: EasyImage) -> NDArray[np.int64]:
 def to_pixels(images: NDArray[np.uint8]) -> Tensor:
     """``(batch, 192, 192, 3)`` bytes to the processor's ``(batch, 3, 192, 192)`` floats in [-1, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-
-

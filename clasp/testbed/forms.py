@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from clasp.tiny import questions
-from clasp.tiny.questions import Question, article, ask, pick
-from clasp.tiny.scene import KIND_OF, KINDS, NAMES, Scene
-from clasp.tiny.world import COMMON, USUAL
+from clasp.testbed import questions
+from clasp.testbed.questions import Question, article, ask, pick
+from clasp.testbed.scene import KIND_OF, KINDS, NAMES, Scene
+from clasp.testbed.world import COMMON, USUAL
 
 LETTERS = ("A", "B", "C", "D")
 ANNOTATORS = 10
@@ -23,8 +23,6 @@ ANNOTATORS = 10
 _AGREEMENT = 0.85
 """How often an annotator gives the true answer; the others give one of the wrong ones."""
 POPE_SPLITS = ("random", "popular", "adversarial")
-PERCEPTION = ("existence", "count", "position", "color", "scene", "ocr")
-COGNITION = ("commonsense", "comparison")
 
 
 @dataclass(frozen=True)
@@ -109,31 +107,32 @@ def pope(shown: Scene, rng: np.random.Generator) -> list[Item]:
     return [Item(f"is there {article(name)} in the image?", question.answer, "general", split)]
 
 
-_SUBTASKS: dict[str, tuple[str, str]] = {  # subtask: (form, category)
-    "existence": ("exists", "general"),
-    "count": ("is_counted", "counting"),
-    "position": ("is_placed", "spatial"),
-    "color": ("is_colored", "attribute"),
-    "scene": ("is_placed_at", "scene"),
-    "ocr": ("says", "ocr"),
-    "commonsense": ("can_do", "general"),
-    "comparison": ("compare", "attribute"),
+SUBTASKS = {
+    "existence": "exists",
+    "count": "is_counted",
+    "position": "is_placed",
+    "color": "is_colored",
+    "scene": "is_placed_at",
+    "OCR": "says",
+    "commonsense_reasoning": "can_do",
+    "numerical_calculation": "is_added",
 }
+"""MME's subtasks that the small world has, and the form that each asks; the last two are its cognition, the others its
+perception."""
 
 
 def mme(shown: Scene, rng: np.random.Generator) -> list[Item]:
     """A pair of questions about one image, one to be answered yes, the other no."""
-    task = pick(rng, (*PERCEPTION, *COGNITION))
-    form, category = _SUBTASKS[task]
+    task = pick(rng, tuple(SUBTASKS))
     found: dict[str, Question] = {}
     for _ in range(12):
-        question = ask(shown, form, rng)
+        question = ask(shown, SUBTASKS[task], rng)
         if question:
             found.setdefault(question.answer, question)
         if len(found) == 2:
             pair = [found["yes"], found["no"]]
             order = rng.permutation(2)
-            return [Item(pair[n].text, pair[n].answer, category, task, about=pair[n].about) for n in order]
+            return [Item(pair[n].text, pair[n].answer, pair[n].category, task, about=pair[n].about) for n in order]
     return []
 
 
