@@ -1,7 +1,7 @@
-"""Writes the small world's benchmarks as parquet files: the eight forms, easy-VQA, and one calibration set a category.
+"""Writes the small world's benchmarks as parquet files: eight forms, easy-VQA, and a calibration set per category.
 
-Torch-free. Rows are in a seeded order, so the first N rows of a file are a fair fixed subset of it; rows that are scored
-together (MME's pairs, MMBench's rotations) follow each other.
+Torch-free. Rows are in a seeded order, so the first N rows of a file are a fair fixed subset of it; rows that are
+scored together (MME's pairs, MMBench's rotations) follow each other.
 """
 
 from __future__ import annotations

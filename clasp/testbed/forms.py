@@ -52,7 +52,7 @@ class Item:
 Draw = Callable[[Scene, np.random.Generator], list[Item]]
 
 
-def _mixed(shares: dict[str, float]) -> Callable[[Scene, np.random.Generator], Question | None]:
+def _mixed(**shares: float) -> Callable[[Scene, np.random.Generator], Question | None]:
     names, weights = list(shares), np.array(list(shares.values()))
 
     def draw(shown: Scene, rng: np.random.Generator) -> Question | None:
@@ -66,9 +66,18 @@ def _open(question: Question, answers: tuple[str, ...] = ()) -> Item:
 
 
 _gqa = _mixed(
-    {"color_of": 3, "name_of": 2, "surface_of": 1, "relation": 2, "what_stands": 2, "side_of": 1, "is_placed": 2, "exists": 1,
-     "is_colored": 1, "compare": 1, "place": 1}
-)  # fmt: skip
+    color_of=3,
+    name_of=2,
+    surface_of=1,
+    relation=2,
+    what_stands=2,
+    side_of=1,
+    is_placed=2,
+    exists=1,
+    is_colored=1,
+    compare=1,
+    place=1,
+)
 
 
 def gqa(shown: Scene, rng: np.random.Generator) -> list[Item]:
@@ -78,9 +87,20 @@ def gqa(shown: Scene, rng: np.random.Generator) -> list[Item]:
 
 
 _vqa = _mixed(
-    {"color_of": 3, "count": 4, "exists": 2, "is_colored": 1, "biggest": 2, "name_of": 1, "place": 1, "weather": 1, "light": 1,
-     "can_do": 1, "most_common": 1, "used_for": 1, "side_of": 1}
-)  # fmt: skip
+    color_of=3,
+    count=4,
+    exists=2,
+    is_colored=1,
+    biggest=2,
+    name_of=1,
+    place=1,
+    weather=1,
+    light=1,
+    can_do=1,
+    most_common=1,
+    used_for=1,
+    side_of=1,
+)
 
 
 def annotated(question: Question, rng: np.random.Generator) -> tuple[str, ...]:
@@ -137,9 +157,20 @@ def mme(shown: Scene, rng: np.random.Generator) -> list[Item]:
 
 
 _choice = _mixed(
-    {"color_of": 2, "name_of": 2, "count": 2, "what_stands": 2, "side_of": 1, "relation": 1, "place": 1, "weather": 1, "light": 1,
-     "read_sign": 2, "biggest": 1, "surface_of": 1, "used_for": 1}
-)  # fmt: skip
+    color_of=2,
+    name_of=2,
+    count=2,
+    what_stands=2,
+    side_of=1,
+    relation=1,
+    place=1,
+    weather=1,
+    light=1,
+    read_sign=2,
+    biggest=1,
+    surface_of=1,
+    used_for=1,
+)
 
 
 def options(text: str, choices: list[str]) -> str:
@@ -212,7 +243,7 @@ def _seen(shown: Scene, rng: np.random.Generator) -> _Science | None:
     return "general", "seen", context, "which of these does the image show?", answer, wrong
 
 
-_text = _mixed({"read_sign": 6, "first_letter": 1, "sign_color": 0.5})
+_text = _mixed(read_sign=6, first_letter=1, sign_color=0.5)
 
 
 def textvqa(shown: Scene, rng: np.random.Generator) -> list[Item]:
@@ -233,8 +264,18 @@ _CAPABILITIES = {
     "weather": "recognition",
     "count": "counting",
 }
-_vet = _mixed({"near_sign": 3, "sign_color": 1, "read_sign": 2, "add": 2, "used_for": 2, "what_stands": 2, "biggest": 1,
-               "most_common": 1, "weather": 1, "count": 1})  # fmt: skip
+_vet = _mixed(
+    near_sign=3,
+    sign_color=1,
+    read_sign=2,
+    add=2,
+    used_for=2,
+    what_stands=2,
+    biggest=1,
+    most_common=1,
+    weather=1,
+    count=1,
+)
 
 
 def mmvet(shown: Scene, rng: np.random.Generator) -> list[Item]:

@@ -130,9 +130,9 @@ def plain_references(shown: Scene, thing: Thing, hide: str = "") -> Iterator[str
             yield noun
         if hide != "color" and sum(other.color == thing.color for other in same) == 1:
             yield f"{thing.color} {noun}"
-        if hide != "material" and thing.material != "plain":
-            if sum(other.material == thing.material for other in same) == 1:
-                yield f"{thing.material} {noun}"
+        striking = thing.material != "plain" and hide != "material"
+        if striking and sum(other.material == thing.material for other in same) == 1:
+            yield f"{thing.material} {noun}"
 
 
 def placed_references(shown: Scene, thing: Thing, rng: np.random.Generator, hide: str = "") -> Iterator[str]:
@@ -442,7 +442,7 @@ def can_do(shown: Scene, rng: np.random.Generator) -> Question | None:
 
 def compare(shown: Scene, rng: np.random.Generator) -> Question | None:
     """Whether two things have the same color."""
-    truth = bool(rng.integers(2))
+    truth = rng.random() < 0.65  # two things of one color are not always to be had
     for one in _shuffled(rng, shown.things):
         for other in _shuffled(rng, shown.things):
             if one is not other and (one.color == other.color) is truth:

@@ -45,7 +45,7 @@ _TOKENS_A_QUESTION = 16
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of an answer stage: its ``steps``, visual ``tokens``, ``images`` per batch, question tokens (``length``)."""
+    """A part of an answer stage: its steps, visual tokens, images per batch and question tokens per image."""
 
     steps: int
     tokens: int

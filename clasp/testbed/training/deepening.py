@@ -24,7 +24,8 @@ def deepen(shallow: nn.Module, deep: nn.Module, layers: str) -> None:
         ValueError: the deep stack's length is no multiple of the shallow one's.
     """
     few, many = shallow.get_submodule(layers), deep.get_submodule(layers)
-    assert isinstance(few, nn.ModuleList) and isinstance(many, nn.ModuleList)
+    assert isinstance(few, nn.ModuleList)
+    assert isinstance(many, nn.ModuleList)
     if len(many) % len(few):
         raise ValueError(f"A stack of {len(few)} layers cannot be deepened evenly to {len(many)}: give a multiple.")
     factor = len(many) // len(few)

@@ -1,4 +1,4 @@
-"""Stages "see" and "refine": the vision tower learns from captions, as CLIP did, and to tell for every patch what covers it.
+"""Stages "see" and "refine": the vision tower learns from captions, as CLIP did, and to tell what covers each patch.
 
 The class token is the contrastive readout: it gathers what captions tell, so its attention means something. The dense
 labels keep patches local: a patch tells what covers it and where it is, so dropping it loses what only it knows. One
@@ -145,7 +145,7 @@ def contrastive_loss(
 
 
 def layer_weights(layers: int) -> dict[int, float]:
-    """Weight of the dense loss per hidden state of a tower of ``layers``; a shallower one has those of its deepening."""
+    """The dense loss's weight per hidden state of a tower of ``layers``; a shallower one has those of its deepening."""
     if layers == VISION_LAYERS:
         return _LAYER_WEIGHT
     return {-(-state * layers // VISION_LAYERS): weight for state, weight in sorted(_LAYER_WEIGHT.items())[:-1]}

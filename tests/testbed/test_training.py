@@ -11,30 +11,37 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlavaForConditionalGeneration
+from transformers import CLIPModel, LlavaForConditionalGeneration
 
-from clasp.tiny import training
-from clasp.tiny.answering import choose_tokens
-from clasp.tiny.attention import products_attention, use_own
-from clasp.tiny.features import Gallery
-from clasp.tiny.loop import Plan
-from clasp.tiny.model import VISUAL_TOKENS, build_tokenizer, export, prompt
-from clasp.tiny.packing import IGNORE, attention_bias
-from clasp.tiny.seeing import world_labels
-from clasp.tiny.training import STAGES, Course, Recipe
+from clasp.testbed.training import STAGES
+from clasp.testbed.training import course as course_module
+from clasp.testbed.training.answering import choose_places, choose_tokens
+from clasp.testbed.training.attention import products_attention, use_own
+from clasp.testbed.training.course import Course, Phase, Recipe
+from clasp.testbed.training.deepening import deepen
+from clasp.testbed.training.features import Gallery
+from clasp.testbed.training.images import IGNORE, pixels_and_labels
+from clasp.testbed.training.loop import Plan
+from clasp.testbed.training.model import VISUAL_TOKENS, build_tokenizer, export, prompt
+from clasp.testbed.training.packing import attention_bias
 
 pytestmark = pytest.mark.xdist_group("training")  # one tokenizer and one course for all
 PLAN = Plan(steps=2, rate=1e-3, warmup=1, decay=1, every=100)
 RECIPE = Recipe(
     see=PLAN,
-    windowed=0.5,  # as the phases and fresh scenes below: another way after the first step, at which runs are broken
     see_batch=2,
+    see_layers=2,
+    refine=PLAN,
+    refine_batch=2,
+    shallow=1,
     read=PLAN,
     read_batch=2,
     read_tokens=64,
     align=PLAN,
     answer=PLAN,
-    phases=((1, 32, 2, 64), (0, 48, 2, 64)),
+    answer_phases=(Phase(1, 32, 2, 64), Phase(0, 48, 2, 64)),  # another way after the step at which runs are broken
+    deepen=PLAN,
+    deepen_phases=(Phase(0, 32, 1, 64),),
     scenes=6,
     world=4,
     easy=2,
@@ -47,7 +54,7 @@ def one_tokenizer() -> Iterator[None]:
     """Building it is most of what a course takes; no course changes it."""
     tokenizer = build_tokenizer()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "build_tokenizer", lambda: tokenizer)
+        patch.setattr(course_module, "build_tokenizer", lambda: tokenizer)
         yield
 
 
@@ -67,14 +74,14 @@ def test_products_attention_is_attention() -> None:
 def test_packed_questions_equal_single_ones(course: Course) -> None:
     """Logits of each question in a packed row are those of the question alone in a plain forward pass."""
     model, packer = course.model, course.packer
-    use_own(model)
-    asked = [("ocr", "what word is shown?", "cat"), ("scene", "what season is it?", "winter")]
+    use_own(model.model.vision_tower, model.model.language_model)
+    asked = [("tiny_gqa", "what animal is it?", "cat"), ("tiny_vqav2", "what place is this?", "beach")]
     rows = packer.pack([asked], 40)
     visual = torch.randn(1, VISUAL_TOKENS, 128, generator=torch.Generator().manual_seed(0))
     words = model.model.language_model.embed_tokens
     pieces = [words(torch.tensor([packer.before])), visual, words(torch.tensor([packer.after])), words(rows.tokens)]
     prefix = len(packer.before) + VISUAL_TOKENS + len(packer.after)
-    positions = torch.cat([torch.arange(prefix)[None], rows.positions], dim=1)
+    positions = torch.cat([torch.arange(prefix)[None], rows.positions + prefix], dim=1)
     bias = attention_bias(prefix, rows.segments, torch.float32)
     decoder = model.model.language_model
     with torch.no_grad():
@@ -92,19 +99,48 @@ def test_packed_questions_equal_single_ones(course: Course) -> None:
 
 
 def test_only_answers_are_targets(course: Course) -> None:
-    rows = course.packer.pack([[("ocr", "what word is shown?", "cat")], []], 24)
+    rows = course.packer.pack([[("tiny_gqa", "what animal is it?", "cat")], []], 24)
     said = rows.targets[0][rows.targets[0] != IGNORE].tolist()
     assert said == [*course.tokenizer(" cat", add_special_tokens=False)["input_ids"], course.tokenizer.eos_token_id]
     assert (rows.targets[1] == IGNORE).all()
 
 
 def test_objects_are_kept_first() -> None:
-    labels = torch.from_numpy(np.stack([world_labels("train", n) for n in range(4)]))
+    labels = torch.from_numpy(np.stack([pixels_and_labels(n)[1] for n in range(4)]))
     objects = labels[:, 0] > 0
     kept = choose_tokens(objects, 200, seed=3)
     assert (kept.diff(dim=1) > 0).all()
     assert torch.equal(objects.gather(1, kept).sum(1), objects.sum(1).clamp(max=200))
     assert torch.equal(choose_tokens(objects, VISUAL_TOKENS, 0)[0], torch.arange(VISUAL_TOKENS))
+
+
+def test_places_keep_order_gaps_and_ends() -> None:
+    """Own places end where the image ends; all others end behind their last token, and every way occurs."""
+    kept = torch.stack([torch.arange(3, 99, 2)] * 64)
+    orders, places, ends = choose_places(kept, seed=5)
+    own = (places == kept).all(1)
+    assert 0.3 < own.float().mean() < 0.7
+    assert (ends[own] == VISUAL_TOKENS).all()
+    assert (ends[~own, 0] == places[~own, -1] + 1).all()
+    assert (places.diff(dim=1) > 0).all()
+    assert torch.equal(orders.sort(dim=1).values, torch.arange(kept.shape[1]).expand(64, -1))
+    assert (orders.diff(dim=1) < 0).any(1).sum() in range(1, 20)
+
+
+def test_a_deepened_model_computes_what_the_shallow_one_does(course: Course) -> None:
+    deepen(course.model, course.deep, "model.language_model.layers")
+    ids = torch.arange(300, 320)[None]
+    shallow, deep = (model.model.language_model(input_ids=ids) for model in (course.model, course.deep))
+    assert torch.equal(shallow.last_hidden_state, deep.last_hidden_state)
+    deepen(course.small_clip, course.clip, "vision_model.encoder.layers")
+    pixels = torch.randn(1, 3, 192, 192, generator=torch.Generator().manual_seed(0))
+    shallow, deep = (clip.vision_model(pixels) for clip in (course.small_clip, course.clip))
+    assert torch.equal(shallow.last_hidden_state, deep.last_hidden_state)
+
+
+def test_a_stack_that_does_not_divide_is_refused(course: Course) -> None:
+    with pytest.raises(ValueError, match="32 layers cannot be deepened evenly to 1"):
+        deepen(course.deep, course.model, "model.language_model.layers")
 
 
 def test_rates_rise_hold_and_fall() -> None:
@@ -115,7 +151,8 @@ def test_rates_rise_hold_and_fall() -> None:
 
 
 def _weights(course: Course) -> dict[str, torch.Tensor]:
-    return course.model.state_dict()
+    parts = {"small": course.small_clip, "clip": course.clip, "shallow": course.model, "deep": course.deep}
+    return {f"{part}.{name}": value for part, model in parts.items() for name, value in model.state_dict().items()}
 
 
 @pytest.fixture
@@ -151,20 +188,25 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path, monkeypat
             first.run(done)
         first.run(stage, until=1)
     second = Course(tmp_path / "broken", RECIPE)
-    assert second.trainer("answer").step == 1
+    assert second.trainer("deepen").step == 1
     for stage in STAGES:
         second.run(stage)
     for name, value in _weights(whole).items():
         assert torch.equal(value, _weights(second)[name]), name
     moved = [name for name, value in _weights(whole).items() if not torch.equal(value, before[name])]
-    for part in ("vision_tower", "multi_modal_projector", "language_model", "lm_head"):
+    for part in (
+        "clip.vision_model",
+        "clip.text_model",
+        "deep.model.multi_modal_projector",
+        "deep.model.language_model",
+    ):
         assert any(part in name for name in moved), part
 
 
 def test_every_stage_takes_a_step_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As training runs it; the test above leaves it out because it is slow on a CPU."""
     monkeypatch.setattr(torch.optim, "Muon", QuickMuon)
-    one = replace(RECIPE, read_batch=1, world=2, easy=1, phases=((0, 32, 2, 64),))
+    one = replace(RECIPE, read_batch=1, world=2, easy=1, answer_phases=(Phase(0, 32, 2, 64),))
     course = Course(tmp_path, one)
     for stage in STAGES:
         before = {name: value.clone() for name, value in _weights(course).items()}
@@ -177,13 +219,16 @@ def test_every_stage_takes_a_step_in_bfloat16(tmp_path: Path, monkeypatch: pytes
 def test_an_exported_model_is_the_trained_one(course: Course, tmp_path: Path) -> None:
     """Twice to the same place: the second export replaces the first; the weights come back rounded to bfloat16."""
     for _ in range(2):
-        export(course.model, course.tokenizer, tmp_path / "weights")
+        export(course.deep, course.clip, course.tokenizer, tmp_path / "weights")
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
     loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path / "weights").state_dict()
-    for name, value in course.model.state_dict().items():
+    for name, value in course.deep.state_dict().items():
         assert torch.equal(loaded[name], value.to(torch.bfloat16).float()), name
+    clip = CLIPModel.from_pretrained(tmp_path / "weights" / "clip").state_dict()
+    for name, value in course.clip.state_dict().items():
+        assert torch.equal(clip[name], value.to(torch.bfloat16).float()), name
 
 
 def test_an_unknown_stage_is_named(course: Course) -> None:
-    with pytest.raises(ValueError, match=r"'sleep'.*see, read, align, answer"):
+    with pytest.raises(ValueError, match=r"'sleep'.*see, refine, read, align, answer, deepen"):
         course.trainer("sleep")
