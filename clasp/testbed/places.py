@@ -231,7 +231,9 @@ def _checks(pen: Pen, color: RGB, rows: int, wide: float) -> None:
 
 
 def _classroom(pen: Pen) -> None:
-    left = float(pen.rng.uniform(4, 70))
+    left, side = pen.rng.uniform((4, -1), (28, 1)).tolist()
+    if side > 0:  # the window is to its left, else to its right
+        left += 60
     pen.draw.rectangle((left - 3, 15, left + 109, 69), fill=pen.ink((140, 116, 88)))
     pen.draw.rectangle((left, 18, left + 106, 66), fill=pen.ink((70, 92, 82)))
     for y in range(26, 62, 9):
@@ -244,7 +246,7 @@ def _classroom(pen: Pen) -> None:
             )
             x += wide + 4
     pen.draw.rectangle((left + 20, 67, left + 60, 69), fill=pen.ink((190, 186, 176)))
-    _window(pen, left + 126 if left < 34 else left - 62 if left > 64 else 200.0, 20, 40, 44)
+    _window(pen, left - 58 if side > 0 else left + 120, 20, 40, 44)
     for x in np.arange(3, SIDE, 17).tolist():
         high = float(pen.rng.uniform(8, 14))
         if high > 9:  # drawings pinned to the wall

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from clasp.testbed.painting import FONTS
+from clasp.testbed.painting import FONTS, MARGIN
 from clasp.testbed.scene import COLORS, LIGHTS, MATERIALS, NAMES, PLACES, SIDE, WEATHERS, Scene, Sign, Thing
 from clasp.testbed.words import WORDS
 
@@ -78,7 +78,7 @@ def _signs(rng: np.random.Generator, taken: list[tuple[float, float, float, floa
     for number in range(int(rng.choice(3, p=[0.25, 0.5, 0.25]))):
         text = str(int(rng.integers(1, 100))) if rng.random() < 0.3 else WORDS[int(rng.integers(len(WORDS)))]
         pitch = float(rng.uniform(10, 16))
-        width, height = len(text) * pitch + 10, 2.0 * pitch + 4
+        width, height = len(text) * pitch + 2 * MARGIN, 1.2 * pitch + 2 * MARGIN
         spot = _spot(rng, width, height, taken)
         if spot is not None:
             signs.append(Sign(text, COLORS[colors[number]], *spot, pitch, int(rng.integers(len(FONTS)))))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from clasp.testbed.air import air
 from clasp.testbed.painting import FONTS, character_boxes, paint, sign_box
 from clasp.testbed.places import GROUNDS
 from clasp.testbed.scene import (
@@ -29,7 +30,7 @@ from clasp.testbed.scene import (
     Thing,
 )
 from clasp.testbed.shapes import SHAPES
-from clasp.testbed.things import INK, extent
+from clasp.testbed.things import INK, extent, sprite
 
 EMPTY = Scene("meadow", "day", "sunny", (), (), (3,))
 CAR = Thing("car", "red", "plain", 96.0, 110.0, 64.0)
@@ -248,3 +249,11 @@ def test_fonts_and_texts_change_the_picture() -> None:
     scenes.append(replace(EMPTY, signs=(replace(SIGN, text="EXIT8"),)))
     for one, other in combinations(scenes, 2):
         assert _apart(one, other) > 0.02
+
+
+def test_a_pixel_belongs_to_what_covers_half_of_it() -> None:
+    """Counting pixels then gives a thing's area: neither the outermost touched pixels nor only full ones."""
+    things = [replace(CAR, name=name, angle=17.0) for name in NAMES]
+    area = sum(sprite(thing, air("meadow", "day", "sunny")).cover.sum() / 4 for thing in things)
+    owned = sum((_seen(replace(EMPTY, things=(thing,)))[1] == 1).sum() for thing in things)
+    assert owned == pytest.approx(area, rel=0.02)
