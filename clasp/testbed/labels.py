@@ -36,7 +36,8 @@ def label_maps(shown: Scene, painting: Painting) -> NDArray[np.int64]:
     share = (owner[..., None] == np.arange(1, count)).mean(1) if count > 1 else np.zeros((GRID * GRID, 0))
     covered = (share.argmax(1) + 1) * (share.max(1) >= 0.2) if count > 1 else np.zeros(GRID * GRID, dtype=np.int64)
     names = [0, *(NAMES.index(thing.name) + 1 for thing in shown.things), *(SIGN for _ in shown.signs)]
-    colors = [0, *(COLORS.index(part.color) + 1 for part in (*shown.things, *shown.signs))]
+    painted = [*(thing.color for thing in shown.things), *(sign.color for sign in shown.signs)]
+    colors = [0, *(COLORS.index(color) + 1 for color in painted)]
     materials = [0, *(MATERIALS.index(thing.material) + 1 for thing in shown.things), *(0 for _ in shown.signs)]
     maps = {key: np.array(values)[covered] for key, values in zip(FACTORS, (names, colors, materials), strict=False)}
     maps["middle"] = np.zeros(GRID * GRID, dtype=np.int64)

@@ -23,7 +23,6 @@ from clasp.tiny.drawing import blank
 from clasp.tiny.model import IMAGE, VISUAL_TOKENS, prompt
 
 
-
 def device() -> torch.device:
     """CUDA where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

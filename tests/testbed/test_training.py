@@ -129,8 +129,8 @@ def test_places_keep_order_gaps_and_ends() -> None:
 
 def test_a_deepened_model_computes_what_the_shallow_one_does(course: Course) -> None:
     deepen(course.model, course.deep, "model.language_model.layers")
-    for model in (course.model, course.deep):
-        use_own(model.model.language_model)
+    use_own(*(model.model.language_model for model in (course.model, course.deep)))
+    use_own(*(clip.vision_model for clip in (course.small_clip, course.clip)))
     ids = torch.arange(300, 320)[None]
     shallow, deep = (model.model.language_model(input_ids=ids) for model in (course.model, course.deep))
     assert torch.equal(shallow.last_hidden_state, deep.last_hidden_state)
