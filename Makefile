@@ -161,7 +161,7 @@ format: $(READY)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train-tiny: $(READY)  ## train the tiny backbone anew (about an hour on 2 cores; resumes from ./checkpoints)
+train-tiny: $(READY)  ## train the tiny backbone's successor (hours on 2 cores; resumes from ./checkpoints)
 	$(BIN)/python scripts/train_tiny.py
 
 clean:  ## remove what was generated, not the environment and not the results
