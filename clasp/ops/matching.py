@@ -136,7 +136,7 @@ class _Partners:
 
 def merge_windows(
     values: Tensor, real: Tensor, places: Tensor, grid: tuple[int, int], side: int, threshold: float
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Merges each square window of the grid whose tokens are alike into the window's first token.
 
     Args:
@@ -147,7 +147,8 @@ def merge_windows(
         threshold: lowest mean cosine, over the window's pairs of distinct tokens, at which it is merged.
 
     Returns:
-        (batch, tokens) long: what each token is merged into, itself where it stays.
+        (batch, tokens) long: what each token is merged into, itself where it stays; and (batch, tokens) float32: that
+        mean cosine of its window where it is merged, else -inf.
     """
     rows, columns = grid
     across = -(-columns // side)
@@ -163,10 +164,12 @@ def merge_windows(
         # the cosines of all ordered pairs, each token's with itself included, add up to the squared length of the sum
         total = (weight @ unit).square().sum(dim=-1) - (weight @ lengths).squeeze(-1)
         count = weight.sum(dim=-1)
-        alike.append((count > 1) & (total / (count * (count - 1)).clamp(min=1.0) >= threshold))
+        mean = total / (count * (count - 1)).clamp(min=1.0)
+        alike.append(mean.masked_fill((count < 2) | (mean < threshold), float("-inf")))
         first.append(torch.where(member, itself[:, None], real.shape[1]).amin(dim=-1))
-    merged = torch.cat(alike, dim=1).gather(1, window) & real
-    return torch.where(merged, torch.cat(first, dim=1).gather(1, window), itself)
+    similarity = torch.cat(alike, dim=1).gather(1, window).masked_fill(~real, float("-inf"))
+    merged = torch.where(similarity > float("-inf"), torch.cat(first, dim=1).gather(1, window), itself)
+    return merged, similarity
 
 
 def absorb(features: Tensor, keys: Tensor, weights: Tensor, index: Tensor, neighbours: int) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from typing import Any
 
 import pytest
 import torch
@@ -139,16 +141,16 @@ def test_thinning_drops_copies_before_anything_else() -> None:
     assert sorted(values[left].argmax(dim=1).tolist()) == [0, 1, 2, 3, 4, 5]
 
 
-def naive_windows(values: Tensor, real: list[bool], grid: tuple[int, int], side: int, threshold: float) -> list[int]:
-    merged = list(range(len(values)))
+def naive_windows(values: Tensor, real: list[bool], grid: tuple[int, int], side: int, threshold: float) -> Any:
+    merged, similarity = list(range(len(values))), [-math.inf] * len(values)
     for top, left in itertools.product(range(0, grid[0], side), range(0, grid[1], side)):
         cells = [r * grid[1] + c for r in range(top, top + side) for c in range(left, left + side) if c < grid[1]]
         inside = [i for i in cells if i < len(values) and real[i]]
         pairs = [cos(values[i], values[j]) for i, j in itertools.combinations(inside, 2)]
         if pairs and sum(pairs) / len(pairs) >= threshold:
             for i in inside:
-                merged[i] = inside[0]
-    return merged
+                merged[i], similarity[i] = inside[0], sum(pairs) / len(pairs)
+    return merged, similarity
 
 
 @settings(max_examples=100, deadline=None)
@@ -168,14 +170,16 @@ def test_windows_equal_the_definition(
     values[tokens // 2] = 0.0  # no threshold here is (n - 2) / n, which it makes of n - 1 equal ones
     real = [i < tokens - padding for i in range(tokens)]
     places = torch.arange(tokens)[None]
-    merged = merge_windows(values[None], torch.tensor([real]), places, grid, side, threshold)[0].tolist()
-    assert merged == naive_windows(values, real, grid, side, threshold)
+    found = merge_windows(values[None], torch.tensor([real]), places, grid, side, threshold)
+    merged, similarity = naive_windows(values, real, grid, side, threshold)
+    assert found[0][0].tolist() == merged
+    assert found[1][0].tolist() == pytest.approx(similarity, abs=1e-5)
 
 
 def test_windows_go_by_place_not_by_order() -> None:
     values, grid = torch.ones(1, 16, 4), (4, 4)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))[None]
-    merged = merge_windows(values, torch.ones(1, 16, dtype=torch.bool), order, grid, 2, 0.8)[0]
+    merged = merge_windows(values, torch.ones(1, 16, dtype=torch.bool), order, grid, 2, 0.8)[0][0]
     for token, target in enumerate(merged.tolist()):
         window = [i for i in range(16) if _window(order[0, i]) == _window(order[0, token])]
         assert target == min(window)
