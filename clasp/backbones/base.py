@@ -19,6 +19,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from clasp.budget import Geometry
 
+Projection = Literal["q", "k", "v"]
 Modality = Literal["image", "video"]
 
 
@@ -199,6 +200,16 @@ class Adapter(ABC):
     @abstractmethod
     def vision_attention(self, seen: VisionPass, layer: int) -> Tensor:
         """Attention of CLS, or received from the crop where there is no CLS, in tower layout with 1 last, float32."""
+
+    @abstractmethod
+    def vision_heads(self, seen: VisionPass, layer: int, kind: Projection) -> Tensor:
+        """Queries, keys or values of ViT layer ``layer`` before rotary embedding, in tower layout with heads *
+        head_dim last."""
+
+    @property
+    @abstractmethod
+    def vision_head_count(self) -> int:
+        """Heads of a ViT layer."""
 
     def cls_states(self, seen: VisionPass, item: int, state: Tensor) -> Tensor:
         """(crops, vision_dim) CLS tokens of one medium's crops."""

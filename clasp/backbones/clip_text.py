@@ -24,20 +24,23 @@ class ClipText:
 
     @torch.no_grad()
     def texts(self, text: str) -> Tensor:
-        """(chunks, dim) unit vectors of a text, cut into chunks of as many tokens as CLIP reads at once (77)."""
-        limit = self._model.config.text_config.max_position_embeddings - 2
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        start, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        """(chunks, dim) unit vectors of a text, cut into chunks of as many tokens as CLIP reads at once (77).
+
+        As CDPruner's code does it, the start and end tokens are those of the whole text, so that of several chunks the
+        first alone has a start and the last alone an end.
+        """
+        limit = self._model.config.text_config.max_position_embeddings
+        ids = self._tokenizer(text)["input_ids"]
         rows = []
-        for first in range(0, max(len(ids), 1), limit):
-            chunk = torch.tensor([[start, *ids[first : first + limit], end]], device=self._model.device)
+        for first in range(0, len(ids), limit):
+            chunk = torch.tensor([ids[first : first + limit]], device=self._model.device)
             pooled = self._model.text_model(input_ids=chunk).pooler_output
             rows.append(self._model.text_projection(pooled)[0])
         return torch.nn.functional.normalize(torch.stack(rows).float(), dim=-1)
 
     @torch.no_grad()
     def patches(self, state: Tensor) -> Tensor:
-        """(tokens, vision_dim) last ViT hidden states -> (tokens, dim) unit vectors."""
+        """(tokens, vision_dim) ViT hidden states, of whichever layer -> (tokens, dim) unit vectors."""
         weight = self._model.visual_projection.weight
         if state.shape[-1] != weight.shape[1]:
             raise UnsupportedError(

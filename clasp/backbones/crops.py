@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clasp.backbones.base import Adapter, Modality, UnsupportedError, VisionPass, text_geometry
+from clasp.backbones.base import Adapter, Modality, Projection, UnsupportedError, VisionPass, text_geometry
 from clasp.budget import Geometry
 from clasp.ops.attention import attention_received, attention_rows
+from clasp.ops.similarity import blocks
 
 CLS = {"clip_vision_model": True, "siglip_vision_model": False}
 """Vision towers that are covered -> whether they have a CLS token, which the projector does not see."""
@@ -95,10 +96,40 @@ class CropAdapter(Adapter):
 
     def vision_attention(self, seen: VisionPass, layer: int) -> Tensor:
         query, key, scaling = self._queries_keys(seen, layer)
+        if seen.merged is not None:
+            return self._merged_attention(query, key, scaling, seen.merged)
+        return self._attention(query, key, scaling)
+
+    def _merged_attention(self, query: Tensor, key: Tensor, scaling: float, merged: Tensor) -> Tensor:
+        """As :meth:`vision_attention` of unmerged states in which patches of one group, (crops, patches) long, are
+        copies: a softmax over one of each group, whose value all of it has."""
+        places = torch.arange(merged.shape[1], device=merged.device).expand_as(merged)
+        first = torch.full_like(merged, merged.shape[1]).scatter_reduce(1, merged, places, "amin").gather(1, merged)
+        cls = places[:, : int(self.geometry.cls)]
+        one = torch.cat([torch.ones_like(cls, dtype=torch.bool), first == places], dim=1)
+        if self.geometry.cls:
+            attention = attention_rows(query[:, :, :1], key, one[:, None], scaling).transpose(1, 2)
+        else:
+            received = [
+                (attention_rows(query[:, :, rows], key, one[:, None], scaling) * one[:, rows, None]).sum(dim=1)
+                for rows in blocks(query.shape[2], query.shape[1] * key.shape[2])
+            ]
+            attention = torch.stack(received).sum(dim=0)[..., None] / one.sum(dim=1)[:, None, None]
+        return attention.gather(1, torch.cat([cls, first + cls.shape[1]], dim=1)[..., None])
+
+    def _attention(self, query: Tensor, key: Tensor, scaling: float) -> Tensor:
+        """(crops, heads, sequence, head_dim) each -> (crops, sequence, 1)."""
         if not self.geometry.cls:
             return attention_received(query, key, scaling)[..., None]
         everywhere = torch.ones(len(query), 1, key.shape[2], dtype=torch.bool, device=key.device)
         return attention_rows(query[:, :, :1], key, everywhere, scaling).transpose(1, 2)
+
+    def vision_heads(self, seen: VisionPass, layer: int, kind: Projection) -> Tensor:
+        return self._projected(seen, layer, kind).transpose(1, 2).flatten(2)
+
+    @property
+    def vision_head_count(self) -> int:
+        return self.model.config.vision_config.num_attention_heads
 
     def keys_of(self, modality: Modality, layer: int, hidden: Tensor) -> Tensor:
         """(crops, sequence, head_dim) head-mean keys of a layer from its input, for merging inside the tower."""
@@ -110,13 +141,15 @@ class CropAdapter(Adapter):
     def _queries_keys(self, seen: VisionPass, layer: int) -> tuple[Tensor, Tensor, float]:
         """Queries and keys (crops, heads, sequence, head_dim) of ViT layer ``layer`` from its input; the scaling."""
         block: Any = self.vision_layers(seen.modality)[layer]
+        return self._projected(seen, layer, "q"), self._projected(seen, layer, "k"), block.self_attn.scale
+
+    def _projected(self, seen: VisionPass, layer: int, kind: Projection) -> Tensor:
+        """(crops, heads, sequence, head_dim)."""
+        block: Any = self.vision_layers(seen.modality)[layer]
         attention = block.self_attn
-        normed = block.layer_norm1(seen.states[layer])
-        query, key = (
-            projection(normed).unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
-            for projection in (attention.q_proj, attention.k_proj)
-        )
-        return query, key, attention.scale
+        projection = getattr(attention, f"{kind}_proj")
+        heads = projection(block.layer_norm1(seen.states[layer]))
+        return heads.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
 
     def _range(self, seen: VisionPass, item: int) -> tuple[int, int]:
         ends = list(accumulate(self.crop_counts(seen)))

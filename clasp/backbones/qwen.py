@@ -17,7 +17,16 @@ from torch import Tensor, nn
 # both families define the same function, so that one import serves both
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
-from clasp.backbones.base import Adapter, Encoder, Modality, UnsupportedError, VisionPass, split, text_geometry
+from clasp.backbones.base import (
+    Adapter,
+    Encoder,
+    Modality,
+    Projection,
+    UnsupportedError,
+    VisionPass,
+    split,
+    text_geometry,
+)
 from clasp.budget import Geometry
 from clasp.ops.attention import attention_received
 
@@ -98,14 +107,26 @@ class QwenAdapter(Adapter):
         ]
         return torch.cat(received)[:, None]
 
+    def vision_heads(self, seen: VisionPass, layer: int, kind: Projection) -> Tensor:
+        return self._projected(seen, layer)["qkv".index(kind)].flatten(1)
+
+    @property
+    def vision_head_count(self) -> int:
+        return self.model.config.vision_config.num_heads
+
     def _block(self, seen: VisionPass, layer: int) -> Any:
         return self.vision_layers(seen.modality)[layer]
 
     def _queries_keys(self, seen: VisionPass, layer: int) -> tuple[Tensor, Tensor]:
         """Queries and keys (patches, heads, head_dim) of ViT layer ``layer`` before rotary embedding."""
+        query, key, _ = self._projected(seen, layer)
+        return query, key
+
+    def _projected(self, seen: VisionPass, layer: int) -> tuple[Tensor, ...]:
+        """Queries, keys and values (patches, heads, head_dim)."""
         block = self._block(seen, layer)
         heads = block.attn.qkv(block.norm1(seen.states[layer])).unflatten(-1, (3, block.attn.num_heads, -1))
-        return heads[:, 0], heads[:, 1]
+        return heads.unbind(1)
 
     def _units(self, seen: VisionPass, item: int, values: Tensor) -> Tensor:
         """Values of one medium in tower layout -> (tokens, patches of a token, dim) in placeholder order."""

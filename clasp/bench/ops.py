@@ -21,7 +21,7 @@ from clasp.ops.cluster import (
     similarity_to,
 )
 from clasp.ops.diversity import dpp_map, max_min, take_least_similar
-from clasp.ops.matching import absorb, bipartite, merge_most_similar, merge_windows, ragged_index, thin
+from clasp.ops.matching import absorb, merge_most_similar, merge_windows, ragged_index, thin
 from clasp.ops.select import cosine_between, take, top_k, top_mask, uniform
 from clasp.ops.similarity import Cosines
 from clasp.ops.words import raters
@@ -168,8 +168,7 @@ OPS: dict[str, Callable[[Inputs], Call]] = {
     "max_min": lambda on: lambda: max_min(on.values, on.keep),
     "dpp_map": lambda on: lambda: dpp_map(Cosines(on.values), on.scores, on.keep),
     "take_least_similar": _take_least_similar,
-    "bipartite": lambda on: lambda: bipartite(on.values, on.real),
-    "merge_most_similar": lambda on: lambda: merge_most_similar(on.values, on.real, on.kept),
+    "merge_most_similar": lambda on: lambda: merge_most_similar(on.values, [on.keep]),
     "thin": lambda on: lambda: thin(on.values, on.keep, 8),
     "merge_windows": _merge_windows,
     "absorb": lambda on: lambda: absorb(on.values, on.values, on.scores, on.index, 32),

@@ -21,7 +21,7 @@ def peak_bytes(action: Callable[[], Any], device: torch.device) -> int:
     """The most bytes that tensors held at once while ``action`` ran, beyond those that it finds, which it is to keep.
 
     On a GPU from the caching allocator's counters; elsewhere from the profiler's record of every allocation, also
-    those inside an operator. Workspaces that a library takes past torch's allocator (oneDNN, MKL) are not seen. Both
+    those inside an operator. What a library takes past torch's allocator (oneDNN, MKL, numpy) is not seen. Both
     slow a run down or have it wait, so its time is not to be reported.
     """
     if device.type == "cuda":

@@ -16,9 +16,9 @@ from clasp.ops.select import take
 class VisionMerger:
     """One pass of a CLIP or SigLIP tower whose patches merge after some layers (ToMe, arXiv 2210.09461, section 3).
 
-    A merged patch is the size-weighted mean of its members; further attention counts it by its size (the logarithm of
-    the size is added to the logits: ToMe's proportional attention). To its outside the tower keeps its full length:
-    every patch gets the features of what it was merged into.
+    A merged patch is the size-weighted mean of its members; further attention counts it by its size where the method
+    weighs (the logarithm of the size is added to the logits: ToMe's proportional attention). To its outside the tower
+    keeps its full length: every patch gets the features of what it was merged into.
 
     Args:
         keep: patches that each crop is to end with.
@@ -38,7 +38,8 @@ class VisionMerger:
         self._input = hidden if layer in self._layers else None
         if self._sizes is None:
             return None
-        bias = self._sizes.float().log().to(hidden.dtype)  # padding: log 0 = -inf, never attended to
+        sizes = self._sizes if self._method.weighs_merged else self._sizes.clamp(max=1)
+        bias = sizes.float().log().to(hidden.dtype)  # padding: log 0 = -inf, never attended to
         return torch.cat([bias.new_zeros(len(bias), self._cls), bias], dim=1)[:, None, None, :]
 
     def after(self, layer: int, hidden: Tensor) -> Tensor:
@@ -61,11 +62,12 @@ class VisionMerger:
             keep=self._keep,
             remaining=len([merging for merging in self._layers if merging >= layer]),
         )
-        merged = self._merge(patches, self._method.merge(layer, seen))
+        merged = self._merge(patches, self._method.merge(layer, seen), self._method.leading(layer, seen))
         return torch.cat([hidden[:, : self._cls], merged], dim=1)
 
-    def _merge(self, patches: Tensor, target: Tensor) -> Tensor:
-        """(crops, m, dim) -> (crops, fewer, dim): size-weighted means at the patches that stay, padded on the right."""
+    def _merge(self, patches: Tensor, target: Tensor, leading: Tensor | None) -> Tensor:
+        """(crops, m, dim) -> (crops, fewer, dim): size-weighted means of the patches that stay, by falling ``leading``
+        (crops, m) where it is given, padded on the right."""
         assert self._sizes is not None
         assert self._places is not None
         assert self.slot is not None
@@ -75,6 +77,11 @@ class VisionMerger:
         stays = sizes > 0
         count = int(stays.sum(dim=1).max())
         order = stays.int().argsort(dim=1, descending=True, stable=True)[:, :count]
+        if leading is not None:
+            ranks = leading.argsort(dim=1, descending=True, stable=True)
+            order = ranks.gather(1, stays.gather(1, ranks).int().argsort(dim=1, descending=True, stable=True))[
+                :, :count
+            ]
         where = torch.zeros_like(target).scatter(1, order, torch.arange(count, device=target.device).expand_as(order))
         self.slot = where.gather(1, target).gather(1, self.slot)
         self._places, self._sizes = self._places.gather(1, order), sizes.gather(1, order)

@@ -114,12 +114,23 @@ class Prefill:
 
     @cached_property
     def instruction(self) -> Tensor:
-        """(batch, length) bool on the CPU over the original sequence: the instruction's tokens."""
+        """(batch, length) bool on the CPU over the original sequence: the instruction's tokens, or what else the
+        method's span says."""
+        if self.method.span() == "after_image":
+            return self._after_media()
         marked = torch.zeros_like(self.valid)
         for row, ids in enumerate(self._prompts):
             places = self.valid[row].nonzero().squeeze(1)
             marked[row, places[self.reader.positions(ids)]] = True
         return marked
+
+    def _after_media(self) -> Tensor:
+        """(batch, length) bool on the CPU: what is after the last placeholder, else the last token."""
+        order = torch.arange(self.valid.shape[1])
+        media = order.masked_fill(~self.placeholders.visual, -1).amax(dim=1, keepdim=True)
+        after = self.valid & (order > media)
+        last = order == order.masked_fill(~self.valid, -1).amax(dim=1, keepdim=True)
+        return torch.where(after.any(dim=1, keepdim=True), after, last)
 
     def start(self, hidden: Tensor, arguments: dict[str, Any]) -> None:
         """Takes the original layout from the arguments of the first decoder layer that the engine watches."""
@@ -169,7 +180,7 @@ class Prefill:
             state = StageState(self, stage, hidden, layout, [share.row for share in shares])
             selection = _on(device, self.method.select(state, shares[0].keep))
             chosen, rows = state.places.gather(1, selection.index), state.samples[:, None]
-            places, moved = _order(chosen, selection.valid, layout.length)
+            places, moved = _order(chosen, selection.valid, layout.length, self._reindexed)
             hidden = _replaced(hidden, rows, chosen, selection)
             keep[rows, moved] = True
             source[rows, moved] = places
@@ -184,6 +195,11 @@ class Prefill:
             hidden = self._compact(stage.cut, hidden, keep[:, :-1], source[:, :-1], lengths, layout, cache)
         self._records.append(Record(self.layouts[-1], pivots))
         return hidden
+
+    @property
+    def _reindexed(self) -> bool:
+        """Whether rotary positions are counted anew after a stage."""
+        return self.method.positions == "contiguous" and not self.adapter.geometry.multimodal_rotary
 
     def _pivots(self, known: Tensor | None, layout: Layout, rows: Tensor, chosen: Tensor, pivot: Tensor) -> Tensor:
         """``known`` (batch, original length) bool with the pivots among the chosen places (rows, keep) marked."""
@@ -217,7 +233,7 @@ class Prefill:
         hidden = take(hidden, order)
         padded = min(lengths) < length
         positions = layout.positions.gather(2, order.expand(len(layout.positions), -1, -1))
-        if self.method.positions == "contiguous" and not self.adapter.geometry.multimodal_rotary:
+        if self._reindexed:
             positions = (valid.long().cumsum(dim=1) - 1).clamp(min=0).expand_as(positions)
             following = valid.sum(dim=1)[None, :, None].expand(len(positions), -1, -1)
             rotary = self.adapter.rotary(hidden, positions)
@@ -260,16 +276,17 @@ def _replaced(hidden: Tensor, rows: Tensor, places: Tensor, selection: Selection
     return hidden.index_put((rows, places), features)
 
 
-def _order(places: Tensor, valid: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
-    """Kept places in the method's order, those that are dropped after all last; and where each of them goes.
+def _order(places: Tensor, valid: Tensor | None, length: int, own: bool) -> tuple[Tensor, Tensor]:
+    """Kept places in the order in which they go on, those that are dropped after all last; and where each of them goes.
 
     Args:
         places: (rows, keep) places in the layout.
         valid: (rows, keep) bool, or None for all.
         length: of the layout; a place that is dropped goes there.
+        own: whether the method's order counts; else they stay in their places' order.
     """
-    if valid is None:
-        return places, places.sort(dim=1).values
-    last = (~valid).int().argsort(dim=1, stable=True)
-    places, valid = places.gather(1, last), valid.gather(1, last)
-    return places, places.masked_fill(~valid, length).sort(dim=1).values
+    if valid is not None:
+        last = (~valid).int().argsort(dim=1, stable=True)
+        places = places.gather(1, last).masked_fill(~valid.gather(1, last), length)
+    moved = places.sort(dim=1).values
+    return (places if own else moved), moved

@@ -141,19 +141,22 @@ class StageState:
         rows = [(row.media, row.tokens, row.crop) for row in self._rows]
         return VisionRows(self._prefill.adapter, rows)
 
-    def clip_similarity(self, text_tower: str) -> Tensor:
+    def clip_similarity(self, text_tower: str, without: Sequence[str] = ()) -> Tensor:
         prefill = self._prefill
         clip = clip_text(text_tower, str(self._hidden.device))
         similarities = []
         for row in self._rows:
             medium = row.media[0]
-            if len(row.media) > 1 or not medium.adapter.geometry.cls:
+            geometry = medium.adapter.geometry
+            if len(row.media) > 1 or not geometry.cls:
                 raise UnsupportedError(
                     "a CLIP text tower needs a CLIP vision tower and one image at a time; leave text_tower out"
                 )
-            last = medium.adapter.arrange(medium.seen, medium.item, medium.seen.output.last_hidden_state)
-            chosen = last[row.tokens.to(last.device)]
-            similarities.append(clip.similarity(chosen, prefill.prompt(row.sample)))
+            features = medium.hidden_state(geometry.feature_layer)
+            text = prefill.prompt(row.sample)
+            for passage in without:
+                text = text.replace(passage, "")
+            similarities.append(clip.similarity(features[row.tokens.to(features.device)], text))
         return torch.stack(similarities)
 
     def seeds(self) -> list[int]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clasp.backbones.base import Adapter, UnsupportedError, VisionPass
+from clasp.methods.contract import Projection
 
 
 class Medium:
@@ -48,6 +49,19 @@ class Medium:
             ("attention", layer), lambda: self._arranged(self.adapter.vision_attention, "attention", layer)[:, 0]
         )
 
+    def heads(self, layer: int, kind: Projection) -> Tensor:
+        """(heads, tokens, head_dim)."""
+        arranged = self.adapter.arrange(self.seen, self.item, self._projected(layer, kind))
+        return arranged.unflatten(-1, (self.adapter.vision_head_count, -1)).transpose(0, 1)
+
+    def _projected(self, layer: int, kind: Projection) -> Tensor:
+        """Queries, keys or values of all heads, in tower layout, of all media of the pass."""
+        self.state(layer)
+        memo = self.seen.memo
+        if (kind, layer) not in memo:
+            memo[kind, layer] = self.adapter.vision_heads(self.seen, layer, kind)
+        return memo[kind, layer]
+
     def cls_states(self, index: int) -> Tensor:
         """(crops, vision_dim)."""
         return self.adapter.cls_states(self.seen, self.item, self.state(index))
@@ -66,7 +80,21 @@ class Medium:
             return torch.ones(self.tokens, dtype=torch.bool, device=self.seen.output.last_hidden_state.device)
         return self._once("representatives", self._representatives)
 
+    def sequence(self) -> Tensor:
+        """(tokens,) long: by rising value, the order in which the ViT went on."""
+        if self.seen.merged is None or self.crop_total() > 1:
+            return torch.arange(self.tokens, device=self.seen.output.last_hidden_state.device)
+        return self._once("labels", self._labels)
+
     def _representatives(self) -> Tensor:
+        labels = self._once("labels", self._labels)
+        order = labels.argsort(stable=True)
+        ordered = labels[order]
+        first = (ordered.diff(prepend=labels.new_zeros(1)) != 0) & (ordered != 0)  # newlines, 0, stand for no patch
+        return torch.zeros_like(first).scatter(0, order, first)
+
+    def _labels(self) -> Tensor:
+        """(tokens,) long: a number for each group that was merged, in the ViT's order; 0 for newlines."""
         merged, cls = self.seen.merged, int(self.adapter.geometry.cls)
         assert merged is not None
         crops, patches = merged.shape
@@ -77,11 +105,7 @@ class Medium:
         values = torch.cat([groups.new_zeros(crops, cls), groups], dim=1)[..., None].double()
         if cls and self.adapter.blocks(self.seen, self.item, values).shape[1] == patches + 1:
             values[:, 0, 0] = -1.0 - torch.arange(crops, device=values.device)  # CLS is a visual token of its own
-        labels = self.adapter.arrange(self.seen, self.item, values)[:, 0].long()
-        order = labels.argsort(stable=True)
-        ordered = labels[order]
-        first = (ordered.diff(prepend=labels.new_zeros(1)) != 0) & (ordered != 0)  # newlines, 0, stand for no patch
-        return torch.zeros_like(first).scatter(0, order, first)
+        return self.adapter.arrange(self.seen, self.item, values)[:, 0].long()
 
     def _refuse_mixing(self, numbers: Tensor) -> None:
         """Raises UnsupportedError where some visual token mixes patches; ``numbers`` (crops, sequence), on the CPU."""
@@ -148,6 +172,7 @@ class VisionRows:
     def __init__(self, adapter: Adapter, rows: Sequence[tuple[Sequence[Medium], Tensor, int | None]]) -> None:
         self._adapter, self._rows = adapter, rows
         self.feature_layer = adapter.geometry.feature_layer
+        self.last_layer = min(self.feature_layer, adapter.geometry.vision_layers - 1)
         self.has_cls = adapter.geometry.cls
 
     def hidden_state(self, index: int) -> Tensor:
@@ -159,8 +184,25 @@ class VisionRows:
     def keys(self, layer: int) -> Tensor:
         return self._stack(lambda medium: medium.keys(layer))
 
+    def heads(self, layer: int, kind: Projection) -> Tensor:
+        return self._stack(lambda medium: medium.heads(layer, kind), dim=1)
+
     def representatives(self) -> Tensor:
         return self._stack(lambda medium: medium.representatives())
+
+    def groups(self) -> Tensor:
+        return torch.stack([sum(medium.representatives().sum() for medium in media) for media, _, _ in self._rows])
+
+    def sequence(self) -> Tensor:
+        rows = []
+        for media, places, _ in self._rows:
+            before, values = 0, []
+            for medium in media:  # one medium after the other
+                values.append(medium.sequence() + before)
+                before += medium.crop_total() * medium.tokens + 1
+            joined = torch.cat(values)
+            rows.append(joined[places.to(joined.device)])
+        return torch.stack(rows)
 
     def cls_state(self, index: int) -> Tensor:
         states = []
@@ -173,10 +215,11 @@ class VisionRows:
     def project(self, features: Tensor) -> Tensor:
         return self._adapter.project(features)
 
-    def _stack(self, value: Callable[[Medium], Tensor]) -> Tensor:
+    def _stack(self, value: Callable[[Medium], Tensor], dim: int = 0) -> Tensor:
+        """Each row's tokens' own of values whose ``dim`` runs over a medium's tokens."""
         rows = []
         for media, places, _ in self._rows:
             values = [value(medium) for medium in media]
-            joined = values[0] if len(values) == 1 else torch.cat(values)
-            rows.append(joined[places.to(joined.device)])
+            joined = values[0] if len(values) == 1 else torch.cat(values, dim=dim)
+            rows.append(joined.index_select(dim, places.to(joined.device)) if dim else joined[places.to(joined.device)])
         return torch.stack(rows)

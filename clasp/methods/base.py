@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clasp.budget import ACCOUNTINGS, Accounting, Budget, BudgetError, Geometry, Schedule
 from clasp.fingerprint import code_fingerprint
-from clasp.methods.contract import Crops, Patches, Positions, Scope, Selection, State, Tower
+from clasp.methods.contract import Crops, Patches, Positions, Scope, Selection, Span, State, Tower
 
 if TYPE_CHECKING:
     from clasp.engine import Run
@@ -48,6 +48,8 @@ class Method(ABC):
     """0: attention of the stage's own layer; 1: of the layer before the cut."""
     reads_cls: ClassVar[bool] = False
     """Whether it ranks by the attention of CLS, for which something else stands in where there is none."""
+    weighs_merged: ClassVar[bool] = True
+    """Whether the ViT's attention counts a merged patch by how many it stands for (ToMe's proportional attention)."""
     prunes: ClassVar[bool] = True
     accountings: ClassVar[tuple[Accounting, ...]] = ACCOUNTINGS
     """Values of ``accounting`` that the method knows, the default first."""
@@ -117,6 +119,10 @@ class Method(ABC):
         """Indices of the ViT hidden states (0 = embeddings) that the method reads; only these are held on to."""
         return ()
 
+    def span(self) -> Span:
+        """Which tokens of the prompt are its text to the method."""
+        return "instruction"
+
     def allocate(self, image: Crops, keep: int) -> list[int]:
         """Splits an image's budget over its crops (scope ``crop``); by default in proportion to their tokens.
 
@@ -135,9 +141,18 @@ class Method(ABC):
         Returns:
             (crops, patches) long indices into the patches; a patch that stays points at itself, and only at such a
             one may others point. Merged patches become their size-weighted mean; the ViT's further attention counts
-            them by size. The projector's input is unmerged: every patch has the features of what it was merged into.
+            them by size where the method :attr:`weighs_merged`. The projector's input is unmerged: every patch has the
+            features of what it was merged into.
         """
         raise NotImplementedError
+
+    def leading(self, layer: int, patches: Patches) -> Tensor | None:
+        """In which order what is left after :meth:`merge` goes on in ViT and decoder.
+
+        Returns:
+            (crops, patches) float: by falling value, the lower index of equal ones first; None: the order stays.
+        """
+        return None
 
     def route(self, prompts: Sequence[str]) -> list[str] | None:
         """Category of each prompt, for methods that route; None for the others."""

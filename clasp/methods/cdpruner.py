@@ -2,7 +2,8 @@
 
 Zhang et al., "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs", arXiv
 2506.10967. Before the decoder: S is the cosine similarity of the projected tokens, and r the relevance of each token,
-minus the mean cosine of CLIP's patch to the instruction's chunks under CLIP's text tower, scaled to (0, 1]. The kept
+minus the mean cosine of CLIP's patch, in the hidden state that the projector reads, to the question's chunks under
+CLIP's text tower, scaled to (0, 1]. The kept
 set is the greedy MAP of the determinantal point process with kernel diag(r) S diag(r). Order is kept.
 """
 
@@ -14,8 +15,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from clasp.budget import Geometry, Schedule, single_stage
-from clasp.methods.base import Method
 from clasp.methods.contract import Positions, Selection, State
+from clasp.methods.crops import PerCrop
 from clasp.ops.attention import masked_mean
 from clasp.ops.diversity import dpp_map
 from clasp.ops.select import cosine_between
@@ -24,20 +25,26 @@ from clasp.ops.similarity import Cosines
 FLOOR = 1e-6
 """Relevance of the least relevant token; the most relevant one has 1."""
 
+SHORT_ANSWERS = (
+    "\nAnswer the question using a single word or phrase.",
+    "\nAnswer with the option's letter from the given choices directly.",
+)
+"""What the official evaluation takes out of the question before CLIP reads it."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class CDPruner(Method):
-    """CDPruner (arXiv 2506.10967). The budget is per crop, in proportion to the crops' tokens.
+class CDPruner(PerCrop):
+    """CDPruner (arXiv 2506.10967).
 
     Args:
         text_tower: hub id or folder of the CLIP model whose vision tower the backbone uses, for relevance by CLIP's
-            text tower, as in the paper; None: the decoder's own embeddings stand in.
+            text tower, as in the paper; None: the decoder's own embeddings stand in. Relevance is then the mean cosine
+            to the words without the minus, which is a matter of CLIP's patches.
     """
 
     name: ClassVar[str] = "cdpruner"
-    scope = "crop"
     assumptions: ClassVar[tuple[str, ...]] = (
-        "CDPruner's relevance is scaled within each crop",
+        "CDPruner's relevance is scaled within each crop; its code scales over all crops of an image",
         "CDPruner's kernel of too low a rank: the most relevant tokens fill the budget up",
     )
     positions: Positions = "contiguous"  # it prunes before the decoder sees a sequence
@@ -45,6 +52,9 @@ class CDPruner(Method):
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
+
+    def vision_states(self, feature_layer: int) -> tuple[int, ...]:
+        return () if self.text_tower is None else (feature_layer,)
 
     def check(self, geometry: Geometry) -> Schedule:
         if self.text_tower is not None and not geometry.cls:
@@ -61,9 +71,11 @@ class CDPruner(Method):
         return notes
 
     def select(self, state: State, keep: int) -> Selection:
-        tower = self.text_tower
-        similarity = _similarity_to_words(state) if tower is None else state.clip_similarity(tower)
-        return Selection(dpp_map(Cosines(state.tokens()), scaled(-similarity.float()), keep))
+        if self.text_tower is None:
+            relevance = _similarity_to_words(state)
+        else:
+            relevance = -state.clip_similarity(self.text_tower, SHORT_ANSWERS)
+        return Selection(dpp_map(Cosines(state.tokens()), scaled(relevance.float()), keep))
 
 
 def scaled(relevance: Tensor) -> Tensor:

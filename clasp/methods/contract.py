@@ -16,7 +16,11 @@ from clasp.budget import Stage
 
 Positions = Literal["original", "contiguous"]
 Queries = Literal["instruction", "last"]
+Projection = Literal["q", "k", "v"]
 Scope = Literal["sample", "image", "crop"]
+Span = Literal["instruction", "after_image"]
+"""Which tokens of a prompt are its text to a method: the user's own words after the image, without system prompt and
+template; or everything after the last image, the template's closing included, as most official code takes it."""
 
 
 class Vision(Protocol):
@@ -30,6 +34,9 @@ class Vision(Protocol):
 
     feature_layer: int
     """Index of the ViT hidden state that the projector reads."""
+    last_layer: int
+    """The ViT layer that computes on that hidden state, the last one where the second to last state is read; where
+    there is no layer behind it, the last one."""
     has_cls: bool
     """Whether the tower has a CLS token."""
 
@@ -40,6 +47,7 @@ class Vision(Protocol):
     def attention(self, layer: int) -> Tensor:
         """(rows, tokens) float32: attention of CLS to each patch in ViT layer ``layer`` (0-based), mean over heads.
 
+        Patches that were merged before (:meth:`Method.merge`) count as one, and all have the value of that one.
         Without CLS the attention that a patch receives from all patches of its crop, mean over heads and patches,
         stands in; :attr:`Method.reads_cls` makes results say so.
         """
@@ -53,12 +61,29 @@ class Vision(Protocol):
         """(rows, tokens, head_dim) keys of ViT layer ``layer``, mean over heads."""
         ...
 
+    def heads(self, layer: int, kind: Projection) -> Tensor:
+        """(rows, heads, tokens, head_dim) queries, keys or values of ViT layer ``layer``, before any rotary embedding.
+
+        The layer's input must be among :meth:`Method.vision_states`, as for every value of a layer.
+        """
+        ...
+
     def project(self, features: Tensor) -> Tensor:
         """(rows, any, vision_dim) -> (rows, any, hidden) through the backbone's projector."""
         ...
 
     def representatives(self) -> Tensor:
         """(rows, tokens) bool: tokens that stand for themselves after :meth:`Method.merge`; all where none merged."""
+        ...
+
+    def groups(self) -> Tensor:
+        """(rows,) long: how many tokens of the row's images and videos stand for themselves, also where an earlier
+        stage dropped some."""
+        ...
+
+    def sequence(self) -> Tensor:
+        """(rows, tokens) long: by rising value, the order in which the ViT went on after :meth:`Method.merge`. The
+        order of the tokens themselves where nothing merged, and in images of several crops."""
         ...
 
 
@@ -80,8 +105,7 @@ class State(Protocol):
 
     def text(self) -> tuple[Tensor, Tensor]:
         """(rows, words, hidden) hidden states of the instruction's tokens that enter the stage's layer, padded, and
-        (rows, words) bool which of them are real. Instruction: the user's own text after the image, without system
-        prompt and template."""
+        (rows, words) bool which of them are real. Instruction: what :meth:`Method.span` says."""
         ...
 
     def embeddings(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,9 +135,14 @@ class State(Protocol):
         """Hidden states through the decoder's final norm."""
         ...
 
-    def clip_similarity(self, text_tower: str) -> Tensor:
-        """(rows, visual) float32: mean cosine similarity between a patch and the prompt's text, both projected by the
-        CLIP model ``text_tower`` (hub id or folder), whose vision tower the backbone has."""
+    def clip_similarity(self, text_tower: str, without: Sequence[str] = ()) -> Tensor:
+        """(rows, visual) float32: mean cosine similarity between a patch, in the hidden state that the projector reads,
+        and the prompt's text, both projected by the CLIP model ``text_tower`` (hub id or folder), whose vision tower
+        the backbone has.
+
+        Args:
+            without: passages that are taken out of the text first.
+        """
         ...
 
     def vision(self) -> Vision:
@@ -182,7 +211,8 @@ class Selection:
 
     Args:
         index: (rows, keep) long, distinct, into the row's visual tokens at this stage. The order is the order in which
-            the tokens go on (their places in the sequence stay the same set), so ascending keeps it.
+            the tokens go on (their places in the sequence stay the same set), so ascending keeps it. Where rotary
+            positions are not re-indexed (``positions="original"``, multimodal ones), the order stays what it was.
         features: (rows, keep, hidden) replaces the kept tokens' hidden states (merging methods).
         replaced: (rows, keep) bool, which of ``features`` are used; None: all.
         pivots: (rows, keep) bool, for traces: kept for relevance rather than for coverage.

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from clasp.budget import Accounting, Schedule, scaled_layers, single_stage
-from clasp.methods.base import Method
 from clasp.methods.contract import Selection, State
+from clasp.methods.text import Listening
 from clasp.ops.diversity import take_least_similar
 from clasp.ops.select import cosine_between, take, top_k
 
@@ -26,7 +26,7 @@ PUBLISHED_LAYER = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class DART(Method):
+class DART(Listening):
     """DART (arXiv 2502.11494).
 
     With ``published`` accounting ``tokens`` is the paper's T, to which it adds the visual pivots (192 keeps 196). By
@@ -37,7 +37,7 @@ class DART(Method):
         layer: K, the first decoder layer that computes on the reduced set, at least 1; None: 2 of 32 layers, moved to
             the same relative depth of other decoders (1 of 12).
         visual_pivots: pivots among the visual tokens, at least 1; fewer where the budget is smaller.
-        text_pivots: pivots among the instruction's words; fewer where it has fewer words.
+        text_pivots: pivots among the words of the text; fewer where it has fewer words.
     """
 
     name: ClassVar[str] = "dart"

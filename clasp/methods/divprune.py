@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Positions, Selection, State
+from clasp.methods.contract import Positions, Scope, Selection, State
 from clasp.ops.diversity import max_min
 
 
@@ -21,7 +21,11 @@ class DivPrune(Method):
     """DivPrune (arXiv 2503.02175). It needs neither the question nor attention."""
 
     name: ClassVar[str] = "divprune"
-    scope = "image"
+    scope: ClassVar[Scope] = "image"
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "DivPrune's equal distances go to the lower index",
+        "DivPrune's several images or crops: all tokens of one image are one set, newlines among them",
+    )
     positions: Positions = "contiguous"  # it prunes before the decoder sees a sequence
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:

@@ -11,21 +11,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from clasp.budget import Schedule, single_stage
-from clasp.methods.base import Method
-from clasp.methods.contract import Positions, Scope, Selection, State
+from clasp.methods.contract import Positions, Selection, State
+from clasp.methods.crops import PerCrop
 from clasp.ops.select import top_k
 
 
 @dataclass(frozen=True, kw_only=True)
-class FasterVLM(Method):
-    """FasterVLM (arXiv 2412.01818v1); no parameters of its own."""
+class FasterVLM(PerCrop):
+    """FasterVLM (arXiv 2412.01818v1); no parameters but the crops' budget."""
 
     name: ClassVar[str] = "fastervlm"
-    scope: ClassVar[Scope] = "crop"
     reads_cls: ClassVar[bool] = True
-    assumptions: ClassVar[tuple[str, ...]] = (
-        "FasterVLM's budget is split over the crops of an image in proportion to their tokens",
-    )
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:

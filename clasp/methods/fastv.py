@@ -30,7 +30,11 @@ class FastV(Method):
 
     name: ClassVar[str] = "fastv"
     lookback: ClassVar[int] = 1
-    assumptions: ClassVar[tuple[str, ...]] = ("FastV's layer K = 2 of 32 scales with the decoder's depth",)
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "FastV's layer K = 2 of 32 scales with the decoder's depth; later demonstrations of it use K = 3",
+        "FastV's kept set is frozen after the prefill, as in its KV-cache version; its first code ranks anew at each "
+        "decoding step",
+    )
     layer: int | None = None
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:

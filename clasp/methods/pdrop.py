@@ -24,7 +24,11 @@ from clasp.methods.staged import Staged
 from clasp.ops.select import top_k
 
 PUBLISHED = {270: ((8, 16, 24), 0.5), 192: ((2, 8, 16), 0.56), 128: ((2, 8, 16), 0.42), 64: ((2, 8, 16), 0.19)}
-"""Average visual tokens of 576 -> stage layers of 32 and the share r that stays at each stage."""
+"""Average visual tokens of 576 -> stage layers of 32 and the share r that stays at each stage.
+
+The official scripts hold 8, 16, 24 with 0.5 alone. Layers 2, 8, 16 with 0.19 are a comment of an author in the official
+repository's issue 29; 0.56 and 0.42 are the shares that meet 192 and 128 with these layers (assumption).
+"""
 
 STAGE_LAYERS = (2, 8, 16)
 """Stage layers of the budgets up to 192, on decoders of 32 layers."""
@@ -34,7 +38,7 @@ STAGE_LAYERS = (2, 8, 16)
 class PDrop(Staged):
     """PDrop (arXiv 2410.17247).
 
-    With ``published`` accounting the stages are the paper's (budgets 270, 192, 128 and 64 of 576). With
+    With ``published`` accounting the stages are those of :data:`PUBLISHED` (budgets 270, 192, 128 and 64 of 576). With
     ``output_average`` r is solved, so that any budget is met.
 
     Args:
@@ -49,6 +53,15 @@ class PDrop(Staged):
         "PDrop's counts by output average: stages at 2, 8, 16 of 32 and one solved ratio, for every budget",
     )
     positions: Positions = "contiguous"
+
+    def assumed(self) -> tuple[str, ...]:
+        if self.accounting != "published":
+            return self.assumptions
+        return (
+            self.assumptions[0],
+            "PDrop's published stages: 270 by the official scripts, 64 by an author's comment (issue 29); 192 and 128 "
+            "have its layers and a ratio that meets the budget",
+        )
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         target = self.target(visual_tokens)

@@ -3,7 +3,8 @@
 Shang et al., "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models", arXiv 2403.15388. With
 a = attention of CLS to the patches in the ViT layer whose output the projector reads, the kept tokens are the outliers
 a > Q3 + 1.5 (Q3 - Q1). Each kept token y_i becomes y_i + sum_j a_j y_j over the 32 other tokens, kept or not, whose
-keys are nearest to its own by cosine, before the projector. PruMerge+ keeps uniform samples of the image besides.
+keys, all heads as one vector, are nearest to its own by cosine, before the projector. PruMerge+ keeps uniform samples
+of the image besides. The most attended go first, by falling attention, then the samples in raster order.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 
 from clasp.budget import Schedule, single_stage
-from clasp.methods.base import Method
-from clasp.methods.contract import Positions, Scope, Selection, State
+from clasp.methods.contract import Positions, Selection, State
+from clasp.methods.crops import PerCrop
 from clasp.ops.matching import absorb, ragged_index
 from clasp.ops.select import top_mask
 
@@ -25,12 +26,11 @@ _ASSUMPTIONS = (
     "PruMerge reads the ViT layer before the projector, as the paper says; its code reads the last one",
     "PruMerge's code appends the weighted sum of all pruned tokens as one more token, which is left out",
     "PruMerge's fixed budget (adaptive: false) replaces its outlier count; adaptive counts stop at the budget",
-    "PruMerge's budget is split over the crops of an image in proportion to their tokens",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruMerge(Method):
+class PruMerge(PerCrop):
     """PruMerge (arXiv 2403.15388, section 3).
 
     Args:
@@ -40,7 +40,6 @@ class PruMerge(Method):
     """
 
     name: ClassVar[str] = "prumerge"
-    scope: ClassVar[Scope] = "crop"
     reads_cls: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = _ASSUMPTIONS
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
@@ -64,7 +63,11 @@ class PruMerge(Method):
         outstanding, sampled = self.counts(scores, keep)
         salient = top_mask(scores, outstanding)
         index, valid = ragged_index(salient | evenly_spaced(~salient, sampled), keep)
-        features, keys = vision.hidden_state(vision.feature_layer), vision.keys(vision.feature_layer - 1)
+        rank = scores.gather(1, index).masked_fill(~salient.gather(1, index), float("-inf"))
+        order = rank.argsort(dim=1, descending=True, stable=True)
+        index, valid = index.gather(1, order), valid.gather(1, order)
+        features = vision.hidden_state(vision.feature_layer)
+        keys = vision.heads(vision.feature_layer - 1, "k").transpose(1, 2).flatten(2)
         merged = vision.project(absorb(features, keys, scores, index, self.neighbours))
         return Selection(index, merged, pivots=salient.gather(1, index), valid=valid if self.adaptive else None)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from clasp.budget import Schedule, single_stage
@@ -30,6 +29,8 @@ class ToMe(Method):
         "how the published LLaVA rows applied ToMe is stated nowhere: merged inside the ViT, after each block, up to "
         "the layer that the projector reads",
         "ToMe merges after a block rather than between its attention and its MLP",
+        "ToMe's sides are dealt anew in raster order in each layer, from the first patch on; its code counts CLS, so "
+        "that the first patch is on the other side, and deals what it left in the order of its last merge",
         "ToMe's r is the smallest constant that reaches the budget; what merged stands at its first patch's place",
     )
     positions: Positions = "contiguous"  # what the ViT merges never enters a sequence
@@ -42,8 +43,9 @@ class ToMe(Method):
 
     def merge(self, layer: int, patches: Patches) -> Tensor:
         real = patches.sizes > 0
-        counts = [merges(count, patches.keep, patches.remaining) for count in real.sum(dim=1).tolist()]
-        return merge_most_similar(patches.keys, real, torch.tensor(counts, device=real.device))
+        left = real.sum(dim=1).tolist()
+        counts = [merges(count, patches.keep, patches.remaining) for count in left]
+        return merge_most_similar(patches.keys, counts, None if min(left) == real.shape[1] else real)
 
     def select(self, state: State, keep: int) -> Selection:
         index, valid = ragged_index(state.vision().representatives(), keep)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from clasp.budget import Schedule, single_stage
-from clasp.methods.base import Method
 from clasp.methods.contract import Positions, Selection, State
+from clasp.methods.crops import PerCrop
 from clasp.ops.select import take, top_mask
 
 CONTEXTUAL_SHARE = 10 / 64
@@ -24,8 +24,8 @@ CONTEXTUAL_SHARE = 10 / 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionZip(Method):
-    """VisionZip (arXiv 2412.04467).
+class VisionZip(PerCrop):
+    """VisionZip (arXiv 2412.04467). CLS goes first, then the dominant tokens in order, then the contextual ones.
 
     Args:
         contextual_share: share of the budget that is merged contextual tokens, in [0, 1).
@@ -34,8 +34,12 @@ class VisionZip(Method):
     """
 
     name: ClassVar[str] = "visionzip"
-    scope = "crop"  # as the official code for any-resolution backbones: every crop has its share of the budget
-    reads_cls = True
+    reads_cls: ClassVar[bool] = True
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "VisionZip's split of other budgets than 64, 128 and 192: the same share of contextual tokens, rounded",
+        "VisionZip's CLS takes the place of the first token that is not kept, which counts in traces",
+        "VisionZip's equal attention goes to the lower index",
+    )
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
     contextual_share: float = CONTEXTUAL_SHARE
     with_cls: bool = True
@@ -65,13 +69,12 @@ class VisionZip(Method):
         merged = merge_contextual(features, vision.keys(vision.feature_layer - 1), rest, targets)
         features = features.scatter(1, targets[..., None].expand_as(merged), merged)
 
-        kept = dominant.scatter(1, targets, True)
+        index = torch.cat([dominant.int().argsort(dim=1, descending=True, stable=True)[:, :most], targets], dim=1)
         if cls_slots:
-            slot = kept.int().argmin(dim=1, keepdim=True)
+            slot = dominant.scatter(1, targets, True).int().argmin(dim=1, keepdim=True)
             cls_state = vision.cls_state(vision.feature_layer)[:, None]
             features = features.scatter(1, slot[..., None].expand_as(cls_state), cls_state)
-            kept = kept.scatter(1, slot, True)
-        index = kept.int().argsort(dim=1, descending=True, stable=True)[:, :keep]
+            index = torch.cat([slot, index], dim=1)
         changed = ~take(dominant, index)
         return Selection(index, vision.project(take(features, index)), changed, pivots=~changed)
 

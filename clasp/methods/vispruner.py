@@ -15,14 +15,14 @@ from typing import ClassVar
 import torch
 
 from clasp.budget import Schedule, single_stage
-from clasp.methods.base import Method
-from clasp.methods.contract import Positions, Scope, Selection, State
+from clasp.methods.contract import Positions, Selection, State
+from clasp.methods.crops import PerCrop
 from clasp.ops.matching import thin
 from clasp.ops.select import take
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisPruner(Method):
+class VisPruner(PerCrop):
     """VisPruner (arXiv 2412.01818, section 3).
 
     Args:
@@ -31,10 +31,8 @@ class VisPruner(Method):
     """
 
     name: ClassVar[str] = "vispruner"
-    scope: ClassVar[Scope] = "crop"
     reads_cls: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = (
-        "VisPruner's budget is split over the crops of an image in proportion to their tokens",
         "VisPruner's order between rounds (first side by falling similarity, then the second side) is its code's",
     )
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence

@@ -2,57 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clasp.ops.select import take, top_k, top_mask
+from clasp.ops.select import take, top_k
 from clasp.ops.similarity import Cosines, blocks, nearest
 
 LISTED = 32
 """Neighbours of each token that are looked at before all others are."""
+EPSILON = 1e-12
+"""Least length by which a token is divided, so that one of zeros has cosine 0 to everything."""
 
 
-def bipartite(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Every other token, from the first on, with its most similar one among those in between.
-
-    Args:
-        values: (batch, tokens, dim).
-        real: (batch, tokens) bool; the others are passed over when tokens are dealt to the two sides.
-
-    Returns:
-        (batch, tokens) float32 cosine of each token of the first side to its partner, -inf for all others, and
-        (batch, tokens) long index of that partner, for all others of the token itself. Ties go to the lower index.
-    """
-    batch, tokens = real.shape
-    order = (~real).int().argsort(dim=1, stable=True)
-    sources, targets = order[:, ::2], order[:, 1::2]
-    best = torch.full((batch, tokens), float("-inf"), device=values.device)
-    partner = torch.arange(tokens, device=values.device).expand(batch, -1)
-    if tokens < 2:
-        return best, partner
-    unit = normalize(values.float(), dim=-1)
-    absent = ~real.gather(1, targets)[:, None]
-    similarity, place = _nearest(take(unit, sources), take(unit, targets), absent)
-    similarity = similarity.masked_fill(~real.gather(1, sources), float("-inf"))
-    found = torch.where(similarity > float("-inf"), targets.gather(1, place), sources)
-    return best.scatter(1, sources, similarity), partner.scatter(1, sources, found)
-
-
-def merge_most_similar(values: Tensor, real: Tensor, counts: Tensor) -> Tensor:
+def merge_most_similar(values: Tensor, counts: Sequence[int], real: Tensor | None = None) -> Tensor:
     """One step of bipartite soft matching (Bolya et al. 2022): the ``counts[b]`` most similar pairs become one token.
 
+    Tokens 0, 2, ... are one side, tokens 1, 3, ... the other; a pair is a token of the first side and the one of the
+    second with the highest cosine to it, the lower index of equal ones.
+
     Args:
         values: (batch, tokens, dim).
-        real: (batch, tokens) bool.
-        counts: (batch,) long, non-negative; at most every token of the first side is merged.
+        counts: one a row, non-negative; at most every token of the first side is merged.
+        real: (batch, tokens) bool, False at padding, which is on the right; None: no padding.
 
     Returns:
         (batch, tokens) long: what each token is merged into, itself where it stays; that one always stays.
     """
-    best, partner = bipartite(values, real)
-    itself = torch.arange(real.shape[1], device=values.device).expand_as(partner)
-    return torch.where(top_mask(best, counts), partner, itself)
+    itself = torch.arange(values.shape[1], device=values.device).expand(len(values), -1)
+    most = min(max(counts), (values.shape[1] + 1) // 2)
+    if most == 0 or values.shape[1] < 2:
+        return itself
+    values = values.float()
+    unit = values / values.norm(dim=-1, keepdim=True).clamp_(min=EPSILON)
+    first, second = unit[:, ::2], unit[:, 1::2].transpose(-1, -2)
+    absent = None if real is None else torch.zeros(real.shape, device=real.device).masked_fill_(~real, float("-inf"))
+
+    def cosines(some: Tensor) -> Tensor:
+        products = some @ second
+        return products if absent is None else products.add_(absent[:, None, 1::2])
+
+    highest = []
+    for part in blocks(first.shape[1], second.shape[2]):
+        products = cosines(first[:, part])
+        highest.append(products.amax(dim=-1))
+    similarity = torch.cat(highest, dim=1) if len(highest) > 1 else highest[0]
+    if absent is not None:
+        similarity = similarity + absent[:, ::2]
+    order = similarity.argsort(dim=1, descending=True, stable=True)[:, :most]
+    # whose the highest cosine is takes several times longer to find than the cosine, and only those that merge need it
+    some = order[..., None]
+    if len(highest) == 1:
+        products = products.gather(1, some.expand(-1, -1, products.shape[2]))
+    else:
+        products = cosines(first.gather(1, some.expand(-1, -1, first.shape[2])))
+    partner, order = products.argmax(dim=-1).mul_(2).add_(1), 2 * order
+    if absent is not None or min(counts) < most:
+        ranks = torch.arange(most, device=values.device)
+        pairs = (ranks < torch.tensor(counts, device=values.device)[:, None]) & (products.amax(dim=-1) > float("-inf"))
+        if real is not None:
+            pairs &= real.gather(1, order)
+        partner = torch.where(pairs, partner, order)
+    return itself.scatter(1, order, partner)
 
 
 def thin(values: Tensor, keep: int, step: int) -> Tensor:
@@ -123,7 +136,7 @@ class _Partners:
 
 def merge_windows(
     values: Tensor, real: Tensor, places: Tensor, grid: tuple[int, int], side: int, threshold: float
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Merges each square window of the grid whose tokens are alike into the window's first token.
 
     Args:
@@ -134,7 +147,8 @@ def merge_windows(
         threshold: lowest mean cosine, over the window's pairs of distinct tokens, at which it is merged.
 
     Returns:
-        (batch, tokens) long: what each token is merged into, itself where it stays.
+        (batch, tokens) long: what each token is merged into, itself where it stays; and (batch, tokens) float32: that
+        mean cosine of its window where it is merged, else -inf.
     """
     rows, columns = grid
     across = -(-columns // side)
@@ -150,10 +164,12 @@ def merge_windows(
         # the cosines of all ordered pairs, each token's with itself included, add up to the squared length of the sum
         total = (weight @ unit).square().sum(dim=-1) - (weight @ lengths).squeeze(-1)
         count = weight.sum(dim=-1)
-        alike.append((count > 1) & (total / (count * (count - 1)).clamp(min=1.0) >= threshold))
+        mean = total / (count * (count - 1)).clamp(min=1.0)
+        alike.append(mean.masked_fill((count < 2) | (mean < threshold), float("-inf")))
         first.append(torch.where(member, itself[:, None], real.shape[1]).amin(dim=-1))
-    merged = torch.cat(alike, dim=1).gather(1, window) & real
-    return torch.where(merged, torch.cat(first, dim=1).gather(1, window), itself)
+    similarity = torch.cat(alike, dim=1).gather(1, window).masked_fill(~real, float("-inf"))
+    merged = torch.where(similarity > float("-inf"), torch.cat(first, dim=1).gather(1, window), itself)
+    return merged, similarity
 
 
 def absorb(features: Tensor, keys: Tensor, weights: Tensor, index: Tensor, neighbours: int) -> Tensor:
@@ -195,21 +211,3 @@ def ragged_index(kept: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """
     index = top_k(kept.int(), width)
     return index, kept.gather(1, index)
-
-
-def _nearest(first: Tensor, second: Tensor, absent: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of ``first`` the highest product with one of ``second`` that is not absent, and which one that is.
-
-    Args:
-        first: (batch, m, dim).
-        second: (batch, n, dim).
-        absent: (batch, 1, n) bool.
-
-    Returns:
-        (batch, m) float32 and long; -inf where all are absent, the lower index of equal ones.
-    """
-    found = []
-    for part in blocks(first.shape[1], second.shape[1]):
-        products = first[:, part] @ second.transpose(-1, -2)
-        found.append(products.masked_fill_(absent, float("-inf")).max(dim=-1))
-    return torch.cat([best.values for best in found], dim=1), torch.cat([best.indices for best in found], dim=1)

@@ -17,8 +17,25 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     Returns:
         (batch, k) long.
     """
+    if scores.device.type == "cpu" and scores.is_floating_point() and 0 < k < scores.shape[1]:
+        partitioned = _partitioned(scores, k)
+        if partitioned is not None:
+            return partitioned
     order = torch.argsort(scores, dim=1, descending=True, stable=True)
     return order[:, :k].sort(dim=1).values
+
+
+def _partitioned(scores: Tensor, k: int) -> Tensor | None:
+    """:func:`top_k` on the CPU, several times faster than sorting; None where the k-th score is tied with the next."""
+    values = scores.detach().float().numpy()
+    last = values.shape[1] - k
+    places = values.argpartition((last - 1, last))
+    # NaN is above everything to both, and no comparison with it holds
+    if not all(row[order[last]] > row[order[last - 1]] for row, order in zip(values, places, strict=True)):
+        return None
+    index = places[:, last:]
+    index.sort()
+    return torch.from_numpy(index)
 
 
 def top_mask(scores: Tensor, counts: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from clasp.backbones.base import UnsupportedError
 from clasp.backbones.clip_text import ClipText
-from clasp.methods.cdpruner import CDPruner, scaled
+from clasp.methods.cdpruner import SHORT_ANSWERS, CDPruner, scaled
 from clasp.ops.diversity import dpp_map
 from clasp.ops.similarity import Cosines
 
@@ -24,9 +24,8 @@ class Letters:
 
     bos_token_id, eos_token_id = BOS, EOS
 
-    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
-        assert not add_special_tokens
-        return {"input_ids": [3 + ord(letter) % 90 for letter in text]}
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [BOS, *(3 + ord(letter) % 90 for letter in text), EOS]}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ def clip() -> ClipText:
 
 
 def test_a_short_text_is_what_clip_makes_of_it(clip: ClipText) -> None:
-    ids = torch.tensor([[BOS, *Letters()("abcd", add_special_tokens=False)["input_ids"], EOS]])
+    ids = torch.tensor([Letters()("abcd")["input_ids"]])
     with torch.no_grad():
         features = clip._model.get_text_features(input_ids=ids)
     features = getattr(features, "pooler_output", features)
@@ -68,13 +67,17 @@ def test_a_short_text_is_what_clip_makes_of_it(clip: ClipText) -> None:
     assert torch.allclose(clip.texts("abcd"), expected, atol=1e-5)
 
 
-def test_a_long_text_is_the_mean_over_its_chunks(clip: ClipText) -> None:
+def test_a_long_text_is_cut_and_padded_as_cdpruners_code_does(clip: ClipText) -> None:
+    """The start and the end token are the whole text's: chunks in between have neither."""
     text, state = "abcdefghijklmnopqr", torch.randn(5, VISION_HIDDEN)
-    chunks = [text[i : i + LENGTH - 2] for i in range(0, len(text), LENGTH - 2)]
-    assert len(chunks) == 3
-    assert len(clip.texts(text)) == 3
-    expected = torch.stack([clip.similarity(state, chunk) for chunk in chunks]).mean(dim=0)
-    assert torch.allclose(clip.similarity(state, text), expected, atol=1e-6)
+    ids = Letters()(text)["input_ids"]
+    padded = torch.tensor(ids + [0] * (-len(ids) % LENGTH)).view(-1, LENGTH)
+    with torch.no_grad():
+        pooled = clip._model.text_model(input_ids=padded, attention_mask=(padded > 0).long()).pooler_output
+        chunks = torch.nn.functional.normalize(clip._model.text_projection(pooled), dim=-1)
+    assert len(chunks) == 2
+    assert torch.allclose(clip.texts(text), chunks, atol=1e-5)
+    assert torch.allclose(clip.similarity(state, text), (clip.patches(state) @ chunks.T).mean(dim=1), atol=1e-6)
     assert clip.similarity(state, "").shape == (5,)
 
 
@@ -96,13 +99,16 @@ def test_another_towers_width_is_refused(clip: ClipText) -> None:
 
 def test_cdpruner_ranks_by_it(clip: ClipText, monkeypatch: pytest.MonkeyPatch) -> None:
     family = FAMILIES["llava"]
-    model, processor, prompt = family.model(), family.processor(), Prompt(text=PROMPTS[0], images=[_picture(64, 64, 0)])
+    question = PROMPTS[0] + SHORT_ANSWERS[0]
+    model, processor, prompt = family.model(), family.processor(), Prompt(text=question, images=[_picture(64, 64, 0)])
     monkeypatch.setattr("clasp.engine.state.clip_text", lambda source, device: clip)
     inputs = family.inputs([prompt])
     with CDPruner(tokens=12, text_tower="clip")(model, processor) as run, torch.no_grad():
         model(**inputs)
         output = model.model.get_image_features(pixel_values=inputs["pixel_values"])
-    similarity = clip.similarity(output.last_hidden_state[0, 1:], PROMPTS[0])
+        tower = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True)
+    projected = tower.hidden_states[model.config.vision_feature_layer][0, 1:]  # not the tower's last state
+    similarity = clip.similarity(projected, PROMPTS[0])
     expected = dpp_map(Cosines(output.pooler_output[0][None]), scaled(-similarity[None]), 12)
     assert run.trace is not None
     assert run.trace.samples[0].kept[0].tolist() == expected[0].sort().values.tolist()

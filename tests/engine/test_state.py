@@ -16,7 +16,7 @@ from torch import Tensor
 from clasp.backbones import adapter_for
 from clasp.budget import Schedule, Stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Patches, Selection, State
+from clasp.methods.contract import Patches, Selection, Span, State
 
 Look = Callable[[State], Any]
 TWO = Prompt(text=PROMPTS[1], images=[_picture(91, 37, 1), _picture(60, 100, 2)])
@@ -32,6 +32,7 @@ class Probe(Method):
     within: str = "sample"
     back: int = 0
     states: tuple[int, ...] = ()
+    listen: Span = "instruction"
     seen: list[Any] = field(default_factory=list)
     ratio: float | None = 0.5
 
@@ -45,6 +46,9 @@ class Probe(Method):
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return self.states
+
+    def span(self) -> Span:
+        return self.listen
 
     def select(self, state: State, keep: int) -> Selection:
         self.seen.append(self.look(state))
@@ -99,6 +103,32 @@ def test_hidden_states_embeddings_and_words(family: str) -> None:
     assert torch.equal(embedded_words[0], caught[0][0, words])
     assert torch.equal(second[3], embedded), "what entered the decoder does not change with pruning"
     assert second[0].shape[1] == tokens.shape[1] // 2
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_the_text_after_the_image_is_all_that_stands_behind_the_last_one(family: str) -> None:
+    """In a padded batch, the template's closing included, and what stands between two images not."""
+    look: Look = lambda s: (s.text(), s.text_attention(), s.embeddings()[2])  # noqa: E731
+    (first, *_), _ = probed(family, [ONE, TWO], look, within="image", listen="after_image")
+    (both, *_), _ = probed(family, [TWO], look, listen="after_image")
+    model = FAMILIES[family].model("eager")
+    placeholders = torch.tensor(list(adapter_for(model).placeholders.values()))
+    counts = []
+    for prompt in (ONE, TWO):
+        ids = FAMILIES[family].inputs([prompt])["input_ids"][0]
+        after = len(ids) - 1 - int(torch.isin(ids, placeholders).nonzero().max())
+        instruction = len(visual_and_words(family, prompt)[1])
+        assert after > instruction, "the template closes the user's turn"
+        counts.append(after)
+    assert first[0][1].sum(dim=1).tolist()[0] in counts
+    (words, real), attention, embedded = both
+    assert real.sum() == embedded.sum() == counts[1]
+    with torch.no_grad():
+        output = model(**FAMILIES[family].inputs([TWO]), output_attentions=True, output_hidden_states=True)
+    visual, _ = visual_and_words(family, TWO)
+    assert torch.allclose(words[0], output.hidden_states[1][0, -counts[1] :], atol=1e-5)
+    maps = output.attentions[1][0].mean(dim=0)
+    assert torch.allclose(attention[0], maps[-counts[1] :][:, visual], atol=1e-4)
 
 
 @pytest.mark.parametrize("back", [0, 1])
@@ -291,6 +321,69 @@ def test_merging_inside_the_tower_equals_a_plain_loop() -> None:
     assert torch.allclose(caught[0][0, visual], expected, atol=1e-4)
     assert run.trace is not None
     assert run.trace.samples[1].kept[0].tolist() == [group[0] for group in members]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncounted(Pairs):
+    """As pairs, but the ViT does not count sizes, and what is left goes on backwards."""
+
+    weighs_merged: ClassVar[bool] = False
+    seen: list[Any] = field(default_factory=list)
+
+    def vision_states(self, feature_layer: int) -> tuple[int, ...]:
+        return (feature_layer - 1, feature_layer)
+
+    def leading(self, layer: int, patches: Patches) -> Tensor | None:
+        numbers = torch.arange(patches.hidden.shape[1], dtype=torch.float32)
+        return numbers.expand(len(patches.hidden), -1) if layer == 1 else None
+
+    def select(self, state: State, keep: int) -> Selection:
+        vision = state.vision()
+        attention = vision.attention(vision.last_layer)
+        self.seen.append((attention, vision.sequence(), vision.groups(), vision.representatives(), vision.last_layer))
+        return super().select(state, keep)
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_onevision"])
+def test_merging_without_sizes_and_in_another_order(family: str) -> None:
+    """Attention is a softmax over what is left, of which each merged patch is one."""
+    model = FAMILIES[family].model("sdpa")
+    adapter, inputs = adapter_for(model), FAMILIES[family].inputs([ONE])
+    tower: Any = model.model.vision_tower
+    caught: list[Tensor] = []
+    method = Uncounted()
+    with torch.no_grad(), method(model, FAMILIES[family].processor()):
+        handle = tower.encoder.layers[0].register_forward_pre_hook(lambda m, args: caught.append(args[0]), prepend=True)
+        model(**inputs)
+        handle.remove()
+        ours, sequence, groups, stays, last = method.seen[0]
+        hidden, cls = caught[0][:1], int(adapter.geometry.cls)
+        for index in range(last):
+            hidden = tower.encoder.layers[index](hidden, None)
+            if index < 2:
+                patches = hidden[0, cls:]
+                pairs = patches[: len(patches) // 2 * 2].unflatten(0, (-1, 2)).mean(dim=1)
+                hidden = torch.cat([hidden[0, :cls], pairs, patches[len(pairs) * 2 :]])[None]
+        block = tower.encoder.layers[last]
+        normed, attention = block.layer_norm1(hidden), block.self_attn
+        query, key = (
+            projection(normed)[0].unflatten(-1, (attention.num_heads, -1)).transpose(0, 1)
+            for projection in (attention.q_proj, attention.k_proj)
+        )
+        maps = (query @ key.transpose(1, 2) * attention.scale).softmax(dim=-1).mean(dim=0)
+        expected = maps[0, cls:] if cls else maps.mean(dim=0)
+    assert len(ours[0]) == adapter.patches, "the first crop, a token a patch"
+    quartets = torch.arange(adapter.patches) // 4
+    assert torch.allclose(ours[0], expected[quartets], atol=1e-5)
+    left = stays[0].nonzero()[:, 0]
+    assert left.tolist() == list(range(0, adapter.patches, 4))
+    order = left[sequence[0, left].argsort()].tolist()
+    if family == "llava":
+        assert groups.tolist() == [len(left)]
+        assert order == left.flip(0).tolist()
+    else:
+        assert int(groups[0]) > len(left), "those of all crops"
+        assert order == left.tolist(), "pictures of several crops keep their order"
 
 
 def test_adjacent_stages_look_at_the_right_layer() -> None:

@@ -15,7 +15,8 @@ from clasp.methods.contract import Patches, Queries
 
 
 class FakeVision:
-    """:class:`clasp.methods.contract.Vision`; tests may overwrite ``states``, ``attentions``, ``key`` and ``stays``."""
+    """:class:`clasp.methods.contract.Vision`; tests may overwrite ``states``, ``attentions``, ``whole_key`` and
+    ``stays``."""
 
     def __init__(
         self,
@@ -26,16 +27,19 @@ class FakeVision:
         feature_layer: int = 3,
         dim: int = 4,
         head_dim: int = 5,
+        heads: int = 3,
         has_cls: bool = True,
     ) -> None:
         draw = torch.Generator().manual_seed(seed + 1000)
-        self.feature_layer, self.has_cls = feature_layer, has_cls
+        self.feature_layer, self.last_layer, self.has_cls = feature_layer, feature_layer, has_cls
         self.states = torch.randn(feature_layer + 2, rows, tokens, dim, generator=draw)
         self.attentions = torch.rand(feature_layer + 2, rows, tokens, generator=draw)
-        self.key = torch.randn(feature_layer + 2, rows, tokens, head_dim, generator=draw)
+        self.whole_key = torch.randn(feature_layer + 2, rows, heads, tokens, head_dim, generator=draw)
         self.cls = torch.randn(feature_layer + 2, rows, dim, generator=draw)
         self.weight = torch.randn(dim, 6, generator=draw)
         self.stays = torch.ones(rows, tokens, dtype=torch.bool)
+        self.order = torch.arange(tokens).repeat(rows, 1)
+        self.merged_to: Tensor | None = None  # (rows,) what is left after merging, where stages dropped some since
         self.reads: set[int] = set()
 
     def hidden_state(self, index: int) -> Tensor:
@@ -53,13 +57,24 @@ class FakeVision:
 
     def keys(self, layer: int) -> Tensor:
         self.reads.add(layer)
-        return self.key[layer]
+        return self.whole_key[layer].mean(dim=1)
+
+    def heads(self, layer: int, kind: str) -> Tensor:
+        assert kind == "k"
+        self.reads.add(layer)
+        return self.whole_key[layer]
 
     def project(self, features: Tensor) -> Tensor:
         return torch.tanh(features.float() @ self.weight)  # not linear, as a projector is not
 
     def representatives(self) -> Tensor:
         return self.stays
+
+    def groups(self) -> Tensor:
+        return self.stays.sum(dim=1) if self.merged_to is None else self.merged_to
+
+    def sequence(self) -> Tensor:
+        return self.order
 
 
 class FakeState:
@@ -126,8 +141,9 @@ class FakeState:
         scale = hidden.float().square().mean(dim=-1, keepdim=True).add(1e-6).rsqrt()
         return hidden * scale * self.gain
 
-    def clip_similarity(self, text_tower: str) -> Tensor:
+    def clip_similarity(self, text_tower: str, without: Sequence[str] = ()) -> Tensor:
         self.text_towers.append(text_tower)
+        self.without = tuple(without)
         return self.similarity
 
     def vision(self) -> FakeVision:

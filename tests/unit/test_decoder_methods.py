@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,11 +16,15 @@ from torch import Tensor
 
 from clasp.backbones import geometry
 from clasp.budget import BudgetError, Stage, geometric, published_budget
+from clasp.methods import METHODS as METHOD_NAMES
+from clasp.methods import get
 from clasp.methods.base import Method
 from clasp.methods.cdpruner import CDPruner, scaled
 from clasp.methods.contract import Selection
 from clasp.methods.dart import DART
 from clasp.methods.divprune import DivPrune
+from clasp.methods.fastv import FastV
+from clasp.methods.mustdrop import MustDrop
 from clasp.methods.pdrop import PDrop
 from clasp.methods.sparsevlm import SparseVLM, kept_of, recycled
 from clasp.ops.words import raters
@@ -41,9 +46,9 @@ class FakeState(PlainState):
 
     asked: str | None = None
 
-    def clip_similarity(self, text_tower: str) -> Tensor:
+    def clip_similarity(self, text_tower: str, without: Sequence[str] = ()) -> Tensor:
         self.asked = text_tower
-        return self.similarity
+        return super().clip_similarity(text_tower, without)
 
 
 def cos(a: Tensor, b: Tensor) -> float:
@@ -173,6 +178,7 @@ def test_pdrop_ranks_by_the_last_token_in_the_stages_own_layer() -> None:
     [
         (192, (300, 200, 110), (309, 204, 113), 206.5),
         (128, (303, 110, 36), (312, 117, 39), 145.4),
+        (96, (238, 48, 26), (249, 55, 27), 114.1),
         (64, (66, 30, 17), (82, 32, 18), 82.3),
     ],
 )
@@ -182,6 +188,9 @@ def test_sparsevlm_published_counts(tokens: int, kept: Any, totals: Any, average
         Stage(layer, keep, after=True) for layer, keep in zip((2, 6, 15), totals, strict=True)
     )
     assert schedule.accountings().input_average == pytest.approx(average, abs=0.05)
+    # the code's own counts without what is recycled
+    plain = SparseVLM(tokens=tokens, accounting="published", recycle=False).schedule(576, 32)
+    assert [stage.keep for stage in plain.stages] == list(kept)
     assert schedule.accountings().output_average == pytest.approx(tokens, abs=1.0)
     entering = (576, *totals)
     assert tuple(kept_of(total, before) for total, before in zip(totals, entering, strict=False)) == kept
@@ -357,8 +366,7 @@ def test_divprune_spreads_over_the_projected_tokens() -> None:
     assert DivPrune(tokens=64, accounting="nominal").schedule(576, 32).stages == (Stage(0, 64),)
 
 
-def naive_cdpruner(values: Tensor, similarity: list[float], keep: int) -> list[int]:
-    relevance = [-s for s in similarity]
+def naive_cdpruner(values: Tensor, relevance: list[float], keep: int) -> list[int]:
     low, high = min(relevance), max(relevance)
     quality = torch.tensor([(r - low + 1e-6) / (high - low + 1e-6) for r in relevance], dtype=torch.float64)
     unit = torch.nn.functional.normalize(values.double(), dim=-1)
@@ -380,8 +388,8 @@ def test_cdpruner_equals_its_specification(text_tower: str | None, keep: int) ->
     for row in range(4):
         words = state.original_words[row][state.real[row]]
         stand_in = [sum(cos(token, word) for word in words) / len(words) for token in state.visual_hidden[row]]
-        similarity = stand_in if text_tower is None else state.similarity[row].tolist()
-        assert index[row].tolist() == naive_cdpruner(state.visual_hidden[row], similarity, keep)
+        relevance = stand_in if text_tower is None else (-state.similarity[row]).tolist()
+        assert index[row].tolist() == naive_cdpruner(state.visual_hidden[row], relevance, keep)
 
 
 def test_cdpruner_of_equal_relevance_is_diversity_alone() -> None:
@@ -403,6 +411,16 @@ def test_cdpruner_prefers_low_clip_similarity() -> None:
     state.visual_hidden = torch.eye(6)[None]
     state.similarity = torch.tensor([[0.9, 0.1, 0.8, 0.2, 0.7, 0.3]])
     assert CDPruner(tokens=1, text_tower="a CLIP").select(state, 3).index.tolist() == [[1, 3, 5]]
+    assert len(state.without) == 2, "CLIP does not read how short the answer is to be"
+    assert CDPruner(tokens=1, text_tower="a CLIP").vision_states(7) == (7,), "patches in the state that is projected"
+    assert CDPruner(tokens=1).vision_states(7) == ()
+
+
+def test_cdpruner_prefers_what_is_like_the_words_where_these_stand_in() -> None:
+    state = FakeState(1, 6, seed=14, words=(1,))
+    state.visual_hidden = torch.eye(6)[None] * torch.linspace(1, 2, 6)[:, None]
+    state.original_words[0, 0] = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.7, 0.3])
+    assert CDPruner(tokens=1).select(state, 3).index.tolist() == [[0, 2, 4]]
 
 
 def test_cdpruner_says_what_stands_in_for_the_text_tower() -> None:
@@ -442,7 +460,7 @@ def test_published_counts_scale_with_the_image_and_say_so(method: type[Method]) 
     ("method", "parameters", "message"),
     [
         (PDrop, {"tokens": 100, "accounting": "published"}, "published for 100 of 576.*use 270, 192, 128, 64"),
-        (SparseVLM, {"tokens": 270, "accounting": "published"}, "published for 270 of 576.*use 192, 128, 64"),
+        (SparseVLM, {"tokens": 270, "accounting": "published"}, "published for 270 of 576.*use 192, 128, 96, 64"),
         (PDrop, {"tokens": 64, "accounting": "published", "stage_layers": (1, 2)}, "leave stage_layers out"),
         (SparseVLM, {"tokens": 64, "accounting": "published", "stage_layers": (1, 2)}, "leave stage_layers out"),
         (PDrop, {"tokens": 64, "accounting": "nominal"}, "nominal"),
@@ -468,6 +486,31 @@ def test_too_shallow_decoders_are_refused() -> None:
     with pytest.raises(BudgetError, match="prunes the output of layer 3, on which none of the 4"):
         SparseVLM(tokens=300).schedule(576, 4)
     assert PDrop(tokens=400, stage_layers=[0, 1]).stage_layers == (0, 1)
+
+
+@pytest.mark.parametrize("method", [SparseVLM, DART, MustDrop], ids=lambda m: m.name)
+def test_the_text_is_what_the_code_takes_or_the_instruction(method: Any) -> None:
+    assert method(tokens=192).span() == "after_image", "as in the official code"
+    instruction = method(tokens=192, text="instruction")
+    assert instruction.span() == "instruction"
+    assert set(instruction.assumed()) - set(method(tokens=192).assumed()) == {
+        f"{method.name}: its text is the instruction alone; the official code takes everything after the image"
+    }
+    with pytest.raises(ValueError, match="unknown text 'all'; use instruction or after_image"):
+        method(tokens=192, text="all")
+    assert FastV(tokens=192).span() == "instruction"
+
+
+def test_pdrop_says_where_its_published_stages_come_from() -> None:
+    said = " | ".join(PDrop(tokens=64, accounting="published").assumed())
+    assert "270 by the official scripts" in said
+    assert "author's comment" in said
+    assert "author's comment" not in " | ".join(PDrop(tokens=64).assumed())
+
+
+@pytest.mark.parametrize("name", [name for name in METHOD_NAMES if get(name).prunes and name != "random"])
+def test_every_method_says_what_it_assumes(name: str) -> None:
+    assert get(name)(tokens=192).assumed()
 
 
 def test_selections_keep_order_but_for_recycled_tokens() -> None:

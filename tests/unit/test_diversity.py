@@ -135,10 +135,21 @@ def test_dpp_of_exhausted_rank_fills_up_by_quality() -> None:
     assert order[3:] == sorted(set(range(9)) - set(spanning), key=lambda i: -float(quality[i]))
 
 
-def test_dpp_tells_what_nearly_resembles_from_a_copy() -> None:
+@pytest.mark.parametrize("apart", [0.05, 0.002])
+def test_dpp_tells_what_nearly_resembles_from_a_copy(apart: float) -> None:
     values = torch.eye(3)[[0, 0, 0]][None].clone()
-    values[0, 2, 1] = 0.05
+    values[0, 2, 1] = apart
     assert dpp_map(Cosines(values), torch.tensor([[1.0, 0.9, 0.1]]), 2).tolist() == [[0, 2]]
+
+
+def test_dpp_takes_rounding_for_no_direction() -> None:
+    """Of tokens that span 200 dimensions, the 200 chosen first exhaust them, and quality fills up."""
+    values = cloud(1, 500, 3, dim=200) @ torch.randn(200, 300, generator=torch.Generator().manual_seed(4))
+    quality = 0.5 + 0.5 * torch.rand(1, 500, generator=torch.Generator().manual_seed(5))
+    spanning = dpp_map(Cosines(values), quality, 200)[0]
+    left = [i for i in quality[0].argsort(descending=True).tolist() if i not in spanning]
+    filled = dpp_map(Cosines(values), quality, 230)[0]
+    assert set(filled.tolist()) == {*spanning.tolist(), *left[:30]}
 
 
 def test_dpp_of_copies_zero_vectors_and_zero_quality() -> None:

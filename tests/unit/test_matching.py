@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from clasp.ops import matching
-from clasp.ops.matching import absorb, bipartite, merge_most_similar, merge_windows, ragged_index, thin
+from clasp.ops.matching import absorb, merge_most_similar, merge_windows, ragged_index, thin
 
 
 def cloud(tokens: int, seed: int, kind: str = "random") -> Tensor:
@@ -54,50 +56,46 @@ def distinct(values: Tensor) -> bool:
 @settings(max_examples=150, deadline=None)
 @given(values=clouds, data=st.data())
 def test_merging_equals_the_definition(values: Tensor, data: st.DataObject) -> None:
-    real = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
+    left = data.draw(st.integers(0, len(values)))
+    real = [place < left for place in range(len(values))]
     count = data.draw(st.integers(0, len(values)))
-    merged = merge_most_similar(values[None], torch.tensor([real]), torch.tensor([count]))[0].tolist()
-    there = [i for i, used in enumerate(real) if used]
-    assert sum(i != j for i, j in enumerate(merged)) == min(count, -(-len(there) // 2) if len(there) > 1 else 0)
+    padding = None if left == len(values) and data.draw(st.booleans()) else torch.tensor([real])
+    merged = merge_most_similar(values[None], [count], padding)[0].tolist()
+    assert sum(i != j for i, j in enumerate(merged)) == min(count, -(-left // 2) if left > 1 else 0)
     assert all(merged[j] == j for j in merged), "only tokens that stay are pointed at"
-    assert all(merged[i] == i for i, used in enumerate(real) if not used), "padding points at itself"
-    assert all(real[j] for i, j in enumerate(merged) if i != j), "nothing is merged into padding"
+    assert all(merged[i] == i for i in range(left, len(values))), "padding points at itself"
+    assert all(j < left for i, j in enumerate(merged) if i != j), "nothing is merged into padding"
     if distinct(values):
         assert merged == naive_merge(values, real, count)
 
 
 def test_rows_of_a_batch_do_not_touch() -> None:
     values = torch.stack([cloud(9, seed) for seed in range(3)])
-    real = torch.ones(3, 9, dtype=torch.bool)
-    real[1, [0, 4, 8]] = False
-    real[2, 1:] = False
-    counts = torch.tensor([4, 2, 3])
-    together = merge_most_similar(values, real, counts)
+    real = torch.arange(9) < torch.tensor([9, 6, 1])[:, None]
+    counts = [4, 2, 3]
+    together = merge_most_similar(values, counts, real)
     for row in range(3):
-        alone = merge_most_similar(values[row, None], real[row, None], counts[row, None])[0]
+        alone = merge_most_similar(values[row, None], [counts[row]], real[row, None])[0]
         assert together[row].equal(alone)
+        assert together[row].tolist() == naive_merge(values[row], real[row].tolist(), counts[row])
     assert together[2].tolist() == list(range(9)), "a lone token has no partner"
+    unequal = merge_most_similar(values, counts)
+    assert (unequal != torch.arange(9)).sum(dim=1).tolist() == counts
 
 
 def test_of_equal_partners_the_first_is_taken() -> None:
     values = torch.eye(4)[[0, 0, 0, 0, 0]][None]
-    real = torch.ones(1, 5, dtype=torch.bool)
-    best, partner = bipartite(values, real)
-    assert partner.tolist() == [[1, 1, 1, 3, 1]]
-    assert torch.isinf(best[0, [1, 3]]).all()
-    assert merge_most_similar(values, real, torch.tensor([2])).tolist() == [[1, 1, 1, 3, 4]]
+    assert merge_most_similar(values, [5]).tolist() == [[1, 1, 1, 3, 1]]
+    assert merge_most_similar(values, [2]).tolist() == [[1, 1, 1, 3, 4]]
 
 
-def test_bipartite_does_not_mind_scale_or_half_precision() -> None:
+def test_merging_does_not_mind_scale_half_precision_or_zeros() -> None:
     values = cloud(12, 3)[None]
-    real = torch.ones(1, 12, dtype=torch.bool)
+    merged = merge_most_similar(values, [3])
     scale = torch.linspace(0.1, 50.0, 12)[None, :, None]
-    assert bipartite(values, real)[1].equal(bipartite(values * scale, real)[1])
-    best, partner = bipartite(values.half(), real)
-    assert best.dtype == torch.float32
-    assert torch.allclose(best, bipartite(values, real)[0], atol=2e-3)
-    assert not best.isnan().any()
-    assert partner.max() < 12
+    assert merged.equal(merge_most_similar(values * scale, [3]))
+    assert merged.equal(merge_most_similar(values.half(), [3]))
+    assert merge_most_similar(torch.zeros(1, 5, 3), [1]).tolist() == [[1, 1, 2, 3, 4]]
 
 
 def naive_thin(values: Tensor, keep: int, step: int) -> list[int]:
@@ -143,16 +141,16 @@ def test_thinning_drops_copies_before_anything_else() -> None:
     assert sorted(values[left].argmax(dim=1).tolist()) == [0, 1, 2, 3, 4, 5]
 
 
-def naive_windows(values: Tensor, real: list[bool], grid: tuple[int, int], side: int, threshold: float) -> list[int]:
-    merged = list(range(len(values)))
+def naive_windows(values: Tensor, real: list[bool], grid: tuple[int, int], side: int, threshold: float) -> Any:
+    merged, similarity = list(range(len(values))), [-math.inf] * len(values)
     for top, left in itertools.product(range(0, grid[0], side), range(0, grid[1], side)):
         cells = [r * grid[1] + c for r in range(top, top + side) for c in range(left, left + side) if c < grid[1]]
         inside = [i for i in cells if i < len(values) and real[i]]
         pairs = [cos(values[i], values[j]) for i, j in itertools.combinations(inside, 2)]
         if pairs and sum(pairs) / len(pairs) >= threshold:
             for i in inside:
-                merged[i] = inside[0]
-    return merged
+                merged[i], similarity[i] = inside[0], sum(pairs) / len(pairs)
+    return merged, similarity
 
 
 @settings(max_examples=100, deadline=None)
@@ -172,14 +170,16 @@ def test_windows_equal_the_definition(
     values[tokens // 2] = 0.0  # no threshold here is (n - 2) / n, which it makes of n - 1 equal ones
     real = [i < tokens - padding for i in range(tokens)]
     places = torch.arange(tokens)[None]
-    merged = merge_windows(values[None], torch.tensor([real]), places, grid, side, threshold)[0].tolist()
-    assert merged == naive_windows(values, real, grid, side, threshold)
+    found = merge_windows(values[None], torch.tensor([real]), places, grid, side, threshold)
+    merged, similarity = naive_windows(values, real, grid, side, threshold)
+    assert found[0][0].tolist() == merged
+    assert found[1][0].tolist() == pytest.approx(similarity, abs=1e-5)
 
 
 def test_windows_go_by_place_not_by_order() -> None:
     values, grid = torch.ones(1, 16, 4), (4, 4)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))[None]
-    merged = merge_windows(values, torch.ones(1, 16, dtype=torch.bool), order, grid, 2, 0.8)[0]
+    merged = merge_windows(values, torch.ones(1, 16, dtype=torch.bool), order, grid, 2, 0.8)[0][0]
     for token, target in enumerate(merged.tolist()):
         window = [i for i in range(16) if _window(order[0, i]) == _window(order[0, token])]
         assert target == min(window)

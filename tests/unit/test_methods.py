@@ -107,12 +107,15 @@ def test_visionzip_equals_its_specification(keep: int, with_cls: bool) -> None:
         near = [i for i in rest if i not in targets and max(targets, key=lambda t: float(unit[i] @ unit[t])) == target]
         members = torch.stack([vision.features[0, i] for i in near]).mean(dim=0) if near else torch.zeros(4)
         features[target] = vision.features[0, target] + members
+    order = [*sorted(dominant), *targets]
     if cls:
-        features[min(set(range(24)) - set(features))] = vision.cls[0]
-    assert selection.index[0].tolist() == sorted(features)
+        slot = min(set(range(24)) - set(features))
+        features[slot] = vision.cls[0]
+        order = [slot, *order]
+    assert selection.index[0].tolist() == order, "CLS, dominant ones, contextual ones"
     assert selection.features is not None
     assert selection.replaced is not None
-    own = {i: selection.features[0, n] for n, i in enumerate(sorted(features)) if selection.replaced[0, n]}
+    own = {i: selection.features[0, n] for n, i in enumerate(order) if selection.replaced[0, n]}
     assert set(own) == set(features) - dominant, "dominant tokens keep the backbone's own features"
     for i, feature in own.items():
         assert torch.allclose(feature, 2.0 * features[i], atol=1e-5)

@@ -92,7 +92,7 @@ def run(tokens: int, dim: int = 12) -> dict[str, Callable[[], object]]:
         "cluster_means": lambda: cluster_means(values, places % (tokens // 2), tokens // 2),
         "max_min": lambda: max_min(values, 9),
         "dpp_map": lambda: dpp_map(Cosines(values), noise * 1e6, 9),
-        "merge_most_similar": lambda: merge_most_similar(values, real, torch.tensor([tokens // 4])),
+        "merge_most_similar": lambda: merge_most_similar(values, [tokens // 4]),
         "thin": lambda: thin(values, tokens // 2, tokens // 5),
         "merge_windows": lambda: merge_windows(values, real, places, (tokens // 10, 10), 2, 0.0),
         "absorb": lambda: absorb(values, values, noise, index, 5),

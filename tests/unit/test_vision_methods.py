@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,17 +14,22 @@ from torch import Tensor
 
 from clasp.budget import BudgetError, Geometry, Stage
 from clasp.methods.base import Method
+from clasp.methods.cdpruner import CDPruner
 from clasp.methods.contract import Patches
+from clasp.methods.crops import CropBudget, PerCrop
 from clasp.methods.fastervlm import FasterVLM
 from clasp.methods.hired import HiRED
 from clasp.methods.mustdrop import THRESHOLDS, MustDrop
 from clasp.methods.prumerge import PruMerge, PruMergePlus, evenly_spaced, outliers
 from clasp.methods.tome import ToMe, merges
+from clasp.methods.visionzip import VisionZip
 from clasp.methods.vispruner import VisPruner
 
 LLAVA = Geometry(576, 32, 4096, 11008, 32, 4096, 24, 23)
 ALL: list[type[Method]] = [FasterVLM, VisPruner, HiRED, PruMerge, PruMergePlus, ToMe, MustDrop]
 BEFORE_THE_DECODER = ALL[:-1]
+REORDERING = (PruMerge, PruMergePlus)
+"""Methods whose kept tokens go on in an order of their own; MustDrop's too, where windows merged."""
 
 
 def falling(scores: Tensor) -> list[int]:
@@ -43,7 +48,8 @@ def test_selections_are_distinct_and_name_the_states_they_read(method: type[Meth
     instance = method(tokens=keep)
     selection = instance.select(state, keep)
     assert selection.index.shape == (3, keep)
-    assert all(row == sorted(set(row)) for row in selection.index.tolist())
+    assert all(len(row) == len(set(row)) for row in selection.index.tolist())
+    assert method in REORDERING or all(row == sorted(row) for row in selection.index.tolist())
     assert state.tower.reads <= set(instance.vision_states(state.tower.feature_layer))
     assert selection.valid is None or bool(selection.valid.any(dim=1).all())
 
@@ -53,9 +59,9 @@ def test_equal_scores_and_tokens_are_no_special_case(method: type[Method]) -> No
     state = FakeState(2, 20, stage=Stage(0, 5))
     state.tower.attentions[:] = 0.05
     state.tower.states[:] = 0.0
-    state.tower.key[:] = 0.0
+    state.tower.whole_key[:] = 0.0
     selection = method(tokens=5).select(state, 5)
-    assert all(row == sorted(set(row)) for row in selection.index.tolist())
+    assert all(row == sorted(set(row)) for row in selection.index.tolist()), "equal ones stay in order"
     assert selection.features is None or bool(selection.features.isfinite().all())
 
 
@@ -149,7 +155,8 @@ def test_vispruner_equals_its_specification(keep: int, share: float) -> None:
 
 def enriched(state: FakeState, row: int, i: int, neighbours: int = 32) -> Tensor:
     tower = state.tower
-    keys, features, weights = tower.key[2, row], tower.states[3, row], tower.attentions[2, row]
+    keys = torch.cat(list(tower.whole_key[2, row]), dim=-1)  # all heads as one vector
+    features, weights = tower.states[3, row], tower.attentions[2, row]
     near = sorted((j for j in range(len(keys)) if j != i), key=lambda j: -cos(keys[i], keys[j]))[:neighbours]
     return features[i] + sum((weights[j] * features[j] for j in near), torch.zeros(features.shape[1]))
 
@@ -160,8 +167,8 @@ def test_prumerge_equals_its_specification(keep: int) -> None:
     selection = PruMerge(tokens=1).select(state, keep)
     assert selection.features is not None
     for row in range(2):
-        kept = sorted(falling(state.tower.attentions[2, row])[:keep])
-        assert selection.index[row].tolist() == kept
+        kept = falling(state.tower.attentions[2, row])[:keep]
+        assert selection.index[row].tolist() == kept, "by falling attention"
         expected = state.tower.project(torch.stack([enriched(state, row, i) for i in kept]))
         assert torch.allclose(selection.features[row], expected, atol=1e-4)
     plain = PruMerge(tokens=1, neighbours=0).select(state, keep)
@@ -184,10 +191,10 @@ def test_adaptive_prumerge_keeps_the_outliers_up_to_the_budget() -> None:
     selection = PruMerge(tokens=1, adaptive=True).select(state, 10)
     assert selection.valid is not None
     assert selection.valid.sum(dim=1).tolist() == [3, 7, 1, 10]
-    assert selection.index[1][selection.valid[1]].tolist() == list(range(5, 12))
-    assert selection.index[3][selection.valid[3]].tolist() == list(range(9, 19)), "the most attended of too many"
+    assert selection.index[1][selection.valid[1]].tolist() == list(range(11, 4, -1))
+    assert selection.index[3][selection.valid[3]].tolist() == list(range(18, 8, -1)), "the most attended of too many"
     assert selection.features is not None
-    expected = state.tower.project(torch.stack([enriched(state, 1, i) for i in range(5, 12)]))
+    expected = state.tower.project(torch.stack([enriched(state, 1, i) for i in range(11, 4, -1)]))
     assert torch.allclose(selection.features[1][selection.valid[1]], expected, atol=1e-4)
 
 
@@ -206,7 +213,8 @@ def test_prumerge_plus_adds_uniform_samples(keep: int, share: float) -> None:
     assert selection.pivots is not None
     for row in range(2):
         salient = falling(state.tower.attentions[2, row])[: keep - int(keep * share)]
-        assert selection.index[row][selection.pivots[row]].tolist() == sorted(salient)
+        assert selection.index[row, : len(salient)].tolist() == salient, "they go first, by falling attention"
+        assert selection.pivots[row].tolist() == [place < len(salient) for place in range(keep)]
         rest = [i for i in range(60) if i not in salient]
         ranks = [rest.index(i) for i in selection.index[row].tolist() if i not in salient]
         assert len(ranks) == int(keep * share)
@@ -325,6 +333,7 @@ def test_tome_hands_the_decoder_one_token_a_group() -> None:
 def test_mustdrop_merges_alike_windows_after_the_first_vit_layer() -> None:
     method = MustDrop(tokens=64)
     assert method.merge_layers(23) == (0,)
+    assert not method.weighs_merged, "the code's ViT goes on without counting sizes"
     patches = fake_patches(1, (6, 6))
     hidden = patches.hidden.clone()
     window = [r * 6 + c for r in range(3, 6) for c in range(3)]
@@ -334,6 +343,38 @@ def test_mustdrop_merges_alike_windows_after_the_first_vit_layer() -> None:
     padded = dataclasses.replace(patches, hidden=hidden, sizes=patches.sizes.clone())
     padded.sizes[0, 18] = 0
     assert method.merge(0, padded)[0, window].tolist() == [18] + [19] * 8
+
+
+def naive_windows(hidden: Tensor, side: int, threshold: float) -> list[int]:
+    """Where the code puts what it keeps of a square grid: merged windows by falling similarity, then the others."""
+    size = math.isqrt(len(hidden))
+    alike: dict[tuple[int, ...], float] = {}
+    for row in range(0, size, side):
+        for column in range(0, size, side):
+            window = tuple((row + r) * size + column + c for r in range(side) for c in range(side))
+            pairs = [cos(hidden[i], hidden[j]) for i, j in itertools.permutations(window, 2)]
+            alike[window] = sum(pairs) / len(pairs)
+    merged = sorted((w for w, similarity in alike.items() if similarity >= threshold), key=lambda w: -alike[w])
+    members = {i for window in merged for i in window}
+    return [window[0] for window in merged] + [i for i in range(len(hidden)) if i not in members]
+
+
+def test_mustdrop_hands_on_merged_windows_first() -> None:
+    method = MustDrop(tokens=64)
+    patches = fake_patches(1, (9, 9), seed=1)
+    near = patches.hidden[:, :1] + 0.3 * torch.linspace(0.3, 1.5, 81)[:, None] * patches.hidden
+    patches = dataclasses.replace(patches, hidden=near.roll(20, dims=1))
+    expected = naive_windows(patches.hidden[0], 3, 0.8)
+    merged, leading = method.merge(0, patches)[0], method.leading(0, patches)[0]
+    left = (merged == torch.arange(81)).nonzero()[:, 0]
+    assert 2 < int((torch.bincount(merged) == 9).sum()) < 9, "some windows merge, and not all"
+    assert left[leading[left].argsort(descending=True, stable=True)].tolist() == expected
+    state = FakeState(1, 81, stage=Stage(0, 3))
+    state.tower.stays[0] = merged == torch.arange(81)
+    state.tower.order[0, expected] = torch.arange(len(expected))
+    selection = MustDrop(tokens=64, accounting="thresholds").select(state, 3)
+    assert selection.valid is not None
+    assert selection.index[0][selection.valid[0]].tolist() == expected
 
 
 def test_mustdrop_averages_its_budget() -> None:
@@ -356,7 +397,7 @@ def test_mustdrop_keeps_the_representatives_that_cls_attends_to(keep: int) -> No
     selection = MustDrop(tokens=keep).select(state, keep)
     assert selection.valid is not None
     for row in range(2):
-        ranked = [i for i in falling(state.tower.attentions[2, row]) if state.tower.stays[row, i]]
+        ranked = [i for i in falling(state.tower.attentions[3, row]) if state.tower.stays[row, i]]
         assert selection.index[row][selection.valid[row]].tolist() == sorted(ranked[:keep])
     everyone = MustDrop(tokens=64, accounting="thresholds").select(state, keep)
     assert everyone.valid is not None
@@ -367,27 +408,42 @@ def test_mustdrop_keeps_the_representatives_that_cls_attends_to(keep: int) -> No
 @pytest.mark.parametrize("keep", [1, 7, 8, 9, 25])
 def test_mustdrop_ranks_protected_tokens_first(keep: int) -> None:
     state = FakeState(2, 40, original=100, words=[2, 5], stage=Stage(6, keep, after=True))
+    state.tower.merged_to = torch.tensor([94, 50])
     index = MustDrop(tokens=9).select(state, keep).index
-    for row, words in enumerate((2, 5)):
-        protected = falling(state.tower.attentions[2, row])[:8]  # 8 % of the 100 that there were
+    for row, (words, share) in enumerate(((2, 8), (5, 4))):  # 8 % of what the merging left, rounded up
+        protected = falling(state.tower.attentions[3, row])[:share]  # the last ViT layer, not the one before
         score = state.word_attention[row, :words].mean(dim=0)
         ranked = sorted(range(40), key=lambda i: (i not in protected, -float(score[i])))
         assert index[row].tolist() == sorted(ranked[:keep])
 
 
+@pytest.mark.parametrize("left", [25, 50, 75, 100, 575, 576])
+def test_mustdrop_protects_eight_in_a_hundred_of_what_merging_left(left: int) -> None:
+    state = FakeState(1, 60, stage=Stage(6, 60, after=True))
+    state.tower.merged_to = torch.tensor([left])
+    state.word_attention[:] = 0.0
+    state.word_attention[0, 0, 0] = 1.0
+    kept = MustDrop(tokens=64, accounting="thresholds").select(state, 60)
+    assert kept.valid is not None
+    protected = set(falling(state.tower.attentions[3, 0])[: math.ceil(0.08 * left)])
+    assert set(kept.index[0][kept.valid[0]].tolist()) == protected | {0}
+
+
+@pytest.mark.parametrize("thresholds", [None, (0.005, 0.001)], ids=["published", "own"])
 @pytest.mark.parametrize("tokens", THRESHOLDS)
-def test_mustdrop_drops_what_neither_the_text_nor_a_word_attends_to(tokens: int) -> None:
+def test_mustdrop_drops_what_neither_the_text_nor_a_word_attends_to(tokens: int, thresholds: Any) -> None:
     state = FakeState(2, 300, original=576, words=[2, 4], stage=Stage(2, 46, after=True))
+    state.tower.merged_to = torch.tensor([576, 320])
     draw = torch.Generator().manual_seed(tokens)
     peaks = torch.rand(2, 4, 300, generator=draw) ** 40
     state.word_attention = (0.02 * peaks * state.real[..., None]).float()
-    selection = MustDrop(tokens=tokens, accounting="thresholds").select(state, 46)
+    selection = MustDrop(tokens=tokens, accounting="thresholds", thresholds=thresholds).select(state, 46)
     assert selection.valid is not None
-    of_total, of_word = {192: (0.001, 0.001), 128: (0.0012, 0.001), 64: (0.011, 0.01)}[tokens]
-    counts = []
-    for row, words in enumerate((2, 4)):
+    published = {192: (0.001, 0.001), 128: (0.0012, 0.001), 64: (0.011, 0.01)}[tokens]
+    of_total, of_word = thresholds or published
+    for row, (words, left) in enumerate(((2, 576), (4, 320))):
         attention = state.word_attention[row, :words]
-        protected = falling(state.tower.attentions[2, row])[: math.ceil(0.08 * 576)]
+        protected = falling(state.tower.attentions[3, row])[: math.ceil(0.08 * left)]
         share = attention.sum(dim=0) / attention.sum()
         kept = [
             i
@@ -395,17 +451,16 @@ def test_mustdrop_drops_what_neither_the_text_nor_a_word_attends_to(tokens: int)
             if i in protected or not (float(share[i]) < of_total and float(attention[:, i].max()) < of_word)
         ]
         assert selection.index[row][selection.valid[row]].tolist() == kept
-        counts.append(len(kept))
-    assert min(counts) > 47, "thresholds keep more than the protected tokens here"
-    assert max(counts) < 300, "and drop some"
+        assert len(protected) < len(kept) < 300, "thresholds keep more than the protected tokens here, and drop some"
 
 
 def test_mustdrop_protects_the_same_tokens_at_every_stage() -> None:
     full = FakeState(1, 100, stage=Stage(2, 20, after=True))
-    full.tower.attentions[2, 0] = torch.arange(100) / 100
+    full.tower.attentions[3, 0] = torch.arange(100) / 100
     first = MustDrop(tokens=20).select(full, 20).index[0]
     later = FakeState(1, 20, seed=1, original=100, stage=Stage(6, 8, after=True))
-    later.tower.attentions[2, 0] = full.tower.attentions[2, 0, first]
+    later.tower.merged_to = torch.tensor([100])
+    later.tower.attentions[3, 0] = full.tower.attentions[3, 0, first]
     second = first[MustDrop(tokens=20).select(later, 8).index[0]]
     assert second.tolist() == list(range(92, 100))
 
@@ -416,6 +471,24 @@ def test_mustdrop_without_words_drops_nothing_by_threshold() -> None:
     assert selection.valid is not None
     assert bool(selection.valid.all())
     assert MustDrop(tokens=4).select(state, 4).index.shape == (1, 4)
+
+
+# Budgets of crops -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [FasterVLM, VisPruner, PruMerge, PruMergePlus, VisionZip, CDPruner])
+def test_a_crops_share_is_by_its_tokens_or_the_same_for_all(method: type[PerCrop]) -> None:
+    image = FakeCrops([24, 24, 12, 6])
+    assert method(tokens=1).scope == "crop"
+    assert method(tokens=1).allocate(image, 22) == [8, 8, 4, 2]
+    equal = method(tokens=1, crop_budget="equal")
+    assert equal.allocate(image, 20) == [5, 5, 5, 5]
+    assert equal.allocate(image, 42) == [12, 12, 12, 6], "what a crop cannot fill goes to the others"
+    said = {name: " | ".join(method(tokens=1, crop_budget=name).assumed()) for name in get_args(CropBudget)}
+    assert "in proportion to their tokens" in said["proportional"]
+    assert "equally, as official code" in said["equal"]
+    with pytest.raises(ValueError, match="unknown crop_budget 'per_tile'; use proportional or equal"):
+        method(tokens=1, crop_budget="per_tile")  # type: ignore[arg-type]
 
 
 # What must be refused -------------------------------------------------------------------------------------------------
@@ -432,6 +505,10 @@ def test_mustdrop_without_words_drops_nothing_by_threshold() -> None:
         (lambda: MustDrop(tokens=64, window=0), "window=0 is below 1"),
         (lambda: MustDrop(tokens=64, protected_share=0.0), r"protected_share=0.0 is outside \(0, 1\]"),
         (lambda: MustDrop(tokens=100, accounting="thresholds"), "tokens=100.*use tokens of 192, 128, 64"),
+        (lambda: MustDrop(tokens=64, thresholds=(0.1, 0.1)), "go with accounting='thresholds', not 'output_average'"),
+        (lambda: MustDrop(tokens=64, accounting="thresholds", thresholds=(0.1,)), "are not two positive numbers"),
+        (lambda: MustDrop(tokens=64, accounting="thresholds", thresholds=(0.1, 0)), "are not two positive numbers"),
+        (lambda: MustDrop(tokens=64, text="question"), "unknown text 'question'; use instruction or after_image"),
         (lambda: MustDrop(ratio=0.5, accounting="thresholds"), "ratio=0.5.*use tokens of 192, 128, 64"),
         (lambda: MustDrop(tokens=64, accounting="nominal"), "'nominal'.*output_average, thresholds"),
         (lambda: ToMe(tokens=64, accounting="thresholds"), "'thresholds'.*output_average, nominal"),

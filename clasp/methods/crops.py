@@ -1,0 +1,43 @@
+"""What methods share that rank each crop of an image by itself: how the image's budget is split over the crops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from clasp.methods.base import Method, proportional
+from clasp.methods.contract import Crops, Scope
+
+CropBudget = Literal["proportional", "equal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerCrop(Method):
+    """A method of scope ``crop``.
+
+    Args:
+        crop_budget: ``proportional``: an image's budget is split in proportion to its crops' tokens, without those of
+            padding. ``equal``: every crop has the same share of it, as in official code, whose T counts per crop; what
+            a crop cannot fill goes to the others, while official code ranks padding as well and then loses it.
+    """
+
+    scope: ClassVar[Scope] = "crop"
+    crop_budget: CropBudget = "proportional"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crop_budget not in get_args(CropBudget):
+            raise ValueError(f"unknown crop_budget {self.crop_budget!r}; use {' or '.join(get_args(CropBudget))}")
+
+    def allocate(self, image: Crops, keep: int) -> list[int]:
+        if self.crop_budget == "proportional":
+            return super().allocate(image, keep)
+        return proportional([1.0] * len(image.sizes), image.sizes, keep)
+
+    def assumed(self) -> tuple[str, ...]:
+        split = (
+            "in proportion to their tokens, padding left out; official code gives every crop the same"
+            if self.crop_budget == "proportional"
+            else "equally, as official code does, which however ranks and loses padding"
+        )
+        return (*super().assumed(), f"{self.name}: an image's budget is split over its crops {split}")

@@ -1,0 +1,35 @@
+"""What methods share that listen to the prompt's text: which tokens of it they take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from clasp.methods.base import Method
+from clasp.methods.contract import Span
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listening(Method):
+    """A method whose official code takes everything after the image for the text.
+
+    Args:
+        text: ``after_image``, as there: the question with what the chat template puts behind it; or the
+            ``instruction`` alone, the user's own words.
+    """
+
+    text: Span = "after_image"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.text not in get_args(Span):
+            raise ValueError(f"unknown text {self.text!r}; use {' or '.join(get_args(Span))}")
+
+    def span(self) -> Span:
+        return self.text
+
+    def assumed(self) -> tuple[str, ...]:
+        if self.text == "after_image":
+            return super().assumed()
+        note = f"{self.name}: its text is the instruction alone; the official code takes everything after the image"
+        return (*super().assumed(), note)
