@@ -202,8 +202,8 @@ def test_configurations(
     monkeypatch.setattr(cli, "_values", lambda composed: composed)
     # questions are built, and protocols hashed, alike for every input; that would take most of the time
     files = ensure(data_root, ["world_ocr"])
-    monkeypatch.setattr("clasp.evaluation.plan.ensure", lambda data, names: dict.fromkeys(names, files["world_ocr"]))
-    for name in ("clasp.evaluation.plan.prompt_protocol", "clasp.evaluation.plan.scoring_protocol"):
+    monkeypatch.setattr("clasp.evaluation.plan.find", lambda data, names: dict.fromkeys(names, files["world_ocr"]))
+    for name in ("clasp.evaluation.plan.prompt_protocol", "clasp.evaluation.plan.task_protocol"):
         monkeypatch.setattr(name, lru_cache(getattr(plan, name.rpartition(".")[2])))
     monkeypatch.setattr("clasp.backbones._configuration", lru_cache(backbones._configuration))
     draw = random.Random(SEED)

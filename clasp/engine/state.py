@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from clasp.backbones.base import UnsupportedError
-from clasp.backbones.clip_text import clip_text
 from clasp.budget import Stage
 from clasp.engine.layout import Layout
 from clasp.engine.vision import Medium, VisionRows
@@ -142,6 +141,8 @@ class StageState:
         return VisionRows(self._prefill.adapter, rows)
 
     def clip_similarity(self, text_tower: str) -> Tensor:
+        from clasp.backbones.clip_text import clip_text  # so that its code counts for methods alone that read it
+
         prefill = self._prefill
         clip = clip_text(text_tower, str(self._hidden.device))
         similarities = []

@@ -24,6 +24,7 @@ from clasp.backbones import BackboneRefused, BackboneUnavailable
 from clasp.config import OWN_DATA, LauncherConfig, RunConfig, load_config
 from clasp.evaluation import hydra_files as hydra_files  # its resolver, which configs/config.yaml uses
 from clasp.evaluation.benchmarks import BENCHMARKS
+from clasp.evaluation.data import ensure_as_planned
 from clasp.evaluation.provenance import command
 from clasp.evaluation.sweep import work
 from clasp.evaluation.sweep.launch import Asked, launch
@@ -135,7 +136,8 @@ def prefetch_job(composed: Any) -> None:
         from clasp.evaluation.prefetching.fetching import fetch
 
         fetch(config)
-        planned = make_plan(config)  # builds the benchmarks that are built here, and finds what else is wrong
+        planned = make_plan(config)  # finds what else is wrong
+        ensure_as_planned(config.paths.data, planned.files)
         print(f"{config.name}: all that its {len(planned.cells)} cells need is here")
         _statuses.append(0)
 

@@ -36,6 +36,7 @@ class CDPruner(Method):
 
     name: ClassVar[str] = "cdpruner"
     scope = "crop"
+    towers: ClassVar[tuple[str, ...]] = ("text_tower",)
     assumptions: ClassVar[tuple[str, ...]] = (
         "CDPruner's relevance is scaled within each crop",
         "CDPruner's kernel of too low a rank: the most relevant tokens fill the budget up",

@@ -118,7 +118,7 @@ def test_code_questions_and_packages_are_part_of_the_identity(
 ) -> None:
     config = configured("tokens=64", ONE)
     seen = {*signatures(config)}
-    changed = dict.fromkeys(("prompt_protocol", "scoring_protocol", "weights_fingerprint"), "changed")
+    changed = dict.fromkeys(("prompt_protocol", "task_protocol", "weights_fingerprint"), "changed")
     for name, value in {**changed, "versions": {"torch": "0"}}.items():
         with monkeypatch.context() as patched:
             patched.setattr(plan_module, name, lambda *_, value=value: value)
