@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import os
+import re
 import tempfile
 import time
 from pathlib import Path
 
 ABANDONED_S = 3600.0
 """Age in seconds from which a temporary file is taken for that of a process that was killed."""
+
+
+LARGE = 1 << 20
+"""Bytes from which the digest of a file is kept."""
+
+SETTLED_S = 2.0
+"""Seconds after a change from which a further one has another time stamp, on any file system."""
 
 
 def write_atomically(path: Path, payload: bytes) -> Path:
@@ -31,6 +41,34 @@ def write_atomically(path: Path, payload: bytes) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex; of a large one it is looked up as long as the file has not changed.
+
+    Looked up below the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``) by path, size, inode and both time
+    stamps: who edits a file can set the time of its content back, but not that of its change.
+    """
+    state = path.stat()
+    if state.st_size < LARGE:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    known = _digests() / hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:32]
+    key = f"{state.st_size} {state.st_ino} {state.st_mtime_ns} {state.st_ctime_ns}"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        noted, _, digest = known.read_text(encoding="utf-8").partition("\n")
+        if noted == key and re.fullmatch("[0-9a-f]{64}", digest):
+            return digest
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    settled = time.time() - max(state.st_mtime, state.st_ctime) > SETTLED_S
+    if settled and path.stat() == state:
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time alone
+            write_atomically(known, f"{key}\n{digest}".encode())
+    return digest
+
+
+def _digests() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clasp" / "digests"
 
 
 def append_line(path: Path, line: bytes) -> None:

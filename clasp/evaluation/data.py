@@ -1,10 +1,13 @@
-"""The embedded benchmarks' files under the data root, built on first use. Torch-free."""
+"""The embedded benchmarks' files under the data root: planned without them, built before they are asked. Torch-free."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from clasp.reading import BadFile
+from clasp.strict import ConfigError
 
 WORLD, CALIBRATION = "world_", "calibration_"
 """Prefixes of the picture world's benchmarks: of the test split, and of the one that calibrates."""
@@ -25,25 +28,59 @@ class LocalFile:
     questions: int
 
 
+def find(data: Path | str, names: Sequence[str]) -> dict[str, LocalFile]:
+    """What the named benchmarks under ``<data>/benchmarks`` ask; one is built only where nothing else tells.
+
+    Raises:
+        ConfigError: a file is damaged.
+    """
+    from clasp.tiny.benchmarks import build, stated
+
+    root, found = Path(data) / "benchmarks", {}
+    for name in names:
+        split, file = _place(name)
+        try:
+            known = stated(root, split, file)
+            if known is None:
+                build(root, split, names=[file])
+                known = stated(root, split, file)
+        except BadFile as error:
+            raise ConfigError(str(error)) from error
+        assert known is not None
+        found[name] = LocalFile(known.path, known.content, known.rows)
+    return found
+
+
 def ensure(data: Path | str, names: Sequence[str]) -> dict[str, LocalFile]:
-    """The files of the named benchmarks under ``<data>/benchmarks``; what is missing or outdated is built first."""
-    if not names:
-        return {}
-    from clasp.tiny.benchmarks import build, read_manifest
+    """As :func:`find`, once the files are there; what is missing or outdated is built first.
 
-    found: dict[str, LocalFile] = {}
-    for split in ("test", "calibration"):
-        # the calibration split holds the same sets, over other pictures
-        files = {name: name.replace(CALIBRATION, WORLD) for name in names if _split(name) == split}
-        if files:
-            paths = build(Path(data) / "benchmarks", split)
-            manifest = read_manifest(next(iter(paths.values())).parent)
-            found |= {
-                name: LocalFile(paths[file], manifest[file]["sha256"], manifest[file]["rows"])
-                for name, file in files.items()
-            }
-    return {name: found[name] for name in names}
+    Raises:
+        ConfigError: a file is damaged.
+    """
+    from clasp.tiny.benchmarks import build
+
+    for split, file in map(_place, names):
+        build(Path(data) / "benchmarks", split, names=[file])
+    return find(data, names)
 
 
-def _split(name: str) -> str:
-    return "calibration" if name.startswith(CALIBRATION) else "test"
+def ensure_as_planned(data: Path | str, planned: Mapping[str, LocalFile]) -> None:
+    """Builds the embedded ones among a plan's benchmarks, which must ask what the plan says.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    from clasp.tiny.benchmarks import NAMES
+
+    names = [name for name in planned if _place(name)[1] in NAMES]
+    for name, file in ensure(data, names).items():
+        if file.content != planned[name].content:
+            raise ConfigError(
+                f"{name} asks something else now than when the run was planned (an edited file, or packages that draw "
+                "other pictures than those that this version ships); run the same command again"
+            )
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Split and file of a benchmark; the calibration split holds the same sets, over other pictures."""
+    return ("calibration" if name.startswith(CALIBRATION) else "test"), name.replace(CALIBRATION, WORLD)

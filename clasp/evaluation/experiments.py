@@ -11,7 +11,7 @@ from clasp import reading
 from clasp.evaluation.store import CellSpec
 from clasp.files import write_atomically
 from clasp.records import EXPERIMENT
-from clasp.redact import redacted
+from clasp.redact import redact, redacted
 from clasp.strict import ConfigError, check_name
 
 SCHEMA = 2
@@ -55,16 +55,14 @@ def write(
         for row, specs in rows
         for spec in specs
     ]
-    record = redacted(
-        {
-            "schema": SCHEMA,
-            "name": name,
-            "command": command,
-            "benchmarks": [dict(benchmark) for benchmark in benchmarks],
-            "cells": cells,
-            "report": dict(report),
-        }
-    )
+    record = {
+        "schema": SCHEMA,
+        "name": name,
+        "command": redact(command),
+        "benchmarks": [dict(benchmark) for benchmark in benchmarks],
+        "cells": cells,  # as they are signed and named, whatever the environment says
+        "report": redacted(dict(report)),
+    }
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     file = path(results, name)
     if not file.exists() or file.read_text(encoding="utf-8") != text:

@@ -1,22 +1,53 @@
-"""Fingerprints of what can change a score beside the method: weights, questions, prompt code, package versions."""
+"""Fingerprints of what can change a score beside the method: weights, questions, prompt code, package versions.
+
+Nothing here is redacted: what is signed is what is there, whatever the environment says.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import re
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from clasp import backbones
 from clasp.backbones import resolve
 from clasp.backbones.hub import hub_commit
 from clasp.evaluation.benchmarks import TASKS, Benchmark
-from clasp.fingerprint import source_fingerprint
+from clasp.fingerprint import folder_fingerprint, functions_fingerprint, source_fingerprint
 
 PACKAGES = ("torch", "transformers", "tokenizers", "lmms_eval", "pillow")
-"""Packages whose version can change an answer or a score."""
+"""Packages whose version can change any answer or score. torchvision, which resizes for some processors, is bound to
+torch's version; numpy and datasets hand values on. :func:`task_protocol` adds av for videos, and the embedding router
+names the package of its encoder."""
 
-_ANSWER_FILES = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
+_FOLDER = Path(__file__).parent
+
+ASKING = (
+    "answering.py",  # builds prompts, prepares pictures, generates, cuts answers
+    "lmms.py",  # how lmms-eval is called (limit, order, task), and which of its values are the score
+    "model.py",  # decodes pictures and hands questions from lmms-eval to answering.py
+)
+"""Files of this folder that every question passes through, by which a change makes all cells stale."""
+
+WATCHING = ("frames.py",)
+"""Files that questions about videos alone pass through: which frames are taken, and how."""
+
+UNSIGNED = {
+    "ahead.py": "prepares the next batch beside the model, by answering.py; answers are tested to be equal without it",
+    "replay.py": "repeats what ViT layers returned; answers are tested to be equal bit for bit without it",
+    "benchmarks.py": "a list; task, metrics and scoring of the one benchmark are signed instead (task_protocol)",
+    "data.py": "finds and builds files; the content of what is asked is signed instead",
+    "custom.py": "reads a user's file; questions, answers and pictures as read are signed instead",
+    "videos.py": "finds question files and videos; questions, answers and what is in the videos are signed instead",
+    "store.py": "writes what came of it",
+    "session.py": "loads, asks and writes in turn; the score itself is read by lmms.py",
+    "plan.py": "makes what is signed",
+    "tasks": "files of the one benchmark's task are signed (task_protocol)",
+    "judging": "a judgement has an identity of its own: judge, model, prompt",
+    "keeping": "claims, failures and answers kept as they came; a stopped cell is tested to end as an unstopped one",
+}
+"""Files that signed ones import, or that stand between plan and score, and why they are not signed themselves."""
 
 
 def versions() -> dict[str, str]:
@@ -24,7 +55,6 @@ def versions() -> dict[str, str]:
     return {package: version(package).split("+")[0] for package in PACKAGES}
 
 
-@lru_cache(maxsize=8)
 def weights_fingerprint(source: str, revision: str | None = None, code: bool = False) -> str:
     """Names the weights, tokenizer, processor and prompt template of a backbone.
 
@@ -38,35 +68,37 @@ def weights_fingerprint(source: str, revision: str | None = None, code: bool = F
     Raises:
         BackboneUnavailable: the hub cannot be reached and the model is not in the local cache.
     """
-    folder = _folder(source)
-    if folder is None:
-        return f"hub:{source}@{hub_commit(source, revision)}"
-    digest = hashlib.sha256()
-    files = {path for pattern in _ANSWER_FILES for path in folder.glob(pattern)}
-    for path in [*sorted(files), *(sorted(folder.rglob("*.py")) if code else [])]:
-        digest.update(str(path.relative_to(folder)).encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{digest.hexdigest()[:24]}"
+    folder = Path(resolve(source)).expanduser()
+    if folder.is_dir():
+        return folder_fingerprint(folder, code)
+    return f"hub:{source}@{hub_commit(source, revision)}"
 
 
 def prompt_protocol() -> str:
-    """Fingerprint of the code that builds prompts and decodes answers."""
-    return source_fingerprint(Path(__file__).parent / name for name in ("answering.py", "frames.py", "model.py"))
+    """Fingerprint of the code that loads a model, builds prompts, decodes answers and reads scores."""
+    # of clasp.backbones the list of families, and what tells of missing files, change no answer
+    loading = functions_fingerprint(backbones.load, backbones._left_padding)
+    return f"{source_fingerprint(_FOLDER / name for name in ASKING)}-{loading}"
 
 
-def scoring_protocol(benchmark: Benchmark) -> str:
-    """Fingerprint of one of our own tasks: its file, what that includes, and our code that either names."""
-    return source_fingerprint(_task_files(TASKS / f"{benchmark.task}.yaml"))
+def task_protocol(benchmark: Benchmark) -> dict[str, Any]:
+    """What of a benchmark decides how it is asked and scored, its questions aside.
+
+    Of our own tasks that is a fingerprint of the task's file, what that includes, and our code that either names or
+    imports; lmms-eval's own are named by its version.
+    """
+    protocol: dict[str, Any] = {"task": benchmark.task, "metrics": list(benchmark.metrics)}
+    if benchmark.ours:
+        protocol["scoring"] = source_fingerprint(_task_files(TASKS / f"{benchmark.task}.yaml"))
+    if benchmark.source == "files":
+        protocol["frames"] = source_fingerprint(_FOLDER / name for name in WATCHING)
+        protocol["av"] = version("av")
+    return protocol
 
 
-def _task_files(path: Path) -> set[Path]:
+def _task_files(path: Path, seen: frozenset[Path] = frozenset()) -> set[Path]:
     text = path.read_text(encoding="utf-8")
-    modules = re.findall(r"!function clasp\.evaluation\.tasks\.(\w+)\.", text)
-    included = re.findall(r"^include: (\S+)$", text, re.MULTILINE)
-    return {path, *(TASKS / f"{name}.py" for name in modules)}.union(*(_task_files(TASKS / name) for name in included))
-
-
-def _folder(source: str) -> Path | None:
-    path = Path(resolve(source)).expanduser()
-    return path if path.is_dir() else None
+    named = {TASKS / f"{name}.py" for name in re.findall(r"\bclasp\.evaluation\.tasks\.(\w+)", text)}
+    named |= {TASKS / name for name in re.findall(r"^include: (\S+)$", text, re.MULTILINE)}
+    seen |= {path}
+    return {path}.union(*(_task_files(other, seen) for other in named - seen))

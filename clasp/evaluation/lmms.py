@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -64,6 +64,12 @@ def evaluate(lm: Any, benchmark: Benchmark, spec: CellSpec, config: RunConfig) -
             process_docs_parallel=1,
         )
     return results or {}
+
+
+def scores(results: Mapping[str, Any], benchmark: Benchmark) -> dict[str, float]:
+    """The values that sum to the score, by metric; empty where lmms-eval does not score."""
+    values = {name.partition(",")[0]: value for name, value in results["results"][benchmark.task].items()}
+    return {} if benchmark.pending else {name: float(values[name]) for name in benchmark.metrics}
 
 
 def answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) -> list[dict[str, Any]]:

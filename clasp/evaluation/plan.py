@@ -13,11 +13,10 @@ from clasp.config import OWN_DATA, FusionConfig, MethodConfig, PolicyConfig, Rou
 from clasp.evaluation.benchmarks import Benchmark, get_benchmark
 from clasp.evaluation.custom import Custom
 from clasp.evaluation.custom import read as read_custom
-from clasp.evaluation.data import LocalFile, ensure
-from clasp.evaluation.identity import prompt_protocol, scoring_protocol, versions, weights_fingerprint
+from clasp.evaluation.data import LocalFile, find
+from clasp.evaluation.identity import prompt_protocol, task_protocol, versions, weights_fingerprint
 from clasp.evaluation.store import CellSpec
 from clasp.evaluation.videos import ensure_videos
-from clasp.redact import redacted
 from clasp.strict import ConfigError
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
     asked = [
         (name, *_method(own, tokens, ratio, geometry)) for name, own, tokens, ratio in _combinations(config, notices)
     ]
-    files = ensure(config.paths.data, [benchmark.name for benchmark in benchmarks if benchmark.source == "local"])
+    files = find(config.paths.data, [benchmark.name for benchmark in benchmarks if benchmark.source == "local"])
     files |= _videos(config, benchmarks)
     if own is not None:
         files[own.benchmark.name] = own.file
@@ -93,7 +92,7 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
     rows: list[tuple[str, tuple[CellSpec, ...]]] = []
     seen: set[str] = set()
     for name, method, budget in asked:
-        identity = redacted(method.identity(adapter))  # a parameter can be a path
+        identity = method.identity(adapter)
         specs = tuple(
             CellSpec(
                 method=identity,
@@ -279,10 +278,8 @@ def _tasks(
     tasks: dict[str, dict[str, Any]] = {}
     limits: dict[str, int | str] = {}
     for benchmark in benchmarks:
-        tasks[benchmark.name] = {"task": benchmark.task}
+        tasks[benchmark.name] = task_protocol(benchmark)
         limits[benchmark.name] = config.limit
-        if benchmark.ours:
-            tasks[benchmark.name]["scoring"] = scoring_protocol(benchmark)
         if benchmark.name in files:
             file = files[benchmark.name]
             tasks[benchmark.name]["content"] = file.content

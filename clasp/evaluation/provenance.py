@@ -76,18 +76,35 @@ def _git() -> tuple[str | None, bool | None]:
     if (record := root / SNAPSHOT).is_file():
         known = json.loads(record.read_text(encoding="utf-8"))
         return known["commit"], known["dirty"]
-    if not (root / ".git").exists():
+    head = git(root, "rev-parse", "HEAD")
+    if head is None:
         return None, None
-    head = _run("rev-parse", "HEAD", root=root)
-    return head, bool(_run("status", "--porcelain", "--untracked-files=no", root=root)) if head else None
+    return head.strip(), bool(git(root, "status", "--porcelain", "--untracked-files=no"))
 
 
-def _run(*arguments: str, root: Path) -> str | None:
+_GIT = ("git", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", "--no-optional-locks")
+"""Git that only reads: two settings of a repository would let it start programs."""
+
+
+def git(root: Path, *arguments: str, differing: bool = False) -> str | None:
+    """What git says of the checkout ``root``; None where it is none, or there is no git.
+
+    Nothing of the environment that is meant for git (``GIT_DIR``, ``GIT_CONFIG_COUNT``, ``GIT_EXTERNAL_DIFF``, ...)
+    reaches it: such variables name other repositories, and programs to start.
+
+    Args:
+        root: top folder of the checkout.
+        arguments: a command of git with its options.
+        differing: exit code 1 means a difference, not a failure.
+    """
+    if not (root / ".git").exists():
+        return None
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run([*_GIT, "-C", str(root), *arguments], env=environment, capture_output=True, check=False)
     except FileNotFoundError:  # no git on this machine
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.decode(errors="surrogateescape") if done.returncode in (0, int(differing)) else None
 
 
 @lru_cache(maxsize=1)

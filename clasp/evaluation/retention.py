@@ -18,7 +18,7 @@ from clasp.config import RunConfig
 from clasp.evaluation import custom
 from clasp.evaluation.answering import Answerer, Question
 from clasp.evaluation.benchmarks import Benchmark
-from clasp.evaluation.data import LocalFile
+from clasp.evaluation.data import LocalFile, ensure_as_planned
 from clasp.evaluation.plan import Plan
 from clasp.evaluation.provenance import now, provenance
 from clasp.evaluation.tasks.scoring import normalise
@@ -94,6 +94,7 @@ def record(config: RunConfig, plan: Plan) -> Path:
         BackboneUnavailable: the model's files cannot be had.
     """
     check(config, plan)
+    ensure_as_planned(config.paths.data, plan.files)
     started = now()
     asked = [one for benchmark in plan.benchmarks for one in _questions(benchmark, plan.files[benchmark.name], config)]
     backbone = config.backbone

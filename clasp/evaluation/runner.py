@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clasp.config import RunConfig
 from clasp.evaluation import experiments
+from clasp.evaluation.data import ensure_as_planned
 from clasp.evaluation.judging.chat import endpoint
 from clasp.evaluation.judging.judge import completed
 from clasp.evaluation.keeping.claims import Claims
@@ -68,6 +69,7 @@ def run_cells(
 
     Raises:
         BackboneUnavailable: the model's files cannot be had.
+        ConfigError: the embedded benchmarks ask something else than planned.
         OSError: the disk is full.
     """
     store = CellStore(config.paths.results)
@@ -81,6 +83,7 @@ def run_cells(
     wanted = [(group, spec) for group, spec in _ordered(plan, only) if present[spec.signature] is None]
     if not wanted:
         return _outcome(plan, present, 0, {})
+    ensure_as_planned(config.paths.data, plan.files)
     session = Session(plan, config, store, judge, team)
     failed: dict[str, str] = {}
     with Claims(config.paths.results) as claims, session, _progress(session.questions(wanted)) as bar:

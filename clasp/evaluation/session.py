@@ -172,8 +172,7 @@ class Session:
 
         started, benchmark = now(), self._benchmarks[spec.benchmark]
         lm, answerer, results = self.answered(group, spec, journal, held.check, advance)
-        values = {name.partition(",")[0]: value for name, value in results["results"][benchmark.task].items()}
-        scores = {} if benchmark.pending else {name: float(values[name]) for name in benchmark.metrics}
+        scores = lmms.scores(results, benchmark)
         rows = lmms.answer_rows(results["samples"][benchmark.task], lm, benchmark)
         method, geometry = group.method, self._plan.geometry
         cell = {

@@ -22,6 +22,9 @@ from clasp.strict import ConfigError
 FORMATS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 """Endings of video files, in the order in which they are looked for."""
 
+ENDS = 1 << 16
+"""Bytes at either end of a video that stand for its content: they hold its index, and the first and last frames."""
+
 SHOWN = 3
 """Names of missing videos in a message."""
 
@@ -45,7 +48,8 @@ SETS: dict[str, VideoSet] = {
 def ensure_videos(data: Path | str, names: Sequence[str], limit: int | str = "all") -> dict[str, LocalFile]:
     """The named sets' question files, once everything that the first ``limit`` questions need is there.
 
-    Their content hash covers questions, answers and each video's name and size (the videos themselves are gigabytes).
+    Their content hash covers questions, answers and each video's name, size, beginning and end: whole videos are
+    gigabytes, and one that was cut or encoded anew differs there.
 
     Raises:
         ConfigError: a file is missing or is not of the layout; the message says which files go where.
@@ -128,6 +132,15 @@ def _check_there(name: str, paths: Sequence[Path]) -> None:
 def _content(rows: Sequence[Mapping[str, str]], paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for row, path in zip(rows, paths, strict=True):
-        line = [row["question_id"], row["question"], row["answer"], path.name, path.stat().st_size]
+        line = [row["question_id"], row["question"], row["answer"], path.name, *_ends(path)]
         digest.update(json.dumps(line).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _ends(path: Path) -> tuple[int, str]:
+    """Size of a video, and a hash of its first and last :data:`ENDS` bytes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        first = file.read(ENDS)
+        file.seek(max(0, size - ENDS))
+        return size, hashlib.sha256(first + file.read(ENDS)).hexdigest()

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from clasp.budget import ACCOUNTINGS, Accounting, Budget, BudgetError, Geometry, Schedule
-from clasp.fingerprint import code_fingerprint
 from clasp.methods.contract import Crops, Patches, Positions, Scope, Selection, Span, State, Tower
 
 if TYPE_CHECKING:
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
 _ENGINE = "clasp.engine"
 """Code that every method's answers pass through, beside the backbone's adapter."""
+_CLIP_TEXT = "clasp.backbones.clip_text"
+"""Code that reads :attr:`Method.towers`; the engine imports it where one is read, so that other methods do without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class Method(ABC):
     prunes: ClassVar[bool] = True
     accountings: ClassVar[tuple[Accounting, ...]] = ACCOUNTINGS
     """Values of ``accounting`` that the method knows, the default first."""
+    towers: ClassVar[tuple[str, ...]] = ()
+    """Parameters that name a CLIP model (hub id or folder) whose text tower is read where one is given."""
     assumptions: ClassVar[tuple[str, ...]] = ()
     """What of this method is not stated by its paper; :meth:`assumed` is what results say."""
 
@@ -182,11 +185,17 @@ class Method(ABC):
     def identity(self, *modules: str) -> dict[str, Any]:
         """Everything of the method that can change a score, as JSON values: name, parameters, code fingerprint.
 
+        A model among the parameters is named by what its files hold, not by where they are.
+
         Args:
             modules: dotted names of further code that its answers pass through (the backbone's adapter).
         """
+        from clasp.fingerprint import code_fingerprint, part_fingerprint  # later: its own code changes no answer
+
         parameters = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        code = code_fingerprint(type(self).__module__, _ENGINE, *modules)
+        given = [name for name in self.towers if parameters[name] is not None]
+        parameters |= {name: part_fingerprint(parameters[name]) for name in given}
+        code = code_fingerprint(type(self).__module__, _ENGINE, *([_CLIP_TEXT] if given else []), *modules)
         return {"name": self.name, "parameters": parameters, "code": code}
 
     def __call__(self, model: Any, processor: Any) -> Run:
@@ -241,6 +250,8 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in sorted(value.items())}
+    if hasattr(value, "identity"):  # it reads more than its fields say
+        return value.identity()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"type": getattr(value, "name", type(value).__name__), **fields}

@@ -43,6 +43,7 @@ class CDPruner(PerCrop):
     """
 
     name: ClassVar[str] = "cdpruner"
+    towers: ClassVar[tuple[str, ...]] = ("text_tower",)
     assumptions: ClassVar[tuple[str, ...]] = (
         "CDPruner's relevance is scaled within each crop; its code scales over all crops of an image",
         "CDPruner's kernel of too low a rank: the most relevant tokens fill the budget up",

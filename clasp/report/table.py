@@ -162,12 +162,23 @@ def comma_separated(summary: Summary) -> str:
 
 
 def records_csv(records: Sequence[Mapping[str, object]]) -> str:
-    """Records of the same keys, one a line."""
+    """Records of the same keys, one a line; texts that a spreadsheet would take for formulas get a quote in front."""
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({key: _no_formula(cell) for key, cell in record.items()} for record in records)
     return out.getvalue()
+
+
+def _no_formula(cell: object) -> object:
+    """The cell as it is unless it is a text that begins as formulas do; numbers, and texts that are some, stay."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith(("=", "+", "-", "@")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def _record(summary: Summary, row: Row) -> dict[str, object]:

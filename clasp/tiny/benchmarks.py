@@ -5,23 +5,21 @@ Torch-free. Rows are in a seeded order, so the first N rows of a file are a fair
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from clasp.files import write_atomically
+from clasp.files import file_digest, write_atomically
 from clasp.policy import CATEGORIES
-
-VERSION = 2
-"""Raised whenever a change of the world, its questions or this file changes a row."""
+from clasp.reading import BadFile
+from clasp.tiny.rows import Row, content_hash, draw, drawing_code
 
 NAMES = ("easy_vqa", *(f"world_{category}" for category in CATEGORIES))
 ROWS_PER_CATEGORY = 500
@@ -29,34 +27,51 @@ EASY_ROWS = 1_000
 EASY_ALL = 9_673
 """All of easy-VQA's test questions."""
 
+SPLITS = ("test", "calibration")
+CONTENTS = Path(__file__).with_name("contents.json")
+"""What the benchmarks of the usual size ask, so that a plan needs none of them built.
+
+Content hash by split and benchmark, and the ``code`` that draws them; ``python -m clasp.tiny.benchmarks`` writes it.
+"""
+
 _COLUMNS = ("question_id", "image", "question", "answer", "category")
-_EASY_SEED = 20_24
 
 
 @dataclass(frozen=True)
-class Row:
-    """One test question; ``image`` is a PNG file's bytes."""
+class Stated:
+    """What is known of a benchmark's questions.
 
-    question_id: str
-    image: bytes
-    question: str
-    answer: str
-    category: str
+    Args:
+        path: the parquet file, whether or not it is there.
+        content: :func:`content_hash` of its rows, the same on every machine.
+        rows: how many they are.
+    """
+
+    path: Path
+    content: str
+    rows: int
 
 
 def build(
-    root: Path, split: str = "test", easy_rows: int = EASY_ROWS, category_rows: int = ROWS_PER_CATEGORY
+    root: Path,
+    split: str = "test",
+    easy_rows: int = EASY_ROWS,
+    category_rows: int = ROWS_PER_CATEGORY,
+    names: Sequence[str] = NAMES,
 ) -> dict[str, Path]:
-    """Writes what is missing below ``root/split`` and returns the parquet file of each benchmark.
+    """Writes what is missing below ``root/split``, or drawn by other code, and returns each benchmark's parquet file.
+
+    A file that somebody edited stays as it is.
 
     Args:
         split: ``test``, or ``calibration`` (world scenes of that split, questions from easy-VQA's train half).
         easy_rows: how many easy-VQA questions; EASY_ALL for every one of the test split.
         category_rows: how many questions per category of the world.
+        names: of the benchmarks.
     Raises:
         ValueError: the split is neither of the two, or a row count is below 1 or above what easy-VQA holds.
     """
-    if split not in ("test", "calibration"):
+    if split not in SPLITS:
         raise ValueError(f"Unknown benchmark split {split!r}: use test or calibration.")
     if not 1 <= easy_rows <= EASY_ALL or category_rows < 1:
         raise ValueError(
@@ -64,81 +79,68 @@ def build(
             "and 1 or more."
         )
     folder = root / split
-    paths = {name: folder / f"{name}.parquet" for name in NAMES}
-    manifest = read_manifest(folder)
+    paths = {name: folder / f"{name}.parquet" for name in names}
     for name, path in paths.items():
         count = easy_rows if name == "easy_vqa" else category_rows
-        known = manifest.get(name)
-        if known and path.exists() and (known["version"], known["rows"]) == (VERSION, count):
+        if path.exists() and _current(read_manifest(folder).get(name), count):
             continue
-        rows = list(tqdm(_rows(name, split, count), total=count, desc=name, leave=False))
+        rows = list(tqdm(draw(name, split, count), total=count, desc=name, leave=False))
         _write(path, rows)
-        manifest[name] = {"version": VERSION, "rows": count, "sha256": content_hash(rows)}
+        entry = {"code": drawing_code(), "rows": count, "sha256": content_hash(rows), "file": file_digest(path)}
+        manifest = read_manifest(folder) | {name: entry}
         write_atomically(folder / "manifest.json", (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
     return paths
 
 
+def stated(root: Path, split: str, name: str) -> Stated | None:
+    """What a benchmark of the usual size asks, without building it; None where only building tells.
+
+    Of a file that was edited since it was built, what stands in it now.
+
+    Raises:
+        BadFile: the file is damaged.
+    """
+    path, count = root / split / f"{name}.parquet", EASY_ROWS if name == "easy_vqa" else ROWS_PER_CATEGORY
+    entry = read_manifest(path.parent).get(name)
+    if path.exists() and _current(entry, count):
+        assert entry is not None
+        digest = file_digest(path)
+        return Stated(path, entry["sha256"], count) if digest == entry["file"] else _read(path, digest)
+    shipped = json.loads(CONTENTS.read_text(encoding="utf-8"))
+    return Stated(path, shipped[split][name], count) if shipped["code"] == drawing_code() else None
+
+
+def _current(entry: Mapping[str, Any] | None, count: int) -> bool:
+    """Whether a line of the manifest is of as many rows, drawn by this code."""
+    return entry is not None and (entry.get("code"), entry.get("rows")) == (drawing_code(), count)
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, digest: str) -> Stated:
+    """What stands in a file; ``digest`` is the file's."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = [Row(**record | {"image": record["image"]["bytes"]}) for record in pq.read_table(path).to_pylist()]
+    except (pa.ArrowException, TypeError, KeyError) as error:
+        raise BadFile(f"{path} cannot be read ({error}); delete it and it is built anew") from error
+    return Stated(path, content_hash(rows), len(rows))
+
+
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Per benchmark its ``version``, ``rows`` and ``sha256`` of the content; empty where nothing was built."""
+    """By benchmark that was built: its ``code``, ``rows``, ``sha256`` of the content, and that of the ``file``."""
     path = folder / "manifest.json"
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def content_hash(rows: list[Row]) -> str:
-    """SHA-256 over the questions, the answers and the decoded pixels: free of how a library writes its files."""
-    from PIL import Image
-
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps([row.question_id, row.question, row.answer, row.category]).encode())
-        with Image.open(BytesIO(row.image)) as image:
-            digest.update(image.convert("RGB").tobytes())
-    return digest.hexdigest()
-
-
-def _rows(name: str, split: str, count: int) -> Iterator[Row]:
-    return _easy_rows(split, count) if name == "easy_vqa" else _world_rows(name.removeprefix("world_"), split, count)
-
-
-def _world_rows(category: str, split: str, count: int) -> Iterator[Row]:
-    """One question per scene at most, scenes in order of their index; a scene that cannot serve is passed over."""
-    from clasp.tiny.questions import ask
-    from clasp.tiny.world import generator, scene
-
-    index = written = 0
-    while written < count:
-        picture = scene(split, index)
-        asked = ask(picture, category, generator(split, index, purpose=2 + CATEGORIES.index(category)))
-        if asked:
-            name = f"{split}-{index}-{category}"
-            yield Row(name, _world_png(split, index), asked.text, asked.answer, category)
-            written += 1
-        index += 1
-
-
-@cache
-def _world_png(split: str, index: int) -> bytes:
-    """The scene's picture; kept, because each category asks about many of the same scenes."""
-    from PIL import Image
-
-    from clasp.tiny.drawing import render
-    from clasp.tiny.world import scene
-
-    buffer = BytesIO()
-    Image.fromarray(render(scene(split, index))).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _easy_rows(split: str, count: int) -> Iterator[Row]:
-    from clasp.tiny.easy import easy_category, easy_images
-
-    images = easy_images("test" if split == "test" else "train")
-    asked = [(image, number) for image in images for number in range(len(image.questions))]
-    for chosen in np.random.default_rng(_EASY_SEED).permutation(len(asked))[:count]:
-        image, number = asked[chosen]
-        question, answer = image.questions[number]
-        name = f"{split}-{image.key}-{number}"
-        yield Row(name, image.path.read_bytes(), question, answer, easy_category(question))
+def write_contents(root: Path) -> Path:
+    """Builds every benchmark below ``root`` and writes what this version ships of them, :data:`CONTENTS`."""
+    contents: dict[str, Any] = {"code": drawing_code()}
+    for split in SPLITS:
+        build(root, split)
+        contents[split] = {name: entry["sha256"] for name, entry in sorted(read_manifest(root / split).items())}
+    return write_atomically(CONTENTS, (json.dumps(contents, indent=1) + "\n").encode())
 
 
 def _write(path: Path, rows: list[Row]) -> None:
@@ -157,3 +159,8 @@ def _write(path: Path, rows: list[Row]) -> None:
     buffer = BytesIO()
     pq.write_table(pa.Table.from_pylist(records, schema=schema), buffer)
     write_atomically(path, buffer.getvalue())
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as built:
+        print(write_contents(Path(built)))

@@ -101,7 +101,7 @@ def test_cdpruner_ranks_by_it(clip: ClipText, monkeypatch: pytest.MonkeyPatch) -
     family = FAMILIES["llava"]
     question = PROMPTS[0] + SHORT_ANSWERS[0]
     model, processor, prompt = family.model(), family.processor(), Prompt(text=question, images=[_picture(64, 64, 0)])
-    monkeypatch.setattr("clasp.engine.state.clip_text", lambda source, device: clip)
+    monkeypatch.setattr("clasp.backbones.clip_text.clip_text", lambda source, device: clip)
     inputs = family.inputs([prompt])
     with CDPruner(tokens=12, text_tower="clip")(model, processor) as run, torch.no_grad():
         model(**inputs)

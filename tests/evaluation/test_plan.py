@@ -118,8 +118,9 @@ def test_code_questions_and_packages_are_part_of_the_identity(
 ) -> None:
     config = configured("tokens=64", ONE)
     seen = {*signatures(config)}
-    changed = dict.fromkeys(("prompt_protocol", "scoring_protocol", "weights_fingerprint"), "changed")
-    for name, value in {**changed, "versions": {"torch": "0"}}.items():
+    changed: dict[str, Any] = dict.fromkeys(("prompt_protocol", "weights_fingerprint"), "changed")
+    changed |= {"task_protocol": {"task": "changed"}, "versions": {"torch": "0"}}
+    for name, value in changed.items():
         with monkeypatch.context() as patched:
             patched.setattr(plan_module, name, lambda *_, value=value: value)
             seen |= {*signatures(config)}

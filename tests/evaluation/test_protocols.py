@@ -108,7 +108,7 @@ def test_what_a_task_is_made_of_is_part_of_its_identity(tmp_path: Path, monkeypa
     for path in (*TASKS.glob("*yaml"), *TASKS.glob("*.py")):
         (copied / path.name).write_bytes(path.read_bytes())
     monkeypatch.setattr(identity, "TASKS", copied)
-    before = {name: identity.scoring_protocol(BENCHMARKS[name]) for name in (*PUBLISHED, "msvd")}
+    before = {name: identity.task_protocol(BENCHMARKS[name]) for name in (*PUBLISHED, "msvd")}
     for changed, stale in (
         ("mmvet.py", {"mmvet"}),
         ("textvqa.py", {"textvqa", "textvqa_ocr"}),
@@ -118,7 +118,7 @@ def test_what_a_task_is_made_of_is_part_of_its_identity(tmp_path: Path, monkeypa
     ):
         text = (copied / changed).read_text()
         (copied / changed).write_text(text + "\nmore: 1\n")
-        after = {name: identity.scoring_protocol(BENCHMARKS[name]) for name in before}
+        after = {name: identity.task_protocol(BENCHMARKS[name]) for name in before}
         assert {name for name in before if before[name] != after[name]} == stale
         (copied / changed).write_text(text)
 

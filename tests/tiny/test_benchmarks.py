@@ -14,7 +14,10 @@ import pytest
 from PIL import Image
 
 from clasp.policy import CATEGORIES
-from clasp.tiny.benchmarks import NAMES, VERSION, build, read_manifest
+from clasp.reading import BadFile
+from clasp.tiny import benchmarks
+from clasp.tiny.benchmarks import CONTENTS, NAMES, build, read_manifest, stated
+from clasp.tiny.rows import drawing_code
 
 pytestmark = pytest.mark.xdist_group("tiny benchmarks")  # the same files for all
 ROWS = 12
@@ -35,7 +38,7 @@ def test_every_benchmark_is_there(built: tuple[Path, dict[str, Path]]) -> None:
         assert table.column_names == ["question_id", "image", "question", "answer", "category"]
         assert table.num_rows == ROWS
         assert len(set(table["question_id"].to_pylist())) == ROWS
-        assert (manifest[name]["version"], manifest[name]["rows"]) == (VERSION, ROWS)
+        assert (manifest[name]["code"], manifest[name]["rows"]) == (drawing_code(), ROWS)
         assert set(table["category"].to_pylist()) <= set(CATEGORIES)
         if name != "easy_vqa":
             assert set(table["category"].to_pylist()) == {name.removeprefix("world_")}
@@ -90,6 +93,38 @@ def test_calibration_rows_are_not_test_rows(built: tuple[Path, dict[str, Path]],
             {row["image"]["bytes"] for row in pq.read_table(paths[name]).to_pylist()} for paths in (other, built[1])
         ]
         assert not images[0] & images[1]
+
+
+def test_what_is_shipped_of_the_benchmarks_is_what_is_built(tmp_path: Path) -> None:
+    """Code and names of all, and the content of those that are quickly built; runs compare the others."""
+    shipped = json.loads(CONTENTS.read_text())
+    assert shipped["code"] == drawing_code(), "the world is drawn by other code: run python -m clasp.tiny.benchmarks"
+    for split in benchmarks.SPLITS:
+        assert set(shipped[split]) == set(NAMES)
+        planned = stated(tmp_path, split, "easy_vqa")
+        assert not (tmp_path / split).exists(), "a plan builds nothing"
+        build(tmp_path, split, names=["easy_vqa"])
+        assert planned == stated(tmp_path, split, "easy_vqa")
+        assert read_manifest(tmp_path / split)["easy_vqa"]["sha256"] == shipped[split]["easy_vqa"]
+
+
+def test_an_edited_file_stays_and_says_what_stands_in_it(
+    built: tuple[Path, dict[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks, "ROWS_PER_CATEGORY", ROWS)
+    path = build(tmp_path, category_rows=ROWS, names=["world_ocr"])["world_ocr"]
+    before, table = stated(tmp_path, "test", "world_ocr"), pq.read_table(path)
+    pq.write_table(table, path, compression="gzip")
+    assert before == stated(tmp_path, "test", "world_ocr"), "the same rows"
+    pq.write_table(table.slice(1), path)
+    build(tmp_path, category_rows=ROWS, names=["world_ocr"])
+    after = stated(tmp_path, "test", "world_ocr")
+    assert before is not None
+    assert after is not None
+    assert (after.rows, after.content != before.content) == (ROWS - 1, True)
+    path.write_bytes(b"no parquet")
+    with pytest.raises(BadFile, match="delete it and it is built anew"):
+        stated(tmp_path, "test", "world_ocr")
 
 
 @pytest.mark.parametrize(

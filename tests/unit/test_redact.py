@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from pathlib import Path
 
 import pytest
 
-from clasp.redact import redact, redact_streams, redacted
+from clasp.redact import redact, redact_logs, redact_streams, redacted
 
 SECRET = "planted-f3a9c1e07b"
 
@@ -22,6 +23,30 @@ def test_values_of_secret_variables_are_hidden(monkeypatch: pytest.MonkeyPatch) 
     assert SECRET in redact(SECRET)
 
 
+@pytest.mark.parametrize("value", ["5eadbeef5ead", "kLmNoPqRstUv", "hunter22", "a-b-c-1-longer"])
+def test_what_is_long_and_no_word_is_hidden(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", value)
+    assert redact(f"x {value}") == "x ***"
+
+
+def test_logs_are_redacted_with_their_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", SECRET)
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    with monkeypatch.context() as patched:
+        patched.setattr(logging.getLogger(), "handlers", [handler])
+        redact_logs()
+        redact_logs()
+        try:
+            raise ValueError(f"no {SECRET}")
+        except ValueError:
+            logging.getLogger("a.b").exception("with %s at %d", SECRET, 7)
+    assert len(handler.filters) == 1
+    assert SECRET not in written.getvalue()
+    assert "with *** at 7\nTraceback" in written.getvalue()
+    assert "ValueError: no ***" in written.getvalue()
+
+
 def test_a_secret_that_holds_another_is_hidden_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_TOKEN", SECRET)
     monkeypatch.setenv("B_TOKEN", f"{SECRET}-and-more")
@@ -30,7 +55,15 @@ def test_a_secret_that_holds_another_is_hidden_whole(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("A_TOKEN", "false"), ("A_KEY", ""), ("TOKENIZERS_PARALLELISM", "disabled-here"), ("A_KEY_FILE", "/etc/some-key")],
+    [
+        *(("A_TOKEN", "false"), ("A_KEY", ""), ("A_KEY_FILE", "/etc/some-key"), ("A_KEY", "a1b2c3")),
+        *(
+            ("MY_KEY", "output_average"),
+            ("MY_TOKEN", "density_peaks"),
+            ("MY_TOKEN", "Not-Needed"),
+            ("A_KEY", "REQUIRED"),
+        ),
+    ],
 )
 def test_ordinary_values_stay(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)

@@ -115,10 +115,8 @@ def test_code_is_part_of_the_fingerprint_where_it_is_run(folder: Path) -> None:
     before = weights_fingerprint(str(folder))
     coded("config.json", "AutoConfig", "own.Own")(folder)
     check_trust(str(folder), trust=Trust(trust_remote_code=True))
-    weights_fingerprint.cache_clear()
     found = {weights_fingerprint(str(folder), code=code) for code in (False, True)}
     (folder / "own.py").write_text("class Own: ...\n")
-    weights_fingerprint.cache_clear()
     changed = {weights_fingerprint(str(folder), code=code) for code in (False, True)}
     assert len({before} | found | changed) == 4, "the configuration counts always, the code where it is run"
 

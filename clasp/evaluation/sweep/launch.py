@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from clasp.budget import Geometry
 from clasp.config import LauncherConfig, RunConfig
+from clasp.evaluation.data import ensure_as_planned
 from clasp.evaluation.estimating.estimate import Estimator
 from clasp.evaluation.keeping import failures
 from clasp.evaluation.prefetching.prefetch import check_prefetched, offline_environment
@@ -87,6 +88,8 @@ def launch(asked: Sequence[Asked], command: str, script: str, overrides: Sequenc
         for one in asked:
             check_prefetched(one.config, one.plan.cells[0].weights)
     for one in asked:
+        if cells:
+            ensure_as_planned(one.config.paths.data, one.plan.files)
         record_experiment(one.plan, one.config)
     if not cells:
         print("every cell is there already; nothing was submitted")

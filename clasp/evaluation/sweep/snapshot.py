@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
-from clasp.evaluation.provenance import SNAPSHOT, now
+from clasp.evaluation.provenance import SNAPSHOT, git, now
 from clasp.redact import redact
 
 ROOT = Path(__file__).resolve().parents[3]
 """Of the project that this process runs."""
 
 DIFF = "dirty.diff"
+_DIFF = ("diff", "--binary", "--no-ext-diff", "--no-textconv")
 _LEFT_OUT = ("results", "notebooks", "tests")
 _WHOLE = ("clasp", "configs", "scripts")
 
@@ -30,7 +30,7 @@ def take(sweep: Path, root: Path = ROOT) -> Path:
         OSError: the disk is full, or a file cannot be read.
     """
     code = sweep / "code"
-    tracked = _git(root, "ls-files", "-z", "--cached")
+    tracked = git(root, "ls-files", "-z", "--cached")
     names = _files(root, tracked)
     for name in names:
         target = code / name
@@ -59,16 +59,16 @@ def _files(root: Path, tracked: str | None) -> list[str]:
 
 
 def _untracked(root: Path) -> list[str]:
-    return [name for name in (_git(root, "ls-files", "-z", "--others", "--exclude-standard") or "").split("\0") if name]
+    return [name for name in (git(root, "ls-files", "-z", "--others", "--exclude-standard") or "").split("\0") if name]
 
 
 def _state(root: Path, sweep: Path, code: Path) -> dict[str, object]:
     """Commit and dirty flag; writes the diff of a dirty tree, files that git does not know included."""
-    commit = (_git(root, "rev-parse", "HEAD") or "").strip() or None
-    changes = _git(root, "diff", "--binary", "HEAD") or ""
+    commit = (git(root, "rev-parse", "HEAD") or "").strip() or None
+    changes = git(root, *_DIFF, "HEAD") or ""
     for name in _untracked(root):
         if name.partition("/")[0] not in _LEFT_OUT:
-            changes += _git(root, "diff", "--binary", "--no-index", "/dev/null", name, differing=True) or ""
+            changes += git(root, *_DIFF, "--no-index", "/dev/null", name, differing=True) or ""
     if changes:
         (sweep / DIFF).write_text(redact(changes), encoding="utf-8")
     return {"commit": commit, "dirty": bool(changes)}
@@ -78,14 +78,3 @@ def _inherited(root: Path) -> dict[str, object]:
     """Of code that is itself a snapshot, or that no git knows."""
     known = recorded(root) or {}
     return {"commit": known.get("commit"), "dirty": known.get("dirty")}
-
-
-def _git(root: Path, *arguments: str, differing: bool = False) -> str | None:
-    """What git says, None where ``root`` is no checkout; ``differing``: exit code 1 means a difference."""
-    if not (root / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=False)
-    except FileNotFoundError:  # no git on this machine
-        return None
-    return done.stdout.decode(errors="surrogateescape") if done.returncode in (0, int(differing)) else None

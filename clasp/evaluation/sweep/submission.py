@@ -85,6 +85,7 @@ def submitted(sweep: Sweep, values: Mapping[str, Any], script: str, overrides: S
         # a key that is null by default cannot be interpolated into what must be a mapping
         *([f"hydra.launcher.additional_parameters={override_value(keys['sbatch'])}"] if keys.get("sbatch") else []),
         *overrides,
+        f"paths.results={override_value(str(sweep.results))}",  # below which Hydra's folder has to be
         f"hydra.sweep.dir={override_value(str(sweep.folder))}",
         "hydra.sweep.subdir=hydra/${hydra.job.num}",
         f"launcher.pack={','.join(map(str, sweep.numbers))}",

@@ -1,4 +1,4 @@
-"""What the command line says: errors as one sentence, and what came of a run. Torch-free."""
+"""Console output of the command line: errors as one sentence, and the results of a run. Torch-free."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _INTERPOLATED = "ConfigError raised while resolving interpolation: "
 BAD_INPUT, FAILED = 2, 1
 """Exit codes."""
 LONGEST_SENTENCE = 2000
-"""Characters of the longest error that is told; Hydra repeats its input."""
+"""Characters of the longest error that is printed; Hydra repeats its input."""
 
 
 def explain(error: BaseException) -> str:
     """One sentence for what Hydra has to say about its command line: the value, the allowed ones, the remedy.
 
-    Of a file of one's own every bad line is told, each on a line.
+    Every bad line of a user's own file is named, each on a line.
     """
     cause = error.__cause__
     if isinstance(error, RecursionError | MemoryError):
@@ -59,19 +59,19 @@ def explain(error: BaseException) -> str:
     return words if len(words) <= LONGEST_SENTENCE else f"{words[:LONGEST_SENTENCE]}..."
 
 
-def told_of(one: Asked, came: Came, log_group: Callable[..., object]) -> int:
-    """Tells what a launcher's jobs made of a configuration; returns its exit code."""
+def print_outcome(one: Asked, came: Came, log_group: Callable[..., object]) -> int:
+    """Prints what a launcher's jobs computed of a configuration; returns its exit code."""
     from clasp.evaluation.store import CellStore
 
     planned, config = one.plan, one.config
-    announce(planned, config)
+    print_plan(planned, config)
     store = CellStore(config.paths.results)
     found = {spec.signature: store.completed(cell) for spec in planned.cells if (cell := store.get(spec.signature))}
     for group in planned.groups:
         cells = [found[spec.signature] for spec in group.specs if spec.signature in found]
         if came.computed.intersection(cell["signature"] for cell in cells):
             log_group(cells, settings=config.wandb, experiment=config.name, results=config.paths.results)
-    tell(planned, config, tuple(found.values()), len(came.computed), len(came.failed))
+    print_results(planned, config, tuple(found.values()), len(came.computed), len(came.failed))
     for label, reason in came.failed.items():
         print(f"error: failed: {label}: {reason}", file=sys.stderr)
     for label in came.absent:
@@ -79,14 +79,16 @@ def told_of(one: Asked, came: Came, log_group: Callable[..., object]) -> int:
     return FAILED if came.failed or came.absent else 0
 
 
-def announce(planned: Plan, config: RunConfig) -> None:
+def print_plan(planned: Plan, config: RunConfig) -> None:
     for notice in planned.notices:
         print(f"note: {notice}")
     print(f"{config.name}: {len(planned.cells)} cells, {len(planned.groups)} of method x budget, "
           f"on {config.backbone.name}; results in {config.paths.results}/cells")  # fmt: skip
 
 
-def tell(planned: Plan, config: RunConfig, cells: Sequence[dict[str, Any]], computed: int, failed: int) -> None:
+def print_results(
+    planned: Plan, config: RunConfig, cells: Sequence[dict[str, Any]], computed: int, failed: int
+) -> None:
     """The results of a configuration, and how many are new."""
     from clasp.evaluation.judging.judge import kind_of
     from clasp.evaluation.summary import results_table
