@@ -25,11 +25,14 @@ def code_fingerprint(*modules: str) -> str:
 
     Comments, docstrings and layout do not count, so that only a change that may change a score makes results stale.
     Imports inside functions and under ``TYPE_CHECKING`` are not followed: name such a module where its code matters.
+    A module's data, JSON lines of its name beside it, counts as its code does.
 
     Args:
         modules: dotted names; modules outside of the package (a user's own method) are read but not followed.
     """
-    return source_fingerprint(_file(module) for module in _closure(modules))
+    sources = [_file(module) for module in _closure(modules)]
+    data = [path.with_suffix(".jsonl") for path in sources]
+    return source_fingerprint([*sources, *(path for path in data if path.is_file())])
 
 
 def source_fingerprint(paths: Iterable[Path]) -> str:

@@ -18,6 +18,7 @@ from clasp.backbones import adapter_for
 from clasp.cost import Stopwatch
 from clasp.evaluation.ahead import Ahead, Batch
 from clasp.evaluation.frames import Clip, VideoError, sample
+from clasp.evaluation.pictures import rgb
 
 if TYPE_CHECKING:
     from clasp.engine import Run
@@ -28,7 +29,7 @@ MAX_NEW_TOKENS = 1024
 """Where a task does not say how long an answer may be; lmms-eval's own models take the same."""
 
 _SAMPLING = ("temperature", "top_p", "top_k")
-_KNOWN = {"until", "max_new_tokens", "do_sample", "num_beams", *_SAMPLING}
+_KNOWN = {"until", "max_new_tokens", "do_sample", "num_beams", "num_return_sequences", *_SAMPLING}
 
 
 class EvaluationError(RuntimeError):
@@ -202,8 +203,9 @@ class Answerer:
         started = time.perf_counter()
         inputs = inputs.to(self.model.device, self.model.dtype)
         until, settings = generation_settings(questions[0].generation)
+        beams = settings["num_beams"]
         if all(question.category is not None for question in questions) and self._asks_oracle():
-            run.oracle = [str(question.category) for question in questions]
+            run.oracle = [str(question.category) for question in questions for _ in range(beams)]
         run.trace = None
         before, saved = _seconds(watch), self._saved()
         output = self.model.generate(**inputs, **settings)
@@ -214,7 +216,8 @@ class Answerer:
         saved = self._saved() - saved
         total = time.perf_counter() - started + preparing
         seconds = Seconds(*(value * share for value in (vision + saved, *spent, total + saved)))
-        samples = run.trace.samples if run.trace is not None else [None] * len(questions)
+        # each beam is a row of the prefill, and a question's beams follow each other, equal until they decode
+        samples = run.trace.samples[::beams] if run.trace is not None else [None] * len(questions)
         kv_bytes = run.trace.kv_bytes * share if run.trace is not None else 0.0
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         return [
@@ -247,16 +250,42 @@ class Answerer:
     def _asks_oracle(self) -> bool:
         return getattr(getattr(self.method, "router", None), "name", None) == "oracle"
 
-    @torch.inference_mode()
     def _inputs(self, questions: Sequence[Question]) -> Any:
-        """Tensors of one batch, padded on the left, on the CPU; runs beside the model, with a processor of its own."""
+        """Tensors of one batch, padded on the left, on the CPU; runs beside the model, with a processor of its own.
+
+        Raises:
+            EvaluationError: the processor refuses a question's pictures or videos; names it and the files.
+        """
+        try:
+            return self._processed(questions)
+        except (EvaluationError, MemoryError):  # memory that ended is no question's fault
+            raise
+        except Exception:
+            for question in questions:  # which one it is, its own error tells
+                self._try(question)
+            raise
+
+    def _try(self, question: Question) -> None:
+        try:
+            self._processed([question])
+        except (EvaluationError, MemoryError):
+            raise
+        except Exception as error:
+            shown = ", ".join([*map(_described, question.images), *map(str, question.videos)]) or "text alone"
+            raise EvaluationError(
+                f"{question.name} ({shown}) is refused by {type(self._preparing).__name__}: "
+                f"{error or type(error).__name__}; change the picture or leave the question out"
+            ) from error
+
+    @torch.inference_mode()
+    def _processed(self, questions: Sequence[Question]) -> Any:
         texts = []
         for q in questions:
             media = [{"type": "image"}] * len(q.images) + [{"type": "video"}] * len(q.videos)
             turn = {"role": "user", "content": [*media, {"type": "text", "text": q.text}]}
             texts.append(self._preparing.apply_chat_template([turn], add_generation_prompt=True))
         # one list a question: LLaVA-OneVision cuts a picture into crops only where it is the prompt's only one
-        images = [[image.convert("RGB") for image in question.images] for question in questions]
+        images = [[rgb(image) for image in question.images] for question in questions]
         arguments: dict[str, Any] = {"images": images if any(images) else None}
         if clips := [self._clip(question, video) for question in questions for video in question.videos]:
             arguments["videos"] = [clip.frames for clip in clips]
@@ -271,6 +300,12 @@ class Answerer:
             raise EvaluationError(f"{question.name}: {error}; put a whole file in its place") from error
 
 
+def _described(image: Any) -> str:
+    """A picture for a message: its file, where it comes from one, and its size in pixels."""
+    file, size = getattr(image, "filename", ""), getattr(image, "size", None)
+    return " of ".join(filter(None, [str(file) or "a picture", size and f"{size[0]} x {size[1]} pixels"]))
+
+
 def _seconds(watch: Stopwatch) -> tuple[float, float, float]:
     return watch.vision_seconds, watch.prefill_seconds, watch.decode_seconds
 
@@ -279,18 +314,35 @@ def generation_settings(task: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[
     """Stop strings and ``generate`` arguments from a task's ``generation_kwargs``; decoding is greedy or beam.
 
     Raises:
-        EvaluationError: the task samples, or sets something that is not known here.
+        EvaluationError: the task samples, asks for several answers, or sets something that is not known here.
     """
     unknown = sorted(set(task) - _KNOWN)
     if unknown:
         raise EvaluationError(f"generation setting {unknown[0]!r} is not supported; use {', '.join(sorted(_KNOWN))}")
     if task.get("do_sample"):
         raise EvaluationError("do_sample=true is not supported: a sampled answer is not a result that can be repeated")
+    if _whole(task, "num_return_sequences", 1) != 1:
+        raise EvaluationError(
+            f"num_return_sequences={task['num_return_sequences']} is not supported: a question has one answer that is "
+            "scored; leave it out"
+        )
     until = task.get("until") or ()
-    settings: dict[str, Any] = {"max_new_tokens": int(task.get("max_new_tokens") or MAX_NEW_TOKENS), "do_sample": False}
-    settings["num_beams"] = int(task.get("num_beams") or 1)
+    until = (until,) if isinstance(until, str) else until
+    if not isinstance(until, list | tuple) or not all(isinstance(stop, str) for stop in until):
+        raise EvaluationError(f"generation setting until={until!r} is no text or list of texts")
+    settings: dict[str, Any] = {"max_new_tokens": _whole(task, "max_new_tokens", MAX_NEW_TOKENS), "do_sample": False}
+    settings["num_beams"] = _whole(task, "num_beams", 1)
     settings |= dict.fromkeys(_SAMPLING)  # a checkpoint's own sampling settings have no say in greedy decoding
-    return ((until,) if isinstance(until, str) else tuple(until)), settings
+    # a checkpoint's own number of sequences neither: of several beams the best is the answer
+    return tuple(until), settings | {"num_return_sequences": 1}
+
+
+def _whole(task: Mapping[str, Any], name: str, default: int) -> int:
+    """A setting that counts something; 0 and null leave it to us."""
+    value = task.get(name) or default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise EvaluationError(f"generation setting {name}={value!r} is no whole number from 1 on")
+    return value
 
 
 def cut(text: str, until: Sequence[str]) -> str:

@@ -33,6 +33,7 @@ from clasp.evaluation.sweep.submission import composing
 from clasp.files import is_full
 from clasp.pipes import until_closed
 from clasp.redact import redact, redact_logs
+from clasp.stopping import stoppable
 from clasp.strict import ConfigError
 
 if TYPE_CHECKING:
@@ -179,10 +180,10 @@ def main(hydra_main: Callable[[], object]) -> int:
     """Runs a Hydra entry point whose jobs call :func:`job`; returns the process's exit code."""
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     _begun.clear()
-    terminated = signal.signal(signal.SIGTERM, _stop)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its exceptions instead of printing them
     try:
-        with until_closed():
+        # a polite end as a scheduler asks for it, or Ctrl-C: claims are released, what was answered is kept
+        with until_closed(), stoppable():
             with composing(sys.argv) as overrides:
                 hydra_main()
             if _asked:
@@ -196,15 +197,9 @@ def main(hydra_main: Callable[[], object]) -> int:
         return 128 + signal.SIGINT
     finally:
         _asked.clear()
-        signal.signal(signal.SIGTERM, terminated)
         os.environ.pop("HYDRA_FULL_ERROR")
         os.environ |= {} if wanted is None else {"HYDRA_FULL_ERROR": wanted}
     return max(_statuses, default=0)
-
-
-def _stop(number: int, frame: object) -> None:
-    """A polite end, as a scheduler or a time limit asks for it: claims are released, what was answered is kept."""
-    raise SystemExit(128 + number)
 
 
 def _run_pack(launcher: LauncherConfig) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 from clasp.evaluation.benchmarks import Benchmark
 from clasp.evaluation.data import LocalFile
+from clasp.evaluation.pictures import rgb
 from clasp.evaluation.tasks.scoring import normalise
 from clasp.policy import CATEGORIES
 from clasp.reading import BadFile, parse_json, read_bytes, writable
@@ -231,7 +232,7 @@ def _picture(path: Path) -> _Picture:
         return _Picture(problem=f"cannot be opened ({error.strerror})")
     try:
         with Image.open(path) as image:
-            image.convert("RGB")
+            rgb(image)
         return _Picture(digest=hashlib.sha256(path.read_bytes()).hexdigest())
     except Exception as error:  # decoders of damaged files raise what they like; it is told, by line, and stops the run
         unknown = isinstance(error, Image.UnidentifiedImageError)  # whose message repeats the path

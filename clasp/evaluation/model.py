@@ -19,6 +19,7 @@ from lmms_eval.api.model import lmms
 from PIL import ImageFile
 
 from clasp.evaluation.answering import Answer, Answerer, EvaluationError, Question
+from clasp.evaluation.pictures import PictureError
 
 
 class Pictures(Sequence[Any]):
@@ -130,6 +131,8 @@ class ClaspModel(lmms):
                 raise EvaluationError(
                     f"{name}: the image cannot be read ({error}); delete the benchmark's file and it is built anew"
                 ) from error
+            except PictureError as error:
+                raise EvaluationError(f"{name}: the image cannot be used: {error}") from error
             return document, [item for item in media if isinstance(item, str)], images
 
         document, videos, images = read()  # all of a benchmark once before any is asked: a damaged one shows at once

@@ -19,6 +19,7 @@ from clasp.evaluation import custom
 from clasp.evaluation.answering import Answerer, Question
 from clasp.evaluation.benchmarks import Benchmark
 from clasp.evaluation.data import LocalFile, ensure_as_planned
+from clasp.evaluation.pictures import rgb
 from clasp.evaluation.plan import Plan
 from clasp.evaluation.provenance import now, provenance
 from clasp.evaluation.tasks.scoring import normalise
@@ -196,7 +197,7 @@ def _as_seen(picture: Image, processor: Any) -> Image:
     """The picture as the ViT gets it, resized and cropped, so that patches lie where they are drawn."""
     from PIL import Image
 
-    seen = processor.image_processor(picture.convert("RGB"), do_rescale=False, do_normalize=False, return_tensors="pt")
+    seen = processor.image_processor(rgb(picture), do_rescale=False, do_normalize=False, return_tensors="pt")
     pixels = seen["pixel_values"][0].permute(1, 2, 0)  # (height, width, 3), 0 to 255
     return Image.fromarray(pixels.round().clamp(0, 255).byte().numpy())
 

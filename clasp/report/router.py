@@ -17,7 +17,11 @@ from clasp.strict import shown
 FILE = "router.json"
 SCHEMA = 1
 COMMAND = "python scripts/router.py"
-SETS = {"unseen": "unseen prompts in benchmarks' phrasing", "world": "the picture world's questions"}
+SETS = {
+    "unseen": "unseen prompts in benchmarks' phrasing",
+    "wordings": "unseen prompts in people's own words",
+    "world": "the picture world's questions",
+}
 """Names of the sets as a reader sees them; another set goes by its own name."""
 _Z = 1.959964  # normal quantile of a two-sided 95 % interval
 

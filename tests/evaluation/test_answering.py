@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -146,13 +147,53 @@ def test_an_exception_in_the_model_is_not_an_answer(
 def test_the_model_is_as_before_after_an_error(tiny: Any, questions: list[Question]) -> None:
     before = Answerer(*tiny, method_of("none"), 8).answer(questions)
     broken = dataclasses.replace(questions[0], images=[object()])
-    with pytest.raises(AttributeError):
+    with pytest.raises(EvaluationError, match=re.escape(questions[0].name)):
         Answerer(*tiny, method_of("clasp")).answer([questions[0], broken])
     after = Answerer(*tiny, method_of("none"), 8).answer(questions)
     assert [a.text for a in before] == [a.text for a in after]
 
 
-@pytest.mark.parametrize("setting", [{"do_sample": True}, {"penalty_alpha": 0.6}])
+@pytest.mark.parametrize("name", ["none", "clasp", "visionzip", "fastv"])
+def test_beams_answer_as_the_model_alone_does_and_cost_what_greedy_rows_do(
+    tiny: Any, questions: list[Question], name: str
+) -> None:
+    asked = [dataclasses.replace(q, generation={"max_new_tokens": 4, "num_beams": 3}) for q in questions[::3]]
+    greedy = Answerer(*tiny, method_of(name), 4).answer(questions[::3])
+    together = Answerer(*tiny, method_of(name), 4).answer(asked)
+    alone = Answerer(*tiny, method_of(name), 1).answer(asked)
+    assert [(a.text, a.entering, a.text_tokens) for a in together] == [
+        (a.text, a.entering, a.text_tokens) for a in alone
+    ]
+    assert [(a.entering, a.leaving, a.nominal, a.routed) for a in together] == [
+        (a.entering, a.leaving, a.nominal, a.routed) for a in greedy
+    ]
+    model, processor = tiny
+    for question, answer in zip(asked, alone, strict=True):
+        inputs = Answerer(*tiny, method_of(name))._inputs([question])
+        with method_of(name)(model, processor):
+            output = model.generate(**inputs, max_new_tokens=4, num_beams=3, do_sample=False)
+        new = output[0, inputs["input_ids"].shape[1] :]
+        assert answer.text == processor.decode(new, skip_special_tokens=True).strip()
+
+
+def test_beams_of_several_categories_are_pruned_by_their_own(tiny: Any, questions: list[Question]) -> None:
+    asked = [dataclasses.replace(q, generation={"max_new_tokens": 2, "num_beams": 2}) for q in questions]
+    answers = Answerer(*tiny, build("clasp", {"tokens": 64, "router": "oracle"}), 4).answer(asked)
+    assert [a.routed for a in answers] == [q.category for q in questions]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"do_sample": True},
+        {"penalty_alpha": 0.6},
+        {"num_return_sequences": 2},
+        *({"num_beams": value} for value in ("two", -1, 1.5, True, [2])),
+        *({"max_new_tokens": value} for value in ("many", -1, 2.5)),
+        *({"until": value} for value in (3, [None], {"a": 1})),
+    ],
+    ids=str,
+)
 def test_what_greedy_decoding_does_not_cover_is_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(EvaluationError, match=next(iter(setting))):
         generation_settings(setting)

@@ -71,6 +71,29 @@ def test_lmms_evals_own_way_gives_the_runners_score(
     assert results["results"]["clasp_world_scene"]["accuracy,none"] == cell["score"]
 
 
+def test_a_task_that_asks_for_beams_is_answered_with_them(
+    manager: TaskManager, data_root: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answerer = Answerer(*tiny, build("clasp", {"tokens": 64}), 2)
+    lm, beams, generate = ClaspModel.over(answerer), list[int](), type(tiny[0]).generate
+
+    def counted(model: Any, **arguments: Any) -> Any:
+        beams.append(arguments["num_beams"])
+        return generate(model, **arguments)
+
+    monkeypatch.setattr(type(tiny[0]), "generate", counted)
+    task = {
+        "task": "clasp_world_ocr",
+        "dataset_kwargs": {"root": str(data_root)},
+        "generation_kwargs": {"max_new_tokens": 4, "num_beams": 2},
+    }
+    results = simple_evaluate(model=lm, tasks=[task], task_manager=manager, batch_size=2, limit=4, bootstrap_iters=0)
+    assert 0 <= results["results"]["clasp_world_ocr"]["accuracy,none"] <= 1
+    assert len(lm.answers) == 4
+    assert set(beams) == {2}
+    assert all(answer.entering for answer in lm.answers)
+
+
 def test_the_model_survives_lmms_evals_cleaning(tiny: Any) -> None:
     lm = ClaspModel.over(Answerer(*tiny, Unpruned()))
     lm.clean()

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from clasp.evaluation.pictures import rgb
+
 
 @dataclass(frozen=True)
 class Fingerprints:
@@ -36,7 +38,7 @@ def fingerprints(name: str, documents: Iterable[tuple[list[Any], str]]) -> Finge
 
 def image_hash(image: Any) -> str:
     """SHA-256 of the decoded pixels and their size: free of how a library writes its files."""
-    pixels = image.convert("RGB")
+    pixels = rgb(image)
     return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
 
 

@@ -148,17 +148,18 @@ class Claims:
             return None
         generation = claim.generation + 1 if claim is not None else 1
         path = self._folder / f"{signature}.{generation}.claim"
+        held = Held(self, signature, path)
+        with self._lock:
+            self._held[signature] = held  # before it is made, so that no interrupt leaves a claim that none releases
         if not self._make(path, {"label": label, "questions": questions, "since": now()}):
+            self.forget(signature)
             return None
         others = [other for other in self._folder.glob(f"{signature}.*.claim") if other != path]
         if any(claim is not None and claim.alive for claim in map(_read, others)):
-            path.unlink(missing_ok=True)  # made between our look and our claim
+            held.release()  # made between our look and our claim
             return None
         for other in others:
             other.unlink(missing_ok=True)
-        held = Held(self, signature, path)
-        with self._lock:
-            self._held[signature] = held
         return held
 
     def _latest(self, signature: str) -> Claim | None:
@@ -221,7 +222,9 @@ class Held:
             return
 
     def release(self) -> None:
-        self._path.unlink(missing_ok=True)
+        claim = _read(self._path)
+        if claim is not None and claim.owner in (None, _this_process()):  # not one that another was first to make
+            self._path.unlink(missing_ok=True)
         self._claims.forget(self._signature)
 
 

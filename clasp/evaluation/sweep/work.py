@@ -22,11 +22,12 @@ from clasp.evaluation.sweep import packs
 from clasp.evaluation.sweep.packs import PackFile
 from clasp.evaluation.sweep.parallel import ALONE, Alone, Team, processes
 from clasp.redact import redact_streams
+from clasp.stopping import stoppable
 
 if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan
 
-STOPPING = (signal.SIGTERM, signal.SIGUSR2)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 GRACE_S = 25.0
 """Seconds that a worker has to stop; SLURM by default waits 30 before it kills."""
 
@@ -68,8 +69,11 @@ def _in_process(path: Path, pack: PackFile) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Computes one pack, here."""
-    for number in STOPPING:
-        signal.signal(number, _stop)
+    with stoppable(STOPPING):
+        return _pack(arguments)
+
+
+def _pack(arguments: Sequence[str]) -> int:
     redact_streams()
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(name)s][%(levelname)s] - %(message)s")
     pack = packs.read(Path(arguments[0]))
@@ -120,12 +124,6 @@ def merged(plans: Sequence[Plan]) -> Plan:
     return dataclasses.replace(
         plans[0], groups=tuple(groups), rows=(), benchmarks=tuple(benchmarks.values()), files=files, notices=()
     )
-
-
-def _stop(number: int, frame: object) -> None:
-    for each in STOPPING:
-        signal.signal(each, signal.SIG_IGN)  # once is enough: what is being released is not to be interrupted
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import datasets
 
 from clasp.evaluation.answering import EvaluationError
 from clasp.evaluation.custom import rows
+from clasp.evaluation.pictures import rgb
 from clasp.evaluation.tasks.local import LocalTask
 from clasp.evaluation.tasks.scoring import normalise
 
@@ -51,7 +52,7 @@ class CustomTask(LocalTask):
 
 def doc_to_visual(document: Mapping[str, Any]) -> list[Any]:
     """The question's pictures, as PIL, in the file's order."""
-    return [image.convert("RGB") for image in document["images"]]
+    return [rgb(image) for image in document["images"]]
 
 
 def doc_to_target(document: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clasp.evaluation.answering import EvaluationError
+from clasp.evaluation.pictures import rgb
 
 CATEGORY_OF: Mapping[frozenset[str], str] = {
     frozenset(capabilities.split(",")): category
@@ -52,4 +53,4 @@ def with_categories(documents: Any) -> Any:
 
 def doc_to_visual(document: Mapping[str, Any]) -> list[Any]:
     """The question's one picture, as PIL."""
-    return [document["image"].convert("RGB")]
+    return [rgb(document["image"])]

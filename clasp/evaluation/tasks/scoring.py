@@ -6,13 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from clasp.evaluation.pictures import rgb
+
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = re.compile(r"[^\w\s]")
 
 
 def doc_to_visual(document: Mapping[str, Any]) -> list[Any]:
     """The question's one image, as PIL."""
-    return [document["image"].convert("RGB")]
+    return [rgb(document["image"])]
 
 
 def doc_to_text(document: Mapping[str, Any]) -> str:

@@ -1,0 +1,72 @@
+"""Ctrl-C and a polite end that arrive: what libraries swallow is raised again until the program unwinds. Torch-free.
+
+Python hands a signal to whatever the main thread runs at that moment. In a callback of the garbage collector or of an
+import's lock the exception is printed ("Exception ignored in") and gone, and so it is in a library's bare ``except``;
+the program then goes on as if nobody had asked it to stop.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+AGAIN_S = 0.5
+"""Seconds after which it is looked whether the program has begun to end."""
+
+
+@contextmanager
+def stoppable(numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM)) -> Iterator[None]:
+    """Inside, SIGINT raises KeyboardInterrupt and other signals SystemExit with 128 + their number, for certain.
+
+    Cleaning up takes the time that it takes: nothing is raised again once the exception is being handled, but for
+    another Ctrl-C. A signal that the program was started to ignore stays ignored. For the main thread alone.
+    """
+    stop = _Stop()
+    earlier = {
+        number: signal.signal(number, stop.asked)
+        for number in numbers
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        stop.over()
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+class _Stop:
+    """What was raised, and the timer that raises it again."""
+
+    def __init__(self) -> None:
+        self._raised: BaseException | None = None
+        self._alarm: object = None
+
+    def asked(self, number: int, frame: FrameType | None) -> None:
+        if self._raised is None:
+            # only now: a timer of somebody else's, for example a test's time limit, counts until then
+            self._alarm = signal.signal(signal.SIGALRM, self._again)
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
+        elif number != signal.SIGINT and self._handled():  # a scheduler may ask more than once
+            return
+        self._raised = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+        raise self._raised
+
+    def _again(self, number: int, frame: FrameType | None) -> None:
+        if self._raised is not None and not self._handled():
+            raise self._raised.with_traceback(None)
+
+    def _handled(self) -> bool:
+        """Whether what was raised is being handled: clean-up is under way."""
+        error = sys.exception()
+        while error is not None and error is not self._raised:
+            error = error.__context__
+        return error is not None
+
+    def over(self) -> None:
+        if self._raised is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self._alarm)  # type: ignore[arg-type]

@@ -1,0 +1,96 @@
+"""Pictures of any depth read as their 8-bit twins do, and those without a known white are refused."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clasp.evaluation.answering import Answerer, EvaluationError, Question
+from clasp.evaluation.pictures import PictureError, rgb
+from clasp.methods import build
+
+EVERY_GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def stored(values: Any, kind: str) -> Image.Image:
+    """An image written to a file of some kind and opened again."""
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, kind)
+    return Image.open(buffer)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_read_as_eight(kind: str) -> None:
+    deep = stored(EVERY_GREY.astype(np.uint16) * 257, kind)
+    assert deep.mode.startswith("I")
+    assert np.array_equal(rgb(deep), Image.fromarray(EVERY_GREY).convert("RGB"))
+    assert not np.array_equal(deep.convert("RGB"), rgb(deep)), "what PIL makes of it"
+
+
+def test_floats_from_black_to_white_read_as_eight_bits() -> None:
+    deep = stored(EVERY_GREY.astype(np.float32) / 255, "TIFF")
+    assert deep.mode == "F"
+    assert np.array_equal(rgb(deep), Image.fromarray(EVERY_GREY).convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full((2, 2), 255.0, np.float32),
+        np.full((2, 2), -0.1, np.float32),
+        np.array([[0.5, np.nan]], np.float32),
+        np.full((2, 2), 200, np.int32),
+        np.full((2, 2), -1, np.int32),
+    ],
+    ids=["float255", "negative float", "nan", "int", "negative int"],
+)
+def test_values_without_a_known_white_are_refused(values: Any) -> None:
+    with pytest.raises(PictureError, match="white is not known; save it with 8 bits"):
+        rgb(stored(values, "TIFF"))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_other_modes_are_as_pil_converts_them(mode: str) -> None:
+    image = Image.fromarray(np.stack([EVERY_GREY, EVERY_GREY.T, EVERY_GREY[::-1]], axis=2)).convert(mode)
+    assert np.array_equal(rgb(image), image.convert("RGB"))
+
+
+def test_a_deep_picture_is_answered_as_its_twin(small: Any) -> None:
+    grey = np.kron(np.arange(16, dtype=np.uint8).reshape(4, 4) * 17, np.ones((16, 16), np.uint8))
+    twins = [Image.fromarray(grey), stored(grey.astype(np.uint16) * 257, "PNG")]
+    answerer = Answerer(*small, build("none", {}))
+    shallow, deep = (
+        answerer._inputs([Question(f"q[{i}]", "what?", [image])])["pixel_values"] for i, image in enumerate(twins)
+    )
+    assert shallow.equal(deep)
+
+
+def test_what_the_processor_refuses_is_named_with_its_file(small: Any, tmp_path: Any) -> None:
+    """As Qwen's processor does with an aspect ratio above 200."""
+    Image.new("RGB", (999, 2)).save(tmp_path / "long.png")
+    asked = [
+        Question("set[0]", "what?", [Image.new("RGB", (32, 32))], {"max_new_tokens": 2}),
+        Question("set[1]", "what?", [Image.open(tmp_path / "long.png")], {"max_new_tokens": 2}),
+    ]
+    answerer = Answerer(*small, build("none", {}), batch_size=2)
+    image_processor, inner = answerer._preparing.image_processor, type(answerer._preparing.image_processor)
+
+    class Strict(inner):  # type: ignore[misc, valid-type]
+        def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> Any:
+            flat = [image for row in images for image in (row if isinstance(row, list) else [row])]
+            if any(max(image.size) > 200 * min(image.size) for image in flat):
+                raise ValueError("absolute aspect ratio must be smaller than 200, got 499.5")
+            return super().preprocess(images, *args, **kwargs)
+
+    image_processor.__class__ = Strict
+    with pytest.raises(EvaluationError) as caught:
+        answerer.answer(asked)
+    message = str(caught.value)
+    assert "set[1]" in message
+    assert "long.png of 999 x 2 pixels" in message
+    assert "aspect ratio must be smaller than 200" in message
+    assert "set[0]" not in message
