@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import load_yaml_config
 
+from clasp.backbones.presentation import Presentation
 from clasp.config import RunConfig
 from clasp.evaluation import identity
 from clasp.evaluation.answering import EvaluationError
@@ -236,6 +238,18 @@ def test_the_published_way_can_be_planned_for_every_backbone_that_has_one(config
         planned = plan(config, weights="w")
         assert {spec.presentation["code"] for spec in planned.cells} == {planned.cells[0].presentation["code"]}
         assert all(config.backbone.presentation.protocol in one.protocol for one in planned.benchmarks)
+
+
+def test_the_documented_command_asks_as_llavas_own_code(configured: Callable[..., RunConfig]) -> None:
+    command = (TASKS.parents[2] / "docs" / "real-models.md").read_text().split("```bash\n")[1].split("```")[0]
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[:2] == ["python", "scripts/run.py"]
+    shown = configured(*words[2:]).backbone.presentation
+    assert shown == Presentation(
+        "pad",
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+    )
 
 
 def test_a_run_asks_as_its_configuration_says(configured: Callable[..., RunConfig]) -> None:

@@ -195,7 +195,7 @@ def test_what_a_backbone_can_be_shown(shown: Presentation, adapter: str) -> None
 
 
 def test_video_llava_is_asked_as_its_card_says_although_its_processor_has_no_template() -> None:
-    """The released repository has none, at its current commit too."""
+    """The released repository has none, at the commit of ``configs/backbone``."""
     processor = video_llava_processor()
     expected = processor.chat_template
     turns = [
