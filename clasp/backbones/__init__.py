@@ -245,8 +245,10 @@ def _installed_transformers() -> str:
 
 
 def _left_padding(processor: Any) -> Any:
+    from clasp.backbones.prompt import with_template
+
     processor.tokenizer.padding_side = "left"  # generation continues at the right end of every row
-    return processor
+    return with_template(processor)
 
 
 def available(loader: Any, path: str, *, revision: str | None = None, **options: Any) -> Any:

@@ -61,10 +61,18 @@ def clip_text(source: str, device: str) -> ClipText:
 
     Raises:
         BackboneUnavailable: it is neither here nor to be had.
+        BackboneRefused: its weights are a pickle alone, as those of CLIP ViT-L/14 at 336 px on the hub.
     """
     from transformers import AutoTokenizer, CLIPModel
 
-    from clasp.backbones import available
+    from clasp.backbones import BackboneRefused, available, check_trust
 
+    try:
+        check_trust(source)
+    except BackboneRefused as error:
+        raise BackboneRefused(
+            f"text_tower={source!r} is not loaded: its weights are a pickle alone, or it brings code; save it "
+            "in safetensors (docs/real-models.md says how) and name that folder"
+        ) from error
     model = available(CLIPModel.from_pretrained, source, dtype=torch.float32, use_safetensors=True)
     return ClipText(model.to(device).eval(), available(AutoTokenizer.from_pretrained, source))

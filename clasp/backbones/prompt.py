@@ -12,10 +12,29 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from clasp.backbones.base import UnsupportedError
 
+CHAT_TEMPLATES = {
+    # "USER: <video>\n{question} ASSISTANT:" of the model card; the released processor has no template
+    "VideoLlavaProcessor": (
+        "{% for message in messages %}{{ '' if message.role == 'system' else message.role | upper + ': ' }}"
+        "{% for part in message.content if part.type == 'image' %}<image>{{ '\\n' }}{% endfor %}"
+        "{% for part in message.content if part.type == 'video' %}<video>{{ '\\n' }}{% endfor %}"
+        "{% for part in message.content if part.type == 'text' %}{{ part.text + ' ' }}{% endfor %}"
+        "{% endfor %}{{ 'ASSISTANT:' if add_generation_prompt }}"
+    )
+}
+"""Class of a processor -> the template of its model card, for checkpoints that were released without one."""
+
 _MARK, _SYSTEM = "\x07instruction\x07", "\x07system\x07"
 _BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
 _UNKNOWN_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece vocabularies name single bytes
 _FRAME_TIME = re.compile(rb"<\d+(\.\d+)? seconds>")  # Qwen3-VL's processor writes one before each frame
+
+
+def with_template(processor: Any) -> Any:
+    """The processor, with its family's published chat template where it was released without any."""
+    if getattr(processor, "chat_template", None) is None and type(processor).__name__ in CHAT_TEMPLATES:
+        processor.chat_template = CHAT_TEMPLATES[type(processor).__name__]
+    return processor
 
 
 class PromptReader:

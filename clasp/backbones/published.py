@@ -86,6 +86,16 @@ SHIPPED = Published(
 )
 """The tiny backbone: ``clasp/tiny/weights/config.json``."""
 
+CONVERTED: dict[str, str] = {
+    "liuhaotian/llava-v1.5-7b": "llava-hf/llava-1.5-7b-hf",
+    "liuhaotian/llava-v1.5-13b": "llava-hf/llava-1.5-13b-hf",
+    "liuhaotian/llava-v1.6-vicuna-7b": "llava-hf/llava-v1.6-vicuna-7b-hf",
+    "LanguageBind/Video-LLaVA-7B": "LanguageBind/Video-LLaVA-7B-hf",
+    "lmms-lab/llava-onevision-qwen2-0.5b-ov": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+    "lmms-lab/llava-onevision-qwen2-7b-ov": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+}
+"""Checkpoints for the models' own code, which transformers does not load -> the same weights in its format."""
+
 PUBLISHED: dict[str, Published] = {
     "llava-hf/llava-1.5-7b-hf": Published("LlavaForConditionalGeneration", _llava(24 * 24)),
     "llava-hf/llava-1.5-13b-hf": Published(

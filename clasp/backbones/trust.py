@@ -6,11 +6,13 @@ files alone, before a configuration, a processor or a weight is loaded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from clasp.backbones.hub import BackboneUnavailable, hub_commit, hub_file, hub_names
+from clasp.backbones.published import CONVERTED
 from clasp.reading import BadFile, read_json
 
 CODE = "auto_map"
@@ -20,7 +22,8 @@ CONFIGS = (
     *("tokenizer_config.json", "generation_config.json"),
 )
 """Files that can name code."""
-SAFE, PICKLES = (".safetensors",), (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+SAFE, PICKLES = re.compile(r"model.*\.safetensors(\.index\.json)?"), (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""Names of weights that transformers reads (no adapter's, none in a subfolder), and endings of pickles."""
 
 
 class BackboneRefused(BackboneUnavailable):
@@ -58,17 +61,23 @@ def check_trust(source: str, revision: str | None = None, trust: Trust = NOTHING
         weights: whether the weights are going to be read.
 
     Raises:
-        BackboneRefused: it has pickled weights alone, or code of its own, and that is not allowed.
+        BackboneRefused: it has pickled weights alone, or code of its own, and that is not allowed; or transformers does
+            not load its format.
         BackboneUnavailable: it is not here and the hub cannot be asked, or one of its configurations cannot be read.
     """
+    if source in CONVERTED:
+        raise BackboneRefused(
+            f"backbone {source!r} is in the format of the model's own code; use {CONVERTED[source]}, the same weights "
+            "in transformers' format"
+        )
     names = set(_names(source, revision))
-    if weights and not trust.allow_pickle and not any(name.endswith(SAFE) for name in names):
+    if weights and not trust.allow_pickle and not any(SAFE.fullmatch(name) for name in names):
         pickles = sorted(name for name in names if name.endswith(PICKLES))
         if pickles:
             raise BackboneRefused(
                 f"backbone {source!r} has its weights as a pickle alone ({pickles[0]}), which can run any code when it "
-                "is read; convert it to safetensors, or allow it with backbone.allow_pickle=true (allow_pickle=True in "
-                "clasp.load)"
+                "is read; save it in safetensors (docs/real-models.md says how) and name that folder, or allow it with "
+                "backbone.allow_pickle=true (allow_pickle=True in clasp.load)"
             )
     for name in sorted(names.intersection(CONFIGS)):
         _check_code(source, name, _content(source, name, revision), trust)

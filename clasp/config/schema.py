@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from clasp.backbones.presentation import Presentation
 from clasp.backbones.trust import Trust
 from clasp.strict import ConfigError
 
@@ -31,6 +32,8 @@ class BackboneConfig:
         dtype: floating-point type of the weights and activations.
         batch_size: questions per forward pass that suits the model's usual machine.
         allow_pickle, trust_remote_code: see :class:`clasp.backbones.Trust`; both let files run code when they load.
+        preprocessing, system_prompt, min_pixels, max_pixels: what departs from the processor, see
+            :class:`clasp.backbones.presentation.Presentation`.
     """
 
     name: str
@@ -42,6 +45,15 @@ class BackboneConfig:
     vision_cache_mib: int = 0
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    preprocessing: Literal["processor", "pad"] = "processor"
+    system_prompt: str | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    @property
+    def presentation(self) -> Presentation:
+        """How it is shown pictures and asked, where that departs from its processor."""
+        return Presentation(self.preprocessing, self.system_prompt, self.min_pixels, self.max_pixels)
 
     @property
     def trust(self) -> Trust:

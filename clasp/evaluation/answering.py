@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from clasp.backbones import adapter_for
+from clasp.backbones.presentation import Presentation
 from clasp.cost import Stopwatch
 from clasp.evaluation.ahead import Ahead, Batch
 from clasp.evaluation.frames import Clip, VideoError, sample
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 MAX_NEW_TOKENS = 1024
 """Where a task does not say how long an answer may be; lmms-eval's own models take the same."""
 
+AS_PROCESSED = Presentation()
 _SAMPLING = ("temperature", "top_p", "top_k")
 _KNOWN = {"until", "max_new_tokens", "do_sample", "num_beams", "num_return_sequences", *_SAMPLING}
 
@@ -107,13 +109,20 @@ class Answerer:
         method: what is pruned.
         batch_size: questions per forward pass; answers do not depend on it.
         replay: an open memory of the ViT's layers; what it saves counts as spent, so that times are those without it.
+        presentation: how pictures and questions reach the processor.
     """
 
     overlap: ClassVar[bool] = True
     """Whether a batch is prepared while the one before it is answered; measurements switch it off to compare."""
 
     def __init__(
-        self, model: Any, processor: Any, method: Method, batch_size: int = 1, replay: Replay | None = None
+        self,
+        model: Any,
+        processor: Any,
+        method: Method,
+        batch_size: int = 1,
+        replay: Replay | None = None,
+        presentation: Presentation = AS_PROCESSED,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is below 1")
@@ -122,8 +131,9 @@ class Answerer:
                 "the backbone's processor has no chat template; evaluation needs an instruction model"
             )
         self.model, self.processor, self.method, self.batch_size = model, processor, method, batch_size
-        self._replay = replay
+        self._replay, self._presentation = replay, presentation
         self._preparing = copy.deepcopy(processor)  # a tokenizer's padding is state, and the engine reads tokens too
+        presentation.prepare(self._preparing)
         self._frames = adapter_for(model).frames
         self._warm = False
 
@@ -283,14 +293,18 @@ class Answerer:
         for q in questions:
             media = [{"type": "image"}] * len(q.images) + [{"type": "video"}] * len(q.videos)
             turn = {"role": "user", "content": [*media, {"type": "text", "text": q.text}]}
-            texts.append(self._preparing.apply_chat_template([turn], add_generation_prompt=True))
+            messages = self._presentation.messages(turn)
+            texts.append(self._preparing.apply_chat_template(messages, add_generation_prompt=True))
         # one list a question: LLaVA-OneVision cuts a picture into crops only where it is the prompt's only one
-        images = [[rgb(image) for image in question.images] for question in questions]
+        images = [[self._shown(image) for image in question.images] for question in questions]
         arguments: dict[str, Any] = {"images": images if any(images) else None}
         if clips := [self._clip(question, video) for question in questions for video in question.videos]:
             arguments["videos"] = [clip.frames for clip in clips]
             arguments |= {"video_metadata": [clip.metadata for clip in clips], "do_sample_frames": False}
         return self._preparing(text=texts, padding=True, padding_side="left", return_tensors="pt", **arguments)
+
+    def _shown(self, image: Any) -> Any:
+        return self._presentation.picture(rgb(image), self._preparing)
 
     def _clip(self, question: Question, video: Any) -> Clip:
         assert self._frames is not None

@@ -101,7 +101,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         _hub("gqa", "gqa", "exact_match", f"test-dev balanced, {_SHORT}, exact match"),
         _hub(
             "mmbench",
-            "mmbench_en_dev_static",
+            "clasp_mmbench",
             "accuracy",
             "English dev, option's letter, circular, static",
             "gpt_eval_score",

@@ -85,7 +85,8 @@ def answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) ->
             {
                 "question_id": document.get("question_id", sample["doc_id"]),
                 "prompt": sample["arguments"][0],
-                "answer": sample["target"],
+                # VQAv2's task names a column that its documents lack, and lmms-eval then gives that name for the answer
+                "answer": document.get("multiple_choice_answer", sample["target"]),
                 "prediction": answer.text,
                 "score": float(score) if isinstance(score, int | float) else None,
                 # what a metric over all answers (F1, MME's sums) is made of, so that a report can resample it

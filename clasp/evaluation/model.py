@@ -11,15 +11,20 @@ The runner hands it a model that is already loaded instead (:meth:`ClaspModel.ov
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
+from lmms_eval.api.task import TaskConfig
 from PIL import ImageFile
 
+from clasp.backbones.presentation import Presentation
 from clasp.evaluation.answering import Answer, Answerer, EvaluationError, Question
 from clasp.evaluation.pictures import PictureError
+from clasp.policy import CATEGORIES
+
+EXAMPLES_END = TaskConfig.fewshot_delimiter
 
 
 class Pictures(Sequence[Any]):
@@ -43,12 +48,24 @@ class Pictures(Sequence[Any]):
         return self._read()[place]
 
 
+def _settings(generation: dict[str, Any]) -> dict[str, Any]:
+    """A task's generation settings without the stop string that lmms-eval adds where a task names none.
+
+    It is the blank line between few-shot examples, :data:`EXAMPLES_END`, and would cut an answer of several paragraphs
+    (MM-Vet, videos) after the first; lmms-eval's own classes for LLaVA and Qwen do not stop there either.
+    """
+    stops = generation.get("until") or ()
+    kept = [stop for stop in ((stops,) if isinstance(stops, str) else stops) if stop != EXAMPLES_END]
+    return {**{key: value for key, value in generation.items() if key != "until"}, **({"until": kept} if kept else {})}
+
+
 class ClaspModel(lmms):
     """A pruned model for lmms-eval's ``generate_until`` tasks.
 
     Args:
         pretrained: ``tiny``, a hub id or a local folder.
         method: name of a pruning method; further arguments are its parameters (``tokens=64``, ``seed=1``, ...).
+        preprocessing, system_prompt, min_pixels, max_pixels: see :class:`clasp.backbones.presentation.Presentation`.
         dtype, device: see :func:`clasp.load`.
         batch_size: questions per forward pass.
         max_batch_size: accepted because lmms-eval passes it; batches are not grown automatically.
@@ -67,14 +84,21 @@ class ClaspModel(lmms):
         device: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
+        preprocessing: Literal["processor", "pad"] = "processor",
+        system_prompt: str | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
         **parameters: Any,
     ) -> None:
-        from clasp.backbones import load
+        from clasp.backbones import adapter_module, load
         from clasp.methods import build
 
         chosen = build(method, parameters)  # before the model loads: a wrong parameter costs nothing
+        shown = Presentation(preprocessing, system_prompt, min_pixels, max_pixels)
+        if shown.identity():
+            shown.check(pretrained, adapter_module(pretrained))
         model, processor = load(pretrained, dtype=dtype, device=device)
-        self._attach(Answerer(model, processor, chosen, int(batch_size)))
+        self._attach(Answerer(model, processor, chosen, int(batch_size), presentation=shown))
 
     @classmethod
     def over(cls, answerer: Answerer, advance: Callable[[int], object] = lambda count: None) -> ClaspModel:
@@ -137,7 +161,9 @@ class ClaspModel(lmms):
 
         document, videos, images = read()  # all of a benchmark once before any is asked: a damaged one shows at once
         category = document.get("category") if isinstance(document, dict) else None
-        return Question(name, text, Pictures(lambda: read()[2], len(images)), generation, category, videos)
+        if category not in CATEGORIES:  # MME, MMBench, POPE and ScienceQA have groups of their own under that name
+            category = None
+        return Question(name, text, Pictures(lambda: read()[2], len(images)), _settings(generation), category, videos)
 
     @staticmethod
     def _decoded(image: Any) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clasp.backbones import adapter_module, check_trust, resolve, video_frames
+from clasp.backbones.presentation import Presentation
 from clasp.budget import Budget, Geometry
 from clasp.config import OWN_DATA, FusionConfig, MethodConfig, PolicyConfig, RouterConfig, RunConfig, VariantConfig
 from clasp.evaluation.benchmarks import Benchmark, get_benchmark
@@ -17,6 +18,7 @@ from clasp.evaluation.data import LocalFile, find
 from clasp.evaluation.identity import prompt_protocol, task_protocol, versions, weights_fingerprint
 from clasp.evaluation.store import CellSpec
 from clasp.evaluation.videos import ensure_videos
+from clasp.fingerprint import code_fingerprint
 from clasp.strict import ConfigError
 
 if TYPE_CHECKING:
@@ -76,6 +78,8 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
     own = read_custom(config.data) if config.data is not None else None
     benchmarks = _benchmarks(config, own)
     geometry = _geometry(config)
+    adapter, presentation = adapter_module(source, revision, config.backbone.trust), config.backbone.presentation
+    presentation.check(config.backbone.name, adapter)
     asked = [
         (name, *_method(own, tokens, ratio, geometry)) for name, own, tokens, ratio in _combinations(config, notices)
     ]
@@ -87,7 +91,8 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
     weights = weights or weights_fingerprint(source, revision, config.backbone.trust_remote_code)
     shared: dict[str, Any] = {"backbone": config.backbone.name, "weights": weights, "dtype": config.dtype}
     shared |= {"protocol": prompt_protocol(), "versions": versions()}
-    adapter = adapter_module(source, revision, config.backbone.trust)
+    if departing := presentation.identity():
+        shared["presentation"] = departing | {"code": code_fingerprint(Presentation.__module__)}
     groups: list[Group] = []
     rows: list[tuple[str, tuple[CellSpec, ...]]] = []
     seen: set[str] = set()
@@ -114,12 +119,15 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
 
 def _benchmarks(config: RunConfig, own: Custom | None) -> list[Benchmark]:
     try:
-        return [
+        chosen = [
             own.benchmark if own is not None and name == OWN_DATA else get_benchmark(name)
             for name in dict.fromkeys(config.benchmarks.names)
         ]
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if shown := config.backbone.presentation.protocol:
+        return [dataclasses.replace(one, protocol=f"{one.protocol}, {shown}") for one in chosen]
+    return chosen
 
 
 def _geometry(config: RunConfig) -> Geometry:

@@ -139,7 +139,8 @@ class Session:
 
         if self._answerer is None or self._answerer[0] is not group:
             model, processor = self._model()
-            answerer = ResumingAnswerer(model, processor, group.method, self._config.batch_size, self._replay)
+            shown = self._config.backbone.presentation
+            answerer = ResumingAnswerer(model, processor, group.method, self._config.batch_size, self._replay, shown)
             self._answerer = (group, answerer)
         return self._answerer[1]
 

@@ -16,7 +16,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class CellSpec:
         limit: number of questions, or ``all``.
         protocol: fingerprint of the code that builds prompts and decodes answers.
         versions: package versions that can change an answer.
+        presentation: what departs from the backbone's processor (``Presentation.identity()``), and its code.
     """
 
     backbone: str
@@ -85,6 +86,7 @@ class CellSpec:
     limit: int | str
     protocol: str
     versions: Mapping[str, str]
+    presentation: Mapping[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """What is hashed, as JSON values."""
@@ -97,6 +99,8 @@ class CellSpec:
             "limit": self.limit,
             "protocol": self.protocol,
             "versions": dict(self.versions),
+            # only where there is any, so that a cell without keeps the signature that it has had
+            **({"presentation": dict(self.presentation)} if self.presentation else {}),
         }
 
     @property

@@ -11,6 +11,16 @@ from collections.abc import Callable
 from typing import Any
 
 import transformers
+from families import (
+    ONEVISION,
+    ONEVISION_PLACEHOLDERS,
+    QWEN2_5,
+    QWEN3,
+    QWEN_PLACEHOLDERS,
+    VICUNA,
+    llama_tokenizer,
+    qwen_tokenizer,
+)
 
 ARCHITECTURES: dict[str, str] = {
     "llava-hf/llava-1.5-7b-hf": "LlavaForConditionalGeneration",
@@ -183,3 +193,101 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "Qwen/Qwen3-VL-8B-Instruct": qwen3_vl_8b,
 }
 """Hub id -> its configuration, built new at each call."""
+
+
+# --- processors, with the settings of each preprocessor_config.json on the hub (public copies of those files) ---------
+
+CLIP_PIXELS: dict[str, Any] = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "do_center_crop": True,
+    "resample": 3,
+}
+HALF: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+TILES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+
+
+def _square(side: int) -> dict[str, Any]:
+    return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}} | CLIP_PIXELS
+
+
+def _vicuna_processor(kind: Any, **parts: Any) -> Any:
+    return kind(
+        **parts,
+        tokenizer=llama_tokenizer(),
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=VICUNA,
+    )
+
+
+def llava_processor() -> Any:
+    return _vicuna_processor(
+        transformers.LlavaProcessor, image_processor=transformers.CLIPImageProcessor(**_square(336))
+    )
+
+
+def llava_next_processor() -> Any:
+    return _vicuna_processor(
+        transformers.LlavaNextProcessor,
+        image_processor=transformers.LlavaNextImageProcessor(**_square(336), image_grid_pinpoints=TILES),
+    )
+
+
+def video_llava_processor() -> Any:
+    return _vicuna_processor(
+        transformers.VideoLlavaProcessor,
+        image_processor=transformers.VideoLlavaImageProcessor(**_square(224)),
+        video_processor=transformers.VideoLlavaVideoProcessor(**_square(224)),
+    )
+
+
+def onevision_processor() -> Any:
+    side = {"size": {"height": 384, "width": 384}} | HALF
+    grid = [[384 * high, 384 * wide] for high in range(1, 7) for wide in range(1, 7)]
+    return transformers.LlavaOnevisionProcessor(
+        image_processor=transformers.LlavaOnevisionImageProcessor(**side, image_grid_pinpoints=grid),
+        video_processor=transformers.LlavaOnevisionVideoProcessor(**side),
+        tokenizer=qwen_tokenizer(ONEVISION_PLACEHOLDERS),
+        num_image_tokens=729,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio="anyres_max_9",
+        chat_template=ONEVISION,
+    )
+
+
+def qwen2_5_vl_processor() -> Any:
+    # the older spelling of the bounds, as those files have it
+    pixels = {"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
+    return transformers.Qwen2_5_VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(**pixels),
+        video_processor=transformers.Qwen2VLVideoProcessor(**pixels),
+        tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
+        chat_template=QWEN2_5,
+    )
+
+
+def qwen3_vl_processor() -> Any:
+    patches = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2} | HALF
+    return transformers.Qwen3VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(
+            size={"shortest_edge": 65536, "longest_edge": 16777216}, **patches
+        ),
+        video_processor=transformers.Qwen3VLVideoProcessor(
+            size={"shortest_edge": 4096, "longest_edge": 25165824}, **patches
+        ),
+        tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
+        chat_template=QWEN3,
+    )
+
+
+PROCESSORS: dict[str, Callable[[], Any]] = {
+    "LlavaForConditionalGeneration": llava_processor,
+    "LlavaNextForConditionalGeneration": llava_next_processor,
+    "VideoLlavaForConditionalGeneration": video_llava_processor,
+    "LlavaOnevisionForConditionalGeneration": onevision_processor,
+    "Qwen2_5_VLForConditionalGeneration": qwen2_5_vl_processor,
+    "Qwen3VLForConditionalGeneration": qwen3_vl_processor,
+}
+"""Class in transformers -> its released processor, but for the tokenizer, whose vocabulary is small."""

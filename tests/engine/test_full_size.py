@@ -7,15 +7,17 @@ Models are built on the meta device, whose tensors have shapes and no values, so
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
-from full_size import ARCHITECTURES, CONFIGS
+from full_size import ARCHITECTURES, CONFIGS, PROCESSORS
+from PIL import Image
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_any, tree_map
@@ -24,6 +26,7 @@ from clasp.backbones import PUBLISHED, adapter_for
 from clasp.backbones.base import Adapter, Modality, VisionPass
 from clasp.backbones.crops import CropAdapter
 from clasp.budget import BudgetError, Geometry
+from clasp.evaluation.frames import sample
 from clasp.methods import METHODS, get
 
 BILLIONS = {
@@ -296,3 +299,113 @@ def test_a_budget_beyond_the_picture_is_refused_on_every_backbone(method: str) -
         count = geometry.visual_tokens
         with pytest.raises(BudgetError, match=f"tokens={count + 1} is more than the {count} visual tokens.*use 1 to"):
             get(method)(tokens=count + 1).check(PUBLISHED[name].geometry)
+
+
+# --- what the released processors make of pictures ----------------------------------------------------------------
+
+PICTURES = {"wide": (1000, 300), "tall": (333, 500), "square": (640, 640), "small": (40, 30)}
+"""(width, height) in pixels."""
+
+
+def next_count(width: int, height: int) -> int:
+    """Visual tokens of a picture in LLaVA-NeXT, from its own code: best grid, padding cut off, a newline a row.
+
+    The grid keeps most of the picture's pixels and, of equals, wastes least; whole rows or columns of patches that hold
+    padding alone go, as many on either side.
+    """
+    kept: list[tuple[int, int, int, int]] = []
+    for high, wide in [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]:
+        scale = min(wide / width, high / height)
+        used = min(int(width * scale) * int(height * scale), width * height)
+        kept.append((used, used - wide * high, high, wide))
+    high, wide = max(kept, key=lambda entry: entry[:2])[2:]
+    rows, columns = high // 14, wide // 14
+    if width / height > columns / rows:
+        padding = (rows - int(height * (columns / width))) // 2
+        rows -= 2 * padding
+    else:
+        padding = (columns - int(width * (rows / height))) // 2
+        columns -= 2 * padding
+    return 576 + rows * (columns + 1)
+
+
+def qwen_count(width: int, height: int, unit: int, least: int, most: int) -> int:
+    """Visual tokens of a picture in Qwen's processors: sides rounded to units, scaled to between the bounds."""
+    high, wide = (max(round(side / unit), 1) * unit for side in (height, width))
+    if high * wide > most:
+        scale = (width * height / most) ** 0.5
+        high, wide = (max(int(side / scale / unit), 1) * unit for side in (height, width))
+    elif high * wide < least:
+        scale = (least / (width * height)) ** 0.5
+        high, wide = (-int(-side * scale // unit) * unit for side in (height, width))
+    return high * wide // unit**2
+
+
+COUNTS: dict[str, Callable[[int, int], int]] = {
+    "LlavaForConditionalGeneration": lambda width, height: 576,
+    "VideoLlavaForConditionalGeneration": lambda width, height: 256,  # a frame of a video has its CLS beside them
+    "LlavaNextForConditionalGeneration": next_count,
+    "Qwen2_5_VLForConditionalGeneration": lambda w, h: qwen_count(w, h, 28, 3136, 12845056),
+    "Qwen3VLForConditionalGeneration": lambda w, h: qwen_count(w, h, 32, 65536, 16777216),
+}
+"""Visual tokens of a picture by its size; LLaVA-OneVision's are held to the model's own features alone."""
+
+
+def test_the_processor_asks_for_as_many_tokens_as_the_model_has_features(on: Subject) -> None:
+    architecture = type(on.model).__name__
+    processor, first = (
+        PROCESSORS[architecture](),
+        next(name for name, own in ARCHITECTURES.items() if own == architecture),
+    )
+    # checkpoints of a family share their processor: every shape once
+    for width, height in PICTURES.values() if on.name == first else [PICTURES["tall"]]:
+        asked = tokens_and_features(on, processor, width, height)
+        if architecture in COUNTS:
+            assert asked == COUNTS[architecture](width, height)
+
+
+def tokens_and_features(on: Subject, processor: Any, width: int, height: int) -> int:
+    """Placeholders that a processor writes for a picture, which the model's features must be as many as."""
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
+    text = processor.apply_chat_template([turn], add_generation_prompt=True)
+    inputs = processor(text=[text], images=[[Image.new("RGB", (width, height), "red")]], return_tensors="pt")
+    asked = int((inputs["input_ids"] == processor.tokenizer.convert_tokens_to_ids(processor.image_token)).sum())
+    arguments = {
+        name: value.to("meta") if name.startswith("pixel") else value
+        for name, value in inputs.items()
+        if name.startswith(("pixel", "image")) or name == "batch_num_images"
+    }
+    encoder = on.adapter.encoders["image"]
+    seen = VisionPass("image", arguments)
+    seen.output = getattr(on.adapter.multimodal, encoder.function)(**arguments, return_dict=True)
+    assert on.adapter.counts(seen) == [asked]
+    return asked
+
+
+@pytest.mark.parametrize("architecture", PROCESSORS)
+def test_eight_frames_of_a_video(architecture: str) -> None:
+    """The count that tables state for a video, and what the processors make of 8 frames of 320 x 240 pixels."""
+    processor = PROCESSORS[architecture]()
+    if not getattr(processor, "video_processor", None):
+        return
+    clip = sample(np.zeros((40, 240, 320, 3), dtype=np.uint8), 8)
+    turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What?"}]}
+    text = processor.apply_chat_template([turn], add_generation_prompt=True)
+    inputs = processor(
+        text=[text],
+        videos=[clip.frames],
+        video_metadata=[clip.metadata],
+        do_sample_frames=False,
+        return_tensors="pt",
+    )
+    asked = int((inputs["input_ids"] == processor.tokenizer.convert_tokens_to_ids(processor.video_token)).sum())
+    assert clip.indices.tolist() == [0, 5, 11, 16, 22, 27, 33, 39]
+    assert (
+        asked
+        == {
+            "VideoLlavaForConditionalGeneration": 8 * 257,
+            "LlavaOnevisionForConditionalGeneration": 8 * 14 * 14 + 1,
+            "Qwen2_5_VLForConditionalGeneration": 4 * 9 * 11,  # two frames a step, 28 pixels a token
+            "Qwen3VLForConditionalGeneration": 4 * 8 * 10,  # 240 = 7.5 x 32, rounded to the even number
+        }[architecture]
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,18 @@ import pytest
 from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import load_yaml_config
 
+from clasp.backbones.presentation import Presentation
+from clasp.config import RunConfig
 from clasp.evaluation import identity
 from clasp.evaluation.answering import EvaluationError
 from clasp.evaluation.benchmarks import BENCHMARKS, TASKS
+from clasp.evaluation.plan import plan
+from clasp.evaluation.runner import run_cells
 from clasp.evaluation.store import CellSpec, CellStore
 from clasp.evaluation.submission import main
 from clasp.evaluation.tasks.mmvet import CATEGORY_OF, category
 from clasp.policy import CATEGORIES
+from clasp.strict import ConfigError
 
 PUBLISHED = ("textvqa", "textvqa_ocr", "mmvet", "vqav2_testdev")
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -179,3 +186,75 @@ def test_what_cannot_be_submitted_is_said(
     assert main([f"cell={signature}", f"results={tmp_path}", *arguments], "usage") == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "submissions").exists()
+
+
+PAD, BRIEF = "backbone.preprocessing=pad", "backbone.system_prompt='Be brief.'"
+
+
+def test_what_departs_from_the_processor_is_signed_and_told_only_where_it_does(
+    configured: Callable[..., RunConfig],
+) -> None:
+    run = ("method=none", "benchmarks.names=[world_ocr]", "limit=2")
+    usual = plan(configured(*run))
+    assert "presentation" not in usual.cells[0].identity()
+    assert plan(configured(*run, "backbone.preprocessing=processor")).cells == usual.cells
+    signatures = {usual.cells[0].signature}
+    for override, key, words in ((PAD, "preprocessing", "padded to a square"), (BRIEF, "system_prompt", "'Be brief.'")):
+        departing = plan(configured(*run, override))
+        shown = departing.cells[0].identity()["presentation"]
+        assert set(shown) == {key, "code"}
+        signatures.add(departing.cells[0].signature)
+        assert words in departing.benchmarks[0].protocol
+        assert departing.benchmarks[0].protocol.startswith(usual.benchmarks[0].protocol)
+    assert len(signatures) == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["backbone=llava_next_7b", PAD], r"preprocessing=pad.*backbone=llava_next_7b.*preprocessing=processor"),
+        (["backbone=qwen2_5_vl_7b", PAD], r"preprocessing=pad.*backbone=qwen2_5_vl_7b"),
+        (["backbone=llava_1_5_7b", "backbone.max_pixels=1000"], r"max_pixels=1000 is for Qwen's"),
+        (["backbone=qwen3_vl_4b", "backbone.min_pixels=5", "backbone.max_pixels=4"], r"min_pixels=5 is above"),
+    ],
+)
+def test_a_backbone_that_cannot_be_shown_pictures_so_is_refused_in_the_plan(
+    configured: Callable[..., RunConfig], overrides: list[str], words: str
+) -> None:
+    config = configured("method=none", "benchmarks.names=[gqa]", *overrides)
+    with pytest.raises(ConfigError, match=words):
+        plan(config, weights="w")
+
+
+def test_the_published_way_can_be_planned_for_every_backbone_that_has_one(configured: Callable[..., RunConfig]) -> None:
+    for backbone, overrides in (
+        ("llava_1_5_7b", [PAD, BRIEF]),
+        ("llava_1_5_13b", [PAD]),
+        ("video_llava_7b", [PAD]),
+        ("qwen2_5_vl_7b", ["backbone.min_pixels=200704", "backbone.max_pixels=1605632"]),
+        ("qwen3_vl_8b", [BRIEF, "backbone.max_pixels=1605632"]),
+    ):
+        config = configured(f"backbone={backbone}", "method=none", "benchmarks=paper8", *overrides)
+        planned = plan(config, weights="w")
+        assert {spec.presentation["code"] for spec in planned.cells} == {planned.cells[0].presentation["code"]}
+        assert all(config.backbone.presentation.protocol in one.protocol for one in planned.benchmarks)
+
+
+def test_the_documented_command_asks_as_llavas_own_code(configured: Callable[..., RunConfig]) -> None:
+    command = (TASKS.parents[2] / "docs" / "real-models.md").read_text().split("```bash\n")[1].split("```")[0]
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[:2] == ["python", "scripts/run.py"]
+    shown = configured(*words[2:]).backbone.presentation
+    assert shown == Presentation(
+        "pad",
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+    )
+
+
+def test_a_run_asks_as_its_configuration_says(configured: Callable[..., RunConfig]) -> None:
+    run = ("method=none", "benchmarks.names=[world_ocr]", "limit=2")
+    cells = [run_cells(plan(config), config).cells[0] for config in (configured(*run), configured(*run, BRIEF))]
+    usual, briefed = (cell["costs"]["text_tokens"] for cell in cells)
+    assert briefed > usual
+    assert cells[1]["identity"]["presentation"]["system_prompt"] == "Be brief."

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from clasp.backbones import BackboneRefused, Trust, check_trust, geometry, load
+from clasp.backbones import PUBLISHED, BackboneRefused, Trust, check_trust, geometry, load
+from clasp.backbones.clip_text import clip_text
+from clasp.backbones.published import CONVERTED
 from clasp.evaluation.identity import weights_fingerprint
 from clasp.tiny import directory
 
@@ -44,7 +47,16 @@ def coded(name: str, key: str, reference: str) -> Edit:
     return edit
 
 
+def beside_an_adapter(folder: Path) -> None:
+    """Safetensors that are not the model's: of an adapter, and in a subfolder for another runtime."""
+    pickled(folder)
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    (folder / "openvino").mkdir()
+    (folder / "openvino" / "model.safetensors").write_bytes(b"")
+
+
 REFUSED = [
+    pytest.param(beside_an_adapter, r"pickle.*pytorch_model\.bin.*docs/real-models\.md", id="beside-an-adapter"),
     pytest.param(pickled, r"pickle.*pytorch_model\.bin.*backbone\.allow_pickle=true", id="pickle"),
     pytest.param(coded("config.json", "AutoConfig", "own.Own"), r"config\.json.*trust_remote_code=true", id="model"),
     pytest.param(
@@ -103,6 +115,44 @@ def test_a_switch_allows_a_pickle(folder: Path) -> None:
     pickled(folder)
     model, _ = load(str(folder), allow_pickle=True)
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_a_checkpoint_for_other_code_names_the_one_to_use(name: str) -> None:
+    """Before any hub is asked; most of them are pickles too."""
+    assert CONVERTED[name] in PUBLISHED
+    for ask in (load, geometry, check_trust):
+        with pytest.raises(
+            BackboneRefused, match=f"{name!r} is in the format of the model's own code; use {CONVERTED[name]}"
+        ):
+            ask(name)
+
+
+@pytest.mark.parametrize(
+    ("names", "refused"),
+    [
+        (["pytorch_model.bin", "tf_model.h5", "config.json"], True),  # openai/clip-vit-large-patch14-336
+        (["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"], True),
+        (["adapter_model.safetensors", "pytorch_model.bin"], True),
+        (["onnx/model.safetensors", "pytorch_model.bin"], True),
+        (["model.safetensors", "pytorch_model.bin"], False),
+        (["model-00001-of-00003.safetensors", "model.safetensors.index.json"], False),
+        (["model.fp16.safetensors"], False),
+    ],
+)
+def test_a_repository_is_judged_by_the_weights_that_are_read(
+    names: list[str], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clasp.backbones.trust.hub_commit", lambda source, revision: "0" * 40)
+    monkeypatch.setattr("clasp.backbones.trust.hub_names", lambda source, commit: frozenset(names) - {"config.json"})
+    with pytest.raises(BackboneRefused, match="pickle alone") if refused else nullcontext():
+        check_trust("someone/something")
+
+
+def test_a_pickled_text_tower_is_refused_with_a_remedy(folder: Path) -> None:
+    pickled(folder)
+    with pytest.raises(BackboneRefused, match=r"text_tower=.*pickle alone.*real-models\.md.*name that folder"):
+        clip_text(str(folder), "cpu")
 
 
 def test_safetensors_are_taken_where_there_are_both(folder: Path) -> None:

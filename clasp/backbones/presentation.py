@@ -1,0 +1,119 @@
+"""How a picture and a question reach a backbone where that departs from its processor: the way of published numbers.
+
+LLaVA-1.5's own code pads a picture to a square and asks behind a system prompt, the checkpoint in transformers' format
+crops the centre and has no system prompt; lmms-eval's classes for Qwen bound the pixels of a picture. Each is an option
+and not a default: a result says which were chosen, and one without any is what the processor makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from clasp.strict import ConfigError
+
+PADDED = ("clasp.backbones.llava", "clasp.backbones.video_llava")
+"""Adapters of the families whose own code pads pictures to a square; the others keep a picture's shape."""
+BOUNDED = ("clasp.backbones.qwen2_5_vl", "clasp.backbones.qwen3_vl")
+"""Adapters of the families that scale a picture to a number of pixels between two bounds."""
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """What departs from the processor.
+
+    Args:
+        preprocessing: ``processor``, or ``pad``: to a square, with the mean colour that the processor subtracts, the
+            picture in the middle (LLaVA, ``image_aspect_ratio: pad``).
+        system_prompt: of every conversation; None: the chat template's own, if any.
+        min_pixels, max_pixels: of a picture, after which it is scaled to a multiple of the family's unit (28 or 32
+            pixels a side); None: the processor's own.
+    """
+
+    preprocessing: Literal["processor", "pad"] = "processor"
+    system_prompt: str | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What departs, as JSON values; empty where nothing does."""
+        usual = asdict(Presentation())
+        return {name: value for name, value in asdict(self).items() if value != usual[name]}
+
+    @property
+    def protocol(self) -> str:
+        """That in a few words, for a table's legend; empty where nothing does."""
+        told = {
+            "preprocessing": "pictures padded to a square",
+            "system_prompt": f"system prompt {self.system_prompt!r}",
+            "min_pixels": f"at least {self.min_pixels} pixels a picture",
+            "max_pixels": f"at most {self.max_pixels} pixels a picture",
+        }
+        return ", ".join(told[name] for name in self.identity())
+
+    def check(self, backbone: str, adapter: str) -> None:
+        """Whether a backbone can be shown pictures like that.
+
+        Args:
+            backbone: its name, for the message.
+            adapter: dotted name of the module that adapts it.
+
+        Raises:
+            ConfigError: it cannot, or a value contradicts itself.
+        """
+        if self.preprocessing == "pad" and adapter not in PADDED:
+            raise ConfigError(
+                f"backbone.preprocessing=pad is the way of LLaVA-1.5 and Video-LLaVA; backbone={backbone} keeps a "
+                "picture's shape by itself; use backbone.preprocessing=processor"
+            )
+        bounds = {name: value for name in ("min_pixels", "max_pixels") if (value := getattr(self, name)) is not None}
+        for name, value in bounds.items():
+            if adapter not in BOUNDED:
+                raise ConfigError(
+                    f"backbone.{name}={value} is for Qwen's processors; backbone={backbone} has pictures of one size; "
+                    "leave it out"
+                )
+            if value < 1:
+                raise ConfigError(f"backbone.{name}={value} is no number of pixels; use a positive whole number")
+        if len(bounds) == 2 and bounds["min_pixels"] > bounds["max_pixels"]:
+            raise ConfigError(
+                f"backbone.min_pixels={self.min_pixels} is above backbone.max_pixels={self.max_pixels}; swap them"
+            )
+        if self.system_prompt is not None and not self.system_prompt.strip():
+            raise ConfigError("backbone.system_prompt is empty; give its words, or null for the template's own")
+
+    def prepare(self, processor: Any) -> None:
+        """Sets the bounds on pixels in a processor, which should be the caller's own."""
+        own = processor.image_processor
+        given = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
+        if any(given.values()):
+            own.size = {edge: value or own.size[edge] for edge, value in given.items()}
+
+    def picture(self, image: Any, processor: Any) -> Any:
+        """A PIL image in RGB as the processor is to get it."""
+        if self.preprocessing == "processor":
+            return image
+        return padded(image, processor.image_processor.image_mean)
+
+    def messages(self, turn: dict[str, Any]) -> list[dict[str, Any]]:
+        """The conversation of one user turn."""
+        if self.system_prompt is None:
+            return [turn]
+        return [{"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}, turn]
+
+
+def padded(image: Any, mean: Sequence[float]) -> Any:
+    """A PIL image in RGB in the middle of a square of its longer side, of the colour ``mean`` (of 1, by channel).
+
+    As LLaVA's own code has it: the colour rounded down, an odd pixel of margin at the right or below.
+    """
+    from PIL import Image
+
+    width, height = image.size
+    if width == height:
+        return image
+    side = max(width, height)
+    square = Image.new("RGB", (side, side), tuple(int(255 * value) for value in mean))
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square

@@ -1,0 +1,216 @@
+"""How pictures and questions reach a backbone where published numbers had it otherwise than its processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from families import FAMILIES
+from full_size import llava_processor, qwen2_5_vl_processor, qwen3_vl_processor, video_llava_processor
+from PIL import Image
+
+from clasp.backbones.presentation import Presentation, padded
+from clasp.backbones.prompt import PromptReader, with_template
+from clasp.evaluation.answering import Answerer, Question
+from clasp.methods import build
+from clasp.strict import ConfigError
+
+MEAN = (122, 116, 104)
+"""CLIP's mean colour times 255, rounded down."""
+VICUNA_V1 = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+LMMS_EVAL_PIXELS = {"min_pixels": 256 * 28 * 28, "max_pixels": 1_605_632}
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    """No two columns and no two rows alike."""
+    rows, columns = np.meshgrid(np.linspace(0, 255, height), np.linspace(0, 255, width), indexing="ij")
+    return Image.fromarray(np.stack([rows, columns, 255 - columns], axis=2).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("width", "height"), [(7, 4), (4, 7), (6, 6), (1, 5), (5, 2)])
+def test_padding_is_llavas(width: int, height: int) -> None:
+    """Against plain loops over the rule of its code: offset half of the difference, rounded down."""
+    picture, side = gradient(width, height), max(width, height)
+    left, top = (side - width) // 2, (side - height) // 2
+    made = np.asarray(padded(picture, transformers.CLIPImageProcessor().image_mean))
+    assert made.shape == (side, side, 3)
+    for y in range(side):
+        for x in range(side):
+            inside = 0 <= x - left < width and 0 <= y - top < height
+            expected = picture.getpixel((x - left, y - top)) if inside else MEAN
+            assert tuple(made[y, x].tolist()) == expected
+
+
+def test_transformers_own_padding_is_the_same() -> None:
+    """LLaVA's image processor can pad too, but the released checkpoints name CLIP's, which cannot."""
+    own = transformers.LlavaImageProcessor(
+        size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}, do_pad=True
+    )
+    clip = llava_processor().image_processor
+    picture = gradient(500, 333)
+    ours = clip(padded(picture, clip.image_mean), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(ours, own(picture, return_tensors="pt")["pixel_values"], rtol=0, atol=0.02)
+
+
+def test_the_centre_crop_loses_the_ends_and_padding_keeps_them() -> None:
+    """What differs, measured: of a 2:1 picture the processor shows the middle half, at twice the scale."""
+    processor = llava_processor().image_processor
+    picture = Image.new("RGB", (672, 336), "red")
+    picture.paste((0, 0, 255), (0, 0, 168, 336))  # the left quarter
+    cropped, whole = (
+        processor(image, return_tensors="pt")["pixel_values"][0]
+        for image in (picture, padded(picture, processor.image_mean))
+    )
+    blue, red = 2, 0
+
+    def share(pixels: torch.Tensor, channel: int) -> float:
+        low = [
+            (1 if i == channel else 0 - m) / s if i == channel else (0 - m) / s
+            for i, (m, s) in enumerate(zip(processor.image_mean, processor.image_std, strict=True))
+        ]
+        own = [(1 - m) / s for m, s in zip(processor.image_mean, processor.image_std, strict=True)][channel]
+        target = torch.tensor([own if i == channel else low[i] for i in range(3)])
+        return float(((pixels - target[:, None, None]).abs().amax(dim=0) < 0.1).float().mean())
+
+    assert share(cropped, blue) == 0.0
+    assert share(cropped, red) > 0.99
+    assert share(whole, blue) == pytest.approx(1 / 8, abs=0.01)
+    assert share(whole, red) == pytest.approx(3 / 8, abs=0.01)
+
+
+def test_a_square_picture_is_the_same_either_way() -> None:
+    picture = gradient(192, 192)
+    assert padded(picture, [0.5] * 3) is picture
+
+
+def asked(family: str, processor: Any, presentation: Presentation, *pictures: Image.Image, video: Any = None) -> Any:
+    """Inputs that the answerer makes of a question about pictures."""
+    method = build("none", {})
+    answerer = Answerer(FAMILIES[family].model(), processor, method, presentation=presentation)
+    videos = () if video is None else (video,)
+    return answerer._inputs([Question("set[0]", "What?", pictures, {}, None, videos)])
+
+
+def test_the_answerer_pads_pictures_and_no_videos() -> None:
+    padding = Presentation("pad")
+    picture = gradient(500, 333)
+    processor = llava_processor()
+    usual, other = (asked("llava", processor, shown, picture)["pixel_values"] for shown in (Presentation(), padding))
+    assert not torch.equal(usual, other)
+    expected = processor.image_processor(padded(picture, processor.image_processor.image_mean), return_tensors="pt")
+    assert torch.equal(other, expected["pixel_values"])
+    clip = np.asarray(gradient(64, 48))[None].repeat(9, axis=0)
+    frames = [
+        asked("video_llava", video_llava_processor(), shown, video=clip)["pixel_values_videos"]
+        for shown in (Presentation(), padding)
+    ]
+    assert torch.equal(*frames)
+
+
+@pytest.mark.parametrize(
+    ("make", "family", "unit", "usual", "bounded"),
+    [
+        # 40 x 40 pixels: the processor's 2 x 2 tokens and lmms-eval's least; 4,000 x 3,000: 39 x 52 tokens of 28 pixels
+        pytest.param(qwen2_5_vl_processor, "qwen2_5_vl", 28, (4, 15_301), (256, 2_028), id="qwen2_5_vl"),
+        pytest.param(qwen3_vl_processor, "qwen3_vl", 32, (64, 11_750), (196, 1_530), id="qwen3_vl"),
+    ],
+)
+def test_bounds_on_pixels_are_lmms_evals(
+    make: Callable[[], Any], family: str, unit: int, usual: tuple[int, int], bounded: tuple[int, int]
+) -> None:
+    processor = make()
+    for shown, expected in ((Presentation(), usual), (Presentation(**LMMS_EVAL_PIXELS), bounded)):
+        counts = []
+        for size in ((40, 40), (4000, 3000)):
+            inputs = asked(family, processor, shown, gradient(*size))
+            counts.append(int(inputs["image_grid_thw"].prod()) // 4)
+        assert tuple(counts) == expected
+        if shown.identity():
+            assert counts[0] * unit**2 >= LMMS_EVAL_PIXELS["min_pixels"]
+            assert counts[1] * unit**2 <= LMMS_EVAL_PIXELS["max_pixels"]
+    assert processor.image_processor.size["longest_edge"] > 10_000_000, "the caller's processor is left as it is"
+
+
+def test_the_system_prompt_makes_llavas_published_prompt() -> None:
+    """``conv_vicuna_v1`` of LLaVA's own code, which lmms-eval's ``llava`` uses too."""
+    processor = llava_processor()
+    shown = Presentation(system_prompt=VICUNA_V1)
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
+    text = processor.apply_chat_template(shown.messages(turn), add_generation_prompt=True)
+    assert text == f"{VICUNA_V1} USER: <image>\nWhat? ASSISTANT:"
+    ids = asked("llava", processor, shown, gradient(9, 9))["input_ids"][0].tolist()
+    start = processor.tokenizer.bos_token_id
+    assert [ids[0], ids.count(start)] == [start, 1], "one beginning-of-sequence token"
+    reader = PromptReader(processor, processor.tokenizer.convert_tokens_to_ids("<image>"))
+    assert reader.text(ids) == "What?"
+
+
+def test_without_anything_to_say_nothing_is_signed_or_told() -> None:
+    assert Presentation().identity() == {}
+    assert Presentation().protocol == ""
+    shown = Presentation("pad", "Be brief.", 1, 2)
+    assert shown.identity() == {
+        "preprocessing": "pad",
+        "system_prompt": "Be brief.",
+        "min_pixels": 1,
+        "max_pixels": 2,
+    }
+    assert shown.protocol.startswith("pictures padded to a square, system prompt 'Be brief.', at least 1 pixels")
+
+
+@pytest.mark.parametrize(
+    ("shown", "adapter", "words"),
+    [
+        (Presentation("pad"), "llava_next", r"preprocessing=pad.*backbone=b keeps.*preprocessing=processor"),
+        (Presentation("pad"), "qwen3_vl", r"preprocessing=pad"),
+        (Presentation(max_pixels=9), "llava", r"max_pixels=9 is for Qwen's.*leave it out"),
+        (Presentation(min_pixels=0), "qwen2_5_vl", r"min_pixels=0 is no number of pixels"),
+        (Presentation(min_pixels=9, max_pixels=8), "qwen2_5_vl", r"min_pixels=9 is above.*max_pixels=8"),
+        (Presentation(system_prompt=" "), "llava", r"system_prompt is empty.*null"),
+    ],
+)
+def test_what_a_backbone_cannot_be_shown_is_refused(shown: Presentation, adapter: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        shown.check("b", f"clasp.backbones.{adapter}")
+
+
+@pytest.mark.parametrize(
+    ("shown", "adapter"),
+    [
+        (Presentation("pad", VICUNA_V1), "llava"),
+        (Presentation("pad"), "video_llava"),
+        (Presentation(**LMMS_EVAL_PIXELS), "qwen3_vl"),
+        (Presentation(system_prompt="You are a helpful assistant."), "qwen3_vl"),
+    ],
+)
+def test_what_a_backbone_can_be_shown(shown: Presentation, adapter: str) -> None:
+    shown.check("b", f"clasp.backbones.{adapter}")
+
+
+def test_video_llava_is_asked_as_its_card_says_although_its_processor_has_no_template() -> None:
+    """The released repository has none, at the commit of ``configs/backbone``."""
+    processor = video_llava_processor()
+    expected = processor.chat_template
+    turns = [
+        [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What?"}]}],
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}],
+        Presentation(system_prompt="Be brief.").messages({"role": "user", "content": [{"type": "text", "text": "A"}]}),
+    ]
+    rendered = [processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
+    assert rendered[0] == "USER: <video>\nWhat? ASSISTANT:"
+    processor.chat_template = None
+    assert [
+        with_template(processor).apply_chat_template(turn, add_generation_prompt=True) for turn in turns
+    ] == rendered
+    processor.chat_template = expected
+    assert with_template(processor).chat_template == expected, "one that is there stays"
+    other = llava_processor()
+    other.chat_template = None
+    assert with_template(other).chat_template is None, "no template is made up for others"
