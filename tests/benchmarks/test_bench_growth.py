@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 import clasp.ops
-from clasp.bench import command, figure, growth, ops, probes
-from clasp.bench.ops import HELPERS, OPS, PRODUCT, Inputs
-from clasp.bench.report import growth_table, ops_table
+from benchmarks import command, figure, growth, ops, timing
+from benchmarks.ops import HELPERS, OPS, PRODUCT, Inputs
+from benchmarks.tables import growth_table, ops_table
 
 CPU = torch.device("cpu")
 MEGA = 1000 * 1000
@@ -50,7 +50,6 @@ def test_an_entry_calls_the_op_of_its_name(name: str, monkeypatch: pytest.Monkey
         return original(*args, **kwargs)
 
     on = Inputs(64, 128, CPU)
-    on.prepare()
     monkeypatch.setattr(ops, name, counted)
     run = ops.call(name, on)
     assert not calls, "nothing is computed before the call"
@@ -68,18 +67,18 @@ def test_peak_is_the_most_held_at_once() -> None:
         del first, second
         torch.zeros(MEGA, dtype=torch.uint8)
 
-    assert probes.peak_bytes(action, CPU) == pytest.approx(3 * MEGA, rel=0.01)
+    assert timing.peak_bytes(action, CPU) == pytest.approx(3 * MEGA, rel=0.01)
 
 
 def test_peak_is_beyond_what_was_held_before() -> None:
     held = [torch.zeros(4 * MEGA, dtype=torch.uint8)]
-    assert probes.peak_bytes(lambda: held[0].add_(1), CPU) < 0.01 * MEGA
-    assert probes.peak_bytes(lambda: held.append(torch.zeros(MEGA)), CPU) == pytest.approx(4 * MEGA, rel=0.01)
+    assert timing.peak_bytes(lambda: held[0].add_(1), CPU) < 0.01 * MEGA
+    assert timing.peak_bytes(lambda: held.append(torch.zeros(MEGA)), CPU) == pytest.approx(4 * MEGA, rel=0.01)
 
 
 def test_peak_sees_what_an_operator_allocates_for_itself() -> None:
     values = torch.zeros(1000, 1000).t()
-    inside = probes.peak_bytes(lambda: values.softmax(dim=-1), CPU)
+    inside = timing.peak_bytes(lambda: values.softmax(dim=-1), CPU)
     assert inside >= 2 * 4 * MEGA, "a contiguous copy beside the result"
 
 
@@ -87,26 +86,26 @@ def test_waits_are_counted_block_by_block(monkeypatch: pytest.MonkeyPatch) -> No
     modes: list[Any] = []
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-    waits = probes.Waits()
+    waits: list[int] = []
     for count in (2, 0):
-        with waits.watch():
+        with timing.counted_syncs(waits):
             assert modes[-1] == "warn"
             for _ in range(count):
                 warnings.warn("called a synchronizing CUDA operation (Triggered internally)", stacklevel=1)
             warnings.warn("something else", stacklevel=1)
-    assert waits.counts == [2, 0]
+    assert waits == [2, 0]
     assert modes == ["warn", 0, "warn", 0], "the mode that was there before"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="waits for a GPU need one")
 def test_waits_for_a_gpu() -> None:
-    waits, values = probes.Waits(), torch.ones(4, device="cuda")
-    with waits.watch():
+    waits, values = list[int](), torch.ones(4, device="cuda")
+    with timing.counted_syncs(waits):
         values.sum().item()
         values.nonzero()
-    with waits.watch():
+    with timing.counted_syncs(waits):
         values + 1
-    assert waits.counts == [2, 0]
+    assert waits == [2, 0]
 
 
 # --- ops at one size -------------------------------------------------------------------------------------------------

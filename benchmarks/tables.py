@@ -1,95 +1,27 @@
-"""What a benchmark says: ratios to the unpruned model and to the FLOPs-ideal, as JSON values and as a table."""
+"""What was measured, as Markdown tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
-from clasp.bench.growth import LONGEST_S, PAST, QUADRATIC, WITHIN
-from clasp.bench.measure import PARTS, Contender, Times
-from clasp.bench.ops import PRODUCT
-from clasp.bench.plain import layers_seconds
-from clasp.budget import Geometry
-from clasp.cost import prefill_flops
+from benchmarks.growth import LONGEST_S, PAST
+from benchmarks.methods import quartiles
+from benchmarks.ops import PRODUCT, WITHIN
 
-UNPRUNED = "unpruned"
-MILLI = 1e3
 STEADY = 1.1
-"""Upper quartile of one and the same product's times over the lower one, up to which a machine counts as steady."""
+"""Upper quartile of the reference product's times over the lower one, up to which a machine counts as steady."""
+QUADRATIC = 1.5
+"""Exponent of tokens from which on growth counts as quadratic: half way from linear."""
 LISTED = 6
 """Operators shown of each part of a profile, those that take longest."""
 
 
-def entering(contender: Contender, geometry: Geometry, visual_tokens: int) -> tuple[int, ...]:
-    """Visual tokens that each decoder layer computes on."""
-    method = contender.method
-    if method is not None and method.prunes:
-        return method.schedule(visual_tokens, geometry.layers).entering()
-    return (visual_tokens,) * geometry.layers
-
-
-def ideal(geometry: Geometry, contender: Contender, visual_tokens: int, text_tokens: int) -> float:
-    """Prefill speed-up if time were multiply-adds: unpruned decoder layers over those of the method's schedule."""
-    full = (visual_tokens,) * geometry.layers
-    counts = entering(contender, geometry, visual_tokens)
-    return prefill_flops(geometry, full, text_tokens) / prefill_flops(geometry, counts, text_tokens)
-
-
-def record(
-    contenders: Sequence[Contender],
-    times: Mapping[str, Times],
-    geometry: Geometry,
-    visual_tokens: int,
-    text_tokens: int,
-    plain: Mapping[int, float],
-) -> list[dict[str, Any]]:
-    """One entry a contender: medians and quartiles in ms, bytes, waits for the GPU by stage, and the ratios.
-
-    Args:
-        visual_tokens, text_tokens: of each prompt.
-        plain: length -> seconds of the plain decoder.
-    """
-    full = layers_seconds([visual_tokens + text_tokens], plain)
-    base = times[UNPRUNED]
-    rows = []
-    for contender in contenders:
-        own = times[contender.name]
-        speedup = base.median("prefill") / own.median("prefill")
-        best = ideal(geometry, contender, visual_tokens, text_tokens)
-        lengths = [count + text_tokens for count in entering(contender, geometry, visual_tokens)]
-        reachable = full / layers_seconds(lengths, plain)
-        stages = [median(column) * MILLI for column in zip(*own.stages, strict=True)]
-        rows.append(
-            {
-                "name": contender.name,
-                "ms": {part: own.median(part) * MILLI for part in PARTS},
-                "quartiles_ms": {part: _quartiles(own.parts[part]) for part in PARTS},
-                "stages_ms": stages,
-                "kv_bytes": own.kv_bytes,
-                "peak_bytes": own.peak_bytes,
-                "waits": own.waits,
-                "prefill_speedup": speedup,
-                "ideal_speedup": best,
-                "share_of_ideal": speedup / best,
-                "plain_speedup": reachable,
-                "share_of_plain": speedup / reachable,
-                "total_speedup": base.median("total") / own.median("total"),
-            }
-        )
-    return rows
-
-
-def _quartiles(values: Sequence[float], scale: float = MILLI) -> tuple[float, float]:
-    """Lower and upper quartile, by default of seconds in ms."""
-    low, _, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else (values[0],) * 3
-    return low * scale, high * scale
-
-
-def steadiness(pulse_ms: Sequence[float]) -> str:
-    """What the same product took between runs, and whether times of this machine are to be relied on."""
-    low, high = _quartiles(pulse_ms, scale=1.0)
-    text = f"Between runs one and the same product took {median(pulse_ms):.1f} ms [quartiles {low:.1f}, {high:.1f}]"
+def steadiness(reference_ms: Sequence[float]) -> str:
+    """What the reference product took between runs, and whether this machine's times are reliable."""
+    low, high = quartiles(reference_ms)
+    text = f"Between runs one and the same product took {median(reference_ms):.1f} ms [quartiles {low:.1f}, {high:.1f}]"
     if high <= STEADY * low:
         return f"{text}."
     return f"{text}: not steady, something else works on this machine; times below differ by as much."
@@ -112,11 +44,9 @@ def methods_table(found: Mapping[str, Any]) -> str:
         "decoding step.",
         f"Peak: the most that tensors held at once beside the weights ({_mib(found['weight_bytes'])} MiB), in a run of "
         "its own.",
-    ]
-    lines.append(
         "FLOPs-ideal: the speed-up if time were multiply-adds. Plain layers: what the plain decoder reaches at the "
-        "lengths of the method's schedule, without router, fusion, selection or engine."
-    )
+        "lengths of the method's schedule, without router, fusion, selection or engine.",
+    ]
     lines += [f"Left out: {reason}." for reason in found["left_out"].values()]
     lines.append(steadiness(found["pulse_ms"]))
     columns = ["method", "ViT", "router", "fusion", "selection", "by stage", "prefill", "[quartiles]", "decode a token"]

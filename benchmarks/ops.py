@@ -1,16 +1,19 @@
-"""The selection ops of :mod:`clasp.ops`, each with arguments of a given size as methods give them."""
+"""The selection ops of :mod:`clasp.ops`, with arguments as methods give them, against one matrix product."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from math import isqrt
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.models import configuration, geometry_of, spec_of
+from benchmarks.settings import BenchmarkSettings
+from benchmarks.timing import Advance, peak_bytes, progress, timed
 from clasp.ops.attention import attention_received, attention_rows, masked_mean
 from clasp.ops.cluster import (
     cluster_means,
@@ -33,69 +36,39 @@ WORDS = 32
 """Query rows and words of an instruction."""
 PIVOTS = 8
 """DART's."""
+WITHIN = 3.0
+"""Times of one matrix product that an op may take."""
 
 
-@dataclass(frozen=True)
 class Inputs:
-    """Random float32 values of one row, each made once.
+    """Random float32 values of one row.
 
     Args:
         tokens: visual tokens, at least 16.
         width: of their hidden states, a multiple of :data:`HEAD_DIM`.
+
+    Attributes:
+        keep: tokens that stay: one in nine, as 64 of 576 and 320 of 2,880; ``kept`` is the same as (1,) long.
+        values: (1, tokens, width) hidden states.
+        words: (1, words, width).
+        scores: (1, tokens), non-negative.
+        chosen: (1, tokens) bool: half of those that stay.
+        real: (1, tokens) bool, all True.
+        index: (1, keep) long.
     """
 
-    tokens: int
-    width: int
-    device: torch.device
-
-    @property
-    def keep(self) -> int:
-        """Tokens that stay: one in nine, as 64 of 576 and 320 of 2,880."""
-        return self.tokens // 9
+    def __init__(self, tokens: int, width: int, device: torch.device) -> None:
+        self.tokens, self.width, self.device, self.keep = tokens, width, device, tokens // 9
+        self.kept = self.count(self.keep)
+        self.values, self.words = self.noise(tokens, width), self.noise(WORDS, width)
+        self.scores = self.noise(tokens).abs()
+        self.chosen = top_mask(self.scores, self.count(max(1, self.keep // 2)))
+        self.real = torch.ones(1, tokens, dtype=torch.bool, device=device)
+        self.index = top_k(self.scores, self.keep)
 
     def noise(self, *shape: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(1, *shape, generator=generator).to(self.device)
-
-    @cached_property
-    def values(self) -> Tensor:
-        """(1, tokens, width) hidden states."""
-        return self.noise(self.tokens, self.width)
-
-    @cached_property
-    def words(self) -> Tensor:
-        """(1, words, width)."""
-        return self.noise(WORDS, self.width)
-
-    @cached_property
-    def scores(self) -> Tensor:
-        """(1, tokens), non-negative."""
-        return self.noise(self.tokens).abs()
-
-    @cached_property
-    def chosen(self) -> Tensor:
-        """(1, tokens) bool: half of those that stay."""
-        return top_mask(self.scores, self.count(max(1, self.keep // 2)))
-
-    @cached_property
-    def real(self) -> Tensor:
-        """(1, tokens) bool, all True."""
-        return torch.ones(1, self.tokens, dtype=torch.bool, device=self.device)
-
-    @cached_property
-    def index(self) -> Tensor:
-        """(1, keep) long."""
-        return top_k(self.scores, self.keep)
-
-    @cached_property
-    def kept(self) -> Tensor:
-        """(1,) long: tokens that stay."""
-        return self.count(self.keep)
-
-    def prepare(self) -> None:
-        """Makes all of them, so that no call does."""
-        for name in ("values", "words", "scores", "chosen", "real", "index", "kept"):
-            getattr(self, name)
 
     def count(self, number: int) -> Tensor:
         """(1,) long."""
@@ -126,7 +99,7 @@ def _attention_received(on: Inputs) -> Call:
 
 
 def _density_peak_clusters(on: Inputs) -> Call:
-    """SparseVLM's rule: a tenth of the tokens are centres, and as many neighbours make the density."""
+    """SparseVLM's rule: a tenth of the tokens are centres, and the density is over as many neighbours."""
     values, noise, clusters = on.values, 1e-6 * on.scores, on.tokens // 10 + 1
     return lambda: density_peak_clusters(values, clusters, clusters, noise)
 
@@ -181,21 +154,50 @@ OPS: dict[str, Callable[[Inputs], Call]] = {
     "uniform": lambda on: lambda: uniform([0], on.tokens),
     "raters": _raters,
 }
-"""Op -> what makes a call of it. Where an op takes the cosines of all pairs, computing them is part of the call: that
-is what a method pays."""
+"""Op -> a function that makes its call. Where an op takes the cosines of all pairs, the call computes them too, as a
+method does."""
 
 
 HELPERS = ("blocks", "nearest")
 """Functions of :mod:`clasp.ops` that choose nothing, of which other ops are made."""
 
 
-def product(on: Inputs) -> Call:
-    """One matrix product of the ops' size."""
-    values = on.values
-    return lambda: values @ values.transpose(-1, -2)
-
-
 def call(name: str, on: Inputs) -> Call:
     """The op's call, or the product's."""
-    on.prepare()
-    return product(on) if name == PRODUCT else OPS[name](on)
+    return (lambda: on.values @ on.values.transpose(-1, -2)) if name == PRODUCT else OPS[name](on)
+
+
+def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Every op against one matrix product of its size, at every size, as JSON values; always in float32."""
+    width = geometry_of(configuration(spec_of(settings.geometry))).hidden
+    with progress(len(settings.counts) * (len(OPS) + 1) * (settings.rounds + 1)) as advance:
+        sizes = {str(n): against_product(n, width, device, settings.rounds, advance) for n in settings.counts}
+    return {"width": width, "sizes": sizes}
+
+
+@torch.inference_mode()
+def against_product(
+    tokens: int, width: int, device: torch.device, repeats: int, advance: Advance
+) -> list[dict[str, Any]]:
+    """Every op and the product of its size, in ``repeats`` rounds of random order after one that is not timed.
+
+    Returns:
+        One row an op, the product first: median ms, ``ratio`` to the product's, whether that is ``within`` three, and
+        ``peak_bytes`` beyond the inputs.
+    """
+    orders, on = random.Random(0), Inputs(tokens, width, device)
+    calls = {name: call(name, on) for name in (PRODUCT, *OPS)}
+    peaks, seconds = {}, {name: list[float]() for name in calls}
+    for name in calls:
+        advance(name)
+        peaks[name] = peak_bytes(calls[name], device)
+    for _ in range(repeats):
+        for name in orders.sample(list(calls), len(calls)):
+            advance(name)
+            seconds[name].append(timed(calls[name], device))
+    base, rows = median(seconds[PRODUCT]), []
+    for name in calls:
+        ratio = median(seconds[name]) / base
+        row = {"name": name, "ms": 1e3 * median(seconds[name]), "ratio": ratio, "within": ratio <= WITHIN}
+        rows.append({**row, "peak_bytes": peaks[name]})
+    return rows

@@ -1,4 +1,4 @@
-"""The harness's own benchmark: its arms are what they are called, it adds up, and it notices other answers."""
+"""The harness's own benchmark: its setups are what their names say, it adds up, and it notices other answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clasp.bench import harness
+from benchmarks import harness
 
 pytestmark = pytest.mark.xdist_group("bench harness")  # one run for all
 SMALL = ["limit=2", "methods=none,random", "tokens=64", "benchmarks=world_ocr", "threads=1"]
@@ -37,7 +37,7 @@ def measured(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return json.loads((results / "bench" / "harness.json").read_text()), used
 
 
-def test_arms_differ_in_what_they_are_called_after(measured: tuple[dict[str, Any], list[Any]]) -> None:
+def test_setups_differ_in_what_they_are_named_after(measured: tuple[dict[str, Any], list[Any]]) -> None:
     warm, rest = measured[1][:2], measured[1][2:]
     assert [count for *_, count in warm] == [1, 1]
     assert rest == [*[(1, False, False, 2)] * 2, *[(8, False, True, 2)] * 2, *[(8, True, True, 2)] * 2]
@@ -59,7 +59,7 @@ def test_numbers_follow_from_each_other(measured: tuple[dict[str, Any], list[Any
     assert found["different_answers"] == {"loop": 0, "no cache": 0, "default": 0}
 
 
-def test_other_answers_are_told_and_are_a_failure(
+def test_other_answers_are_reported_and_are_a_failure(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def timed(config: Any, overlap: bool) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def test_other_answers_are_told_and_are_a_failure(
         answers = {("cell", "0"): (said, 1.0, None), ("cell", "1"): ("round", 0.0, None)}
         return {"seconds": 2.0, "questions_per_second": 1.0, "rows": {"none": 1.0}, "answers": answers}
 
-    monkeypatch.setattr(harness, "_timed", timed)
+    monkeypatch.setattr(harness, "timed_sweep", timed)
     assert harness.main([*SMALL, f"data={data_root}", f"results={tmp_path}"], "") == harness.DIFFERENT
     assert "NOT the same" in capsys.readouterr().out
     found = json.loads((tmp_path / "bench" / "harness.json").read_text())

@@ -10,15 +10,16 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from benchmarks import command, models
+from benchmarks.methods import PROBES, layers_seconds, probes
+from benchmarks.models import GEOMETRIES, TEXT_TOKENS, load_spec
+from benchmarks.settings import BenchmarkSettings, Measure
+from benchmarks.tables import steadiness
+from benchmarks.timing import PARTS
 from clasp.backbones import adapter_for
-from clasp.bench import command, geometries
-from clasp.bench.geometries import GEOMETRIES, TEXT_TOKENS, subject
-from clasp.bench.measure import PARTS
-from clasp.bench.plain import PROBES, layers_seconds, probes
-from clasp.bench.report import steadiness
 from clasp.cost import prefill_flops
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.xdist_group("bench")  # one run for all
 
 
@@ -36,8 +37,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_no_two_measurements_share_a_file() -> None:
-    measures = get_args(command.Measure)
-    stems = {command.BenchConfig(measure=m, geometry=g).stem for m in measures for g in GEOMETRIES}
+    measures = get_args(Measure)
+    stems = {BenchmarkSettings(measure=m, geometry=g).stem for m in measures for g in GEOMETRIES}
     assert len(stems) == len(measures) * len(GEOMETRIES)
 
 
@@ -76,13 +77,13 @@ def test_ratios_follow_from_times_and_schedules(found: dict[str, Any]) -> None:
         assert row["share_of_plain"] == pytest.approx(row["prefill_speedup"] / row["plain_speedup"])
     assert by_name["none"]["ideal_speedup"] == by_name["none"]["plain_speedup"] == 1.0
     assert by_name["fastv"]["plain_speedup"] > 1.5, "40 tokens instead of 640 in all layers but one"
-    geometry = adapter_for(subject(GEOMETRIES["tiny"], torch.float32, "cpu").model).geometry
+    geometry = adapter_for(load_spec(GEOMETRIES["tiny"], torch.float32, "cpu").model).geometry
     entering = [576, *[17] * 11]  # FastV at layer 1 of 12 for 64 on average
     expected = prefill_flops(geometry, [576] * 12, TEXT_TOKENS) / prefill_flops(geometry, entering, TEXT_TOKENS)
     assert by_name["fastv"]["ideal_speedup"] == pytest.approx(expected, rel=0.02)
 
 
-def test_a_machine_that_is_not_steady_is_told(found: dict[str, Any]) -> None:
+def test_load_of_other_processes_is_reported(found: dict[str, Any]) -> None:
     lengths = len(probes([17 + TEXT_TOKENS, 576 + TEXT_TOKENS]))
     assert len(found["pulse_ms"]) == 2 * (len(rows(found)) + lengths), "one before each timed run of two rounds"
     assert min(found["pulse_ms"]) > 0
@@ -114,7 +115,7 @@ def test_cache_bytes_are_those_of_the_tokens(found: dict[str, Any]) -> None:
 
 
 def test_prompts_have_the_length_asked_for() -> None:
-    tiny = subject(GEOMETRIES["tiny"], torch.float32, "cpu")
+    tiny = load_spec(GEOMETRIES["tiny"], torch.float32, "cpu")
     image = tiny.model.config.image_token_id
     for text_tokens in (TEXT_TOKENS, 20, 33):
         ids = tiny.prompts(3, text_tokens)["input_ids"]
@@ -158,7 +159,7 @@ def test_bad_input_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(geometries, "_random", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr(models.LoadedModel, "__init__", lambda *_: pytest.fail("a model was built"))
     assert command.main([*arguments, "device=cpu", f"results={tmp_path}"], "") == 2
     said = capsys.readouterr().err
     assert said.count("error: ") == 1
