@@ -14,8 +14,7 @@ from clasp.report.retention import load_retention, retentions
 from clasp.report.router import load_router_scores
 from clasp.report.rows import Summary
 from clasp.report.summary import summarize
-from clasp.report.wandb_log import log_report
-from clasp.report.wandb_run import Logged, WandbSettings
+from clasp.report.wandb_log import Logged, WandbSettings, log_report
 
 
 def build_everything(results: Path, published: bool = False) -> tuple[Path, list[Built]]:

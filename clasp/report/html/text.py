@@ -1,6 +1,6 @@
-"""Text of others made safe to show: answers, questions and names may hold anything a file can hold.
+"""Text from results files made safe to show: answers, questions and names may hold anything a file can hold.
 
-Markup is the template's concern (it escapes everything); this is about characters that markup escaping lets through.
+The template escapes markup; this is about characters that escaping lets through.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ def visible(value: object) -> str:
     return _HIDDEN.sub(lambda match: f"[U+{ord(match[0]):04X}]", str(value))
 
 
-def shortened(text: str, longest: int = LONGEST) -> str:
-    """``text``, cut after ``longest`` characters, which it then says."""
+def shortened(value: object, longest: int = LONGEST) -> str:
+    """``value`` as visible text, cut after ``longest`` characters, which it then says."""
+    text = visible(value)
     return text if len(text) <= longest else f"{text[:longest]} … ({len(text) - longest} more characters)"
 
 
