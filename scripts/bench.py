@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/ is not part of the installed package
 
-from benchmarks.command import main
+from benchmarks.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], str(__doc__)))

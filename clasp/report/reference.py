@@ -12,12 +12,11 @@ import pandas as pd
 
 from clasp.files import write_atomically
 from clasp.report.caption import apart, below_random
-from clasp.report.cells import Experiment, load_experiment
-from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import benchmark_label, marked_label, method_label
-from clasp.report.rows import Average, Comparison, Key, Standing, standings
-from clasp.report.spells import APART_H, MARK, hours_apart
+from clasp.report.load import UNPRUNED, Experiment, ReportError, load_experiment
+from clasp.report.sessions import APART_H, MARK, hours_apart
 from clasp.report.statistics import Interval
+from clasp.report.table_rows import Average, Comparison, Key, Standing, standings
 
 TRAINING = "tiny_training.json"
 MAIN, METHODS = "tiny_main", "table_llava15_tiny"
@@ -60,11 +59,12 @@ def publish(results: Path, readme: Path) -> list[Path]:
 
 
 def _files(experiment: Experiment) -> list[Path]:
-    results, name = experiment.results, experiment.name
-    cells = [f"cells/{cell}.{suffix}" for cell in experiment.frame["signature"] for suffix in ("json", "jsonl")]
-    tables = [f"tables/{name}.{suffix}" for suffix in ("md", "csv", "tex")]
-    figures = [f"figures/{figure}_{name}.{suffix}" for figure in experiment.spec.figures for suffix in ("png", "svg")]
-    return [results / path for path in (f"experiments/{name}.json", *cells, *tables, *figures)]
+    results = experiment.results
+    cells = [
+        results / "cells" / f"{cell}.{kind}" for cell in experiment.frame["signature"] for kind in ("json", "jsonl")
+    ]
+    plan = results / "experiments" / f"{experiment.name}.json"
+    return [plan, *cells, *experiment.tables.values(), *experiment.figures]
 
 
 def _others(results: Path) -> list[Path]:

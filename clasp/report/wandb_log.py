@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from clasp.files import write_atomically
 from clasp.redact import redact, redacted
-from clasp.report.files import budget_tokens
+from clasp.report.load import budget_tokens
 
 if TYPE_CHECKING:
-    from clasp.report.cells import Experiment
+    from clasp.report.load import Experiment
 
 log = logging.getLogger(__name__)
 

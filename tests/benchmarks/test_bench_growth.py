@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import clasp.ops
-from benchmarks import command, figure, growth, ops, timing
+from benchmarks import figure, growth, main, ops, timing
 from benchmarks.ops import HELPERS, OPS, PRODUCT, Inputs
 from benchmarks.tables import growth_table, ops_table
 
@@ -115,7 +115,7 @@ def test_ops_are_held_against_the_product_of_their_size(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["measure=ops", "geometry=tiny", "sizes=64,96", "repeats=2", "device=cpu", f"results={tmp_path}"]
-    assert command.main(arguments, "") == 0
+    assert main.main(arguments, "") == 0
     found = json.loads((tmp_path / "bench" / "tiny_ops.json").read_text())
     assert (tmp_path / "bench" / "tiny_ops.md").read_text() == ops_table(found)
     assert found["width"] == 128
@@ -186,7 +186,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One small run through the command, as a user would; the folder that it wrote."""
     results = tmp_path_factory.mktemp("growth")
     arguments = ["measure=growth", "geometry=tiny", "sizes=256,768", "repeats=1", "methods=clasp,fastv"]
-    assert command.main([*arguments, "dtype=float32", "device=cpu", f"results={results}"], "") == 0
+    assert main.main([*arguments, "dtype=float32", "device=cpu", f"results={results}"], "") == 0
     return results / "bench"
 
 

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from benchmarks import command, models
+from benchmarks import main, models
 from benchmarks.methods import PROBES, layers_seconds, probes
 from benchmarks.models import GEOMETRIES, TEXT_TOKENS, load_spec
 from benchmarks.settings import BenchmarkSettings, Measure
@@ -28,7 +28,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One small run through the command, as a user would."""
     results = tmp_path_factory.mktemp("bench")
     arguments = ["geometry=tiny", "batches=2", "repeats=2", "methods=clasp,fastv", "dtype=float32", "device=cpu"]
-    assert command.main([*arguments, f"results={results}"], "") == 0
+    assert main.main([*arguments, f"results={results}"], "") == 0
     table = (results / "bench" / "tiny.md").read_text()
     assert "one and the same product" in table
     for name in ("unpruned", "none", "clasp", "fastv", "fastv, eager"):
@@ -160,7 +160,7 @@ def test_bad_input_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(models.LoadedModel, "__init__", lambda *_: pytest.fail("a model was built"))
-    assert command.main([*arguments, "device=cpu", f"results={tmp_path}"], "") == 2
+    assert main.main([*arguments, "device=cpu", f"results={tmp_path}"], "") == 2
     said = capsys.readouterr().err
     assert said.count("error: ") == 1
     for word in words:
@@ -170,7 +170,7 @@ def test_bad_input_is_one_sentence(
 
 def test_a_profile_divides_a_run_into_its_parts(tmp_path: Path) -> None:
     arguments = ["measure=profile", "geometry=tiny", "batches=1", "methods=fastv,visionzip", "dtype=float32"]
-    assert command.main([*arguments, "device=cpu", f"results={tmp_path}"], "") == 0
+    assert main.main([*arguments, "device=cpu", f"results={tmp_path}"], "") == 0
     found = json.loads((tmp_path / "bench" / "tiny_profile.json").read_text())
     assert [run["name"] for run in found["profiles"]] == ["fastv", "visionzip"]
     for run in found["profiles"]:

@@ -26,11 +26,11 @@ from synthetic import (
 )
 
 from clasp.report.categories import by_category
-from clasp.report.cells import load_experiment
 from clasp.report.layout import body, header
-from clasp.report.rows import Summary
-from clasp.report.summary import summarize
+from clasp.report.load import load_experiment
+from clasp.report.summarize import summarize
 from clasp.report.table import latex, markdown
+from clasp.report.table_rows import Summary
 
 WORLD = ("attribute", "counting", "ocr", "spatial", "scene", "general")
 

@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 from synthetic import ALL_METHODS, METHODS, cell, write_cell, write_experiment
 
-from clasp.report.cells import load_experiment
 from clasp.report.figures import style
 from clasp.report.figures.accuracy_vs_flops import curves, draw
 from clasp.report.figures.style import COLOURS, COLUMN_MM, DPI, LOOKS, Look, looks, write
-from clasp.report.files import ReportError
 from clasp.report.layout import INSIDE_DECODER
 from clasp.report.layout import METHODS as LABELS
-from clasp.report.rows import Summary
-from clasp.report.summary import summarize
+from clasp.report.load import ReportError, load_experiment
+from clasp.report.summarize import summarize
+from clasp.report.table_rows import Summary
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,12 @@ from matplotlib.patches import Rectangle
 from synthetic import cell, planned, signature, write_cell, write_plan
 
 from clasp.report.categories import by_category
-from clasp.report.cells import load_experiment
 from clasp.report.figures import heatmap, style
 from clasp.report.figures.heatmap import draw
 from clasp.report.figures.style import COLUMN_MM, DPI
-from clasp.report.files import ReportError
-from clasp.report.rows import Summary
-from clasp.report.summary import summarize
+from clasp.report.load import ReportError, load_experiment
+from clasp.report.summarize import summarize
+from clasp.report.table_rows import Summary
 
 SHARES = {"none": 0.9, "random": 0.5, "A": 0.8, "B": 0.75, "C": 0.8}
 """Share of right answers in attribute; in counting A is two points better, and in ocr B has no cell."""

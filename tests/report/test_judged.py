@@ -10,9 +10,8 @@ import pytest
 from synthetic import cell, planned, signature, write_cell, write_plan
 
 from clasp.report.caption import caption
-from clasp.report.cells import load_experiment
-from clasp.report.files import ReportError
-from clasp.report.summary import summarize
+from clasp.report.load import ReportError, load_experiment
+from clasp.report.summarize import summarize
 from clasp.report.table import markdown
 
 GRADES = {"none": [1.0, 0.5, 1.0, 0.0, 1.0, 0.5], "clasp": [1.0, 0.5, 0.5, 0.0, 1.0, 0.0]}

@@ -14,13 +14,13 @@ import pytest
 from command_line import call
 from synthetic import VISUAL, alter, cell, planned, signature, write_cell, write_plan
 
-from clasp.report.cells import load_experiment
-from clasp.report.files import ReportError
-from clasp.report.published.rows import PublishedRow, published_rows
-from clasp.report.published.table import build_published, published_csv, published_sheet
-from clasp.report.rows import Summary
-from clasp.report.summary import summarize
+from clasp.report.build import build_published
+from clasp.report.load import ReportError, load_experiment
+from clasp.report.published.compare import PublishedRow, published_rows
+from clasp.report.published.write import published_csv, published_sheet
+from clasp.report.summarize import summarize
 from clasp.report.table import sheet_latex, sheet_markdown
+from clasp.report.table_rows import Summary
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "table"
@@ -253,7 +253,7 @@ def test_efficiency_compares_ratios_with_a_mark_and_times_not_at_all(tmp_path: P
     assert "§" not in text
 
 
-def test_our_speedups_between_spells_of_a_machine_are_marked(tmp_path: Path) -> None:
+def test_our_speedups_between_timing_sessions_are_marked(tmp_path: Path) -> None:
     write(tmp_path, benchmarks=("pope",), table="efficiency")
     late = {"started": "2026-01-02T09:00:00+00:00", "finished": "2026-01-02T10:00:00+00:00"}
     alter(tmp_path, signature("clasp", 192, "pope"), provenance=late)

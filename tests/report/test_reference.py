@@ -13,12 +13,11 @@ from synthetic import ALL_METHODS, BUDGETS, METHODS, VISUAL, alter, cell, signat
 
 from clasp.report.build import build_figures, build_table
 from clasp.report.caption import below_random
-from clasp.report.cells import load_experiment
-from clasp.report.files import ReportError
 from clasp.report.layout import DAGGERS
 from clasp.report.layout import METHODS as LABELS
+from clasp.report.load import ReportError, load_experiment
 from clasp.report.reference import main_block, methods_block, publish, renewed
-from clasp.report.summary import summarize
+from clasp.report.summarize import summarize
 from clasp.report.table import write_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,7 +169,7 @@ def test_the_methods_block_shows_the_numbers(built: Path) -> None:
     assert below_random(summary.standings, {row.key: row.average for row in summary.rows}) in block
 
 
-def test_the_blocks_mark_speedups_between_spells_of_a_machine(built: Path) -> None:
+def test_the_blocks_mark_speedups_between_timing_sessions(built: Path) -> None:
     table = built / "tables" / "table_llava15_tiny.csv"
     assert "§" not in main_block(table) + methods_block(table)
     for tokens in (128, 64):

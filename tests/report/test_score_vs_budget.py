@@ -10,14 +10,13 @@ import pytest
 from matplotlib.axes import Axes
 from synthetic import ALL_METHODS, BENCHMARKS, METHODS, alter, signature, write_experiment
 
-from clasp.report.cells import load_experiment
 from clasp.report.figures import style
 from clasp.report.figures.score_vs_budget import OTHERS, OTHERS_LABEL, draw
 from clasp.report.figures.style import COLOURS, COLUMN_MM, DPI, ORDER
-from clasp.report.files import ReportError
 from clasp.report.layout import benchmark_label, method_label
-from clasp.report.rows import Summary
-from clasp.report.summary import summarize
+from clasp.report.load import ReportError, load_experiment
+from clasp.report.summarize import summarize
+from clasp.report.table_rows import Summary
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 from command_line import call
 from synthetic import BENCHMARKS, cell, write_experiment
 
-from clasp.report.cells import load_experiment
+from clasp.report.load import load_experiment
 from clasp.report.wandb_log import _rows, choose_mode, group_config, group_id, log_group, log_report
 
 pytestmark = pytest.mark.xdist_group("wandb")  # one process for all
@@ -42,7 +42,7 @@ SCRIPT = """
 import json, os, socket, sys
 from pathlib import Path
 from test_wandb_log import Settings, group
-from clasp.report.everything import build_everything, log_built
+from clasp.report.build import build_everything, log_built
 from clasp.report.wandb_log import log_group
 from synthetic import write_experiment
 

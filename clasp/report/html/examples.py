@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clasp.report.cells import Experiment
-from clasp.report.files import UNPRUNED
 from clasp.report.layout import benchmark_label, method_label
+from clasp.report.load import UNPRUNED, Experiment
 from clasp.report.metrics import occurrences
-from clasp.report.rows import RANDOM, Row, Summary
+from clasp.report.table_rows import RANDOM, Summary, TableRow
 
 QUESTIONS = 4
 """Questions shown per benchmark."""
@@ -20,7 +19,7 @@ OURS = "clasp"
 
 
 @dataclass(frozen=True)
-class Question:
+class ExampleQuestion:
     """One question, the expected answer, and (prediction, verdict) of each of the benchmark's rows."""
 
     prompt: str
@@ -36,7 +35,7 @@ class Examples:
     benchmark: str
     experiment: str
     rows: Sequence[str]
-    questions: Sequence[Question]
+    questions: Sequence[ExampleQuestion]
 
 
 def examples(summaries: Iterable[Summary]) -> list[Examples]:
@@ -60,7 +59,7 @@ def _examples(summary: Summary, backbone: str, benchmark: str) -> Examples | Non
     if not shared:
         return None
     questions = [
-        Question(
+        ExampleQuestion(
             _text(answers[0][key].get("prompt")),
             _text(answers[0][key].get("answer")),
             [(_text(one[key].get("prediction")), verdict(one[key].get("score"))) for one in answers],
@@ -71,7 +70,7 @@ def _examples(summary: Summary, backbone: str, benchmark: str) -> Examples | Non
     return Examples(backbone, benchmark_label(benchmark), experiment.name, labels, questions)
 
 
-def _rows(summary: Summary) -> list[Row]:
+def _rows(summary: Summary) -> list[TableRow]:
     """The unpruned row, and at the smallest budget CLASP's and random's, or the first one where neither is."""
     unpruned = [row for row in summary.rows if row.method == UNPRUNED]
     pruned = [row for row in summary.rows if row.method != UNPRUNED]

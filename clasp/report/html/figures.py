@@ -1,4 +1,4 @@
-"""An experiment's figures inside the page, as the bytes that :mod:`clasp.report.build` wrote."""
+"""An experiment's figures inside the page, as the bytes that were written."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from clasp.report.build import figure_stem
 from clasp.report.layout import title
-from clasp.report.retention import Retention
-from clasp.report.rows import Summary
+from clasp.report.retention_run import RetentionRun
+from clasp.report.table_rows import Summary
 
 LARGEST_SVG = 160_000
 """Bytes above which a figure's PNG stands in for its SVG, so that the page stays quick to open."""
@@ -42,17 +41,14 @@ class Picture:
 
 def pictures(summary: Summary) -> list[Picture]:
     """The experiment's figures that have been drawn, in the order of its configuration."""
-    folder, name = summary.experiment.results / "figures", title(summary)
-    found = []
-    for figure in summary.experiment.spec.figures:
+    experiment, name, found = summary.experiment, title(summary), []
+    for figure in experiment.spec.figures:
         what = ALTERNATIVES.get(figure, figure.replace("_", " "))
-        found.append(
-            picture(folder / figure_stem(figure, summary), f"{what}; the table has the numbers", f"{what} ({name})")
-        )
+        found.append(picture(experiment.figure(figure), f"{what}; the table has the numbers", f"{what} ({name})"))
     return [one for one in found if one is not None]
 
 
-def retention_picture(run: Retention, results: Path) -> Picture | None:
+def retention_picture(run: RetentionRun, results: Path) -> Picture | None:
     """The run's figure; None where it has not been drawn."""
     return picture(results / "figures" / f"retention_{run.name}", RETENTION, RETENTION)
 

@@ -20,16 +20,16 @@ from markupsafe import Markup
 
 from clasp.files import write_atomically
 from clasp.report.caption import ASSUMED, assumptions, caption
+from clasp.report.html.cell_facts import CellFacts
+from clasp.report.html.escape import script_data, shortened, visible
 from clasp.report.html.examples import examples
 from clasp.report.html.figures import Picture, pictures, retention_picture
-from clasp.report.html.provenance import Provenance
 from clasp.report.html.tables import Table, published_table, table
-from clasp.report.html.text import script_data, shortened, visible
 from clasp.report.layout import method_label, title
-from clasp.report.published.rows import PublishedRow
-from clasp.report.retention import Retention, Stage
-from clasp.report.router import SETS, RouterScores, note
-from clasp.report.rows import Summary
+from clasp.report.published.compare import PublishedRow
+from clasp.report.retention_run import MapStage, RetentionRun
+from clasp.report.router_scores import SETS, RouterScores, note
+from clasp.report.table_rows import Summary
 
 NAME = "report.html"
 ABLATION = "ablation"
@@ -66,7 +66,7 @@ class Section:
 
 
 def write_html(
-    built: Sequence[Built], results: Path, routers: RouterScores | None = None, retention: Sequence[Retention] = ()
+    built: Sequence[Built], results: Path, routers: RouterScores | None = None, retention: Sequence[RetentionRun] = ()
 ) -> Path:
     """Writes ``<results>/report.html`` and returns its path; figures are the files that lie below ``results``.
 
@@ -79,9 +79,9 @@ def write_html(
     return write_atomically(results / NAME, page(built, results, routers, retention).encode())
 
 
-def page(built: Sequence[Built], results: Path, routers: RouterScores | None, retention: Sequence[Retention]) -> str:
+def page(built: Sequence[Built], results: Path, routers: RouterScores | None, retention: Sequence[RetentionRun]) -> str:
     """The page; the same results give the same text."""
-    provenance = Provenance()
+    provenance = CellFacts()
     shown = [(one, one.summary) for one in built if one.summary is not None]
     # within a part by title, which numbers the ablations; what has no title of its own, such as tiny_main, comes first
     shown.sort(key=lambda pair: (list(PARTS).index(part(pair[1])), pair[1].experiment.spec.title, pair[0].name))
@@ -115,12 +115,12 @@ def part(summary: Summary) -> str:
     return "efficiency" if summary.experiment.spec.table == "efficiency" else "tables"
 
 
-def _section(summary: Summary, built: Built, provenance: Provenance) -> Section:
+def _section(summary: Summary, built: Built, provenance: CellFacts) -> Section:
     published = published_table(summary, built.published) if built.published else None
     return Section(summary, table(summary, provenance), published, pictures(summary), built.problems)
 
 
-def _facts(summaries: Sequence[Summary], provenance: Provenance) -> dict[str, str]:
+def _facts(summaries: Sequence[Summary], provenance: CellFacts) -> dict[str, str]:
     """What was measured, on what, and when."""
 
     def distinct(column: str) -> str:
@@ -153,7 +153,7 @@ def _incomplete(built: Sequence[Built]) -> list[str]:
     return lines
 
 
-def _kept(stage: Stage) -> str:
+def _kept(stage: MapStage) -> str:
     """How many tokens a stage keeps, in words."""
     where = "decoder" if stage.layer == 0 else f"layer {stage.layer}"
     if stage.pivots is None:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from clasp.report.files import UNPRUNED
-from clasp.report.html.provenance import Provenance
+from clasp.report.html.cell_facts import CellFacts
 from clasp.report.layout import Mark, Shown, benchmark_label, body, header, method_label, p_text
-from clasp.report.published.rows import PublishedRow, PublishedValue
-from clasp.report.published.table import LABELS
-from clasp.report.rows import Row, Summary
+from clasp.report.load import UNPRUNED
+from clasp.report.published.compare import PublishedRow, PublishedValue
+from clasp.report.published.write import LABELS
+from clasp.report.table_rows import Summary, TableRow
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Table:
     budget: str = "visual tokens"
 
 
-def table(summary: Summary, provenance: Provenance) -> Table:
+def table(summary: Summary, provenance: CellFacts) -> Table:
     """The experiment's table; its cells must be in ``provenance``."""
     heads, spec, frame = header(summary)[1:], summary.experiment.spec, summary.experiment.frame
     # only a benchmark's column belongs to one cell
@@ -67,7 +67,7 @@ def table(summary: Summary, provenance: Provenance) -> Table:
     signatures = {key: dict(zip(own["benchmark"], own["signature"], strict=True)) for key, own in frame.groupby(KEY)}
     members = [list(rows) for _, rows in groupby(summary.rows, key=lambda row: (row.method == UNPRUNED, row.tokens))]
 
-    def line(row: Row, shown: Sequence[Shown]) -> Line:
+    def line(row: TableRow, shown: Sequence[Shown]) -> Line:
         own = signatures.get(row.key, {})
         entries = [
             _score(entry, row, benchmarks[head], own, provenance)
@@ -88,7 +88,7 @@ KEY = ["row", "tokens"]
 """Columns of a frame that name a row of the table."""
 
 
-def _score(shown: Shown, row: Row, benchmark: str, signatures: Mapping[str, str], provenance: Provenance) -> Entry:
+def _score(shown: Shown, row: TableRow, benchmark: str, signatures: Mapping[str, str], provenance: CellFacts) -> Entry:
     if benchmark not in signatures:
         return Entry("", note="Not run: the experiment plans this cell, and it does not exist yet.", cells="")
     interval = row.intervals[benchmark]
@@ -98,7 +98,7 @@ def _score(shown: Shown, row: Row, benchmark: str, signatures: Mapping[str, str]
     return Entry(shown.text, shown.mark, shown.tail.strip(), note, provenance.places([signatures[benchmark]]))
 
 
-def _note(shown: Shown, row: Row, compared: bool) -> str:
+def _note(shown: Shown, row: TableRow, compared: bool) -> str:
     """What a number that belongs to the whole row rests on beyond the row's own cells."""
     if compared and (found := row.comparison) is not None:
         return (

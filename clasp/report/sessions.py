@@ -1,31 +1,17 @@
-"""Which measured times compare: those of cells that were computed in the same spell of a machine."""
+"""Which measured times compare: those of cells that were computed in the same timing session of a machine."""
 
 from __future__ import annotations
-
-from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
 
 APART_H = 3.0
-"""Hours between two cells beyond which their times are not taken to compare.
+"""Hours between two cells beyond which they count as timed in different sessions, whose times do not compare.
 
 The same cells took 45 % longer on the same machine within a day; all tables of the tiny backbone take half an hour.
 """
 MARK = "§"
 """What follows a speed-up that divides such times; the caption explains it."""
-
-
-def moment(text: str | None) -> float:
-    """Seconds since 1970 of a time as cells store it, UTC where it names no zone; not a number where there is none.
-
-    Raises:
-        ValueError: that is no time.
-    """
-    if not text:
-        return float("nan")
-    found = datetime.fromisoformat(text)
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def hours_apart(cells: pd.DataFrame, base: pd.DataFrame) -> float:

@@ -14,9 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from clasp.report.caption import TOLERANCE
-from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import percent_factor
-from clasp.report.published.files import check_columns, read_published
+from clasp.report.load import UNPRUNED, ReportError
 from clasp.report.published.protocols import (
     ACCOUNTING,
     AVERAGE,
@@ -29,7 +28,8 @@ from clasp.report.published.protocols import (
     findings,
     worst,
 )
-from clasp.report.rows import Row, Summary
+from clasp.report.published.read import check_columns, read_published
+from clasp.report.table_rows import Summary, TableRow
 
 FOLDER = Path(__file__).resolve().parents[3] / "results" / "published"
 """The project's own copy of the published numbers."""
@@ -168,7 +168,7 @@ class _Places:
         return int(budget) / self.published if budget else None
 
 
-def _accuracy_values(summary: Summary, row: Row | None, line: Mapping[str, str]) -> dict[str, PublishedValue]:
+def _accuracy_values(summary: Summary, row: TableRow | None, line: Mapping[str, str]) -> dict[str, PublishedValue]:
     """A line of accuracy.csv for every column that it belongs to: two protocols of ours may have one published name."""
     facts = Facts(line["backbone"], line["method"], line["source"], line["protocol"], line["note"])
     name = line["benchmark"]
@@ -184,7 +184,7 @@ def _accuracy_values(summary: Summary, row: Row | None, line: Mapping[str, str])
 
 
 _MEGABYTES = 2**20 / 1e6
-_COSTS: Mapping[str, Callable[[Row], float | None]] = {
+_COSTS: Mapping[str, Callable[[TableRow], float | None]] = {
     "accuracy_retention_pct": lambda row: _times(row.average.value, 100),
     "pope_f1": lambda row: _times(row.scores.get("pope"), 100),
     "time_speedup": lambda row: row.speedups["total"],
@@ -199,7 +199,7 @@ _COSTS: Mapping[str, Callable[[Row], float | None]] = {
 """Published quantity -> ours in its unit; of those that are not listed we have none."""
 
 
-def own_value(summary: Summary, row: Row, column: str) -> float | None:
+def own_value(summary: Summary, row: TableRow, column: str) -> float | None:
     """Our number for a column of published ones, in the published unit (percent, MME's points, ms, ...); None where we
     have none."""
     if summary.experiment.spec.table == "efficiency":
@@ -209,7 +209,7 @@ def own_value(summary: Summary, row: Row, column: str) -> float | None:
     return _times(row.scores.get(column), percent_factor([other.scores.get(column) for other in summary.rows]))
 
 
-def _efficiency_values(summary: Summary, row: Row | None, line: Mapping[str, str]) -> dict[str, PublishedValue]:
+def _efficiency_values(summary: Summary, row: TableRow | None, line: Mapping[str, str]) -> dict[str, PublishedValue]:
     quantity = line["quantity"]
     if quantity not in QUANTITIES:
         raise ReportError(f"published quantity {quantity!r} is unknown; known: {', '.join(QUANTITIES)}")
@@ -225,7 +225,7 @@ def _efficiency_values(summary: Summary, row: Row | None, line: Mapping[str, str
 
 def _value(
     summary: Summary,
-    row: Row | None,
+    row: TableRow | None,
     column: str,
     benchmark: str | None,
     line: Mapping[str, str],
@@ -246,7 +246,7 @@ def _value(
     return PublishedValue(line["value"], mine, difference, comparable, tuple(one.reason for one in found), note)
 
 
-def _accounting(summary: Summary, row: Row, benchmark: str | None) -> list[Finding]:
+def _accounting(summary: Summary, row: TableRow, benchmark: str | None) -> list[Finding]:
     """Whether our row holds what the source counts as the budget."""
     if row.method == UNPRUNED:
         return []
@@ -265,14 +265,14 @@ def _accounting(summary: Summary, row: Row, benchmark: str | None) -> list[Findi
     return [Finding("different", f"budget: the source means the {words} count, which is {measured:.0f} in our row")]
 
 
-def _subset(summary: Summary, row: Row, benchmark: str | None) -> list[Finding]:
+def _subset(summary: Summary, row: TableRow, benchmark: str | None) -> list[Finding]:
     cells = _cells(summary, row, benchmark)
     if (cells["questions"] >= cells["available"]).all():
         return []
     return [Finding("different", "ours answered a subset of the questions (LIMIT=all answers every one)")]
 
 
-def _cells(summary: Summary, row: Row, benchmark: str | None) -> pd.DataFrame:
+def _cells(summary: Summary, row: TableRow, benchmark: str | None) -> pd.DataFrame:
     frame = summary.experiment.frame
     cells = frame[(frame["row"] == row.name) & (frame["tokens"] == row.tokens)]
     return cells if benchmark is None else cells[cells["benchmark"] == benchmark]

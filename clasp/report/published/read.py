@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clasp.reading import BadFile, read_text
-from clasp.report.files import ReportError
+from clasp.report.load import ReportError
 
 _NUMBER = re.compile(r"-?\d{1,9}(\.\d+)?|\d{1,4}:\d\d")  # also minutes and seconds
 

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from clasp.report.cells import ACCOUNTINGS, WORLD, Experiment
-from clasp.report.files import REMEDY, UNPRUNED, ReportError
+from clasp.report.load import CONVENTIONS, REMEDY, UNPRUNED, WORLD, Experiment, ReportError
 from clasp.report.metrics import Sampled, sampled
-from clasp.report.rows import Average, Comparison, Key, Row, Summary
-from clasp.report.spells import hours_apart
+from clasp.report.sessions import hours_apart
 from clasp.report.statistics import (
     Interval,
     Pair,
@@ -27,9 +25,10 @@ from clasp.report.statistics import (
     resample,
     swap_tests,
 )
+from clasp.report.table_rows import Average, Comparison, Key, Summary, TableRow
 
 COSTS: Mapping[str, tuple[str, float]] = {
-    **{key: (key, 1.0) for key in (*ACCOUNTINGS, "text_tokens", "tflops_gated", "tflops_two_matrix")},
+    **{key: (key, 1.0) for key in (*CONVENTIONS, "text_tokens", "tflops_gated", "tflops_two_matrix")},
     "kv_mib": ("kv_bytes", 2.0**-20),
     "prefill_ms": ("prefill_seconds", 1e3),
     "decode_ms": ("decode_seconds", 1e3),
@@ -69,7 +68,7 @@ def summarize(experiment: Experiment) -> Summary:
         cells, costs = groups[key], _costs(groups[key], experiment.benchmarks)
         comparable = len(base) > 0 and _where(cells) == _where(base)
         rows.append(
-            Row(
+            TableRow(
                 name=key[0],
                 method=methods[key],
                 tokens=int(key[1]),

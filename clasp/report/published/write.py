@@ -8,21 +8,19 @@ from pathlib import Path
 from string import ascii_lowercase
 
 from clasp.report.caption import apart_rows
-from clasp.report.files import UNPRUNED
-from clasp.report.layout import Group, Shown, benchmark_label, method_label, title
-from clasp.report.published.protocols import AVERAGE, QUANTITIES
-from clasp.report.published.rows import (
-    FOLDER,
+from clasp.report.layout import RowGroup, Shown, benchmark_label, method_label, title
+from clasp.report.load import UNPRUNED
+from clasp.report.published.compare import (
     ORIGINS,
     PublishedRow,
     PublishedValue,
     own_value,
-    published_rows,
     same_backbone,
 )
-from clasp.report.rows import Row, Summary
-from clasp.report.spells import MARK
+from clasp.report.published.protocols import AVERAGE, QUANTITIES
+from clasp.report.sessions import MARK
 from clasp.report.table import Sheet, records_csv, write_sheet
+from clasp.report.table_rows import Summary, TableRow
 
 LABELS = {AVERAGE: "average %", "average": "average of scores", **{k: q.label for k, q in QUANTITIES.items()}}
 """Headings of columns that are no benchmark of ours."""
@@ -37,9 +35,8 @@ OURS = "this project"
 """What stands as the source of our own rows."""
 
 
-def write_published_table(summary: Summary, folder: Path, published: Path = FOLDER) -> dict[str, Path]:
+def write_published_table(summary: Summary, rows: Sequence[PublishedRow], folder: Path) -> dict[str, Path]:
     """Writes ``<experiment>_published.md``, ``.csv`` and ``.tex`` into ``folder``; returns suffix -> path."""
-    rows = published_rows(summary, published)
     return write_sheet(published_sheet(summary, rows), published_csv(summary, rows), folder)
 
 
@@ -130,7 +127,7 @@ def _label(column: str) -> str:
 
 def _groups(
     summary: Summary, rows: Sequence[PublishedRow], columns: Sequence[str], letters: Mapping[str, str]
-) -> Iterator[Group]:
+) -> Iterator[RowGroup]:
     compared = same_backbone(summary)
 
     def tail(value: PublishedValue) -> str:
@@ -142,15 +139,15 @@ def _groups(
             lines.append(_own_line(summary, row, columns))
             beside = [other for other in rows if (other.method, other.tokens) == row.key]
             lines += [_line(other, method_label(other.method), columns, tail) for other in beside]
-        yield Group(f"{'all ' if unpruned else ''}{tokens} visual tokens", lines)
+        yield RowGroup(f"{'all ' if unpruned else ''}{tokens} visual tokens", lines)
     rest = [row for row in rows if row.tokens is None]
     if rest:
         labels = [f"{method_label(row.method)} ({row.budget or 'budget not stated'})" for row in rest]
         lines = [_line(row, label, columns, tail) for row, label in zip(rest, labels, strict=True)]
-        yield Group("published only: budgets or methods that this experiment does not have", lines)
+        yield RowGroup("published only: budgets or methods that this experiment does not have", lines)
 
 
-def _own_line(summary: Summary, row: Row, columns: Sequence[str]) -> list[Shown]:
+def _own_line(summary: Summary, row: TableRow, columns: Sequence[str]) -> list[Shown]:
     values = [own_value(summary, row, column) for column in columns]
     # speed-ups and TFLOPs are small numbers
     texts = ["" if value is None else f"{value:.{2 if value < 10 else 1}f}" for value in values]
@@ -197,16 +194,3 @@ def _notes(summary: Summary, rows: Sequence[PublishedRow], letters: Mapping[str,
 
 def _sources(rows: Sequence[PublishedRow]) -> str:
     return "; ".join(dict.fromkeys(f"{row.source} = {row.source_text}" for row in rows))
-
-
-def build_published(summary: Summary, published: Path = FOLDER) -> str:
-    """Writes ``tables/<experiment>_published.{md,csv,tex}``; returns the Markdown table followed by the paths.
-
-    An experiment that names no published backbone, as ablations do, has no such table: the answer says so.
-    """
-    experiment = summary.experiment
-    if experiment.spec.published is None:
-        return f"published: nothing is published beside experiment {experiment.name!r} (report.published names none)"
-    paths = write_published_table(summary, experiment.results / "tables", published)
-    listing = "\n".join(f"table: {path}" for path in paths.values())
-    return f"{paths['md'].read_text(encoding='utf-8')}\n{listing}"

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from clasp.report.figures import style
-from clasp.report.files import ReportError
 from clasp.report.layout import method_label
-from clasp.report.retention import Map, Question, Retention, Stage
+from clasp.report.load import ReportError
+from clasp.report.retention_run import MapQuestion, MapStage, RetentionMap, RetentionRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ LETTERS = 58
 """Of a question on one of its two lines."""
 
 
-def draw(retention: Retention) -> Figure:
+def draw(run: RetentionRun) -> Figure:
     """A block for each question: its picture, then for every row and budget one map a stage.
 
     Kept patches carry a colour: one for pivots and one for completion tokens where the method tells them apart, a
@@ -48,15 +48,13 @@ def draw(retention: Retention) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    blocks = [(question, _lines(question.maps)) for question in retention.questions if question.maps]
+    blocks = [(question, _lines(maps)) for question, maps in run if maps]
     if not blocks:
-        raise ReportError(f"retention run {retention.name!r} has no maps; run 'python scripts/retention.py' again")
+        raise ReportError(f"retention run {run.name!r} has no maps; run 'python scripts/retention.py' again")
     height = LEGEND_MM + sum(HEAD_MM + len(lines) * LINE_MM for _, lines in blocks)
     # places are set by hand: maps are square and flow over the lines like words
     figure = Figure(figsize=(style.COLUMN_MM / 25.4, height / 25.4), dpi=style.DPI)
-    _legend(
-        figure, height, [stage for question in retention.questions for one in question.maps for stage in one.stages]
-    )
+    _legend(figure, height, [stage for one in run.maps for stage in one.stages])
     top = LEGEND_MM
     for question, lines in blocks:
         _words(figure, height, top + HEAD_MM, _heading(question), size=style.SMALL)
@@ -66,13 +64,13 @@ def draw(retention: Retention) -> Figure:
                 _place(figure, height, 0, place_mm).imshow(_pixels(question.picture))
             for column, (one, stage) in enumerate(line, start=1):
                 axes = _place(figure, height, column, place_mm)
-                axes.imshow(overlay(_pixels(question.picture), stage, retention.side), interpolation="nearest")
+                axes.imshow(overlay(_pixels(question.picture), stage, run.side), interpolation="nearest")
                 _label(axes, one, stage)
         top += HEAD_MM + len(lines) * LINE_MM
     return figure
 
 
-def overlay(pixels: Any, stage: Stage, side: int) -> Any:
+def overlay(pixels: Any, stage: MapStage, side: int) -> Any:
     """The picture with its kept patches tinted and the others dimmed.
 
     Args:
@@ -102,9 +100,9 @@ def overlay(pixels: Any, stage: Stage, side: int) -> Any:
     return (shown * SHADES).round() / SHADES
 
 
-def _lines(maps: Sequence[Map]) -> list[list[tuple[Map, Stage]]]:
+def _lines(maps: Sequence[RetentionMap]) -> list[list[tuple[RetentionMap, MapStage]]]:
     """Maps in lines beside or below the picture; a row's stages stay on one line where one can hold them."""
-    lines: list[list[tuple[Map, Stage]]] = [[]]
+    lines: list[list[tuple[RetentionMap, MapStage]]] = [[]]
     for one in maps:
         cells = [(one, stage) for stage in one.stages]
         if len(lines[-1]) + len(cells) > ACROSS - 1 and lines[-1]:
@@ -116,9 +114,9 @@ def _lines(maps: Sequence[Map]) -> list[list[tuple[Map, Stage]]]:
     return lines
 
 
-def _heading(question: Question) -> str:
+def _heading(question: MapQuestion) -> str:
     category = f"{question.category}: " if question.category else ""
-    text = f"{category}{question.text} ({question.answer})"
+    text = f"{category}{question.question} ({question.answer})"
     return "\n".join(textwrap.wrap(text, LETTERS, max_lines=2, placeholder=" …"))
 
 
@@ -152,7 +150,7 @@ def _place(figure: Figure, height: float, column: int, top: float) -> Axes:
     return axes
 
 
-def _label(axes: Axes, one: Map, stage: Stage) -> None:
+def _label(axes: Axes, one: RetentionMap, stage: MapStage) -> None:
     """The stage above a map; above a row's first one also its name and budget, and its answer below."""
 
     def write(y_mm: float, text: str, weight: str = "normal") -> None:
@@ -177,7 +175,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _legend(figure: Figure, height: float, stages: Sequence[Stage]) -> None:
+def _legend(figure: Figure, height: float, stages: Sequence[MapStage]) -> None:
     from matplotlib.patches import Patch
 
     marked, plain = (any((stage.pivots is not None) == which for stage in stages) for which in (True, False))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from clasp.report.cells import Experiment
-from clasp.report.files import judged_cell
-from clasp.report.html.text import visible
+from clasp.report.html.escape import visible
+from clasp.report.load import Experiment, judged_cell
 
 FIELDS = (
     *("cell", "benchmark", "score as stored", "questions", "backbone", "method", "code"),
@@ -16,7 +15,7 @@ FIELDS = (
 """What is said of a cell, in this order; the first four differ from cell to cell, the others mostly do not."""
 
 
-class Provenance:
+class CellFacts:
     """Collects cells as the page's tables name them; a cell is known by its place in the collection."""
 
     def __init__(self) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from clasp.report.cells import Experiment
-from clasp.report.files import UNPRUNED
-from clasp.report.spells import APART_H
+from clasp.report.load import UNPRUNED, Experiment
+from clasp.report.sessions import APART_H
 from clasp.report.statistics import Interval
 
 RANDOM = "random"
@@ -56,7 +55,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line: a method, or a variant under a name of its own, at one budget.
 
     Args:
@@ -68,7 +67,7 @@ class Row:
         pending: benchmarks whose cell has answers and no score yet, and what it reads until then.
         average: normalized average over all benchmarks.
         world: normalized average over the picture world's benchmarks.
-        costs: keys of :data:`clasp.report.summary.COSTS`, None where a benchmark's cell is missing.
+        costs: keys of :data:`clasp.report.summarize.COSTS`, None where a benchmark's cell is missing.
         speedups: phase (``prefill``, ``decode``, ``total``) -> unpruned / own seconds as measured; None where device or
             batch size differ.
         hours_apart: most hours between computing a cell of the row and computing the unpruned model's.
@@ -100,7 +99,7 @@ class Row:
 
     @property
     def apart(self) -> bool:
-        """Whether its speed-ups divide times of different spells of a machine."""
+        """Whether its speed-ups divide times of different timing sessions."""
         return self.hours_apart > APART_H and any(value is not None for value in self.speedups.values())
 
 
@@ -112,14 +111,14 @@ class Summary:
     """
 
     experiment: Experiment
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
         return self.experiment.benchmarks
 
     @property
-    def unpruned(self) -> Row | None:
+    def unpruned(self) -> TableRow | None:
         return next((row for row in self.rows if row.method == UNPRUNED), None)
 
     @property
