@@ -20,6 +20,7 @@ from synthetic import (
     plan,
     planned,
     signature,
+    summary_of,
     write_cell,
     write_experiment,
     write_plan,
@@ -27,16 +28,10 @@ from synthetic import (
 
 from clasp.report.categories import by_category
 from clasp.report.layout import body, header
-from clasp.report.load import load_experiment
-from clasp.report.summarize import summarize
 from clasp.report.table import latex, markdown
 from clasp.report.table_rows import Summary
 
 WORLD = ("attribute", "counting", "ocr", "spatial", "scene", "general")
-
-
-def summary_of(results: Path) -> Summary:
-    return summarize(load_experiment("tiny_main", results))
 
 
 def shown(summary: Summary) -> dict[str, dict[str, str]]:

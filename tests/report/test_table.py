@@ -20,6 +20,7 @@ from synthetic import (
     plan,
     planned,
     signature,
+    summary_of,
     write_cell,
     write_experiment,
     write_plan,
@@ -28,15 +29,11 @@ from synthetic import (
 from clasp.report.layout import marks
 from clasp.report.load import ReportError, load_experiment
 from clasp.report.statistics import Interval
-from clasp.report.summarize import COSTS, summarize
+from clasp.report.summarize import COSTS
 from clasp.report.table import comma_separated, escape, latex, markdown
 from clasp.report.table_rows import Average, Comparison, Summary, TableRow, standings
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def summary_of(results: Path, name: str = "tiny_main") -> Summary:
-    return summarize(load_experiment(name, results))
 
 
 def row_of(summary: Summary, name: str, tokens: int) -> TableRow:
