@@ -17,10 +17,12 @@ from clasp.report.router_scores import load_router_scores
 from clasp.report.summarize import summarize
 from clasp.report.table import write_table
 from clasp.report.table_rows import Summary
-from clasp.report.wandb_log import Logged, WandbSettings, log_report
+from clasp.report.wandb_log import Logged, log_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from clasp.config import WandbConfig
 
 FIGURES: Mapping[str, Callable[[Summary], Figure]] = {
     "accuracy_vs_flops": accuracy_vs_flops.draw,
@@ -113,7 +115,7 @@ def _build(name: str, results: Path, published: bool) -> Built:
     return Built(name, summary, tuple(problems), tuple(rows))
 
 
-def log_built(summary: Summary, settings: WandbSettings, page: Path | None = None) -> Logged:
+def log_built(summary: Summary, settings: WandbConfig, page: Path | None = None) -> Logged:
     """Logs an experiment's tables and figures, as they lie below its results root, as one W&B run.
 
     Args:

@@ -145,6 +145,6 @@ def standings(
             continue
         if round(100 * own.value, 1) < round(100 * random.value, 1):
             tested = (comparisons or {}).get((name, tokens))
-            told = tested is not None and tested.reference == RANDOM and tested.verdict == "worse"
-            found[name, tokens] = "apart" if told else "below"
+            worse = tested is not None and tested.reference == RANDOM and tested.verdict == "worse"
+            found[name, tokens] = "apart" if worse else "below"
     return found

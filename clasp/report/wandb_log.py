@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from clasp.files import write_atomically
 from clasp.redact import redact, redacted
 from clasp.report.load import budget_tokens
 
 if TYPE_CHECKING:
+    from clasp.config import WandbConfig
     from clasp.report.load import Experiment
 
 log = logging.getLogger(__name__)
@@ -35,19 +36,6 @@ COLUMNS = [*COPIED, "output_average", "tflops_gated", "kv_mib", "prefill_ms", "d
 """Columns of a group's table; the first ones are a cell's own keys."""
 REPORT = "report"
 """Job type of an experiment's report, and the type of the artifact that it holds."""
-
-
-class WandbSettings(Protocol):
-    """The caller's configuration; ``mode`` None leaves the choice to the environment."""
-
-    @property
-    def enabled(self) -> bool: ...
-    @property
-    def project(self) -> str: ...
-    @property
-    def mode(self) -> Literal["online", "offline"] | None: ...
-    @property
-    def entity(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +55,7 @@ class Logged:
 
 def log_group(
     cells: Sequence[Mapping[str, Any]],
-    settings: WandbSettings,
+    settings: WandbConfig,
     *,
     experiment: str = "run",
     results: Path = Path("results"),
@@ -78,7 +66,7 @@ def log_group(
 
     Args:
         cells: results files of one backbone, method and budget.
-        settings: project, entity, mode and the switch.
+        settings: project, entity, mode (None: the environment's) and the switch.
         experiment: name of the experiment, W&B's group.
         results: root of the results.
 
@@ -104,7 +92,7 @@ def log_report(
     experiment: Experiment,
     tables: Mapping[str, Path],
     figures: Iterable[Path],
-    settings: WandbSettings,
+    settings: WandbConfig,
     results: Path,
     page: Path | None = None,
 ) -> Logged:
@@ -117,7 +105,7 @@ def log_report(
         experiment: whose report it is.
         tables: suffix -> path of its tables; ``csv`` must be one, for its lines are the rows.
         figures: paths of its figures.
-        settings: project, entity, mode and the switch.
+        settings: project, entity, mode (None: the environment's) and the switch.
         results: root of the results.
         page: the HTML page of all experiments, where it has been built.
     """
@@ -176,7 +164,7 @@ def _rows(path: Path) -> tuple[list[str], list[list[Any]]]:
     return list(frame.columns), frame.astype(object).where(frame.notna(), None).values.tolist()
 
 
-def log_run(what: str, init: Mapping[str, Any], fill: Fill, settings: WandbSettings, results: Path) -> Logged:
+def log_run(what: str, init: Mapping[str, Any], fill: Fill, settings: WandbConfig, results: Path) -> Logged:
     """Writes one run; its files go under ``<results>/wandb``.
 
     Args:
@@ -200,7 +188,7 @@ def log_run(what: str, init: Mapping[str, Any], fill: Fill, settings: WandbSetti
     return outcome
 
 
-def choose_mode(wandb: Any, settings: WandbSettings) -> Mode:
+def choose_mode(wandb: Any, settings: WandbConfig) -> Mode:
     """WANDB_MODE, else the configuration, else what `wandb offline` saved, else online exactly where there is a key.
 
     Raises:
@@ -225,7 +213,7 @@ _unreachable: list[str] = []
 """Why the server could not be used, once it could not: every further try in this process would cost the full wait."""
 
 
-def _write(wandb: Any, what: str, init: Mapping[str, Any], fill: Fill, settings: WandbSettings, folder: Path) -> Logged:
+def _write(wandb: Any, what: str, init: Mapping[str, Any], fill: Fill, settings: WandbConfig, folder: Path) -> Logged:
     """Online where that is the mode and the server answers, else offline."""
     mode = choose_mode(wandb, settings)
     if mode == "disabled":
@@ -253,7 +241,7 @@ def _write(wandb: Any, what: str, init: Mapping[str, Any], fill: Fill, settings:
     return Logged("offline", str(written), f"logged {what} to the W&B run {written}; {hint}")
 
 
-def _init(wandb: Any, mode: str, init: Mapping[str, Any], settings: WandbSettings, folder: Path) -> Any:
+def _init(wandb: Any, mode: str, init: Mapping[str, Any], settings: WandbConfig, folder: Path) -> Any:
     quiet = wandb.Settings(
         silent=True, console="off", disable_git=True, disable_code=True, init_timeout=NETWORK_SECONDS,
         x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True, x_save_requirements=False,

@@ -45,7 +45,7 @@ class Built:
         name: of the experiment.
         summary: None where there is nothing to show.
         problems: why something is not there, a sentence each.
-        published: numbers of others to stand below the table, empty where none are asked for.
+        published: rows for the table of published numbers below; empty for none.
     """
 
     name: str

@@ -17,8 +17,8 @@ from clasp.report.caption import TOLERANCE
 from clasp.report.layout import percent_factor
 from clasp.report.load import UNPRUNED, ReportError
 from clasp.report.published.protocols import (
-    ACCOUNTING,
     AVERAGE,
+    CONVENTION,
     COUNTERPARTS,
     QUANTITIES,
     Comparable,
@@ -28,7 +28,7 @@ from clasp.report.published.protocols import (
     findings,
     worst,
 )
-from clasp.report.published.read import check_columns, read_published
+from clasp.report.published.read import read_published
 from clasp.report.table_rows import Summary, TableRow
 
 FOLDER = Path(__file__).resolve().parents[3] / "results" / "published"
@@ -108,11 +108,9 @@ def published_rows(summary: Summary, folder: Path = FOLDER) -> list[PublishedRow
         )
     efficiency = summary.experiment.spec.table == "efficiency"
     file = folder / ("efficiency.csv" if efficiency else "accuracy.csv")
-    lines, keyed = read_published(file), read_published(folder / "sources.csv")
-    own_columns = ("quantity",) if efficiency else ("protocol",)
-    check_columns(file, lines, "backbone", "budget", "method", "benchmark", "value", "source", "origin", *own_columns)
-    check_columns(folder / "sources.csv", keyed, "key", "source")
-    sources = {line["key"]: line["source"] for line in keyed}
+    columns = ("backbone", "budget", "method", "benchmark", "value", "source", "origin")
+    lines = read_published(file, *columns, "quantity" if efficiency else "protocol")
+    sources = {line["key"]: line["source"] for line in read_published(folder / "sources.csv", "key", "source")}
     own = [line for line in lines if line["backbone"] == backbone]
     if not own:
         known = ", ".join(dict.fromkeys(line["backbone"] for line in lines))
@@ -237,7 +235,7 @@ def _value(
     if mine is None or row is None:  # nothing of ours, so nothing to compare
         return PublishedValue(line["value"], None, None, "different", (), note)
     if same_backbone(summary):
-        found = [*found, *_accounting(summary, row, benchmark), *_subset(summary, row, benchmark)]
+        found = [*found, *_convention(summary, row, benchmark), *_subset(summary, row, benchmark)]
     else:
         backbone = summary.experiment.frame["backbone"].iloc[0]
         found = [Finding("different", f"published for {line['backbone']}, ours is {backbone}")]
@@ -246,22 +244,22 @@ def _value(
     return PublishedValue(line["value"], mine, difference, comparable, tuple(one.reason for one in found), note)
 
 
-def _accounting(summary: Summary, row: TableRow, benchmark: str | None) -> list[Finding]:
+def _convention(summary: Summary, row: TableRow, benchmark: str | None) -> list[Finding]:
     """Whether our row holds what the source counts as the budget."""
     if row.method == UNPRUNED:
         return []
     frame, cells = summary.experiment.frame, _cells(summary, row, benchmark)
-    accounting = ACCOUNTING.get(row.method)
-    if accounting is None:
+    convention = CONVENTION.get(row.method)
+    if convention is None:
         return [Finding("unsure", "budget: the source does not say which count of visual tokens it means")]
     base = frame[(frame["method"] == UNPRUNED) & frame["benchmark"].isin(cells["benchmark"])]
     # a share of visual tokens whose number follows the picture is held where it is the share of their measured mean
     share = row.tokens / int(frame["visual_tokens"].iloc[0])
     targets = [float(row.tokens), *([share * float(base["nominal"].mean())] if len(base) else [])]
-    measured = float(cells[accounting].mean())
+    measured = float(cells[convention].mean())
     if min(abs(measured - target) for target in targets) <= TOLERANCE:
         return []
-    words = accounting.replace("_", " ")
+    words = convention.replace("_", " ")
     return [Finding("different", f"budget: the source means the {words} count, which is {measured:.0f} in our row")]
 
 

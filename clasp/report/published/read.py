@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clasp.reading import BadFile, read_text
@@ -14,11 +13,11 @@ from clasp.report.load import ReportError
 _NUMBER = re.compile(r"-?\d{1,9}(\.\d+)?|\d{1,4}:\d\d")  # also minutes and seconds
 
 
-def read_published(path: Path) -> list[dict[str, str]]:
-    """Lines of a file of published numbers, each with every column of the first line.
+def read_published(path: Path, *columns: str) -> list[dict[str, str]]:
+    """Lines of a file of published numbers, each with every column of the first line, ``columns`` among them.
 
     Raises:
-        ReportError: it cannot be read, or a line has other columns or no number as its value.
+        ReportError: it cannot be read, lacks a column, or a line has other columns or no number as its value.
     """
     try:
         lines = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
@@ -28,13 +27,7 @@ def read_published(path: Path) -> list[dict[str, str]]:
         whole = None not in line and all(isinstance(text, str) for text in line.values())
         if not whole or ("value" in line and not _NUMBER.fullmatch(line["value"])):
             raise ReportError(f"line {number} of {path} has a column too many or too few, or no number; correct it")
-    return lines
-
-
-def check_columns(path: Path, lines: Sequence[Mapping[str, str]], *wanted: str) -> None:
-    """Raises:
-    ReportError: the lines lack a column that is wanted.
-    """
-    missing = [column for column in wanted if not lines or column not in lines[0]]
+    missing = [column for column in columns if not lines or column not in lines[0]]
     if missing:
         raise ReportError(f"{path} has no column {missing[0]!r}; restore the project's own file")
+    return lines
