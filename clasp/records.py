@@ -22,12 +22,6 @@ from clasp.reading import (
     writable,
 )
 
-
-def side(value: object) -> bool:
-    """a whole number from 1 to 1000"""
-    return positive(value) and isinstance(value, int) and value <= 1000
-
-
 TABLES = ("accuracy", "efficiency", "categories")
 FIGURES = ("accuracy_vs_flops", "score_vs_budget", "heatmap")
 
@@ -123,35 +117,4 @@ CLAIM: Shape = {
     "label": label,
     "questions": (count, nothing),
     "since": label,
-}
-
-ROUTERS: Shape = {
-    "categories": [label],
-    "sets": keyed(
-        {
-            "hash": label,
-            "prompts": positive,
-            "routers": keyed({"confusion": [[count]], "ms_per_prompt": amount}),
-        }
-    ),
-    "batch": count,
-    "device": keyed(anything),
-    "provenance": keyed(anything),
-}
-
-RETENTION: Shape = {
-    "name": label,
-    "backbone": label,
-    "side": side,
-    "questions": [{"question": writable, "answer": writable, "category": _LABEL, "picture": text}],
-    "maps": [
-        {
-            "question": count,
-            "row": label,
-            "tokens": count,
-            "prediction": writable,
-            "right": flag,
-            "stages": [{"layer": count, "kept": [count], "pivots": ([count], nothing)}],
-        }
-    ],
 }

@@ -23,8 +23,11 @@ here. Writes results/bench/<geometry>.json and .md for methods, <geometry>_<meas
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from clasp.bench.command import main
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/ is not part of the installed package
+
+from benchmarks.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], str(__doc__)))

@@ -11,8 +11,11 @@ last alone. Cells go into a folder that is thrown away.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from clasp.bench.harness import main
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/ is not part of the installed package
+
+from benchmarks.harness import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], str(__doc__)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clasp.arguments import run
-from clasp.report.files import ReportError
+from clasp.report.load import ReportError
 from clasp.report.published.upper_bound import check, describe
 from clasp.strict import ConfigError
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clasp.arguments import run
-from clasp.report.files import ReportError
+from clasp.report.load import ReportError
 from clasp.report.reference import publish
 
 ROOT = Path(__file__).resolve().parents[1]

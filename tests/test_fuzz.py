@@ -31,9 +31,9 @@ from clasp.evaluation.store import CellStore
 from clasp.evaluation.store import signature as hashed
 from clasp.reading import BadFile
 from clasp.report import command as report
-from clasp.report.files import ReportError
-from clasp.report.retention import load_retention
-from clasp.report.router import load_router_scores, markdown
+from clasp.report.load import ReportError
+from clasp.report.retention_run import load_retention
+from clasp.report.router_scores import load_router_scores, markdown
 from clasp.strict import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]

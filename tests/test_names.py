@@ -20,9 +20,8 @@ from clasp.evaluation.custom import read
 from clasp.evaluation.hydra_files import Redacted
 from clasp.evaluation.judging.judge import main as judge
 from clasp.evaluation.store import CellStore
-from clasp.report.cells import load_experiment
-from clasp.report.everything import build_everything
-from clasp.report.files import ReportError
+from clasp.report.build import build_everything
+from clasp.report.load import ReportError, load_experiment
 from clasp.strict import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -88,7 +88,7 @@ def record(config: RunConfig, plan: Plan) -> Path:
     """Asks the first questions of each benchmark under every method and budget, and stores what was kept.
 
     Returns:
-        The file; :mod:`clasp.report.retention` reads it.
+        The file; :mod:`clasp.report.retention_run` reads it.
 
     Raises:
         ConfigError: see :func:`check`; or a question has several pictures.

@@ -1,19 +1,28 @@
-"""Writes an experiment's tables and figures to their places under the results root, and says where."""
+"""Writes tables, figures and the page below a results root, of one or all experiments, and logs them to W&B."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clasp.report.figures import accuracy_vs_flops, heatmap, retention, score_vs_budget
+from clasp.report.figures import accuracy_vs_flops, heatmap, retention_maps, score_vs_budget
 from clasp.report.figures.style import write
-from clasp.report.retention import load_retention
-from clasp.report.rows import Summary
+from clasp.report.html import Built, write_html
+from clasp.report.load import ReportError, load_experiment
+from clasp.report.published.compare import PublishedRow, published_rows
+from clasp.report.published.write import write_published_table
+from clasp.report.retention_run import load_retention, retention_runs
+from clasp.report.router_scores import load_router_scores
+from clasp.report.summarize import summarize
 from clasp.report.table import write_table
+from clasp.report.table_rows import Summary
+from clasp.report.wandb_log import Logged, log_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from clasp.config import WandbConfig
 
 FIGURES: Mapping[str, Callable[[Summary], Figure]] = {
     "accuracy_vs_flops": accuracy_vs_flops.draw,
@@ -26,7 +35,7 @@ FIGURES: Mapping[str, Callable[[Summary], Figure]] = {
 def build_table(summary: Summary) -> str:
     """Writes ``tables/<experiment>.{md,csv,tex}``; returns the Markdown table followed by the paths."""
     paths = write_table(summary, summary.experiment.results / "tables")
-    return f"{paths['md'].read_text(encoding='utf-8')}\n{_listing('table', paths)}"
+    return f"{paths['md'].read_text(encoding='utf-8')}\n{_listing('table', paths.values())}"
 
 
 def build_figures(summary: Summary) -> str:
@@ -35,10 +44,21 @@ def build_figures(summary: Summary) -> str:
     Returns:
         The paths, one a line.
     """
-    folder = summary.experiment.results / "figures"
-    names = summary.experiment.spec.figures
-    drawn = [write(FIGURES[name], summary, folder, figure_stem(name, summary)) for name in names]
-    return "\n".join(_listing("figure", paths) for paths in drawn)
+    stems = {name: summary.experiment.figure(name) for name in summary.experiment.spec.figures}
+    drawn = [write(FIGURES[name], summary, stem.parent, stem.name) for name, stem in stems.items()]
+    return _listing("figure", [path for paths in drawn for path in paths.values()])
+
+
+def build_published(summary: Summary) -> str:
+    """Writes ``tables/<experiment>_published.{md,csv,tex}``; returns the Markdown table followed by the paths.
+
+    An experiment that names no published backbone, as ablations do, has no such table: the answer says so.
+    """
+    experiment = summary.experiment
+    if experiment.spec.published is None:
+        return f"published: nothing is published beside experiment {experiment.name!r} (report.published names none)"
+    paths = write_published_table(summary, published_rows(summary), experiment.results / "tables")
+    return f"{paths['md'].read_text(encoding='utf-8')}\n{_listing('table', paths.values())}"
 
 
 def build_retention(results: Path, name: str) -> str:
@@ -47,14 +67,66 @@ def build_retention(results: Path, name: str) -> str:
     Returns:
         The paths, one a line.
     """
-    paths = write(retention.draw, load_retention(results, name), results / "figures", f"retention_{name}")
-    return _listing("figure", paths)
+    paths = write(retention_maps.draw, load_retention(results, name), results / "figures", f"retention_{name}")
+    return _listing("figure", paths.values())
 
 
-def figure_stem(figure: str, summary: Summary) -> str:
-    """Name of an experiment's figure, without suffix."""
-    return f"{figure}_{summary.experiment.name}"
+def build_everything(results: Path, published: bool = False) -> tuple[Path, list[Built]]:
+    """Writes the tables and figures of all experiments and ``report.html``, each as far as its results go.
+
+    The page also has what ``router.json`` and ``retention/*.json`` say, where they are there. What cannot be built does
+    not keep the rest from being built: the page and the returned list say what and why.
+
+    Args:
+        results: root of the results.
+        published: whether published rows are set beside ours, where an experiment names a published backbone.
+
+    Returns:
+        The page's path, and one entry per experiment.
+
+    Raises:
+        ReportError: no experiment has been run, or one of those files cannot be used.
+    """
+    names = sorted(path.stem for path in (results / "experiments").glob("*.json"))
+    if not names:
+        raise ReportError(f"no experiment has been run yet below {results}; run 'make tables' first")
+    built = [_build(name, results, published) for name in names]
+    runs = [load_retention(results, name) for name in retention_runs(results)]
+    for run in runs:
+        build_retention(results, run.name)
+    return write_html(built, results, load_router_scores(results), runs), built
 
 
-def _listing(what: str, paths: dict[str, Path]) -> str:
-    return "\n".join(f"{what}: {path}" for path in paths.values())
+def _build(name: str, results: Path, published: bool) -> Built:
+    try:
+        summary = summarize(load_experiment(name, results))
+        build_table(summary)
+    except ReportError as error:
+        return Built(name, None, (str(error),))
+    problems = []
+    try:
+        build_figures(summary)
+    except ReportError as error:
+        problems.append(str(error))
+    rows: list[PublishedRow] = []
+    if published and summary.experiment.spec.published is not None:
+        rows = published_rows(summary)
+        write_published_table(summary, rows, results / "tables")
+    return Built(name, summary, tuple(problems), tuple(rows))
+
+
+def log_built(summary: Summary, settings: WandbConfig, page: Path | None = None) -> Logged:
+    """Logs an experiment's tables and figures, as they lie below its results root, as one W&B run.
+
+    Args:
+        summary: whose table has been built.
+        settings: project, entity, mode and the switch.
+        page: the page of all experiments, where it belongs with them.
+    """
+    experiment = summary.experiment
+    drawn = [path for path in experiment.figures if path.is_file()]
+    return log_report(experiment, experiment.tables, drawn, settings, experiment.results, page)
+
+
+def _listing(what: str, paths: Iterable[Path]) -> str:
+    return "\n".join(f"{what}: {path}" for path in paths)

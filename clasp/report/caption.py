@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from clasp.report.files import UNPRUNED
 from clasp.report.layout import DAGGERS, benchmark_label, method_label
-from clasp.report.rows import RANDOM, SIGNIFICANT, Average, Key, Standing, Summary
-from clasp.report.spells import APART_H, MARK
+from clasp.report.load import UNPRUNED
+from clasp.report.sessions import APART_H, MARK
 from clasp.report.statistics import LEVEL, RESAMPLES, SWAPS
+from clasp.report.table_rows import RANDOM, SIGNIFICANT, Average, Key, Standing, Summary
 
 TOLERANCE = 1.0
 """Tokens by which a row's output average may miss its budget and still count as holding it."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from clasp.report.metrics import Answers, sampled
-from clasp.report.rows import Key, Summary
 from clasp.report.statistics import Interval, resample
+from clasp.report.table_rows import Key, Summary
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The command line of ``scripts/report.py``.
 
-What draws and calculates is imported once the arguments are known to be good: it takes longer than telling that not.
+What draws and calculates is imported once the arguments are valid, so that errors in them show at once.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clasp.arguments import run
-from clasp.report.files import ReportError
+from clasp.report.load import ReportError
 from clasp.strict import ConfigError
 
 if TYPE_CHECKING:
-    from clasp.report.rows import Summary
+    from clasp.report.table_rows import Summary
 
 Mode = Literal["off", "offline", "online"]
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "config.yaml"
@@ -42,36 +42,35 @@ def main(arguments: Sequence[str], usage: str) -> int:
     return run(ReportArguments, _report, arguments, usage)
 
 
-def _report(asked: ReportArguments) -> int:
+def _report(arguments: ReportArguments) -> int:
     try:
-        return _everything(asked) if asked.experiment == ALL else _experiment(asked)
+        return _everything(arguments) if arguments.experiment == ALL else _experiment(arguments)
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def _experiment(asked: ReportArguments) -> int:
-    from clasp.report.build import build_figures, build_table
-    from clasp.report.cells import load_experiment
-    from clasp.report.published.table import build_published
-    from clasp.report.summary import summarize
+def _experiment(arguments: ReportArguments) -> int:
+    from clasp.report.build import build_figures, build_published, build_table
+    from clasp.report.load import load_experiment
+    from clasp.report.summarize import summarize
 
-    summary = summarize(load_experiment(asked.experiment, asked.results))
+    summary = summarize(load_experiment(arguments.experiment, arguments.results))
     print(build_table(summary))
     print(build_figures(summary))
-    if asked.published:
+    if arguments.published:
         print(build_published(summary))
-    return 0 if _logged([summary], asked.wandb) else 1
+    return 0 if _logged([summary], arguments.wandb) else 1
 
 
-def _everything(asked: ReportArguments) -> int:
-    from clasp.report.everything import build_everything
+def _everything(arguments: ReportArguments) -> int:
+    from clasp.report.build import build_everything
 
-    page, built = build_everything(asked.results, asked.published)
+    page, built = build_everything(arguments.results, arguments.published)
     problems = [f"error: {one.name}: {problem}" for one in built for problem in one.problems]
     print(f"report: {page} ({len(built)} experiments)")
     print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
-    done = _logged([one.summary for one in built if one.summary is not None], asked.wandb, page)
+    done = _logged([one.summary for one in built if one.summary is not None], arguments.wandb, page)
     return 0 if done and not problems else 1
 
 
@@ -82,7 +81,7 @@ def _logged(summaries: list[Summary], mode: Mode, page: Path | None = None) -> b
     from omegaconf import OmegaConf
 
     from clasp.config import WandbConfig
-    from clasp.report.everything import log_built
+    from clasp.report.build import log_built
 
     settings = WandbConfig(**{**OmegaConf.load(CONFIG).wandb, "enabled": True, "mode": mode})
     outcomes = [log_built(summary, settings, page) for summary in summaries]

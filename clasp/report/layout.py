@@ -11,11 +11,10 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from clasp.report.categories import Category, by_category
-from clasp.report.cells import CUSTOM, WORLD
-from clasp.report.files import UNPRUNED
-from clasp.report.rows import Average, Row, Standing, Summary
-from clasp.report.spells import MARK
+from clasp.report.load import CUSTOM, UNPRUNED, WORLD
+from clasp.report.sessions import MARK
 from clasp.report.statistics import Interval
+from clasp.report.table_rows import Average, Standing, Summary, TableRow
 
 Mark = Literal["best", "second"]
 
@@ -71,7 +70,7 @@ class Shown(NamedTuple):
     tail: str = ""
 
 
-class Group(NamedTuple):
+class RowGroup(NamedTuple):
     """The rows under one heading."""
 
     title: str
@@ -103,7 +102,7 @@ def header(summary: Summary) -> list[str]:
     return [heading for heading, _ in _columns(summary)]
 
 
-def body(summary: Summary) -> Iterator[Group]:
+def body(summary: Summary) -> Iterator[RowGroup]:
     """Groups of rows: the unpruned model, then one group per budget, each with best and second best marked."""
     total = int(summary.experiment.frame["visual_tokens"].iloc[0])
     columns = _columns(summary)
@@ -112,7 +111,7 @@ def body(summary: Summary) -> Iterator[Group]:
         entries = [column(rows) for _, column in columns]
         share = f", {100 * (1 - tokens / total):.1f} % removed"
         heading = f"all {tokens} visual tokens" if unpruned else f"{tokens} visual tokens{share}"
-        yield Group(heading, [list(line) for line in zip(*entries, strict=True)])
+        yield RowGroup(heading, [list(line) for line in zip(*entries, strict=True)])
 
 
 def marks(values: Sequence[str]) -> list[Mark | None]:
@@ -129,7 +128,7 @@ def marks(values: Sequence[str]) -> list[Mark | None]:
     return [names.get(float(value)) if value else None for value in values]
 
 
-Column = tuple[str, Callable[[Sequence[Row]], list[Shown]]]
+Column = tuple[str, Callable[[Sequence[TableRow]], list[Shown]]]
 """A heading, and the entries of one budget's rows."""
 
 
@@ -188,7 +187,7 @@ def _categories(summary: Summary) -> list[Column]:
 def _score(summary: Summary, benchmark: str) -> Column:
     scale = percent_factor([row.scores[benchmark] for row in summary.rows])
 
-    def entries(rows: Sequence[Row]) -> list[Shown]:
+    def entries(rows: Sequence[TableRow]) -> list[Shown]:
         texts = [_number(row.scores[benchmark], scale) for row in rows]
         tails = [row.pending.get(benchmark) or _half_width(row.intervals[benchmark], scale) for row in rows]
         return [Shown(*entry) for entry in zip(texts, marks(texts), tails, strict=True)]
@@ -199,7 +198,7 @@ def _score(summary: Summary, benchmark: str) -> Column:
 def _category(name: str, found: Mapping[tuple[str, int], Category]) -> Column:
     scale = percent_factor([entry.score for entry in found.values()])
 
-    def entries(rows: Sequence[Row]) -> list[Shown]:
+    def entries(rows: Sequence[TableRow]) -> list[Shown]:
         own = [found.get(row.key) for row in rows]
         texts = [_number(entry.score if entry else None, scale) for entry in own]
         tails = [_half_width(entry.interval if entry else None, scale) for entry in own]
@@ -208,7 +207,7 @@ def _category(name: str, found: Mapping[tuple[str, int], Category]) -> Column:
     return name, entries
 
 
-def _averages(rows: Sequence[Row], which: Callable[[Row], Average]) -> list[Shown]:
+def _averages(rows: Sequence[TableRow], which: Callable[[TableRow], Average]) -> list[Shown]:
     texts = [_number(which(row).value, 100.0) for row in rows]
     return [
         Shown(text, mark, _bounds(which(row).interval))
@@ -221,7 +220,7 @@ def _compared(summary: Summary) -> Column:
     reference = summary.experiment.spec.reference
     assert reference is not None
 
-    def entries(rows: Sequence[Row]) -> list[Shown]:
+    def entries(rows: Sequence[TableRow]) -> list[Shown]:
         return [
             Shown("")
             if (found := row.comparison) is None
@@ -237,11 +236,11 @@ def p_text(p: float) -> str:
     return f"p={p:.2f}" if p >= 0.01 else ("p<0.01" if p >= 0.001 else "p<0.001")
 
 
-def _cost(name: str, scale: float = 1.0, digits: int = 1) -> Callable[[Sequence[Row]], list[Shown]]:
+def _cost(name: str, scale: float = 1.0, digits: int = 1) -> Callable[[Sequence[TableRow]], list[Shown]]:
     return lambda rows: [Shown(_number(row.costs[name], scale, digits)) for row in rows]
 
 
-def _speedup(phase: str) -> Callable[[Sequence[Row]], list[Shown]]:
+def _speedup(phase: str) -> Callable[[Sequence[TableRow]], list[Shown]]:
     return lambda rows: [
         Shown(_number(row.speedups[phase], digits=2), None, f" {MARK}" if row.apart else "") for row in rows
     ]

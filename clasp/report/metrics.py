@@ -72,7 +72,7 @@ def _mean(answers: Answers) -> Sampled | None:
     values = [answer.get("score") for answer in answers]
     if any(value is None for value in values):
         return None
-    return Sampled(_occurrences(answers), np.asarray(values, dtype=float)[:, None], _identity)
+    return Sampled(occurrences(answers), np.asarray(values, dtype=float)[:, None], _identity)
 
 
 def _f1(answers: Answers) -> Sampled | None:
@@ -85,7 +85,7 @@ def _f1(answers: Answers) -> Sampled | None:
     denied = np.array([detail["prediction"] == "no" for detail in details])
     # an answer that is neither yes nor no counts against precision and recall alike as lmms-eval has it: not at all
     parts = np.stack([said & true, said & ~true, denied & true], axis=1).astype(float)
-    return Sampled(_occurrences(answers), parts, _f1_of)
+    return Sampled(occurrences(answers), parts, _f1_of)
 
 
 def _f1_of(means: Array) -> Array:
@@ -127,7 +127,7 @@ def _details(answers: Answers, *keys: str) -> list[Mapping[str, Any]] | None:
     return details if len(details) == len(found) else None
 
 
-def _occurrences(answers: Answers) -> pd.Index:
+def occurrences(answers: Answers) -> pd.Index:
     """Question ids; some benchmarks ask several questions under one id: the n-th of an id is matched with the n-th
     elsewhere."""
     seen: Counter[str] = Counter()

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from clasp.files import write_atomically
 from clasp.report.caption import apart, below_random
-from clasp.report.cells import Experiment, load_experiment
-from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import benchmark_label, marked_label, method_label
-from clasp.report.rows import Average, Comparison, Key, Standing, standings
-from clasp.report.spells import APART_H, MARK, hours_apart
-from clasp.report.statistics import Interval
+from clasp.report.load import UNPRUNED, Experiment, ReportError, load_experiment
+from clasp.report.sessions import MARK
+from clasp.report.summarize import summarize
+from clasp.report.table_rows import Average, Summary, TableRow
 
 TRAINING = "tiny_training.json"
 MAIN, METHODS = "tiny_main", "table_llava15_tiny"
@@ -60,11 +56,12 @@ def publish(results: Path, readme: Path) -> list[Path]:
 
 
 def _files(experiment: Experiment) -> list[Path]:
-    results, name = experiment.results, experiment.name
-    cells = [f"cells/{cell}.{suffix}" for cell in experiment.frame["signature"] for suffix in ("json", "jsonl")]
-    tables = [f"tables/{name}.{suffix}" for suffix in ("md", "csv", "tex")]
-    figures = [f"figures/{figure}_{name}.{suffix}" for figure in experiment.spec.figures for suffix in ("png", "svg")]
-    return [results / path for path in (f"experiments/{name}.json", *cells, *tables, *figures)]
+    results = experiment.results
+    cells = [
+        results / "cells" / f"{cell}.{kind}" for cell in experiment.frame["signature"] for kind in ("json", "jsonl")
+    ]
+    plan = results / "experiments" / f"{experiment.name}.json"
+    return [plan, *cells, *experiment.tables.values(), *experiment.figures]
 
 
 def _others(results: Path) -> list[Path]:
@@ -75,71 +72,47 @@ def _others(results: Path) -> list[Path]:
 
 def renewed(readme: str, reference: Path) -> str:
     """The README with its measured blocks as they follow from ``reference``."""
-    readme = _replaced(readme, "main table", main_block(reference / "tables" / f"{MAIN}.csv"))
-    readme = _replaced(readme, "methods table", methods_block(reference / "tables" / f"{METHODS}.csv"))
+    readme = _replaced(readme, "main table", main_block(summarize(load_experiment(MAIN, reference))))
+    readme = _replaced(readme, "methods table", methods_block(summarize(load_experiment(METHODS, reference))))
     return _replaced(readme, "tiny table", tiny_block(reference / TRAINING))
 
 
-def main_block(path: Path) -> str:
+def main_block(summary: Summary) -> str:
     """A short table of the main experiment: averages, visual tokens, FLOPs ratio and measured prefill speed-up."""
-    frame = pd.read_csv(path)
-    averages, standing = _judged(frame)
-    hours = _apart(path, frame)
-    lines = _heading(
-        "visual tokens",
-        "method",
-        "average, % [95 %]",
-        "world average, % [95 %]",
-        "FLOPs ratio",
-        "prefill speed-up",
-    )
-    for row in frame.itertuples():
-        tokens = f"all {row.budget}" if row.method == UNPRUNED else str(row.budget)
-        label = marked_label(row.row, standing.get((row.row, row.budget)))
-        values = [_shown(_average(row, name)) for name in ("normalized_average", "world_average")]
-        speedup = _marked(row.prefill_speedup, (row.row, row.budget) in hours)
-        lines.append(_line(tokens, label, *values, _ratio(row.flops_ratio), speedup))
-    return "\n".join([*lines, "", *_notes(MAIN, frame, standing, averages, hours)])
+    averages = ("average, % [95 %]", "world average, % [95 %]")
+    lines = _heading("visual tokens", "method", *averages, "FLOPs ratio", "prefill speed-up")
+    for row in summary.rows:
+        tokens = f"all {row.tokens}" if row.method == UNPRUNED else str(row.tokens)
+        label = marked_label(row.name, summary.standings.get(row.key))
+        lines.append(_line(tokens, label, _average(row.average), _average(row.world), _flops(row), _speedup(row)))
+    return "\n".join([*lines, "", *_notes(summary, summary.rows)])
 
 
-def methods_block(path: Path) -> str:
+def methods_block(summary: Summary) -> str:
     """Every method's average at every budget, and its measured prefill speed-up at the smallest."""
-    frame = pd.read_csv(path)
-    averages, standing = _judged(frame)
-    pruned = frame[frame["method"] != UNPRUNED]
-    budgets = list(dict.fromkeys(pruned["budget"]))
-    smallest = pruned[pruned["budget"] == min(budgets)].set_index("method")["prefill_speedup"]
-    hours = _apart(path, pruned[pruned["budget"] == min(budgets)])
-    lines = _heading(
-        "method", *(f"{tokens} tokens, % [95 %]" for tokens in budgets), f"prefill speed-up at {min(budgets)}"
-    )
-    for method in dict.fromkeys(pruned["method"]):
-        values = []
-        for tokens in budgets:
-            average = averages.get((method, tokens), Average(None, None))
-            mark = marked_label("", standing.get((method, tokens)))
-            values.append(f"{_shown(average)}{mark}")
-        lines.append(
-            _line(method_label(method), *values, _marked(smallest.get(method), (method, min(budgets)) in hours))
-        )
-    return "\n".join([*lines, "", *_notes(METHODS, frame, standing, averages, hours)])
+    pruned = {row.key: row for row in summary.rows if row.method != UNPRUNED}
+    budgets = list(dict.fromkeys(tokens for _, tokens in pruned))
+    smallest = min(budgets)
+    lines = _heading("method", *(f"{tokens} tokens, % [95 %]" for tokens in budgets), f"prefill speed-up at {smallest}")
+    for name in dict.fromkeys(name for name, _ in pruned):
+        values = [
+            _average(pruned[name, tokens].average) + marked_label("", summary.standings.get((name, tokens)))
+            for tokens in budgets
+        ]
+        lines.append(_line(method_label(name), *values, _speedup(pruned[name, smallest])))
+    return "\n".join([*lines, "", *_notes(summary, [row for row in pruned.values() if row.tokens == smallest])])
 
 
 def tiny_block(path: Path) -> str:
     """Accuracy of the shipped backbone on test data: unpruned, image blanked, and with randomly kept visual tokens."""
     accuracy: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))["accuracy"]
     columns = list(next(iter(accuracy.values())))
-    heads = ["accuracy, %", *(_column(name) for name in columns)]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    names = {"all": "all 576 tokens", "blank": "image blanked"}
+    lines = _heading("accuracy, %", *(names.get(name, f"random {name.removeprefix('random_')}") for name in columns))
     for benchmark, values in accuracy.items():
         shown = [f"{values[name]:.1f}" if name in values else "" for name in columns]
-        lines.append(f"| {' | '.join([benchmark_label(benchmark), *shown])} |")
+        lines.append(_line(benchmark_label(benchmark), *shown))
     return "\n".join(lines)
-
-
-def _column(name: str) -> str:
-    named = {"all": "all 576 tokens", "blank": "image blanked"}
-    return named.get(name, f"random {name.removeprefix('random_')}")
 
 
 def _heading(*heads: str) -> list[str]:
@@ -150,71 +123,32 @@ def _line(*entries: str) -> str:
     return f"| {' | '.join(entries)} |"
 
 
-def _measured(experiment: str, frame: pd.DataFrame) -> str:
-    return (
-        f"Measured by `{COMMANDS[experiment]}` on {frame['device'].iloc[0]}; visual tokens are output averages. Scores "
-        f"per benchmark, costs and the fine print: [`{experiment}.md`](results/reference/tables/{experiment}.md)."
+def _notes(summary: Summary, timed: Iterable[TableRow]) -> list[str]:
+    """The lines below a table; ``timed`` are the rows whose speed-ups it shows."""
+    name, device = summary.experiment.name, summary.experiment.frame["device"].iloc[0]
+    measured = (
+        f"Measured by `{COMMANDS[name]}` on {device}; visual tokens are output averages. Scores "
+        f"per benchmark, costs and the fine print: [`{name}.md`](results/reference/tables/{name}.md)."
     )
+    hours = {row.key: row.hours_apart for row in timed if row.apart}
+    below = below_random(summary.standings, {row.key: row.average for row in summary.rows})
+    return [measured, below, *([apart(hours)] if hours else [])]
 
 
-def _notes(
-    experiment: str,
-    frame: pd.DataFrame,
-    standing: Mapping[Key, Standing],
-    averages: Mapping[Key, Average],
-    hours: Mapping[Key, float],
-) -> list[str]:
-    """The lines below a table."""
-    return [_measured(experiment, frame), below_random(standing, averages), *([apart(hours)] if hours else [])]
-
-
-def _apart(path: Path, shown: pd.DataFrame) -> dict[Key, float]:
-    """Of the rows shown, hours between their cells and the unpruned model's where these are too many for a speed-up.
-
-    Args:
-        path: of the experiment's table, in the results root that holds its cells.
-        shown: lines of that table.
-    """
-    cells = load_experiment(path.stem, path.parents[1]).frame
-    groups = {key: group.set_index("benchmark") for key, group in cells.groupby(["row", "tokens"], sort=False)}
-    base = cells[cells["method"] == UNPRUNED].drop_duplicates("benchmark").set_index("benchmark")
-    timed = shown[shown["prefill_speedup"].notna()]
-    hours = {key: hours_apart(groups[key], base) for key in zip(timed["row"], timed["budget"], strict=True)}
-    return {key: value for key, value in hours.items() if value > APART_H}
-
-
-def _judged(frame: pd.DataFrame) -> tuple[dict[Key, Average], dict[Key, Standing]]:
-    """Averages and standings of a table's rows."""
-    averages = {(row.row, row.budget): _average(row, "normalized_average") for row in frame.itertuples()}
-    tested = {
-        (row.row, row.budget): Comparison(
-            row.reference, row.difference, Interval(row.difference_low, row.difference_high), row.p, row.p_corrected
-        )
-        for row in frame[frame["p"].notna()].itertuples()
-    }
-    return averages, standings(averages, tested)
-
-
-def _average(row: Any, name: str) -> Average:
-    value, low, high = (getattr(row, f"{name}{suffix}") for suffix in ("", "_low", "_high"))
-    if pd.isna(value):
-        return Average(None, None)
-    return Average(value, None if pd.isna(low) else Interval(low, high))
-
-
-def _shown(average: Average) -> str:
+def _average(average: Average) -> str:
     if average.value is None:
         return ""
     bounds = [f"{100 * bound:.1f}" for bound in average.interval or ()]
     return f"{100 * average.value:.1f}" + (f" [{', '.join(bounds)}]" if bounds else "")
 
 
-def _marked(speedup: float | None, is_apart: bool) -> str:
-    return f"{_ratio(speedup)}{f' {MARK}' if is_apart else ''}"
+def _flops(row: TableRow) -> str:
+    return "" if row.flops_ratio is None else f"{row.flops_ratio:.2f}"
 
 
-def _ratio(value: float | None) -> str:
-    return "" if value is None or pd.isna(value) else f"{value:.2f}"
+def _speedup(row: TableRow) -> str:
+    value = row.speedups["prefill"]
+    return "" if value is None else f"{value:.2f}{f' {MARK}' if row.apart else ''}"
 
 
 def _replaced(readme: str, name: str, block: str) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from clasp.files import write_atomically
 from clasp.report.caption import ASSUMED, assumptions, caption
-from clasp.report.layout import Group, Shown, body, header, title
-from clasp.report.rows import Row, Summary
+from clasp.report.layout import RowGroup, Shown, body, header, title
 from clasp.report.statistics import Interval
+from clasp.report.table_rows import Summary, TableRow
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Sheet:
     title: str
     name: str
     heads: Sequence[str]
-    groups: Sequence[Group]
+    groups: Sequence[RowGroup]
     notes: Sequence[str]
     assumed: Sequence[str] = ()
     left: int = 1
@@ -181,7 +181,7 @@ def _no_formula(cell: object) -> object:
     return cell
 
 
-def _record(summary: Summary, row: Row) -> dict[str, object]:
+def _record(summary: Summary, row: TableRow) -> dict[str, object]:
     def bounds(name: str, value: float | None, interval: Interval | None) -> dict[str, object]:
         low, high = interval or (None, None)
         return {name: value, f"{name}_low": low, f"{name}_high": high}

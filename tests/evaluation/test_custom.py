@@ -21,9 +21,9 @@ from clasp.evaluation.store import CellStore
 from clasp.evaluation.tasks.custom import process_results
 from clasp.policy import CATEGORIES
 from clasp.report.build import build_figures, build_table
-from clasp.report.cells import load_experiment
 from clasp.report.layout import benchmark_label
-from clasp.report.summary import summarize
+from clasp.report.load import load_experiment
+from clasp.report.summarize import summarize
 from clasp.strict import ConfigError
 from clasp.tiny.drawing import render
 from clasp.tiny.world import scene

@@ -21,7 +21,7 @@ from clasp.evaluation import retention
 from clasp.evaluation.data import ensure
 from clasp.evaluation.plan import plan
 from clasp.methods import METHODS, get
-from clasp.report.retention import load_retention
+from clasp.report.retention_run import load_retention
 from clasp.strict import ConfigError
 
 SMALL = ["limit=1", "benchmarks.names=[world_ocr]", "grid.tokens=[64]", "name=maps"]
@@ -65,9 +65,9 @@ def test_every_method_gives_a_map_that_the_report_reads(configured: Callable[...
     names = [name for name in METHODS if get(name).prunes]
     config = configured(*SMALL, f"grid.method=[{','.join(names)}]")
     retention.record(config, plan(config))
-    (question,) = load_retention(config.paths.results, "maps").questions
-    assert [one.row for one in question.maps] == names
-    for one in question.maps:
+    ((_, maps),) = load_retention(config.paths.results, "maps")
+    assert [one.row for one in maps] == names
+    for one in maps:
         assert one.stages, one.row
         kept = [set(stage.kept) for stage in one.stages]
         assert all(later <= earlier for earlier, later in pairwise(kept)), one.row

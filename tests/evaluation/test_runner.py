@@ -134,8 +134,8 @@ def test_rows_of_one_cell_are_computed_once_and_reported_under_both_names(
     configured: Callable[..., RunConfig],
 ) -> None:
     """From the runner's files to the table: a variant that is the method as it is, and one that is not."""
-    from clasp.report.cells import load_experiment
-    from clasp.report.summary import summarize
+    from clasp.report.load import load_experiment
+    from clasp.report.summarize import summarize
 
     variants = "+grid.variants={same: {method: {name: random}}, other: {method: {name: random, positions: contiguous}}}"
     grid = ["grid.method=[none,random]", variants, "grid.tokens=[64]", "report.reference=random"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from synthetic import write_experiment
+from synthetic import ALL_METHODS, summary_of, write_experiment
+
+from clasp.report.table_rows import Summary
 
 
 @pytest.fixture
@@ -13,3 +15,11 @@ def results(tmp_path: Path) -> Path:
     """A results root with every cell of the main experiment."""
     write_experiment(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def every(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    """An experiment with every method."""
+    folder = tmp_path_factory.mktemp("every")
+    write_experiment(folder, "table_llava15_tiny", methods=ALL_METHODS)
+    return summary_of(folder, "table_llava15_tiny")

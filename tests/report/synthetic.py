@@ -10,6 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from clasp.report.load import load_experiment
+from clasp.report.summarize import summarize
+from clasp.report.table_rows import Summary
+
 BENCHMARKS = (
     "easy_vqa",
     "world_attribute",
@@ -154,6 +158,11 @@ def write_plan(results: Path, name: str, cells: list[dict[str, Any]], /, **more:
     ]
     record = {"schema": 2, "name": name, "command": "test", "benchmarks": benchmarks, "cells": cells}
     path.write_text(json.dumps({**record, **more}))
+
+
+def summary_of(results: Path, name: str = "tiny_main") -> Summary:
+    """The summary of an experiment below a results root."""
+    return summarize(load_experiment(name, results))
 
 
 def write_experiment(

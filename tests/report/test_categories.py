@@ -20,23 +20,18 @@ from synthetic import (
     plan,
     planned,
     signature,
+    summary_of,
     write_cell,
     write_experiment,
     write_plan,
 )
 
 from clasp.report.categories import by_category
-from clasp.report.cells import load_experiment
 from clasp.report.layout import body, header
-from clasp.report.rows import Summary
-from clasp.report.summary import summarize
 from clasp.report.table import latex, markdown
+from clasp.report.table_rows import Summary
 
 WORLD = ("attribute", "counting", "ocr", "spatial", "scene", "general")
-
-
-def summary_of(results: Path) -> Summary:
-    return summarize(load_experiment("tiny_main", results))
 
 
 def shown(summary: Summary) -> dict[str, dict[str, str]]:

@@ -6,29 +6,19 @@ import struct
 from pathlib import Path
 
 import pytest
-from synthetic import ALL_METHODS, METHODS, cell, write_cell, write_experiment
+from synthetic import ALL_METHODS, METHODS, cell, summary_of, write_cell, write_experiment
 
-from clasp.report.cells import load_experiment
 from clasp.report.figures import style
 from clasp.report.figures.accuracy_vs_flops import curves, draw
 from clasp.report.figures.style import COLOURS, COLUMN_MM, DPI, LOOKS, Look, looks, write
-from clasp.report.files import ReportError
 from clasp.report.layout import INSIDE_DECODER
 from clasp.report.layout import METHODS as LABELS
-from clasp.report.rows import Summary
-from clasp.report.summary import summarize
-
-
-@pytest.fixture(scope="module")
-def every(tmp_path_factory: pytest.TempPathFactory) -> Summary:
-    """An experiment with every method."""
-    folder = tmp_path_factory.mktemp("every")
-    write_experiment(folder, "table_llava15_tiny", methods=ALL_METHODS)
-    return summarize(load_experiment("table_llava15_tiny", folder))
+from clasp.report.load import ReportError
+from clasp.report.table_rows import Summary
 
 
 def test_same_cells_same_bytes(results: Path, tmp_path: Path) -> None:
-    summary = summarize(load_experiment("tiny_main", results))
+    summary = summary_of(results)
     first = {s: p.read_bytes() for s, p in write(draw, summary, tmp_path / "a", "figure").items()}
     second = {s: p.read_bytes() for s, p in write(draw, summary, tmp_path / "b", "figure").items()}
     assert set(first) == {"png", "svg"}
@@ -38,21 +28,21 @@ def test_same_cells_same_bytes(results: Path, tmp_path: Path) -> None:
 
 
 def test_png_has_column_width(results: Path, every: Summary, tmp_path: Path) -> None:
-    for summary in (summarize(load_experiment("tiny_main", results)), every):
+    for summary in (summary_of(results), every):
         png = write(draw, summary, tmp_path, summary.experiment.name)["png"].read_bytes()
         assert struct.unpack(">I", png[16:20])[0] == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
 
 
 def test_every_method_is_a_curve_of_every_budget_and_gaps_stay_gaps(tmp_path: Path) -> None:
     write_experiment(tmp_path, keep=lambda method, tokens, name: (method, tokens, name) != ("fastv", 64, "world_ocr"))
-    found = curves(summarize(load_experiment("tiny_main", tmp_path)))
+    found = curves(summary_of(tmp_path))
     assert {method: [row.tokens for row in rows] for method, rows in found.items()} == {
         method: [128, 192] if method == "fastv" else [64, 128, 192] for method in METHODS
     }
 
 
 def test_the_drawing_shows_the_numbers(results: Path) -> None:
-    summary = summarize(load_experiment("tiny_main", results))
+    summary = summary_of(results)
     figure = draw(summary)
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     row = next(row for row in summary.rows if (row.method, row.tokens) == ("visionzip", 64))
@@ -146,12 +136,12 @@ def test_every_method_of_the_library_has_its_published_name() -> None:
 def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
     write_experiment(tmp_path, keep=lambda method, tokens, name: method != "none")
     with pytest.raises(ReportError, match="nothing to draw"):
-        draw(summarize(load_experiment("tiny_main", tmp_path)))
+        draw(summary_of(tmp_path))
 
 
 def test_a_method_whose_average_is_undefined_is_not_drawn(results: Path) -> None:
     """An unpruned score of zero: every cell is there, but no ratio exists."""
     write_cell(results, cell("none", 576, "world_ocr", [0.0] * 120), [0.0] * 120)
-    summary = summarize(load_experiment("tiny_main", results))
+    summary = summary_of(results)
     assert all(row.flops_ratio is not None for row in summary.rows)
     assert curves(summary) == {}

@@ -10,16 +10,14 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
-from synthetic import cell, planned, signature, write_cell, write_plan
+from synthetic import cell, planned, signature, summary_of, write_cell, write_plan
 
 from clasp.report.categories import by_category
-from clasp.report.cells import load_experiment
 from clasp.report.figures import heatmap, style
 from clasp.report.figures.heatmap import draw
 from clasp.report.figures.style import COLUMN_MM, DPI
-from clasp.report.files import ReportError
-from clasp.report.rows import Summary
-from clasp.report.summary import summarize
+from clasp.report.load import ReportError
+from clasp.report.table_rows import Summary
 
 SHARES = {"none": 0.9, "random": 0.5, "A": 0.8, "B": 0.75, "C": 0.8}
 """Share of right answers in attribute; in counting A is two points better, and in ocr B has no cell."""
@@ -41,7 +39,7 @@ def experiment(folder: Path, budgets: Sequence[int] = (128,)) -> Summary:
                         scores,
                     )
     write_plan(folder, "ablation", cells, report={"table": "categories", "figures": ["heatmap"]})
-    return summarize(load_experiment("ablation", folder))
+    return summary_of(folder, "ablation")
 
 
 def test_numbers_are_those_of_the_table_and_rows_are_in_plan_order(tmp_path: Path) -> None:
@@ -124,4 +122,4 @@ def test_answers_without_categories_are_an_error(tmp_path: Path) -> None:
         write_cell(tmp_path, cell(row, 128, "gqa", scores, category=None), [None, None])
     write_plan(tmp_path, "bare", [planned(row, 128, "gqa") for row in ("none", "clasp")])
     with pytest.raises(ReportError, match="no heatmap"):
-        draw(summarize(load_experiment("bare", tmp_path)))
+        draw(summary_of(tmp_path, "bare"))

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from browser import Browser, executable
 from command_line import call
-from synthetic import BENCHMARKS, cell, plan, planned, signature, write_cell, write_experiment, write_plan
+from synthetic import BENCHMARKS, cell, plan, planned, signature, summary_of, write_cell, write_experiment, write_plan
 
-from clasp.report.everything import build_everything
-from clasp.report.files import ReportError
+from clasp.report.build import build_everything
+from clasp.report.html.escape import shortened, visible
 from clasp.report.html.examples import verdict
-from clasp.report.html.text import shortened, visible
+from clasp.report.load import ReportError
 
 pytestmark = pytest.mark.xdist_group("html")  # one page for all
 
@@ -314,11 +314,9 @@ def test_large_figures_go_in_as_png(root: Path, tmp_path: Path) -> None:
     svg = next((tmp_path / "figures").glob("*.svg"))
     small = Parsed((tmp_path / "report.html").read_text()).all("img")[0]["src"]
     svg.write_text(svg.read_text() + "<!--" + "x" * 200_000 + "-->")
-    from clasp.report.cells import load_experiment
     from clasp.report.html.figures import pictures
-    from clasp.report.summary import summarize
 
-    large = pictures(summarize(load_experiment("tiny_main", tmp_path)))[0].source
+    large = pictures(summary_of(tmp_path))[0].source
     assert (small[:18], large[:14]) == ("data:image/svg+xml", "data:image/png")
 
 

@@ -7,12 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from synthetic import cell, planned, signature, write_cell, write_plan
+from synthetic import cell, planned, signature, summary_of, write_cell, write_plan
 
 from clasp.report.caption import caption
-from clasp.report.cells import load_experiment
-from clasp.report.files import ReportError
-from clasp.report.summary import summarize
+from clasp.report.load import ReportError, load_experiment
 from clasp.report.table import markdown
 
 GRADES = {"none": [1.0, 0.5, 1.0, 0.0, 1.0, 0.5], "clasp": [1.0, 0.5, 0.5, 0.0, 1.0, 0.0]}
@@ -53,7 +51,7 @@ def judge(results: Path, method: str, tokens: int) -> Path:
 
 
 def test_without_a_judge_the_entry_reads_unjudged_and_no_average_is_made_up(results: Path) -> None:
-    summary = summarize(load_experiment("vet", results))
+    summary = summary_of(results, "vet")
     assert [row.scores["mmvet"] for row in summary.rows] == [None, None]
     assert all(row.average.value is None for row in summary.rows)
     assert markdown(summary).count("unjudged") == 2
@@ -62,7 +60,7 @@ def test_without_a_judge_the_entry_reads_unjudged_and_no_average_is_made_up(resu
 def test_a_judgement_gives_score_interval_and_average(results: Path) -> None:
     judge(results, "none", 576)
     judge(results, "clasp", 64)
-    summary = summarize(load_experiment("vet", results))
+    summary = summary_of(results, "vet")
     pruned = summary.rows[1]
     assert pruned.scores["mmvet"] == pytest.approx(0.5)
     assert pruned.average.value == pytest.approx(0.5 / (4 / 6))
@@ -74,7 +72,7 @@ def test_a_judgement_gives_score_interval_and_average(results: Path) -> None:
 
 def test_half_judged_is_half_unjudged(results: Path) -> None:
     judge(results, "none", 576)
-    summary = summarize(load_experiment("vet", results))
+    summary = summary_of(results, "vet")
     assert [row.pending for row in summary.rows] == [{}, {"mmvet": "unjudged"}]
 
 

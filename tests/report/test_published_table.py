@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import call
-from synthetic import VISUAL, alter, cell, planned, signature, write_cell, write_plan
+from synthetic import VISUAL, alter, cell, planned, signature, summary_of, write_cell, write_plan
 
-from clasp.report.cells import load_experiment
-from clasp.report.files import ReportError
-from clasp.report.published.rows import PublishedRow, published_rows
-from clasp.report.published.table import build_published, published_csv, published_sheet
-from clasp.report.rows import Summary
-from clasp.report.summary import summarize
+from clasp.report.build import build_published
+from clasp.report.load import ReportError
+from clasp.report.published.compare import PublishedRow, published_rows
+from clasp.report.published.write import published_csv, published_sheet
 from clasp.report.table import sheet_latex, sheet_markdown
+from clasp.report.table_rows import Summary
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "table"
@@ -55,7 +54,7 @@ def write(
             write_cell(results, one, scores)
     spec = {"published": "llava_1_5_7b", "figures": [], **report}
     write_plan(results, NAME, [planned(*key) for key in keys], report=spec)
-    return summarize(load_experiment(NAME, results))
+    return summary_of(results, NAME)
 
 
 def rows_of(rows: Sequence[PublishedRow], method: str, tokens: int | None = 192) -> list[PublishedRow]:
@@ -209,7 +208,7 @@ def test_a_variant_under_a_name_of_its_own_has_no_published_row(tmp_path: Path) 
     )
     cells = [planned("none", VISUAL, "gqa"), variant]
     write_plan(tmp_path, NAME, cells, report={"published": "llava_1_5_7b"})
-    rows = published_rows(summarize(load_experiment(NAME, tmp_path)))
+    rows = published_rows(summary_of(tmp_path, NAME))
     assert {row.tokens for row in rows if row.method == "clasp"} == {None}
 
 
@@ -253,11 +252,11 @@ def test_efficiency_compares_ratios_with_a_mark_and_times_not_at_all(tmp_path: P
     assert "§" not in text
 
 
-def test_our_speedups_between_spells_of_a_machine_are_marked(tmp_path: Path) -> None:
+def test_our_speedups_between_timing_sessions_are_marked(tmp_path: Path) -> None:
     write(tmp_path, benchmarks=("pope",), table="efficiency")
     late = {"started": "2026-01-02T09:00:00+00:00", "finished": "2026-01-02T10:00:00+00:00"}
     alter(tmp_path, signature("clasp", 192, "pope"), provenance=late)
-    summary = summarize(load_experiment(NAME, tmp_path))
+    summary = summary_of(tmp_path, NAME)
     lines = [
         line for line in sheet_markdown(published_sheet(summary, published_rows(summary))).splitlines() if "§" in line
     ]

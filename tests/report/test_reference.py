@@ -9,22 +9,32 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic import ALL_METHODS, BUDGETS, METHODS, VISUAL, alter, cell, signature, write_cell, write_experiment
+from synthetic import (
+    ALL_METHODS,
+    BUDGETS,
+    METHODS,
+    VISUAL,
+    alter,
+    cell,
+    signature,
+    summary_of,
+    write_cell,
+    write_experiment,
+)
 
 from clasp.report.build import build_figures, build_table
 from clasp.report.caption import below_random
-from clasp.report.cells import load_experiment
-from clasp.report.files import ReportError
 from clasp.report.layout import DAGGERS
 from clasp.report.layout import METHODS as LABELS
+from clasp.report.load import ReportError
 from clasp.report.reference import main_block, methods_block, publish, renewed
-from clasp.report.summary import summarize
 from clasp.report.table import write_table
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.xdist_group("reference")  # one results root for all
 REFERENCE = ROOT / "results" / "reference"
-SHOWN = {"tiny_main": METHODS, "table_llava15_tiny": ALL_METHODS}
+METHODS_TABLE = "table_llava15_tiny"
+SHOWN = {"tiny_main": METHODS, METHODS_TABLE: ALL_METHODS}
 GAPPY = "ablation_router_tiny"
 """A further experiment, with gaps and without figures."""
 SUFFIXES = {"tables": ("md", "csv", "tex"), "figures": ("png", "svg")}
@@ -40,7 +50,7 @@ def once_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         results, "ablation_x_tiny", methods=("random", "clasp"), figures=[], keep=lambda *key: key[1] != 64
     )
     for name in (*SHOWN, "ablation_x_tiny"):
-        summary = summarize(load_experiment(name, results))
+        summary = summary_of(results, name)
         build_table(summary)
         build_figures(summary)
     (results / "reference").mkdir()
@@ -64,8 +74,7 @@ def rows(block: str) -> list[list[str]]:
 
 
 def check_blocks(reference: Path) -> None:
-    main = main_block(reference / "tables" / "tiny_main.csv")
-    methods = methods_block(reference / "tables" / "table_llava15_tiny.csv")
+    main, methods = main_block(summary_of(reference)), methods_block(summary_of(reference, METHODS_TABLE))
     assert [row[0] for row in rows(main)] == [f"all {VISUAL}", *(str(b) for b in BUDGETS for _ in METHODS)]
     assert [row[0] for row in rows(methods)] == [LABELS[name] for name in ALL_METHODS]
     for table, columns in ((rows(main), 6), (rows(methods), 2 + len(BUDGETS))):
@@ -97,7 +106,7 @@ def test_the_reference_tables_follow_from_the_reference_cells(tmp_path: Path) ->
     names = sorted(path.stem for path in (REFERENCE / "experiments").glob("*.json"))
     assert set(SHOWN) <= set(names)
     for name in names:
-        again = write_table(summarize(load_experiment(name, REFERENCE)), tmp_path)
+        again = write_table(summary_of(REFERENCE, name), tmp_path)
         committed = {suffix: REFERENCE / "tables" / f"{name}.{suffix}" for suffix in again}
         for suffix in ("md", "tex"):
             assert again[suffix].read_bytes() == committed[suffix].read_bytes(), f"{name}: run 'make reference'"
@@ -136,7 +145,7 @@ def test_publishing_copies_every_experiment_and_fills_the_readme(built: Path, tm
 def test_the_published_folder_is_a_results_root_of_its_own(built: Path, tmp_path: Path) -> None:
     reference, _ = published(built, tmp_path)
     for name in SHOWN:
-        summary = summarize(load_experiment(name, reference))
+        summary = summary_of(reference, name)
         for suffix, path in write_table(summary, tmp_path / "again").items():
             assert path.read_bytes() == (built / "tables" / f"{name}.{suffix}").read_bytes()
 
@@ -154,8 +163,8 @@ def test_publishing_leaves_nothing_of_earlier_times_or_other_experiments(built: 
 
 
 def test_the_methods_block_shows_the_numbers(built: Path) -> None:
-    summary = summarize(load_experiment("table_llava15_tiny", built))
-    block = methods_block(built / "tables" / "table_llava15_tiny.csv")
+    summary = summary_of(built, "table_llava15_tiny")
+    block = methods_block(summary)
     assert block.splitlines()[0].count("tokens, % [95 %]") == 3
     assert block.splitlines()[0].endswith("| prefill speed-up at 64 |")
     shown = {row[0]: row[1:] for row in rows(block)}
@@ -170,16 +179,17 @@ def test_the_methods_block_shows_the_numbers(built: Path) -> None:
     assert below_random(summary.standings, {row.key: row.average for row in summary.rows}) in block
 
 
-def test_the_blocks_mark_speedups_between_spells_of_a_machine(built: Path) -> None:
-    table = built / "tables" / "table_llava15_tiny.csv"
-    assert "§" not in main_block(table) + methods_block(table)
+def test_the_blocks_mark_speedups_between_timing_sessions(built: Path) -> None:
+    summary = summary_of(built, METHODS_TABLE)
+    assert "§" not in main_block(summary) + methods_block(summary)
     for tokens in (128, 64):
         alter(
             built,
             signature("fastv", tokens, "world_ocr"),
             provenance={"started": "2026-02-01T09:00:00+00:00", "finished": "2026-02-01T10:00:00+00:00"},
         )
-    main, methods = main_block(table), methods_block(table)
+    summary = summary_of(built, METHODS_TABLE)
+    main, methods = main_block(summary), methods_block(summary)
     assert [row[:2] for row in rows(main) if row[-1].endswith(" §")] == [["128", "FastV"], ["64", "FastV"]]
     assert [row[0] for row in rows(methods) if row[-1].endswith(" §")] == ["FastV"]
     assert "(at 128 FastV; at 64 FastV; up to 743.0 hours)" in main.splitlines()[-1]
@@ -191,12 +201,11 @@ def test_a_gap_stays_a_gap(tmp_path: Path) -> None:
         return (method, tokens, benchmark) != ("fastv", 64, "world_ocr") and (method, tokens) != ("clasp", 128)
 
     write_experiment(tmp_path, "table_llava15_tiny", keep)
-    build_table(summarize(load_experiment("table_llava15_tiny", tmp_path)))
-    table = tmp_path / "tables" / "table_llava15_tiny.csv"
-    shown = {row[0]: row[1:] for row in rows(methods_block(table))}
+    summary = summary_of(tmp_path, METHODS_TABLE)
+    shown = {row[0]: row[1:] for row in rows(methods_block(summary))}
     assert [bool(entry) for entry in shown["FastV"]] == [True, True, False, False]
     assert [bool(entry) for entry in shown["CLASP"]] == [True, False, True, True]
-    lines = [row for row in rows(main_block(table)) if row[:2] in (["128", "CLASP"], ["64", "FastV"])]
+    lines = [row for row in rows(main_block(summary)) if row[:2] in (["128", "CLASP"], ["64", "FastV"])]
     assert [row[2:] for row in lines] == [[""] * 4] * 2
 
 

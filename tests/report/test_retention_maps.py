@@ -17,10 +17,10 @@ from PIL import Image
 
 from clasp.report.build import build_retention
 from clasp.report.figures import style
-from clasp.report.figures.retention import COMPLETION, KEPT, PIVOT, SHADES, TINT, draw, overlay
+from clasp.report.figures.retention_maps import COMPLETION, KEPT, PIVOT, SHADES, TINT, draw, overlay
 from clasp.report.figures.style import COLUMN_MM, DPI
-from clasp.report.files import ReportError
-from clasp.report.retention import Retention, Stage, load_retention, retentions
+from clasp.report.load import ReportError
+from clasp.report.retention_run import MapStage, RetentionRun, load_retention, retention_runs
 
 SIDE = 4
 
@@ -81,27 +81,27 @@ def write(results: Path, value: dict[str, Any]) -> Path:
 
 
 @pytest.fixture
-def retention(tmp_path: Path) -> Retention:
+def retention(tmp_path: Path) -> RetentionRun:
     write(tmp_path, stored())
     return load_retention(tmp_path, "tiny")
 
 
-def test_maps_belong_to_their_questions_in_the_order_of_the_run(retention: Retention, tmp_path: Path) -> None:
-    assert [[one.row for one in question.maps] for question in retention.questions] == [["clasp", "divprune"]] * 2
-    assert [one.prediction for one in retention.questions[1].maps] == ["blue", ""]
-    first = retention.questions[0].maps[0].stages[0]
+def test_maps_belong_to_their_questions_in_the_order_of_the_run(retention: RetentionRun, tmp_path: Path) -> None:
+    assert [[one.row for one in maps] for _, maps in retention] == [["clasp", "divprune"]] * 2
+    assert [one.prediction for one in retention.maps if one.question == 1] == ["blue", ""]
+    first = retention.maps[0].stages[0]
     assert (first.layer, first.kept, first.pivots) == (2, (0, 1, 5, 15), frozenset({0, 15}))
-    assert retentions(tmp_path) == ["tiny"]
+    assert retention_runs(tmp_path) == ["tiny"]
 
 
 @pytest.mark.parametrize(
     ("stage", "expected"),
     [
-        (Stage(2, (0, 1, 5, 15), frozenset({0, 15})), {0: PIVOT, 1: COMPLETION, 5: COMPLETION, 15: PIVOT}),
-        (Stage(0, (3, 4), None), {3: KEPT, 4: KEPT}),
+        (MapStage(2, (0, 1, 5, 15), frozenset({0, 15})), {0: PIVOT, 1: COMPLETION, 5: COMPLETION, 15: PIVOT}),
+        (MapStage(0, (3, 4), None), {3: KEPT, 4: KEPT}),
     ],
 )
-def test_kept_patches_are_tinted_and_the_others_grey(stage: Stage, expected: dict[int, str]) -> None:
+def test_kept_patches_are_tinted_and_the_others_grey(stage: MapStage, expected: dict[int, str]) -> None:
     pixels = np.random.default_rng(1).random((8, 8, 3))
     shown = overlay(pixels, stage, SIDE)
     for patch in range(SIDE * SIDE):
@@ -114,7 +114,7 @@ def test_kept_patches_are_tinted_and_the_others_grey(stage: Stage, expected: dic
             assert shown[rows, columns].min() > 0.75
 
 
-def test_every_stage_is_a_map_and_a_rows_first_one_has_its_name_and_answer(retention: Retention) -> None:
+def test_every_stage_is_a_map_and_a_rows_first_one_has_its_name_and_answer(retention: RetentionRun) -> None:
     figure = draw(retention)
     texts = [[text.get_text() for text in axes.texts] for axes in figure.axes]
     assert texts == [
@@ -176,8 +176,8 @@ def test_the_same_file_gives_the_same_bytes_at_column_width(tmp_path: Path) -> N
     [
         ({"schema": 0}, "schema 0"),
         ({"maps": [one(0, "clasp", [{"layer": 0, "kept": [SIDE * SIDE], "pivots": None}])]}, "outside of 16 patches"),
-        ({"maps": [one(7, "clasp", [])]}, "IndexError"),
-        ({"questions": [{}, {}]}, "KeyError"),
+        ({"maps": [one(7, "clasp", [])]}, "question 7, of 2"),
+        ({"questions": [{}, {}]}, "Field required"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from clasp.report.files import ReportError
-from clasp.report.router import FILE, load_router_scores, markdown, wilson
+from clasp.report.load import ReportError
+from clasp.report.router_scores import FILE, load_router_scores, markdown, wilson
 
 
 def content() -> dict[str, Any]:
@@ -35,7 +35,7 @@ def written(folder: Path, value: Any) -> Path:
 def test_the_section_shows_the_best_router_first_and_its_confusions(tmp_path: Path) -> None:
     scores = load_router_scores(written(tmp_path, content()))
     assert scores is not None
-    assert [score.router for score in scores.of("unseen")] == ["good", "coin"]
+    assert [router for router, _ in scores.sets["unseen"].ranked] == ["good", "coin"]
     text = markdown(scores)
     low, high = wilson(9, 10)
     assert f"| good | 9 of 10 | 90.0 [{100 * low:.1f}, {100 * high:.1f}] | 3.46 |" in text
@@ -67,7 +67,7 @@ def test_no_measurement_is_no_section(tmp_path: Path) -> None:
         ({"schema": 9}, "has schema 9"),
         ({"categories": ["ocr"]}, "does not fit"),
         ({"sets": {"unseen": {"hash": "x", "prompts": 11, "routers": content()["sets"]["unseen"]["routers"]}}}, "fit"),
-        ({"device": None}, "cannot be read"),
+        ({"device": None}, "device: Input should be"),
     ],
 )
 def test_a_bad_file_is_an_error_with_its_remedy(tmp_path: Path, change: Any, message: str) -> None:

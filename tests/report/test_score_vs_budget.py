@@ -8,24 +8,14 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 from matplotlib.axes import Axes
-from synthetic import ALL_METHODS, BENCHMARKS, METHODS, alter, signature, write_experiment
+from synthetic import ALL_METHODS, BENCHMARKS, METHODS, alter, signature, summary_of, write_experiment
 
-from clasp.report.cells import load_experiment
 from clasp.report.figures import style
 from clasp.report.figures.score_vs_budget import OTHERS, OTHERS_LABEL, draw
 from clasp.report.figures.style import COLOURS, COLUMN_MM, DPI, ORDER
-from clasp.report.files import ReportError
 from clasp.report.layout import benchmark_label, method_label
-from clasp.report.rows import Summary
-from clasp.report.summary import summarize
-
-
-@pytest.fixture(scope="module")
-def every(tmp_path_factory: pytest.TempPathFactory) -> Summary:
-    """An experiment with every method."""
-    folder = tmp_path_factory.mktemp("every")
-    write_experiment(folder, methods=ALL_METHODS, questions=40)
-    return summarize(load_experiment("tiny_main", folder))
+from clasp.report.load import ReportError
+from clasp.report.table_rows import Summary
 
 
 def panels(summary: Summary) -> dict[str, Axes]:
@@ -33,7 +23,7 @@ def panels(summary: Summary) -> dict[str, Axes]:
 
 
 def test_every_score_is_in_its_benchmarks_panel(results: Path) -> None:
-    summary = summarize(load_experiment("tiny_main", results))
+    summary = summary_of(results)
     found = panels(summary)
     assert list(found) == [benchmark_label(name) for name in BENCHMARKS]
     for name in BENCHMARKS:
@@ -50,7 +40,7 @@ def test_every_score_is_in_its_benchmarks_panel(results: Path) -> None:
 
 
 def test_the_band_is_the_interval_of_random(results: Path) -> None:
-    summary = summarize(load_experiment("tiny_main", results))
+    summary = summary_of(results)
     for name in BENCHMARKS:
         (band,) = panels(summary)[benchmark_label(name)].collections
         corners = {(round(x, 6), round(y, 6)) for x, y in band.get_paths()[0].vertices}
@@ -97,14 +87,14 @@ def test_a_missing_cell_is_a_gap_and_a_sum_of_points_is_no_percentage(results: P
     for method in METHODS:
         for tokens in (192, 128, 64):
             alter(results, signature(method, tokens, "world_scene"), score=1500.0, metric="mme")
-    found = panels(summarize(load_experiment("tiny_main", results)))
+    found = panels(summary_of(results))
     lines = {axes: {str(line.get_label()): line for line in found[axes].lines} for axes in found}
     assert list(lines["world ocr"]["CLASP"].get_xdata()) == [64, 192]
     assert set(lines["world scene"]["CLASP"].get_ydata()) == {1500.0}
 
 
 def test_bytes_are_stable_at_column_width(results: Path, tmp_path: Path) -> None:
-    summary = summarize(load_experiment("tiny_main", results))
+    summary = summary_of(results)
     first, second = (style.write(draw, summary, tmp_path / folder, "panels") for folder in ("a", "b"))
     assert all(first[suffix].read_bytes() == second[suffix].read_bytes() for suffix in ("png", "svg"))
     assert struct.unpack(">I", first["png"].read_bytes()[16:20])[0] == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
@@ -114,4 +104,4 @@ def test_bytes_are_stable_at_column_width(results: Path, tmp_path: Path) -> None
 def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
     write_experiment(tmp_path, keep=lambda method, tokens, name: method == "none")
     with pytest.raises(ReportError, match="nothing to draw"):
-        draw(summarize(load_experiment("tiny_main", tmp_path)))
+        draw(summary_of(tmp_path))

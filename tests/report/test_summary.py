@@ -20,24 +20,19 @@ from synthetic import (
     plan,
     planned,
     signature,
+    summary_of,
     write_cell,
     write_experiment,
     write_plan,
 )
 
-from clasp.report.cells import load_experiment
 from clasp.report.metrics import sampled
-from clasp.report.rows import Row, Summary
 from clasp.report.statistics import holm, swap_tests
-from clasp.report.summary import summarize
 from clasp.report.table import comma_separated, markdown
+from clasp.report.table_rows import Summary, TableRow
 
 
-def summary_of(results: Path, name: str = "tiny_main") -> Summary:
-    return summarize(load_experiment(name, results))
-
-
-def rows_of(summary: Summary) -> dict[tuple[str, int], Row]:
+def rows_of(summary: Summary) -> dict[tuple[str, int], TableRow]:
     return {row.key: row for row in summary.rows}
 
 

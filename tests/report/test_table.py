@@ -20,27 +20,23 @@ from synthetic import (
     plan,
     planned,
     signature,
+    summary_of,
     write_cell,
     write_experiment,
     write_plan,
 )
 
-from clasp.report.cells import load_experiment
-from clasp.report.files import ReportError
 from clasp.report.layout import marks
-from clasp.report.rows import Average, Comparison, Row, Summary, standings
+from clasp.report.load import ReportError, load_experiment
 from clasp.report.statistics import Interval
-from clasp.report.summary import COSTS, summarize
+from clasp.report.summarize import COSTS
 from clasp.report.table import comma_separated, escape, latex, markdown
+from clasp.report.table_rows import Average, Comparison, Summary, TableRow, standings
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def summary_of(results: Path, name: str = "tiny_main") -> Summary:
-    return summarize(load_experiment(name, results))
-
-
-def row_of(summary: Summary, name: str, tokens: int) -> Row:
+def row_of(summary: Summary, name: str, tokens: int) -> TableRow:
     return next(row for row in summary.rows if row.key == (name, tokens))
 
 
@@ -119,7 +115,7 @@ SPEEDUPS = {"accuracy": 1, "efficiency": 2, "categories": 0}
 
 
 @pytest.mark.parametrize("table", SPEEDUPS)
-def test_speedups_between_spells_of_a_machine_are_marked_and_their_rows_named(tmp_path: Path, table: str) -> None:
+def test_speedups_between_timing_sessions_are_marked_and_their_rows_named(tmp_path: Path, table: str) -> None:
     write_experiment(tmp_path, table=table, figures=[])
     text = markdown(summary_of(tmp_path))
     assert "§" not in text

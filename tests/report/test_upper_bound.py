@@ -13,7 +13,7 @@ import pytest
 from command_line import call
 from synthetic import VISUAL, cell, write_cell
 
-from clasp.report.files import ReportError
+from clasp.report.load import ReportError
 from clasp.report.published.upper_bound import check, command, describe, targets
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,9 +17,8 @@ import pytest
 from command_line import call
 from synthetic import BENCHMARKS, cell, write_experiment
 
-from clasp.report.cells import load_experiment
-from clasp.report.wandb_log import _typed, group_config, group_id, log_group, log_report
-from clasp.report.wandb_run import choose_mode
+from clasp.report.load import load_experiment
+from clasp.report.wandb_log import _rows, choose_mode, group_config, group_id, log_group, log_report
 
 pytestmark = pytest.mark.xdist_group("wandb")  # one process for all
 
@@ -43,7 +42,7 @@ SCRIPT = """
 import json, os, socket, sys
 from pathlib import Path
 from test_wandb_log import Settings, group
-from clasp.report.everything import build_everything, log_built
+from clasp.report.build import build_everything, log_built
 from clasp.report.wandb_log import log_group
 from synthetic import write_experiment
 
@@ -171,7 +170,7 @@ def test_report_is_one_run_with_the_rows_and_an_artifact_of_the_files(offline: d
 
 def test_report_of_more_cells_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = []
-    monkeypatch.setattr("clasp.report.wandb_log.write_run", lambda content, *_: ids.append(content.id))
+    monkeypatch.setattr("clasp.report.wandb_log.log_run", lambda what, init, *_: ids.append(init["id"]))
     write_experiment(tmp_path, questions=10, keep=lambda method, tokens, name: (method, tokens) != ("clasp", 64))
     for _ in range(2):
         log_report(load_experiment("tiny_main", tmp_path), {"csv": tmp_path}, [], Settings(), tmp_path)
@@ -190,9 +189,11 @@ def test_script_knows_three_modes(
     assert said.err == "error: wandb='yes' is unknown; use one of off, offline, online\n"
 
 
-def test_columns_have_one_type_each() -> None:
-    assert _typed(["1", "", "2.5e-3"]) == [1.0, None, 0.0025]
-    assert _typed(["8", "8, 16", ""]) == ["8", "8, 16", None]
+def test_columns_have_one_type_each(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('row,p,batch_size\nnone,1,8\nNA,,"8, 16"\nb,2.5e-3,\n')
+    columns, lines = _rows(tmp_path / "rows.csv")
+    assert columns == ["row", "p", "batch_size"]
+    assert lines == [["none", 1.0, "8"], ["NA", None, "8, 16"], ["b", 0.0025, None]]
 
 
 def test_each_group_is_one_run_and_the_same_cells_are_not_logged_twice(offline: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Folders inside a package import each other in one direction only."""
+"""Folders inside a package, and modules inside a folder, import each other in one direction only."""
 
 from __future__ import annotations
 
@@ -40,3 +40,16 @@ def test_rooms_do_not_import_each_other_in_a_circle(house: str) -> None:
     }
     assert any(below.values())
     TopologicalSorter(below).prepare()  # CycleError names the rooms of a circle
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "clasp/report"])
+def test_modules_do_not_import_each_other_in_a_circle(folder: str) -> None:
+    """Also not inside a function."""
+    root = PACKAGE.parent
+    paths = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (root / folder).rglob("*.py")
+    }
+    below = {name: imported(path) & (paths.keys() - {name}) for name, path in paths.items()}
+    assert any(below.values())
+    TopologicalSorter(below).prepare()  # CycleError names the modules of a circle

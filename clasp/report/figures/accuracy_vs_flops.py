@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from clasp.report.figures import style
 from clasp.report.figures.style import COLOURS, Look
-from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import INSIDE_DECODER, method_label
-from clasp.report.rows import RANDOM, Row, Summary
+from clasp.report.load import UNPRUNED, ReportError
+from clasp.report.table_rows import RANDOM, Summary, TableRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,16 +53,16 @@ def draw(summary: Summary) -> Figure:
     return figure
 
 
-def curves(summary: Summary) -> dict[str, list[Row]]:
+def curves(summary: Summary) -> dict[str, list[TableRow]]:
     """Method -> its rows that have an average and a FLOPs ratio, from few FLOPs to many."""
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[TableRow]] = {}
     for row in summary.rows:
         if row.method != UNPRUNED and row.average.value is not None and row.flops_ratio is not None:
             found.setdefault(row.name, []).append(row)
     return {method: sorted(rows, key=lambda row: -(row.flops_ratio or 0.0)) for method, rows in found.items()}
 
 
-def _panels(figure: Figure, found: Mapping[str, list[Row]], look: Mapping[str, Look]) -> None:
+def _panels(figure: Figure, found: Mapping[str, list[TableRow]], look: Mapping[str, Look]) -> None:
     """Methods before the decoder above, inside it below, random in both with its intervals as a band; the legends are
     in the order of the curves' right ends."""
     upper, lower = figure.subplots(2, sharex=True, sharey=True)
@@ -84,7 +84,7 @@ def _frame(axes: Axes) -> None:
     axes.axhline(100.0, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)), label="Unpruned", zorder=1)
 
 
-def _curve(axes: Axes, method: str, rows: Sequence[Row], look: Look) -> None:
+def _curve(axes: Axes, method: str, rows: Sequence[TableRow], look: Look) -> None:
     axes.plot(
         [_flops(row) for row in rows],
         [100.0 * (row.average.value or 0.0) for row in rows],
@@ -98,7 +98,7 @@ def _curve(axes: Axes, method: str, rows: Sequence[Row], look: Look) -> None:
     )
 
 
-def _intervals(axes: Axes, rows: Sequence[Row], colour: str) -> None:
+def _intervals(axes: Axes, rows: Sequence[TableRow], colour: str) -> None:
     for row in rows:
         if row.average.interval is not None:
             # thin and half transparent: intervals of methods with nearly equal FLOPs lie on each other
@@ -106,7 +106,7 @@ def _intervals(axes: Axes, rows: Sequence[Row], colour: str) -> None:
             axes.plot([at, at], bounds, color=colour, marker="_", markersize=4, linewidth=0.8, alpha=0.6, zorder=2)
 
 
-def _band(axes: Axes, rows: Sequence[Row], colour: str) -> None:
+def _band(axes: Axes, rows: Sequence[TableRow], colour: str) -> None:
     known = [(row, row.average.interval) for row in rows if row.average.interval is not None]
     low, high = ([100.0 * interval[end] for _, interval in known] for end in (0, 1))
     axes.fill_between(
@@ -114,5 +114,5 @@ def _band(axes: Axes, rows: Sequence[Row], colour: str) -> None:
     )
 
 
-def _flops(row: Row) -> float:
+def _flops(row: TableRow) -> float:
     return 100.0 / (row.flops_ratio or 1.0)

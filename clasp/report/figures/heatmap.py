@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from clasp.report.categories import by_category
 from clasp.report.figures import style
-from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import method_label
-from clasp.report.rows import RANDOM, Row, Summary
+from clasp.report.load import UNPRUNED, ReportError
+from clasp.report.table_rows import RANDOM, Summary, TableRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def draw(summary: Summary) -> Figure:
     return figure
 
 
-def _panels(rows: Sequence[Row], scores: Scores) -> dict[int, list[Row]]:
+def _panels(rows: Sequence[TableRow], scores: Scores) -> dict[int, list[TableRow]]:
     """Budget -> its rows that have any score, the unpruned model first in each."""
     scored = [row for row in rows if any(row.key in found for found in scores.values())]
     first = [row for row in scored if row.method == UNPRUNED]
@@ -75,7 +75,7 @@ def _panels(rows: Sequence[Row], scores: Scores) -> dict[int, list[Row]]:
     }
 
 
-def _distances(rows: Sequence[Row], scores: Scores) -> list[list[float]]:
+def _distances(rows: Sequence[TableRow], scores: Scores) -> list[list[float]]:
     """Per row and category: score less the best pruned row's; nan for the unpruned model and where there is none."""
     nan = float("nan")
     best = _best(rows, scores)
@@ -88,13 +88,13 @@ def _distances(rows: Sequence[Row], scores: Scores) -> list[list[float]]:
     ]
 
 
-def _best(rows: Sequence[Row], scores: Scores) -> list[float]:
+def _best(rows: Sequence[TableRow], scores: Scores) -> list[float]:
     """The best pruned row's score, by category; nan where no pruned row has one."""
     pruned = [row.key for row in rows if row.method != UNPRUNED]
     return [max((found[key] for key in pruned if key in found), default=float("nan")) for found in scores.values()]
 
 
-def _span(panels: Mapping[int, Sequence[Row]], scores: Scores) -> float:
+def _span(panels: Mapping[int, Sequence[TableRow]], scores: Scores) -> float:
     """Points below the best that the colours reach down to."""
     lowest = [
         -distance
@@ -107,7 +107,7 @@ def _span(panels: Mapping[int, Sequence[Row]], scores: Scores) -> float:
     return max([NARROWEST, *lowest])
 
 
-def _panel(axes: Axes, rows: Sequence[Row], scores: Scores, span: float) -> Any:
+def _panel(axes: Axes, rows: Sequence[TableRow], scores: Scores, span: float) -> Any:
     import numpy as np
 
     distances = np.array(_distances(rows, scores))

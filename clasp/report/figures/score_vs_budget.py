@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from clasp.report.figures import style
 from clasp.report.figures.style import COLOURS, ORDER, Look
-from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import benchmark_label, method_label, percent_factor
-from clasp.report.rows import RANDOM, Row, Summary
+from clasp.report.load import UNPRUNED, ReportError
+from clasp.report.table_rows import RANDOM, Summary, TableRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,14 +61,14 @@ def draw(summary: Summary) -> Figure:
     return figure
 
 
-def _known(row: Row, benchmark: str) -> bool:
+def _known(row: TableRow, benchmark: str) -> bool:
     return row.method != UNPRUNED and row.scores[benchmark] is not None
 
 
 def _panel(axes: Axes, summary: Summary, benchmark: str, look: Mapping[str, Look], coloured: Sequence[str]) -> None:
     style.frame(axes)
     scale = percent_factor([row.scores[benchmark] for row in summary.rows])
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, list[TableRow]] = {}
     for row in sorted(summary.rows, key=lambda row: row.tokens):
         if _known(row, benchmark):
             rows.setdefault(row.name, []).append(row)
@@ -99,7 +99,7 @@ def _panel(axes: Axes, summary: Summary, benchmark: str, look: Mapping[str, Look
     axes.locator_params(axis="y", nbins=4)
 
 
-def _band(axes: Axes, rows: Sequence[Row], benchmark: str, scale: float) -> None:
+def _band(axes: Axes, rows: Sequence[TableRow], benchmark: str, scale: float) -> None:
     known = [(row.tokens, interval) for row in rows if (interval := row.intervals[benchmark]) is not None]
     if known:
         tokens = [count for count, _ in known]

@@ -1,4 +1,4 @@
-"""A few answers of each benchmark, to see what the numbers are made of: asked, expected, and what rows answered."""
+"""A few answers of each benchmark, to see what the numbers are made of: question, expected answer, and the rows'."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clasp.report.cells import Experiment
-from clasp.report.files import UNPRUNED
-from clasp.report.html.text import shortened, visible
 from clasp.report.layout import benchmark_label, method_label
-from clasp.report.rows import RANDOM, Row, Summary
+from clasp.report.load import UNPRUNED, Experiment
+from clasp.report.metrics import occurrences
+from clasp.report.table_rows import RANDOM, Summary, TableRow
 
 QUESTIONS = 4
 """Questions shown per benchmark."""
@@ -20,20 +19,12 @@ OURS = "clasp"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one row answered; ``verdict`` is ``right``, ``wrong``, ``partly right`` or ``not scored``."""
-
-    text: str
-    verdict: str
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question, what was expected, and one answer for each of the benchmark's rows."""
+class ExampleQuestion:
+    """One question, the expected answer, and (prediction, verdict) of each of the benchmark's rows."""
 
     prompt: str
     expected: str
-    answers: tuple[Answer, ...]
+    answers: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -43,8 +34,8 @@ class Examples:
     backbone: str
     benchmark: str
     experiment: str
-    rows: tuple[str, ...]
-    questions: tuple[Question, ...]
+    rows: Sequence[str]
+    questions: Sequence[ExampleQuestion]
 
 
 def examples(summaries: Iterable[Summary]) -> list[Examples]:
@@ -53,46 +44,33 @@ def examples(summaries: Iterable[Summary]) -> list[Examples]:
     for summary in summaries:
         backbone = str(summary.experiment.frame["backbone"].iloc[0])
         for benchmark in summary.benchmarks:
-            if (backbone, benchmark) not in found:
-                made = _examples(summary, backbone, benchmark)
-                if made is not None:
-                    found[backbone, benchmark] = made
+            if (backbone, benchmark) not in found and (made := _examples(summary, backbone, benchmark)) is not None:
+                found[backbone, benchmark] = made
     return list(found.values())
 
 
 def _examples(summary: Summary, backbone: str, benchmark: str) -> Examples | None:
     experiment = summary.experiment
     cells = experiment.frame[experiment.frame["benchmark"] == benchmark]
-    known = {
-        (str(row), int(tokens)): str(s)
-        for row, tokens, s in zip(cells["row"], cells["tokens"], cells["signature"], strict=True)
-    }
-    rows = [row for row in _rows(summary) if row.key in known]
-    if not rows:
-        return None
-    answers = [_by_question(experiment, known[row.key]) for row in rows]
-    shared = [key for key in answers[0] if all(key in others for others in answers)]
+    signatures = dict(zip(zip(cells["row"], cells["tokens"], strict=True), cells["signature"], strict=True))
+    rows = [row for row in _rows(summary) if row.key in signatures]
+    answers = [_by_question(experiment, signatures[row.key]) for row in rows]
+    shared = [key for key in answers[0] if all(key in others for others in answers)] if answers else []
     if not shared:
         return None
     questions = [
-        Question(
-            _shown(answers[0][key].get("prompt")),
-            _shown(answers[0][key].get("answer")),
-            tuple(Answer(_shown(one[key].get("prediction")), verdict(one[key].get("score"))) for one in answers),
+        ExampleQuestion(
+            _text(answers[0][key].get("prompt")),
+            _text(answers[0][key].get("answer")),
+            [(_text(one[key].get("prediction")), verdict(one[key].get("score"))) for one in answers],
         )
         for key in _chosen(shared, answers)
     ]
-    labels = [
-        visible(method_label(row.name))
-        if row.method == UNPRUNED
-        else f"{visible(method_label(row.name))}, {row.tokens}"
-        for row in rows
-    ]
-    name = visible(benchmark_label(benchmark))
-    return Examples(visible(backbone), name, experiment.name, tuple(labels), tuple(questions))
+    labels = [method_label(row.name) + ("" if row.method == UNPRUNED else f", {row.tokens}") for row in rows]
+    return Examples(backbone, benchmark_label(benchmark), experiment.name, labels, questions)
 
 
-def _rows(summary: Summary) -> list[Row]:
+def _rows(summary: Summary) -> list[TableRow]:
     """The unpruned row, and at the smallest budget CLASP's and random's, or the first one where neither is."""
     unpruned = [row for row in summary.rows if row.method == UNPRUNED]
     pruned = [row for row in summary.rows if row.method != UNPRUNED]
@@ -101,24 +79,16 @@ def _rows(summary: Summary) -> list[Row]:
     return [*unpruned, *(named or smallest[:1])]
 
 
-def _by_question(experiment: Experiment, signature: str) -> dict[tuple[str, int], Mapping[str, Any]]:
-    """Id of a question and which of that id it is -> answer: some benchmarks ask several questions under one id."""
-    found: dict[tuple[str, int], Mapping[str, Any]] = {}
-    seen: dict[str, int] = {}
-    for answer in experiment.answers(signature):
-        name = str(answer.get("question_id"))
-        seen[name] = seen.get(name, 0) + 1
-        found[name, seen[name]] = answer
-    return found
+def _by_question(experiment: Experiment, signature: str) -> dict[str, Mapping[str, Any]]:
+    answers = experiment.answers(signature)
+    return dict(zip(occurrences(answers), answers, strict=True))
 
 
-def _chosen(
-    shared: Sequence[tuple[str, int]], answers: Sequence[Mapping[tuple[str, int], Mapping[str, Any]]]
-) -> list[tuple[str, int]]:
+def _chosen(shared: Sequence[str], answers: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
     """The first questions on which the rows differ, then the first others, in the benchmark's order."""
     differing = [key for key in shared if len({verdict(one[key].get("score")) for one in answers}) > 1][:DIFFERING]
     others = [key for key in shared if key not in differing][: QUESTIONS - len(differing)]
-    return sorted([*differing, *others], key=list(shared).index)
+    return sorted([*differing, *others], key=shared.index)
 
 
 def verdict(score: Any) -> str:
@@ -128,7 +98,8 @@ def verdict(score: Any) -> str:
     return "right" if score >= 1.0 else ("wrong" if score <= 0.0 else "partly right")
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
+    """A value as text; of several right answers each once."""
     if isinstance(value, list | tuple):
-        value = ", ".join(str(one) for one in dict.fromkeys(map(str, value)))
-    return shortened(visible("" if value is None else value))
+        value = ", ".join(dict.fromkeys(map(str, value)))
+    return "" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""An experiment's figures inside the page, as the bytes that :mod:`clasp.report.build` wrote."""
+"""An experiment's figures inside the page, as the bytes that were written."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from clasp.report.build import figure_stem
-from clasp.report.html.text import visible
 from clasp.report.layout import title
-from clasp.report.rows import Summary
+from clasp.report.retention_run import RetentionRun
+from clasp.report.table_rows import Summary
 
 LARGEST_SVG = 160_000
 """Bytes above which a figure's PNG stands in for its SVG, so that the page stays quick to open."""
@@ -22,6 +21,10 @@ ALTERNATIVES = {
     "intervals",
 }
 """What a figure shows, in words, by its name; the numbers are in the table beside it."""
+RETENTION = (
+    "Pictures of questions with the patches that each method kept at each of its stages tinted, pivots and completion "
+    "tokens in two colours, and the others dimmed; the table below has the counts"
+)
 _NO_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 """Bytes that no browser reads in an SVG; matplotlib copies labels into comments, controls and all."""
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -38,14 +41,16 @@ class Picture:
 
 def pictures(summary: Summary) -> list[Picture]:
     """The experiment's figures that have been drawn, in the order of its configuration."""
-    folder, name = summary.experiment.results / "figures", visible(title(summary))
-    found = []
-    for figure in summary.experiment.spec.figures:
+    experiment, name, found = summary.experiment, title(summary), []
+    for figure in experiment.spec.figures:
         what = ALTERNATIVES.get(figure, figure.replace("_", " "))
-        found.append(
-            picture(folder / figure_stem(figure, summary), f"{what}; the table has the numbers", f"{what} ({name})")
-        )
+        found.append(picture(experiment.figure(figure), f"{what}; the table has the numbers", f"{what} ({name})"))
     return [one for one in found if one is not None]
+
+
+def retention_picture(run: RetentionRun, results: Path) -> Picture | None:
+    """The run's figure; None where it has not been drawn."""
+    return picture(results / "figures" / f"retention_{run.name}", RETENTION, RETENTION)
 
 
 def picture(stem: Path, alternative: str, caption: str) -> Picture | None:

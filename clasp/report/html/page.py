@@ -1,8 +1,8 @@
 """Assembles ``results/report.html``: a summary, every experiment's table and figures, the router, example answers.
 
 The page asks for nothing from outside and its policy forbids it: style and script are inline and named by their hashes,
-pictures are data URIs. The template escapes all that it is given; :mod:`clasp.report.html.text` names what escaping
-does not cover.
+images are data URIs. The template escapes every value and names its invisible characters, so that text from results
+files stays text.
 """
 
 from __future__ import annotations
@@ -13,25 +13,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from clasp.files import write_atomically
 from clasp.report.caption import ASSUMED, assumptions, caption
+from clasp.report.html.cell_facts import CellFacts
+from clasp.report.html.escape import script_data, shortened, visible
 from clasp.report.html.examples import examples
-from clasp.report.html.figures import Picture, pictures
-from clasp.report.html.provenance import Provenance
-from clasp.report.html.published import published_table
-from clasp.report.html.retention import retention_maps
-from clasp.report.html.routers import routers
-from clasp.report.html.tables import Table, table
-from clasp.report.html.text import script_data, visible
-from clasp.report.layout import title
-from clasp.report.published.rows import PublishedRow
-from clasp.report.retention import Retention
-from clasp.report.router import RouterScores
-from clasp.report.rows import Summary
+from clasp.report.html.figures import Picture, pictures, retention_picture
+from clasp.report.html.tables import Table, published_table, table
+from clasp.report.layout import method_label, title
+from clasp.report.published.compare import PublishedRow
+from clasp.report.retention_run import MapStage, RetentionRun
+from clasp.report.router_scores import SETS, RouterScores, note
+from clasp.report.table_rows import Summary
 
 NAME = "report.html"
 ABLATION = "ablation"
@@ -47,7 +45,7 @@ class Built:
         name: of the experiment.
         summary: None where there is nothing to show.
         problems: why something is not there, a sentence each.
-        published: numbers of others to stand below the table, empty where none are asked for.
+        published: rows for the table of published numbers below; empty for none.
     """
 
     name: str
@@ -58,70 +56,53 @@ class Built:
 
 @dataclass(frozen=True)
 class Section:
-    """One experiment on the page, as the template takes it."""
+    """One experiment on the page."""
 
-    name: str
-    title: str
-    command: str
-    backbone: str
-    cells: int
-    planned: int
-    rows: int
-    benchmarks: int
+    summary: Summary
     table: Table
     published: Table | None
     pictures: list[Picture]
-    notes: list[str]
-    assumptions: list[str]
-    problems: list[str]
+    problems: tuple[str, ...]
 
 
 def write_html(
-    built: Sequence[Built], results: Path, measured: RouterScores | None = None, kept: Sequence[Retention] = ()
+    built: Sequence[Built], results: Path, routers: RouterScores | None = None, retention: Sequence[RetentionRun] = ()
 ) -> Path:
     """Writes ``<results>/report.html`` and returns its path; figures are the files that lie below ``results``.
 
     Args:
         built: experiments, in any order.
         results: root of the results.
-        measured: what is known of the routers, None where they have not been measured.
-        kept: stored runs of what methods kept of a few pictures.
+        routers: their scores, None where they have not been measured.
+        retention: stored runs of what methods kept of a few images.
     """
-    return write_atomically(results / NAME, page(built, results, measured, kept).encode())
+    return write_atomically(results / NAME, page(built, results, routers, retention).encode())
 
 
-def page(built: Sequence[Built], results: Path, measured: RouterScores | None, kept: Sequence[Retention]) -> str:
+def page(built: Sequence[Built], results: Path, routers: RouterScores | None, retention: Sequence[RetentionRun]) -> str:
     """The page; the same results give the same text."""
-    provenance = Provenance()
-    shown = sorted((one for one in built if one.summary is not None), key=_order)
-    summaries = [one.summary for one in shown if one.summary is not None]
+    provenance = CellFacts()
+    shown = [(one, one.summary) for one in built if one.summary is not None]
+    # within a part by title, which numbers the ablations; what has no title of its own, such as tiny_main, comes first
+    shown.sort(key=lambda pair: (list(PARTS).index(part(pair[1])), pair[1].experiment.spec.title, pair[0].name))
+    summaries = [summary for _, summary in shown]
     for summary in summaries:
         provenance.add(summary.experiment)
-    sections = [_section(summary, one, provenance) for one, summary in zip(shown, summaries, strict=True)]
-    parts = {
-        name: [section for section, summary in zip(sections, summaries, strict=True) if part(summary) == name]
-        for name in PARTS
-    }
+    sections = [_section(summary, one, provenance) for one, summary in shown]
+    parts = {name: [section for section in sections if part(section.summary) == name] for name in PARTS}
     style, script = _resource("page.css"), _resource("page.js")
+    policy = ["default-src 'none'", f"script-src '{_hash(script)}'", f"style-src '{_hash(style)}'", "img-src data:"]
     return _template().render(
-        policy="; ".join(
-            [
-                "default-src 'none'",
-                f"script-src '{_hash(script)}'",
-                f"style-src '{_hash(style)}'",
-                "img-src data:",
-                "base-uri 'none'",
-                "form-action 'none'",
-            ]
-        ),
+        policy="; ".join([*policy, "base-uri 'none'", "form-action 'none'"]),
         style=Markup(style),
         script=Markup(script),
         facts=_facts(summaries, provenance),
         incomplete=_incomplete(built),
         parts={name: (PARTS[name], members) for name, members in parts.items() if members},
         assumed=ASSUMED,
-        routers=routers(measured) if measured else None,
-        retention=retention_maps(kept, results),
+        routers=routers,
+        sets=SETS,
+        retention=[(run, retention_picture(run, results)) for run in retention],
         examples=examples(summaries),
         provenance=script_data(provenance.data()),
     )
@@ -134,38 +115,16 @@ def part(summary: Summary) -> str:
     return "efficiency" if summary.experiment.spec.table == "efficiency" else "tables"
 
 
-def _order(one: Built) -> tuple[int, str, str]:
-    assert one.summary is not None
-    # within a part by title, which numbers the ablations; what has no title of its own, such as tiny_main, comes first
-    return list(PARTS).index(part(one.summary)), one.summary.experiment.spec.title, one.name
+def _section(summary: Summary, built: Built, provenance: CellFacts) -> Section:
+    published = published_table(summary, built.published) if built.published else None
+    return Section(summary, table(summary, provenance), published, pictures(summary), built.problems)
 
 
-def _section(summary: Summary, built: Built, provenance: Provenance) -> Section:
-    experiment = summary.experiment
-    return Section(
-        name=experiment.name,
-        title=visible(title(summary)),
-        command=visible(experiment.command),
-        backbone=visible(experiment.frame["backbone"].iloc[0]),
-        cells=len(experiment.planned) - len(experiment.missing),
-        planned=len(experiment.planned),
-        rows=len(summary.rows),
-        benchmarks=len(experiment.benchmarks),
-        table=table(summary, provenance),
-        published=published_table(summary, built.published) if built.published else None,
-        pictures=pictures(summary),
-        notes=[visible(note) for note in caption(summary)],
-        assumptions=[visible(line) for line in assumptions(summary)],
-        problems=[visible(problem) for problem in built.problems],
-    )
-
-
-def _facts(summaries: Sequence[Summary], provenance: Provenance) -> dict[str, str]:
+def _facts(summaries: Sequence[Summary], provenance: CellFacts) -> dict[str, str]:
     """What was measured, on what, and when."""
 
     def distinct(column: str) -> str:
-        values = dict.fromkeys(str(value) for summary in summaries for value in summary.experiment.frame[column])
-        return visible(", ".join(values))
+        return ", ".join(dict.fromkeys(str(value) for s in summaries for value in s.experiment.frame[column]))
 
     started, finished = provenance.span
     return {
@@ -173,12 +132,12 @@ def _facts(summaries: Sequence[Summary], provenance: Provenance) -> dict[str, st
         f"benchmark each), {provenance.questions:,} answers",
         "Models": distinct("backbone"),
         "Machines": distinct("device"),
-        "When": visible(f"{_moment(started)} to {_moment(finished)}") if started and finished else "not recorded",
+        "When": f"{_minute(started)} to {_minute(finished)}" if started and finished else "not recorded",
         "Code": f"commit {distinct('commit')}" if summaries else "",
     }
 
 
-def _moment(stamp: str) -> str:
+def _minute(stamp: str) -> str:
     """An ISO time stamp to the minute."""
     return stamp.replace("T", " ")[:16] + (" UTC" if stamp.endswith(("+00:00", "Z")) else "")
 
@@ -191,11 +150,27 @@ def _incomplete(built: Sequence[Built]) -> list[str]:
             planned = len(one.summary.experiment.planned)
             lines.append(f"{one.name}: {missing} of {planned} planned cells have not been run.")
         lines += [f"{one.name}: {problem}" for problem in one.problems]
-    return [visible(line) for line in lines]
+    return lines
+
+
+def _kept(stage: MapStage) -> str:
+    """How many tokens a stage keeps, in words."""
+    where = "decoder" if stage.layer == 0 else f"layer {stage.layer}"
+    if stage.pivots is None:
+        return f"{where}: {len(stage.kept)}"
+    pivots = len(stage.pivots.intersection(stage.kept))
+    return f"{where}: {len(stage.kept)} ({pivots} pivots, {len(stage.kept) - pivots} completion)"
 
 
 def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    def shown(value: Any) -> Any:
+        return value if isinstance(value, Markup) else visible(value)
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown
+    )
+    environment.filters |= {"shortened": shortened, "method": method_label, "kept": _kept}
+    environment.globals |= {"title": title, "caption": caption, "assumptions": assumptions, "router_note": note}
     return environment.from_string(_resource("page.html"))
 
 

@@ -1,4 +1,7 @@
-"""An experiment's table as the page shows it: the entries of the layout, each with the cells that it rests on."""
+"""Tables as the page shows them: an experiment's own, each number with the cells that it rests on, and published rows.
+
+Published rows stand in a table of their own, so that no number of others stands among ours.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from clasp.report.cells import Experiment
-from clasp.report.files import UNPRUNED
-from clasp.report.html.provenance import Provenance
-from clasp.report.html.text import visible
+from clasp.report.html.cell_facts import CellFacts
 from clasp.report.layout import Mark, Shown, benchmark_label, body, header, method_label, p_text
-from clasp.report.rows import Row, Summary
+from clasp.report.load import UNPRUNED
+from clasp.report.published.compare import PublishedRow, PublishedValue
+from clasp.report.published.write import LABELS
+from clasp.report.table_rows import Summary, TableRow
 
 
 @dataclass(frozen=True)
@@ -22,109 +25,114 @@ class Entry:
         text: as shown, empty where there is none.
         mark: best or second best of its group.
         tail: what follows it unmarked.
-        cells: places of the cells that it rests on, where these are not all of its row's.
         note: a sentence on it.
+        cells: places of the cells that it rests on, where these are not all of its row's.
     """
 
     text: str
-    mark: Mark | None
-    tail: str
-    cells: str | None = None
+    mark: Mark | None = None
+    tail: str = ""
     note: str = ""
+    cells: str | None = None
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row: its label, the places of its cells, its numbers, and its budget in visual tokens."""
+    """One row: its label, its budget in visual tokens, the places of its cells, and its numbers."""
 
     label: str
-    cells: str
-    entries: tuple[Entry, ...]
     budget: str
-
-
-@dataclass(frozen=True)
-class Group:
-    """The rows of one budget."""
-
-    title: str
-    lines: tuple[Line, ...]
+    cells: str
+    entries: Sequence[Entry]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Headings of the columns after the first two (the row and its budget), and the groups.
+    """Headings of the columns after the first two (the row and its budget), and (title, lines) of each group.
 
     ``budget`` is the heading of the second column.
     """
 
-    heads: tuple[str, ...]
-    groups: tuple[Group, ...]
+    heads: Sequence[str]
+    groups: Sequence[tuple[str, Sequence[Line]]]
     budget: str = "visual tokens"
 
 
-def table(summary: Summary, provenance: Provenance) -> Table:
+def table(summary: Summary, provenance: CellFacts) -> Table:
     """The experiment's table; its cells must be in ``provenance``."""
-    heads = header(summary)[1:]
-    benchmarks = _benchmarks(summary, heads)
-    reference = summary.experiment.spec.reference
-    # the layout puts the comparison last
-    compared = len(heads) - 1 if reference and heads[-1] == f"less {method_label(reference)}" else None
+    heads, spec, frame = header(summary)[1:], summary.experiment.spec, summary.experiment.frame
+    # only a benchmark's column belongs to one cell
+    benchmarks = {} if spec.table == "categories" else {benchmark_label(name): name for name in summary.benchmarks}
+    compared = f"less {method_label(spec.reference)}" if spec.reference else None
+    signatures = {key: dict(zip(own["benchmark"], own["signature"], strict=True)) for key, own in frame.groupby(KEY)}
     members = [list(rows) for _, rows in groupby(summary.rows, key=lambda row: (row.method == UNPRUNED, row.tokens))]
-    groups = []
-    for shown, rows in zip(body(summary), members, strict=True):
-        lines = [
-            _line(summary.experiment, row, visible(entries[0].text), entries[1:], benchmarks, compared, provenance)
-            for row, entries in zip(rows, shown.rows, strict=True)
+
+    def line(row: TableRow, shown: Sequence[Shown]) -> Line:
+        own = signatures.get(row.key, {})
+        entries = [
+            _score(entry, row, benchmarks[head], own, provenance)
+            if head in benchmarks
+            else Entry(entry.text, entry.mark, entry.tail.strip(), _note(entry, row, head == compared))
+            for head, entry in zip(heads, shown[1:], strict=True)
         ]
-        groups.append(Group(visible(shown.title), tuple(lines)))
-    return Table(tuple(visible(head) for head in heads), tuple(groups))
+        return Line(shown[0].text, str(row.tokens), provenance.places(own.values()), entries)
 
-
-def _benchmarks(summary: Summary, heads: Sequence[str]) -> dict[int, str]:
-    """Column -> the benchmark whose score it is; no other column belongs to one cell."""
-    if summary.experiment.spec.table == "categories":
-        return {}
-    labels = {benchmark_label(name): name for name in summary.benchmarks}
-    return {column: labels[head] for column, head in enumerate(heads) if head in labels}
-
-
-def _line(
-    experiment: Experiment,
-    row: Row,
-    label: str,
-    shown: Sequence[Shown],
-    benchmarks: Mapping[int, str],
-    compared: int | None,
-    provenance: Provenance,
-) -> Line:
-    frame = experiment.frame
-    own = frame[(frame["row"] == row.name) & (frame["tokens"] == row.tokens)]
-    signatures = dict(zip(own["benchmark"], own["signature"], strict=True))
-    entries = [
-        _score(entry, row, benchmarks[column], signatures, provenance)
-        if column in benchmarks
-        else Entry(entry.text, entry.mark, entry.tail.strip(), note=_note(entry, row, column == compared))
-        for column, entry in enumerate(shown)
+    groups = [
+        (shown.title, [line(row, entries) for row, entries in zip(rows, shown.rows, strict=True)])
+        for shown, rows in zip(body(summary), members, strict=True)
     ]
-    return Line(label, provenance.places(signatures.values()), tuple(entries), str(row.tokens))
+    return Table(heads, groups)
 
 
-def _score(shown: Shown, row: Row, benchmark: str, signatures: Mapping[str, str], provenance: Provenance) -> Entry:
+KEY = ["row", "tokens"]
+"""Columns of a frame that name a row of the table."""
+
+
+def _score(shown: Shown, row: TableRow, benchmark: str, signatures: Mapping[str, str], provenance: CellFacts) -> Entry:
     if benchmark not in signatures:
-        return Entry("", None, "", cells="", note="Not run: the experiment plans this cell, and it does not exist yet.")
+        return Entry("", note="Not run: the experiment plans this cell, and it does not exist yet.", cells="")
     interval = row.intervals[benchmark]
     note = f"95 % interval {interval.low:.4g} to {interval.high:.4g}, in the score's own scale." if interval else ""
     if not shown.text:
         note = "The cell exists and has no score, for example because no judge has read its answers."
-    return Entry(shown.text, shown.mark, shown.tail.strip(), provenance.places([signatures[benchmark]]), note)
+    return Entry(shown.text, shown.mark, shown.tail.strip(), note, provenance.places([signatures[benchmark]]))
 
 
-def _note(shown: Shown, row: Row, compared: bool) -> str:
+def _note(shown: Shown, row: TableRow, compared: bool) -> str:
     """What a number that belongs to the whole row rests on beyond the row's own cells."""
     if compared and (found := row.comparison) is not None:
         return (
-            f"Paired with the row {visible(method_label(found.reference))} at the same budget, question by question: "
+            f"Paired with the row {method_label(found.reference)} at the same budget, question by question: "
             f"{found.verdict} ({p_text(found.corrected)} after Holm's correction, {p_text(found.p)} before)."
         )
     return "" if shown.text else "No value: a cell that it needs has not been run, or it is undefined."
+
+
+def published_table(summary: Summary, rows: Sequence[PublishedRow]) -> Table:
+    """The rows by the budget of ours beside which they belong; each number tells its source, protocol and origin."""
+    there = list(dict.fromkeys(column for row in rows for column in row.values))
+    columns = sorted(there, key=lambda name: [*summary.benchmarks, *there].index(name))
+    heads = ("source", "whose run", *(LABELS.get(name) or benchmark_label(name) for name in columns))
+    groups: dict[str, list[Line]] = {}
+    for row in rows:
+        heading = "without a row of ours" if row.tokens is None else f"beside ours at {row.tokens} visual tokens"
+        entries = [Entry(row.source, note=row.source_text), Entry(row.origin)]
+        entries += [_published(row, row.values.get(name)) for name in columns]
+        line = Line(method_label(row.method), row.budget or "not stated", "", entries)
+        groups.setdefault(heading, []).append(line)
+    return Table(heads, list(groups.items()), "budget as published")
+
+
+def _published(row: PublishedRow, value: PublishedValue | None) -> Entry:
+    if value is None:
+        return Entry("", note="The source does not give this number.")
+    certain = "~" if value.comparable == "unsure" else ""
+    tail = "" if value.difference is None else f"ours {certain}{value.difference:+.1f}"
+    sentences = [
+        f"Published, not measured here. Source: {row.source_text} ({row.origin}).",
+        f"Protocol: {row.protocol or 'not stated'}.",
+        f"The source notes: {value.note}." if value.note else "",
+        f"Ours: {value.ours:.4g}." if value.ours is not None else "There is none of ours.",
+        f"Comparable: {value.comparable}. {'; '.join(value.reasons)}" if value.ours is not None else "",
+    ]
+    return Entry(value.text, None, tail, " ".join(sentence for sentence in sentences if sentence))

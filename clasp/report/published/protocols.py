@@ -23,11 +23,11 @@ EIGHT: tuple[Collection[str], ...] = (
     {"textvqa", "textvqa_ocr"},
 )
 """The benchmarks of the CLASP page's curves, in any protocol of ours."""
-ACCOUNTING = {
+CONVENTION = {
     **dict.fromkeys(("sparsevlm", "pdrop", "clasp"), "output_average"),
     **dict.fromkeys(("visionzip", "dart", "divprune", "cdpruner", "hired", "vispruner", "fastervlm"), "nominal"),
 }
-"""What a method's papers count as its budget; of methods that are not listed no source says it."""
+"""Token-count convention of a method's papers; of methods that are not listed no source says it."""
 
 
 class Facts(NamedTuple):

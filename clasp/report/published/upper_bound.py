@@ -16,11 +16,10 @@ from typing import Any
 
 from clasp.reading import BadFile, conform, keyed, number, read_object
 from clasp.reading import signature as is_signature
-from clasp.report.cells import flat
-from clasp.report.files import UNPRUNED, ReportError, read_answers, read_cell
 from clasp.report.layout import benchmark_label, percent_factor
+from clasp.report.load import UNPRUNED, ReportError, flat, read_answers, read_cell
 from clasp.report.metrics import sampled
-from clasp.report.published.files import read_published
+from clasp.report.published.read import read_published
 from clasp.report.statistics import LEVEL, resample
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"

@@ -1,0 +1,170 @@
+"""Every method side by side: ratios to the unpruned model, to the FLOPs-ideal and to the plain decoder's layers.
+
+The FLOPs-ideal counts multiply-adds. Short sequences do fewer of them per second, since all weights are read for few
+tokens; the plain decoder's time at the same lengths includes that, and nothing of what pruning adds.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+
+from benchmarks.models import TEXT_TOKENS, configuration, geometry_of, load_spec, newlines, spec_of, visual_tokens
+from benchmarks.settings import BenchmarkSettings
+from benchmarks.timing import PARTS, Times, Variant, measure, progress, reference_product, warm_up
+from clasp.budget import BudgetError, Geometry
+from clasp.cost import prefill_flops
+from clasp.methods import METHODS, build
+from clasp.strict import ConfigError
+
+UNPRUNED = "unpruned"
+PROBES = 6
+"""Lengths at which the plain decoder is timed; between them time is taken as linear."""
+
+
+def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """The measurements as JSON values."""
+    spec = spec_of(settings.geometry)
+    config = configuration(spec)
+    geometry, visual, budget = geometry_of(config), visual_tokens(config), settings.tokens or spec.tokens
+    variants, left_out = variants_of(settings.methods, {"tokens": budget}, geometry, visual)
+    loaded = load_spec(spec, dtype, str(device))
+    warm_up(loaded, variants)
+    counts = [count for variant in variants for count in tokens_per_layer(variant, geometry, visual)]
+    lengths = probes([count + TEXT_TOKENS for count in counts])
+    reference, reference_s, batches = reference_product(device), list[float](), {}
+    runs = (len(variants) * (settings.rounds + 1) + len(lengths) * settings.rounds) * len(settings.batches)
+    with progress(runs) as advance:
+        for batch in settings.batches:
+            times, plain = measure(
+                loaded, variants, batch, settings.rounds, advance, lengths, lambda: reference_s.append(reference())
+            )
+            batches[str(batch)] = rows_of(variants, times, geometry, visual, plain)
+    return {
+        **loaded.weights(),
+        "visual_tokens": visual,
+        "newlines": newlines(config),
+        "text_tokens": TEXT_TOKENS,
+        "tokens": budget,
+        "left_out": left_out,
+        "pulse_ms": [1e3 * seconds for seconds in reference_s],
+        "batches": batches,
+    }
+
+
+def variants_of(
+    names: Sequence[str], budget: Mapping[str, Any], geometry: Geometry, visual: int, extras: bool = True
+) -> tuple[list[Variant], dict[str, str]]:
+    """The plain model, then every method at the budget, and those left out, each with the reason.
+
+    Args:
+        names: of methods; empty: all.
+        visual: visual tokens of an image, newlines included, which the geometry may leave out.
+        extras: also the engine with all tokens kept, and FastV on eager attention.
+
+    Raises:
+        ConfigError: an unknown method, or one that cannot meet the budget.
+    """
+    found, left_out = [Variant(UNPRUNED)], {}
+    if extras:
+        found.append(Variant("none", build("none", {})))
+    for name in names or [name for name in METHODS if name != "none"]:
+        try:
+            method = build(name, budget)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        try:
+            method.check(geometry)
+            method.schedule(visual, geometry.layers)
+        except BudgetError as error:
+            raise ConfigError(str(error)) from error
+        except ValueError as lacking:  # the backbone has not what the method needs
+            left_out[name] = str(lacking)
+            continue
+        found.append(Variant(name, method))
+        if extras and name == "fastv":
+            found.append(Variant("fastv, eager", method, "eager"))
+    return found, left_out
+
+
+def tokens_per_layer(variant: Variant, geometry: Geometry, visual: int) -> tuple[int, ...]:
+    """Visual tokens that each decoder layer computes on."""
+    method = variant.method
+    if method is not None and method.prunes:
+        return method.schedule(visual, geometry.layers).entering()
+    return (visual,) * geometry.layers
+
+
+def probes(lengths: Sequence[int], count: int = PROBES) -> list[int]:
+    """At most ``count`` lengths from the shortest to the longest, each longer by the same factor."""
+    low, high = min(lengths), max(lengths)
+    return sorted({round(low * (high / low) ** (step / (count - 1))) for step in range(count)})
+
+
+def layers_seconds(lengths: Sequence[int], measured: Mapping[int, float]) -> float:
+    """Seconds of layers that see ``lengths``, one each, from those of whole decoders of as many layers.
+
+    Args:
+        measured: length -> seconds of the whole decoder; the shortest and the longest of ``lengths`` are within.
+    """
+    known = sorted(measured)
+    if len(known) == 1:
+        return measured[known[0]]
+    total = 0.0
+    for length in lengths:
+        upper = min(max(1, bisect_right(known, length)), len(known) - 1)
+        low, high = known[upper - 1], known[upper]
+        share = (length - low) / (high - low)
+        total += (1 - share) * measured[low] + share * measured[high]
+    return total / len(lengths)
+
+
+def rows_of(
+    variants: Sequence[Variant],
+    times: Mapping[str, Times],
+    geometry: Geometry,
+    visual: int,
+    plain: Mapping[int, float],
+) -> list[dict[str, Any]]:
+    """One row a variant: medians and quartiles in ms, bytes, waits for the GPU by stage, and the speed-ups.
+
+    Args:
+        visual: visual tokens of each prompt.
+        plain: length -> seconds of the plain decoder.
+    """
+    base, rows = times[UNPRUNED], []
+    full_flops = prefill_flops(geometry, (visual,) * geometry.layers, TEXT_TOKENS)
+    full_seconds = layers_seconds([visual + TEXT_TOKENS], plain)
+    for variant in variants:
+        own, counts = times[variant.name], tokens_per_layer(variant, geometry, visual)
+        speedup = base.median("prefill") / own.median("prefill")
+        ideal = full_flops / prefill_flops(geometry, counts, TEXT_TOKENS)
+        reachable = full_seconds / layers_seconds([count + TEXT_TOKENS for count in counts], plain)
+        rows.append(
+            {
+                "name": variant.name,
+                "ms": {part: 1e3 * own.median(part) for part in PARTS},
+                "quartiles_ms": {part: [1e3 * value for value in quartiles(own.parts[part])] for part in PARTS},
+                "stages_ms": [1e3 * median(column) for column in zip(*own.stages, strict=True)],
+                "kv_bytes": own.kv_bytes,
+                "peak_bytes": own.peak_bytes,
+                "waits": own.waits,
+                "prefill_speedup": speedup,
+                "ideal_speedup": ideal,
+                "share_of_ideal": speedup / ideal,
+                "plain_speedup": reachable,
+                "share_of_plain": speedup / reachable,
+                "total_speedup": base.median("total") / own.median("total"),
+            }
+        )
+    return rows
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """Lower and upper quartile."""
+    low, _, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else (values[0],) * 3
+    return low, high

@@ -1,0 +1,202 @@
+"""The selection ops of :mod:`clasp.ops`, with arguments as methods give them, against one matrix product."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from math import isqrt
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.models import configuration, geometry_of, spec_of
+from benchmarks.settings import BenchmarkSettings
+from benchmarks.timing import Advance, peak_bytes, progress, timed
+from clasp.ops.attention import attention_received, attention_rows, masked_mean
+from clasp.ops.cluster import (
+    cluster_means,
+    coverage,
+    density_peak_clusters,
+    density_peaks,
+    farthest_point,
+    similarity_to,
+)
+from clasp.ops.diversity import dpp_map, max_min, take_least_similar
+from clasp.ops.matching import absorb, merge_most_similar, merge_windows, ragged_index, thin
+from clasp.ops.select import cosine_between, take, top_k, top_mask, uniform
+from clasp.ops.similarity import Cosines
+from clasp.ops.words import raters
+
+PRODUCT = "n x n product"
+"""What the ops are held against: (n, width) @ (width, n) in float32."""
+HEAD_DIM = 64
+WORDS = 32
+"""Query rows and words of an instruction."""
+PIVOTS = 8
+"""DART's."""
+WITHIN = 3.0
+"""Times of one matrix product that an op may take."""
+
+
+class Inputs:
+    """Random float32 values of one row.
+
+    Args:
+        tokens: visual tokens, at least 16.
+        width: of their hidden states, a multiple of :data:`HEAD_DIM`.
+
+    Attributes:
+        keep: tokens that stay: one in nine, as 64 of 576 and 320 of 2,880; ``kept`` is the same as (1,) long.
+        values: (1, tokens, width) hidden states.
+        words: (1, words, width).
+        scores: (1, tokens), non-negative.
+        chosen: (1, tokens) bool: half of those that stay.
+        real: (1, tokens) bool, all True.
+        index: (1, keep) long.
+    """
+
+    def __init__(self, tokens: int, width: int, device: torch.device) -> None:
+        self.tokens, self.width, self.device, self.keep = tokens, width, device, tokens // 9
+        self.kept = self.count(self.keep)
+        self.values, self.words = self.noise(tokens, width), self.noise(WORDS, width)
+        self.scores = self.noise(tokens).abs()
+        self.chosen = top_mask(self.scores, self.count(max(1, self.keep // 2)))
+        self.real = torch.ones(1, tokens, dtype=torch.bool, device=device)
+        self.index = top_k(self.scores, self.keep)
+
+    def noise(self, *shape: int) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(1, *shape, generator=generator).to(self.device)
+
+    def count(self, number: int) -> Tensor:
+        """(1,) long."""
+        return torch.tensor([number], device=self.device)
+
+    def heads(self, rows: int) -> Tensor:
+        """(1, heads, rows, head_dim) queries or keys of the width's heads."""
+        return self.noise(self.width // HEAD_DIM, rows, HEAD_DIM)
+
+
+Call = Callable[[], Any]
+
+
+def _attention_rows(on: Inputs) -> Call:
+    query, key = on.heads(WORDS), on.heads(on.tokens)
+    allowed = torch.ones(1, WORDS, on.tokens, dtype=torch.bool, device=on.device)
+    return lambda: attention_rows(query, key, allowed, HEAD_DIM**-0.5)
+
+
+def _masked_mean(on: Inputs) -> Call:
+    values, mask = on.noise(WORDS, on.tokens), torch.ones(1, WORDS, dtype=torch.bool, device=on.device)
+    return lambda: masked_mean(values, mask)
+
+
+def _attention_received(on: Inputs) -> Call:
+    query, key = on.heads(on.tokens), on.heads(on.tokens)
+    return lambda: attention_received(query, key, HEAD_DIM**-0.5)
+
+
+def _density_peak_clusters(on: Inputs) -> Call:
+    """SparseVLM's rule: a tenth of the tokens are centres, and the density is over as many neighbours."""
+    values, noise, clusters = on.values, 1e-6 * on.scores, on.tokens // 10 + 1
+    return lambda: density_peak_clusters(values, clusters, clusters, noise)
+
+
+def _cluster_means(on: Inputs) -> Call:
+    clusters = on.tokens // 10 + 1
+    values, members = on.values, (torch.arange(on.tokens, device=on.device) % clusters)[None]
+    return lambda: cluster_means(values, members, clusters)
+
+
+def _take_least_similar(on: Inputs) -> Call:
+    pivots, values, taken = on.values[:, :PIVOTS], on.values, torch.zeros_like(on.real)
+    quotas = on.count(on.keep // PIVOTS).expand(1, PIVOTS)
+    return lambda: take_least_similar(cosine_between(pivots, values), taken, quotas)
+
+
+def _merge_windows(on: Inputs) -> Call:
+    """MustDrop's: 3 x 3 windows of a grid that is as square as the count allows."""
+    columns = isqrt(on.tokens)
+    grid, places = (-(-on.tokens // columns), columns), torch.arange(on.tokens, device=on.device)[None]
+    return lambda: merge_windows(on.values, on.real, places, grid, 3, 0.8)
+
+
+def _raters(on: Inputs) -> Call:
+    real = torch.ones(1, WORDS, dtype=torch.bool, device=on.device)
+    return lambda: raters(on.values, on.words, real)
+
+
+OPS: dict[str, Callable[[Inputs], Call]] = {
+    "attention_rows": _attention_rows,
+    "masked_mean": _masked_mean,
+    "attention_received": _attention_received,
+    "density_peaks": lambda on: lambda: density_peaks(Cosines(on.values), ~on.chosen),
+    "density_peak_clusters": _density_peak_clusters,
+    "cluster_means": _cluster_means,
+    "farthest_point": lambda on: lambda: farthest_point(on.values, Cosines(on.values), on.chosen, on.keep),
+    "similarity_to": lambda on: lambda: similarity_to(Cosines(on.values), on.chosen),
+    "coverage": lambda on: lambda: coverage(on.values, Cosines(on.values), on.chosen),
+    "max_min": lambda on: lambda: max_min(on.values, on.keep),
+    "dpp_map": lambda on: lambda: dpp_map(Cosines(on.values), on.scores, on.keep),
+    "take_least_similar": _take_least_similar,
+    "merge_most_similar": lambda on: lambda: merge_most_similar(on.values, [on.keep]),
+    "thin": lambda on: lambda: thin(on.values, on.keep, 8),
+    "merge_windows": _merge_windows,
+    "absorb": lambda on: lambda: absorb(on.values, on.values, on.scores, on.index, 32),
+    "ragged_index": lambda on: lambda: ragged_index(on.chosen, on.keep),
+    "top_k": lambda on: lambda: top_k(on.scores, on.keep),
+    "top_mask": lambda on: lambda: top_mask(on.scores, on.kept),
+    "take": lambda on: lambda: take(on.values, on.index),
+    "cosine_between": lambda on: lambda: cosine_between(on.values[:, :PIVOTS], on.values),
+    "uniform": lambda on: lambda: uniform([0], on.tokens),
+    "raters": _raters,
+}
+"""Op -> a function that makes its call. Where an op takes the cosines of all pairs, the call computes them too, as a
+method does."""
+
+
+HELPERS = ("blocks", "nearest")
+"""Functions of :mod:`clasp.ops` that choose nothing, of which other ops are made."""
+
+
+def call(name: str, on: Inputs) -> Call:
+    """The op's call, or the product's."""
+    return (lambda: on.values @ on.values.transpose(-1, -2)) if name == PRODUCT else OPS[name](on)
+
+
+def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Every op against one matrix product of its size, at every size, as JSON values; always in float32."""
+    width = geometry_of(configuration(spec_of(settings.geometry))).hidden
+    with progress(len(settings.counts) * (len(OPS) + 1) * (settings.rounds + 1)) as advance:
+        sizes = {str(n): against_product(n, width, device, settings.rounds, advance) for n in settings.counts}
+    return {"width": width, "sizes": sizes}
+
+
+@torch.inference_mode()
+def against_product(
+    tokens: int, width: int, device: torch.device, repeats: int, advance: Advance
+) -> list[dict[str, Any]]:
+    """Every op and the product of its size, in ``repeats`` rounds of random order after one that is not timed.
+
+    Returns:
+        One row an op, the product first: median ms, ``ratio`` to the product's, whether that is ``within`` three, and
+        ``peak_bytes`` beyond the inputs.
+    """
+    orders, on = random.Random(0), Inputs(tokens, width, device)
+    calls = {name: call(name, on) for name in (PRODUCT, *OPS)}
+    peaks, seconds = {}, {name: list[float]() for name in calls}
+    for name in calls:
+        advance(name)
+        peaks[name] = peak_bytes(calls[name], device)
+    for _ in range(repeats):
+        for name in orders.sample(list(calls), len(calls)):
+            advance(name)
+            seconds[name].append(timed(calls[name], device))
+    base, rows = median(seconds[PRODUCT]), []
+    for name in calls:
+        ratio = median(seconds[name]) / base
+        row = {"name": name, "ms": 1e3 * median(seconds[name]), "ratio": ratio, "within": ratio <= WITHIN}
+        rows.append({**row, "peak_bytes": peaks[name]})
+    return rows

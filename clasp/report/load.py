@@ -1,0 +1,358 @@
+"""Loads an experiment's cells, checked, into a data frame. Reads only, and only below the results root; torch-free.
+
+``<results>/experiments/<experiment>.json`` lists an experiment's rows, benchmarks and cells in plan order,
+``cells/<signature>.json`` is one cell, ``<signature>.jsonl`` its answers, one question per line, and
+``<signature>.judge.json`` the scores of a judge.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clasp.reading import BadFile, Shape, conform, parse_object, read_text
+from clasp.records import ANSWER, CELL, EXPERIMENT, JUDGEMENT
+from clasp.strict import shown
+
+if TYPE_CHECKING:  # importing it takes longer than a run needs that only logs its cells
+    import pandas as pd
+
+SCHEMA, EXPERIMENT_SCHEMA = 1, 2
+UNPRUNED = "none"
+"""Name of the method that prunes nothing: the reference of every normalized average."""
+WORLD = "world_"
+"""Prefix of the picture world's benchmarks."""
+CUSTOM = "custom_"
+"""Prefix of a benchmark that is a user's own file."""
+REMEDY = "run the experiment again, which sets bad files aside and fills the gaps"
+
+
+class ReportError(ValueError):
+    """A report cannot be built from the results at hand; the message says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A benchmark as a table's column, known whether or not a cell of it exists.
+
+    Args:
+        name: as in ``benchmarks.names``.
+        metric: the score's name.
+        protocol: prompt, split and scoring rule in a few words, for two numbers compare only under the same.
+        category: the question category that all its questions are of, where there is one.
+        judge: the kind of judge that scores it, where one does.
+        server: whether an evaluation server scores it.
+    """
+
+    name: str
+    metric: str = ""
+    protocol: str = ""
+    category: str | None = None
+    judge: str | None = None
+    server: bool = False
+
+    @property
+    def pending(self) -> str:
+        """What a cell reads that has answers and no score."""
+        return "unjudged" if self.judge else "not submitted" if self.server else ""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell that an experiment is made of, by its place in the tables."""
+
+    row: str
+    method: str
+    tokens: int
+    benchmark: str
+    signature: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is to be made of an experiment; its configuration says so under ``report``."""
+
+    title: str = ""
+    table: str = "accuracy"
+    figures: tuple[str, ...] = ("accuracy_vs_flops",)
+    reference: str | None = None
+    published: str | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The cells of one experiment.
+
+    Args:
+        name: name of the experiment.
+        results: root of the results.
+        command: what was typed to run it.
+        frame: one line per planned cell that exists, in plan order; see :func:`flat` for the columns, and ``row``.
+        columns: the planned benchmarks, in plan order, also where no cell of theirs exists yet.
+        planned: every cell, existing or not.
+        missing: those that do not exist.
+        spec: what a report makes of it.
+    """
+
+    name: str
+    results: Path
+    command: str
+    frame: pd.DataFrame
+    columns: tuple[Column, ...]
+    planned: tuple[Planned, ...]
+    missing: tuple[Planned, ...]
+    spec: Spec
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def tables(self) -> dict[str, Path]:
+        """Suffix -> where the experiment's table belongs."""
+        return {suffix: self.results / "tables" / f"{self.name}.{suffix}" for suffix in ("md", "csv", "tex")}
+
+    @property
+    def figures(self) -> list[Path]:
+        """Where the experiment's figures belong."""
+        return [Path(f"{self.figure(name)}.{suffix}") for name in self.spec.figures for suffix in ("png", "svg")]
+
+    def figure(self, figure: str) -> Path:
+        """Where a figure of the experiment belongs, without suffix."""
+        return self.results / "figures" / f"{figure}_{self.name}"
+
+    def answers(self, signature: str) -> list[dict[str, Any]]:
+        """A cell's answers, one question a line; a judge's scores stand in them where it has judged.
+
+        Raises:
+            ReportError: the answers are missing, cut short, or not those of the cell.
+        """
+        cell = read_cell(self.results, signature)
+        answers, judged = read_answers(self.results, signature, cell["questions"]), read_judgement(self.results, cell)
+        if judged is None:
+            return answers
+        scores = [verdict["score"] for verdict in judged["questions"]]
+        return [{**answer, "score": score} for answer, score in zip(answers, scores, strict=True)]
+
+
+def load_experiment(name: str, results: Path) -> Experiment:
+    """The experiment ``name`` with every cell of it that exists.
+
+    Raises:
+        ReportError: the experiment has not been run, or one of its files cannot be used.
+    """
+    import pandas as pd
+
+    if not re.fullmatch(r"[A-Za-z0-9_\-]{1,100}", name):
+        raise ReportError(f"experiment name {name[:100]!r} is not usable; use letters, digits, '_' and '-' only")
+    path = results / "experiments" / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
+        raise ReportError(
+            f"experiment {name!r} has not been run yet ({path} does not exist; experiments run so far: {known}); "
+            f"run 'python scripts/run.py experiment={name}' first"
+        )
+    record = _read(path, "experiment file", EXPERIMENT, EXPERIMENT_SCHEMA)
+    try:
+        planned = tuple(
+            Planned(cell["row"], cell["method"], budget_tokens(cell), cell["benchmark"], cell["signature"])
+            for cell in record["cells"]
+        )
+        columns = tuple(_known(Column, column) for column in record["benchmarks"])
+        spec = _known(Spec, record.get("report") or {})
+    except (KeyError, TypeError) as error:
+        reason = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ReportError(f"experiment file {path} cannot be used ({reason}); {REMEDY}") from error
+    there = {cell.signature for cell in planned if (results / "cells" / f"{cell.signature}.json").is_file()}
+    if not there:
+        raise ReportError(
+            f"experiment {name!r} has none of its {len(planned)} cells yet; "
+            f"run 'python scripts/run.py experiment={name}' first"
+        )
+    flats = {signature: flat(judged_cell(results, signature)) for signature in there}
+    lines = [{**flats[c.signature], "row": c.row, "tokens": c.tokens} for c in planned if c.signature in there]
+    missing = tuple(cell for cell in planned if cell.signature not in there)
+    command = str(record.get("command", ""))
+    found = Experiment(name, results, command, pd.DataFrame(lines), columns, planned, missing, spec)
+    _check_frame(found)
+    return found
+
+
+def _known(kind: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass from those of the record's keys that it has; the record says more than the report needs."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in names}
+    return kind(**chosen)
+
+
+def _check_frame(experiment: Experiment) -> None:
+    name, frame = experiment.name, experiment.frame
+    backbones = list(frame["backbone"].unique())
+    if len(backbones) > 1:
+        raise ReportError(f"experiment {name!r} mixes the backbones {backbones}; a table holds one, so run one each")
+    unplanned = sorted({cell.benchmark for cell in experiment.planned} - set(experiment.benchmarks))
+    if unplanned:
+        raise ReportError(f"experiment {name!r} has cells of {unplanned}, which its list of benchmarks lacks; {REMEDY}")
+    seen: dict[tuple[str, int, str], str] = {}
+    for cell in experiment.planned:
+        key = (cell.row, cell.tokens, cell.benchmark)
+        if key in seen:
+            raise ReportError(
+                f"experiment {name!r} has several cells for row {cell.row!r} at {cell.tokens} tokens on "
+                f"{cell.benchmark!r} ({seen[key]}, {cell.signature}); a table needs one, so give variants names of "
+                "their own under grid.variants"
+            )
+        seen[key] = cell.signature
+
+
+def read_cell(results: Path, signature: str) -> dict[str, Any]:
+    """One cell's results file.
+
+    Raises:
+        ReportError: it cannot be read, or is not what its name says.
+    """
+    path = results / "cells" / f"{signature}.json"
+    cell = _read(path, "results file", CELL, SCHEMA)
+    if cell.get("signature") != signature:
+        raise ReportError(f"results file {path} holds the signature {shown(cell.get('signature'))}; {REMEDY}")
+    return cell
+
+
+def judged_cell(results: Path, signature: str) -> dict[str, Any]:
+    """A cell, with the score and the name of the judge where one has completed it (``judge_model``)."""
+    cell = read_cell(results, signature)
+    judged = read_judgement(results, cell)
+    if judged is None:
+        return cell
+    return {**cell, "score": judged["score"], "scores": judged["scores"], "judge_model": judged["judge"]["model"]}
+
+
+def read_judgement(results: Path, cell: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A judge's scores of a cell that has no score of its own: ``<signature>.judge.json``; None where none has judged.
+
+    Raises:
+        ReportError: it cannot be read, or is about other answers.
+    """
+    path = results / "cells" / f"{cell['signature']}.judge.json"
+    if cell["score"] is not None or not path.is_file():
+        return None
+    judged = _read(path, "judgement", JUDGEMENT)
+    if judged.get("answers") != cell["answers"]["sha256"] or len(judged.get("questions", ())) != cell["questions"]:
+        raise ReportError(f"judgement {path} is not about its cell's answers; remove it and run scripts/judge.py again")
+    return judged
+
+
+def read_answers(results: Path, signature: str, questions: int) -> list[dict[str, Any]]:
+    """A cell's answers, one question a line.
+
+    Args:
+        questions: how many its cell has.
+
+    Raises:
+        ReportError: the answers are missing, cut short, or not those of the cell.
+    """
+    path = results / "cells" / f"{signature}.jsonl"
+    answers = [_parsed(line, path, ANSWER) for line in _text(path, "answers file").split("\n") if line]
+    if len(answers) != questions:
+        raise ReportError(f"answers file {path} has {len(answers)} lines, its cell has {questions}; {REMEDY}")
+    return answers
+
+
+def _read(path: Path, what: str, shape: Shape, schema: int | None = None) -> dict[str, Any]:
+    """The checked JSON object of a file; ``what`` it is, for messages."""
+    found = _parsed(_text(path, what), path)
+    if schema is not None and found.get("schema") != schema:
+        raise ReportError(f"{what} {path} has schema {found.get('schema')!r}, this version reads {schema}; {REMEDY}")
+    return _parsed(found, path, shape)
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return read_text(path)
+    except (OSError, BadFile) as error:
+        raise ReportError(f"{what} {path} cannot be read ({error}); {REMEDY}") from error
+
+
+def _parsed(value: str | dict[str, Any], path: Path, shape: Shape | None = None) -> dict[str, Any]:
+    """A JSON object that a file holds, parsed where it is still text, of the given shape."""
+    try:
+        found = parse_object(value) if isinstance(value, str) else value
+        if shape is not None:
+            conform(found, shape)
+    except BadFile as error:
+        raise ReportError(f"{path} cannot be used ({error}); {REMEDY}") from error
+    return found
+
+
+def budget_tokens(cell: Mapping[str, Any]) -> int:
+    """The cell's budget as visual tokens per image; the image's own count where nothing is pruned."""
+    budget = cell["budget"]
+    if cell["method"] == UNPRUNED:
+        return int(budget["visual_tokens"])
+    if budget["tokens"] is not None:
+        return int(budget["tokens"])
+    return round(budget["visual_tokens"] * (1.0 - budget["ratio"]))
+
+
+def timestamp(text: str | None) -> float:
+    """Seconds since 1970 of a time as cells store it, UTC where it names no zone; not a number where there is none.
+
+    Raises:
+        ValueError: that is no time.
+    """
+    if not text:
+        return float("nan")
+    found = datetime.fromisoformat(text)
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def flat(cell: dict[str, Any]) -> dict[str, Any]:
+    """A cell as one flat row.
+
+    ``tokens`` is the budget as a count per image. Visual tokens come in all four token-count conventions; seconds are
+    means per question, ``tflops_*`` 1e12 multiply-adds of the decoder's prefill, ``kv_bytes`` measured means;
+    ``started`` and ``finished`` are seconds since 1970.
+
+    Raises:
+        ReportError: the cell lacks a key, or says a time that is none.
+    """
+    try:
+        costs, provenance = cell["costs"], cell["provenance"]
+        return {
+            **{key: cell[key] for key in ("signature", "backbone", "method", "benchmark", "metric")},
+            **{key: cell[key] for key in ("score", "questions", "available")},
+            "tokens": budget_tokens(cell),
+            "visual_tokens": cell["budget"]["visual_tokens"],
+            **{key: costs["visual_tokens"][key] for key in CONVENTIONS},
+            "text_tokens": costs["text_tokens"],
+            "tflops_gated": costs["tflops"]["gated"],
+            "tflops_two_matrix": costs["tflops"]["two_matrix"],
+            "kv_bytes": costs["kv_bytes"],
+            **{f"{phase}_seconds": costs["seconds"][phase] for phase in ("prefill", "decode", "total")},
+            "decode_seconds_per_token": _per_token(costs),
+            "batch_size": costs["batch_size"],
+            "device": costs["device"],
+            **{end: timestamp(provenance.get(end)) for end in ("started", "finished")},
+            "judge_model": cell.get("judge_model"),
+            "assumptions": tuple(provenance.get("assumptions") or ()),
+            "commit": str(provenance.get("commit") or "unknown")[:12] + ("+changes" if provenance.get("dirty") else ""),
+        }
+    except KeyError as error:
+        raise ReportError(f"results file {cell.get('signature')}.json lacks the key {error}; {REMEDY}") from error
+    except (TypeError, ValueError) as error:
+        raise ReportError(f"results file {cell.get('signature')}.json cannot be used ({error}); {REMEDY}") from error
+
+
+def _per_token(costs: Mapping[str, Any]) -> float:
+    """Seconds a decoded token; the first one comes from the prefill, and one-token answers decode nothing."""
+    decoded = costs["new_tokens"] - 1.0
+    return costs["seconds"]["decode"] / decoded if decoded > 0 else float("nan")
+
+
+CONVENTIONS = ("nominal", "output_average", "input_average", "final")
+"""The four token-count conventions; every cell stores all of them."""

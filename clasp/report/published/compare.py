@@ -1,0 +1,294 @@
+"""Published rows beside ours: of the same backbone, method and budget, each with its source, protocol and origin.
+
+A published number never stands where one of ours belongs: the two are kept in types of their own, and what is shown of
+both is their difference, where :mod:`clasp.report.published.protocols` lets them be compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from clasp.report.caption import TOLERANCE
+from clasp.report.layout import percent_factor
+from clasp.report.load import UNPRUNED, ReportError
+from clasp.report.published.protocols import (
+    AVERAGE,
+    CONVENTION,
+    COUNTERPARTS,
+    QUANTITIES,
+    Comparable,
+    Facts,
+    Finding,
+    average_findings,
+    findings,
+    worst,
+)
+from clasp.report.published.read import read_published
+from clasp.report.table_rows import Summary, TableRow
+
+FOLDER = Path(__file__).resolve().parents[3] / "results" / "published"
+"""The project's own copy of the published numbers."""
+ORIGINS = ("own paper", "copied", "re-run", "not stated")
+"""Whose run a number is, in the order in which a method's lines stand."""
+SHARE = 0.0012
+"""Two budgets are the same where their shares of the visual tokens differ by less: sources round to 0.1 %."""
+
+
+@dataclass(frozen=True)
+class PublishedValue:
+    """One published number, and ours where there is one.
+
+    Args:
+        text: the number as the file has it.
+        ours: our number in the source's unit; None where there is none.
+        difference: ours - published; None where there is none of ours, or the two do not compare.
+        comparable: whether they do.
+        reasons: why not, or why not with certainty.
+        note: what the file says of this number.
+    """
+
+    text: str
+    ours: float | None
+    difference: float | None
+    comparable: Comparable
+    reasons: tuple[str, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """The published numbers of one method at one budget that share source, protocol and origin.
+
+    Args:
+        method: its name.
+        tokens: budget of our row beside which it stands, in visual tokens; None where we have none.
+        budget: as the source states it; empty where it does not.
+        source: key of the source, with the hardware in brackets where it names one.
+        source_text: the source in words.
+        origin: one of :data:`ORIGINS`.
+        protocol: as the source states it; empty where it does not.
+        values: column -> number; a column is a benchmark of ours, or the published benchmark's or quantity's name.
+    """
+
+    method: str
+    tokens: int | None
+    budget: str
+    source: str
+    source_text: str
+    origin: str
+    protocol: str
+    values: Mapping[str, PublishedValue]
+
+
+def same_backbone(summary: Summary) -> bool:
+    """Whether our rows are of the backbone of the published ones."""
+    return str(summary.experiment.frame["backbone"].iloc[0]) == summary.experiment.spec.published
+
+
+def published_rows(summary: Summary, folder: Path = FOLDER) -> list[PublishedRow]:
+    """The published rows that belong beside an experiment's table, by budget of ours, method and origin.
+
+    Rows whose budget or method ours lack come last, without a budget of ours. On another backbone than the published
+    one's no number compares, and no value has a difference.
+
+    Raises:
+        ReportError: the experiment names no published backbone, or one without published numbers; a file cannot be
+            used.
+    """
+    backbone = summary.experiment.spec.published
+    if backbone is None:
+        raise ReportError(
+            f"experiment {summary.experiment.name!r} names no backbone whose published rows belong beside it; "
+            "name one under report.published in its configuration"
+        )
+    efficiency = summary.experiment.spec.table == "efficiency"
+    file = folder / ("efficiency.csv" if efficiency else "accuracy.csv")
+    columns = ("backbone", "budget", "method", "benchmark", "value", "source", "origin")
+    lines = read_published(file, *columns, "quantity" if efficiency else "protocol")
+    sources = {line["key"]: line["source"] for line in read_published(folder / "sources.csv", "key", "source")}
+    own = [line for line in lines if line["backbone"] == backbone]
+    if not own:
+        known = ", ".join(dict.fromkeys(line["backbone"] for line in lines))
+        raise ReportError(f"no published rows of backbone {backbone!r} in {folder}; there are some of: {known}")
+    make = _efficiency_values if efficiency else _accuracy_values
+    place = _Places(summary, own)
+    grouped: dict[tuple[str, int | None, str, str, str, str], dict[str, PublishedValue]] = {}
+    for line in own:
+        key = (line["method"], place(line), line["budget"], line["source"], line["origin"], _protocol(line))
+        row = next((row for row in summary.rows if key[1] is not None and row.key == key[:2]), None)
+        values = grouped.setdefault(key, {})
+        for column, value in make(summary, row, line).items():
+            if column in values:
+                raise ReportError(f"{folder} has two numbers for {column} of {key}; they cannot both be shown")
+            values[column] = value
+    rows = [
+        PublishedRow(method, tokens, budget, source, _in_words(source, sources), origin, protocol, values)
+        for (method, tokens, budget, source, origin, protocol), values in grouped.items()
+    ]
+    order = {row.key: i for i, row in enumerate(summary.rows)}
+    return sorted(
+        rows,
+        key=lambda row: (
+            order[row.method, row.tokens] if row.tokens is not None else len(order),
+            ORIGINS.index(row.origin),
+        ),
+    )
+
+
+class _Places:
+    """Finds the budget of ours beside which a published line stands."""
+
+    def __init__(self, summary: Summary, lines: Sequence[Mapping[str, str]]) -> None:
+        self.rows = [row for row in summary.rows if row.name == row.method]
+        self.total = int(summary.experiment.frame["visual_tokens"].iloc[0])
+        unpruned = [line["budget"] for line in lines if line["method"] == UNPRUNED]
+        # a source of counts that lists no unpruned row has our backbone's count
+        self.published = max((int(budget) for budget in unpruned if budget.isdigit()), default=self.total)
+
+    def __call__(self, line: Mapping[str, str]) -> int | None:
+        rows = [row for row in self.rows if row.method == line["method"]]
+        if line["method"] == UNPRUNED:
+            return rows[0].tokens if rows else None
+        share = self._share(line["budget"])
+        if share is None:
+            return None
+        near = [row.tokens for row in rows if abs(row.tokens / self.total - share) < SHARE]
+        return min(near, key=lambda tokens: abs(tokens / self.total - share), default=None)
+
+    def _share(self, budget: str) -> float | None:
+        if budget.endswith("%"):
+            return float(budget[:-1]) / 100
+        return int(budget) / self.published if budget else None
+
+
+def _accuracy_values(summary: Summary, row: TableRow | None, line: Mapping[str, str]) -> dict[str, PublishedValue]:
+    """A line of accuracy.csv for every column that it belongs to: two protocols of ours may have one published name."""
+    facts = Facts(line["backbone"], line["method"], line["source"], line["protocol"], line["note"])
+    name = line["benchmark"]
+    columns = [column for column in summary.benchmarks if COUNTERPARTS.get(column, column) == name] or [name]
+    made = {}
+    for column in columns:
+        found = findings(column, facts)
+        if column == AVERAGE:
+            found += average_findings(summary.benchmarks)
+        benchmark = column if column in summary.benchmarks else None
+        made[column] = _value(summary, row, column, benchmark, line, found)
+    return made
+
+
+_MEGABYTES = 2**20 / 1e6
+_COSTS: Mapping[str, Callable[[TableRow], float | None]] = {
+    "accuracy_retention_pct": lambda row: _times(row.average.value, 100),
+    "pope_f1": lambda row: _times(row.scores.get("pope"), 100),
+    "time_speedup": lambda row: row.speedups["total"],
+    "latency_ms": lambda row: row.costs["total_ms"],
+    "prefill_ms": lambda row: row.costs["prefill_ms"],
+    "tflops": lambda row: row.costs["tflops_gated"],
+    "gflops": lambda row: _times(row.costs["tflops_gated"], 1e3),
+    "flops_pct": lambda row: 100 / row.flops_ratio if row.flops_ratio else None,
+    "kv_mb": lambda row: _times(row.costs["kv_mib"], _MEGABYTES),
+    "kv_mb_nominal": lambda row: _times(row.costs["kv_mib"], _MEGABYTES),
+}
+"""Published quantity -> ours in its unit; of those that are not listed we have none."""
+
+
+def own_value(summary: Summary, row: TableRow, column: str) -> float | None:
+    """Our number for a column of published ones, in the published unit (percent, MME's points, ms, ...); None where we
+    have none."""
+    if summary.experiment.spec.table == "efficiency":
+        return _COSTS[column](row) if column in _COSTS else None
+    if column == AVERAGE:
+        return _times(row.average.value, 100)
+    return _times(row.scores.get(column), percent_factor([other.scores.get(column) for other in summary.rows]))
+
+
+def _efficiency_values(summary: Summary, row: TableRow | None, line: Mapping[str, str]) -> dict[str, PublishedValue]:
+    quantity = line["quantity"]
+    if quantity not in QUANTITIES:
+        raise ReportError(f"published quantity {quantity!r} is unknown; known: {', '.join(QUANTITIES)}")
+    f1 = quantity == "pope_f1"
+    facts = Facts(line["backbone"], line["method"], line["source"], "", "F1" if f1 else "")
+    found = findings("pope" if f1 else quantity, facts)
+    if own := QUANTITIES[quantity].finding:
+        found.append(own)
+    if line["benchmark"] and summary.benchmarks != (line["benchmark"],):
+        found.append(Finding("different", f"published on {line['benchmark']} alone, ours over other benchmarks"))
+    return {quantity: _value(summary, row, quantity, None, line, found)}
+
+
+def _value(
+    summary: Summary,
+    row: TableRow | None,
+    column: str,
+    benchmark: str | None,
+    line: Mapping[str, str],
+    found: Sequence[Finding],
+) -> PublishedValue:
+    """``benchmark``: the one of ours that the number is of, None where it is of several."""
+    mine = own_value(summary, row, column) if row else None
+    note = line.get("note", "")
+    if mine is None or row is None:  # nothing of ours, so nothing to compare
+        return PublishedValue(line["value"], None, None, "different", (), note)
+    if same_backbone(summary):
+        found = [*found, *_convention(summary, row, benchmark), *_subset(summary, row, benchmark)]
+    else:
+        backbone = summary.experiment.frame["backbone"].iloc[0]
+        found = [Finding("different", f"published for {line['backbone']}, ours is {backbone}")]
+    comparable = worst(found)
+    difference = mine - float(line["value"]) if comparable != "different" else None
+    return PublishedValue(line["value"], mine, difference, comparable, tuple(one.reason for one in found), note)
+
+
+def _convention(summary: Summary, row: TableRow, benchmark: str | None) -> list[Finding]:
+    """Whether our row holds what the source counts as the budget."""
+    if row.method == UNPRUNED:
+        return []
+    frame, cells = summary.experiment.frame, _cells(summary, row, benchmark)
+    convention = CONVENTION.get(row.method)
+    if convention is None:
+        return [Finding("unsure", "budget: the source does not say which count of visual tokens it means")]
+    base = frame[(frame["method"] == UNPRUNED) & frame["benchmark"].isin(cells["benchmark"])]
+    # a share of visual tokens whose number follows the picture is held where it is the share of their measured mean
+    share = row.tokens / int(frame["visual_tokens"].iloc[0])
+    targets = [float(row.tokens), *([share * float(base["nominal"].mean())] if len(base) else [])]
+    measured = float(cells[convention].mean())
+    if min(abs(measured - target) for target in targets) <= TOLERANCE:
+        return []
+    words = convention.replace("_", " ")
+    return [Finding("different", f"budget: the source means the {words} count, which is {measured:.0f} in our row")]
+
+
+def _subset(summary: Summary, row: TableRow, benchmark: str | None) -> list[Finding]:
+    cells = _cells(summary, row, benchmark)
+    if (cells["questions"] >= cells["available"]).all():
+        return []
+    return [Finding("different", "ours answered a subset of the questions (LIMIT=all answers every one)")]
+
+
+def _cells(summary: Summary, row: TableRow, benchmark: str | None) -> pd.DataFrame:
+    frame = summary.experiment.frame
+    cells = frame[(frame["row"] == row.name) & (frame["tokens"] == row.tokens)]
+    return cells if benchmark is None else cells[cells["benchmark"] == benchmark]
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _protocol(line: Mapping[str, str]) -> str:
+    """The stated protocol; in efficiency.csv the hardware, which stands in brackets after the source's key."""
+    if "protocol" in line:
+        return line["protocol"]
+    return "".join(re.findall(r"\((.*)\)", line["source"]))
+
+
+def _in_words(source: str, sources: Mapping[str, str]) -> str:
+    keys = [key.strip() for key in re.sub(r"\(.*\)", "", source).split(",")]
+    if unknown := [key for key in keys if key not in sources]:
+        raise ReportError(f"published source {unknown[0]!r} is not in sources.csv; add it there")
+    return "; ".join(sources[key] for key in keys)

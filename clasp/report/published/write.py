@@ -1,0 +1,196 @@
+"""The table of an experiment with the published rows beside ours: below each row of ours, one line per source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from string import ascii_lowercase
+
+from clasp.report.caption import apart_rows
+from clasp.report.layout import RowGroup, Shown, benchmark_label, method_label, title
+from clasp.report.load import UNPRUNED
+from clasp.report.published.compare import (
+    ORIGINS,
+    PublishedRow,
+    PublishedValue,
+    own_value,
+    same_backbone,
+)
+from clasp.report.published.protocols import AVERAGE, QUANTITIES
+from clasp.report.sessions import MARK
+from clasp.report.table import Sheet, records_csv, write_sheet
+from clasp.report.table_rows import Summary, TableRow
+
+LABELS = {AVERAGE: "average %", "average": "average of scores", **{k: q.label for k, q in QUANTITIES.items()}}
+"""Headings of columns that are no benchmark of ours."""
+MEANINGS = {
+    "own paper": "of the method's authors",
+    "copied": "taken by the source from another paper",
+    "re-run": "run by the source itself",
+    "not stated": "the source may have run the method or copied the number",
+}
+SPEEDUP = "time_speedup"
+OURS = "this project"
+"""What stands as the source of our own rows."""
+
+
+def write_published_table(summary: Summary, rows: Sequence[PublishedRow], folder: Path) -> dict[str, Path]:
+    """Writes ``<experiment>_published.md``, ``.csv`` and ``.tex`` into ``folder``; returns suffix -> path."""
+    return write_sheet(published_sheet(summary, rows), published_csv(summary, rows), folder)
+
+
+def published_sheet(summary: Summary, rows: Sequence[PublishedRow]) -> Sheet:
+    """Ours and the published rows, by budget; letters behind a number say what stands against comparing it."""
+    columns = _columns(summary, rows)
+    letters = _letters(summary, rows)
+    return Sheet(
+        title=f"{title(summary)}, beside published rows",
+        name=f"{summary.experiment.name}_published",
+        heads=["method", "source", "whose run", "protocol", *(_label(column) for column in columns)],
+        groups=list(_groups(summary, rows, columns, letters)),
+        notes=_notes(summary, rows, letters),
+        left=4,
+    )
+
+
+def published_csv(summary: Summary, rows: Sequence[PublishedRow]) -> str:
+    """One line per published number, with ours, the difference and what stands against it."""
+    return records_csv(
+        [
+            {
+                "experiment": summary.experiment.name,
+                "backbone": summary.experiment.frame["backbone"].iloc[0],
+                "published_backbone": summary.experiment.spec.published,
+                "method": row.method,
+                "budget": row.tokens,
+                "published_budget": row.budget,
+                "column": column,
+                "published": value.text,
+                "ours": value.ours,
+                "difference": value.difference,
+                "comparable": value.comparable if value.ours is not None else None,
+                "reasons": "; ".join(value.reasons),
+                "source": row.source,
+                "source_text": row.source_text,
+                "origin": row.origin,
+                "protocol": row.protocol,
+                "note": value.note,
+            }
+            for row in rows
+            for column, value in row.values.items()
+        ]
+    )
+
+
+def _letters(summary: Summary, rows: Sequence[PublishedRow]) -> dict[str, str]:
+    """What is to be said of single numbers -> its letter."""
+    compared = same_backbone(summary)
+    remarks = dict.fromkeys(text for row in rows for value in row.values.values() for text in _remarks(value, compared))
+    return {text: _letter(i) for i, text in enumerate(remarks)}
+
+
+def _remarks(value: PublishedValue, compared: bool) -> tuple[str, ...]:
+    """What stands against comparing a number; without one of ours, or of another backbone, what its source notes."""
+    if value.ours is not None and compared:
+        return value.reasons
+    return (f"the source notes {value.note!r}",) if value.note else ()
+
+
+def _tail(value: PublishedValue, letters: Mapping[str, str], compared: bool) -> str:
+    """What follows a number: the difference, ``~`` before an uncertain one, and the letters of its remarks."""
+    mark = "~" if value.comparable == "unsure" else ""
+    difference = f"{mark}{value.difference:+.1f}" if value.difference is not None else ""
+    because = ",".join(letters[text] for text in _remarks(value, compared))
+    inside = " ".join(part for part in (difference, because) if part)
+    return f" ({inside})" if inside else ""
+
+
+def _letter(i: int) -> str:
+    """a, b, ..., z, aa, ab, ..."""
+    before, last = divmod(i, len(ascii_lowercase))
+    return (_letter(before - 1) if before else "") + ascii_lowercase[last]
+
+
+def _columns(summary: Summary, rows: Sequence[PublishedRow]) -> list[str]:
+    """Our benchmarks, then what is published beyond them; in an efficiency table the published quantities."""
+    there = list(dict.fromkeys(column for row in rows for column in row.values))
+    if summary.experiment.spec.table == "efficiency":
+        return [quantity for quantity in QUANTITIES if quantity in there]
+    others = [column for column in there if column not in (*summary.benchmarks, AVERAGE, "average")]
+    return [*summary.benchmarks, *others, *(name for name in (AVERAGE, "average") if name in there)]
+
+
+def _label(column: str) -> str:
+    return LABELS.get(column) or benchmark_label(column)
+
+
+def _groups(
+    summary: Summary, rows: Sequence[PublishedRow], columns: Sequence[str], letters: Mapping[str, str]
+) -> Iterator[RowGroup]:
+    compared = same_backbone(summary)
+
+    def tail(value: PublishedValue) -> str:
+        return _tail(value, letters, compared)
+
+    for (unpruned, tokens), members in groupby(summary.rows, key=lambda row: (row.method == UNPRUNED, row.tokens)):
+        lines = []
+        for row in members:
+            lines.append(_own_line(summary, row, columns))
+            beside = [other for other in rows if (other.method, other.tokens) == row.key]
+            lines += [_line(other, method_label(other.method), columns, tail) for other in beside]
+        yield RowGroup(f"{'all ' if unpruned else ''}{tokens} visual tokens", lines)
+    rest = [row for row in rows if row.tokens is None]
+    if rest:
+        labels = [f"{method_label(row.method)} ({row.budget or 'budget not stated'})" for row in rest]
+        lines = [_line(row, label, columns, tail) for row, label in zip(rest, labels, strict=True)]
+        yield RowGroup("published only: budgets or methods that this experiment does not have", lines)
+
+
+def _own_line(summary: Summary, row: TableRow, columns: Sequence[str]) -> list[Shown]:
+    values = [own_value(summary, row, column) for column in columns]
+    # speed-ups and TFLOPs are small numbers
+    texts = ["" if value is None else f"{value:.{2 if value < 10 else 1}f}" for value in values]
+    tails = [f" {MARK}" if row.apart and column == SPEEDUP else "" for column in columns]
+    numbers = [Shown(text, None, tail) for text, tail in zip(texts, tails, strict=True)]
+    return [Shown(method_label(row.name)), Shown(OURS), Shown(""), Shown(""), *numbers]
+
+
+def _line(row: PublishedRow, label: str, columns: Sequence[str], tail: Callable[[PublishedValue], str]) -> list[Shown]:
+    values = [row.values.get(column) for column in columns]
+    return [
+        Shown(label),
+        Shown(row.source),
+        Shown(row.origin),
+        Shown(row.protocol),
+        *(Shown(value.text, None, tail(value)) if value else Shown("") for value in values),
+    ]
+
+
+def _notes(summary: Summary, rows: Sequence[PublishedRow], letters: Mapping[str, str]) -> list[str]:
+    frame, spec = summary.experiment.frame, summary.experiment.spec
+    backbone = frame["backbone"].iloc[0]
+    notes = [
+        f"Rows of {OURS} are our own cells, of backbone {backbone}; an empty entry of theirs has no cell, and nothing "
+        "published fills it. The lines below each are published numbers as their sources print them."
+    ]
+    if same_backbone(summary):
+        notes += [
+            "In brackets: ours less published. ~ before it: the two may differ in protocol, for the reasons that the "
+            "letters name; letters without a number: they do differ, so no difference is shown. Papers ran harnesses "
+            "and library versions of their own, so differences of some tenths say nothing."
+        ]
+    else:
+        notes.append(
+            f"The published numbers are of {spec.published}, ours of {backbone}: nothing here compares, so no "
+            "differences are shown."
+        )
+    notes += [f"{letter}: {text}." for text, letter in letters.items()]
+    origins = [origin for origin in ORIGINS if any(row.origin == origin for row in rows)]
+    meanings = "; ".join(f"{origin}: {MEANINGS[origin]}" for origin in origins)
+    notes += apart_rows(summary) if spec.table == "efficiency" else []
+    return [*notes, f"Whose run a number is: {meanings}.", f"Sources: {_sources(rows)}."]
+
+
+def _sources(rows: Sequence[PublishedRow]) -> str:
+    return "; ".join(dict.fromkeys(f"{row.source} = {row.source_text}" for row in rows))

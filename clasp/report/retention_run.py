@@ -1,0 +1,118 @@
+"""Reads what methods kept of a few images: ``<results>/retention/<name>.json`` of ``scripts/retention.py``."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+from pydantic.dataclasses import dataclass
+
+from clasp.report.load import ReportError
+from clasp.report.schema import STRICT, Count, Label, read_stored
+from clasp.strict import shown
+
+SCHEMA = 1
+LARGEST_SIDE = 8192
+"""Pixels of the longest side of a stored image."""
+REMEDY = "run 'python scripts/retention.py' again"
+
+
+@dataclass(frozen=True, config=STRICT)
+class MapStage:
+    """What stays from decoder layer ``layer`` on: indices into the image's patches, row by row.
+
+    ``pivots`` are those of the kept ones that attention chose, the others being completion tokens; None for methods
+    that do not tell the two apart.
+    """
+
+    layer: Count
+    kept: tuple[Count, ...]
+    pivots: frozenset[Count] | None
+
+
+@dataclass(frozen=True, config=STRICT)
+class RetentionMap:
+    """What one row kept of the image of question number ``question``, and its answer then."""
+
+    question: Count
+    row: Label
+    tokens: Count
+    prediction: str
+    right: bool
+    stages: tuple[MapStage, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class MapQuestion:
+    """One question and its image as a PNG file's bytes."""
+
+    question: str
+    answer: str
+    category: Label | None
+    picture: bytes
+
+    @field_validator("picture")
+    @classmethod
+    def _check_picture(cls, picture: bytes) -> bytes:
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(picture)) as image:
+                if max(image.size) > LARGEST_SIDE:
+                    raise ValueError(f"a picture of {image.size[0]} x {image.size[1]} pixels")
+                image.convert("RGB")
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"no picture ({error})") from error
+        return picture
+
+
+@dataclass(frozen=True, config=STRICT)
+class RetentionRun:
+    """A stored run; ``side`` is the number of patches along each side of an image."""
+
+    name: Label
+    backbone: Label
+    side: Annotated[int, Field(ge=1, le=1000)]
+    questions: tuple[MapQuestion, ...]
+    maps: tuple[RetentionMap, ...]
+
+    @model_validator(mode="after")
+    def _check_indices(self) -> RetentionRun:
+        patches = self.side**2
+        for found in self.maps:
+            if found.question >= len(self.questions):
+                raise ValueError(f"a map of question {found.question}, of {len(self.questions)}")
+            if any(index >= patches for stage in found.stages for index in stage.kept):
+                raise ValueError(f"an index outside of {patches} patches")
+        return self
+
+    def __iter__(self) -> Iterator[tuple[MapQuestion, list[RetentionMap]]]:
+        """Every question with its maps, in the order of the run."""
+        for number, question in enumerate(self.questions):
+            yield question, [found for found in self.maps if found.question == number]
+
+
+def retention_runs(results: Path) -> list[str]:
+    """Names of the stored runs."""
+    return sorted(path.stem for path in (results / "retention").glob("*.json"))
+
+
+def load_retention(results: Path, name: str) -> RetentionRun:
+    """The stored run ``name``.
+
+    Raises:
+        ReportError: it is not there, or is not what it should be.
+    """
+    path = results / "retention" / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(retention_runs(results)) or "none"
+        raise ReportError(
+            f"{path} does not exist (stored: {known}); run 'python scripts/retention.py name={name}' first"
+        )
+    run = read_stored(RetentionRun, path, SCHEMA, REMEDY)
+    if run.name != name:  # it names the figures
+        raise ReportError(f"{path} is about {shown(run.name)}; {REMEDY}")
+    return run

@@ -1,0 +1,152 @@
+"""The routers' accuracy, confusions and time, from ``<results>/router.json`` alone, as a section of a report."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from clasp.reading import LARGEST_NUMBER
+from clasp.report.schema import STRICT, Count, Label, read_stored
+from clasp.report.statistics import Interval
+
+FILE = "router.json"
+SCHEMA = 1
+REMEDY = "delete it and run 'python scripts/router.py' again"
+SETS = {
+    "unseen": "unseen prompts in benchmarks' phrasing",
+    "wordings": "unseen prompts in people's own words",
+    "world": "the picture world's questions",
+}
+"""Names of the sets as a reader sees them; another set goes by its own name."""
+_Z = 1.959964  # normal quantile of a two-sided 95 % interval
+
+
+@dataclass(frozen=True, config=STRICT)
+class RouterScore:
+    """One router on one set.
+
+    Args:
+        confusion: prompts by (true category, routed category).
+        ms_per_prompt: wall time in milliseconds, nothing kept from earlier prompts.
+    """
+
+    confusion: tuple[tuple[Count, ...], ...]
+    ms_per_prompt: Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]
+
+    @property
+    def prompts(self) -> int:
+        return sum(map(sum, self.confusion))
+
+    @property
+    def right(self) -> int:
+        """Prompts that went to their own category."""
+        return sum(row[index] for index, row in enumerate(self.confusion))
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.prompts
+
+    @property
+    def interval(self) -> Interval:
+        """95 % interval of the accuracy, which is in [0, 1]."""
+        return wilson(self.right, self.prompts)
+
+
+@dataclass(frozen=True, config=STRICT)
+class PromptSet:
+    """A set of labelled prompts and what each router made of them; ``hash`` is of its texts and labels."""
+
+    hash: Label
+    prompts: Annotated[Count, Field(ge=1)]
+    routers: dict[str, RouterScore]
+
+    @property
+    def ranked(self) -> list[tuple[str, RouterScore]]:
+        """The routers by name, the most accurate first."""
+        return sorted(self.routers.items(), key=lambda item: -item[1].accuracy)
+
+
+@dataclass(frozen=True, config=STRICT)
+class RouterScores:
+    """Everything measured about routers.
+
+    Args:
+        categories: in the order of the confusions' rows and columns.
+        sets: by name, in the order of the file.
+        batch: prompts per call when timed.
+        device: what the times were taken on.
+        provenance: commit, command, versions and times.
+    """
+
+    categories: tuple[Label, ...]
+    sets: dict[str, PromptSet]
+    batch: Count
+    device: dict[str, Any]
+    provenance: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _check_confusions(self) -> RouterScores:
+        for name, prompts in self.sets.items():
+            for router, score in prompts.routers.items():
+                sizes = {len(score.confusion), *map(len, score.confusion)}
+                if sizes != {len(self.categories)} or score.prompts != prompts.prompts:
+                    raise ValueError(f"confusion of {router} on {name} does not fit its categories and prompts")
+        return self
+
+
+def wilson(right: int, total: int) -> Interval:
+    """Wilson's 95 % score interval of a share (E. B. Wilson, 1927), which stays within [0, 1].
+
+    Raises:
+        ValueError: no trials, or more successes than trials.
+    """
+    if not 0 <= right <= total or total == 0:
+        raise ValueError(f"{right} of {total} is no share; give 0 <= right <= total with total above 0")
+    share, scale = right / total, 1 + _Z**2 / total
+    center = (share + _Z**2 / (2 * total)) / scale
+    half = _Z / scale * math.sqrt(share * (1 - share) / total + _Z**2 / (4 * total**2))
+    return Interval(max(0.0, center - half), min(1.0, center + half))
+
+
+def load_router_scores(results: Path) -> RouterScores | None:
+    """The measurement below ``results``; None where routers have not been measured.
+
+    Raises:
+        ReportError: the file is broken or of another version.
+    """
+    path = results / FILE
+    return read_stored(RouterScores, path, SCHEMA, REMEDY) if path.is_file() else None
+
+
+def markdown(scores: RouterScores) -> str:
+    """A table of accuracies and times, and for each set the confusions of its most accurate router."""
+    lines = ["## Routers", "", "| prompts | router | right | accuracy, % [95 %] | ms per prompt |"]
+    lines.append("|---|---|---:|---:|---:|")
+    for name, prompts in scores.sets.items():
+        for router, score in prompts.ranked:
+            low, high = score.interval
+            share = f"{100 * score.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+            right = f"{score.right} of {score.prompts}"
+            lines.append(f"| {SETS.get(name, name)} | {router} | {right} | {share} | {score.ms_per_prompt:.2f} |")
+    lines += ["", note(scores)]
+    for name, prompts in scores.sets.items():
+        for router, score in prompts.ranked[:1]:
+            lines += ["", f"### Where `{router}` sends {SETS.get(name, name)}", ""]
+            lines.append(f"| true \\ routed | {' | '.join(scores.categories)} |")
+            lines.append("|---|" + "---:|" * len(scores.categories))
+            for category, row in zip(scores.categories, score.confusion, strict=True):
+                lines.append(f"| {category} | {' | '.join(str(count) for count in row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def note(scores: RouterScores) -> str:
+    """What the numbers mean."""
+    threads = scores.device.get("threads")
+    return (
+        "Intervals are Wilson's. `oracle` is right by definition and not measured. Times: batches of "
+        f"{scores.batch} on a CPU, {threads} thread(s), encoder loaded, no prompt seen before, fastest pass."
+    )

@@ -1,0 +1,150 @@
+"""What a table is made of: rows with their averages, costs and comparisons, and which of them are below random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from clasp.report.load import UNPRUNED, Experiment
+from clasp.report.sessions import APART_H
+from clasp.report.statistics import Interval
+
+RANDOM = "random"
+SIGNIFICANT = 0.05
+"""Corrected p value below which a difference is called one."""
+
+Key = tuple[str, int]
+"""Name of the row, and its budget in visual tokens."""
+Standing = Literal["below", "apart"]
+"""Against random at the same budget. ``below``: a lower average; ``apart``: and the paired test tells them apart, with
+the number of comparisons corrected for."""
+
+
+@dataclass(frozen=True)
+class Average:
+    """A normalized average (1.0 = the unpruned model) and its 95 % interval; None where undefined."""
+
+    value: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row against the reference row at the same budget, over the same questions.
+
+    Args:
+        reference: name of the reference row.
+        difference: normalized average less the reference's (0.01 = one point).
+        interval: its 95 % paired bootstrap interval.
+        p: two-sided, of the paired permutation test.
+        corrected: by Holm's rule over all comparisons of the experiment.
+    """
+
+    reference: str
+    difference: float
+    interval: Interval
+    p: float
+    corrected: float
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "not told apart"]:
+        if self.corrected >= SIGNIFICANT:
+            return "not told apart"
+        return "better" if self.difference > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One line: a method, or a variant under a name of its own, at one budget.
+
+    Args:
+        name: of the row; the method's where the row is the method as it is.
+        method: the method's name.
+        tokens: budget in visual tokens per image.
+        scores: benchmark -> score as stored, None where the cell is missing or unjudged.
+        intervals: benchmark -> 95 % bootstrap interval of the score, None where the answers do not give the score.
+        pending: benchmarks whose cell has answers and no score yet, and what it reads until then.
+        average: normalized average over all benchmarks.
+        world: normalized average over the picture world's benchmarks.
+        costs: keys of :data:`clasp.report.summarize.COSTS`, None where a benchmark's cell is missing.
+        speedups: phase (``prefill``, ``decode``, ``total``) -> unpruned / own seconds as measured; None where device or
+            batch size differ.
+        hours_apart: most hours between computing a cell of the row and computing the unpruned model's.
+        flops_ratio: unpruned / own FLOPs of the decoder's prefill (gated formula).
+        device: names of the devices that the cells ran on.
+        batch_size: batch sizes of the cells.
+        comparison: against the experiment's reference row; None for that row itself and where a cell is missing.
+    """
+
+    name: str
+    method: str
+    tokens: int
+    scores: Mapping[str, float | None]
+    intervals: Mapping[str, Interval | None]
+    pending: Mapping[str, str]
+    average: Average
+    world: Average
+    costs: Mapping[str, float | None]
+    speedups: Mapping[str, float | None]
+    hours_apart: float
+    flops_ratio: float | None
+    device: str
+    batch_size: str
+    comparison: Comparison | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.name, self.tokens
+
+    @property
+    def apart(self) -> bool:
+        """Whether its speed-ups divide times of different timing sessions."""
+        return self.hours_apart > APART_H and any(value is not None for value in self.speedups.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """All rows of an experiment: the unpruned model first, then budgets from large to small, rows in plan order.
+
+    Compared by identity, so that what is derived from one is derived once.
+    """
+
+    experiment: Experiment
+    rows: tuple[TableRow, ...]
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        return self.experiment.benchmarks
+
+    @property
+    def unpruned(self) -> TableRow | None:
+        return next((row for row in self.rows if row.method == UNPRUNED), None)
+
+    @property
+    def standings(self) -> dict[Key, Standing]:
+        """The rows that are below random's row of their budget."""
+        return standings({row.key: row.average for row in self.rows}, {row.key: row.comparison for row in self.rows})
+
+
+def standings(
+    averages: Mapping[Key, Average], comparisons: Mapping[Key, Comparison | None] | None = None
+) -> dict[Key, Standing]:
+    """The rows that are below random's row of their budget, in the rows' order.
+
+    Averages are judged as shown, in percent to one decimal, so that equal-looking numbers are not told apart.
+
+    Args:
+        averages: of all rows.
+        comparisons: against random; without them no row is ``apart``.
+    """
+    found: dict[Key, Standing] = {}
+    for (name, tokens), own in averages.items():
+        random = averages.get((RANDOM, tokens))
+        if name == UNPRUNED or random is None or random.value is None or own.value is None:
+            continue
+        if round(100 * own.value, 1) < round(100 * random.value, 1):
+            tested = (comparisons or {}).get((name, tokens))
+            worse = tested is not None and tested.reference == RANDOM and tested.verdict == "worse"
+            found[name, tokens] = "apart" if worse else "below"
+    return found

@@ -1,0 +1,97 @@
+"""The harness's own benchmark: its setups are what their names say, it adds up, and it notices other answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import harness
+
+pytestmark = pytest.mark.xdist_group("bench harness")  # one run for all
+SMALL = ["limit=2", "methods=none,random", "tokens=64", "benchmarks=world_ocr", "threads=1"]
+
+
+@pytest.fixture(scope="module")
+def measured(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Any]]:
+    """What one small run through the command wrote, and how each of its groups was answered."""
+    from clasp.evaluation.keeping.resuming import ResumingAnswerer
+
+    results, used = tmp_path_factory.mktemp("harness"), list[Any]()
+    answer = ResumingAnswerer.answer
+
+    def watched(self: Any, questions: Any, *arguments: Any) -> Any:
+        used.append((self.batch_size, self._replay._limit > 0, self.overlap, len(questions)))
+        return answer(self, questions, *arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ResumingAnswerer, "answer", watched)
+        assert harness.main([*SMALL, f"data={data_root}", f"results={results}"], "") == 0
+    assert ResumingAnswerer.overlap, "as it was"
+    assert [path.name for path in results.iterdir()] == ["bench"], "the cells went elsewhere"
+    table = (results / "bench" / "harness.md").read_text()
+    for words in ("| loop |", "| no cache |", "| default |", "the same", "| none |", "| random at 64 |"):
+        assert words in table
+    return json.loads((results / "bench" / "harness.json").read_text()), used
+
+
+def test_setups_differ_in_what_they_are_named_after(measured: tuple[dict[str, Any], list[Any]]) -> None:
+    warm, rest = measured[1][:2], measured[1][2:]
+    assert [count for *_, count in warm] == [1, 1]
+    assert rest == [*[(1, False, False, 2)] * 2, *[(8, False, True, 2)] * 2, *[(8, True, True, 2)] * 2]
+
+
+def test_numbers_follow_from_each_other(measured: tuple[dict[str, Any], list[Any]]) -> None:
+    found = measured[0]
+    arms = found["arms"]
+    assert list(arms) == ["loop", "no cache", "default"]
+    assert (found["cells"], found["questions"]) == (2, 4)
+    for arm in arms.values():
+        assert arm["questions_per_second"] == pytest.approx(4 / arm["seconds"])
+        assert set(arm["rows"]) == {"none", "random at 64"}
+        assert 0 < sum(arm["rows"].values()) <= arm["seconds"]
+    assert found["speedup_over_loop"] == pytest.approx(arms["loop"]["seconds"] / arms["default"]["seconds"])
+    assert found["saved_by_cache"] == pytest.approx(1 - arms["default"]["seconds"] / arms["no cache"]["seconds"])
+    assert sum(arm["seconds"] for arm in arms.values()) < found["seconds"]
+    assert found["identical"] is True
+    assert found["different_answers"] == {"loop": 0, "no cache": 0, "default": 0}
+
+
+def test_other_answers_are_reported_and_are_a_failure(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def timed(config: Any, overlap: bool) -> dict[str, Any]:
+        said = "red" if overlap else "blue"
+        answers = {("cell", "0"): (said, 1.0, None), ("cell", "1"): ("round", 0.0, None)}
+        return {"seconds": 2.0, "questions_per_second": 1.0, "rows": {"none": 1.0}, "answers": answers}
+
+    monkeypatch.setattr(harness, "timed_sweep", timed)
+    assert harness.main([*SMALL, f"data={data_root}", f"results={tmp_path}"], "") == harness.DIFFERENT
+    assert "NOT the same" in capsys.readouterr().out
+    found = json.loads((tmp_path / "bench" / "harness.json").read_text())
+    assert found["different_answers"] == {"loop": 1, "no cache": 0, "default": 0}
+    assert found["identical"] is False
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("limt=3", ["'limt'", "did you mean limit?"]),
+        ("limit=0", ["at least 1"]),
+        ("limit=x", ["limit='x'"]),
+        ("tokens=900", ["900", "576"]),
+        ("methods=fastvee", ["fastvee", "fastv"]),
+        ("benchmarks=world_ocd", ["world_ocd", "world_ocr"]),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    argument: str, words: list[str], data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert harness.main([*SMALL, argument, f"data={data_root}", f"results={tmp_path}"], "") == 2
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 1
+    for word in words:
+        assert word in said
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,185 @@
+"""The benchmark: what it times adds up, ratios follow from the times, and bad input is one sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from benchmarks import main, models
+from benchmarks.methods import PROBES, layers_seconds, probes
+from benchmarks.models import GEOMETRIES, TEXT_TOKENS, load_spec
+from benchmarks.settings import BenchmarkSettings, Measure
+from benchmarks.tables import steadiness
+from benchmarks.timing import PARTS
+from clasp.backbones import adapter_for
+from clasp.cost import prefill_flops
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.xdist_group("bench")  # one run for all
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One small run through the command, as a user would."""
+    results = tmp_path_factory.mktemp("bench")
+    arguments = ["geometry=tiny", "batches=2", "repeats=2", "methods=clasp,fastv", "dtype=float32", "device=cpu"]
+    assert main.main([*arguments, f"results={results}"], "") == 0
+    table = (results / "bench" / "tiny.md").read_text()
+    assert "one and the same product" in table
+    for name in ("unpruned", "none", "clasp", "fastv", "fastv, eager"):
+        assert f"| {name} |" in table
+    return json.loads((results / "bench" / "tiny.json").read_text())
+
+
+def test_no_two_measurements_share_a_file() -> None:
+    measures = get_args(Measure)
+    stems = {BenchmarkSettings(measure=m, geometry=g).stem for m in measures for g in GEOMETRIES}
+    assert len(stems) == len(measures) * len(GEOMETRIES)
+
+
+@pytest.mark.parametrize("page", ["README.md", "results/bench/gains.md"])
+def test_links_to_what_was_measured_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    links = re.findall(r"\]\(([^):#]+)\)", path.read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def rows(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in found["batches"]["2"]}
+
+
+def test_parts_are_within_what_holds_them(found: dict[str, Any]) -> None:
+    for row in rows(found).values():
+        ms = row["ms"]
+        assert set(ms) == set(PARTS)
+        assert ms["router"] + ms["fusion"] + ms["selection"] < ms["prefill"]
+        assert ms["vision"] + ms["prefill"] + ms["decode"] < 1.2 * ms["total"], "the medians of separate parts"
+        low, high = row["quartiles_ms"]["prefill"]
+        assert low <= ms["prefill"] <= high
+    assert len(rows(found)["clasp"]["stages_ms"]) == 3
+    assert len(rows(found)["fastv"]["stages_ms"]) == 1
+    assert rows(found)["unpruned"]["stages_ms"] == []
+    assert rows(found)["clasp"]["ms"]["router"] > 0
+
+
+def test_ratios_follow_from_times_and_schedules(found: dict[str, Any]) -> None:
+    by_name = rows(found)
+    base = by_name["unpruned"]
+    for row in by_name.values():
+        assert row["prefill_speedup"] == pytest.approx(base["ms"]["prefill"] / row["ms"]["prefill"])
+        assert row["share_of_ideal"] == pytest.approx(row["prefill_speedup"] / row["ideal_speedup"])
+        assert row["share_of_plain"] == pytest.approx(row["prefill_speedup"] / row["plain_speedup"])
+    assert by_name["none"]["ideal_speedup"] == by_name["none"]["plain_speedup"] == 1.0
+    assert by_name["fastv"]["plain_speedup"] > 1.5, "40 tokens instead of 640 in all layers but one"
+    geometry = adapter_for(load_spec(GEOMETRIES["tiny"], torch.float32, "cpu").model).geometry
+    entering = [576, *[17] * 11]  # FastV at layer 1 of 12 for 64 on average
+    expected = prefill_flops(geometry, [576] * 12, TEXT_TOKENS) / prefill_flops(geometry, entering, TEXT_TOKENS)
+    assert by_name["fastv"]["ideal_speedup"] == pytest.approx(expected, rel=0.02)
+
+
+def test_load_of_other_processes_is_reported(found: dict[str, Any]) -> None:
+    lengths = len(probes([17 + TEXT_TOKENS, 576 + TEXT_TOKENS]))
+    assert len(found["pulse_ms"]) == 2 * (len(rows(found)) + lengths), "one before each timed run of two rounds"
+    assert min(found["pulse_ms"]) > 0
+    assert steadiness([10.0, 10.2, 10.4, 30.0, 10.1]) == (
+        "Between runs one and the same product took 10.2 ms [quartiles 10.1, 10.4]."
+    )
+    assert "not steady" in steadiness([10.0, 12.0, 14.0, 11.0, 10.0])
+
+
+def test_lengths_between_probes_are_interpolated() -> None:
+    lengths = [81, 100, 640, 640, 333]
+    known = probes(lengths)
+    assert known[0] == 81
+    assert known[-1] == 640
+    assert len(known) == PROBES
+    seconds = {length: 3.0 + 2.0 * length for length in known}
+    assert layers_seconds(lengths, seconds) == pytest.approx(3.0 + 2.0 * sum(lengths) / 5)
+    assert layers_seconds(known, {length: float(length) ** 2 for length in known}) == pytest.approx(
+        sum(length**2 for length in known) / PROBES
+    ), "exact where it was measured"
+    assert probes([640, 640]) == [640]
+    assert layers_seconds([640, 640], {640: 1.5}) == 1.5
+
+
+def test_cache_bytes_are_those_of_the_tokens(found: dict[str, Any]) -> None:
+    by_name = rows(found)
+    assert by_name["none"]["kv_bytes"] == by_name["unpruned"]["kv_bytes"] == 2 * 12 * 2 * (576 + TEXT_TOKENS) * 128 * 4
+    assert by_name["clasp"]["kv_bytes"] < by_name["none"]["kv_bytes"] / 3
+
+
+def test_prompts_have_the_length_asked_for() -> None:
+    tiny = load_spec(GEOMETRIES["tiny"], torch.float32, "cpu")
+    image = tiny.model.config.image_token_id
+    for text_tokens in (TEXT_TOKENS, 20, 33):
+        ids = tiny.prompts(3, text_tokens)["input_ids"]
+        assert ids.shape == (3, 576 + text_tokens)
+        assert int((ids[0] == image).sum()) == 576
+        assert tiny.processor.tokenizer.decode(ids[0]).rstrip().endswith("ASSISTANT:")
+
+
+def test_peak_memory_is_of_the_run_and_falls_with_the_tokens(found: dict[str, Any]) -> None:
+    by_name = rows(found)
+    for row in by_name.values():
+        assert row["kv_bytes"] < row["peak_bytes"] < 2**30
+    assert by_name["clasp"]["peak_bytes"] < by_name["unpruned"]["peak_bytes"]
+    heads, tokens = 4, 576 + TEXT_TOKENS
+    assert by_name["fastv, eager"]["peak_bytes"] > 2 * heads * tokens**2 * 4, "whole maps of two prompts"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["geometri=tiny"], ["'geometri'", "did you mean geometry?"]),
+        (["geometry=huge"], ["'huge'", "tiny, small"]),
+        (["batches=0"], ["at least 1"]),
+        (["repeats=x"], ["repeats='x'"]),
+        (["methods=fastvee"], ["fastvee"]),
+        (["dtype=int8", "geometry=tiny"], ["'int8'", "bfloat16"]),
+        (["tokens=900", "geometry=tiny"], ["900", "576"]),
+        (["tokens=5000", "geometry=llava_next_7b"], ["5000", "2880"]),
+        (["measure=speed"], ["'speed'", "growth"]),
+        (["measure=growth", "geometry=qwen2_5_vl_7b"], ["qwen2_5_vl_7b", "llava_1_5_7b"]),
+        (["measure=growth", "geometry=tiny", "sizes=300"], ["300", "256"]),
+        (["measure=ops", "sizes=512,256"], ["512,256", "smallest first"]),
+        (["measure=ops", "threads=0"], ["at least 1"]),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[str],
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(models.LoadedModel, "__init__", lambda *_: pytest.fail("a model was built"))
+    assert main.main([*arguments, "device=cpu", f"results={tmp_path}"], "") == 2
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 1
+    for word in words:
+        assert word in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_profile_divides_a_run_into_its_parts(tmp_path: Path) -> None:
+    arguments = ["measure=profile", "geometry=tiny", "batches=1", "methods=fastv,visionzip", "dtype=float32"]
+    assert main.main([*arguments, "device=cpu", f"results={tmp_path}"], "") == 0
+    found = json.loads((tmp_path / "bench" / "tiny_profile.json").read_text())
+    assert [run["name"] for run in found["profiles"]] == ["fastv", "visionzip"]
+    for run in found["profiles"]:
+        parts = {part["part"]: part for part in run["parts"]}
+        assert set(parts) == {"ViT", "prefill", "decode", "stage 1", "else"}, "neither routes nor fuses"
+        calls = {name: {one["name"]: one["calls"] for one in part["operators"]} for name, part in parts.items()}
+        for name in ("prefill", "decode"):
+            assert calls[name]["_scaled_dot_product_flash_attention_for_cpu"] == 12, "one a decoder layer"
+        assert calls["ViT"]["_scaled_dot_product_flash_attention_for_cpu"] == 7, "one a ViT layer"
+        for part in run["parts"]:
+            assert part["ms"] == pytest.approx(sum(one["ms"] for one in part["operators"]))
+            assert part["operators"] == sorted(part["operators"], key=lambda one: -one["ms"])
