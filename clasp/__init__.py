@@ -24,11 +24,13 @@ _EXPORTS = {
     "DivPrune": "clasp.methods.divprune",
     "FasterVLM": "clasp.methods.fastervlm",
     "FastV": "clasp.methods.fastv",
+    "HiPrune": "clasp.methods.hiprune",
     "HiRED": "clasp.methods.hired",
     "HoloV": "clasp.methods.holov",
     "MMTok": "clasp.methods.mmtok",
     "MustDrop": "clasp.methods.mustdrop",
     "PDrop": "clasp.methods.pdrop",
+    "Pool": "clasp.methods.pool",
     "PruMerge": "clasp.methods.prumerge",
     "PruMergePlus": "clasp.methods.prumerge",
     "PruneSID": "clasp.methods.prunesid",
@@ -41,6 +43,7 @@ _EXPORTS = {
     "Unpruned": "clasp.methods.none",
     "VisionZip": "clasp.methods.visionzip",
     "VisPruner": "clasp.methods.vispruner",
+    "VScan": "clasp.methods.vscan",
     "load": "clasp.backbones",
 }
 __all__ = [*_EXPORTS]

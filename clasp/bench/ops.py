@@ -22,7 +22,7 @@ from clasp.ops.cluster import (
 )
 from clasp.ops.covering import Attracted, cover
 from clasp.ops.diversity import dpp_map, max_min, take_least_similar
-from clasp.ops.grouping import mean_cosine, principal_groups, suppress, within
+from clasp.ops.grouping import mean_cosine, nearest_of, principal_groups, suppress, within
 from clasp.ops.matching import absorb, bipartite, merge_most_similar, merge_windows, ragged_index, thin
 from clasp.ops.select import cosine_between, take, top_k, top_mask, uniform
 from clasp.ops.similarity import Cosines
@@ -198,6 +198,7 @@ OPS: dict[str, Callable[[Inputs], Call]] = {
     "suppress": _suppress,
     "mean_cosine": lambda on: lambda: mean_cosine(Cosines(on.values)),
     "within": _within,
+    "nearest_of": lambda on: lambda: nearest_of(on.values, on.index),
     "dpp_map": lambda on: lambda: dpp_map(Cosines(on.values), on.scores, on.keep),
     "take_least_similar": _take_least_similar,
     "bipartite": lambda on: lambda: bipartite(on.values, on.real),

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from clasp.ops.similarity import Cosines
+from clasp.ops.select import take
+from clasp.ops.similarity import Cosines, blocks
 
 ITERATIONS = 2
 """Rounds of power iteration, as in torch.pca_lowrank."""
@@ -95,3 +97,19 @@ def within(group: Tensor, sizes: Tensor, order: Tensor) -> Tensor:
     sorting = order.gather(1, group.gather(1, order).argsort(dim=1, stable=True))  # by group, then by the given order
     starts = sizes.cumsum(dim=1) - sizes
     return sorting.argsort(dim=1) - starts.gather(1, group)
+
+
+def nearest_of(values: Tensor, chosen: Tensor) -> Tensor:
+    """(batch, tokens) long: the place, among the chosen, of the one with the highest cosine to each token; a chosen one
+    is its own, and of equals the lower place is taken.
+
+    Args:
+        values: (batch, tokens, dim).
+        chosen: (batch, k) long, distinct.
+    """
+    unit = normalize(values.float(), dim=-1)
+    centres = take(unit, chosen).transpose(-1, -2)
+    parts = blocks(values.shape[1], chosen.shape[1])
+    nearest = torch.cat([(unit[:, part] @ centres).argmax(dim=-1) for part in parts], dim=1)
+    places = torch.arange(chosen.shape[1], device=values.device)
+    return nearest.scatter(1, chosen, places.expand_as(chosen))

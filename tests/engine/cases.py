@@ -35,6 +35,7 @@ METHODS: dict[str, Method] = {
     **_cases("random"),
     **_cases("random_inside"),
     **_cases("stride"),
+    **_cases("pool"),
     **_cases("fastv", late={"layer": 2}),
     **_cases("pdrop"),
     **_cases("sparsevlm", plain={"recycle": False, "positions": "original"}),
@@ -49,6 +50,8 @@ METHODS: dict[str, Method] = {
     **_cases("prumerge_plus"),
     **_cases("tome"),
     **_cases("mustdrop"),
+    **_cases("vscan"),
+    **_cases("hiprune"),
     **_cases("mmtok"),
     **_cases("holov"),
     **_cases("scope"),
@@ -61,7 +64,7 @@ METHODS: dict[str, Method] = {
     ),
 }
 
-MERGING = ("visionzip", "prumerge", "tome", "mustdrop", "prunesid")
+MERGING = ("visionzip", "prumerge", "tome", "mustdrop", "prunesid", "pool", "vscan")
 """Methods that change features, so that what they do to the sequence is not told by the kept places alone."""
 
 

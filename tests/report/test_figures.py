@@ -138,22 +138,9 @@ def test_every_method_of_the_library_has_its_published_name() -> None:
 
     assert list(LABELS) == list(REGISTRY) == ["none", *ALL_METHODS]
     assert list(LABELS.values())[1:] == [
-        *(
-            "Random",
-            "Random (inside)",
-            "Stride",
-            "ToMe",
-            "FastV",
-            "PruMerge",
-            "PruMerge+",
-            "HiRED",
-            "PDrop",
-            "SparseVLM",
-            "MustDrop",
-            "FasterVLM",
-        ),
-        *("VisionZip", "VisPruner", "DART", "DivPrune", "CDPruner"),
-        *("MMTok", "HoloV", "SCOPE", "PruneSID", "CLASP"),
+        *("Random", "Random (inside)", "Stride", "Pooling", "ToMe", "FastV", "PruMerge", "PruMerge+", "HiRED", "PDrop"),
+        *("SparseVLM", "MustDrop", "FasterVLM", "VisionZip", "VisPruner", "DART", "DivPrune", "CDPruner"),
+        *("VScan", "HiPrune", "MMTok", "HoloV", "SCOPE", "PruneSID", "CLASP"),
     ]
 
 

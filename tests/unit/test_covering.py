@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clasp.ops import covering
 from clasp.ops.covering import Attracted, Demand, Similar, cover
-from clasp.ops.grouping import mean_cosine, principal_groups, suppress, within
+from clasp.ops.grouping import mean_cosine, nearest_of, principal_groups, suppress, within
 from clasp.ops.similarity import Cosines
 
 
@@ -158,3 +158,15 @@ def test_places_within_groups_follow_the_order_given() -> None:
     group = torch.tensor([[1, 0, 1, 1, 0]])
     order = torch.tensor([[3, 4, 0, 1, 2]])
     assert within(group, torch.tensor([[2, 3, 0]]), order).tolist() == [[1, 1, 2, 0, 0]]
+
+
+def test_the_nearest_chosen_one_is_by_cosine_and_a_chosen_one_is_its_own() -> None:
+    values, chosen = cloud(2, 30, 12), torch.tensor([[3, 7, 20], [0, 1, 29]])
+    values[0, 20] = 2.0 * values[0, 7]  # as near to itself as another is
+    nearest = nearest_of(values, chosen)
+    unit = torch.nn.functional.normalize(values.double(), dim=-1)
+    for b in range(2):
+        for i in range(30):
+            own = (chosen[b] == i).nonzero().flatten().tolist()
+            expected = own[0] if own else max(range(3), key=lambda j: (float(unit[b, i] @ unit[b, chosen[b, j]]), -j))
+            assert int(nearest[b, i]) == expected or (b == 0 and {expected, int(nearest[b, i])} == {1, 2} and not own)

@@ -11,18 +11,21 @@ import torch
 from fakes import FakeState
 from torch import Tensor
 
-from clasp.budget import Geometry, Stage
+from clasp.budget import BudgetError, Geometry, Stage
 from clasp.methods.base import Method
+from clasp.methods.hiprune import HiPrune
 from clasp.methods.holov import HoloV, apportion
 from clasp.methods.mmtok import MMTok
+from clasp.methods.pool import Pool, columns, windows
 from clasp.methods.prunesid import PruneSID, shares
 from clasp.methods.random import Random, RandomInside
 from clasp.methods.scope import SCOPE
 from clasp.methods.stride import Stride
+from clasp.methods.vscan import VScan
 
 LLAVA = Geometry(576, 32, 4096, 11008, 32, 4096, 24, 23)
-ALL: list[type[Method]] = [Stride, SCOPE, HoloV, MMTok, PruneSID]
-READS_CLS = [SCOPE, HoloV, PruneSID]
+ALL: list[type[Method]] = [Stride, Pool, SCOPE, HoloV, MMTok, PruneSID, HiPrune, VScan]
+READS_CLS = [SCOPE, HoloV, PruneSID, VScan]
 
 
 def falling(scores: Any) -> list[int]:
@@ -38,6 +41,7 @@ def cos(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("keep", [1, 2, 7, 23])
 def test_selections_are_distinct_and_name_the_states_they_read(method: type[Method], keep: int) -> None:
     state = FakeState(3, 24, stage=Stage(0, keep))
+    state.shape = (4, 6)
     instance = method(tokens=keep)
     selection = instance.select(state, keep)
     assert selection.index.shape == (3, keep)
@@ -59,7 +63,7 @@ def test_equal_scores_and_tokens_are_no_special_case(method: type[Method]) -> No
         assert selection.features is None or bool(selection.features.isfinite().all())
 
 
-@pytest.mark.parametrize("method", [*ALL, Random])
+@pytest.mark.parametrize("method", [*ALL[:-1], Random])
 def test_the_budget_is_the_count_before_the_decoder(method: type[Method]) -> None:
     assert method(tokens=64).check(LLAVA).stages == (Stage(0, 64),)
     notes = method(tokens=64).stand_ins(dataclasses.replace(LLAVA, cls=False))
@@ -76,6 +80,10 @@ def test_the_budget_is_the_count_before_the_decoder(method: type[Method]) -> Non
         (MMTok, {"text_temperature": 0.0}, "text_temperature=0.0 is not above 0"),
         (MMTok, {"vision_temperature": -1.0}, "vision_temperature=-1.0 is not above 0"),
         (MMTok, {"vision_weight": -1.0}, "vision_weight=-1.0 is negative"),
+        (HiPrune, {"alpha": 1.5}, r"alpha=1.5 is outside \[0, 1\]"),
+        (HiPrune, {"object_layer": 23}, "object_layer=23 is no ViT layer before the projector; use 0 to 22"),
+        (VScan, {"local_share": -0.5}, r"local_share=-0.5 is outside \[0, 1\]"),
+        (VScan, {"window": 0}, "window=0 is below 1"),
     ],
 )
 def test_bad_parameters_are_refused(method: Any, parameters: dict[str, Any], message: str) -> None:
@@ -98,6 +106,53 @@ def test_random_inside_the_decoder_is_where_fastv_prunes() -> None:
 def test_stride_takes_the_middle_of_equal_parts(tokens: int, keep: int) -> None:
     index = Stride(tokens=1).select(FakeState(2, tokens), keep).index.tolist()
     assert index[0] == index[1] == [math.floor((k + 0.5) * tokens / keep) for k in range(keep)]
+
+
+@pytest.mark.parametrize(
+    ("count", "high", "wide", "expected"),
+    [
+        (64, 24, 24, [8] * 8),
+        (144, 24, 24, [12] * 12),
+        (128, 24, 24, [16] * 8),
+        (192, 24, 24, [16] * 12),
+        (12, 4, 6, [4] * 3),
+        (67, 24, 24, [8, 8, 9, 8, 8, 9, 8, 9]),
+        (46, 24, 24, [6, 7, 6, 7, 6, 7, 7]),
+        (7, 1, 9, [7]),
+        (7, 9, 1, [1] * 7),
+        (1, 5, 5, [1]),
+        (24, 4, 6, [6] * 4),
+        (23, 4, 6, [5, 6, 6, 6]),
+    ],
+)
+def test_windows_have_the_shape_of_the_grid(count: int, high: int, wide: int, expected: list[int]) -> None:
+    assert columns(count, high, wide) == expected
+    middles = [(row, column) for *_, row, column in windows(count, high, wide)]
+    assert middles == sorted(set(middles)), "in raster order, and no two in one place"
+
+
+@pytest.mark.parametrize(("high", "wide", "shape"), [(6, 8, (3, 4)), (6, 8, (4, 5)), (5, 7, (5, 6)), (4, 4, (1, 1))])
+def test_pooling_is_adaptive_average_pooling(high: int, wide: int, shape: tuple[int, int]) -> None:
+    state = FakeState(2, high * wide)
+    state.shape = (high, wide)
+    keep = shape[0] * shape[1]
+    assert columns(keep, high, wide) == [shape[1]] * shape[0]
+    selection = Pool(tokens=1).select(state, keep)
+    picture = state.visual_hidden.transpose(1, 2).unflatten(2, (high, wide))
+    expected = torch.nn.functional.adaptive_avg_pool2d(picture, shape).flatten(2).transpose(1, 2)
+    assert selection.features is not None
+    assert selection.features.allclose(expected, atol=1e-6)
+
+
+def test_pooling_leaves_tokens_without_a_place_alone() -> None:
+    state = FakeState(1, 25)
+    state.shape = (4, 6)  # the first token is a frame's CLS
+    for keep in (5, 23):
+        assert 0 not in Pool(tokens=1).select(state, keep).index
+    selection = Pool(tokens=1).select(state, 24)
+    assert selection.index[0].tolist() == list(range(1, 25))
+    assert selection.features is not None
+    assert selection.features[0].equal(state.visual_hidden[0, 1:])
 
 
 # SCOPE, MMTok --------------------------------------------------------------------------------------------------------
@@ -208,6 +263,105 @@ def test_apportioned_shares_add_up() -> None:
         assert parts.sum(dim=1).tolist() == [total] * 50
         exact = scores / scores.sum(dim=1, keepdim=True) * total
         assert (parts - exact).abs().max() < 1 + 1e-3
+
+
+# HiPrune -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("keep", "alpha"), [(1, 0.1), (26, 0.1), (50, 0.1), (77, 0.3), (60, 1.0), (119, 0.0)])
+def test_hiprune_equals_its_specification(keep: int, alpha: float) -> None:
+    state = FakeState(2, 120, seed=keep, feature_layer=23)
+    state.shape = (10, 12)
+    index = HiPrune(tokens=1, alpha=alpha).select(state, keep).index
+    assert state.tower.reads == {8, 22}
+    for row in range(2):
+        anchors = falling(state.tower.receives[8, row])[: round(keep * alpha / 5)]
+        kept = {min(max(a + step, 0), 119) for a in anchors for step in (0, -1, 1, -12, 12)}
+        assert len(kept) <= keep
+        for i in falling(state.tower.receives[22, row]):
+            if len(kept) < keep:
+                kept.add(i)
+        assert index[row].tolist() == sorted(kept)
+
+
+def test_hiprunes_object_layer_scales_or_is_given() -> None:
+    assert HiPrune(tokens=1).vision_states(23) == (8, 22)
+    assert HiPrune(tokens=1).vision_states(4) == (1, 3)
+    assert HiPrune(tokens=1, object_layer=15).vision_states(32) == (15, 31)
+
+
+# VScan ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("tokens", "counts"), [(64, (96, 32)), (128, (192, 64)), (192, (288, 96))])
+def test_vscan_has_the_published_counts(tokens: int, counts: tuple[int, int]) -> None:
+    assert VScan(tokens=tokens).check(LLAVA).stages == (Stage(0, counts[0]), Stage(16, counts[1]))
+
+
+@pytest.mark.parametrize("layers", [2, 8, 27, 28, 32])
+@pytest.mark.parametrize("target", [1, 2, 3, 40, 500, 575, 576])
+def test_vscan_averages_its_budget(target: int, layers: int) -> None:
+    schedule = VScan(tokens=target).schedule(576, layers)
+    assert schedule.accountings().output_average == pytest.approx(target, abs=0.5)
+    assert schedule.stages[1].keep >= 1
+
+
+def test_vscan_needs_a_middle() -> None:
+    with pytest.raises(BudgetError, match="too shallow"):
+        VScan(tokens=64).schedule(576, 1)
+
+
+def naive_local(scores: Tensor, shape: tuple[int, int], side: int, count: int) -> set[int]:
+    """``shape``: of the grid, whose tokens come last."""
+    high, wide = shape
+    offset = len(scores) - high * wide
+    tops, lefts = range(0, high, side), range(0, wide, side)
+    quota = count // (len(tops) * len(lefts))
+    local: set[int] = set()
+    for top in tops:
+        for left in lefts:
+            members = [
+                offset + row * wide + column
+                for row in range(top, min(top + side, high))
+                for column in range(left, min(left + side, wide))
+            ]
+            local |= set(sorted(members, key=lambda i: (-float(scores[i]), i))[:quota])
+    return local
+
+
+@pytest.mark.parametrize(("shape", "tokens"), [((24, 24), 576), ((7, 9), 63), ((5, 13), 66)])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_vscan_equals_its_specification(shape: tuple[int, int], tokens: int, share: float) -> None:
+    keep = tokens // 6
+    state = FakeState(2, tokens, seed=tokens, feature_layer=23)
+    state.shape = shape
+    selection = VScan(tokens=1, local_share=share).select(state, keep)
+    assert state.tower.reads == {5, 22}
+    for row in range(2):
+        local = naive_local(state.tower.attentions[5, row], shape, 6, math.floor(share * keep))
+        kept = set(local)
+        for i in falling(state.tower.attentions[22, row]):
+            if len(kept) < keep:
+                kept.add(i)
+        index = selection.index[row].tolist()
+        assert index == sorted(kept)
+        x = state.visual_hidden[row]
+        unit = torch.nn.functional.normalize(x.double(), dim=-1)
+        groups = {j: [j] for j in index}
+        for i in set(range(tokens)) - kept:
+            groups[max(index, key=lambda j: float(unit[i] @ unit[j]))].append(i)
+        assert selection.features is not None
+        for feature, j in zip(selection.features[row], index, strict=True):
+            assert feature.allclose(x[groups[j]].mean(dim=0), atol=1e-5)
+
+
+def test_vscan_ranks_by_the_last_prompt_token_inside_the_decoder() -> None:
+    state = FakeState(2, 24, stage=Stage(16, 5))
+    selection = VScan(tokens=1).select(state, 5)
+    for row in range(2):
+        assert selection.index[row].tolist() == sorted(falling(state.last_attention[row])[:5])
+    assert selection.features is None
+    assert [VScan(tokens=1).scope_at(Stage(layer, 5)) for layer in (0, 16)] == ["crop", "sample"]
 
 
 # PruneSID ------------------------------------------------------------------------------------------------------------
