@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clasp.backbones.base import Adapter, Modality, UnsupportedError, VisionPass, text_geometry
+from clasp.backbones.base import Adapter, Modality, Projection, UnsupportedError, VisionPass, rasters, text_geometry
 from clasp.budget import Geometry
-from clasp.ops.attention import attention_received, attention_rows
+from clasp.ops.attention import attention_probabilities, attention_received, attention_rows
 
 CLS = {"clip_vision_model": True, "siglip_vision_model": False}
 """Vision towers that are covered -> whether they have a CLS token, which the projector does not see."""
@@ -100,6 +100,28 @@ class CropAdapter(Adapter):
         everywhere = torch.ones(len(query), 1, key.shape[2], dtype=torch.bool, device=key.device)
         return attention_rows(query[:, :, :1], key, everywhere, scaling).transpose(1, 2)
 
+    def vision_received(self, seen: VisionPass, layer: int) -> Tensor:
+        return attention_received(*self._queries_keys(seen, layer))[..., None]
+
+    def vision_attention_heads(self, seen: VisionPass, layer: int) -> Tensor:
+        query, key, scaling = self._queries_keys(seen, layer)
+        if not self.geometry.cls:
+            heads = zip(query.split(1, dim=1), key.split(1, dim=1), strict=True)
+            return torch.stack([attention_received(q, k, scaling) for q, k in heads], dim=-1)
+        everywhere = torch.ones(len(query), 1, key.shape[2], dtype=torch.bool, device=key.device)
+        return attention_probabilities(query[:, :, :1], key, everywhere, scaling)[:, :, 0].transpose(1, 2)
+
+    def vision_heads(self, seen: VisionPass, layer: int, kind: Projection) -> Tensor:
+        return self._projected(seen, layer, kind).transpose(1, 2).flatten(2)
+
+    @property
+    def vision_head_count(self) -> int:
+        return self.model.config.vision_config.num_attention_heads
+
+    def grid(self, seen: VisionPass, item: int) -> list[Tensor]:
+        cls = int(self.geometry.cls and not self.drops_cls(seen.modality))
+        return rasters(self.crop_counts(seen)[item], self.side, self.side, cls)
+
     def keys_of(self, modality: Modality, layer: int, hidden: Tensor) -> Tensor:
         """(crops, sequence, head_dim) head-mean keys of a layer from its input, for merging inside the tower."""
         block: Any = self.vision_layers(modality)[layer]
@@ -110,13 +132,15 @@ class CropAdapter(Adapter):
     def _queries_keys(self, seen: VisionPass, layer: int) -> tuple[Tensor, Tensor, float]:
         """Queries and keys (crops, heads, sequence, head_dim) of ViT layer ``layer`` from its input; the scaling."""
         block: Any = self.vision_layers(seen.modality)[layer]
+        return self._projected(seen, layer, "q"), self._projected(seen, layer, "k"), block.self_attn.scale
+
+    def _projected(self, seen: VisionPass, layer: int, kind: Projection) -> Tensor:
+        """(crops, heads, sequence, head_dim)."""
+        block: Any = self.vision_layers(seen.modality)[layer]
         attention = block.self_attn
-        normed = block.layer_norm1(seen.states[layer])
-        query, key = (
-            projection(normed).unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
-            for projection in (attention.q_proj, attention.k_proj)
-        )
-        return query, key, attention.scale
+        projection = getattr(attention, f"{kind}_proj")
+        heads = projection(block.layer_norm1(seen.states[layer]))
+        return heads.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
 
     def _range(self, seen: VisionPass, item: int) -> tuple[int, int]:
         ends = list(accumulate(self.crop_counts(seen)))

@@ -67,6 +67,7 @@ class Run:
         self._model = model
         self._reader = PromptReader(processor, self.adapter.placeholders.values())
         self._cuts = {stage.cut: number for number, stage in enumerate(self.schedule.stages)}
+        self._read = frozenset(method.decoder_states([*self._cuts]))
         self._schedule_for = functools.cache(self._fitting)
         self._watch = EncoderWatch(method, self.adapter)
         self._handles: list[Any] = []
@@ -250,9 +251,10 @@ class Run:
         if index in self._cuts:
             number = self._cuts[index]
             hidden = prefill.prune(number, self.schedule.stages[number], hidden, kwargs.get("past_key_values"))
-            prefill.look = None
-        if self.method.lookback and index + 1 in self._cuts:
-            prefill.look = (hidden, prefill.layouts[-1].rotary)
+            if number + 1 == len(self._cuts):
+                prefill.held.clear()
+        if index in self._read:
+            prefill.held[index] = (hidden, prefill.layouts[-1])
         layout = prefill.layouts[-1]
         if len(prefill.layouts) > 1:
             kwargs = {**kwargs, **_layer_kwargs(self.adapter, layout)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -32,6 +32,7 @@ class Probe(Method):
     within: str = "sample"
     back: int = 0
     states: tuple[int, ...] = ()
+    layers: tuple[int, ...] = ()
     seen: list[Any] = field(default_factory=list)
     ratio: float | None = 0.5
 
@@ -45,6 +46,9 @@ class Probe(Method):
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return self.states
+
+    def decoder_states(self, cuts: Sequence[int]) -> tuple[int, ...]:
+        return (*super().decoder_states(cuts), *self.layers)
 
     def select(self, state: State, keep: int) -> Selection:
         self.seen.append(self.look(state))
