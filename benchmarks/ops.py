@@ -23,7 +23,9 @@ from clasp.ops.cluster import (
     farthest_point,
     similarity_to,
 )
+from clasp.ops.covering import Attracted, cover
 from clasp.ops.diversity import dpp_map, max_min, take_least_similar
+from clasp.ops.grouping import mean_cosine, nearest_of, principal_groups, suppress, within
 from clasp.ops.matching import absorb, merge_most_similar, merge_windows, ragged_index, thin
 from clasp.ops.select import cosine_between, take, top_k, top_mask, uniform
 from clasp.ops.similarity import Cosines
@@ -128,6 +130,31 @@ def _raters(on: Inputs) -> Call:
     return lambda: raters(on.values, on.words, real)
 
 
+def _cover(on: Inputs) -> Call:
+    """MMTok's, of which SCOPE's is a part: words and tokens are covered, by softmax over tokens."""
+    real, weight = torch.ones(1, WORDS, dtype=torch.bool, device=on.device), torch.ones_like(on.scores)
+    return lambda: cover(Attracted(on.words, real, on.values, on.values, 0.02, 0.2, 0.5), weight, on.keep)
+
+
+def _groups(on: Inputs) -> tuple[Tensor, Tensor]:
+    """(1, tokens) and (1, groups) long: as many groups as a quarter of the tokens that stay, and their sizes."""
+    count = max(1, on.keep // 4)
+    group = torch.arange(on.tokens, device=on.device)[None] % count
+    return group, torch.bincount(group[0], minlength=count)[None]
+
+
+def _suppress(on: Inputs) -> Call:
+    group, sizes = _groups(on)
+    held, threshold = sizes.cpu(), torch.zeros(1, device=on.device)
+    return lambda: suppress(Cosines(on.values), group, held, on.scores, threshold)
+
+
+def _within(on: Inputs) -> Call:
+    group, sizes = _groups(on)
+    order = on.scores.argsort(dim=1)
+    return lambda: within(group, sizes, order)
+
+
 OPS: dict[str, Callable[[Inputs], Call]] = {
     "attention_rows": _attention_rows,
     "masked_mean": _masked_mean,
@@ -139,6 +166,12 @@ OPS: dict[str, Callable[[Inputs], Call]] = {
     "similarity_to": lambda on: lambda: similarity_to(Cosines(on.values), on.chosen),
     "coverage": lambda on: lambda: coverage(on.values, Cosines(on.values), on.chosen),
     "max_min": lambda on: lambda: max_min(on.values, on.keep),
+    "cover": _cover,
+    "principal_groups": lambda on: lambda: principal_groups(on.values, max(1, on.keep // 4), [0]),
+    "suppress": _suppress,
+    "mean_cosine": lambda on: lambda: mean_cosine(Cosines(on.values)),
+    "within": _within,
+    "nearest_of": lambda on: lambda: nearest_of(on.values, on.index),
     "dpp_map": lambda on: lambda: dpp_map(Cosines(on.values), on.scores, on.keep),
     "take_least_similar": _take_least_similar,
     "merge_most_similar": lambda on: lambda: merge_most_similar(on.values, [on.keep]),

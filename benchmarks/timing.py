@@ -72,7 +72,7 @@ def peak_bytes(action: Callable[[], Any], device: torch.device) -> int:
     """The most bytes that tensors held at once while ``action`` ran, beyond those that existed before.
 
     On a GPU from the caching allocator's counters; elsewhere from the profiler's record of every allocation, also
-    those inside an operator. Workspaces that a library takes past torch's allocator (oneDNN, MKL, numpy) are not seen. Both
+    those inside an operator. What a library takes past torch's allocator (oneDNN, MKL, numpy) is not seen. Both
     slow the run down, so its seconds are not to be reported.
     """
     if device.type == "cuda":

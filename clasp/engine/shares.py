@@ -47,8 +47,11 @@ def grouped(prefill: Prefill, number: int, index: Tensor, valid: Tensor) -> tupl
 def _shares(prefill: Prefill, number: int, medium: Tensor, place: Tensor) -> Iterator[Share]:
     """Every row of this stage with its budget: samples, media or crops, by the method's scope."""
     for sample, media in enumerate(prefill.media):
+        if not media:
+            continue
+        scope = prefill.method.scope_at(prefill.schedules[sample][0].stages[number])
         budgets = [schedule.stages[number].keep for schedule in prefill.schedules[sample]]
-        if media and prefill.method.scope == "sample":
+        if scope == "sample":
             places = (medium[sample] >= 0).nonzero().squeeze(1)
             offsets = torch.tensor([0, *(m.tokens for m in media)]).cumsum(0)
             tokens = place[sample, places] + offsets[medium[sample, places]]
@@ -57,7 +60,7 @@ def _shares(prefill: Prefill, number: int, medium: Tensor, place: Tensor) -> Ite
         for slot, (one, budget) in enumerate(zip(media, budgets, strict=True)):
             places = (medium[sample] == slot).nonzero().squeeze(1)
             row = Row(sample, [one], places, place[sample, places])
-            if prefill.method.scope == "image" or budget >= len(places):
+            if scope == "image" or budget >= len(places):
                 yield Share(row, budget)
             else:
                 yield from _crop_shares(prefill, one, row, budget)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 METHODS: dict[str, tuple[str, str]] = {
     "none": ("clasp.methods.none", "Unpruned"),
     "random": ("clasp.methods.random", "Random"),
+    "random_inside": ("clasp.methods.random", "RandomInside"),
+    "stride": ("clasp.methods.stride", "Stride"),
+    "pool": ("clasp.methods.pool", "Pool"),
     "tome": ("clasp.methods.tome", "ToMe"),
     "fastv": ("clasp.methods.fastv", "FastV"),
     "prumerge": ("clasp.methods.prumerge", "PruMerge"),
@@ -31,6 +34,12 @@ METHODS: dict[str, tuple[str, str]] = {
     "dart": ("clasp.methods.dart", "DART"),
     "divprune": ("clasp.methods.divprune", "DivPrune"),
     "cdpruner": ("clasp.methods.cdpruner", "CDPruner"),
+    "vscan": ("clasp.methods.vscan", "VScan"),
+    "hiprune": ("clasp.methods.hiprune", "HiPrune"),
+    "mmtok": ("clasp.methods.mmtok", "MMTok"),
+    "holov": ("clasp.methods.holov", "HoloV"),
+    "scope": ("clasp.methods.scope", "SCOPE"),
+    "prunesid": ("clasp.methods.prunesid", "PruneSID"),
     "clasp": ("clasp.methods.clasp", "CLASP"),
 }
 """Name on the command line and in results -> module and class."""

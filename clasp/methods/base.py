@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from clasp.budget import ACCOUNTINGS, Accounting, Budget, BudgetError, Geometry, Schedule
+from clasp.budget import ACCOUNTINGS, Accounting, Budget, BudgetError, Geometry, Schedule, Stage
 from clasp.methods.contract import Crops, Patches, Positions, Scope, Selection, Span, State, Tower
 
 if TYPE_CHECKING:
@@ -142,6 +142,10 @@ class Method(ABC):
             cuts: the layers that its stages' tokens enter.
         """
         return tuple(cut - self.lookback for cut in cuts) if self.lookback else ()
+
+    def scope_at(self, stage: Stage) -> Scope:
+        """What is ranked together at a stage: :attr:`scope`, unless stages differ."""
+        return self.scope
 
     def allocate(self, image: Crops, keep: int) -> list[int]:
         """Splits an image's budget over its crops (scope ``crop``); by default in proportion to their tokens.

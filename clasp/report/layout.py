@@ -21,6 +21,9 @@ Mark = Literal["best", "second"]
 METHODS = {
     "none": "Unpruned",
     "random": "Random",
+    "random_inside": "Random (inside)",
+    "stride": "Stride",
+    "pool": "Pooling",
     "tome": "ToMe",
     "fastv": "FastV",
     "prumerge": "PruMerge",
@@ -35,10 +38,16 @@ METHODS = {
     "dart": "DART",
     "divprune": "DivPrune",
     "cdpruner": "CDPruner",
+    "vscan": "VScan",
+    "hiprune": "HiPrune",
+    "mmtok": "MMTok",
+    "holov": "HoloV",
+    "scope": "SCOPE",
+    "prunesid": "PruneSID",
     "clasp": "CLASP",
 }
 """Names of methods as papers write them; a method that is not listed goes by its own name."""
-INSIDE_DECODER = frozenset({"fastv", "pdrop", "sparsevlm", "mustdrop", "dart", "clasp"})
+INSIDE_DECODER = frozenset({"random_inside", "fastv", "pdrop", "sparsevlm", "mustdrop", "dart", "vscan", "clasp"})
 """Methods that drop visual tokens between decoder layers; the others hand the decoder fewer to begin with."""
 DAGGERS: dict[Standing, str] = {"below": "†", "apart": "‡"}
 """What follows the name of a method that is below random; the caption explains it."""

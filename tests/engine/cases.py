@@ -33,6 +33,9 @@ def _cases(name: str, **variants: dict[str, Any]) -> dict[str, Method]:
 # The shared matrix: every method, pruned to two fifths. A new method is one line here.
 METHODS: dict[str, Method] = {
     **_cases("random"),
+    **_cases("random_inside"),
+    **_cases("stride"),
+    **_cases("pool"),
     **_cases("fastv", late={"layer": 2}),
     **_cases("pdrop"),
     **_cases("sparsevlm", plain={"recycle": False, "positions": "original"}),
@@ -47,6 +50,12 @@ METHODS: dict[str, Method] = {
     **_cases("prumerge_plus"),
     **_cases("tome"),
     **_cases("mustdrop"),
+    **_cases("vscan"),
+    **_cases("hiprune"),
+    **_cases("mmtok"),
+    **_cases("holov"),
+    **_cases("scope"),
+    **_cases("prunesid"),
     **_cases(
         "clasp",
         farthest={"completion": "farthest_point", "fusion": "balanced"},
@@ -55,7 +64,7 @@ METHODS: dict[str, Method] = {
     ),
 }
 
-MERGING = ("visionzip", "prumerge", "tome", "mustdrop")
+MERGING = ("visionzip", "prumerge", "tome", "mustdrop", "prunesid", "pool", "vscan")
 """Methods that change features, so that what they do to the sequence is not told by the kept places alone."""
 
 

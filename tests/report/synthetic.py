@@ -27,8 +27,9 @@ MIXED = ("attribute", "counting", "scene")
 """Question categories of easy-VQA here."""
 METHODS = ("random", "fastv", "visionzip", "clasp")
 ALL_METHODS = (
-    *("random", "tome", "fastv", "prumerge", "prumerge_plus", "hired", "pdrop", "sparsevlm", "mustdrop", "fastervlm"),
-    *("visionzip", "vispruner", "dart", "divprune", "cdpruner", "clasp"),
+    *("random", "random_inside", "stride", "pool", "tome", "fastv", "prumerge", "prumerge_plus", "hired", "pdrop"),
+    *("sparsevlm", "mustdrop", "fastervlm", "visionzip", "vispruner", "dart", "divprune", "cdpruner"),
+    *("vscan", "hiprune", "mmtok", "holov", "scope", "prunesid", "clasp"),
 )
 BUDGETS = (192, 128, 64)
 VISUAL = 576

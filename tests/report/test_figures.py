@@ -128,8 +128,9 @@ def test_every_method_of_the_library_has_its_published_name() -> None:
 
     assert list(LABELS) == list(REGISTRY) == ["none", *ALL_METHODS]
     assert list(LABELS.values())[1:] == [
-        *("Random", "ToMe", "FastV", "PruMerge", "PruMerge+", "HiRED", "PDrop", "SparseVLM", "MustDrop", "FasterVLM"),
-        *("VisionZip", "VisPruner", "DART", "DivPrune", "CDPruner", "CLASP"),
+        *("Random", "Random (inside)", "Stride", "Pooling", "ToMe", "FastV", "PruMerge", "PruMerge+", "HiRED", "PDrop"),
+        *("SparseVLM", "MustDrop", "FasterVLM", "VisionZip", "VisPruner", "DART", "DivPrune", "CDPruner"),
+        *("VScan", "HiPrune", "MMTok", "HoloV", "SCOPE", "PruneSID", "CLASP"),
     ]
 
 

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from clasp.budget import Stage
-from clasp.methods.contract import Patches, Queries
+from clasp.methods.contract import Grid, Patches, Queries
 
 
 class FakeVision:
-    """:class:`clasp.methods.contract.Vision`; tests may overwrite ``states``, ``attentions``, ``whole_key`` and
-    ``stays``."""
+    """:class:`clasp.methods.contract.Vision`; tests may overwrite its values."""
 
     def __init__(
         self,
@@ -37,6 +36,7 @@ class FakeVision:
         self.whole_key = torch.randn(feature_layer + 2, rows, heads, tokens, head_dim, generator=draw)
         self.cls = torch.randn(feature_layer + 2, rows, dim, generator=draw)
         self.weight = torch.randn(dim, 6, generator=draw)
+        self.receives = torch.rand(feature_layer + 2, rows, tokens, generator=draw) / tokens
         self.stays = torch.ones(rows, tokens, dtype=torch.bool)
         self.order = torch.arange(tokens).repeat(rows, 1)
         self.merged_to: Tensor | None = None  # (rows,) what is left after merging, where stages dropped some since
@@ -49,6 +49,10 @@ class FakeVision:
     def attention(self, layer: int) -> Tensor:
         self.reads.add(layer)
         return self.attentions[layer]
+
+    def received(self, layer: int) -> Tensor:
+        self.reads.add(layer)
+        return self.receives[layer]
 
     def cls_state(self, index: int) -> Tensor:
         assert self.has_cls, "there is no CLS token"
@@ -115,6 +119,7 @@ class FakeState:
         self.gain = 0.5 + torch.rand(6, generator=draw)
         self.similarity = 2.0 * torch.rand(rows, visual, generator=draw) - 1.0
         self.text_towers: list[str] = []
+        self.shape = (1, visual)
         self.tower = FakeVision(rows, visual, seed, has_cls=has_cls, feature_layer=feature_layer)
 
     def tokens(self) -> Tensor:
@@ -148,6 +153,14 @@ class FakeState:
 
     def vision(self) -> FakeVision:
         return self.tower
+
+    def grid(self) -> Grid:
+        high, wide = self.shape
+        places = torch.arange(self.visual_tokens) - (self.visual_tokens - high * wide)  # the first have none
+        rows, columns = (torch.where(places < 0, -1, part) for part in (places // wide, places % wide))
+        count = len(self.visual_hidden)
+        parts = [part.expand(count, -1) for part in (torch.where(places < 0, -1, 0), rows, columns)]
+        return Grid(*parts, [[self.shape]] * count)
 
     def seeds(self) -> list[int]:
         return list(range(100, 100 + len(self.visual_hidden)))

@@ -24,7 +24,7 @@ SMALL, TINY = 7, 6
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The Okabe-Ito palette; its yellow, too pale for lines, is left out."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)))
 
 
 class Look(NamedTuple):
@@ -45,7 +45,8 @@ LOOKS = tuple(
 ORDER = (
     *("clasp", "fastv", "visionzip", "random", "divprune", "cdpruner", "fastervlm"),
     *("prumerge", "prumerge_plus", "pdrop", "hired", "sparsevlm", "mustdrop", "dart"),
-    *("tome", "vispruner"),
+    *("tome", "vispruner", "random_inside", "stride", "pool", "scope", "prunesid"),
+    *("holov", "mmtok", "vscan", "hiprune"),
 )
 """Methods whose look is the same in every figure, ordered so that few of a panel's methods share a colour; others take
 the looks that are left, in plan order."""

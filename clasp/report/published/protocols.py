@@ -24,8 +24,9 @@ EIGHT: tuple[Collection[str], ...] = (
 )
 """The benchmarks of the CLASP page's curves, in any protocol of ours."""
 CONVENTION = {
-    **dict.fromkeys(("sparsevlm", "pdrop", "clasp"), "output_average"),
+    **dict.fromkeys(("sparsevlm", "pdrop", "vscan", "clasp"), "output_average"),
     **dict.fromkeys(("visionzip", "dart", "divprune", "cdpruner", "hired", "vispruner", "fastervlm"), "nominal"),
+    **dict.fromkeys(("hiprune", "mmtok", "holov", "scope", "prunesid"), "nominal"),
 }
 """Token-count convention of a method's papers; of methods that are not listed no source says it."""
 
@@ -113,6 +114,11 @@ RULES = (
         (),
         lambda facts: facts.backbone == "llava_next_7b",
         Finding("unsure", "some sources force 2,880 visual tokens (ours keep unpadding); this one does not say"),
+    ),
+    Rule(
+        (),
+        lambda facts: "OCR copy" in facts.note,
+        Finding("unsure", "the published number was read from an OCR copy, which may misplace cells"),
     ),
     Rule(
         (),

@@ -1,0 +1,52 @@
+"""SCOPE: visual tokens that are salient and cover what the chosen ones do not.
+
+Deng et al., "SCOPE: Saliency-Coverage Oriented Token Pruning for Efficient Multimodal LLMs", arXiv 2510.24214. Before
+the decoder: with C the cosine similarities of the ViT features before the projector and s the attention of CLS in the
+ViT layer whose output the projector reads, summed over heads, T times the token j of largest s_j^alpha sum_i max(0,
+C_ij - m_i) is added, m_i being the highest similarity of i to a chosen token, 0 at first. Order is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from clasp.budget import Schedule, single_stage
+from clasp.methods.base import Method
+from clasp.methods.contract import Positions, Scope, Selection, State
+from clasp.ops.covering import Similar, cover
+
+
+@dataclass(frozen=True, kw_only=True)
+class SCOPE(Method):
+    """SCOPE (arXiv 2510.24214).
+
+    Args:
+        alpha: exponent of the saliency, non-negative; 1 in the official run scripts. 0 leaves coverage alone.
+    """
+
+    name: ClassVar[str] = "scope"
+    scope: ClassVar[Scope] = "crop"
+    reads_cls: ClassVar[bool] = True
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "SCOPE's budget is split over the crops of an image in proportion to their tokens; its code splits it equally",
+    )
+    positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha < 0:
+            raise ValueError(f"alpha={self.alpha} is negative; use 0 for coverage alone, 1 for the published rule")
+
+    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
+        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
+
+    def vision_states(self, feature_layer: int) -> tuple[int, ...]:
+        return (feature_layer - 1, feature_layer)
+
+    def select(self, state: State, keep: int) -> Selection:
+        vision = state.vision()
+        # the mean over heads orders products as their sum does
+        saliency = vision.attention(vision.feature_layer - 1).float() ** self.alpha
+        return Selection(cover(Similar(vision.hidden_state(vision.feature_layer)), saliency, keep))
