@@ -57,7 +57,7 @@ TABLES := table-llava15 table-llava-next table-qwen25vl table-video table-effici
 ABLATIONS := ablation-fusion ablation-pivots ablation-parts ablation-router ablation-completion ablation-queries \
   ablation-stages ablation-positions ablation-layers
 
-.PHONY: tables $(TABLES) $(ABLATIONS) everything report calibrate retention router check-upper-bound reference plan prefetch status
+.PHONY: tables $(TABLES) $(ABLATIONS) fidelity everything report calibrate retention router check-upper-bound reference plan prefetch status
 
 tables: $(READY)  ## start here: four methods on the tiny backbone, table and figure (a few minutes)
 	$(BIN)/python scripts/$(STEP).py experiment=tiny_main $(RUN_OPTIONS)
@@ -104,6 +104,10 @@ ablation-positions: $(READY)  ## h: original and contiguous positions
 
 ablation-layers: $(READY)  ## i: fusion-layer sets
 	$(call experiment,world,ablation)
+
+fidelity: $(READY)  ## does the tiny backbone rank methods as published LLaVA-1.5-7B results do; table and figure
+	$(call experiment,tiny,paper8)
+	$(if $(filter run,$(STEP)),$(BIN)/python scripts/fidelity.py experiment=fidelity_$(BACKBONE))
 
 # the longest first, and beside it what shares few cells with it; the other tables find theirs done
 everything: table-llava15 $(ABLATIONS) table-efficiency router retention table-llava-next table-qwen25vl table-video tables  ## all of it, then the report; -j2 uses two processes

@@ -54,6 +54,20 @@ def summarize(experiment: Experiment) -> Summary:
     return Summary(experiment, tuple(cells.row(key, averages[key], worlds[key], compared.get(key)) for key in keys))
 
 
+def resampled_ratios(experiment: Experiment) -> dict[str, dict[Key, Array]]:
+    """Benchmark -> row -> (resamples,) score / unpruned score, over the same resamples of questions for all rows.
+
+    Rows and benchmarks whose scores do not follow from their answers, or that have no unpruned score, are left out.
+    """
+    cells = _Cells(experiment)
+    found: dict[str, dict[Key, Array]] = {}
+    for name, rows in cells.resampled.items():
+        base = rows.get(cells.unpruned) if cells.unpruned is not None else None
+        if base is not None and (base > 0).all():
+            found[name] = {key: drawn / base for key, drawn in rows.items() if key != cells.unpruned}
+    return found
+
+
 class _Cells:
     """An experiment's cells by row.
 

@@ -1,0 +1,43 @@
+"""Sets the small model's ranking of methods against published LLaVA-1.5-7B results; writes a table and a figure.
+
+    python scripts/fidelity.py [experiment=fidelity_tiny] [results=results] [published=results/published/accuracy.csv]
+
+The experiment's cells must be there: ``make fidelity`` computes them first.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from clasp.arguments import run
+from clasp.report.load import ReportError
+from clasp.strict import ConfigError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Whose cells, where they are, and the file of published numbers."""
+
+    experiment: str = "fidelity_tiny"
+    results: Path = Path("results")
+    published: Path = Path(__file__).resolve().parents[1] / "results" / "published" / "accuracy.csv"
+
+
+def compare(asked: Arguments) -> int:
+    """The exit code."""
+    from clasp.report.fidelity import as_markdown, measure, write
+    from clasp.report.load import load_experiment
+
+    try:
+        found = measure(load_experiment(asked.experiment, asked.results), asked.published)
+    except ReportError as error:
+        raise ConfigError(str(error)) from error
+    print(as_markdown(found))
+    print(*(f"written: {path}" for path in write(found, asked.results)), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(Arguments, compare, sys.argv[1:], str(__doc__)))
