@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from clasp.budget import Geometry, Schedule, single_stage
+from clasp.budget import Geometry, Schedule
 from clasp.methods.contract import Positions, Selection, State
 from clasp.methods.crops import PerCrop
 from clasp.ops.attention import masked_mean
@@ -50,9 +50,6 @@ class CDPruner(PerCrop):
     )
     positions: Positions = "contiguous"  # it prunes before the decoder sees a sequence
     text_tower: str | None = None
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return () if self.text_tower is None else (feature_layer,)

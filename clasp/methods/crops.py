@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method, proportional
 from clasp.methods.contract import Crops, Scope
 
@@ -13,7 +14,7 @@ CropBudget = Literal["proportional", "equal"]
 
 @dataclass(frozen=True, kw_only=True)
 class PerCrop(Method):
-    """A method of scope ``crop``.
+    """A method that prunes before the decoder, each crop by itself.
 
     Args:
         crop_budget: ``proportional``: an image's budget is split in proportion to its crops' tokens, without those of
@@ -28,6 +29,9 @@ class PerCrop(Method):
         super().__post_init__()
         if self.crop_budget not in get_args(CropBudget):
             raise ValueError(f"unknown crop_budget {self.crop_budget!r}; use {' or '.join(get_args(CropBudget))}")
+
+    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
+        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def allocate(self, image: Crops, keep: int) -> list[int]:
         if self.crop_budget == "proportional":

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clasp.budget import Schedule, single_stage
 from clasp.methods.contract import Positions, Selection, State
 from clasp.methods.crops import PerCrop
 from clasp.ops.select import top_k
@@ -23,9 +22,6 @@ class FasterVLM(PerCrop):
     name: ClassVar[str] = "fastervlm"
     reads_cls: ClassVar[bool] = True
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return (feature_layer - 1,)

@@ -15,7 +15,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clasp.budget import Schedule, single_stage
 from clasp.methods.contract import Positions, Selection, State
 from clasp.methods.crops import PerCrop
 from clasp.ops.matching import absorb, ragged_index
@@ -50,9 +49,6 @@ class PruMerge(PerCrop):
         super().__post_init__()
         if self.neighbours < 0:
             raise ValueError(f"neighbours={self.neighbours} is negative; use 0 for no merging")
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return (feature_layer - 1, feature_layer)

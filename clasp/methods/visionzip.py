@@ -14,7 +14,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clasp.budget import Schedule, single_stage
 from clasp.methods.contract import Positions, Selection, State
 from clasp.methods.crops import PerCrop
 from clasp.ops.select import take, top_mask
@@ -48,9 +47,6 @@ class VisionZip(PerCrop):
         super().__post_init__()
         if not 0.0 <= self.contextual_share < 1.0:
             raise ValueError(f"contextual_share={self.contextual_share} is outside [0, 1)")
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return (feature_layer - 1, feature_layer)

@@ -14,7 +14,6 @@ from typing import ClassVar
 
 import torch
 
-from clasp.budget import Schedule, single_stage
 from clasp.methods.contract import Positions, Selection, State
 from clasp.methods.crops import PerCrop
 from clasp.ops.matching import thin
@@ -45,9 +44,6 @@ class VisPruner(PerCrop):
             raise ValueError(f"important_share={self.important_share} is outside [0, 1]; it is a share of the budget")
         if self.drop_each_round < 1:
             raise ValueError(f"drop_each_round={self.drop_each_round} is below 1; nothing would ever be dropped")
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return (feature_layer - 1, feature_layer)
