@@ -28,6 +28,11 @@ def side(value: object) -> bool:
     return positive(value) and isinstance(value, int) and value <= 1000
 
 
+def waiting(judged: bool, server: bool) -> str | None:
+    """What a cell with answers and no score yet reads, by who scores it; None where a run scores at once."""
+    return "unjudged" if judged else "not submitted" if server else None
+
+
 TABLES = ("accuracy", "efficiency", "categories")
 FIGURES = ("accuracy_vs_flops", "score_vs_budget", "heatmap")
 

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from clasp.reading import BadFile, conform
-from clasp.records import EXPERIMENT
+from clasp.records import EXPERIMENT, waiting
 from clasp.report.files import (
     REMEDY,
     ReportError,
@@ -60,7 +60,7 @@ class Column:
     @property
     def pending(self) -> str:
         """What a cell reads that has answers and no score."""
-        return "unjudged" if self.judge else "not submitted" if self.server else ""
+        return waiting(self.judge is not None, self.server) or ""
 
 
 @dataclass(frozen=True)
