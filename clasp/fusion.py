@@ -2,7 +2,7 @@
 
 CLASP replaces the one fixed ViT layer that the projector reads by a weighted sum over several layers, with weights that
 depend on the question's category (abstract and project page of arXiv 2604.12767). Layers, weights and the scale of the
-summands are not published: each choice here is an ``assumption``.
+summands are not retrievable by us: each choice here is an ``assumption``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Which fusion weights and which pivot share a question category gets (CLASP's class-adaptive table).
 
-The paper states that the category controls exactly these two things; the values per category are not published. Every
-policy therefore carries a provenance, and the default one is an ``assumption`` until ``calibrated`` values replace it.
+The paper states that the category controls exactly these two things; the values per category are not retrievable by us.
+Every policy therefore carries a provenance, and the default one is an ``assumption`` until ``calibrated`` values
+replace it.
 Torch-free.
 """
 

@@ -22,6 +22,12 @@ from clasp.reading import (
     writable,
 )
 
+
+def waiting(judged: bool, server: bool) -> str | None:
+    """What a cell with answers and no score yet reads, by who scores it; None where a run scores at once."""
+    return "unjudged" if judged else "not submitted" if server else None
+
+
 TABLES = ("accuracy", "efficiency", "categories")
 FIGURES = ("accuracy_vs_flops", "score_vs_budget", "heatmap")
 

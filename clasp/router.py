@@ -1,7 +1,8 @@
 """Text routers: from the instruction text to a question category.
 
-CLASP's router is "lightweight" and reads the prompt only; how it works is not published. Ours is an ``assumption``: a
-linear classifier on sentence embeddings, fitted to labelled prototypes; keyword rules where no encoder is installed.
+CLASP's router is "lightweight" and reads the prompt only; how it works is not retrievable by us. Ours is an
+``assumption``: a linear classifier on sentence embeddings, fitted to labelled prototypes; keyword rules where no
+encoder is installed.
 """
 
 from __future__ import annotations

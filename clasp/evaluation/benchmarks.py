@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from clasp.policy import CATEGORIES
+from clasp.records import waiting
 
 TASKS = Path(__file__).parent / "tasks"
 """Folder of our lmms-eval tasks, for ``TaskManager(include_path=...)`` and ``lmms-eval --include_path``."""
@@ -58,9 +59,7 @@ class Benchmark:
     @property
     def pending(self) -> str | None:
         """What a cell reads while it has answers and no score; None where lmms-eval scores at once."""
-        if self.judge is not None:
-            return "unjudged"
-        return "submitted to a server" if self.server else None
+        return waiting(self.judge is not None, self.server)
 
     @property
     def ours(self) -> bool:

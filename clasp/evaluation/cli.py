@@ -26,6 +26,7 @@ from clasp.evaluation import hydra_files as hydra_files  # its resolver, which c
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.evaluation.console import BAD_INPUT, FAILED, explain, print_outcome, print_plan, print_results
 from clasp.evaluation.data import ensure_as_planned
+from clasp.evaluation.environment import check_environment
 from clasp.evaluation.provenance import command
 from clasp.evaluation.sweep import work
 from clasp.evaluation.sweep.launch import Asked, launch
@@ -245,7 +246,12 @@ def _run(planned: Plan, config: RunConfig, log_group: Callable[..., object]) -> 
 
 
 def _prepare_environment(config: RunConfig) -> None:
-    """What libraries read when they are imported. Where model and questions are here, nothing looks for a network."""
+    """What libraries read when they are imported. Where model and questions are here, nothing looks for a network.
+
+    Raises:
+        ConfigError: a variable holds what a library would stumble over.
+    """
+    check_environment()
     source = config.backbone.source
     here = source == "tiny" or Path(source).expanduser().is_dir()
     local = {OWN_DATA, *(name for name, benchmark in BENCHMARKS.items() if benchmark.source == "local")}

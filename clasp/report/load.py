@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clasp.reading import BadFile, Shape, conform, parse_object, read_text
-from clasp.records import ANSWER, CELL, EXPERIMENT, JUDGEMENT
+from clasp.records import ANSWER, CELL, EXPERIMENT, JUDGEMENT, waiting
 from clasp.strict import shown
 
 if TYPE_CHECKING:  # importing it takes longer than a run needs that only logs its cells
@@ -59,7 +59,7 @@ class Column:
     @property
     def pending(self) -> str:
         """What a cell reads that has answers and no score."""
-        return "unjudged" if self.judge else "not submitted" if self.server else ""
+        return waiting(self.judge is not None, self.server) or ""
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def test_vqav2_testdev_has_no_score_of_ours(tasks: dict[str, Any]) -> None:
     assert prompt(task, document) == f"Is the ball flying?{SHORT}"
     assert (task["test_split"], task["doc_to_target"](document)) == ("testdev", "")
     assert task["process_results"](document, ["yes"]) == {"answered": 1.0}
-    assert BENCHMARKS["vqav2_testdev"].pending == "submitted to a server"
+    assert BENCHMARKS["vqav2_testdev"].pending == "not submitted"
 
 
 def test_what_a_task_is_made_of_is_part_of_its_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

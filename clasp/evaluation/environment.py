@@ -1,0 +1,80 @@
+"""Environment variables that libraries read without a check, looked at before any of them is imported. Torch-free."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+from clasp.strict import ConfigError
+
+_COUNTS = {
+    # accelerate, torch.distributed and lmms-eval: which of how many processes this is, as launchers and MPI say it
+    **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), 1),
+    **dict.fromkeys(("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"), 1),
+    **dict.fromkeys(("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"), 1),
+    **dict.fromkeys(("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"), 0),
+    **dict.fromkeys(("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK"), 0),
+    "LOCAL_RANK": -1,  # which accelerate takes for "not launched"
+    **dict.fromkeys(("MASTER_PORT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"), 1),
+}
+"""Variables that hold a whole number, and the least one."""
+
+_ONE_OF = {
+    "ACCELERATE_MIXED_PRECISION": ("no", "fp16", "bf16", "fp8"),
+}
+_FLAGS = ("y", "yes", "t", "true", "on", "1", "n", "no", "f", "false", "of", "0")
+_FLAG_NAMES = ("ACCELERATE_DEBUG_MODE", "ACCELERATE_CPU_AFFINITY", "FORK_LAUNCHED")
+_FLAG_PREFIX = "ACCELERATE_USE_"
+_PLUGINS = "LMMS_EVAL_PLUGINS"
+
+
+def check_environment(environment: Mapping[str, str] = os.environ) -> None:
+    """Whether libraries can read what they will read.
+
+    Raises:
+        ConfigError: a variable has a value that its library would stumble over; names both, and what is allowed.
+    """
+    numbers = {name: _count(name, environment[name], least) for name, least in _COUNTS.items() if name in environment}
+    if "RANK" in numbers and numbers["RANK"] >= numbers.get("WORLD_SIZE", 1):
+        raise _refusal("RANK", environment["RANK"], f"one below WORLD_SIZE, {numbers.get('WORLD_SIZE', 1)}")
+    for name, value in environment.items():
+        if name in _FLAG_NAMES or name.startswith(_FLAG_PREFIX):
+            _choice(name, value, _FLAGS)
+        elif name in _ONE_OF:
+            _choice(name, value, _ONE_OF[name])
+    for plugin in filter(None, environment.get(_PLUGINS, "").split(",")):
+        if not _has_models(plugin):
+            raise _refusal(
+                _PLUGINS, environment[_PLUGINS], f"packages with a module 'models', which {_shown(plugin)} is not"
+            )
+
+
+def _count(name: str, value: str, least: int) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise _refusal(name, value, f"a whole number from {least} on")
+    return number
+
+
+def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value.lower() not in allowed:
+        raise _refusal(name, value, f"one of {', '.join(allowed)}")
+
+
+def _has_models(plugin: str) -> bool:
+    try:
+        return find_spec(f"{plugin}.models") is not None
+    except Exception:  # importing the package runs its code, which may raise anything; then it is of no use
+        return False
+
+
+def _refusal(name: str, value: str, allowed: str) -> ConfigError:
+    return ConfigError(f"the environment variable {name}={_shown(value)} is to be {allowed}; set it so, or unset it")
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= 80 else f"{value[:80]}...")
