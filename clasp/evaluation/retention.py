@@ -29,6 +29,7 @@ from clasp.strict import ConfigError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from clasp.backbones.presentation import Presentation
     from clasp.engine.trace import SampleTrace
 
 SCHEMA = 1
@@ -110,7 +111,7 @@ def record(config: RunConfig, plan: Plan) -> Path:
     )
     maps, assumptions = [], []
     for group in plan.groups:
-        answerer = Traced(model, processor, group.method)
+        answerer = Traced(model, processor, group.method, presentation=backbone.presentation)
         assumptions += [*group.method.assumed(), *group.method.stand_ins(plan.geometry)]
         for number, one in enumerate(asked):
             (answer,) = answerer.answer([one.question])
@@ -132,7 +133,7 @@ def record(config: RunConfig, plan: Plan) -> Path:
         "name": config.name,
         "backbone": backbone.name,
         "side": round(plan.geometry.visual_tokens**0.5),
-        "questions": [_described(one, processor) for one in asked],
+        "questions": [_described(one, processor, backbone.presentation) for one in asked],
         "maps": maps,
         "provenance": {
             **provenance(started, tuple(dict.fromkeys(assumptions))),
@@ -182,22 +183,23 @@ def _custom(benchmark: Benchmark, file: LocalFile, limit: int) -> Iterator[Asked
         yield Asked(benchmark.name, Question(name, row.question, pictures, GENERATION, row.category), row.answers)
 
 
-def _described(one: Asked, processor: Any) -> dict[str, Any]:
+def _described(one: Asked, processor: Any, shown: Presentation) -> dict[str, Any]:
     return {
         "benchmark": one.benchmark,
         "question_id": one.question.name,
         "question": one.question.text,
         "answer": one.answers[0],
         "category": one.question.category,
-        "picture": _png(_as_seen(one.question.images[0], processor)),
+        "picture": _png(_as_seen(one.question.images[0], processor, shown)),
     }
 
 
-def _as_seen(picture: Image, processor: Any) -> Image:
-    """The picture as the ViT gets it, resized and cropped, so that patches lie where they are drawn."""
+def _as_seen(picture: Image, processor: Any, shown: Presentation) -> Image:
+    """The picture as the ViT gets it, resized and cropped or padded, so that patches lie where they are drawn."""
     from PIL import Image
 
-    seen = processor.image_processor(rgb(picture), do_rescale=False, do_normalize=False, return_tensors="pt")
+    given = shown.picture(rgb(picture), processor)
+    seen = processor.image_processor(given, do_rescale=False, do_normalize=False, return_tensors="pt")
     pixels = seen["pixel_values"][0].permute(1, 2, 0)  # (height, width, 3), 0 to 255
     return Image.fromarray(pixels.round().clamp(0, 255).byte().numpy())
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from clasp import CLASP
+from clasp.backbones.presentation import Presentation
 from clasp.config import RunConfig
 from clasp.evaluation import retention
 from clasp.evaluation.data import ensure
@@ -110,3 +111,12 @@ def test_backbones_that_cut_pictures_are_refused(
     monkeypatch.setattr(retention, "adapter_module", lambda *_: "clasp.backbones.qwen2_5_vl")
     with pytest.raises(ConfigError, match="cuts pictures"):
         record(config)
+
+
+def test_a_padded_picture_is_drawn_as_the_model_sees_it(tiny: tuple[Any, Any]) -> None:
+    processor, picture = tiny[1], Image.new("RGB", (200, 100), (255, 0, 0))
+    cropped, whole = (retention._as_seen(picture, processor, shown) for shown in (Presentation(), Presentation("pad")))
+    mean = tuple(int(255 * value) for value in processor.image_processor.image_mean)
+    middle = (cropped.width // 2, cropped.height // 2)
+    assert cropped.getpixel((0, 0)) == cropped.getpixel(middle) == whole.getpixel(middle) == (255, 0, 0)
+    assert whole.getpixel((0, 0)) == mean
