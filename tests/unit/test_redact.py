@@ -62,6 +62,7 @@ def test_a_secret_that_holds_another_is_hidden_whole(monkeypatch: pytest.MonkeyP
             ("MY_TOKEN", "density_peaks"),
             ("MY_TOKEN", "Not-Needed"),
             ("A_KEY", "REQUIRED"),
+            ("A_KEY", "-" * 5000 + "x"),
         ),
     ],
 )
