@@ -16,7 +16,7 @@ import pandas as pd
 from clasp.report.caption import TOLERANCE
 from clasp.report.files import UNPRUNED, ReportError
 from clasp.report.layout import percent_factor
-from clasp.report.published.files import check_columns, read_published
+from clasp.report.published.files import ORIGINS, check_columns, read_published
 from clasp.report.published.protocols import (
     ACCOUNTING,
     AVERAGE,
@@ -33,8 +33,6 @@ from clasp.report.rows import Row, Summary
 
 FOLDER = Path(__file__).resolve().parents[3] / "results" / "published"
 """The project's own copy of the published numbers."""
-ORIGINS = ("own paper", "copied", "re-run", "not stated")
-"""Whose run a number is, in the order in which a method's lines stand."""
 SHARE = 0.0012
 """Two budgets are the same where their shares of the visual tokens differ by less: sources round to 0.1 %."""
 
@@ -109,7 +107,7 @@ def published_rows(summary: Summary, folder: Path = FOLDER) -> list[PublishedRow
     efficiency = summary.experiment.spec.table == "efficiency"
     file = folder / ("efficiency.csv" if efficiency else "accuracy.csv")
     lines, keyed = read_published(file), read_published(folder / "sources.csv")
-    own_columns = ("quantity",) if efficiency else ("protocol",)
+    own_columns = ("quantity",) if efficiency else ("protocol", "note")
     check_columns(file, lines, "backbone", "budget", "method", "benchmark", "value", "source", "origin", *own_columns)
     check_columns(folder / "sources.csv", keyed, "key", "source")
     sources = {line["key"]: line["source"] for line in keyed}

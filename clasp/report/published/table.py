@@ -10,10 +10,10 @@ from string import ascii_lowercase
 from clasp.report.caption import apart_rows
 from clasp.report.files import UNPRUNED
 from clasp.report.layout import Group, Shown, benchmark_label, method_label, title
+from clasp.report.published.files import ORIGINS
 from clasp.report.published.protocols import AVERAGE, QUANTITIES
 from clasp.report.published.rows import (
     FOLDER,
-    ORIGINS,
     PublishedRow,
     PublishedValue,
     own_value,
