@@ -145,6 +145,6 @@ def test_every_path_and_every_abstract_method_on_the_page_exists() -> None:
     assert {Path(path).name for path in missing} <= {"NAME.yaml"}
     named = set(re.findall(r"`(\w+)`", PAGE))
     assert Adapter.__abstractmethods__ <= named
-    assert all(hasattr(Adapter, name) for name in ("rotary", "next_position", "queries_keys", "additions"))
+    assert all(hasattr(Adapter, name) for name in ("rotary", "next_position", "heads", "scaling", "additions"))
     for target in re.findall(r"(?:`|^    )make ([\w-]+)", PAGE, re.MULTILINE):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE), target

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, image_size_to_num_patches
 
-from clasp.backbones.base import UnsupportedError, VisionPass
+from clasp.backbones.base import UnsupportedError, VisionPass, rasters
 from clasp.backbones.crops import CropAdapter
 
 
@@ -55,6 +55,15 @@ class AnyResAdapter(CropAdapter):
 
     def whole_first(self, seen: VisionPass, item: int) -> bool:
         return seen.modality == "image" and self.crop_counts(seen)[item] > 1
+
+    def grid(self, seen: VisionPass, item: int) -> list[Tensor]:
+        if not self.whole_first(seen, item):
+            return super().grid(seen, item)
+        owners = self.crops(seen, item).cpu()
+        whole = rasters(1, self.side, self.side)
+        newlines = (owners < 0).nonzero().squeeze(1)  # one ends each row of the tiles
+        rest = torch.arange(whole[0].numel(), len(owners)).view(len(newlines), -1)
+        return [*whole, rest[:, :-1]]
 
     def covering(self, seen: VisionPass, item: int) -> Tensor:
         """(patches,) long: the tile under each patch's centre, were the grid laid over the picture without padding.

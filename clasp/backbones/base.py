@@ -202,6 +202,15 @@ class Adapter(ABC):
         """Attention of CLS, or received from the crop where there is no CLS, in tower layout with 1 last, float32."""
 
     @abstractmethod
+    def vision_received(self, seen: VisionPass, layer: int) -> Tensor:
+        """Attention that each token of the tower receives from its crop, mean over heads, in tower layout with 1 last,
+        float32."""
+
+    @abstractmethod
+    def vision_attention_heads(self, seen: VisionPass, layer: int) -> Tensor:
+        """As :meth:`vision_attention`, in tower layout with heads last."""
+
+    @abstractmethod
     def vision_heads(self, seen: VisionPass, layer: int, kind: Projection) -> Tensor:
         """Queries, keys or values of ViT layer ``layer`` before rotary embedding, in tower layout with heads *
         head_dim last."""
@@ -210,6 +219,12 @@ class Adapter(ABC):
     @abstractmethod
     def vision_head_count(self) -> int:
         """Heads of a ViT layer."""
+
+    @abstractmethod
+    def grid(self, seen: VisionPass, item: int) -> list[Tensor]:
+        """Where a medium's visual tokens lie, on the CPU: of each of its frames the places (rows, columns) long among
+        the medium's tokens. A cut picture has two frames, the whole of it and its tiles beside each other. Tokens that
+        are in none of them (newline, CLS) lie in no row and no column."""
 
     def cls_states(self, seen: VisionPass, item: int, state: Tensor) -> Tensor:
         """(crops, vision_dim) CLS tokens of one medium's crops."""
@@ -249,33 +264,32 @@ class Adapter(ABC):
         """
         return arguments, []
 
-    def queries_keys(
-        self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], rows: Tensor
-    ) -> tuple[Tensor, Tensor, float]:
-        """What decoder layer ``layer`` would attend with, for a few query rows.
+    def heads(
+        self, layer: int, kind: Projection, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Queries, keys or values of decoder layer ``layer``.
 
         Args:
-            hidden: (batch, length, hidden) input of that layer.
-            rotary: cosines and sines, (batch, length, head_dim) each.
-            rows: (batch, queries) long, indices into ``length``.
+            hidden: (batch, tokens, hidden) input of that layer at some tokens.
+            rotary: cosines and sines at their positions, (batch, tokens, head_dim) each; None leaves them unrotated.
 
         Returns:
-            queries (batch, heads, queries, head_dim), keys (batch, kv_heads, length, head_dim), scaling.
+            (batch, heads, tokens, head_dim), of keys and values kv_heads.
         """
         block: Any = self.layers[layer]
-        attention = block.self_attn
-        normed = block.input_layernorm(hidden)
-        cos, sin = (part.expand(len(hidden), -1, -1) for part in rotary)
-        batch = torch.arange(len(hidden), device=hidden.device)[:, None]
-        query = self._heads(attention, "q", normed[batch, rows])
-        key = self._heads(attention, "k", normed)
+        heads = self._heads(block.self_attn, kind, block.input_layernorm(hidden))
+        if rotary is None:
+            return heads
         # the function turns two tensors by the same angles; the other one has no heads
-        query, _ = apply_rotary_pos_emb(query, query[:, :0], cos[batch, rows], sin[batch, rows])
-        key, _ = apply_rotary_pos_emb(key, key[:, :0], cos, sin)
-        return query, key, attention.scaling
+        return apply_rotary_pos_emb(heads, heads[:, :0], *rotary)[0]
 
-    def _heads(self, attention: Any, kind: Literal["q", "k"], normed: Tensor) -> Tensor:
-        """(batch, rows, hidden) -> (batch, heads, rows, head_dim) queries or keys before rotary embedding."""
+    def scaling(self, layer: int) -> float:
+        """Factor on the logits of decoder layer ``layer``'s attention."""
+        block: Any = self.layers[layer]
+        return block.self_attn.scaling
+
+    def _heads(self, attention: Any, kind: Projection, normed: Tensor) -> Tensor:
+        """(batch, tokens, hidden) -> (batch, heads, tokens, head_dim) before rotary embedding."""
         projection = getattr(attention, f"{kind}_proj")
         return projection(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
 
@@ -290,6 +304,14 @@ def text_geometry(text: Any) -> dict[str, int]:
         "heads": text.num_attention_heads,
         "kv_dim": text.num_key_value_heads * head_dim,
     }
+
+
+def rasters(count: int, rows: int, columns: int, before: int = 0) -> list[Tensor]:
+    """(rows, columns) long places of each of ``count`` equal grids, each after the one before it and ``before`` tokens
+    more."""
+    size = before + rows * columns
+    grid = torch.arange(rows * columns).view(rows, columns)
+    return [number * size + before + grid for number in range(count)]
 
 
 def split(values: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:

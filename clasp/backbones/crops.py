@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clasp.backbones.base import Adapter, Modality, Projection, UnsupportedError, VisionPass, text_geometry
+from clasp.backbones.base import Adapter, Modality, Projection, UnsupportedError, VisionPass, rasters, text_geometry
 from clasp.budget import Geometry
-from clasp.ops.attention import attention_received, attention_rows
+from clasp.ops.attention import attention_probabilities, attention_received, attention_rows
 from clasp.ops.similarity import blocks
 
 CLS = {"clip_vision_model": True, "siglip_vision_model": False}
@@ -124,12 +124,27 @@ class CropAdapter(Adapter):
         everywhere = torch.ones(len(query), 1, key.shape[2], dtype=torch.bool, device=key.device)
         return attention_rows(query[:, :, :1], key, everywhere, scaling).transpose(1, 2)
 
+    def vision_received(self, seen: VisionPass, layer: int) -> Tensor:
+        return attention_received(*self._queries_keys(seen, layer))[..., None]
+
+    def vision_attention_heads(self, seen: VisionPass, layer: int) -> Tensor:
+        query, key, scaling = self._queries_keys(seen, layer)
+        if not self.geometry.cls:
+            heads = zip(query.split(1, dim=1), key.split(1, dim=1), strict=True)
+            return torch.stack([attention_received(q, k, scaling) for q, k in heads], dim=-1)
+        everywhere = torch.ones(len(query), 1, key.shape[2], dtype=torch.bool, device=key.device)
+        return attention_probabilities(query[:, :, :1], key, everywhere, scaling)[:, :, 0].transpose(1, 2)
+
     def vision_heads(self, seen: VisionPass, layer: int, kind: Projection) -> Tensor:
         return self._projected(seen, layer, kind).transpose(1, 2).flatten(2)
 
     @property
     def vision_head_count(self) -> int:
         return self.model.config.vision_config.num_attention_heads
+
+    def grid(self, seen: VisionPass, item: int) -> list[Tensor]:
+        cls = int(self.geometry.cls and not self.drops_cls(seen.modality))
+        return rasters(self.crop_counts(seen)[item], self.side, self.side, cls)
 
     def keys_of(self, modality: Modality, layer: int, hidden: Tensor) -> Tensor:
         """(crops, sequence, head_dim) head-mean keys of a layer from its input, for merging inside the tower."""

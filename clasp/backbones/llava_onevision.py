@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clasp.backbones.anyres import AnyResAdapter
-from clasp.backbones.base import Encoder, Modality, VisionPass
+from clasp.backbones.base import Encoder, Modality, VisionPass, rasters
 from clasp.backbones.crops import crop_geometry
 from clasp.budget import Geometry
 
@@ -52,6 +52,12 @@ class LlavaOnevisionAdapter(AnyResAdapter):
             return super().crop_counts(seen)
         videos, frames = seen.arguments["pixel_values_videos"].shape[:2]
         return [frames] * videos
+
+    def grid(self, seen: VisionPass, item: int) -> list[Tensor]:
+        if seen.modality == "image":
+            return super().grid(seen, item)
+        pooled = -(-self.side // 2)
+        return rasters(self.crop_counts(seen)[item], pooled, pooled)
 
     def pack(self, seen: VisionPass, item: int, blocks: Tensor, newline: Tensor) -> Tensor:
         if seen.modality == "image":

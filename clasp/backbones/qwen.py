@@ -24,6 +24,7 @@ from clasp.backbones.base import (
     Projection,
     UnsupportedError,
     VisionPass,
+    rasters,
     split,
     text_geometry,
 )
@@ -98,14 +99,26 @@ class QwenAdapter(Adapter):
         """Attention (patches, 1) that each patch receives from all patches of its frame, with the layer's own rotary
         embedding. Also where the layer itself attends within windows: there a patch would compete only with its
         window's, and scores of different windows would not compare."""
+        return self._received(seen, layer, slice(None))
+
+    def _received(self, seen: VisionPass, layer: int, heads: slice) -> Tensor:
+        """(patches, 1), the mean over some heads."""
         attention: Any = self._block(seen, layer).attn
         query, key = apply_rotary_pos_emb_vision(*self._queries_keys(seen, layer), *seen.inputs["position_embeddings"])
         frames = [rows * columns for count, rows, columns in self.grids(seen) for _ in range(count)]
         received = [
             attention_received(q.transpose(0, 1)[None], k.transpose(0, 1)[None], attention.scaling)[0]
-            for q, k in zip(split(query, frames), split(key, frames), strict=True)
+            for q, k in zip(split(query[:, heads], frames), split(key[:, heads], frames), strict=True)
         ]
         return torch.cat(received)[:, None]
+
+    def vision_received(self, seen: VisionPass, layer: int) -> Tensor:
+        return self.vision_attention(seen, layer)
+
+    def vision_attention_heads(self, seen: VisionPass, layer: int) -> Tensor:
+        return torch.cat(
+            [self._received(seen, layer, slice(head, head + 1)) for head in range(self.vision_head_count)], 1
+        )
 
     def vision_heads(self, seen: VisionPass, layer: int, kind: Projection) -> Tensor:
         return self._projected(seen, layer)["qkv".index(kind)].flatten(1)
@@ -113,6 +126,11 @@ class QwenAdapter(Adapter):
     @property
     def vision_head_count(self) -> int:
         return self.model.config.vision_config.num_heads
+
+    def grid(self, seen: VisionPass, item: int) -> list[Tensor]:
+        count, rows, columns = self.grids(seen)[item]
+        side = self.model.config.vision_config.spatial_merge_size
+        return rasters(count, rows // side, columns // side)
 
     def _block(self, seen: VisionPass, layer: int) -> Any:
         return self.vision_layers(seen.modality)[layer]

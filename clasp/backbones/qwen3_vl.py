@@ -6,10 +6,11 @@ groups together hold its tokens. Layer fusion changes what enters the decoder; w
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from clasp.backbones.base import Projection
 from clasp.backbones.qwen import QwenAdapter, qwen_geometry
 from clasp.budget import Geometry
 
@@ -36,8 +37,9 @@ class Qwen3VLAdapter(QwenAdapter):
             return rest, []
         return rest, [_dense(places.to(features.device), features) for features in layers]
 
-    def _heads(self, attention: Any, kind: Literal["q", "k"], normed: Tensor) -> Tensor:
-        return getattr(attention, f"{kind}_norm")(super()._heads(attention, kind, normed))
+    def _heads(self, attention: Any, kind: Projection, normed: Tensor) -> Tensor:
+        heads = super()._heads(attention, kind, normed)
+        return heads if kind == "v" else getattr(attention, f"{kind}_norm")(heads)
 
 
 def _dense(places: Tensor, features: Tensor) -> Tensor:

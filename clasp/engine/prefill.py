@@ -19,7 +19,7 @@ from clasp.engine.prompts import Placeholders
 from clasp.engine.shares import grouped
 from clasp.engine.state import StageState
 from clasp.engine.trace import Record, Trace, trace
-from clasp.engine.vision import FusionView
+from clasp.engine.vision import FusionView, Medium
 from clasp.methods.base import Method
 from clasp.methods.contract import Selection
 from clasp.ops.select import take
@@ -63,11 +63,17 @@ class Prefill:
         if self.categories is not None and len(self.categories) != len(ids):
             raise UnsupportedError(f"run.oracle names {len(self.categories)} categories for {len(ids)} prompts")
         self.layouts: list[Layout] = []
-        self.look: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
+        self.held: dict[int, tuple[Tensor, Layout]] = {}
         self.embedded: Tensor | None = None
         self.positions: Tensor | None = None
         self.additions: list[Tensor] = []
         self._records: list[Record] = []
+        self._scratch: dict[Any, dict[Any, Any]] = {}
+
+    def scratch_of(self, *key: Any) -> dict[Any, Any]:
+        """What the method has noted about a row (sample, its media, its crop), or about a sample's medium."""
+        plain = tuple(tuple(map(id, part)) if isinstance(part, list) else part for part in key)
+        return self._scratch.setdefault(plain, {})
 
     def _route(self) -> list[str] | None:
         """Categories of the prompts. Those without an image are not pruned, hence not routed."""
@@ -132,6 +138,11 @@ class Prefill:
         last = order == order.masked_fill(~self.valid, -1).amax(dim=1, keepdim=True)
         return torch.where(after.any(dim=1, keepdim=True), after, last)
 
+    def origins(self, sample: int, media: Sequence[Medium]) -> Tensor:
+        """Places in the original sequence, on the CPU, of all visual tokens of some of a sample's media."""
+        slots = [slot for slot, medium in enumerate(self.media[sample]) if medium in media]
+        return torch.isin(self.placeholders.medium[sample], torch.tensor(slots)).nonzero().squeeze(1)
+
     def start(self, hidden: Tensor, arguments: dict[str, Any]) -> None:
         """Takes the original layout from the arguments of the first decoder layer that the engine watches."""
         batch, length = self.ids.shape
@@ -178,7 +189,9 @@ class Prefill:
         counted = False
         for shares in groups:
             state = StageState(self, stage, hidden, layout, [share.row for share in shares])
-            selection = _on(device, self.method.select(state, shares[0].keep))
+            with state.ambient.off():
+                selected = self.method.select(state, shares[0].keep)
+            selection = _on(device, _checked(self.method, selected))
             chosen, rows = state.places.gather(1, selection.index), state.samples[:, None]
             places, moved = _order(chosen, selection.valid, layout.length, self._reindexed)
             hidden = _replaced(hidden, rows, chosen, selection)
@@ -256,6 +269,20 @@ class Prefill:
     def trace(self, kv_bytes: int) -> Trace:
         """What this prefill kept."""
         return trace(self, self._records, kv_bytes)
+
+
+def _checked(method: Method, selection: Selection) -> Selection:
+    """The selection, if it is one for all heads.
+
+    Raises:
+        UnsupportedError: it is not.
+    """
+    if selection.index.ndim != 2:
+        raise UnsupportedError(
+            f"method {method.name!r} selects an index of shape {tuple(selection.index.shape)}; a budget per head is "
+            f"not supported, since all heads of a layer compute on the same tokens: select (rows, keep)"
+        )
+    return selection
 
 
 def _on(device: torch.device, selection: Selection) -> Selection:

@@ -66,11 +66,11 @@ def _shares(prefill: Prefill, number: int, medium: Tensor, place: Tensor) -> Ite
 def _crop_shares(prefill: Prefill, medium: Medium, row: Row, budget: int) -> Iterator[Share]:
     owner = medium.crops()[row.tokens]
     crops = [(owner == number).nonzero().squeeze(1) for number in range(medium.crop_total())]
-    sizes = [len(crop) for crop in crops]
-    loose = (owner < 0).nonzero().squeeze(1)[: max(0, budget - sum(sizes))]
+    held = sum(map(len, crops))
+    loose = (owner < 0).nonzero().squeeze(1)[: max(0, budget - held)]
     if len(loose):
         yield Share(Row(row.sample, row.media, row.places[loose], row.tokens[loose]), len(loose))
-    parts = prefill.method.allocate(CropsView(medium, sizes), budget - len(loose))
+    parts = prefill.method.allocate(CropsView(prefill, row, crops), budget - len(loose))
     for number, (crop, part) in enumerate(zip(crops, parts, strict=True)):
         if len(crop):
             yield Share(Row(row.sample, row.media, row.places[crop], row.tokens[crop], number), part)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,9 +14,10 @@ from clasp.backbones.base import UnsupportedError
 from clasp.backbones.clip_text import clip_text
 from clasp.budget import Stage
 from clasp.engine.layout import Layout
-from clasp.engine.vision import Medium, VisionRows
-from clasp.methods.contract import Queries, Vision
-from clasp.ops.attention import attention_rows, masked_mean
+from clasp.engine.looking import LayerRows
+from clasp.engine.precision import Ambient
+from clasp.engine.vision import Medium, VisionRows, grid_of
+from clasp.methods.contract import Grid, Queries, Vision
 from clasp.ops.select import take
 
 if TYPE_CHECKING:
@@ -50,82 +50,104 @@ class StageState:
         self.stage = stage
         self.places = _to(hidden.device, torch.stack([row.places for row in rows]))
         self.visual_tokens = self.places.shape[1]
+        self.layer = stage.cut
+        self.ambient = Ambient(hidden.device)
+        self.prefill, self.layout = prefill, layout
         self._numbers = torch.tensor([row.sample for row in rows])
         self.samples = _to(hidden.device, self._numbers)
         self._everyone = self._numbers.tolist() == list(range(len(hidden)))
-        self._prefill, self._hidden, self._layout, self._rows = prefill, hidden, layout, rows
+        self._hidden, self._rows = hidden, rows
+        self._layers: dict[int, LayerRows] = {}
+        self._asking: dict[str, tuple[Tensor, Tensor]] = {}
 
     @property
     def categories(self) -> list[str] | None:
-        named = self._prefill.categories
+        named = self.prefill.categories
         return None if named is None else [named[row.sample] for row in self._rows]
+
+    @property
+    def scratch(self) -> list[dict[Any, Any]]:
+        return [self.prefill.scratch_of(row.sample, row.media, row.crop) for row in self._rows]
+
+    def decoder(self, layer: int | None = None) -> LayerRows:
+        if layer is None:
+            layer = self.layer - self.prefill.method.lookback
+        if layer not in self._layers:
+            self._layers[layer] = LayerRows(self, layer, *self._entered(layer))
+        return self._layers[layer]
+
+    def _entered(self, layer: int) -> tuple[Tensor, Layout]:
+        """The input of a decoder layer, and its layout."""
+        if layer == self.layer:
+            return self._hidden, self.layout
+        held = self.prefill.held
+        if layer not in held:
+            raise ValueError(
+                f"the input of decoder layer {layer} is not at hand before layer {self.layer}; name earlier layers in "
+                f"the method's decoder_states (held: {', '.join(map(str, sorted(held))) or 'none'})"
+            )
+        return held[layer]
+
+    def grid(self) -> Grid:
+        return grid_of([(row.media, row.tokens, row.crop) for row in self._rows], self._hidden.device)
 
     def tokens(self) -> Tensor:
         return self._hidden[self.samples[:, None], self.places]
 
     def text(self) -> tuple[Tensor, Tensor]:
-        words, real = self._words
+        words, real = self.asking("instruction")
         return self._hidden[self.samples[:, None], words], real
 
     def embeddings(self) -> tuple[Tensor, Tensor, Tensor]:
-        prefill = self._prefill
+        prefill = self.prefill
         assert prefill.embedded is not None
         words, real = self._marked(prefill.instruction[self._numbers])
         places = _to(self._hidden.device, torch.stack([self._origins(row) for row in self._rows]))
-        embedded = self._own(prefill.embedded)
+        embedded = self.own(prefill.embedded)
         return take(embedded, places), take(embedded, words), real
 
     def _origins(self, row: Row) -> Tensor:
         """Places in the original sequence of all visual tokens of a row's media, or of its crop."""
-        placeholders, media = self._prefill.placeholders, self._prefill.media[row.sample]
-        slots = [slot for slot, medium in enumerate(media) if medium in row.media]
-        here = torch.isin(placeholders.medium[row.sample], torch.tensor(slots)).nonzero().squeeze(1)
+        here = self.prefill.origins(row.sample, row.media)
         return here if row.crop is None else here[row.media[0].crops() == row.crop]
 
     def attention(self, queries: Queries) -> Tensor:
-        rows, asked = self._last() if queries == "last" else self._words
-        return masked_mean(self._scores(rows), asked)
+        return self.decoder().attention(queries)
 
     def text_attention(self) -> Tensor:
-        rows, asked = self._words
-        return self._scores(rows).masked_fill(~asked[..., None], 0.0)
+        return self.decoder().attention_rows("instruction")
 
     def key_norms(self) -> tuple[Tensor, Tensor]:
-        rows, asked = self._words
-        _, key, _ = self._looked(self._last()[0])
-        norms = key.float().abs().sum(dim=(1, 3))
-        return norms.gather(1, self.places), norms.gather(1, rows).masked_fill(~asked, 0.0)
+        layer, real = self.decoder(), self.asking("instruction")[1]
+        return layer.key_norms("visual"), layer.key_norms("instruction").masked_fill(~real, 0.0)
 
     def normed(self, hidden: Tensor) -> Tensor:
-        return self._prefill.adapter.final_norm(hidden)
+        with self.ambient():
+            return self.prefill.adapter.final_norm(hidden)
 
-    def _scores(self, rows: Tensor) -> Tensor:
-        """(rows, queries, visual) float32 head-mean attention of the query rows to the row's visual tokens."""
-        query, key, scaling = self._looked(rows)
-        order = torch.arange(self._layout.length, device=rows.device)
-        allowed = (order <= rows[..., None]) & self._own(self._layout.valid)[:, None, :]
-        scores = attention_rows(query, key, allowed, scaling)
-        return scores.gather(2, self.places[:, None].expand(-1, rows.shape[1], -1))
+    def asking(self, of: Queries) -> tuple[Tensor, Tensor]:
+        """(rows, tokens) places of these tokens in the state's layout, and which of them are not padding."""
+        if of not in self._asking:
+            self._asking[of] = self._found(of)
+        return self._asking[of]
 
-    def _looked(self, rows: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Queries and keys of the decoder layer that the method looks at."""
-        prefill = self._prefill
-        hidden, (cos, sin) = prefill.look or (self._hidden, self._layout.rotary)
-        layer = self.stage.cut - prefill.method.lookback
-        return prefill.adapter.queries_keys(layer, self._own(hidden), (self._own(cos), self._own(sin)), rows)
-
-    def _last(self) -> tuple[Tensor, Tensor]:
-        """(rows, 1) place of the last prompt token in the layout, and that it is real."""
-        valid = self._layout.host[1][self._numbers]
-        last = torch.arange(self._layout.length).masked_fill(~valid, -1).amax(dim=1, keepdim=True)
-        places = _to(self._hidden.device, last)
-        return places, torch.ones_like(places, dtype=torch.bool)
-
-    @cached_property
-    def _words(self) -> tuple[Tensor, Tensor]:
-        """(rows, words) places of the instruction's tokens in the layout, and which of them are not padding."""
-        index, valid = (part[self._numbers] for part in self._layout.host)
-        return self._marked(self._prefill.instruction[self._numbers].gather(1, index) & valid)
+    def _found(self, of: Queries) -> tuple[Tensor, Tensor]:
+        if of == "visual":
+            return self.places, torch.ones_like(self.places, dtype=torch.bool)
+        index, valid = (part[self._numbers] for part in self.layout.host)
+        if of == "prompt":
+            return self._marked(valid)
+        if of == "instruction":
+            return self._marked(self.prefill.instruction[self._numbers].gather(1, index) & valid)
+        order = torch.arange(self.layout.length)
+        if of == "text":
+            visual = self.prefill.placeholders.visual[self._numbers].gather(1, index)
+            behind = torch.stack([order > row.places.max() for row in self._rows])
+            return self._marked(behind & valid & ~visual)
+        if of == "last":
+            last = _to(self._hidden.device, order.masked_fill(~valid, -1).amax(dim=1, keepdim=True))
+            return last, torch.ones_like(last, dtype=torch.bool)
+        raise ValueError(f"unknown tokens {of!r}; use one of {', '.join(get_args(Queries))}")
 
     def _marked(self, marked: Tensor) -> tuple[Tensor, Tensor]:
         """(rows, length) bool on the CPU -> (rows, most) places of the marked, in order, and which entries are real."""
@@ -133,16 +155,16 @@ class StageState:
         places = marked.int().argsort(dim=1, descending=True, stable=True)[:, :most]
         return _to(self._hidden.device, places), _to(self._hidden.device, marked.gather(1, places))
 
-    def _own(self, values: Tensor) -> Tensor:
+    def own(self, values: Tensor) -> Tensor:
         """(batch, ...) -> (rows, ...), without a copy where the rows are the batch's."""
         return values if self._everyone else values[self.samples]
 
     def vision(self) -> Vision:
         rows = [(row.media, row.tokens, row.crop) for row in self._rows]
-        return VisionRows(self._prefill.adapter, rows)
+        return VisionRows(self.prefill.adapter, rows, self.ambient)
 
     def clip_similarity(self, text_tower: str, without: Sequence[str] = ()) -> Tensor:
-        prefill = self._prefill
+        prefill = self.prefill
         clip = clip_text(text_tower, str(self._hidden.device))
         similarities = []
         for row in self._rows:
@@ -156,7 +178,8 @@ class StageState:
             text = prefill.prompt(row.sample)
             for passage in without:
                 text = text.replace(passage, "")
-            similarities.append(clip.similarity(features[row.tokens.to(features.device)], text))
+            with self.ambient():
+                similarities.append(clip.similarity(features[row.tokens.to(features.device)], text))
         return torch.stack(similarities)
 
     def seeds(self) -> list[int]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from clasp.backbones.base import Adapter, UnsupportedError, VisionPass
-from clasp.methods.contract import Projection
+from clasp.engine.precision import Ambient
+from clasp.methods.contract import Grid, Projection
+
+if TYPE_CHECKING:
+    from clasp.engine.prefill import Prefill
+    from clasp.engine.state import Row
 
 
 class Medium:
@@ -24,6 +29,7 @@ class Medium:
 
     def __init__(self, adapter: Adapter, seen: VisionPass, item: int, tokens: int) -> None:
         self.adapter, self.seen, self.item, self.tokens = adapter, seen, item, tokens
+        self._ambient = Ambient(seen.output.last_hidden_state.device)
 
     def state(self, index: int) -> Tensor:
         """ViT hidden state in tower layout, of all media of the pass."""
@@ -49,18 +55,51 @@ class Medium:
             ("attention", layer), lambda: self._arranged(self.adapter.vision_attention, "attention", layer)[:, 0]
         )
 
+    def attention_heads(self, layer: int) -> Tensor:
+        """(heads, tokens) float32."""
+        self.state(layer)
+        arranged = self._arranged(self.adapter.vision_attention_heads, "attention heads", layer)
+        return arranged.transpose(0, 1)
+
+    def received(self, layer: int) -> Tensor:
+        """(tokens,) float32."""
+        self.state(layer)
+        return self._once(
+            ("received", layer), lambda: self._arranged(self.adapter.vision_received, "received", layer)[:, 0]
+        )
+
     def heads(self, layer: int, kind: Projection) -> Tensor:
         """(heads, tokens, head_dim)."""
         arranged = self.adapter.arrange(self.seen, self.item, self._projected(layer, kind))
         return arranged.unflatten(-1, (self.adapter.vision_head_count, -1)).transpose(0, 1)
+
+    def cls_heads(self, layer: int, kind: Projection) -> Tensor:
+        """(crops, heads, head_dim)."""
+        states = self.adapter.cls_states(self.seen, self.item, self._projected(layer, kind))
+        return states.unflatten(-1, (self.adapter.vision_head_count, -1))
 
     def _projected(self, layer: int, kind: Projection) -> Tensor:
         """Queries, keys or values of all heads, in tower layout, of all media of the pass."""
         self.state(layer)
         memo = self.seen.memo
         if (kind, layer) not in memo:
-            memo[kind, layer] = self.adapter.vision_heads(self.seen, layer, kind)
+            with self._ambient():
+                memo[kind, layer] = self.adapter.vision_heads(self.seen, layer, kind)
         return memo[kind, layer]
+
+    def grid(self) -> tuple[Tensor, list[tuple[int, int]]]:
+        """(tokens, 3) long on the CPU: frame, row and column of each token, -1 for none; and the frames' sizes."""
+        return self._once("grid", self._grid)
+
+    def _grid(self) -> tuple[Tensor, list[tuple[int, int]]]:
+        frames = self.adapter.grid(self.seen, self.item)
+        known = torch.full((self.tokens, 3), -1)
+        for number, places in enumerate(frames):
+            rows, columns = places.shape
+            known[places, 0] = number
+            known[places, 1] = torch.arange(rows)[:, None]
+            known[places, 2] = torch.arange(columns)
+        return known, [(len(places), places.shape[1]) for places in frames]
 
     def cls_states(self, index: int) -> Tensor:
         """(crops, vision_dim)."""
@@ -125,7 +164,8 @@ class Medium:
     def _arranged(self, compute: Callable[[VisionPass, int], Tensor], name: str, layer: int) -> Tensor:
         memo = self.seen.memo
         if (name, layer) not in memo:
-            memo[name, layer] = compute(self.seen, layer)
+            with self._ambient():
+                memo[name, layer] = compute(self.seen, layer)
         return self.adapter.arrange(self.seen, self.item, memo[name, layer])
 
     def _once(self, key: object, compute: Callable[[], Any]) -> Any:
@@ -148,17 +188,83 @@ class FusionView:
 
 
 class CropsView:
-    """One medium's crops (implements :class:`clasp.methods.contract.Crops`)."""
+    """One medium's crops (implements :class:`clasp.methods.contract.Crops`).
 
-    def __init__(self, medium: Medium, sizes: Sequence[int]) -> None:
-        self._medium, self.sizes = medium, sizes
+    Args:
+        row: all tokens of the medium at this stage.
+        crops: per crop, which of the row's tokens it has.
+    """
+
+    def __init__(self, prefill: Prefill, row: Row, crops: Sequence[Tensor]) -> None:
+        self._prefill, self._row, self._crops = prefill, row, crops
+        self._medium = medium = row.media[0]
+        self.sizes: Sequence[int] = [len(crop) for crop in crops]
         self.whole = medium.adapter.whole_first(medium.seen, medium.item)
+        self.video = medium.seen.modality == "video"
+
+    @property
+    def scratch(self) -> dict[Any, Any]:
+        return self._prefill.scratch_of(self._row.sample, self._row.media)
 
     def attention(self, layer: int) -> Tensor:
         return self._medium.attention(layer)[self._medium.crops().to(self._medium.attention(layer).device) == 0]
 
+    def attentions(self, layer: int) -> list[Tensor]:
+        return self._each(self._medium.attention(layer)[_on(self._medium.attention(layer), self._row.tokens)])
+
+    def features(self) -> list[Tensor]:
+        embedded = self._embedded
+        origins = self._prefill.origins(self._row.sample, self._row.media)[self._row.tokens]
+        return self._each(embedded[_on(embedded, origins)])
+
+    def text(self) -> Tensor:
+        words = self._prefill.instruction[self._row.sample].nonzero().squeeze(1)
+        return self._embedded[_on(self._embedded, words)]
+
+    def cls_states(self, index: int) -> Tensor:
+        return self._medium.cls_states(index)
+
     def covering(self) -> Tensor:
         return self._medium.adapter.covering(self._medium.seen, self._medium.item)
+
+    @property
+    def _embedded(self) -> Tensor:
+        """(length, hidden) what entered the decoder."""
+        assert self._prefill.embedded is not None
+        return self._prefill.embedded[self._row.sample]
+
+    def _each(self, values: Tensor) -> list[Tensor]:
+        """Values of the row's tokens, by crop."""
+        return [values[_on(values, crop)] for crop in self._crops]
+
+
+def grid_of(rows: Sequence[tuple[Sequence[Medium], Tensor, int | None]], device: torch.device) -> Grid:
+    """Where the tokens of some rows lie; ``rows`` as :class:`VisionRows` takes them."""
+    places, sizes = [], []
+    for media, tokens, crop in rows:
+        joined: list[Tensor] = []
+        frames: list[tuple[int, int]] = []
+        for medium in media:
+            known, own = medium.grid()
+            known = known.clone()
+            known[:, 0] += len(frames) * (known[:, 0] >= 0)
+            joined.append(known)
+            frames += own
+        here = torch.cat(joined)
+        if crop is not None:  # within the crop, as if there were no other
+            mine = here[media[0].crops() == crop]
+            first, last = mine[mine[:, 0] >= 0].amin(dim=0), mine.amax(dim=0)
+            here = torch.where(here >= 0, here - first, here)
+            frames = [(int(last[1] - first[1]) + 1, int(last[2] - first[2]) + 1)]
+        places.append(here[tokens])
+        sizes.append(frames)
+    frame, row, column = torch.stack(places).to(device, non_blocking=True).unbind(-1)
+    return Grid(frame, row, column, sizes)
+
+
+def _on(values: Tensor, index: Tensor) -> Tensor:
+    """An index from the CPU to where the values are, without a wait."""
+    return index.to(values.device, non_blocking=True)
 
 
 class VisionRows:
@@ -169,8 +275,10 @@ class VisionRows:
             one crop a row, also that crop's number.
     """
 
-    def __init__(self, adapter: Adapter, rows: Sequence[tuple[Sequence[Medium], Tensor, int | None]]) -> None:
-        self._adapter, self._rows = adapter, rows
+    def __init__(
+        self, adapter: Adapter, rows: Sequence[tuple[Sequence[Medium], Tensor, int | None]], ambient: Ambient
+    ) -> None:
+        self._adapter, self._rows, self._ambient = adapter, rows, ambient
         self.feature_layer = adapter.geometry.feature_layer
         self.last_layer = min(self.feature_layer, adapter.geometry.vision_layers - 1)
         self.has_cls = adapter.geometry.cls
@@ -181,11 +289,20 @@ class VisionRows:
     def attention(self, layer: int) -> Tensor:
         return self._stack(lambda medium: medium.attention(layer))
 
+    def attention_heads(self, layer: int) -> Tensor:
+        return self._stack(lambda medium: medium.attention_heads(layer), dim=1)
+
+    def received(self, layer: int) -> Tensor:
+        return self._stack(lambda medium: medium.received(layer))
+
     def keys(self, layer: int) -> Tensor:
         return self._stack(lambda medium: medium.keys(layer))
 
     def heads(self, layer: int, kind: Projection) -> Tensor:
         return self._stack(lambda medium: medium.heads(layer, kind), dim=1)
+
+    def cls_heads(self, layer: int, kind: Projection) -> Tensor:
+        return self._of_crops("cls_heads", lambda medium: medium.cls_heads(layer, kind))
 
     def representatives(self) -> Tensor:
         return self._stack(lambda medium: medium.representatives())
@@ -205,15 +322,20 @@ class VisionRows:
         return torch.stack(rows)
 
     def cls_state(self, index: int) -> Tensor:
+        return self._of_crops("cls_state", lambda medium: medium.cls_states(index))
+
+    def _of_crops(self, name: str, value: Callable[[Medium], Tensor]) -> Tensor:
+        """Each row's crop's own of (crops, ...) values."""
         states = []
         for media, _, crop in self._rows:
             if crop is None:
-                raise ValueError("cls_state has a meaning for single crops only; set the method's scope to 'crop'")
-            states.append(media[0].cls_states(index)[crop])
+                raise ValueError(f"{name} has a meaning for single crops only; set the method's scope to 'crop'")
+            states.append(value(media[0])[crop])
         return torch.stack(states)
 
     def project(self, features: Tensor) -> Tensor:
-        return self._adapter.project(features)
+        with self._ambient():
+            return self._adapter.project(features)
 
     def _stack(self, value: Callable[[Medium], Tensor], dim: int = 0) -> Tensor:
         """Each row's tokens' own of values whose ``dim`` runs over a medium's tokens."""

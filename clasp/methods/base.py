@@ -45,7 +45,7 @@ class Method(ABC):
     """What is ranked together: all visual tokens of a prompt, of one image or video, or of one crop or frame of it.
     With ``crop``, tokens that belong to no crop (newlines) go first."""
     lookback: ClassVar[int] = 0
-    """0: attention of the stage's own layer; 1: of the layer before the cut."""
+    """How many layers before the cut the layer lies that the method looks at; 0: the stage's own."""
     reads_cls: ClassVar[bool] = False
     """Whether it ranks by the attention of CLS, for which something else stands in where there is none."""
     weighs_merged: ClassVar[bool] = True
@@ -100,7 +100,15 @@ class Method(ABC):
                 f"method {self.name!r} merges inside the vision tower, which packs the patches of a batch into one "
                 f"sequence on this backbone; use another method"
             )
-        return self.schedule(geometry.visual_tokens, geometry.layers)
+        schedule = self.schedule(geometry.visual_tokens, geometry.layers)
+        cuts = [stage.cut for stage in schedule.stages]
+        for layer in self.decoder_states(cuts):
+            if not 0 <= layer < max(cuts, default=0):
+                raise ValueError(
+                    f"method {self.name!r} looks at decoder layer {layer}, while its stages are before layers "
+                    f"{', '.join(map(str, cuts))}; use layers from 0 to the one before its last stage"
+                )
+        return schedule
 
     def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
         """What takes the place of something that this backbone lacks; stated beside every result."""
@@ -122,6 +130,15 @@ class Method(ABC):
     def span(self) -> Span:
         """Which tokens of the prompt are its text to the method."""
         return "instruction"
+
+    def decoder_states(self, cuts: Sequence[int]) -> tuple[int, ...]:
+        """Decoder layers (0-based), beside the stages' own, whose inputs the method reads at its stages; only these are
+        held on to. By default those that ``lookback`` names.
+
+        Args:
+            cuts: the layers that its stages' tokens enter.
+        """
+        return tuple(cut - self.lookback for cut in cuts) if self.lookback else ()
 
     def allocate(self, image: Crops, keep: int) -> list[int]:
         """Splits an image's budget over its crops (scope ``crop``); by default in proportion to their tokens.

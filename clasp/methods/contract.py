@@ -8,19 +8,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
 from clasp.budget import Stage
 
 Positions = Literal["original", "contiguous"]
-Queries = Literal["instruction", "last"]
+Queries = Literal["instruction", "last", "text", "visual", "prompt"]
+"""Tokens of a row's prompt: ``instruction`` the user's own text after the image, without system prompt and template;
+``last`` the last token; ``text`` all that is behind the row's visual tokens, template included, and no placeholder;
+``visual`` the row's visual tokens; ``prompt`` everything but padding."""
 Projection = Literal["q", "k", "v"]
 Scope = Literal["sample", "image", "crop"]
 Span = Literal["instruction", "after_image"]
 """Which tokens of a prompt are its text to a method: the user's own words after the image, without system prompt and
 template; or everything after the last image, the template's closing included, as most official code takes it."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where each visual token of some rows lies.
+
+    A picture that is cut into tiles has two frames: 0 is the whole of it and 1 the tiles beside each other, without the
+    padding at the edges. Frames of several images or videos are numbered on. Rows and columns count the visual tokens
+    of a frame, so that a merged or pooled token is one; in scope ``crop``, those that the crop has left.
+
+    Args:
+        frame, row, column: (rows, tokens) long, on the device of the state; -1 where a token has no place (newline,
+            CLS).
+        sizes: per row, of each of its frames, how many rows and columns it has.
+    """
+
+    frame: Tensor
+    row: Tensor
+    column: Tensor
+    sizes: Sequence[Sequence[tuple[int, int]]]
 
 
 class Vision(Protocol):
@@ -57,6 +80,15 @@ class Vision(Protocol):
         """(rows, vision_dim) the CLS token's hidden state; only with scope ``crop`` and where there is one."""
         ...
 
+    def attention_heads(self, layer: int) -> Tensor:
+        """(rows, heads, tokens) float32: as :meth:`attention`, for each head alone."""
+        ...
+
+    def received(self, layer: int) -> Tensor:
+        """(rows, tokens) float32: attention that each patch receives in ViT layer ``layer`` from all of its crop,
+        itself and CLS included, mean over heads and over those that ask."""
+        ...
+
     def keys(self, layer: int) -> Tensor:
         """(rows, tokens, head_dim) keys of ViT layer ``layer``, mean over heads."""
         ...
@@ -66,6 +98,10 @@ class Vision(Protocol):
 
         The layer's input must be among :meth:`Method.vision_states`, as for every value of a layer.
         """
+        ...
+
+    def cls_heads(self, layer: int, kind: Projection) -> Tensor:
+        """(rows, heads, head_dim) those of the CLS token; where :meth:`cls_state` has a meaning."""
         ...
 
     def project(self, features: Tensor) -> Tensor:
@@ -87,12 +123,88 @@ class Vision(Protocol):
         ...
 
 
+class Decoder(Protocol):
+    """What one decoder layer computes with, for the tokens that the rows of a state still have; computed when asked.
+
+    Tokens that were dropped since that layer are among the keys that its attention saw, and nowhere else.
+    """
+
+    layer: int
+
+    def hidden(self, of: Queries = "visual") -> Tensor:
+        """(rows, tokens, hidden) input of the layer; padding is anything."""
+        ...
+
+    def real(self, of: Queries) -> Tensor:
+        """(rows, tokens) bool, which of these tokens are not padding."""
+        ...
+
+    def heads(self, kind: Projection, of: Queries = "visual", *, rotated: bool = True) -> Tensor:
+        """(rows, heads, tokens, head_dim) queries, keys or values of the layer; fewer heads for keys and values where
+        query heads share them. Padding is anything.
+
+        Args:
+            rotated: whether queries and keys have the rotary embedding of their positions; values never have.
+        """
+        ...
+
+    def rotary(self) -> tuple[Tensor, Tensor]:
+        """(rows, visual, head_dim) each: cosines and sines at the visual tokens' positions in that layer."""
+        ...
+
+    def attention(self, queries: Queries | Tensor) -> Tensor:
+        """(rows, visual) float32: attention paid to each visual token, mean over heads and over the tokens that ask.
+
+        Probabilities over all keys that the layer's causal attention has. With ``prompt`` or ``visual`` it is the
+        attention received; a token that cannot see another one pays it zero, and counts.
+
+        Args:
+            queries: tokens that ask, or (rows, visual) bool, which of the row's visual tokens do.
+        """
+        ...
+
+    def attention_heads(self, queries: Queries | Tensor) -> Tensor:
+        """(rows, heads, visual) float32: as :meth:`attention`, for each query head alone."""
+        ...
+
+    def attention_rows(self, queries: Queries) -> Tensor:
+        """(rows, tokens, visual) float32: as :meth:`attention`, for each token that asks; padding is zero. As large as
+        that: of ``visual`` and ``prompt`` ask for :meth:`attention`, or for :meth:`heads`."""
+        ...
+
+    def scaling(self) -> float:
+        """Factor on the products of queries and keys."""
+        ...
+
+
 class State(Protocol):
     """What a method sees at one stage. A row is a sample, an image or one crop of an image, by the method's scope."""
 
     stage: Stage
     visual_tokens: int
     """Visual tokens of each row at this stage."""
+    layer: int
+    """Decoder layer that the stage's tokens enter; the layer that computes next."""
+
+    @property
+    def scratch(self) -> Sequence[dict[Any, Any]]:
+        """Of each row, what the method has noted at earlier stages of this prefill; empty at first, gone after it."""
+        ...
+
+    def decoder(self, layer: int | None = None) -> Decoder:
+        """A decoder layer: by default the one that the method looks at (``lookback`` layers before :attr:`layer`).
+
+        Args:
+            layer: :attr:`layer` itself, or an earlier one that :meth:`Method.decoder_states` names.
+
+        Raises:
+            ValueError: a layer whose input was not held on to, or that has not computed yet.
+        """
+        ...
+
+    def grid(self) -> Grid:
+        """Frame, row and column of each visual token."""
+        ...
 
     @property
     def categories(self) -> Sequence[str] | None:
@@ -114,12 +226,7 @@ class State(Protocol):
         ...
 
     def attention(self, queries: Queries) -> Tensor:
-        """(rows, visual) float32: attention paid to each visual token, mean over heads and query rows.
-
-        ``instruction``: the instruction's tokens (see :meth:`text`); ``last``: the last prompt token. Probabilities
-        over all keys, by the projections of the decoder layer that the method looks at (the stage's own layer, or
-        ``lookback`` layers before it).
-        """
+        """(rows, visual) float32: :meth:`Decoder.attention` of the decoder layer that the method looks at."""
         ...
 
     def text_attention(self) -> Tensor:
@@ -172,8 +279,32 @@ class Crops(Protocol):
     whole: bool
     """Whether the first crop is the whole image and further ones tile it (any-resolution backbones)."""
 
+    video: bool
+    """Whether the crops are the frames of a video."""
+
+    @property
+    def scratch(self) -> dict[Any, Any]:
+        """What the method has noted about this image before in this prefill; see also :attr:`State.scratch`."""
+        ...
+
     def attention(self, layer: int) -> Tensor:
         """(tokens of the first crop,) float32, see :meth:`Vision.attention`."""
+        ...
+
+    def attentions(self, layer: int) -> list[Tensor]:
+        """(tokens,) float32 of each crop, see :meth:`Vision.attention`."""
+        ...
+
+    def features(self) -> list[Tensor]:
+        """(tokens, hidden) of each crop, projected, as they enter the decoder."""
+        ...
+
+    def text(self) -> Tensor:
+        """(words, hidden) the instruction's tokens as they enter the decoder."""
+        ...
+
+    def cls_states(self, index: int) -> Tensor:
+        """(crops, vision_dim) the CLS token's ViT hidden state in each crop; only where there is one."""
         ...
 
     def covering(self) -> Tensor:
@@ -213,6 +344,7 @@ class Selection:
         index: (rows, keep) long, distinct, into the row's visual tokens at this stage. The order is the order in which
             the tokens go on (their places in the sequence stay the same set), so ascending keeps it. Where rotary
             positions are not re-indexed (``positions="original"``, multimodal ones), the order stays what it was.
+            All heads of a layer keep the same tokens: a budget per head is refused.
         features: (rows, keep, hidden) replaces the kept tokens' hidden states (merging methods).
         replaced: (rows, keep) bool, which of ``features`` are used; None: all.
         pivots: (rows, keep) bool, for traces: kept for relevance rather than for coverage.

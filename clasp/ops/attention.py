@@ -25,12 +25,21 @@ def attention_rows(query: Tensor, key: Tensor, allowed: Tensor, scaling: float) 
     Returns:
         (batch, rows, length) float32; a row that may look nowhere is all zero.
     """
+    return _softmax(query, key, allowed, scaling).mean(dim=1).nan_to_num_(0.0)  # a fully masked row is 0/0
+
+
+def attention_probabilities(query: Tensor, key: Tensor, allowed: Tensor, scaling: float) -> Tensor:
+    """As :func:`attention_rows`, for each head: (batch, heads, rows, length) float32."""
+    return _softmax(query, key, allowed, scaling).nan_to_num_(0.0)
+
+
+def _softmax(query: Tensor, key: Tensor, allowed: Tensor, scaling: float) -> Tensor:
     batch, heads, rows, head_dim = query.shape
     groups = heads // key.shape[1]
     grouped = query.reshape(batch, key.shape[1], groups * rows, head_dim)
     logits = (grouped @ key.transpose(-1, -2)).float().mul_(scaling)
     logits = logits.view(batch, heads, rows, key.shape[2]).masked_fill_(~allowed[:, None], float("-inf"))
-    return torch.softmax(logits, dim=-1).mean(dim=1).nan_to_num_(0.0)  # a fully masked row is 0/0
+    return torch.softmax(logits, dim=-1)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

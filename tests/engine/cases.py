@@ -81,11 +81,17 @@ class Fixed(Method):
 
 
 def masked_logits(model: Any, inputs: Any, visual: Tensor, stages: dict[int, list[Tensor]]) -> Tensor:
+    """Logits of :func:`masked_forward`."""
+    return masked_forward(model, inputs, visual, stages).logits
+
+
+def masked_forward(model: Any, inputs: Any, visual: Tensor, stages: dict[int, list[Tensor]], **options: Any) -> Any:
     """Full-length forward in which, from each stage's layer on, nobody may look at the dropped visual tokens.
 
     Args:
         visual: (batch, length) bool, the placeholders.
         stages: layer -> per sample the kept visual tokens, as indices among the sample's visual tokens.
+        options: further arguments of the forward.
     """
 
     def hide(keeps: list[Tensor]) -> Callable[..., Any]:
@@ -107,7 +113,7 @@ def masked_logits(model: Any, inputs: Any, visual: Tensor, stages: dict[int, lis
             handles.append(layer.register_forward_pre_hook(current, with_kwargs=True))
     try:
         with torch.no_grad():
-            return model(**inputs).logits
+            return model(**inputs, **options)
     finally:
         for handle in handles:
             handle.remove()

@@ -410,8 +410,9 @@ def test_queries_and_keys_are_those_of_the_eager_decoder(family: str) -> None:
         rotary = adapter.rotary(hidden, positions)
         rows = torch.tensor([[10, 4], [7, 0]])
         for layer, attention in maps.items():
-            query, key, scaling = adapter.queries_keys(layer, inputs[layer], rotary, rows)
-            ours = attention_rows(query, key, torch.arange(11) <= rows[..., None], scaling)
+            query, key = (adapter.heads(layer, kind, inputs[layer], rotary) for kind in ("q", "k"))
+            query = query[torch.arange(2)[:, None], :, rows].transpose(1, 2)
+            ours = attention_rows(query, key, torch.arange(11) <= rows[..., None], adapter.scaling(layer))
             expected = torch.stack([attention[b].mean(dim=0)[rows[b]] for b in range(2)])
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 

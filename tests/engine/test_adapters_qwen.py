@@ -398,8 +398,10 @@ def test_queries_and_keys_give_the_models_attention(name: str, monkeypatch: pyte
     allowed = (torch.arange(length) <= rows[..., None]) & valid[:, None]
     assert len(maps) == len(adapter.layers) == 8
     for layer in (0, 2, 7):
-        query, key, scaling = adapter.queries_keys(layer, *hidden[layer], rows)
-        scores = attention_rows(query, key, allowed, scaling)
+        states, rotary = hidden[layer]
+        query, key = (adapter.heads(layer, kind, states, rotary) for kind in ("q", "k"))
+        query = query[torch.arange(batch)[:, None], :, rows].transpose(1, 2)
+        scores = attention_rows(query, key, allowed, adapter.scaling(layer))
         expected = maps[layer].mean(dim=1)[torch.arange(batch)[:, None], rows]
         torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-4)
 

@@ -232,10 +232,10 @@ def test_queries_and_keys_of_the_decoder(on: Subject) -> None:
     rotary = on.adapter.rotary(hidden, torch.arange(WORDS).expand(axes, 2, -1))
     assert [tuple(part.shape) for part in rotary] == [(2, WORDS, on.head_dim)] * 2
     for layer in (0, on.geometry.layers - 1):
-        query, key, scaling = on.adapter.queries_keys(layer, hidden, rotary, torch.tensor([[0, 3], [1, 6]]))
-        assert query.shape == (2, on.geometry.heads, 2, on.head_dim)
-        assert key.shape == (2, on.geometry.kv_dim // on.head_dim, WORDS, on.head_dim)
-        assert scaling == pytest.approx(on.head_dim**-0.5)
+        query, key, value = (on.adapter.heads(layer, kind, hidden, rotary) for kind in ("q", "k", "v"))
+        assert query.shape == (2, on.geometry.heads, WORDS, on.head_dim)
+        assert key.shape == value.shape == (2, on.geometry.kv_dim // on.head_dim, WORDS, on.head_dim)
+        assert on.adapter.scaling(layer) == pytest.approx(on.head_dim**-0.5)
     assert on.adapter.final_norm(hidden).shape == hidden.shape
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -33,6 +33,7 @@ class Probe(Method):
     back: int = 0
     states: tuple[int, ...] = ()
     listen: Span = "instruction"
+    layers: tuple[int, ...] = ()
     seen: list[Any] = field(default_factory=list)
     ratio: float | None = 0.5
 
@@ -49,6 +50,9 @@ class Probe(Method):
 
     def span(self) -> Span:
         return self.listen
+
+    def decoder_states(self, cuts: Sequence[int]) -> tuple[int, ...]:
+        return (*super().decoder_states(cuts), *self.layers)
 
     def select(self, state: State, keep: int) -> Selection:
         self.seen.append(self.look(state))

@@ -1,0 +1,461 @@
+"""Each value that a method may ask for, against what the unpatched eager model computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from cases import PROMPTS, Fixed, masked_forward
+from families import FAMILIES, Prompt
+from PIL import Image
+from test_matrix import _picture
+from test_state import ONE, TWO, Probe, probed, visual_and_words
+from torch import Tensor, nn
+
+from clasp.backbones import adapter_for
+from clasp.backbones.base import UnsupportedError
+from clasp.budget import Schedule, Stage
+from clasp.methods.base import Method
+from clasp.methods.contract import Crops, Queries, Selection, State
+
+QUERIES: tuple[Queries, ...] = ("instruction", "last", "text", "visual", "prompt")
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+CROPPED = ("llava", "llava_next", "llava_onevision", "video_llava")
+
+
+@contextmanager
+def noted(module: nn.Module, into: list[Any], take: Callable[[Any, Any], Any]) -> Iterator[None]:
+    """Notes ``take(arguments, output)`` of each forward of a module."""
+    handle = module.register_forward_hook(lambda m, args, output: into.append(take(args, output)))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def asking(family: str, prompt: Prompt) -> dict[Queries, Tensor]:
+    """Places of the tokens that each kind of query names, in a prompt of its own."""
+    visual, words = visual_and_words(family, prompt)
+    length = FAMILIES[family].inputs([prompt])["input_ids"].shape[1]
+    return {
+        "instruction": words,
+        "last": torch.tensor([length - 1]),
+        "text": torch.arange(int(visual[-1]) + 1, length),
+        "visual": visual,
+        "prompt": torch.arange(length),
+    }
+
+
+def stages_of(family: str, prompt: Prompt) -> tuple[Any, dict[int, list[Tensor]], Tensor]:
+    """The unpatched model's maps with what the probe drops masked; what the probe keeps; which tokens are visual."""
+    model, inputs = FAMILIES[family].model("eager"), FAMILIES[family].inputs([prompt])
+    visual = visual_and_words(family, prompt)[0]
+    count = len(visual)
+    first = torch.arange(count // 2) * (count // (count // 2))
+    second = first[torch.arange(count // 4) * (len(first) // (count // 4))]
+    kept = {1: [first], 3: [second]}
+    marked = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    marked[0, visual] = True
+    output = masked_forward(model, inputs, marked, kept, output_attentions=True, output_hidden_states=True)
+    return output, kept, visual
+
+
+def seen_of(state: State, layer: int) -> dict[str, Any]:
+    decoder = state.decoder(layer)
+    some = torch.arange(state.visual_tokens)[None] % 3 == 0
+    return {
+        **{kind: decoder.attention(kind) for kind in QUERIES},
+        **{f"{kind} heads": decoder.attention_heads(kind) for kind in QUERIES},
+        "some": decoder.attention(some),
+        "rows": decoder.attention_rows("text"),
+        "hidden": decoder.hidden(),
+        "words": decoder.hidden("instruction"),
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_and_inputs_of_every_layer_that_has_passed(family: str) -> None:
+    """At the second stage the first layers' values are those of the tokens that are left."""
+    output, kept, visual = stages_of(family, TWO)
+    places = asking(family, TWO)
+    look = lambda state: {layer: seen_of(state, layer) for layer in range(state.layer + 1)}  # noqa: E731
+    (first, second), _ = probed(family, [TWO], look, layers=(0, 1, 2))
+    assert (sorted(first), sorted(second)) == ([0, 1], [0, 1, 2, 3])
+    deepstack = family == "qwen3_vl"  # its hidden states are those before DeepStack's additions
+    for seen, left in ((first, visual), (second, visual[kept[1][0]])):
+        for layer, values in seen.items():
+            # a stage's own layer is looked at before the stage drops
+            if (layer, len(left)) in ((1, len(visual)), (3, len(visual) // 2)):
+                heads = _before(family, TWO, {cut: keep for cut, keep in kept.items() if cut < layer}, layer)
+            else:
+                heads = output.attentions[layer][0]
+            asked: dict[Queries, Tensor] = {**places, "visual": left}
+            asked["prompt"] = _left(places["prompt"], visual, left)
+            for kind in QUERIES:
+                expected = heads[:, asked[kind]][:, :, left].mean(dim=1)
+                assert torch.allclose(values[f"{kind} heads"][0], expected, **CLOSE), (layer, kind)
+                assert torch.allclose(values[kind][0], expected.mean(dim=0), **CLOSE), (layer, kind)
+            assert torch.allclose(values["some"][0], heads[:, left[::3]][:, :, left].mean(dim=(0, 1)), **CLOSE)
+            assert torch.allclose(values["rows"][0], heads[:, places["text"]][:, :, left].mean(dim=0), **CLOSE)
+            if not deepstack:
+                assert torch.allclose(values["hidden"][0], output.hidden_states[layer][0, left], **CLOSE)
+                assert torch.allclose(
+                    values["words"][0], output.hidden_states[layer][0, places["instruction"]], **CLOSE
+                )
+
+
+def _before(family: str, prompt: Prompt, kept: dict[int, list[Tensor]], layer: int) -> Tensor:
+    """(heads, length, length) attention of a layer with the earlier stages' drops alone."""
+    model, inputs = FAMILIES[family].model("eager"), FAMILIES[family].inputs([prompt])
+    marked = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    marked[0, visual_and_words(family, prompt)[0]] = True
+    return masked_forward(model, inputs, marked, kept, output_attentions=True).attentions[layer][0]
+
+
+def _left(everything: Tensor, visual: Tensor, left: Tensor) -> Tensor:
+    """The prompt without the visual tokens that are gone."""
+    return everything[~torch.isin(everything, visual) | torch.isin(everything, left)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_queries_keys_and_values(family: str) -> None:
+    model = FAMILIES[family].model("eager")
+    with torch.no_grad():
+        output = model(**FAMILIES[family].inputs([TWO]), output_attentions=True, use_cache=True)
+    visual, words = visual_and_words(family, TWO)
+
+    def look(state: State) -> Any:
+        decoder = state.decoder(0)
+        turned = {kind: decoder.heads(kind) for kind in ("q", "k", "v")}
+        plain = {kind: decoder.heads(kind, rotated=False) for kind in ("q", "k", "v")}
+        return turned, plain, decoder.heads("v", "instruction"), decoder.rotary(), decoder.scaling()
+
+    (first, *_), _ = probed(family, [TWO], look, layers=(0,))
+    turned, plain, word_values, (cos, sin), scaling = first
+    layer = output.past_key_values.layers[0]
+    assert torch.allclose(turned["k"][0], layer.keys[0][:, visual], **CLOSE)
+    assert torch.allclose(turned["v"][0], layer.values[0][:, visual], **CLOSE)
+    assert torch.equal(plain["v"], turned["v"])
+    assert torch.allclose(word_values[0], layer.values[0][:, words], **CLOSE)
+    for kind in ("q", "k"):
+        half = plain[kind].shape[-1] // 2
+        rotated = torch.cat([-plain[kind][..., half:], plain[kind][..., :half]], dim=-1)
+        assert torch.allclose(plain[kind] * cos[:, None] + rotated * sin[:, None], turned[kind], **CLOSE)
+    groups = turned["q"].shape[1] // turned["k"].shape[1]
+    logits = turned["q"][0] @ turned["k"][0].repeat_interleave(groups, dim=0).transpose(-1, -2) * scaling
+    maps = output.attentions[0][0][:, visual][:, :, visual]
+    allowed = maps > 0  # a softmax over fewer keys is the map, renormalised
+    expected = maps / maps.sum(dim=-1, keepdim=True)
+    ours = logits.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
+    assert torch.allclose(ours, expected, atol=1e-4)
+
+
+def test_looking_two_layers_back_reads_that_layer() -> None:
+    """Across a stage in between, and where a cut leaves no such layer it is refused before anything runs."""
+    output, kept, visual = stages_of("llava", ONE)
+    (_, second), _ = probed("llava", [ONE], lambda s: s.attention("last"), back=1, layers=(0,))
+    left = visual[kept[1][0]]
+    assert torch.allclose(second[0], output.attentions[2][0, :, -1, left].mean(dim=0), **CLOSE)
+    probe = Late(look=lambda s: s.attention("last"), back=2)
+    family = FAMILIES["llava"]
+    with probe(family.model("eager"), family.processor()), torch.no_grad():
+        family.model("eager")(**family.inputs([ONE]))
+        maps = family.model("eager")(**family.inputs([ONE]), output_attentions=True).attentions
+    assert torch.allclose(probe.seen[0][0], maps[1][0, :, -1, visual].mean(dim=0), **CLOSE)
+    with pytest.raises(ValueError, match=r"'probe' looks at decoder layer -1, while its stages are before layers 1, 3"):
+        Probe(look=lambda s: None, back=2)(family.model("eager"), family.processor())
+    with pytest.raises(ValueError, match=r"looks at decoder layer 5.*use layers from 0 to the one before"):
+        Probe(look=lambda s: None, layers=(5,))(family.model("eager"), family.processor())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Late(Probe):
+    """A probe with its only stage at layer 3."""
+
+    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
+        return Schedule(visual_tokens, layers, (Stage(3, visual_tokens // 2),))
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_layer_that_was_not_asked_for_is_refused(layer: int) -> None:
+    with pytest.raises(ValueError, match=rf"decoder layer {layer} is not at hand before layer 1; .*decoder_states"):
+        probed("llava", [ONE], lambda s: s.decoder(layer).hidden())
+
+
+def test_queries_that_do_not_exist_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"unknown tokens 'words'; use one of instruction, last, text, visual, prompt"):
+        probed("llava", [ONE], lambda s: s.attention("words"))  # type: ignore[arg-type]
+
+
+def test_rows_of_a_padded_batch_ask_as_if_alone() -> None:
+    longer = Prompt(text="What is this, and where was it taken, do you think?", images=ONE.images)
+    for family in ("llava", "qwen2_5_vl"):
+        look = lambda s: [s.decoder(0).attention(kind) for kind in QUERIES]  # noqa: E731
+        together, _ = probed(family, [ONE, longer], look, layers=(0,))
+        for row, prompt in enumerate((ONE, longer)):
+            alone, _ = probed(family, [prompt], look, layers=(0,))
+            for ours, theirs in zip(together[1], alone[1], strict=True):
+                assert torch.allclose(ours[row], theirs[0], atol=1e-5)
+
+
+def test_many_queries_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    look = lambda s: (s.decoder().attention("prompt"), s.decoder().attention_heads("visual"))  # noqa: E731
+    whole, _ = probed("llava", [ONE], look)
+    monkeypatch.setattr("clasp.engine.looking.HELD", 1)
+    parts, _ = probed("llava", [ONE], look)
+    for one, other in zip(whole, parts, strict=True):
+        assert all(torch.allclose(ours, theirs, atol=1e-6) for ours, theirs in zip(one, other, strict=True))
+
+
+# --- the vision tower ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", CROPPED)
+def test_attention_of_the_vision_towers_heads(family: str) -> None:
+    """Attention that each patch receives, CLS's by head, and values, against the tower's own maps and projections."""
+    model = FAMILIES[family].model("eager")
+    adapter = adapter_for(model)
+    layer = adapter.geometry.feature_layer - 1
+    block: Any = adapter.vision_layers("image")[layer]
+    maps: list[Tensor] = []
+    values: list[Tensor] = []
+    with (
+        noted(block.self_attn, maps, lambda args, output: output[1]),
+        noted(block.self_attn.v_proj, values, lambda args, output: output),
+        torch.no_grad(),
+    ):
+        model(**FAMILIES[family].inputs([ONE]))
+    cls = int(adapter.geometry.cls)
+    look = lambda s: (  # noqa: E731
+        s.vision().received(layer),
+        s.vision().attention_heads(layer),
+        s.vision().heads(layer, "v"),
+        s.vision().cls_heads(layer, "v") if cls else None,
+    )
+    seen, _ = probed(family, [ONE], look, within="crop", states=(layer,))
+    received, by_head, heads, cls_heads = zip(*seen[: len(seen) // 2], strict=True)
+    crop = maps[0][0]  # (heads, sequence, sequence) of the first crop
+    assert torch.allclose(received[0][0], crop.mean(dim=(0, 1))[cls:], **CLOSE)
+    expected = crop[:, 0, 1:] if cls else crop.mean(dim=1)
+    assert torch.allclose(by_head[0][0], expected, **CLOSE)
+    own = values[0][0].unflatten(-1, (len(crop), -1)).transpose(0, 1)
+    assert torch.allclose(heads[0][0], own[:, cls:], **CLOSE)
+    if cls:
+        assert torch.allclose(cls_heads[0][0], own[:, 0], **CLOSE)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_heads_of_a_packed_tower_are_means_over_a_tokens_patches(family: str) -> None:
+    model = FAMILIES[family].model("eager")
+    adapter = adapter_for(model)
+    block: Any = adapter.vision_layers("image")[1]
+    projected: list[Tensor] = []
+    with noted(block.attn.qkv, projected, lambda args, output: output), torch.no_grad():
+        model(**FAMILIES[family].inputs([ONE]))
+    look = lambda s: (*(s.vision().heads(1, kind) for kind in ("q", "k", "v")), s.vision().attention_heads(1))  # noqa: E731
+    (first, *_), _ = probed(family, [ONE], look, states=(1,))
+    heads = model.config.vision_config.num_heads
+    parts = projected[0].unflatten(-1, (3, heads, -1)).unflatten(0, (-1, adapter.unit)).mean(dim=1)
+    for number, ours in enumerate(first[:3]):
+        theirs = parts[:, number].transpose(0, 1)
+        # windows reorder the units of Qwen2.5-VL: the same values, elsewhere
+        assert torch.allclose(ours[0].sum(dim=1), theirs.sum(dim=1), **CLOSE)
+        one, other = (values.transpose(0, 1).flatten(1) for values in (ours[0], theirs))
+        assert ((one[:, None] - other).norm(dim=-1).amin(dim=1) < 1e-4).all()
+    (again, *_), _ = probed(family, [ONE], lambda s: s.vision().received(1), states=(1,))
+    assert torch.allclose(first[3][0].mean(dim=0), again[0], **CLOSE)
+    assert not torch.allclose(first[3][0, 0], first[3][0, 1], **CLOSE), "heads differ"
+
+
+# --- places ----------------------------------------------------------------------------------------------------------
+
+
+def lit(width: int, height: int, at: tuple[float, float]) -> Image.Image:
+    """A black picture with a white spot around a point, given as shares of height and width."""
+    picture = Image.new("RGB", (width, height))
+    row, column = int(at[0] * height), int(at[1] * width)
+    picture.paste((255, 255, 255), (column - 1, row - 1, column + 2, row + 2))
+    return picture
+
+
+@pytest.mark.parametrize("at", [(0.15, 0.85), (0.65, 0.35), (0.85, 0.45)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tokens_place_is_where_it_sees(family: str, at: tuple[float, float]) -> None:
+    """In every frame the token that a white spot changes most lies at the spot's row and column."""
+    side = 96 if family.startswith("qwen") else 64
+    look = lambda s: (s.grid(), s.vision().hidden_state(0))  # noqa: E731
+    seen = [
+        probed(family, [Prompt(text="Why?", images=[picture])], look, states=(0,))[0][0]
+        for picture in (Image.new("RGB", (side, side)), lit(side, side, at))
+    ]
+    grid = seen[0][0]
+    change = (seen[1][1] - seen[0][1])[0].norm(dim=-1)
+    expected = 2 if family in ("llava_next", "llava_onevision") else 1
+    assert len(grid.sizes[0]) == expected
+    assert int(grid.frame.max()) == expected - 1
+    for frame, (rows, columns) in enumerate(grid.sizes[0]):
+        here = (grid.frame[0] == frame).nonzero().squeeze(1)
+        assert len(here) == rows * columns
+        most = here[change[here].argmax()]
+        assert (int(grid.row[0, most]), int(grid.column[0, most])) == (int(at[0] * rows), int(at[1] * columns))
+    nowhere = grid.frame[0] < 0
+    assert int(nowhere.sum()) == (len(change) - sum(rows * columns for rows, columns in grid.sizes[0]))
+    assert (grid.row[0] < 0).equal(nowhere)
+    assert (change[nowhere] == 0).all(), "newlines see nothing"
+
+
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.takes_videos])
+def test_frames_of_a_video_are_told_apart(family: str) -> None:
+    count = 8 if family == "video_llava" else 4
+    pairs = 2 if family.startswith("qwen") else 1
+
+    def prompt(bright: int | None) -> Prompt:
+        frames = [Image.new("RGB", (48, 48), (255,) * 3 if i == bright else (0,) * 3) for i in range(count)]
+        return Prompt(text="Why?", videos=[frames])
+
+    look = lambda s: (s.grid(), s.vision().hidden_state(0))  # noqa: E731
+    (grid, dark), *_ = probed(family, [prompt(None)], look, states=(0,))[0]
+    assert len(grid.sizes[0]) == count // pairs
+    for bright in (0, count - 1):
+        (_, seen), *_ = probed(family, [prompt(bright)], look, states=(0,))[0]
+        changed = (seen - dark)[0].norm(dim=-1) > 1e-4
+        frames = grid.frame[0][changed]
+        assert set(frames[frames >= 0].tolist()) == {bright // pairs}
+        assert (grid.frame[0] == bright // pairs).sum() == (changed & (grid.frame[0] >= 0)).sum()
+
+
+def test_places_within_a_crop_and_of_several_pictures() -> None:
+    seen, _ = probed(
+        "llava_next", [Prompt(text="Why?", images=[_picture(64, 64, 0)])], lambda s: s.grid(), within="crop"
+    )
+    for grid in seen[: len(seen) // 2]:
+        (rows, columns), *others = grid.sizes[0]
+        assert not others
+        assert (grid.row[0].min(), grid.column[0].min()) == (0, 0)
+        places = grid.row[0] * columns + grid.column[0]
+        assert sorted(places.tolist()) == list(range(rows * columns))
+        assert grid.frame[0].unique().tolist() == [0]
+    (grid, *_), _ = probed("llava", [TWO], lambda s: s.grid())
+    assert [len(frames) for frames in grid.sizes] == [2]
+    assert (grid.frame[0].diff() >= 0).all()
+    assert (grid.row[0][grid.frame[0] == 1] == grid.row[0][grid.frame[0] == 0]).all()
+
+
+def test_places_follow_the_tokens_through_the_stages() -> None:
+    (first, second), _ = probed("llava", [ONE], lambda s: s.grid())
+    kept = torch.arange(second.row.shape[1]) * 2
+    assert torch.equal(second.row, first.row[:, kept])
+    assert torch.equal(second.column, first.column[:, kept])
+
+
+# --- crops, scratch, refusals ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splitting(Probe):
+    """Notes what the crops show when the budget is split."""
+
+    split: list[Any] = field(default_factory=list)
+
+    def allocate(self, image: Crops, keep: int) -> list[int]:
+        layer = 0
+        noted = image.scratch
+        noted["calls"] = noted.get("calls", 0) + 1
+        self.split.append(
+            (image.features(), image.text(), image.attentions(layer), image.video, noted["calls"], image.sizes)
+        )
+        return super().allocate(image, keep)
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen3_vl", "video_llava"])
+def test_crops_show_what_enters_the_decoder(family: str) -> None:
+    model, processor = FAMILIES[family].model("eager"), FAMILIES[family].processor()
+    if family == "llava_next":
+        prompt = ONE
+    else:
+        prompt = Prompt(text=PROMPTS[0], videos=[[_picture(48, 48, i) for i in range(8)]])
+    look = lambda s: (s.tokens(), s.embeddings(), s.vision().attention(0))  # noqa: E731
+    method = Splitting(look=look, within="crop", states=(0,))
+    with method(model, processor), torch.no_grad():
+        model(**FAMILIES[family].inputs([prompt]))
+    first, second = method.split
+    features, words, attentions, video, calls, sizes = first
+    assert (video, calls, second[4]) == (family != "llava_next", 1, 2)
+    assert [len(part) for part in features] == list(sizes) == [len(part) for part in attentions]
+    rows = [row for group in method.seen for row in zip(group[1][0], group[2], strict=True) if len(row[0])]
+    embedded = torch.cat([group[1][0].flatten(0, 1) for group in method.seen])
+    assert torch.isin(torch.cat(features).double().sum(1), embedded.double().sum(1)).all()
+    assert torch.equal(words, method.seen[0][1][1][0])
+    assert len(rows)
+    for feature, attention in zip(features, attentions, strict=True):
+        whole = [
+            group[2][row]
+            for group in method.seen
+            for row in range(len(group[2]))
+            if len(group[2][row]) == len(attention) and torch.equal(group[1][0][row], feature)
+        ]
+        assert any(torch.equal(attention, value) for value in whole)
+    kept = sum(second[5])
+    assert kept < sum(sizes), "the second split is over what the first left"
+    assert [len(part) for part in second[0]] == list(second[5])
+
+
+def test_scratch_lives_as_long_as_a_prefill() -> None:
+    def look(state: State) -> list[Any]:
+        before = [dict(noted) for noted in state.scratch]
+        for noted, seed in zip(state.scratch, state.seeds(), strict=True):
+            noted[state.layer] = seed
+        return before
+
+    family = FAMILIES["llava"]
+    probe = Probe(look=look)
+    other = Prompt(text=PROMPTS[1], images=[_picture(50, 50, 9)])
+    with probe(family.model(), family.processor()), torch.no_grad():
+        for _ in range(2):
+            family.model()(**family.inputs([ONE, other]))
+    first, second, *again = probe.seen
+    assert first == again[0] == [{}, {}]
+    assert second == again[1]
+    assert [list(noted) for noted in second] == [[1], [1]]
+    assert second[0] != second[1], "each row has its own"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerHead(Fixed):
+    """Another set for each head."""
+
+    name: ClassVar[str] = "per_head"
+
+    def select(self, state: State, keep: int) -> Selection:
+        return Selection(super().select(state, keep).index[:, None].expand(-1, 4, -1))
+
+
+def test_a_budget_per_head_is_refused_by_name() -> None:
+    family = FAMILIES["llava"]
+    with (
+        PerHead(stages=((2, (0, 3)),))(family.model(), family.processor()),
+        torch.no_grad(),
+        pytest.raises(UnsupportedError, match=r"'per_head' selects an index of shape \(1, 4, 2\); a budget per head"),
+    ):
+        family.model()(**family.inputs([ONE]))
+
+
+def test_layers_held_on_to_are_let_go_after_the_last_stage() -> None:
+    """What a method looked back at does not stay in memory for the layers behind its last stage."""
+    family = FAMILIES["llava"]
+    probe: Method = Probe(look=lambda s: s.decoder(0).hidden(), layers=(0, 2))
+    held: list[Sequence[int]] = []
+    with probe(family.model(), family.processor()) as run, torch.no_grad():
+        layers = family.model().model.language_model.layers
+        handles = [
+            layers[index].register_forward_pre_hook(lambda m, args: held.append(sorted(run._prefill.held)))
+            for index in (1, 3, 4)
+        ]
+        family.model()(**family.inputs([ONE]))
+    for handle in handles:
+        handle.remove()
+    assert held == [[0], [], []]
