@@ -133,12 +133,12 @@ class Method(ABC):
 
     def decoder_states(self, cuts: Sequence[int]) -> tuple[int, ...]:
         """Decoder layers (0-based), beside the stages' own, whose inputs the method reads at its stages; only these are
-        held on to. By default those that ``lookback`` names.
+        held on to. By default those that ``lookback`` names; a stage before which there is none may not look.
 
         Args:
             cuts: the layers that its stages' tokens enter.
         """
-        return tuple(cut - self.lookback for cut in cuts) if self.lookback else ()
+        return tuple(cut - self.lookback for cut in cuts if cut >= self.lookback) if self.lookback else ()
 
     def allocate(self, image: Crops, keep: int) -> list[int]:
         """Splits an image's budget over its crops (scope ``crop``); by default in proportion to their tokens.
