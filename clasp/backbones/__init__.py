@@ -216,7 +216,7 @@ def _known(architecture: str) -> str:
 
         raise UnsupportedError(
             f"no adapter for {architecture}; known: {', '.join(ADAPTERS)}. If it wraps one of these, pass the "
-            f"model inside it. A new family is one file in clasp/backbones/"
+            "model inside it. A new family is one file in clasp/backbones/"
         )
     return architecture
 
