@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +24,7 @@ _KNOWN = 1 << 14  # answers kept
 
 
 class RouterError(ValueError):
-    """A router that cannot work here, or a prompt that it cannot route."""
+    """A router that cannot work here."""
 
 
 class Router(Protocol):
@@ -54,16 +55,22 @@ def strip_template(prompt: str) -> str:
 
     Lines that ask nothing are context where another line asks, for example MMBench's hint above the question.
 
-    Raises:
-        RouterError: the prompt is empty.
+    Empty where the prompt has no words.
     """
-    if not prompt.strip():
-        raise RouterError("the prompt is empty; CLASP routes by the instruction text, so give the model a question")
     text = _OPTION.sub("", prompt) if len(_OPTION.findall(prompt)) > 1 else prompt
     text = _TEMPLATE.sub(" ", _EXTRA.sub("", text))
     lines = [line for line in text.splitlines() if line.strip()]
     asking = [line for line in lines if "?" in line] or lines
     return " ".join(" ".join(asking).split()) or " ".join(prompt.split())
+
+
+def _say_wordless(prompts: Sequence[str]) -> None:
+    """Warns where a prompt has no words to route by (captioning with an empty instruction)."""
+    if count := sum(not prompt.strip() for prompt in prompts):
+        warnings.warn(
+            f"{count} of {len(prompts)} prompts have no words to route by; they count as category {FALLBACK!r}",
+            stacklevel=3,
+        )
 
 
 # In order: the first rule that matches decides.
@@ -105,6 +112,7 @@ class KeywordRouter:
     name: ClassVar[str] = "keyword"
 
     def route(self, prompts: Sequence[str]) -> list[str]:
+        _say_wordless(prompts)
         return [self._one(strip_template(prompt)) for prompt in prompts]
 
     @staticmethod
@@ -135,8 +143,11 @@ class EmbeddingRouter:
             )
 
     def route(self, prompts: Sequence[str]) -> list[str]:
-        questions = [strip_template(prompt) for prompt in prompts]
-        return _classifier(self.encoder).classify(questions) if questions else []
+        _say_wordless(prompts)
+        questions = {prompt: strip_template(prompt) for prompt in prompts if prompt.strip()}
+        asked = list(questions.values())
+        known = dict(zip(questions, _classifier(self.encoder).classify(asked), strict=True)) if asked else {}
+        return [known.get(prompt, FALLBACK) for prompt in prompts]
 
 
 def encoder_installed() -> bool:

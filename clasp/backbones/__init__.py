@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ __all__ = [
     "geometry",
     "load",
     "resolve",
+    "unwrapped",
     "video_frames",
 ]
 
@@ -48,9 +50,9 @@ ADAPTERS: dict[str, tuple[str, str]] = {
 
 
 def resolve(name: str) -> str:
-    """Path or hub id that transformers loads for a backbone name."""
+    """Path or hub id that transformers loads for a backbone name; ``~`` is the home folder."""
     if name != TINY:
-        return name
+        return os.path.expanduser(name)
     from clasp.tiny import directory
 
     return str(directory())
@@ -81,7 +83,8 @@ def load(
     """A model in evaluation mode and its processor, padding on the left.
 
     Args:
-        name: ``tiny``, a hub id, a local path, or a model that is already in memory (whose processor is then loaded).
+        name: ``tiny``, a hub id, a local folder (text or path), or a model that is already in memory (whose processor
+            is then loaded from where the model came from).
         dtype: ``auto`` (as stored; float32 on a CPU), ``float32``, ``bfloat16`` or ``float16``.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; None: a GPU where there is one.
         attention: ``sdpa``, ``eager`` or ``flash_attention_2``.
@@ -99,10 +102,13 @@ def load(
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     trust = Trust(allow_pickle, trust_remote_code)
+    if isinstance(name, os.PathLike):
+        name = os.fspath(name)
     if not isinstance(name, str):
-        check_trust(name.name_or_path, revision, trust, weights=False)
+        path = _source(name)
+        check_trust(path, revision, trust, weights=False)
         processor = available(
-            AutoProcessor.from_pretrained, name.name_or_path, revision=revision, trust_remote_code=trust_remote_code
+            AutoProcessor.from_pretrained, path, revision=revision, trust_remote_code=trust_remote_code
         )
         return name, _left_padding(processor)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -124,13 +130,40 @@ def load(
 
 
 def adapter_for(model: Any) -> Adapter:
-    """The adapter of a loaded model's family.
+    """The adapter of a loaded model's family, also of a subclass's and of one that is wrapped (:func:`unwrapped`).
 
     Raises:
         UnsupportedError: no adapter knows its class (the message lists those that one knows), or transformers is too
             old.
     """
-    return _adapter_class(type(model).__name__)(model)
+    inner = unwrapped(model)
+    names = [kind.__name__ for kind in type(inner).__mro__]
+    served = next((name for name in names if name in ADAPTERS), names[0])
+    return _adapter_class(served)(inner)
+
+
+def unwrapped(model: Any) -> Any:
+    """The transformers model inside what PEFT or data-parallel training wrap around it, whose forward they call.
+
+    Raises:
+        UnsupportedError: it is copied to several devices at each forward.
+    """
+    from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+    from clasp.backbones.base import UnsupportedError
+
+    while True:
+        if isinstance(model, DataParallel) and len(model.device_ids) > 1:
+            raise UnsupportedError(
+                f"DataParallel over {len(model.device_ids)} devices runs copies of the model, which cannot be pruned; "
+                f"use one process per device, or spread one model with device_map"
+            )
+        if isinstance(model, DataParallel | DistributedDataParallel):
+            model = model.module
+        elif hasattr(model, "get_base_model"):  # PEFT's
+            model = model.get_base_model()
+        else:
+            return model
 
 
 def adapter_module(name: str, revision: str | None = None, trust: Trust = NOTHING) -> str:
@@ -141,6 +174,17 @@ def adapter_module(name: str, revision: str | None = None, trust: Trust = NOTHIN
 def video_frames(name: str, revision: str | None = None, trust: Trust = NOTHING) -> int | None:
     """Frames that evaluation samples from a video for a backbone; None: it is asked no questions about videos."""
     return _adapter_class(_architecture(name, revision, trust)).frames
+
+
+def _source(model: Any) -> str:
+    """Folder or hub id that a model in memory came from."""
+    if source := getattr(unwrapped(model), "name_or_path", ""):
+        return str(source)
+    raise BackboneUnavailable(
+        f"the {type(model).__name__} in memory does not say where it came from (its name_or_path is empty), so that "
+        f"its processor cannot be found; load the processor with transformers.AutoProcessor.from_pretrained and hand "
+        f"both to the method"
+    )
 
 
 def _architecture(name: str, revision: str | None, trust: Trust) -> str:
@@ -171,7 +215,8 @@ def _known(architecture: str) -> str:
         from clasp.backbones.base import UnsupportedError
 
         raise UnsupportedError(
-            f"no adapter for {architecture}; known: {', '.join(ADAPTERS)}. A new family is one file in clasp/backbones/"
+            f"no adapter for {architecture}; known: {', '.join(ADAPTERS)}. If it wraps one of these, pass the "
+            "model inside it. A new family is one file in clasp/backbones/"
         )
     return architecture
 

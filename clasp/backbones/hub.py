@@ -50,7 +50,7 @@ def _look_up(name: str, revision: str | None) -> tuple[str, frozenset[str]]:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise unavailable(name) from error  # a folder that is not there, not a repository
+        raise no_folder(name) from error
     if revision is not None and (".." in revision or not re.fullmatch(r"[\w./-]{1,100}", revision)):
         raise BackboneUnavailable(
             f"backbone.revision={revision[:100]!r} is no commit, branch or tag; give one, or null"
@@ -66,6 +66,14 @@ def _look_up(name: str, revision: str | None) -> tuple[str, frozenset[str]]:
     if not info.sha:
         raise BackboneUnavailable(f"the hub names no commit for {name!r}; give a revision")
     return info.sha, frozenset(file.rfilename for file in info.siblings or ())
+
+
+def no_folder(name: str) -> BackboneUnavailable:
+    """The error for a name that is no folder here and cannot be a repository."""
+    return BackboneUnavailable(
+        f"backbone {name!r} is a folder that is not on this machine, and no name of a hub repository (owner/name); "
+        f"give the path of a folder with the model's files, or use backbone=tiny"
+    )
 
 
 def unavailable(name: str, revision: str | None = None) -> BackboneUnavailable:

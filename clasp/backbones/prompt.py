@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import accumulate, takewhile
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from clasp.backbones.base import UnsupportedError
 
 _MARK, _SYSTEM = "\x07instruction\x07", "\x07system\x07"
 _BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
@@ -31,6 +33,8 @@ class PromptReader:
     def __init__(self, processor: Any, placeholders: int | Collection[int]) -> None:
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._placeholders = {placeholders} if isinstance(placeholders, int) else set(placeholders)
+        names = (getattr(processor, f"{medium}_token", None) for medium in ("image", "video"))
+        self._media = self._placeholders | {self._tokenizer.convert_tokens_to_ids(name) for name in names if name}
         added = self._tokenizer.added_tokens_decoder
         self._verbatim = {token: str(entry.content).encode() for token, entry in added.items()}
         marked = {token for token, entry in added.items() if entry.special}
@@ -47,7 +51,7 @@ class PromptReader:
             ids: the prompt's token ids without padding.
         """
         media = self._after_media(ids)
-        words = self._words(ids)
+        words = self._words(ids, typed=True)
         before = b"".join(part for place, part in words if place < media)
         after = b"".join(part for place, part in words if place >= media)
         return (_FRAME_TIME.sub(b"", before) + after).decode(errors="replace").strip()
@@ -63,8 +67,12 @@ class PromptReader:
         full = [i for i, (_, part) in enumerate(words) if part]
         return [place for place, _ in words[full[0] : full[-1] + 1]] if full else [len(ids) - 1]
 
-    def _words(self, ids: Sequence[int]) -> list[tuple[int, bytes]]:
-        """Index of each ordinary token between header and closing, and the bytes of it that lie there."""
+    def _words(self, ids: Sequence[int], typed: bool = False) -> list[tuple[int, bytes]]:
+        """Index of each ordinary token between header and closing, and the bytes of it that lie there.
+
+        Args:
+            typed: whether special tokens that a user's own words contain count as ordinary.
+        """
         pieces = [self._piece(int(token)) for token in ids]
         ends = list(accumulate(map(len, pieces)))
         start, end = self._span(b"".join(pieces), ends, ids)
@@ -72,9 +80,15 @@ class PromptReader:
         for place, (token, piece, stop) in enumerate(zip(ids, pieces, ends, strict=True)):
             begin = stop - len(piece)
             part = piece[max(start - begin, 0) : max(end - begin, 0)]
-            if part and token not in self._special:
+            if part and (token not in self._special or (typed and self._typed(ids, place))):
                 words.append((place, part))
         return words
+
+    def _typed(self, ids: Sequence[int], place: int) -> bool:
+        """Whether a special token is a user's: not the first of the prompt, no placeholder, nor the one before or after
+        a medium's placeholders, which frames them."""
+        around = ids[max(place - 1, 0) : place + 2]
+        return place > 0 and not self._media.intersection(map(int, around))
 
     def _span(self, prompt: bytes, ends: Sequence[int], ids: Sequence[int]) -> tuple[int, int]:
         """The bytes of the prompt between header and closing; ``ends``: where each token ends."""
@@ -108,17 +122,38 @@ def _frame(processor: Any) -> tuple[str, str]:
     """What the chat template puts before and after a user's words; empty without a template."""
     if not getattr(processor, "chat_template", None):
         return "", ""
-    user = {"role": "user", "content": [{"type": "text", "text": _MARK}]}
-    system = {"role": "system", "content": [{"type": "text", "text": _SYSTEM}]}
 
-    def rendered(*messages: Any) -> str:
-        return processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+    def rendered(content: Callable[[str], Any], **texts: str) -> str:
+        messages = [{"role": role, "content": content(text)} for role, text in texts.items()]
+        return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
-    before, _, after = rendered(user).partition(_MARK)
+    content = _content_form(rendered)
+    before, _, after = rendered(content, user=_MARK).partition(_MARK)
     try:
-        between = rendered(system, user).partition(_SYSTEM)[2].partition(_MARK)[0]
+        between = rendered(content, system=_SYSTEM, user=_MARK).partition(_SYSTEM)[2].partition(_MARK)[0]
     except TemplateError:  # how a template refuses system prompts: nothing but its own text can stand before
         between = before
     # what a given and what a default system prompt leave alike before the user's words
     alike = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(before), reversed(between), strict=False))
     return "".join(letter for letter, _ in alike)[::-1], after
+
+
+def _content_form(rendered: Callable[..., str]) -> Callable[[str], Any]:
+    """How a chat template takes a message's text: as a list of typed parts, or, where it knows no parts, as text.
+
+    Raises:
+        UnsupportedError: neither comes out as it went in.
+    """
+    reasons = []
+    for form in (lambda text: [{"type": "text", "text": text}], lambda text: text):
+        try:
+            if _MARK in rendered(form, user=_MARK):
+                return form
+            reasons.append("a user's words are not in what it renders")
+        except (TemplateError, TypeError) as error:
+            reasons.append(" ".join(str(error).split())[:200])
+    raise UnsupportedError(
+        f"the processor's chat template cannot render a user's turn ({reasons[0]}; {reasons[1]}), so that instruction "
+        f"and template cannot be told apart; use the checkpoint's own template, or set processor.chat_template = None "
+        f"where prompts are plain text"
+    )

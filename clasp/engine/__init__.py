@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import copy
 import functools
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from torch import Tensor, nn
 
 from clasp.backbones.base import Adapter, UnsupportedError
 from clasp.backbones.prompt import PromptReader
 from clasp.budget import BudgetError, Schedule
+from clasp.engine.cache import cache_bytes, mark, mark_of
 from clasp.engine.decoding import DecodingStep
 from clasp.engine.encoding import EncoderWatch
-from clasp.engine.hooks import Indexed
+from clasp.engine.hooks import Hook, Indexed
 from clasp.engine.layout import Layout
 from clasp.engine.prefill import Prefill
 from clasp.engine.trace import Trace
@@ -41,7 +43,8 @@ class Run:
         processor: its processor, whose tokenizer and chat template tell instruction from template.
 
     Attributes:
-        trace: what the latest prefill kept, :class:`~clasp.engine.trace.Trace`; None before the first.
+        trace: what the latest prefill kept, :class:`~clasp.engine.trace.Trace`; None before the first, and after one
+            without an image.
         oracle: true categories of the next prefill's prompts; used instead of the router, once.
         stand_ins: what takes the place of something that this backbone lacks.
 
@@ -51,29 +54,33 @@ class Run:
     """
 
     def __init__(self, method: Method, model: Any, processor: Any) -> None:
-        if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        _refuse_compiled(model)
+        if getattr(processor, "tokenizer", None) is None and not hasattr(processor, "convert_ids_to_tokens"):
             raise UnsupportedError(
-                "a compiled model cannot be pruned: its graph has fixed shapes; pass the model itself"
+                f"processor={type(processor).__name__} has no tokenizer, which tells the instruction from the "
+                f"template; pass the backbone's own (transformers.AutoProcessor.from_pretrained, or clasp.load)"
             )
         # not at module level: what other backbones are and count is not code that this one's answers pass through
         from clasp.backbones import adapter_for
 
         self.method = method
         self.adapter = adapter_for(model)
+        _refuse_compiled(self.adapter.model)
         self.schedule = method.check(self.adapter.geometry)
         self.stand_ins = method.stand_ins(self.adapter.geometry)
         self.trace: Trace | None = None
         self.oracle: Sequence[str] | None = None
-        self._model = model
+        self._model = self.adapter.model  # without what wraps it
         self._reader = PromptReader(processor, self.adapter.placeholders.values())
         self._cuts = {stage.cut: number for number, stage in enumerate(self.schedule.stages)}
         self._read = frozenset(method.decoder_states([*self._cuts]))
         self._schedule_for = functools.cache(self._fitting)
-        self._watch = EncoderWatch(method, self.adapter)
+        self._lock = threading.RLock()
+        self._turn = threading.local()
+        self._watch = EncoderWatch(method, self.adapter, self._lock)
         self._handles: list[Any] = []
         self._prefill: Prefill | None = None
         self._step: DecodingStep | None = None
-        self._pruned: WeakKeyDictionary[Any, list[Layout]] = WeakKeyDictionary()
 
     def __enter__(self) -> Run:
         if self._model in _ACTIVE:
@@ -89,7 +96,6 @@ class Run:
             handle.remove()
         self._watch.remove()
         self._handles.clear()
-        self._pruned.clear()
         self._prefill = self._step = None
         _ACTIVE.discard(self._model)
 
@@ -118,10 +124,10 @@ class Run:
 
     def _install(self) -> None:
         adapter, keep = self.adapter, self._handles.append
-        keep(adapter.multimodal.register_forward_pre_hook(self._begin, with_kwargs=True))
-        keep(adapter.multimodal.register_forward_hook(self._end, always_call=True))
-        keep(adapter.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True))
-        keep(adapter.decoder.register_forward_hook(self._after_decoder))
+        keep(adapter.multimodal.register_forward_pre_hook(Hook(self._begin), with_kwargs=True))
+        keep(adapter.multimodal.register_forward_hook(Hook(self._end), always_call=True))
+        keep(adapter.decoder.register_forward_pre_hook(Hook(self._before_decoder), with_kwargs=True))
+        keep(adapter.decoder.register_forward_hook(Hook(self._after_decoder)))
         self._watch.install()
         if self._cuts:
             for index, layer in enumerate(adapter.layers):
@@ -131,8 +137,12 @@ class Run:
 
     def _begin(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        self._lock.acquire()  # one forward at a time, for threads that share the context; until _end
+        self._turn.held = True
         self._prefill = self._step = None
+        if not self._model.config.return_dict:  # some families' own forwards fail on a tuple from within
+            kwargs = {**kwargs, "return_dict": True}
         ids = kwargs.get("input_ids", args[0] if args else None)
         cache = kwargs.get("past_key_values")
         if getattr(cache, "is_compileable", False):
@@ -141,11 +151,12 @@ class Run:
             )
         if cache is not None and cache.get_seq_length() > 0:
             return args, self._continue(ids, cache, kwargs)
+        self.trace = None
         if ids is None:
             raise UnsupportedError("pruning finds visual tokens by input_ids; pass input_ids, not inputs_embeds")
         if any(bool((ids == token).any()) for token in self.adapter.placeholders.values()):
             return args, self._start(ids, kwargs)
-        return None
+        return args, kwargs
 
     def _start(self, ids: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Begins a prefill; returns the arguments with images encoded and features replaced where the method fuses."""
@@ -185,15 +196,18 @@ class Run:
         return {**kwargs, "mm_encoder_outputs": changed}
 
     def _continue(self, ids: Tensor | None, cache: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        layouts = self._pruned.get(cache)
+        pruned = mark_of(cache)
         length = None if ids is None else ids.shape[1]
-        if layouts is None:
+        if pruned is None:
             # a generated placeholder is only text; an image comes with its pixels or features
             encoded = kwargs.get("mm_encoder_outputs") or {}
             pixels = [kwargs.get(encoder.pixels) for encoder in self.adapter.encoders.values()]
             if any(value is not None for value in (*pixels, *encoded.values())):
                 raise UnsupportedError("an image after cached tokens cannot be pruned; prefill the prompt as a whole")
             return kwargs
+        if pruned.owner() is not self:
+            raise pruned.refusal()
+        layouts = pruned.layouts
         if length != 1:
             raise UnsupportedError(
                 f"{length} tokens at once on a pruned cache (assisted decoding, chunked prefill or a further turn) are "
@@ -208,7 +222,15 @@ class Run:
         return self._step.model_arguments(kwargs)
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not getattr(self._turn, "held", False):  # another's hook failed before this forward was ours
+            return
         self._prefill = self._step = None
+        self._turn.held = False
+        self._lock.release()
+
+    def serves(self, cache: Any) -> bool:
+        """Whether the forward that is under way decodes on this pruned cache."""
+        return self._step is not None and self._step.cache is cache
 
     # Decoder -------------------------------------------------------------------------------------------------------
 
@@ -231,8 +253,8 @@ class Run:
         if len(prefill.layouts) > 1:
             output.last_hidden_state = prefill.scatter(output.last_hidden_state)
             if cache is not None:
-                self._pruned[cache] = prefill.layouts
-        self.trace = prefill.trace(_cache_bytes(cache))
+                mark(cache, self, self.method.name, prefill.layouts)
+        self.trace = prefill.trace(cache_bytes(cache))
         return output
 
     def _before_layer(
@@ -269,9 +291,6 @@ def _layer_kwargs(adapter: Adapter, layout: Layout) -> dict[str, Any]:
     }
 
 
-def _cache_bytes(cache: Any) -> int:
-    """Bytes of keys and values in a cache; 0 without one."""
-    if cache is None:
-        return 0
-    tensors = [t for layer in cache.layers for t in (layer.keys, layer.values) if t is not None]
-    return sum(t.numel() * t.element_size() for t in tensors)
+def _refuse_compiled(model: Any) -> None:
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise UnsupportedError("a compiled model cannot be pruned: its graph has fixed shapes; pass the model itself")

@@ -12,7 +12,8 @@ from clasp.engine.layout import Layout, causal_mask
 
 _BROKEN = (
     "this step does not continue the pruned prefill: its position_ids or the cache's lengths disagree on what was "
-    "generated since (assisted decoding crops caches); decode token by token without an assistant"
+    "generated since (assisted decoding crops caches, and threads that share a Qwen-VL model share its positions); "
+    "decode token by token without an assistant, one prompt or batch at a time"
 )
 
 
@@ -20,7 +21,7 @@ class DecodingStep:
     """One decoding step on a pruned cache: each run of layers has its own length, mask and maybe positions."""
 
     def __init__(self, adapter: Adapter, layouts: list[Layout], cache: Any) -> None:
-        self._adapter, self._cache = adapter, cache
+        self._adapter, self.cache = adapter, cache
         # a later layout that starts at the same layer replaces an earlier one
         self._layouts = list({layout.layer: layout for layout in layouts}.values())
         self._origin = layouts[0]
@@ -55,7 +56,7 @@ class DecodingStep:
         if layout.layer not in self._arguments:
             positions = layout.next_position + self._generated
             self._arguments[layout.layer] = {
-                "attention_mask": causal_mask(self._adapter, hidden, layout, self._cache, self._generated + 1),
+                "attention_mask": causal_mask(self._adapter, hidden, layout, self.cache, self._generated + 1),
                 "position_ids": self._adapter.layer_positions(positions),
                 "position_embeddings": self._adapter.rotary(hidden, positions),
             }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from clasp.backbones.base import Adapter, Modality, UnsupportedError, VisionPass
 from clasp.backbones.crops import CropAdapter
-from clasp.engine.hooks import Indexed
+from clasp.engine.hooks import Hook, Indexed, Wrapped
 from clasp.engine.merging import VisionMerger
 from clasp.methods.base import Method
 
@@ -24,16 +24,16 @@ class EncoderWatch:
     ``generate`` calls a model's encoders before any forward, and hands on neither pixels nor what says which crops make
     an image; so the encoders themselves are wrapped.
 
-    Attributes:
-        passes: the latest call of each modality's encoder.
+    Args:
+        lock: held while an encoder runs, since the hooks inside it know one call at a time.
 
     Raises:
         UnsupportedError: the method merges inside a tower that runs flash attention.
     """
 
-    def __init__(self, method: Method, adapter: Adapter) -> None:
-        self._method, self._adapter = method, adapter
-        self.passes: dict[Modality, VisionPass] = {}
+    def __init__(self, method: Method, adapter: Adapter, lock: threading.RLock) -> None:
+        self._method, self._adapter, self._lock = method, adapter, lock
+        self._own = threading.local()
         self._encoding: VisionPass | None = None
         self._merger: VisionMerger | None = None
         self._handles: list[Any] = []
@@ -41,11 +41,20 @@ class EncoderWatch:
         if method.merge_layers(adapter.geometry.feature_layer):
             self._refuse_flash()
 
+    @property
+    def passes(self) -> dict[Modality, VisionPass]:
+        """The latest call of each modality's encoder in this thread: between a prompt's encoding and its prefill
+        another thread may encode its own."""
+        if not hasattr(self._own, "passes"):
+            self._own.passes = {}
+        return self._own.passes
+
     def install(self) -> None:
         """Wraps the encoders and hooks the towers."""
         adapter = self._adapter
         for modality, encoder in adapter.encoders.items():
-            setattr(adapter.multimodal, encoder.function, self._wrap(modality, encoder.function))
+            wrapped = Wrapped(adapter.multimodal, encoder.function, self._encoder(modality, encoder.function))
+            setattr(adapter.multimodal, encoder.function, wrapped)
             self._wrapped.append(encoder.function)
         for modality in {id(adapter.tower(modality)): modality for modality in adapter.encoders}.values():
             self._hook(modality)  # one tower may serve both
@@ -58,7 +67,7 @@ class EncoderWatch:
             delattr(self._adapter.multimodal, name)
         self._handles.clear()
         self._wrapped.clear()
-        self.passes.clear()
+        self._own = threading.local()
         self._encoding = self._merger = None
 
     def _refuse_flash(self) -> None:
@@ -79,20 +88,22 @@ class EncoderWatch:
                 hook = Indexed(self._before_layer, index)
                 keep(layers[index].register_forward_pre_hook(hook, with_kwargs=True))
             else:
-                keep(layers[-1].register_forward_hook(self._after_layers))
+                keep(layers[-1].register_forward_hook(Hook(self._after_layers)))
         for index in merges:
             keep(layers[index].register_forward_hook(Indexed(self._merge_after, index)))
         if merges:
-            keep(adapter.tower(modality).register_forward_hook(self._after_tower))
+            keep(adapter.tower(modality).register_forward_hook(Hook(self._after_tower)))
 
-    def _wrap(self, modality: Modality, name: str) -> Callable[..., Any]:
-        original = getattr(self._adapter.multimodal, name)
-        signature = inspect.signature(original)
+    def _encoder(self, modality: Modality, name: str) -> Callable[..., Any]:
+        signature = inspect.signature(getattr(self._adapter.multimodal, name))
 
-        @functools.wraps(original)
-        def encode(*args: Any, **kwargs: Any) -> Any:
-            if self._encoding is not None:  # a video encoder that is built on the image encoder
-                return original(*args, **kwargs)
+        def encode(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            with self._lock:
+                if self._encoding is not None:  # a video encoder that is built on the image encoder
+                    return original(*args, **kwargs)
+                return watched(original, *args, **kwargs)
+
+        def watched(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             self._encoding = VisionPass(modality, _known(signature.bind(*args, **kwargs).arguments))
             self._merger = self._new_merger(modality)
             try:

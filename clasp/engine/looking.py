@@ -86,7 +86,8 @@ class LayerRows:
     @cached_property
     def _keys(self) -> Tensor:
         """(rows, kv_heads, length, head_dim) rotated keys of all places, those of dropped tokens included."""
-        return self._adapter.heads(self.layer, "k", self._hidden, (self._cos, self._sin))
+        with self._state.ambient():
+            return self._adapter.heads(self.layer, "k", self._hidden, (self._cos, self._sin))
 
     def key_norms(self, of: Queries) -> Tensor:
         """(rows, tokens) float32 L1 norms of rotated keys, heads concatenated."""
@@ -98,7 +99,8 @@ class LayerRows:
 
     def _heads(self, kind: Projection, places: Tensor, rotated: bool) -> Tensor:
         rotary = (take(self._cos, places), take(self._sin, places)) if rotated else None
-        return self._adapter.heads(self.layer, kind, take(self._hidden, places), rotary)
+        with self._state.ambient():
+            return self._adapter.heads(self.layer, kind, take(self._hidden, places), rotary)
 
     def _asking(self, queries: Queries | Tensor) -> tuple[Tensor, Tensor]:
         """(rows, tokens) places in the layout, and which of them ask."""

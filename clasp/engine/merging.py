@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from clasp.backbones.crops import CropAdapter
+from clasp.engine.precision import Ambient
 from clasp.methods.base import Method
 from clasp.methods.contract import Patches
 from clasp.ops.select import take
@@ -61,7 +62,9 @@ class VisionMerger:
             keep=self._keep,
             remaining=len([merging for merging in self._layers if merging >= layer]),
         )
-        merged = self._merge(patches, self._method.merge(layer, seen))
+        with Ambient(hidden.device).off():
+            target = self._method.merge(layer, seen)
+        merged = self._merge(patches, target)
         return torch.cat([hidden[:, : self._cls], merged], dim=1)
 
     def _merge(self, patches: Tensor, target: Tensor) -> Tensor:

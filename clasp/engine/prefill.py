@@ -178,7 +178,9 @@ class Prefill:
         counted = False
         for shares in groups:
             state = StageState(self, stage, hidden, layout, [share.row for share in shares])
-            selection = _on(device, _checked(self.method, self.method.select(state, shares[0].keep)))
+            with state.ambient.off():
+                selected = self.method.select(state, shares[0].keep)
+            selection = _on(device, _checked(self.method, selected))
             chosen, rows = state.places.gather(1, selection.index), state.samples[:, None]
             places, moved = _order(chosen, selection.valid, layout.length)
             hidden = _replaced(hidden, rows, chosen, selection)

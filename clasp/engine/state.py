@@ -15,6 +15,7 @@ from clasp.backbones.clip_text import clip_text
 from clasp.budget import Stage
 from clasp.engine.layout import Layout
 from clasp.engine.looking import LayerRows
+from clasp.engine.precision import Ambient
 from clasp.engine.vision import Medium, VisionRows, grid_of
 from clasp.methods.contract import Grid, Queries, Vision
 from clasp.ops.select import take
@@ -50,6 +51,7 @@ class StageState:
         self.places = _to(hidden.device, torch.stack([row.places for row in rows]))
         self.visual_tokens = self.places.shape[1]
         self.layer = stage.cut
+        self.ambient = Ambient(hidden.device)
         self.prefill, self.layout = prefill, layout
         self._numbers = torch.tensor([row.sample for row in rows])
         self.samples = _to(hidden.device, self._numbers)
@@ -120,7 +122,8 @@ class StageState:
         return layer.key_norms("visual"), layer.key_norms("instruction").masked_fill(~real, 0.0)
 
     def normed(self, hidden: Tensor) -> Tensor:
-        return self.prefill.adapter.final_norm(hidden)
+        with self.ambient():
+            return self.prefill.adapter.final_norm(hidden)
 
     def asking(self, of: Queries) -> tuple[Tensor, Tensor]:
         """(rows, tokens) places of these tokens in the state's layout, and which of them are not padding."""
@@ -158,7 +161,7 @@ class StageState:
 
     def vision(self) -> Vision:
         rows = [(row.media, row.tokens, row.crop) for row in self._rows]
-        return VisionRows(self.prefill.adapter, rows)
+        return VisionRows(self.prefill.adapter, rows, self.ambient)
 
     def clip_similarity(self, text_tower: str) -> Tensor:
         prefill = self.prefill
@@ -172,7 +175,8 @@ class StageState:
                 )
             last = medium.adapter.arrange(medium.seen, medium.item, medium.seen.output.last_hidden_state)
             chosen = last[row.tokens.to(last.device)]
-            similarities.append(clip.similarity(chosen, prefill.prompt(row.sample)))
+            with self.ambient():
+                similarities.append(clip.similarity(chosen, prefill.prompt(row.sample)))
         return torch.stack(similarities)
 
     def seeds(self) -> list[int]:

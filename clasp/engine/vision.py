@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clasp.backbones.base import Adapter, UnsupportedError, VisionPass
+from clasp.engine.precision import Ambient
 from clasp.methods.contract import Grid, Projection
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Medium:
 
     def __init__(self, adapter: Adapter, seen: VisionPass, item: int, tokens: int) -> None:
         self.adapter, self.seen, self.item, self.tokens = adapter, seen, item, tokens
+        self._ambient = Ambient(seen.output.last_hidden_state.device)
 
     def state(self, index: int) -> Tensor:
         """ViT hidden state in tower layout, of all media of the pass."""
@@ -81,7 +83,8 @@ class Medium:
         self.state(layer)
         memo = self.seen.memo
         if (kind, layer) not in memo:
-            memo[kind, layer] = self.adapter.vision_heads(self.seen, layer, kind)
+            with self._ambient():
+                memo[kind, layer] = self.adapter.vision_heads(self.seen, layer, kind)
         return memo[kind, layer]
 
     def grid(self) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -151,7 +154,8 @@ class Medium:
     def _arranged(self, compute: Callable[[VisionPass, int], Tensor], name: str, layer: int) -> Tensor:
         memo = self.seen.memo
         if (name, layer) not in memo:
-            memo[name, layer] = compute(self.seen, layer)
+            with self._ambient():
+                memo[name, layer] = compute(self.seen, layer)
         return self.adapter.arrange(self.seen, self.item, memo[name, layer])
 
     def _once(self, key: object, compute: Callable[[], Any]) -> Any:
@@ -261,8 +265,10 @@ class VisionRows:
             one crop a row, also that crop's number.
     """
 
-    def __init__(self, adapter: Adapter, rows: Sequence[tuple[Sequence[Medium], Tensor, int | None]]) -> None:
-        self._adapter, self._rows = adapter, rows
+    def __init__(
+        self, adapter: Adapter, rows: Sequence[tuple[Sequence[Medium], Tensor, int | None]], ambient: Ambient
+    ) -> None:
+        self._adapter, self._rows, self._ambient = adapter, rows, ambient
         self.feature_layer = adapter.geometry.feature_layer
         self.has_cls = adapter.geometry.cls
 
@@ -303,7 +309,8 @@ class VisionRows:
         return torch.stack(states)
 
     def project(self, features: Tensor) -> Tensor:
-        return self._adapter.project(features)
+        with self._ambient():
+            return self._adapter.project(features)
 
     def _stack(self, value: Callable[[Medium], Tensor], dim: int = 0) -> Tensor:
         """Each row's tokens' own of values whose ``dim`` runs over a medium's tokens."""

@@ -127,12 +127,12 @@ class Method(ABC):
 
     def decoder_states(self, cuts: Sequence[int]) -> tuple[int, ...]:
         """Decoder layers (0-based), beside the stages' own, whose inputs the method reads at its stages; only these are
-        held on to. By default those that ``lookback`` names.
+        held on to. By default those that ``lookback`` names; a stage before which there is none may not look.
 
         Args:
             cuts: the layers that its stages' tokens enter.
         """
-        return tuple(cut - self.lookback for cut in cuts) if self.lookback else ()
+        return tuple(cut - self.lookback for cut in cuts if cut >= self.lookback) if self.lookback else ()
 
     def scope_at(self, stage: Stage) -> Scope:
         """What is ranked together at a stage: :attr:`scope`, unless stages differ."""

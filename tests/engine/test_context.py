@@ -162,11 +162,6 @@ def test_a_clip_text_tower_without_a_clip_vision_tower_is_refused(name: str) -> 
         get("cdpruner")(ratio=0.6, text_tower="a/clip")(family.model(), family.processor())
 
 
-def test_an_empty_prompt_is_refused_by_the_router(model: Any, processor: Any, encode: Any) -> None:
-    with METHODS["clasp"](model, processor), pytest.raises(ValueError, match="prompt is empty"):
-        model(**encode(("", (0,))))
-
-
 def test_oracle_categories_reach_the_policy(model: Any, processor: Any, encode: Any) -> None:
     from clasp.methods.clasp import CLASP
 

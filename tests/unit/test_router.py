@@ -108,9 +108,9 @@ def test_prototypes_route_to_their_own_category() -> None:
 
 @pytest.mark.parametrize("prompt", ["", "   ", "\n"])
 @pytest.mark.parametrize("router", ["embedding", "keyword"])
-def test_an_empty_prompt_is_an_error(router: str, prompt: str) -> None:
-    with pytest.raises(RouterError, match="prompt is empty"):
-        make_router(router).route([prompt])
+def test_a_prompt_without_words_is_general_and_that_is_said(router: str, prompt: str) -> None:
+    with pytest.warns(UserWarning, match="1 of 2 prompts have no words to route by.*'general'"):
+        assert make_router(router).route([prompt, "How many dogs are there?"]) == ["general", "counting"]
 
 
 def test_ablation_routers() -> None:
