@@ -25,7 +25,7 @@ from clasp.testbed.training.answering import LabelEmbedding, answer_loss, choose
 from clasp.testbed.training.attention import keep_memory, use_products
 from clasp.testbed.training.deepening import deepen
 from clasp.testbed.training.features import Gallery
-from clasp.testbed.training.images import easy_train, questions_of
+from clasp.testbed.training.images import Batch, easy_train, image_batch, questions_of
 from clasp.testbed.training.loop import Plan, Trainer, device
 from clasp.testbed.training.model import (
     DECODER_LAYERS,
@@ -36,7 +36,7 @@ from clasp.testbed.training.model import (
     build_tokenizer,
 )
 from clasp.testbed.training.packing import Packer
-from clasp.testbed.training.seeing import Batch, PatchHead, image_batch, seeing_loss
+from clasp.testbed.training.seeing import PatchHead, seeing_loss
 
 _READ_NOISE = 0.1  # standard deviation added to the label embeddings, whose own is about 1
 _EASY_SHARE = 12  # one image in so many of the answer stages is easy-VQA's

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import trange
 from transformers import LlavaForConditionalGeneration
 
-from clasp.testbed.training.images import pixels_and_labels, to_pixels
+from clasp.testbed.training.images import pixels_and_labels
 from clasp.testbed.training.loop import device, write_json
 from clasp.testbed.training.model import VISUAL_TOKENS
 
@@ -82,3 +83,8 @@ def vision_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Ten
     with torch.autocast(where.type, dtype=torch.bfloat16):
         states = model.model.vision_tower(pixels.to(where), output_hidden_states=True).hidden_states
     return states[model.config.vision_feature_layer][:, 1:].to(torch.bfloat16)
+
+
+def to_pixels(images: NDArray[np.uint8]) -> Tensor:
+    """``(batch, 192, 192, 3)`` bytes to the processor's ``(batch, 3, 192, 192)`` floats in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)

@@ -1,6 +1,7 @@
 """Training images by number: pixels, label maps, captions and questions, of the small world and of easy-VQA.
 
-Numbers from 0 on are train scenes; negative ones count easy-VQA's train images from the end.
+Numbers from 0 on are train scenes; negative ones count easy-VQA's train images from the end. Torch-free: a process
+beside the training paints them.
 """
 
 from __future__ import annotations
@@ -8,9 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from clasp.testbed.captions import caption
 from clasp.testbed.easy import EasyImage, easy_category, easy_images, shape_and_color, shape_cover
@@ -25,6 +24,8 @@ IGNORE = -100
 """The class of a patch of which a label map does not tell."""
 GROUPS = (*BENCHMARKS, "easy")
 """What training questions are counted by in the log."""
+
+_EASY_SHARE = 12  # one image in so many is easy-VQA's
 
 Asked = tuple[str, str, str]
 """(group, question, answer)."""
@@ -88,6 +89,18 @@ def easy_labels(image: EasyImage) -> NDArray[np.int64]:
     return np.stack([maps[factor] for factor in FACTORS])
 
 
-def to_pixels(images: NDArray[np.uint8]) -> Tensor:
-    """``(batch, 192, 192, 3)`` bytes to the processor's ``(batch, 3, 192, 192)`` floats in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+Batch = tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]
+"""Images ``(size, 192, 192, 3)``, label maps ``(size, factors, 576)`` and captions."""
+
+
+def image_batch(seed: list[int], size: int) -> Batch:
+    """What one step sees."""
+    rng = np.random.default_rng(seed)
+    numbers = [
+        -1 - int(rng.integers(len(easy_train()))) if n % _EASY_SHARE == 0 else int(rng.integers(1 << 30))
+        for n in range(size)
+    ]
+    shown = [pixels_and_labels(number) for number in numbers]
+    captions = [caption_of(number, rng) for number in numbers]
+    pixels, labels = (np.stack(parts) for parts in zip(*shown, strict=True))
+    return pixels, labels, captions

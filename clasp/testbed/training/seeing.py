@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from clasp.testbed.labels import FACTORS
 from clasp.testbed.scene import GRID
-from clasp.testbed.training.images import IGNORE, caption_of, easy_train, pixels_and_labels, to_pixels
+from clasp.testbed.training.features import to_pixels
+from clasp.testbed.training.images import IGNORE, Batch
 from clasp.testbed.training.loop import device
 from clasp.testbed.training.model import VISION_LAYERS
 
@@ -44,7 +43,6 @@ _LAYER_WEIGHT = {
 }  # hidden state of 12 layers (0: embedding) -> its loss's weight
 _PATCHES_ASKED = 160  # per image: every patch of a thing, the rest drawn from the background
 _WINDOWS_KEPT = 2
-_EASY_SHARE = 12  # one image in so many is easy-VQA's
 _MOST_TEXT = 76
 _LARGEST_SCALE = 4.6052  # ln 100, CLIP's bound on the inverse temperature's logarithm
 
@@ -60,23 +58,6 @@ class PatchHead(nn.Module):
         """``(..., width)`` to logits ``(..., classes)`` per factor."""
         parts = self.patch(tokens).float().split(list(FACTORS.values()), dim=-1)
         return dict(zip(FACTORS, parts, strict=True))
-
-
-Batch = tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]
-"""Images ``(size, 192, 192, 3)``, label maps ``(size, factors, 576)`` and captions."""
-
-
-def image_batch(seed: list[int], size: int) -> Batch:
-    """What one step sees."""
-    rng = np.random.default_rng(seed)
-    numbers = [
-        -1 - int(rng.integers(len(easy_train()))) if n % _EASY_SHARE == 0 else int(rng.integers(1 << 30))
-        for n in range(size)
-    ]
-    shown = [pixels_and_labels(number) for number in numbers]
-    captions = [caption_of(number, rng) for number in numbers]
-    pixels, labels = (np.stack(parts) for parts in zip(*shown, strict=True))
-    return pixels, labels, captions
 
 
 def seeing_loss(
