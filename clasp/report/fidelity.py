@@ -117,7 +117,8 @@ def published_results(path: Path, backbone: str = BACKBONE) -> dict[tuple[str, i
     Raises:
         ReportError: the file cannot be used, or has no unpruned row of the backbone.
     """
-    lines = [line for line in read_published(path, "backbone", "origin") if line["backbone"] == backbone]
+    columns = ("backbone", "method", "budget", "benchmark", "value", "source", "origin")
+    lines = [line for line in read_published(path, *columns) if line["backbone"] == backbone]
     scores: dict[tuple[str, str, str, str], dict[str, float]] = {}
     for line in lines:
         for source in line["source"].split(","):
@@ -126,6 +127,8 @@ def published_results(path: Path, backbone: str = BACKBONE) -> dict[tuple[str, i
     unpruned = {source: values for (method, _, source, _), values in scores.items() if method == "none"}
     if not unpruned:
         raise ReportError(f"{path} has no unpruned row of {backbone!r}; restore the project's own file")
+    if any(value <= 0 for values in unpruned.values() for value in values.values()):
+        raise ReportError(f"{path} has an unpruned score of {backbone!r} that is not above 0; correct it")
     usual = max(unpruned.values(), key=len)
     found: dict[tuple[str, int], list[Published]] = {}
     for (method, budget, source, origin), values in scores.items():

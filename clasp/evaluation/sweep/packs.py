@@ -13,9 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from clasp.files import write_atomically
-from clasp.reading import read_object
+from clasp.reading import BadFile, anything, conform, count, keyed, nothing, positive, read_object, signature, text
+from clasp.strict import ConfigError
 
 SCHEMA = 1
+_SHAPE = {
+    "folder": text,
+    "configs": [keyed(anything)],
+    "cells": [signature],
+    "processes": positive,
+    "environment": keyed(text),
+    "then": (count, nothing),
+}
 
 
 @dataclass(frozen=True)
@@ -123,9 +132,13 @@ def write(sweep: Path, number: int, pack: PackFile) -> Path:
 
 def read(file: Path) -> PackFile:
     """Raises:
-    ValueError: the file is none of this version's.
+    ConfigError: the file cannot be read, or is none of this version's.
     """
-    values = read_object(file)
-    if values.pop("schema", None) != SCHEMA:
-        raise ValueError(f"{file} is no pack of this version; submit the sweep again")
-    return PackFile(**values)
+    try:
+        values = read_object(file)
+        if values.pop("schema", None) != SCHEMA:
+            raise BadFile("it is of another version")
+        conform(values, _SHAPE)
+        return PackFile(**values)
+    except (OSError, BadFile, TypeError) as error:  # the last where it has other keys
+        raise ConfigError(f"pack {file} cannot be used ({error}); submit the sweep again") from error

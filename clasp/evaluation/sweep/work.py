@@ -17,17 +17,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clasp.backbones import BackboneUnavailable
 from clasp.config import RunConfig, load_config
 from clasp.evaluation.sweep import packs
 from clasp.evaluation.sweep.packs import PackFile
 from clasp.evaluation.sweep.parallel import ALONE, Alone, Team, processes
-from clasp.redact import redact_streams
+from clasp.redact import redact, redact_streams
 from clasp.stopping import stoppable
+from clasp.strict import ConfigError
 
 if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+CANNOT_RUN = 2
+"""Exit code."""
 GRACE_S = 25.0
 """Seconds that a worker has to stop; SLURM by default waits 30 before it kills."""
 
@@ -41,12 +45,20 @@ def run(sweep: Path, number: int) -> int:
     status = 0
     following: int | None = number
     while following is not None:
-        pack = packs.read(packs.path(sweep, following))
+        pack = _read(packs.path(sweep, following))
         code = _in_process(packs.path(sweep, following), pack)
         if code not in (0, 1):
             return code
         status, following = max(status, code), pack.then
     return status
+
+
+def _read(path: Path) -> PackFile:
+    """A pack that can be run here; ConfigError where it cannot be used, or its working directory has gone."""
+    pack = packs.read(path)
+    if not Path(pack.folder).is_dir():
+        raise ConfigError(f"the folder {pack.folder} in which the sweep was typed is not here; submit the sweep again")
+    return pack
 
 
 def _in_process(path: Path, pack: PackFile) -> int:
@@ -68,15 +80,19 @@ def _in_process(path: Path, pack: PackFile) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Computes one pack, here."""
-    with stoppable(STOPPING):
-        return _pack(arguments)
+    """Computes one pack, here; what cannot be run is one sentence, as in ``scripts/run.py``."""
+    try:
+        with stoppable(STOPPING):
+            return _pack(arguments)
+    except (ConfigError, BackboneUnavailable) as error:
+        print(f"error: {redact(str(error))}", file=sys.stderr)
+        return CANNOT_RUN
 
 
 def _pack(arguments: Sequence[str]) -> int:
     redact_streams()
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(name)s][%(levelname)s] - %(message)s")
-    pack = packs.read(Path(arguments[0]))
+    pack = _read(Path(arguments[0]))
     os.chdir(pack.folder)
     from clasp.evaluation.cli import make_plan
 
@@ -88,7 +104,7 @@ def _pack(arguments: Sequence[str]) -> int:
             f"error: {len(unknown)} cells of {arguments[0]} are not those of this code and its packages",
             file=sys.stderr,
         )
-        return 2
+        return CANNOT_RUN
     return _computed(plan, configs[0], pack.cells)
 
 

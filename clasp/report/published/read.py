@@ -12,6 +12,8 @@ from clasp.report.load import ReportError
 
 ORIGINS = ("own paper", "copied", "re-run", "not stated")
 """Whose run a number is, in the order in which a method's lines stand."""
+_CLOCK = "_mmss"
+"""End of the names of quantities in minutes and seconds."""
 _FIELDS = {
     "value": (re.compile(r"-?\d{1,9}(\.\d{1,9})?|\d{1,4}:\d\d", re.ASCII), "no number"),  # also minutes and seconds
     "budget": (re.compile(r"([1-9]\d{0,5}|\d{1,3}(\.\d{1,9})?%)?", re.ASCII), "no count of tokens or share in %"),
@@ -37,6 +39,9 @@ def read_published(path: Path, *columns: str) -> list[dict[str, str]]:
         for column, (form, otherwise) in _FIELDS.items():
             if column in line and not form.fullmatch(line[column]):
                 raise ReportError(f"line {number} of {path}: {column} {line[column][:80]!r} is {otherwise}; correct it")
+        if ":" in line.get("value", "") and not line.get("quantity", "").endswith(_CLOCK):
+            raise ReportError(f"line {number} of {path}: value {line['value']!r} is a time, which only quantities of "
+                              f"the form ...{_CLOCK} are; correct it")  # fmt: skip
     missing = [column for column in columns if not lines or column not in lines[0]]
     if missing:
         raise ReportError(f"{path} has no column {missing[0]!r}; restore the project's own file")

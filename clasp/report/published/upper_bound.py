@@ -108,8 +108,9 @@ def targets(backbone: str, folder: Path = RESULTS) -> list[Target]:
             for name, found in accuracy.items()
             if "all" in found
         ]
-    known = read_published(folder / "published" / "accuracy.csv")
-    lines = [line for line in known if (line.get("method"), line.get("protocol")) == (UNPRUNED, ACCEPTED)]
+    columns = ("backbone", "method", "benchmark", "value", "source", "protocol")
+    known = read_published(folder / "published" / "accuracy.csv", *columns)
+    lines = [line for line in known if (line["method"], line["protocol"]) == (UNPRUNED, ACCEPTED)]
     found = [
         Target(line["benchmark"], float(line["value"]), f"{line['source']}, {line['protocol']}")
         for line in lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from clasp.evaluation.sweep import packs
 from clasp.evaluation.sweep.packs import Pack, PackFile, Wanted, by_count, by_size
+from clasp.strict import ConfigError
 
 cells = st.lists(
     st.builds(
@@ -74,8 +76,30 @@ def test_a_pack_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert packs.read(packs.write(tmp_path, 0, pack)) == pack
 
 
-def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+GOOD = {"schema": packs.SCHEMA, "folder": "/x", "configs": [{}], "cells": ["a" * 24]}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"schema": 99}, {"configs": [1]}, {"cells": ["x"]}, {"processes": 0}, {"environment": {"A": 1}}),
+        *({"then": -1}, {"more": 1}, {"folder": None}),
+    ],
+    ids=str,
+)
+def test_a_file_that_is_no_pack_is_refused(wrong: dict[str, object], tmp_path: Path) -> None:
     path = tmp_path / "0.json"
-    path.write_text('{"schema": 99}')
-    with pytest.raises(ValueError, match="submit the sweep again"):
+    path.write_text(json.dumps(GOOD))
+    assert packs.read(path).cells == ["a" * 24]
+    path.write_text(json.dumps({**GOOD, **wrong}))
+    with pytest.raises(ConfigError, match=r"0\.json cannot be used .*; submit the sweep again"):
+        packs.read(path)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"schema": 1}', "[1]"])
+def test_a_cut_or_missing_file_too(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "0.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match="submit the sweep again"):
         packs.read(path)
