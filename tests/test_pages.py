@@ -55,7 +55,9 @@ def test_the_readme_is_one_screen() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 170
     for image in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
-        assert subprocess.run(["git", "ls-files", "--error-unmatch", image], cwd=ROOT, capture_output=True).returncode == 0
+        assert (
+            subprocess.run(["git", "ls-files", "--error-unmatch", image], cwd=ROOT, capture_output=True).returncode == 0
+        )
     assert "eebb139" in text
 
 
@@ -76,13 +78,25 @@ def test_the_readme_says_which_method_runs_on_which_family() -> None:
 
 
 def test_every_method_and_backbone_is_described() -> None:
-    assert [row[0].strip("`") for row in table("docs/methods.md", "`method=`")[1:]] == [n for n in METHODS if n != "none"]
+    assert [row[0].strip("`") for row in table("docs/methods.md", "`method=`")[1:]] == [
+        n for n in METHODS if n != "none"
+    ]
     named = [name for row in table("docs/backbones.md", "`backbone=`")[1:] for name in re.findall(r"`(\w+)`", row[0])]
     assert sorted(named) == sorted(path.stem for path in (ROOT / "configs" / "backbone").glob("*.yaml"))
 
 
 def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--config-file", str(config), "--site-dir", str(site)]
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--quiet",
+        "--config-file",
+        str(config),
+        "--site-dir",
+        str(site),
+    ]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from clasp.data import data_folder
 from clasp.report.caption import TOLERANCE
 from clasp.report.layout import percent_factor
 from clasp.report.load import UNPRUNED, ReportError
@@ -31,7 +32,7 @@ from clasp.report.published.protocols import (
 from clasp.report.published.read import read_published
 from clasp.report.table_rows import Summary, TableRow
 
-FOLDER = Path(__file__).resolve().parents[3] / "results" / "published"
+FOLDER = data_folder("published")
 """The project's own copy of the published numbers."""
 ORIGINS = ("own paper", "copied", "re-run", "not stated")
 """Whose run a number is, in the order in which a method's lines stand."""
