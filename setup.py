@@ -1,4 +1,4 @@
-"""The build step that pyproject.toml cannot say: files from beside the package go into the wheel, with no copy in git."""
+"""What pyproject.toml cannot say: files from beside the package go into the wheel, without a copy in git."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The distribution: what it declares, what its wheel carries, and that the wheel runs where little else is installed."""
+"""The distribution: what it declares, what its wheel carries, and that the wheel runs on its dependencies alone."""
 
 from __future__ import annotations
 
@@ -111,10 +111,8 @@ def needed(names: set[str]) -> set[str]:
     while waiting:
         found.add(name := waiting.pop())
         lines = map(Requirement, metadata.requires(name) or [])
-        here = {
-            canonicalize_name(line.name) for line in lines if line.marker is None or line.marker.evaluate({"extra": ""})
-        }
-        waiting |= here - found
+        here = [line for line in lines if line.marker is None or line.marker.evaluate({"extra": ""})]
+        waiting |= {canonicalize_name(line.name) for line in here} - found
     return found
 
 
@@ -134,7 +132,7 @@ def bare(wheel: Path, tmp_path: Path) -> Path:
 
 def test_the_library_needs_no_more_than_its_dependencies() -> None:
     assert declared() <= needed(LIBRARY)
-    assert LIBRARY <= declared()
+    assert declared() >= LIBRARY
 
 
 def test_the_readme_example_runs_from_the_wheel_alone(bare: Path, tmp_path: Path) -> None:

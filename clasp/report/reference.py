@@ -1,4 +1,4 @@
-"""Our own measured results, kept in git: tables and figures of experiments, and the copies that README and docs/ show."""
+"""Our own measured results, kept in git: tables and figures of experiments, and the copies that pages show."""
 
 from __future__ import annotations
 
@@ -138,7 +138,12 @@ def _line(*entries: str) -> str:
 
 
 def _notes(summary: Summary, timed: Iterable[TableRow], up: str = "") -> list[str]:
-    """The lines below a table; ``timed`` are the rows whose speed-ups it shows, ``up`` leads from its page to the root."""
+    """The lines below a table.
+
+    Args:
+        timed: the rows whose speed-ups it shows.
+        up: leads from its page's folder to the repository's root.
+    """
     name, device = summary.experiment.name, summary.experiment.frame["device"].iloc[0]
     measured = (
         f"Measured by `{COMMANDS[name]}` on {device}; visual tokens are output averages. Scores "
