@@ -59,7 +59,7 @@ ABLATIONS := ablation-fusion ablation-pivots ablation-parts ablation-router abla
 
 .PHONY: tables $(TABLES) $(ABLATIONS) fidelity everything report calibrate retention router check-upper-bound reference plan prefetch status
 
-tables: $(READY)  ## start here: four methods on the tiny backbone, table and figure (a few minutes)
+tables: $(READY)  ## start here: methods and baselines on the tiny backbone, table and figure (a few minutes)
 	$(BIN)/python scripts/$(STEP).py experiment=tiny_main $(RUN_OPTIONS)
 	$(call reported,tiny_main)
 

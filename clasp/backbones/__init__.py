@@ -215,8 +215,8 @@ def _known(architecture: str) -> str:
         from clasp.backbones.base import UnsupportedError
 
         raise UnsupportedError(
-            f"no adapter for {architecture}; known: {', '.join(ADAPTERS)}. If it wraps one of these, pass the model "
-            f"inside it; a new family is one file in clasp/backbones/"
+            f"no adapter for {architecture}; known: {', '.join(ADAPTERS)}. If it wraps one of these, pass the "
+            "model inside it. A new family is one file in clasp/backbones/"
         )
     return architecture
 

@@ -71,8 +71,8 @@ def _look_up(name: str, revision: str | None) -> tuple[str, frozenset[str]]:
 def no_folder(name: str) -> BackboneUnavailable:
     """The error for a name that is no folder here and cannot be a repository."""
     return BackboneUnavailable(
-        f"backbone {name!r} is not a folder on this machine, and no name of a hub repository (owner/name); give the "
-        f"path of a folder with the model's files, or use backbone=tiny"
+        f"backbone {name!r} is a folder that is not on this machine, and no name of a hub repository (owner/name); "
+        f"give the path of a folder with the model's files, or use backbone=tiny"
     )
 
 

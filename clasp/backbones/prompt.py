@@ -52,6 +52,8 @@ class PromptReader:
     def __init__(self, processor: Any, placeholders: int | Collection[int]) -> None:
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._placeholders = {placeholders} if isinstance(placeholders, int) else set(placeholders)
+        names = (getattr(processor, f"{medium}_token", None) for medium in ("image", "video"))
+        self._media = self._placeholders | {self._tokenizer.convert_tokens_to_ids(name) for name in names if name}
         added = self._tokenizer.added_tokens_decoder
         self._verbatim = {token: str(entry.content).encode() for token, entry in added.items()}
         marked = {token for token, entry in added.items() if entry.special}
@@ -105,7 +107,7 @@ class PromptReader:
         """Whether a special token is a user's: not the first of the prompt, no placeholder, nor the one before or after
         a medium's placeholders, which frames them."""
         around = ids[max(place - 1, 0) : place + 2]
-        return place > 0 and not self._placeholders.intersection(map(int, around))
+        return place > 0 and not self._media.intersection(map(int, around))
 
     def _span(self, prompt: bytes, ends: Sequence[int], ids: Sequence[int]) -> tuple[int, int]:
         """The bytes of the prompt between header and closing; ``ends``: where each token ends."""

@@ -176,12 +176,11 @@ class StageState:
                     "a CLIP text tower needs a CLIP vision tower and one image at a time; leave text_tower out"
                 )
             features = medium.hidden_state(geometry.feature_layer)
-            chosen = features[row.tokens.to(features.device)]
             text = prefill.prompt(row.sample)
             for passage in without:
                 text = text.replace(passage, "")
             with self.ambient():
-                similarities.append(clip.similarity(chosen, text))
+                similarities.append(clip.similarity(features[row.tokens.to(features.device)], text))
         return torch.stack(similarities)
 
     def seeds(self) -> list[int]:

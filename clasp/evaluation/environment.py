@@ -45,9 +45,8 @@ def check_environment(environment: Mapping[str, str] = os.environ) -> None:
             _choice(name, value, _ONE_OF[name])
     for plugin in filter(None, environment.get(_PLUGINS, "").split(",")):
         if not _has_models(plugin):
-            raise _refusal(
-                _PLUGINS, environment[_PLUGINS], f"packages with a module 'models', which {_shown(plugin)} is not"
-            )
+            allowed = f"packages with a module 'models', which {_shown(plugin)} is not"
+            raise _refusal(_PLUGINS, environment[_PLUGINS], allowed)
 
 
 def _count(name: str, value: str, least: int) -> int:

@@ -27,6 +27,7 @@ ASKING = (
     "answering.py",  # builds prompts, prepares pictures, generates, cuts answers
     "lmms.py",  # how lmms-eval is called (limit, order, task), and which of its values are the score
     "model.py",  # decodes pictures and hands questions from lmms-eval to answering.py
+    "pictures.py",  # pixels of deep pictures
 )
 """Files of this folder that every question passes through, by which a change makes all cells stale."""
 

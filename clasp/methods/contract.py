@@ -343,8 +343,8 @@ class Selection:
     Args:
         index: (rows, keep) long, distinct, into the row's visual tokens at this stage. The order is the order in which
             the tokens go on (their places in the sequence stay the same set), so ascending keeps it. Where rotary
-            positions are not re-indexed (``positions="original"``, multimodal ones), the order stays what it was. All
-            heads of a layer keep the same tokens: a budget per head is refused.
+            positions are not re-indexed (``positions="original"``, multimodal ones), the order stays what it was.
+            All heads of a layer keep the same tokens: a budget per head is refused.
         features: (rows, keep, hidden) replaces the kept tokens' hidden states (merging methods).
         replaced: (rows, keep) bool, which of ``features`` are used; None: all.
         pivots: (rows, keep) bool, for traces: kept for relevance rather than for coverage.

@@ -67,7 +67,7 @@ def windows(count: int, high: int, wide: int) -> list[tuple[int, ...]]:
     Args:
         count: from 1 to high x wide.
     """
-    found = []
+    found: list[tuple[int, ...]] = []
     across = columns(count, high, wide)
     for i, parts in enumerate(across):
         for j in range(parts):
@@ -80,16 +80,17 @@ def columns(count: int, high: int, wide: int) -> list[int]:
     """How many windows each row of windows has, together ``count``."""
     exact = [(h, count // h) for h in range(1, high + 1) if count % h == 0 and count // h <= wide]
     # of two shapes that are equally near the one with fewer rows
-    best = min(exact, key=lambda pair: (round(_distortion(*pair, high, wide), 9), pair[0]), default=None)
-    if best is not None and _distortion(*best, high, wide) <= math.log(DISTORTION) + 1e-9:
+    best = min(exact, key=lambda pair: (round(_distortion(pair, high, wide), 9), pair[0]), default=None)
+    if best is not None and _distortion(best, high, wide) <= math.log(DISTORTION) + 1e-9:
         return [best[1]] * best[0]
     rows = max(round(math.sqrt(count * high / wide)), -(-count // wide), 1)
     rows = min(rows, high, count)
     return [(i + 1) * count // rows - i * count // rows for i in range(rows)]
 
 
-def _distortion(rows: int, parts: int, high: int, wide: int) -> float:
-    return abs(math.log(rows * wide / (parts * high)))
+def _distortion(shape: tuple[int, int], high: int, wide: int) -> float:
+    """How far a shape, rows and columns, is from the grid's: the logarithm of the factor between their proportions."""
+    return abs(math.log(shape[0] * wide / (shape[1] * high)))
 
 
 def _window(number: int, parts: int, length: int) -> tuple[int, int, int]:

@@ -13,15 +13,17 @@ from clasp.ops.similarity import HELD, Cosines, blocks
 
 
 class Demand(Protocol):
-    """What is to be covered: a value for each pair of a row and a token, read by rows and by columns.
+    """What is to be covered: a value for each pair of a row and a token, read by rows and by columns."""
 
-    Attributes:
-        count: rows.
-        tokens: columns.
-    """
+    @property
+    def count(self) -> int:
+        """Rows."""
+        ...
 
-    count: int
-    tokens: int
+    @property
+    def tokens(self) -> int:
+        """Columns."""
+        ...
 
     def rows(self, index: Tensor) -> Tensor:
         """(batch, k) long -> (batch, k, tokens)."""

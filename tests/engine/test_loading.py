@@ -38,7 +38,7 @@ def test_a_model_in_memory_brings_its_processor_or_says_that_it_cannot() -> None
 
 @pytest.mark.parametrize("name", ["./nothing", "/no/where", "~/no/where", "a/b/c"])
 def test_a_folder_that_is_not_there_is_named_as_a_folder(name: str) -> None:
-    with pytest.raises(BackboneUnavailable, match=r"is not a folder on this machine") as error:
+    with pytest.raises(BackboneUnavailable, match=r"is a folder that is not on this machine") as error:
         load(name)
     assert "hf download" not in str(error.value)
 

@@ -26,14 +26,15 @@ from clasp.engine.prefill import Prefill
 from clasp.methods import METHODS, get
 
 COUNTED = {"tome": ["tolist"], "mustdrop": ["tolist"], "prunesid": ["_local_scalar_dense"]}
-"""Merging methods: how many tokens of each row stay is what their first stage computes. PruneSID: its groups are found on
-the CPU, and the largest says how long suppression takes."""
+"""Merging methods: how many tokens of each row stay is what their first stage computes. PruneSID: its groups are found
+on the CPU, and the largest says how long suppression takes."""
 ALLOCATED = {
     ("hired", "llava_next"): ["tolist", "tolist"],
-    **dict.fromkeys((("prunesid", "llava_next"), ("prunesid", "llava_onevision")), ["_local_scalar_dense"]),
+    ("prunesid", "llava_next"): ["_local_scalar_dense"],
+    ("prunesid", "llava_onevision"): ["_local_scalar_dense"],
 }
-"""HiRED splits a picture's budget over its tiles by what CLS attends to: one read a picture. PruneSID reads once for all
-crops of one size, and here the tiles' is not the whole picture's."""
+"""HiRED splits a picture's budget over its tiles by what CLS attends to: one read a picture. PruneSID reads once for
+all crops of one size, and here the tiles' is not the whole picture's."""
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "item"}
 BATCH = [Prompt(text=PROMPTS[0], images=[_picture(64, 64, 0)]), Prompt(text=PROMPTS[0], images=[_picture(64, 64, 1)])]
 

@@ -155,31 +155,31 @@ def test_the_model_is_as_before_after_an_error(tiny: Any, questions: list[Questi
 
 @pytest.mark.parametrize("name", ["none", "clasp", "visionzip"])
 def test_beams_answer_as_the_model_alone_does_and_cost_what_greedy_rows_do(
-    tiny: Any, questions: list[Question], name: str
+    small: Any, questions: list[Question], name: str
 ) -> None:
     questions = questions[::5]  # of two benchmarks
     asked = [dataclasses.replace(q, generation={"max_new_tokens": 3, "num_beams": 3}) for q in questions]
-    greedy = Answerer(*tiny, method_of(name), 2).answer(questions)
-    together = Answerer(*tiny, method_of(name), 2).answer(asked)
-    alone = Answerer(*tiny, method_of(name), 1).answer(asked)
+    greedy = Answerer(*small, build(name, {} if name == "none" else {"ratio": 0.7}), 2).answer(questions)
+    together = Answerer(*small, build(name, {} if name == "none" else {"ratio": 0.7}), 2).answer(asked)
+    alone = Answerer(*small, build(name, {} if name == "none" else {"ratio": 0.7}), 1).answer(asked)
     assert [(a.text, a.entering, a.text_tokens) for a in together] == [
         (a.text, a.entering, a.text_tokens) for a in alone
     ]
     assert [(a.entering, a.leaving, a.nominal, a.routed) for a in together] == [
         (a.entering, a.leaving, a.nominal, a.routed) for a in greedy
     ]
-    model, processor = tiny
+    model, processor = small
     for question, answer in zip(asked, alone, strict=True):
-        inputs = Answerer(*tiny, method_of(name))._inputs([question])
-        with method_of(name)(model, processor):
+        inputs = Answerer(*small, build(name, {} if name == "none" else {"ratio": 0.7}))._inputs([question])
+        with build(name, {} if name == "none" else {"ratio": 0.7})(model, processor):
             output = model.generate(**inputs, max_new_tokens=3, num_beams=3, do_sample=False)
         new = output[0, inputs["input_ids"].shape[1] :]
         assert answer.text == processor.decode(new, skip_special_tokens=True).strip()
 
 
-def test_beams_of_several_categories_are_pruned_by_their_own(tiny: Any, questions: list[Question]) -> None:
+def test_beams_of_several_categories_are_pruned_by_their_own(small: Any, questions: list[Question]) -> None:
     asked = [dataclasses.replace(q, generation={"max_new_tokens": 1, "num_beams": 2}) for q in questions[::3]]
-    answers = Answerer(*tiny, build("clasp", {"tokens": 64, "router": "oracle"}), 4).answer(asked)
+    answers = Answerer(*small, build("clasp", {"ratio": 0.7, "router": "oracle"}), 4).answer(asked)
     assert [a.routed for a in answers] == [q.category for q in asked]
 
 

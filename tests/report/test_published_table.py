@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -319,3 +320,31 @@ def test_the_command_writes_all_three_forms(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == "error: published='yes' is neither 1 nor 0; say published=1, or leave it out\n"
+
+
+@pytest.mark.parametrize("table", ["accuracy", "efficiency"])
+def test_a_file_that_was_cut_anywhere_is_read_or_refused(tmp_path: Path, table: str) -> None:
+    """Also with other bytes at the cut: never an error from below."""
+    own, folder, draw = ROOT / "results" / "published", tmp_path / "published", random.Random(7)
+    summary = write(tmp_path / "results", table=table)
+    folder.mkdir()
+    files = [f"{table}.csv", "sources.csv"]
+    for name in files:
+        (folder / name).write_bytes((own / name).read_bytes())
+    ended = set()
+    for number in range(120):
+        name = files[number % 2]
+        whole = (own / name).read_bytes()
+        starts = (b"backbone", b"llava_1") if number % 2 == 0 else (b"",)
+        lines = [line for line in whole.splitlines(keepends=True) if line.startswith(starts)]
+        short = b"".join([lines[0], *draw.sample(lines[1:], min(6, len(lines) - 1))])
+        at = draw.randrange(len(short))
+        added = draw.choice([b"", b"", b'"', b",", b"\n", b"\xff", b"9" * 400, b"%", b":", b"\0", "²".encode(), b"\r"])
+        (folder / name).write_bytes(short[:at] + added + draw.choice([b"", short[at + 1 :]]))
+        try:
+            published_rows(summary, folder)
+            ended.add("read")
+        except ReportError:
+            ended.add("refused")
+        (folder / name).write_bytes(whole)
+    assert ended == {"read", "refused"}

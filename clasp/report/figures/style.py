@@ -45,8 +45,8 @@ LOOKS = tuple(
 ORDER = (
     *("clasp", "fastv", "visionzip", "random", "divprune", "cdpruner", "fastervlm"),
     *("prumerge", "prumerge_plus", "pdrop", "hired", "sparsevlm", "mustdrop", "dart"),
-    *("tome", "vispruner", "random_inside", "stride", "pool", "scope", "prunesid"),
-    *("holov", "mmtok", "vscan", "hiprune"),
+    *("tome", "vispruner", "stride", "random_inside", "pool", "scope", "prunesid"),
+    *("vscan", "mmtok", "holov", "hiprune"),
 )
 """Methods whose look is the same in every figure, ordered so that few of a panel's methods share a colour; others take
 the looks that are left, in plan order."""

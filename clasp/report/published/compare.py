@@ -29,13 +29,11 @@ from clasp.report.published.protocols import (
     findings,
     worst,
 )
-from clasp.report.published.read import read_published
+from clasp.report.published.read import ORIGINS, read_published
 from clasp.report.table_rows import Summary, TableRow
 
 FOLDER = data_folder("published")
 """The project's own copy of the published numbers."""
-ORIGINS = ("own paper", "copied", "re-run", "not stated")
-"""Whose run a number is, in the order in which a method's lines stand."""
 SHARE = 0.0012
 """Two budgets are the same where their shares of the visual tokens differ by less: sources round to 0.1 %."""
 
@@ -109,8 +107,9 @@ def published_rows(summary: Summary, folder: Path = FOLDER) -> list[PublishedRow
         )
     efficiency = summary.experiment.spec.table == "efficiency"
     file = folder / ("efficiency.csv" if efficiency else "accuracy.csv")
-    columns = ("backbone", "budget", "method", "benchmark", "value", "source", "origin")
-    lines = read_published(file, *columns, "quantity" if efficiency else "protocol")
+    own_columns = ("quantity",) if efficiency else ("protocol", "note")
+    columns = ("backbone", "budget", "method", "benchmark", "value", "source", "origin", *own_columns)
+    lines = read_published(file, *columns)
     sources = {line["key"]: line["source"] for line in read_published(folder / "sources.csv", "key", "source")}
     own = [line for line in lines if line["backbone"] == backbone]
     if not own:

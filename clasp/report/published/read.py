@@ -10,23 +10,33 @@ from pathlib import Path
 from clasp.reading import BadFile, read_text
 from clasp.report.load import ReportError
 
-_NUMBER = re.compile(r"-?\d{1,9}(\.\d+)?|\d{1,4}:\d\d")  # also minutes and seconds
+ORIGINS = ("own paper", "copied", "re-run", "not stated")
+"""Whose run a number is, in the order in which a method's lines stand."""
+_FIELDS = {
+    "value": (re.compile(r"-?\d{1,9}(\.\d{1,9})?|\d{1,4}:\d\d", re.ASCII), "no number"),  # also minutes and seconds
+    "budget": (re.compile(r"([1-9]\d{0,5}|\d{1,3}(\.\d{1,9})?%)?", re.ASCII), "no count of tokens or share in %"),
+    "origin": (re.compile("|".join(ORIGINS)), f"none of {', '.join(ORIGINS)}"),
+}
+"""Columns whose texts have a form, and what a text is that has another."""
 
 
 def read_published(path: Path, *columns: str) -> list[dict[str, str]]:
     """Lines of a file of published numbers, each with every column of the first line, ``columns`` among them.
 
     Raises:
-        ReportError: it cannot be read, lacks a column, or a line has other columns or no number as its value.
+        ReportError: it cannot be read, lacks a column, or a line has other columns or a field of another form.
     """
     try:
-        lines = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+        lines = list(csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True))
     except (OSError, BadFile, csv.Error) as error:
         raise ReportError(f"published numbers {path} cannot be read ({error}); they belong to the project") from error
     for number, line in enumerate(lines, start=2):
         whole = None not in line and all(isinstance(text, str) for text in line.values())
-        if not whole or ("value" in line and not _NUMBER.fullmatch(line["value"])):
-            raise ReportError(f"line {number} of {path} has a column too many or too few, or no number; correct it")
+        if not whole:
+            raise ReportError(f"line {number} of {path} has a column too many or too few; correct it")
+        for column, (form, otherwise) in _FIELDS.items():
+            if column in line and not form.fullmatch(line[column]):
+                raise ReportError(f"line {number} of {path}: {column} {line[column][:80]!r} is {otherwise}; correct it")
     missing = [column for column in columns if not lines or column not in lines[0]]
     if missing:
         raise ReportError(f"{path} has no column {missing[0]!r}; restore the project's own file")

@@ -11,13 +11,13 @@ from clasp.report.caption import apart_rows
 from clasp.report.layout import RowGroup, Shown, benchmark_label, method_label, title
 from clasp.report.load import UNPRUNED
 from clasp.report.published.compare import (
-    ORIGINS,
     PublishedRow,
     PublishedValue,
     own_value,
     same_backbone,
 )
 from clasp.report.published.protocols import AVERAGE, QUANTITIES
+from clasp.report.published.read import ORIGINS
 from clasp.report.sessions import MARK
 from clasp.report.table import Sheet, records_csv, write_sheet
 from clasp.report.table_rows import Summary, TableRow
