@@ -11,7 +11,7 @@ RUN_OPTIONS := $(if $(LIMIT),limit=$(LIMIT)) $(if $(LAUNCHER),launcher=$(LAUNCHE
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup bench bench-harness test lint audit format train-tiny clean
+.PHONY: help setup docs bench bench-harness test lint audit format train-tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -128,7 +128,7 @@ router: $(READY)  ## accuracy, confusion and speed of the text routers
 check-upper-bound: $(READY)  ## stored unpruned scores against published ones
 	$(BIN)/python scripts/check_upper_bound.py backbone=$(BACKBONE)
 
-reference: $(READY)  ## keep what is in results/ in results/reference and in the README
+reference: $(READY)  ## keep what is in results/ in results/reference, in the README and in docs/
 	$(BIN)/python scripts/reference.py
 
 # the target that makes EXPERIMENT
@@ -148,6 +148,9 @@ bench: $(READY)  ## times of every method on random weights; MEASURE=ops, growth
 
 bench-harness: $(READY)  ## questions per second: the default against a loop of single ones and against no ViT cache
 	$(BIN)/python scripts/bench_harness.py
+
+docs: $(READY)  ## the pages of docs/ and the Python API as a site, in site/
+	$(BIN)/python -m mkdocs build
 
 test: $(READY) lint  ## lint, type check and the whole test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
@@ -169,5 +172,5 @@ train-tiny: $(READY)  ## train the tiny backbone's successor (hours on 2 cores; 
 	$(BIN)/python scripts/train_tiny.py
 
 clean:  ## remove what was generated, not the environment and not the results
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build ./*.egg-info
+	rm -rf site .pytest_cache .mypy_cache .ruff_cache .hypothesis build ./*.egg-info
 	find clasp scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -109,9 +109,14 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 
 @dataclass(frozen=True)
 class KeywordRouter:
-    """Keyword rules; the stand-in where no sentence encoder is installed."""
+    """Keyword rules; the stand-in where no sentence encoder is installed.
+
+    Args:
+        stands_in: it was not asked for, but takes the place of the embedding router.
+    """
 
     name: ClassVar[str] = "keyword"
+    stands_in: bool = False
 
     def route(self, prompts: Sequence[str]) -> list[str]:
         _say_wordless(prompts)
@@ -294,3 +299,14 @@ def make_router(router: str | Router) -> Router:
     if router not in ROUTERS:
         raise RouterError(f"unknown router {router!r}; use one of {', '.join(ROUTERS)}")
     return ROUTERS[router]()
+
+
+def available_router(router: str | Router) -> Router:
+    """As :func:`make_router`, with keyword rules for the name ``embedding`` where no sentence encoder is installed.
+
+    Raises:
+        RouterError: the name is unknown.
+    """
+    if router == EmbeddingRouter.name and not encoder_installed():
+        return KeywordRouter(stands_in=True)
+    return make_router(router)

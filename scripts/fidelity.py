@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clasp.arguments import run
+from clasp.data import data_folder
 from clasp.report.load import ReportError
 from clasp.strict import ConfigError
 
@@ -22,7 +23,7 @@ class Arguments:
 
     experiment: str = "fidelity_tiny"
     results: Path = Path("results")
-    published: Path = Path(__file__).resolve().parents[1] / "results" / "published" / "accuracy.csv"
+    published: Path = data_folder("published") / "accuracy.csv"
 
 
 def compare(asked: Arguments) -> int:

@@ -1,6 +1,6 @@
-"""Keeps what is measured in results/ in results/reference/ and renews the README's copies of it.
+"""Keeps what is measured in results/ in results/reference/ and renews the copies that README.md and docs/ show.
 
-    python scripts/reference.py [results=results] [readme=README.md]
+    python scripts/reference.py [results=results] [pages=.]
 
 Exit status 1, with one sentence, where something has not been run or built.
 """
@@ -20,16 +20,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Arguments:
-    """The results root, and the file that holds copies of its tables."""
+    """The results root, and the folder of README.md and docs/, which hold copies of its tables."""
 
     results: Path = ROOT / "results"
-    readme: Path = ROOT / "README.md"
+    pages: Path = ROOT
 
 
 def keep(asked: Arguments) -> int:
     """The exit code."""
     try:
-        written = publish(asked.results, asked.readme)
+        written = publish(asked.results, asked.pages)
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -37,10 +37,14 @@ class SampleTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """The latest prefill: one entry per prompt of the batch, and the bytes of the batch's KV cache after it."""
+    """The latest prefill: one entry per prompt of the batch, and the bytes of the batch's KV cache after it.
+
+    ``stand_ins`` says what took the place of something that the backbone or this machine lacks.
+    """
 
     samples: tuple[SampleTrace, ...]
     kv_bytes: int
+    stand_ins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,4 +89,4 @@ def trace(prefill: Prefill, records: Sequence[Record], kv_bytes: int) -> Trace:
                 text_tokens=lengths[row] - counts[row],
             )
         )
-    return Trace(tuple(samples), kv_bytes)
+    return Trace(tuple(samples), kv_bytes, prefill.method.stand_ins(prefill.adapter.geometry))

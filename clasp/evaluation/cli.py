@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from clasp.backbones import BackboneRefused, BackboneUnavailable
 from clasp.config import OWN_DATA, LauncherConfig, RunConfig, load_config
+from clasp.data import data_folder
 from clasp.evaluation import hydra_files as hydra_files  # its resolver, which configs/config.yaml uses
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.evaluation.console import BAD_INPUT, FAILED, explain, print_outcome, print_plan, print_results
@@ -40,7 +41,7 @@ from clasp.strict import ConfigError
 if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan
 
-POLICIES = Path(__file__).resolve().parents[2] / "configs" / "policy"
+POLICIES = data_folder("configs") / "policy"
 """Where calibrated tables go."""
 
 _statuses: list[int] = []

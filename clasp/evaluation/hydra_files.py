@@ -23,6 +23,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from clasp.data import data_folder
 from clasp.files import write_atomically
 from clasp.redact import redact
 from clasp.strict import ConfigError, check_name, shown
@@ -33,7 +34,7 @@ TARGETS = (
 )
 """What a configuration may name under ``_target_``; with anything else there Hydra could be made to run any code."""
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = data_folder("configs")
 
 _FIXED: dict[str, Any] = {
     "job.env_set": {},  # variables of git, of the loader, of Python start programs

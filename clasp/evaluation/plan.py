@@ -256,7 +256,7 @@ def _policy(config: PolicyConfig) -> Any:
 
 
 def _router(config: RouterConfig) -> Any:
-    from clasp.router import FixedRouter, RandomRouter, make_router
+    from clasp.router import FixedRouter, RandomRouter, available_router
 
     if config.category is not None and config.name != FixedRouter.name:
         raise ValueError(f"router={config.name} takes no category; use router=fixed router.category={config.category}")
@@ -264,7 +264,7 @@ def _router(config: RouterConfig) -> Any:
         raise ValueError(f"router={config.name} takes no seed; use router=random router.seed={config.seed}")
     if config.category is not None:
         return FixedRouter(config.category)
-    return make_router(config.name) if config.seed is None else RandomRouter(config.seed)
+    return available_router(config.name) if config.seed is None else RandomRouter(config.seed)
 
 
 def _videos(config: RunConfig, benchmarks: list[Benchmark]) -> dict[str, LocalFile]:

@@ -28,7 +28,7 @@ from clasp.ops.select import top_k, top_mask, uniform
 from clasp.ops.similarity import Cosines
 from clasp.ops.words import raters
 from clasp.policy import DEFAULT_POLICY, FALLBACK, ClassPolicy
-from clasp.router import Router, make_router
+from clasp.router import KeywordRouter, Router, available_router, make_router
 
 Completion = Literal["density_peaks", "farthest_point", "lowest_similarity", "random"]
 Asking = Literal["instruction", "last", "raters"]
@@ -57,7 +57,8 @@ class CLASP(Staged):
         fusion: a name of :data:`clasp.fusion.FUSIONS` or a :class:`Fusion`; ``class_adaptive`` takes the policy's
             weights.
         policy: category -> fusion weights and pivot share.
-        router: a name of :data:`clasp.router.ROUTERS` or a router; what maps the instruction to its category.
+        router: a name of :data:`clasp.router.ROUTERS` or a router; what maps the instruction to its category. Keyword
+            rules stand in for ``embedding`` where no sentence encoder is installed.
         completion: how completion tokens are chosen among those that are not pivots. ``density_peaks``: highest
             density-peak score (the abstract clusters by similarity; the rule is an assumption) times 1 - the highest
             cosine to a pivot; ``farthest_point``: one by one the least similar to all chosen so far (assumption);
@@ -82,7 +83,7 @@ class CLASP(Staged):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "fusion", get_fusion(self.fusion))
-        object.__setattr__(self, "router", make_router(self.router))
+        object.__setattr__(self, "router", available_router(self.router))
         if self.completion not in get_args(Completion):
             raise ValueError(f"unknown completion {self.completion!r}; use one of {', '.join(get_args(Completion))}")
         if self.queries not in get_args(Asking):
@@ -95,6 +96,12 @@ class CLASP(Staged):
     def check(self, geometry: Geometry) -> Schedule:
         self._fusion_layers(geometry.feature_layer)
         return super().check(geometry)
+
+    def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
+        notes = super().stand_ins(geometry)
+        if isinstance(self.router, KeywordRouter) and self.router.stands_in:
+            notes += (f"{self.name}: no sentence encoder is installed; keyword rules stand in for router 'embedding'",)
+        return notes
 
     def assumed(self) -> tuple[str, ...]:
         return (

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clasp.arguments import run
+from clasp.data import data_folder
 from clasp.report.load import ReportError
 from clasp.strict import ConfigError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from clasp.report.table_rows import Summary
 
 Mode = Literal["off", "offline", "online"]
-CONFIG = Path(__file__).resolve().parents[2] / "configs" / "config.yaml"
+CONFIG = data_folder("configs") / "config.yaml"
 ALL = "all"
 
 

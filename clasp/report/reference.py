@@ -1,4 +1,4 @@
-"""Our own measured results, kept in git: tables and figures of experiments, and the README's copies of them."""
+"""Our own measured results, kept in git: tables and figures of experiments, and the copies that pages show."""
 
 from __future__ import annotations
 
@@ -19,21 +19,27 @@ TRAINING = "tiny_training.json"
 MAIN, METHODS = "tiny_main", "table_llava15_tiny"
 FOLDERS = ("cells", "experiments", "tables", "figures", "retention")
 COMMANDS = {MAIN: "make tables", METHODS: "make table-llava15"}
-"""What builds the tables that the README shows."""
+"""What builds the tables that pages show."""
+PAGES = {"main table": "README.md", "methods table": "docs/results.md", "tiny table": "docs/tiny-backbone.md"}
+"""Measured block -> the page that shows it, relative to the repository."""
 
 
-def publish(results: Path, readme: Path) -> list[Path]:
-    """Copies every experiment's cells, tables and figures to ``<results>/reference`` and renews the README's blocks.
+def publish(results: Path, root: Path) -> list[Path]:
+    """Copies every experiment's cells, tables and figures to ``<results>/reference`` and renews the blocks of pages.
 
     Only what the experiments there consist of is copied, with the page, the routers' scores and the retention maps, and
     what an earlier call left is removed, so that the folder is a results root of its own, from which the same tables
     can be built.
 
+    Args:
+        results: the results root.
+        root: the folder of :data:`PAGES`.
+
     Returns:
-        The folder and the README.
+        The folder and the pages.
 
     Raises:
-        ReportError: the README's tables have not been built, a table or figure is missing, or the README lacks a
+        ReportError: the tables that pages show have not been built, a table or figure is missing, or a page lacks a
             block's markers.
     """
     reference = results / "reference"
@@ -51,8 +57,8 @@ def publish(results: Path, readme: Path) -> list[Path]:
         target = reference / source.relative_to(results)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
-    text = renewed(readme.read_text(encoding="utf-8"), reference)
-    return [reference, write_atomically(readme, text.encode())]
+    pages = renewed(root, reference)
+    return [reference, *(write_atomically(page, text.encode()) for page, text in pages.items())]
 
 
 def _files(experiment: Experiment) -> list[Path]:
@@ -70,11 +76,19 @@ def _others(results: Path) -> list[Path]:
     return [path for pattern in patterns for path in sorted(results.glob(pattern))]
 
 
-def renewed(readme: str, reference: Path) -> str:
-    """The README with its measured blocks as they follow from ``reference``."""
-    readme = _replaced(readme, "main table", main_block(summarize(load_experiment(MAIN, reference))))
-    readme = _replaced(readme, "methods table", methods_block(summarize(load_experiment(METHODS, reference))))
-    return _replaced(readme, "tiny table", tiny_block(reference / TRAINING))
+def renewed(root: Path, reference: Path) -> dict[Path, str]:
+    """The pages below ``root`` with their measured blocks as they follow from ``reference``."""
+    blocks = {
+        "main table": main_block(summarize(load_experiment(MAIN, reference))),
+        "methods table": methods_block(summarize(load_experiment(METHODS, reference))),
+        "tiny table": tiny_block(reference / TRAINING),
+    }
+    pages: dict[Path, str] = {}
+    for name, block in blocks.items():
+        page = root / PAGES[name]
+        text = pages.get(page) or page.read_text(encoding="utf-8")
+        pages[page] = _replaced(text, page, name, block)
+    return pages
 
 
 def main_block(summary: Summary) -> str:
@@ -100,7 +114,7 @@ def methods_block(summary: Summary) -> str:
             for tokens in budgets
         ]
         lines.append(_line(method_label(name), *values, _speedup(pruned[name, smallest])))
-    return "\n".join([*lines, "", *_notes(summary, [row for row in pruned.values() if row.tokens == smallest])])
+    return "\n".join([*lines, "", *_notes(summary, [row for row in pruned.values() if row.tokens == smallest], "../")])
 
 
 def tiny_block(path: Path) -> str:
@@ -123,12 +137,17 @@ def _line(*entries: str) -> str:
     return f"| {' | '.join(entries)} |"
 
 
-def _notes(summary: Summary, timed: Iterable[TableRow]) -> list[str]:
-    """The lines below a table; ``timed`` are the rows whose speed-ups it shows."""
+def _notes(summary: Summary, timed: Iterable[TableRow], up: str = "") -> list[str]:
+    """The lines below a table.
+
+    Args:
+        timed: the rows whose speed-ups it shows.
+        up: leads from its page's folder to the repository's root.
+    """
     name, device = summary.experiment.name, summary.experiment.frame["device"].iloc[0]
     measured = (
         f"Measured by `{COMMANDS[name]}` on {device}; visual tokens are output averages. Scores "
-        f"per benchmark, costs and the fine print: [`{name}.md`](results/reference/tables/{name}.md)."
+        f"per benchmark, costs and the fine print: [`{name}.md`]({up}results/reference/tables/{name}.md)."
     )
     hours = {row.key: row.hours_apart for row in timed if row.apart}
     below = below_random(summary.standings, {row.key: row.average for row in summary.rows})
@@ -151,8 +170,8 @@ def _speedup(row: TableRow) -> str:
     return "" if value is None else f"{value:.2f}{f' {MARK}' if row.apart else ''}"
 
 
-def _replaced(readme: str, name: str, block: str) -> str:
+def _replaced(text: str, page: Path, name: str, block: str) -> str:
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    if readme.count(begin) != 1 or readme.count(end) != 1:
-        raise ReportError(f"the README needs the markers '{begin}' and '{end}', once each")
-    return readme[: readme.index(begin) + len(begin)] + f"\n\n{block}\n\n" + readme[readme.index(end) :]
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ReportError(f"{page} needs the markers '{begin}' and '{end}', once each")
+    return text[: text.index(begin) + len(begin)] + f"\n\n{block}\n\n" + text[text.index(end) :]

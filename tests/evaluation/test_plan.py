@@ -87,6 +87,17 @@ def test_only_methods_that_draw_depend_on_the_seed(configured: Configured) -> No
     assert signatures(configured(*base, "method=fastv", "seed=1")) == signatures(configured(*base, "method=fastv"))
 
 
+def test_a_cell_says_when_keyword_rules_stand_in(configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clasp.router.encoder_installed", lambda: False)
+    planned = plan(configured("method=clasp", "tokens=64", ONE))
+    (method,) = {group.method for group in planned.groups}
+    assert "keyword rules stand in" in method.stand_ins(planned.geometry)[0], "of which the provenance of cells is made"
+    assert (
+        planned.cells[0].signature
+        != plan(configured("method=clasp", "tokens=64", "router=keyword", ONE)).cells[0].signature
+    )
+
+
 def test_a_ratio_and_its_count_are_the_same_cell(configured: Configured) -> None:
     by_ratio, by_count = configured("ratio=0.8889", ONE), configured("tokens=64", ONE)
     assert signatures(by_ratio) == signatures(by_count)

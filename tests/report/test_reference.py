@@ -1,4 +1,4 @@
-"""results/reference is a results root of its own, and the README shows what it says."""
+"""results/reference is a results root of its own, and the README and docs/ show what it says."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from clasp.report.caption import below_random
 from clasp.report.layout import DAGGERS
 from clasp.report.layout import METHODS as LABELS
 from clasp.report.load import ReportError
-from clasp.report.reference import main_block, methods_block, publish, renewed
+from clasp.report.reference import PAGES, main_block, methods_block, publish, renewed
 from clasp.report.table import write_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,6 @@ SHOWN = {"tiny_main": METHODS, METHODS_TABLE: ALL_METHODS}
 GAPPY = "ablation_router_tiny"
 """A further experiment, with gaps and without figures."""
 SUFFIXES = {"tables": ("md", "csv", "tex"), "figures": ("png", "svg")}
-MARKERS = "".join(f"<!-- {name} table: {end} -->\n" for name in ("main", "methods", "tiny") for end in ("begin", "end"))
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +81,11 @@ def check_blocks(reference: Path) -> None:
         assert all(all(row) for row in table)
 
 
-def test_the_readme_is_what_the_reference_results_say() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert renewed(readme, REFERENCE) == readme, "run 'make reference'"
+def test_pages_are_what_the_reference_results_say() -> None:
+    pages = renewed(ROOT, REFERENCE)
+    assert {str(page.relative_to(ROOT)) for page in pages} == set(PAGES.values())
+    for page, text in pages.items():
+        assert page.read_text(encoding="utf-8") == text, f"{page.name}: run 'make reference'"
 
 
 @pytest.mark.parametrize(("experiment", "methods"), SHOWN.items())
@@ -119,13 +120,16 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def published(built: Path, tmp_path: Path) -> tuple[Path, str]:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{MARKERS}after\n")
-    assert publish(built, readme) == [built / "reference", readme]
-    return built / "reference", readme.read_text()
+    """The reference folder, and all pages, one after the other."""
+    pages = [tmp_path / page for page in PAGES.values()]
+    for name, page in zip(PAGES, pages, strict=True):
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(f"before\n<!-- {name}: begin -->\n<!-- {name}: end -->\nafter\n")
+    assert publish(built, tmp_path) == [built / "reference", *pages]
+    return built / "reference", "".join(page.read_text() for page in pages)
 
 
-def test_publishing_copies_every_experiment_and_fills_the_readme(built: Path, tmp_path: Path) -> None:
+def test_publishing_copies_every_experiment_and_fills_the_pages(built: Path, tmp_path: Path) -> None:
     before = files(built)
     reference, text = published(built, tmp_path)
     copied = files(reference)
@@ -138,7 +142,7 @@ def test_publishing_copies_every_experiment_and_fills_the_readme(built: Path, tm
     check_blocks(reference)
     assert text.startswith("before")
     assert text.endswith("after\n")
-    assert text == renewed(text, reference)
+    assert text == "".join(renewed(tmp_path, reference).values())
     assert all(f"| {LABELS[name]} |" in text for name in ALL_METHODS if name != "tome")
 
 
@@ -211,14 +215,19 @@ def test_a_gap_stays_a_gap(tmp_path: Path) -> None:
 
 def test_publishing_needs_both_tables_every_file_and_the_markers(built: Path, tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="run 'make tables' first"):
-        publish(tmp_path, tmp_path / "README.md")
+        publish(tmp_path, tmp_path)
     shutil.copytree(built, tmp_path / "one")
     (tmp_path / "one" / "experiments" / "table_llava15_tiny.json").unlink()
     with pytest.raises(ReportError, match="run 'make table-llava15' first"):
-        publish(tmp_path / "one", tmp_path / "README.md")
+        publish(tmp_path / "one", tmp_path)
     shutil.copytree(built, tmp_path / "half")
     (tmp_path / "half" / "figures" / "accuracy_vs_flops_table_llava15_tiny.svg").unlink()
     with pytest.raises(ReportError, match=r"table_llava15_tiny.svg has not been built; run 'make report'"):
-        publish(tmp_path / "half", tmp_path / "README.md")
-    with pytest.raises(ReportError, match="main table: begin"):
-        renewed("no markers", published(built, tmp_path)[0])
+        publish(tmp_path / "half", tmp_path)
+    reference, _ = published(built, tmp_path)
+    for name, page in PAGES.items():
+        before = (tmp_path / page).read_text()
+        (tmp_path / page).write_text("no markers")
+        with pytest.raises(ReportError, match=rf"{page} needs the markers '<!-- {name}: begin"):
+            renewed(tmp_path, reference)
+        (tmp_path / page).write_text(before)

@@ -8,6 +8,8 @@ import pytest
 
 from clasp.backbones import load
 from clasp.backbones.prompt import PromptReader
+from clasp.backbones.published import SHIPPED
+from clasp.methods.clasp import CLASP
 from clasp.policy import CATEGORIES
 from clasp.prototypes import PROTOTYPES
 from clasp.router import (
@@ -127,6 +129,20 @@ def test_without_an_encoder_the_embedding_router_names_the_stand_in(monkeypatch:
     monkeypatch.setattr("clasp.router.encoder_installed", lambda: False)
     with pytest.raises(RouterError, match="router=keyword"):
         make_router("embedding")
+
+
+def test_without_an_encoder_clasp_takes_keyword_rules_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_encoder = CLASP(tokens=64)
+    assert with_encoder.stand_ins(SHIPPED.geometry) == ()
+    monkeypatch.setattr("clasp.router.encoder_installed", lambda: False)
+    method = CLASP(tokens=64)
+    assert method.router == KeywordRouter(stands_in=True) != KeywordRouter()
+    assert method.route(["How many dogs are there?"]) == ["counting"]
+    (note,) = method.stand_ins(SHIPPED.geometry)
+    assert "keyword rules stand in for router 'embedding'" in note
+    assert CLASP(tokens=64, router="keyword").stand_ins(SHIPPED.geometry) == (), "asked for"
+    with pytest.raises(RouterError, match="router=keyword"):
+        CLASP(tokens=64, router=EmbeddingRouter())
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from clasp.data import data_folder
 from clasp.report.caption import TOLERANCE
 from clasp.report.layout import percent_factor
 from clasp.report.load import UNPRUNED, ReportError
@@ -31,7 +32,7 @@ from clasp.report.published.protocols import (
 from clasp.report.published.read import ORIGINS, read_published
 from clasp.report.table_rows import Summary, TableRow
 
-FOLDER = Path(__file__).resolve().parents[3] / "results" / "published"
+FOLDER = data_folder("published")
 """The project's own copy of the published numbers."""
 SHARE = 0.0012
 """Two budgets are the same where their shares of the visual tokens differ by less: sources round to 0.1 %."""
