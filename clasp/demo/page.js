@@ -54,14 +54,11 @@ function column(one) {
     return made;
   }
   made.append(make("p", { className: "answer" }, one.answer || "(no words)"));
-  if (one.category !== null) {
-    const sure = one.confidence === null ? "" : `, confidence ${one.confidence.toFixed(2)}`;
-    made.append(make("p", { className: "category quiet" }, `Category ${one.category}${sure}`));
-  }
-  made.append(...one.stages.map(stage));
-  const rows = one.costs.map(([name, value]) =>
+  const sure = one.confidence === null ? "" : `, confidence ${one.confidence.toFixed(2)}`;
+  const category = one.category === null ? "not routed" : one.category + sure;
+  const rows = [["Category", category], ...one.costs].map(([name, value]) =>
     make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value)));
-  made.append(make("table", {}, make("tbody", {}, ...rows)));
+  made.append(make("table", {}, make("tbody", {}, ...rows)), ...one.stages.map(stage));
   return made;
 }
 

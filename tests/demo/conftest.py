@@ -9,18 +9,21 @@ from collections.abc import Iterator
 import pytest
 import uvicorn
 
-from clasp.demo.asking import Models
-from clasp.demo.server import Example, Page, examples
-
-
-@pytest.fixture(scope="session")
-def models() -> Models:
-    return Models()
+from clasp.demo.asking import Asked, Models
+from clasp.demo.server import CHOSEN, Example, Page, examples
 
 
 @pytest.fixture(scope="session")
 def shown() -> list[Example]:
     return examples()
+
+
+@pytest.fixture(scope="session")
+def models(shown: list[Example]) -> Models:
+    """They have answered once, as before a page is served: loading the router can take longer than a browser waits."""
+    models = Models()
+    models.answer(Asked(shown[0].image, shown[0].question, CHOSEN, 64))
+    return models
 
 
 @pytest.fixture(scope="session")
