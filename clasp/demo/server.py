@@ -47,7 +47,7 @@ class Example:
 
 
 def examples() -> list[Example]:
-    """A question of each of the tiny backbone's benchmarks, about different pictures; it was trained on none of them."""
+    """A question of each of the tiny backbone's benchmarks, about different pictures; it was trained on none."""
     import pyarrow.parquet
 
     from clasp.tiny import benchmarks
