@@ -11,7 +11,7 @@ RUN_OPTIONS := $(if $(LIMIT),limit=$(LIMIT)) $(if $(LAUNCHER),launcher=$(LAUNCHE
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup docs bench bench-harness test lint audit format train-tiny clean
+.PHONY: help setup demo docs bench bench-harness test lint audit format train-tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -142,6 +142,9 @@ prefetch: $(READY)  ## fetch and check models and data sets, for machines withou
 
 status: $(READY)  ## cells done, running, failed, missing, and the time left; EXPERIMENT=table_llava15 for one, WATCH=10
 	@$(BIN)/python scripts/status.py $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) $(if $(WATCH),watch=$(WATCH))
+
+demo: $(READY)  ## a local page: your image and question, methods side by side, what each keeps; PORT=7860
+	$(BIN)/python scripts/demo.py $(if $(PORT),port=$(PORT))
 
 bench: $(READY)  ## times of every method on random weights; MEASURE=ops, growth, profile; GEOMETRY=llava_1_5_7b on a GPU
 	$(BIN)/python scripts/bench.py measure=$(or $(MEASURE),methods) geometry=$(or $(GEOMETRY),small)

@@ -163,6 +163,14 @@ class EmbeddingRouter:
         known = dict(zip(questions, _classifier(self.encoder).classify(asked), strict=True)) if asked else {}
         return [known.get(prompt, FALLBACK) for prompt in prompts]
 
+    def confidence(self, prompt: str) -> dict[str, float]:
+        """Category -> the classifier's least-squares estimate of its probability; 1 in all.
+
+        The route is the category of the highest one. Not calibrated, and a linear fit: it may lie a little outside
+        [0, 1].
+        """
+        return _classifier(self.encoder).estimate(strip_template(prompt))
+
 
 def encoder_installed() -> bool:
     """Whether the default sentence encoder can be loaded here."""
@@ -230,6 +238,11 @@ class _Classifier:
             self.known.clear()
         self.known |= found
         return [found[question] for question in questions]
+
+    def estimate(self, question: str) -> dict[str, float]:
+        """What :meth:`EmbeddingRouter.confidence` says: the fit is to 1 for a question's own category, 0 for others."""
+        (scores,) = self.embed([question]) @ self.weights + 1 / len(CATEGORIES)
+        return dict(zip(CATEGORIES, scores.tolist(), strict=True))
 
 
 @lru_cache(maxsize=2)

@@ -95,8 +95,8 @@ def test_help_of_what_hydra_composes(tmp_path: Path, script: str) -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        *("audit.py", "bench.py", "bench_harness.py", "judge.py", "report.py", "status.py", "submission.py"),
-        "train_tiny.py",
+        *("audit.py", "bench.py", "bench_harness.py", "demo.py", "judge.py", "report.py", "status.py"),
+        *("submission.py", "train_tiny.py"),
     ],
 )
 def test_help_and_bad_arguments_of_the_others(tmp_path: Path, script: str) -> None:

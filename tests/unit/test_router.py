@@ -41,6 +41,16 @@ def test_routers_place_unseen_questions(router: str) -> None:
     assert routed == [category for _, category in questions]
 
 
+def test_the_route_is_the_category_of_the_highest_confidence() -> None:
+    router = EmbeddingRouter()
+    for question in (question for group in UNSEEN.values() for question in group):
+        confidence = router.confidence(question)
+        assert router.route([question]) == [max(confidence, key=lambda category: confidence[category])]
+        assert sum(confidence.values()) == pytest.approx(1.0)
+    for category, prototypes in PROTOTYPES.items():  # a fit to 0 and 1
+        assert router.confidence(prototypes[0])[category] > 0.5
+
+
 def test_template_text_does_not_change_the_route() -> None:
     plain = "How many cats are there?"
     dressed = f"Question: {plain}\nAnswer the question using a single word or phrase."

@@ -1,0 +1,80 @@
+"""The command line of ``scripts/demo.py``. Nothing heavy is imported before the arguments are read."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import sys
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clasp import arguments as arguments_of
+from clasp.strict import ConfigError
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Where the page is.
+
+    Args:
+        port: 0 for any that is free.
+        backbone: the one chosen at first: tiny, a hub id or a model's folder.
+        browser: whether a browser is opened, where there is a screen.
+    """
+
+    port: int = 7860
+    backbone: str = "tiny"
+    browser: bool = True
+
+
+def main(arguments: Sequence[str], usage: str) -> int:
+    """Serves until interrupted; returns the exit code."""
+    return arguments_of.run(DemoConfig, _main, arguments, usage)
+
+
+def _main(config: DemoConfig) -> int:
+    for package in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"the page needs {package}; run pip install -e '.[demo]'")
+    listening = _listen(config.port)
+    address = f"http://{HOST}:{listening.getsockname()[1]}/"
+    print("loading the model", flush=True)
+    # a visitor's choice of a backbone must not become a download; `make prefetch` is for that
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import uvicorn
+
+    from clasp.backbones import BackboneUnavailable
+    from clasp.demo.asking import Asked, Models
+    from clasp.demo.server import CHOSEN, TOKENS, Page, examples
+
+    models, shown = Models(), examples()
+    # libraries and the router load with the first question, which nobody is to wait for or see in a time
+    try:
+        models.answer(Asked(shown[0].image, shown[0].question, CHOSEN, TOKENS, config.backbone))
+    except (BackboneUnavailable, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    print(f"{address} (Ctrl-C ends it)", flush=True)
+    if config.browser and (sys.platform in ("darwin", "win32") or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}):
+        webbrowser.open(address)  # connections wait until the server takes them
+    app = Page(models, shown, config.backbone).app()
+    # what was asked is in addresses, which are not to be logged
+    uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning")).run(sockets=[listening])
+    return 0
+
+
+def _listen(port: int) -> socket.socket:
+    """A socket of this machine alone."""
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((HOST, port))
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"port={port} cannot be had ({error}); give another, or port=0 for any that is free"
+        ) from error
+    listening.listen()
+    return listening

@@ -1,0 +1,239 @@
+"""What a visitor asks, apart from the page: pictures opened with care, maps, answers, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import re
+import struct
+import weakref
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES, Prompt
+from PIL import Image
+from torch import nn
+
+import clasp
+from clasp import FastV
+from clasp.demo import asking
+from clasp.demo.asking import Asked, Models
+from clasp.demo.pictures import (
+    COMPLETION,
+    FORMATS,
+    KEPT,
+    MAX_BYTES,
+    MAX_PIXELS,
+    PIVOT,
+    DemoError,
+    kept_map,
+    opened,
+    seen,
+)
+from clasp.demo.server import Example
+
+pytestmark = pytest.mark.xdist_group("demo")  # one model for all
+
+
+def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    size = width * height * len(mode)
+    return Image.frombytes(mode, (width, height), random.Random(width * height).randbytes(size))
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, format=kind, **options)
+    return out.getvalue()
+
+
+def test_pictures_are_upright_and_transparent_parts_white() -> None:
+    picture = noise(20, 10)
+    assert opened(encoded(picture)).tobytes() == picture.tobytes()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: shown rotated by 270 degrees
+    turned = opened(encoded(picture, exif=exif))
+    assert turned.tobytes() == picture.transpose(Image.Transpose.ROTATE_270).tobytes()
+    assert opened(encoded(Image.new("RGBA", (4, 4), (9, 9, 9, 0)))).getpixel((1, 1)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_damaged_files_of_every_format_are_refused_or_read(kind: str) -> None:
+    whole = encoded(noise(64, 48), kind)
+    assert opened(whole).size == (64, 48)
+    with pytest.raises(DemoError, match=r"damaged|no image"):
+        opened(whole[: len(whole) // 2])
+    rng = random.Random(kind)
+    for _ in range(60):  # whatever a decoder makes of them, nothing but a sentence comes out
+        data = bytearray(whole[: rng.randrange(1, len(whole))] if rng.random() < 0.5 else whole)
+        for _ in range(rng.randrange(1, 8)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        with contextlib.suppress(DemoError):
+            assert opened(bytes(data)).mode == "RGB"
+
+
+def test_large_pictures_are_refused_by_their_head() -> None:
+    """The file has no pixels at all: that it is damaged would come out only when they are read."""
+    for width, height, said in (
+        (MAX_PIXELS // 1000 + 1, 1000, "million"),
+        (2100, 100, "strip"),
+        (10**5, 10**5, "no image"),
+    ):
+        head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+        data = b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in chunks
+        )
+        with pytest.raises(DemoError, match=said):
+            opened(b"\x89PNG\r\n\x1a\n" + data)
+    with pytest.raises(DemoError, match="10 MiB"):
+        opened(bytes(MAX_BYTES + 1))
+    with pytest.raises(DemoError, match="no image that can be read; use PNG"):
+        opened(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_maps_show_kept_tokens_as_they_are_in_their_colour(told: bool) -> None:
+    rows, columns = 3, 5
+    shown = noise(columns * 16, rows * 16)
+    kept = {0, 4, 7, 14}
+    drawn = kept_map(shown, (rows, columns), kept, {4, 14} if told else None)
+    for index in range(rows * columns):
+        left, top = index % columns * 16, index // columns * 16
+        inside = (left + 4, top + 4, left + 12, top + 12)
+        assert (drawn.crop(inside).tobytes() == shown.crop(inside).tobytes()) == (index in kept)
+        colour = (KEPT if not told else PIVOT if index in (4, 14) else COMPLETION) if index in kept else None
+        corners = [drawn.getpixel((left + x, top + y)) for x in (0, 15) for y in (0, 15)]
+        assert (corners == [colour] * 4) == (index in kept)
+    with pytest.raises(IndexError):
+        kept_map(shown, (rows, columns), {rows * columns}, None)
+
+
+def test_the_style_sheet_has_the_colours_of_the_maps() -> None:
+    css = (Path(clasp.__file__).parent / "demo" / "page.css").read_text()
+    for name, colour in (("pivot", PIVOT), ("completion", COMPLETION), ("kept", KEPT)):
+        assert f"--{name}: rgb({' '.join(map(str, colour))})" in css
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_grid_has_every_visual_token_where_its_pixels_are(name: str) -> None:
+    """A picture that is white at its top right alone, as it is seen; the others have tokens at several scales."""
+    family = FAMILIES[name]
+    picture = Image.new("RGB", (112, 56))
+    picture.paste("white", (56, 0, 112, 28))
+    inputs = family.inputs([Prompt(text="What?", images=[picture])])
+    found = seen(picture, inputs, family.processor())
+    if name not in ("llava", "qwen2_5_vl", "qwen3_vl"):
+        assert found is None
+        return
+    assert found is not None
+    shown, (rows, columns) = found
+    placeholder = family.processor().tokenizer.convert_tokens_to_ids(family.processor().image_token)
+    assert rows * columns == int((inputs["input_ids"] == placeholder).sum()) > 1
+    assert (columns == 2 * rows) == (name != "llava"), "LLaVA's processor cuts out the middle"
+    width, height = shown.size
+    corners = [shown.getpixel((x, y)) for y in (1, height - 2) for x in (1, width - 2)]
+    assert corners == [(0, 0, 0), (255, 255, 255), (0, 0, 0), (0, 0, 0)]
+
+
+def test_answers_and_costs_are_those_of_the_methods_alone(models: Models, shown: list[Example]) -> None:
+    example = shown[1]
+    found = models.answer(Asked(example.image, example.question, ("fastv", "clasp"), 64))
+    plain, fastv, own = found
+    assert [one["method"] for one in found] == ["Unpruned", "FastV", "CLASP"]
+    model, processor = models.get("tiny")
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": example.question}]}]
+    text = processor.apply_chat_template(turn, add_generation_prompt=True)
+    inputs = processor(text=text, images=Image.open(io.BytesIO(example.image)), return_tensors="pt")
+
+    def generated() -> str:
+        output = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+        return processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+    assert plain["answer"] == generated() == example.answer
+    with FastV(tokens=64)(model, processor) as run:
+        assert fastv["answer"] == generated()
+    assert run.trace is not None
+    (sample,) = run.trace.samples
+    costs = dict(fastv["costs"])
+    assert costs["Visual tokens, output average"] == f"{sum(sample.visual_leaving) / 12:.1f}"
+    assert costs["Visual tokens, final"] == str(len(sample.kept[0]))
+    assert costs["KV cache after prefill"] == f"{run.trace.kv_bytes / 2**20:.3f} MiB"
+    assert [one["text"] for one in fastv["stages"]] == [
+        f"From decoder layer 1 on {len(sample.kept[0])} of 576 visual tokens"
+    ]
+    assert plain["stages"] == []
+    assert dict(plain["costs"])["Visual tokens, final"] == "576"
+    assert (plain["category"], plain["confidence"]) == (None, None)
+    assert (own["category"], len(own["stages"])) == ("attribute", 3)
+    assert 0.5 < own["confidence"] <= 1.0
+    for one in found:
+        spent = {name: float(value.split()[0].replace(",", "")) for name, value in one["costs"] if " ms" in value}
+        assert spent["ViT"] + spent["Prefill"] < spent["In all"]
+        assert 0.0 <= spent["Selection, within these two"] < spent["ViT"] + spent["Prefill"]
+        assert (spent["Selection, within these two"] > 0.0) == (one is not plain)
+
+
+def test_what_a_method_refuses_leaves_the_others(models: Models, shown: list[Example]) -> None:
+    plain, fastv, divprune = models.answer(Asked(shown[0].image, shown[0].question, ("fastv", "divprune"), 5))
+    assert plain["answer"]
+    assert divprune["answer"]
+    assert "a budget of 5 visual tokens (output average) cannot be reached" in fastv["refused"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"question": " \n"}, "There is no question"),
+        ({"question": "x" * 1001}, "1001 characters"),
+        ({"methods": ()}, "0 methods"),
+        ({"methods": ("fastv",) * 2}, "each once"),
+        ({"methods": ("fastv", "tome", "dart", "clasp", "hired")}, "5 methods"),
+        ({"methods": ("none",)}, "no method 'none'; use random, "),
+        ({"tokens": 0}, "budget is 0"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_a_model_loads(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(DemoError, match=re.escape(said)):
+        Asked(**{"image": b"", "question": "What?", "methods": ("fastv",), "tokens": 64, **changed})
+
+
+def test_a_damaged_image_is_refused_before_a_model_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "load", None)
+    with pytest.raises(DemoError, match="no image"):
+        Models().answer(Asked(b"x", "What?", ("fastv",), 64))
+
+
+def test_a_placeholder_in_the_question_is_refused(models: Models, shown: list[Example]) -> None:
+    with pytest.raises(DemoError, match="'<image>'"):
+        models.answer(Asked(shown[0].image, "What is <image>?", ("fastv",), 64))
+
+
+def test_one_model_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[nn.Module]] = []
+
+    def load(name: str) -> tuple[nn.Module, str]:
+        assert [one() for one in alive] == [None] * len(alive)
+        model = nn.Linear(1, 1)
+        model.itself = [model]  # as real ones are held in circles
+        alive.append(weakref.ref(model))
+        return model, name
+
+    monkeypatch.setattr(asking, "load", load)
+    held = Models()
+    assert [held.get(name)[1] for name in ("a", "a", "b", "a")] == ["a", "a", "b", "a"]
+    assert len(alive) == 3
+    assert torch.is_tensor(held.get("a")[0].weight)
+
+
+def test_nothing_imports_the_demo_which_imports_neither_evaluation_nor_report() -> None:
+    package = Path(clasp.__file__).parent
+    inside = {path: "clasp/demo" in path.as_posix() for path in package.rglob("*.py")}
+    assert sum(inside.values()) == 5
+    for path, demo in inside.items():
+        forbidden = r"clasp\.(evaluation|report|bench)" if demo else r"clasp\.demo"
+        assert not re.search(rf"(from|import) {forbidden}", path.read_text(encoding="utf-8")), path
