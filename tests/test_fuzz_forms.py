@@ -227,7 +227,7 @@ def test_values_as_hydra_reads_them(
         ended.append(entered(task))
 
     many("typed", one)
-    assert {0, cli.BAD_INPUT} == set(ended)
+    assert cli.BAD_INPUT in ended
 
 
 def flipped(payload: bytes, draw: random.Random) -> bytes:

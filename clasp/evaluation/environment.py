@@ -23,7 +23,7 @@ _COUNTS = {
 _ONE_OF = {
     "ACCELERATE_MIXED_PRECISION": ("no", "fp16", "bf16", "fp8"),
 }
-_FLAGS = ("y", "yes", "t", "true", "on", "1", "n", "no", "f", "false", "of", "0")
+_FLAGS = ("y", "yes", "t", "true", "on", "1", "n", "no", "f", "false", "off", "0")
 _FLAG_NAMES = ("ACCELERATE_DEBUG_MODE", "ACCELERATE_CPU_AFFINITY", "FORK_LAUNCHED")
 _FLAG_PREFIX = "ACCELERATE_USE_"
 _PLUGINS = "LMMS_EVAL_PLUGINS"

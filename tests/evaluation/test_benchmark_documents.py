@@ -277,6 +277,7 @@ def test_answers_end_where_the_task_says(evaluated: Evaluate, name: str) -> None
             "max_new_tokens": LENGTHS[name],
             "do_sample": False,
             "num_beams": 1,
+            "num_return_sequences": 1,
             **dict.fromkeys(("temperature", "top_p", "top_k")),
         }
         assert stops == (("ASSISTANT:",) if name == "mmbench" else ())

@@ -17,7 +17,7 @@ from clasp.strict import ConfigError
 BAD = {
     **{name: ["", " ", "two", "1.5", "0x1", "-7", "1e3", "nan"] for name in _COUNTS},
     "WORLD_SIZE": ["0", "zwei"],
-    "ACCELERATE_USE_CPU": ["", "maybe", "2", "None"],
+    "ACCELERATE_USE_CPU": ["", "maybe", "2", "None", "of"],
     "ACCELERATE_USE_FSDP": ["yes please"],
     "ACCELERATE_DEBUG_MODE": ["?"],
     "ACCELERATE_MIXED_PRECISION": ["float32", ""],
