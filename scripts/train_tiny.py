@@ -1,10 +1,11 @@
 """Trains the small backbone from nothing.
 
-    python scripts/train_tiny.py [checkpoints=checkpoints] [until=deepen] [only=STAGE] [threads=N]
+    python scripts/train_tiny.py [checkpoints=checkpoints] [since=see] [until=deepen] [threads=N]
 
-The stages see, refine, read, align, answer and deepen run in order, up to ``until``, and continue from their
-checkpoints, so the same command takes up a stopped run. ``read`` needs nothing of see and refine: ``only=read`` trains
-it beside them.
+The stages see, refine, read, align, answer and deepen run in order, from ``since`` to ``until``, and continue from their
+checkpoints, so the same command takes up a stopped run. Of earlier stages, checkpoints are taken over where they are.
+``read`` needs nothing of see and refine: ``since=read until=read`` trains it beside them. results/testbed holds the
+checkpoint of refine: copied into ``checkpoints``, it spares the first two stages.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from clasp.testbed.training import STAGES, Stage
 
 @dataclass(frozen=True)
 class Arguments:
-    """``only`` None: every stage up to ``until``; ``threads`` None: torch's own."""
+    """``threads`` None: torch's own."""
 
     checkpoints: Path = Path("checkpoints")
+    since: Stage = STAGES[0]
     until: Stage = STAGES[-1]
-    only: Stage | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        if STAGES.index(self.since) > STAGES.index(self.until):
+            raise ConfigError(f"since={self.since} comes after until={self.until}; the order is {', '.join(STAGES)}")
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"threads={self.threads} is below 1; give a whole number of at least 1, or leave it out")
 
@@ -41,7 +44,10 @@ def train(asked: Arguments) -> int:
     if asked.threads is not None:
         torch.set_num_threads(asked.threads)
     course = Course(asked.checkpoints)
-    for stage in (asked.only,) if asked.only else STAGES[: STAGES.index(asked.until) + 1]:
+    first, last = STAGES.index(asked.since), STAGES.index(asked.until)
+    for stage in STAGES[:first]:
+        course.trainer(stage)  # takes over its checkpoint
+    for stage in STAGES[first : last + 1]:
         course.run(stage)
     return 0
 
