@@ -1,4 +1,4 @@
-"""Every method on every family on a CUDA device that is not there: nothing left on the CPU, the CPU's tokens, few reads."""
+"""Every method on every family on a virtual CUDA device: nothing is left on the CPU, same tokens, few reads."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def test_a_method_on_the_device_keeps_the_tokens_of_the_cpu(name: str, family: s
     reference = run.trace
     with torch.no_grad(), VirtualCuda() as device, method(model, processor) as run:
         logits = model(**inputs).logits
-    assert reference is not None and run.trace is not None
+    assert reference is not None
+    assert run.trace is not None
     assert any(len(kept) for sample in run.trace.samples for kept in sample.kept)
     for there, here in zip(run.trace.samples, reference.samples, strict=True):
         assert [kept.tolist() for kept in there.kept] == [kept.tolist() for kept in here.kept]
@@ -80,7 +81,7 @@ HERE, THERE = torch.tensor([0, 1]), OnDevice(torch.tensor([0, 1]))
     ],
 )
 def test_two_devices_in_one_operation_are_refused(mixed: Callable[[], Tensor]) -> None:
-    with VirtualCuda(), pytest.raises(RuntimeError, match="same device|cannot draw"):
+    with VirtualCuda(), pytest.raises(RuntimeError, match=r"same device|cannot draw"):
         mixed()
 
 

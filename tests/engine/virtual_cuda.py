@@ -1,4 +1,4 @@
-"""A CUDA device that is not there: its tensors say ``cuda:0``, are computed on the CPU, and refuse company from the CPU.
+"""A virtual CUDA device: its tensors say ``cuda:0``, are computed on the CPU, and refuse operands of the CPU.
 
 On a machine without a GPU a tensor left on the wrong device goes unseen, for there is only one. Here it is an error, as
 it would be on the device, and what makes the host wait for the device is counted.
@@ -6,9 +6,9 @@ it would be on the device, and what makes the host wait for the device is counte
 It shows: operands on two devices (but for a single number of the CPU, and for CPU indices within brackets, as torch
 allows), a random generator of the other device, ``numpy`` on a tensor of the device, code that runs where ``is_cuda``
 holds, and every read of the host. It cannot show: CUDA kernels' own rounding, order of summation and lack of
-deterministic forms; dtypes that a kernel does not take; fused attention, whose choice asks the driver (use models with
-``attention="eager"``); gradients; streams, so that a read too early after ``non_blocking`` is none here. Like torch's
-own fake tensors it relies on private parts of torch: the wrapper subclass and the guard without a device.
+deterministic forms; dtypes that a kernel does not take; the kernels of fused attention (the tests use eager);
+gradients; pinned memory; streams, so that a read too early after ``non_blocking`` is none here. Like torch's own fake
+tensors it relies on private parts of torch: the wrapper subclass and the guard without a device.
 """
 
 from __future__ import annotations
