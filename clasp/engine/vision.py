@@ -207,7 +207,8 @@ class CropsView:
         return self._prefill.scratch_of(self._row.sample, self._row.media)
 
     def attention(self, layer: int) -> Tensor:
-        return self._medium.attention(layer)[self._medium.crops().to(self._medium.attention(layer).device) == 0]
+        attention = self._medium.attention(layer)
+        return attention[_on(attention, (self._medium.crops() == 0).nonzero().squeeze(1))]
 
     def attentions(self, layer: int) -> list[Tensor]:
         return self._each(self._medium.attention(layer)[_on(self._medium.attention(layer), self._row.tokens)])

@@ -61,7 +61,8 @@ class HiRED(Method):
         size, *tiles = image.sizes
         whole = min(max(int(keep * self.whole_share), keep - sum(tiles)), size)
         top = top_k(image.attention(ALLOCATION_LAYER)[None], int(size * (1.0 - self.whole_share)))[0]
-        falls = torch.bincount(image.covering().to(top.device)[top], minlength=len(image.sizes))[1:]
+        tile = image.covering().to(top.device)[top]
+        falls = (tile == torch.arange(1, len(image.sizes), device=tile.device)[:, None]).sum(dim=1)
         return [whole, *proportional(falls.tolist(), tiles, keep - whole)]
 
     def select(self, state: State, keep: int) -> Selection:
