@@ -190,7 +190,7 @@ OPS: dict[str, Callable[[Inputs], Call]] = {
 method does."""
 
 
-HELPERS = ("blocks", "nearest")
+HELPERS = ("attention_probabilities", "blocks", "nearest")
 """Functions of :mod:`clasp.ops` that choose nothing, of which other ops are made."""
 
 

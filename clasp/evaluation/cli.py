@@ -254,7 +254,7 @@ def _prepare_environment(config: RunConfig) -> None:
     """
     check_environment()
     source = config.backbone.source
-    here = source == "tiny" or Path(source).expanduser().is_dir()
+    here = source == "tiny" or os.path.isdir(os.path.expanduser(source))
     local = {OWN_DATA, *(name for name, benchmark in BENCHMARKS.items() if benchmark.source == "local")}
     if here and set(config.benchmarks.names) <= local:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clasp.evaluation.ahead import Ahead
-from clasp.evaluation.answering import Answer, Answerer, Question
+from clasp.evaluation.answering import Answer, Answerer, EvaluationError, Question
 from clasp.evaluation.keeping.claims import ClaimLost
 from clasp.evaluation.keeping.journal import Journal, count
 from clasp.evaluation.keeping.resuming import ResumingAnswerer
@@ -180,12 +180,14 @@ def test_a_picture_that_breaks_while_preparing_costs_no_answer_before_it(
     answerer: ResumingAnswerer, questions: list[Question], tmp_path: Path
 ) -> None:
     class Broken:
+        mode = "RGB"
+
         def convert(self, mode: str) -> None:
             raise OSError("truncated")
 
     last = min(questions, key=lambda question: len(question.text))  # the longest are asked first
     asked = [Question(q.name, q.text, [Broken()], q.generation) if q is last else q for q in questions]
-    with pytest.raises(OSError, match="truncated"):
+    with pytest.raises(EvaluationError, match="truncated"):
         answerer.answer(asked)
     assert count(tmp_path, CELL) == len(questions) - 2
 

@@ -266,11 +266,11 @@ def test_pauses_double_and_a_server_may_ask_for_longer_ones(monkeypatch: pytest.
 
 def test_an_endpoint_that_refuses_the_key_is_asked_once(tmp_path: Path, server: Server) -> None:
     store = CellStore(tmp_path)
-    cell, server.default = put(store), 401
+    cell, server.default = put(store, predictions=tuple(map(str, range(60)))), 401
     with pytest.raises(JudgeError, match="does not answer: HTTP 401") as caught:
         judged(store, cell, workers=1)
     assert caught.value.hopeless
-    assert len(server.asked) < 4, "on a busy machine a few more may be under way"
+    assert len(server.asked) < 30, "on a busy machine a few more may be under way"
 
 
 def test_nobody_at_the_address(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

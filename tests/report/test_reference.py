@@ -72,10 +72,10 @@ def rows(block: str) -> list[list[str]]:
     return [[entry.strip() for entry in line.split("|")[1:-1]] for line in table][2:]
 
 
-def check_blocks(reference: Path) -> None:
+def check_blocks(reference: Path, awaited: Sequence[str] = ()) -> None:
     main, methods = main_block(summary_of(reference)), methods_block(summary_of(reference, METHODS_TABLE))
     assert [row[0] for row in rows(main)] == [f"all {VISUAL}", *(str(b) for b in BUDGETS for _ in METHODS)]
-    assert [row[0] for row in rows(methods)] == [LABELS[name] for name in ALL_METHODS]
+    assert [row[0] for row in rows(methods)] == [LABELS[name] for name in ALL_METHODS if name not in awaited]
     for table, columns in ((rows(main), 6), (rows(methods), 2 + len(BUDGETS))):
         assert {len(row) for row in table} == {columns}
         assert all(all(row) for row in table)
@@ -89,7 +89,7 @@ def test_pages_are_what_the_reference_results_say() -> None:
 
 
 AWAITED = ("random_inside", "stride", "pool", "vscan", "hiprune", "mmtok", "holov", "scope", "prunesid")
-"""Methods newer than the stored results, which are those of commit eebb139: their rows come with the next small model."""
+"""Methods newer than the stored results of commit eebb139: their rows come with the next small model."""
 
 
 @pytest.mark.parametrize(("experiment", "methods"), SHOWN.items())
@@ -104,7 +104,7 @@ def test_the_reference_tables_are_complete(experiment: str, methods: Sequence[st
 
 
 def test_the_reference_blocks_are_complete() -> None:
-    check_blocks(REFERENCE)
+    check_blocks(REFERENCE, AWAITED)
 
 
 def test_the_reference_tables_follow_from_the_reference_cells(tmp_path: Path) -> None:
@@ -182,7 +182,9 @@ def test_the_methods_block_shows_the_numbers(built: Path) -> None:
         low, high = row.average.interval
         expected = f"{100 * row.average.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         # ToMe alone is below random here
-        assert entry == expected + (DAGGERS[summary.standings[row.key]].rjust(2) if row.method == "tome" else "")
+        assert entry == expected + (
+            DAGGERS[summary.standings[row.key]].rjust(2) if row.key in summary.standings else ""
+        )
         if row.tokens == 64:
             assert shown[LABELS[row.method]][-1] == f"{row.speedups['prefill']:.2f}"
     assert below_random(summary.standings, {row.key: row.average for row in summary.rows}) in block

@@ -13,6 +13,7 @@ import os, signal, sys, time, weakref
 from clasp import stopping
 stopping.AGAIN_S = 0.3
 NUMBER = signal.Signals(int(sys.argv[1]))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background has it ignored
 
 def ask():
     os.kill(os.getpid(), NUMBER)

@@ -96,7 +96,11 @@ def current(results: Path | str, signature: str, at: float | None = None) -> Cla
     Args:
         at: the time by the file system's clock (:func:`file_time`); None: by this machine's.
     """
-    return _latest([_read(path, at) for path in folder(results).glob(f"{signature}.*.claim")])
+    while True:
+        paths = [path for path in folder(results).glob(f"{signature}.*.claim") if _NAME.fullmatch(path.name)]
+        claims = [_read(path, at) for path in paths]
+        if None not in claims:  # else one went meanwhile, and the one that replaced it may not be on the list
+            return _latest(claims)
 
 
 def all_current(results: Path | str) -> dict[str, Claim]:
@@ -123,7 +127,7 @@ class Claims:
 
     def __init__(self, results: Path | str) -> None:
         self._results, self._folder = Path(results), folder(results)
-        self._held: dict[str, Held] = {}
+        self._held: set[Held] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._beating: threading.Thread | None = None
@@ -138,7 +142,7 @@ class Claims:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stop.set()
-        for held in list(self._held.values()):
+        for held in list(self._held):
             held.release()
 
     def take(self, signature: str, label: str, questions: int | None = None) -> Held | None:
@@ -148,11 +152,11 @@ class Claims:
             return None
         generation = claim.generation + 1 if claim is not None else 1
         path = self._folder / f"{signature}.{generation}.claim"
-        held = Held(self, signature, path)
+        held = Held(self, path)
         with self._lock:
-            self._held[signature] = held  # before it is made, so that no interrupt leaves a claim that none releases
+            self._held.add(held)  # before it is made, so that no interrupt leaves a claim that none releases
         if not self._make(path, {"label": label, "questions": questions, "since": now()}):
-            self.forget(signature)
+            self.forget(held)
             return None
         others = [other for other in self._folder.glob(f"{signature}.*.claim") if other != path]
         if any(claim is not None and claim.alive for claim in map(_read, others)):
@@ -183,21 +187,21 @@ class Claims:
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_S):
             with self._lock:
-                held = list(self._held.values())
+                held = list(self._held)
             for one in held:
                 one.beat()
 
-    def forget(self, signature: str) -> None:
+    def forget(self, held: Held) -> None:
         """A claim is no longer held."""
         with self._lock:
-            self._held.pop(signature, None)
+            self._held.discard(held)
 
 
 class Held:
     """A claim of this process; a context manager that releases it."""
 
-    def __init__(self, claims: Claims, signature: str, path: Path) -> None:
-        self._claims, self._signature, self._path = claims, signature, path
+    def __init__(self, claims: Claims, path: Path) -> None:
+        self._claims, self._path = claims, path
 
     def __enter__(self) -> Held:
         return self
@@ -225,7 +229,7 @@ class Held:
         claim = _read(self._path)
         if claim is not None and claim.owner in (None, _this_process()):  # not one that another was first to make
             self._path.unlink(missing_ok=True)
-        self._claims.forget(self._signature)
+        self._claims.forget(self)
 
 
 def _latest(claims: list[Claim | None]) -> Claim | None:
