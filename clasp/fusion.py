@@ -77,7 +77,7 @@ class Fusion:
                 raise ValueError(
                     f"fusion layers {list(self.layers)} contradict layer_set={self.layer_set!r}; give one of the two"
                 )
-            if list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
+            if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
                 raise ValueError(f"fusion layers {list(self.layers)} must be distinct, non-negative and increasing")
             if self.weights is not None and len(self.weights) != len(self.layers):
                 raise ValueError(f"{len(self.weights)} fusion weights for {len(self.layers)} layers; give one a layer")

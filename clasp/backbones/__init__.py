@@ -253,12 +253,12 @@ def _left_padding(processor: Any) -> Any:
 
 def available(loader: Any, path: str, *, revision: str | None = None, **options: Any) -> Any:
     """Loads from a folder, or from the hub at a fixed commit; quickly unavailable where there is neither."""
-    if not Path(path).expanduser().is_dir():
+    if not os.path.isdir(Path(path).expanduser()):
         options["revision"] = hub_commit(path, revision)
     try:
         return loader(path, **options)
     except OSError as error:
-        if Path(path).expanduser().is_dir():
+        if os.path.isdir(Path(path).expanduser()):
             raise BackboneUnavailable(_unusable(path, error)) from error
         raise unavailable(path, revision) from error
     except ValueError as error:  # transformers' word for a configuration that it does not know

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from itertools import accumulate, takewhile
+from itertools import accumulate, pairwise, takewhile
 from typing import Any
 
 from jinja2 import TemplateError
@@ -104,10 +104,19 @@ class PromptReader:
         return words
 
     def _typed(self, ids: Sequence[int], place: int) -> bool:
-        """Whether a special token is a user's: not the first of the prompt, no placeholder, nor the one before or after
-        a medium's placeholders, which frames them."""
+        """Whether a special token is a user's: not the first of the prompt, no placeholder, nor one that frames them.
+
+        Those before and after placeholders do, and the same ones around a video whose frames have frames of their own.
+        """
         around = ids[max(place - 1, 0) : place + 2]
-        return place > 0 and not self._media.intersection(map(int, around))
+        if place == 0 or self._media.intersection(map(int, around)):
+            return False
+        return place > self._after_media(ids) + 1 or ids[place] not in self._framing(ids)
+
+    def _framing(self, ids: Sequence[int]) -> set[int]:
+        """Special tokens that stand before or after a placeholder."""
+        pairs = [pair for pair in pairwise(map(int, ids)) if self._media.intersection(pair)]
+        return {token for pair in pairs for token in pair} & self._special
 
     def _span(self, prompt: bytes, ends: Sequence[int], ids: Sequence[int]) -> tuple[int, int]:
         """The bytes of the prompt between header and closing; ``ends``: where each token ends."""

@@ -6,6 +6,7 @@ files alone, before a configuration, a processor or a weight is loaded.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -111,14 +112,14 @@ def _references(named: object) -> list[str]:
 
 def _names(source: str, revision: str | None) -> Iterable[str]:
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return [path.name for path in folder.iterdir()]
     return hub_names(source, hub_commit(source, revision))
 
 
 def _content(source: str, name: str, revision: str | None) -> object:
     folder = Path(source).expanduser()
-    path = folder / name if folder.is_dir() else hub_file(source, name, hub_commit(source, revision))
+    path = folder / name if os.path.isdir(folder) else hub_file(source, name, hub_commit(source, revision))
     try:
         return read_json(path)
     except (BadFile, OSError) as error:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Collection
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFile, ImageOps
 
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 25_000_000
@@ -52,6 +52,9 @@ def opened(data: bytes) -> Image.Image:
             f"The image is {width} × {height} pixels, a strip; use one whose longer side is at most {MAX_ASPECT} times "
             "the shorter."
         )
+    ImageFile.LOAD_TRUNCATED_IMAGES = (
+        False  # libraries switch it on for a whole process, and half an image is then grey
+    )
     try:
         picture.load()
         upright = ImageOps.exif_transpose(picture).convert("RGBA")

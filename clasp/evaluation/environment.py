@@ -29,12 +29,13 @@ _FLAG_PREFIX = "ACCELERATE_USE_"
 _PLUGINS = "LMMS_EVAL_PLUGINS"
 
 
-def check_environment(environment: Mapping[str, str] = os.environ) -> None:
+def check_environment(environment: Mapping[str, str] | None = None) -> None:
     """Whether libraries can read what they will read.
 
     Raises:
         ConfigError: a variable has a value that its library would stumble over; names both, and what is allowed.
     """
+    environment = os.environ if environment is None else environment
     numbers = {name: _count(name, environment[name], least) for name, least in _COUNTS.items() if name in environment}
     if "RANK" in numbers and numbers["RANK"] >= numbers.get("WORLD_SIZE", 1):
         raise _refusal("RANK", environment["RANK"], f"one below WORLD_SIZE, {numbers.get('WORLD_SIZE', 1)}")
