@@ -152,10 +152,10 @@ def timed_sweep(config: RunConfig, overlap: bool) -> dict[str, Any]:
     Raises:
         RuntimeError: a cell failed.
     """
-    from clasp.evaluation.answering import Answerer
+    from clasp.evaluation.generation.answering import Answerer
     from clasp.evaluation.plan import plan
     from clasp.evaluation.runner import run_cells
-    from clasp.evaluation.store import CellStore
+    from clasp.results.store import CellStore
 
     planned, usual = plan(config), Answerer.overlap
     rows: dict[str, float] = {}

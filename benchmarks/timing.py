@@ -21,7 +21,7 @@ from clasp.backbones import adapter_for
 from clasp.cost import Stopwatch
 from clasp.engine.prefill import Prefill
 from clasp.methods.base import Method
-from clasp.router import forget as forget_routes
+from clasp.methods.clasp.router import forget as forget_routes
 
 NEW_TOKENS = 2
 """Generated in each run, as POPE's answers are: one word and the end token, hence one decoding step."""

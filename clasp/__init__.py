@@ -19,7 +19,7 @@ __version__ = "0.2.0"
 
 _EXPORTS = {
     "CDPruner": "clasp.methods.cdpruner",
-    "CLASP": "clasp.methods.clasp",
+    "CLASP": "clasp.methods.clasp.method",
     "DART": "clasp.methods.dart",
     "DivPrune": "clasp.methods.divprune",
     "FasterVLM": "clasp.methods.fastervlm",

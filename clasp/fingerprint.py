@@ -10,7 +10,6 @@ from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from clasp.backbones.hub import BackboneUnavailable, hub_commit
 from clasp.files import file_digest
 
 PACKAGE = "clasp"
@@ -70,20 +69,6 @@ def folder_fingerprint(folder: Path, code: bool = False, nested: bool = False) -
     for path in [*sorted(files), *(sorted(folder.rglob("*.py")) if code else [])]:
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + bytes.fromhex(file_digest(path)))
     return f"sha256:{digest.hexdigest()[:24]}"
-
-
-def part_fingerprint(source: str) -> str:
-    """Names a model that a method reads beside the backbone: the files of a folder, or a hub repository at its commit.
-
-    Where no hub can be asked and nothing is cached it is the name alone, and the model cannot be loaded either.
-    """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder_fingerprint(folder, nested=True)
-    try:
-        return f"hub:{source}@{hub_commit(source)}"
-    except BackboneUnavailable:
-        return f"hub:{source}"
 
 
 def normalised(source: str) -> str:

@@ -10,15 +10,15 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from clasp.evaluation import cli
-from clasp.evaluation.hydra_files import TARGETS
+from clasp.cli import jobs
+from clasp.cli.hydra_guard import TARGETS
 from clasp.report.wandb_log import log_group
 
 
 @hydra.main(config_path="../configs", config_name="calibrate", execution_whitelist=TARGETS)
 def run(config: DictConfig) -> None:
-    cli.calibration_job(config, log_group)
+    jobs.calibration_job(config, log_group)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(run))
+    sys.exit(jobs.main(run))

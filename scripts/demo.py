@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from clasp.demo.command import main
+from clasp.cli.demo import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], str(__doc__)))

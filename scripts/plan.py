@@ -10,14 +10,14 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from clasp.evaluation import cli
-from clasp.evaluation.hydra_files import TARGETS
+from clasp.cli import jobs
+from clasp.cli.hydra_guard import TARGETS
 
 
 @hydra.main(config_path="../configs", config_name="config", execution_whitelist=TARGETS)
 def plan(config: DictConfig) -> None:
-    cli.plan_job(config)
+    jobs.plan_job(config)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(plan))
+    sys.exit(jobs.main(plan))

@@ -10,14 +10,14 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from clasp.evaluation import cli
-from clasp.evaluation.hydra_files import TARGETS
+from clasp.cli import jobs
+from clasp.cli.hydra_guard import TARGETS
 
 
 @hydra.main(config_path="../configs", config_name="config", execution_whitelist=TARGETS)
 def prefetch(config: DictConfig) -> None:
-    cli.prefetch_job(config)
+    jobs.prefetch_job(config)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(prefetch))
+    sys.exit(jobs.main(prefetch))

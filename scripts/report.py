@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 
-from clasp.report.command import main
+from clasp.cli.report import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], str(__doc__)))

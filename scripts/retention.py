@@ -10,16 +10,16 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from clasp.evaluation import cli
-from clasp.evaluation.hydra_files import TARGETS
+from clasp.cli import jobs
+from clasp.cli.hydra_guard import TARGETS
 
 
 @hydra.main(config_path="../configs", config_name="retention", execution_whitelist=TARGETS)
 def run(config: DictConfig) -> None:
     from clasp.report.build import build_retention  # after Hydra, which tells --help and bad keys without it
 
-    cli.retention_job(config, build_retention)
+    jobs.retention_job(config, build_retention)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(run))
+    sys.exit(jobs.main(run))

@@ -15,9 +15,9 @@ from pathlib import Path
 from clasp.arguments import run
 from clasp.evaluation.routing.scores import measure_all
 from clasp.files import write_atomically
+from clasp.methods.clasp.router import RouterError
 from clasp.report.load import ReportError
 from clasp.report.router_scores import load_router_scores, markdown
-from clasp.router import RouterError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from clasp.evaluation.submission import main
+from clasp.evaluation.vqa_server import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], str(__doc__)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clasp.evaluation import cli
+from clasp.cli import jobs
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "run.py"
 
@@ -18,7 +18,7 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str, script:
     folder.mkdir(exist_ok=True)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", [str(script), *arguments])
-    monkeypatch.setattr(cli, "_statuses", [])
+    monkeypatch.setattr(jobs, "_statuses", [])
     with pytest.raises(SystemExit) as exited:
         runpy.run_path(str(script), run_name="__main__")
     return int(exited.value.code or 0)

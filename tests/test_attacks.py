@@ -16,9 +16,10 @@ import pytest
 import yaml
 from command_line import call
 
-from clasp.evaluation import cli, provenance
-from clasp.evaluation.sweep import snapshot
+from clasp.cli import jobs
+from clasp.launch import snapshot
 from clasp.report.table import records_csv
+from clasp.results import provenance
 
 KEPT = "what the user wrote\n"
 WORLD = ["tokens=64", "limit=2", "benchmarks.names=[world_ocr]", "wandb.enabled=false"]
@@ -98,7 +99,7 @@ def test_a_configuration_runs_nothing_and_writes_nowhere_else(
         where = shared.parent.parent
         arguments += ["experiment=evil", *_from(way, where)]
     before = dict(os.environ)
-    assert call(monkeypatch, tmp_path / "work", *arguments) == cli.BAD_INPUT
+    assert call(monkeypatch, tmp_path / "work", *arguments) == jobs.BAD_INPUT
     error = capsys.readouterr().err
     named = [part for part in (key, ".".join(key.split(".")[:3]), ".".join(key.split(".")[:2])) if part in error]
     assert error.count("error: ") == 1, error
@@ -117,7 +118,7 @@ def test_folders_below_the_results_and_hydras_own_logs_may_be_chosen(
     tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = ["hydra.run.dir=results/logs/mine", "hydra/job_logging=none", "hydra.verbose=false"]
-    monkeypatch.setattr(cli, "_run", lambda *_: 0)
+    monkeypatch.setattr(jobs, "_run", lambda *_: 0)
     assert call(monkeypatch, tmp_path / "work", *WORLD, f"paths.data={data_root}", *chosen) == 0
     assert (tmp_path / "work" / "results" / "logs" / "mine").is_dir()
 

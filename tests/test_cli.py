@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from command_line import SCRIPT, call
 
-from clasp.evaluation import cli
-from clasp.report import command as report
+from clasp.cli import jobs, report
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -90,7 +89,7 @@ def test_a_sweep_goes_on_after_bad_input_and_says_so(
         *["-m", "method=none,random", "tokens=8,999", "limit=2", "benchmarks.names=[world_scene]"],
         *["wandb.enabled=false", f"paths.data={data_root}"],
     )
-    assert status == cli.BAD_INPUT
+    assert status == jobs.BAD_INPUT
     errors = capsys.readouterr().err
     assert errors.count("error: tokens=999 is more than the 576 visual tokens") == 2
     assert "Traceback" not in errors
@@ -147,7 +146,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert call(monkeypatch, tmp_path, f"paths.data={data_root}", *arguments) == cli.BAD_INPUT
+    assert call(monkeypatch, tmp_path, f"paths.data={data_root}", *arguments) == jobs.BAD_INPUT
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     for word in words:
@@ -166,7 +165,7 @@ def test_tracebacks_are_shown_on_demand(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_failed_cell_is_exit_code_1(
     tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from clasp.evaluation.answering import Answerer, EvaluationError
+    from clasp.evaluation.generation.answering import Answerer, EvaluationError
 
     def failing(*_: object) -> None:
         raise EvaluationError("broken on purpose")
@@ -179,7 +178,7 @@ def test_a_failed_cell_is_exit_code_1(
         "wandb.enabled=false",
         f"paths.data={data_root}",
     ]
-    assert call(monkeypatch, tmp_path, *arguments) == cli.FAILED
+    assert call(monkeypatch, tmp_path, *arguments) == jobs.FAILED
     assert "failed: tiny, clasp at 64, world_ocr" in capsys.readouterr().err
 
 

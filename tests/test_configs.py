@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 
 from clasp.config import OWN_DATA, RunConfig, load_config
 from clasp.evaluation.benchmarks import BENCHMARKS
-from clasp.fusion import FUSIONS
 from clasp.methods import METHODS, get
-from clasp.router import ROUTERS
+from clasp.methods.clasp.fusion import FUSIONS
+from clasp.methods.clasp.router import ROUTERS
 from clasp.strict import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,17 +23,18 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from clasp import backbones
-from clasp.evaluation import cli, console, custom, experiments, plan
-from clasp.evaluation.data import ensure
-from clasp.evaluation.keeping import claims, failures, journal
-from clasp.evaluation.overview import status
-from clasp.evaluation.store import CellStore
-from clasp.evaluation.store import signature as hashed
+from clasp.cli import console, jobs, report
+from clasp.evaluation import plan
+from clasp.evaluation.questions import custom
+from clasp.evaluation.questions.embedded import ensure
+from clasp.launch import status
 from clasp.reading import BadFile
-from clasp.report import command as report
 from clasp.report.load import ReportError
 from clasp.report.retention_run import load_retention
 from clasp.report.router_scores import load_router_scores, markdown
+from clasp.results import answer_log, experiments, failures, lock
+from clasp.results.store import CellStore
+from clasp.results.store import signature as hashed
 from clasp.strict import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,15 +148,15 @@ def entered(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, quiet: None
 ) -> Callable[[Callable[[], object]], int]:
     """The entry point of ``scripts/run.py`` around a call; checks what a user sees and returns the exit code."""
-    monkeypatch.setattr("clasp.evaluation.cli._run", lambda *_: 0)  # the plan is made, no cell is computed
-    monkeypatch.setattr("clasp.evaluation.cli.launch", lambda *_: 0)
+    monkeypatch.setattr("clasp.cli.jobs._run", lambda *_: 0)  # the plan is made, no cell is computed
+    monkeypatch.setattr("clasp.cli.jobs.launch", lambda *_: 0)
     monkeypatch.chdir(tmp_path)
 
     def enter(call: Callable[[], object]) -> int:
-        cli._statuses.clear()
-        code = cli.main(call)
+        jobs._statuses.clear()
+        code = jobs.main(call)
         said = capsys.readouterr().err
-        assert code in (0, cli.BAD_INPUT), said
+        assert code in (0, jobs.BAD_INPUT), said
         if code:
             one_sentence(said)
         return code
@@ -184,8 +185,8 @@ def test_overrides(entered: Callable[..., int], tmp_path: Path, data_root: Path)
                 sign = draw.choice(["", "", "", "+", "++", "~"])
                 value = written(draw.choice([*STRANGE, deep(400)]), draw)
                 typed.append(draw.choice([f"{sign}{key}={value}", f"{sign}{key}={value}", f"{sign}{key}", value]))
-            ended.add(entered(lambda typed=typed: cli.job(compose("config", typed))))
-    assert cli.BAD_INPUT in ended
+            ended.add(entered(lambda typed=typed: jobs.job(compose("config", typed))))
+    assert jobs.BAD_INPUT in ended
 
 
 def paths(value: Any, prefix: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -199,7 +200,7 @@ def test_configurations(
     entered: Callable[..., int], composed: dict[str, Any], data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What Hydra composed, changed at will: past the override parser, which takes most of the time."""
-    monkeypatch.setattr(cli, "_values", lambda composed: composed)
+    monkeypatch.setattr(jobs, "_values", lambda composed: composed)
     # questions are built, and protocols hashed, alike for every input; that would take most of the time
     files = ensure(data_root, ["world_ocr"])
     monkeypatch.setattr("clasp.evaluation.plan.find", lambda data, names: dict.fromkeys(names, files["world_ocr"]))
@@ -207,7 +208,7 @@ def test_configurations(
         monkeypatch.setattr(name, lru_cache(getattr(plan, name.rpartition(".")[2])))
     monkeypatch.setattr("clasp.backbones._configuration", lru_cache(backbones._configuration))
     draw = random.Random(SEED)
-    ended = [entered(lambda: cli.job(mutate(composed, draw))) for _ in range(CONFIGURED)]
+    ended = [entered(lambda: jobs.job(mutate(composed, draw))) for _ in range(CONFIGURED)]
     assert 0.02 < ended.count(0) / CONFIGURED < 0.6, "some are harmless, most are not"
 
 
@@ -260,8 +261,8 @@ def readers(root: Path) -> list[Reader]:
         ),
         (own, lambda: custom.read(own)),
         (failures.folder(root) / f"{signature}.json", lambda: failures.read(root)),
-        (running, lambda: (claims.current(root, signature), claims.all_current(root))),
-        (root / "running" / f"{signature}.{'0' * 16}.answers.jsonl", lambda: journal.count(root, signature)),
+        (running, lambda: (lock.current(root, signature), lock.all_current(root))),
+        (root / "running" / f"{signature}.{'0' * 16}.answers.jsonl", lambda: answer_log.count(root, signature)),
     ]
 
 
@@ -289,7 +290,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     signature = min(CellStore(root).signatures())
     failures.record(root, signature, "a cell", ValueError("broken"))
     (root / "running").mkdir()
-    claims.Claims(root).take(signature, "a cell", 4)
+    lock.Claims(root).take(signature, "a cell", 4)
     (root / "running" / f"{signature}.{'0' * 16}.answers.jsonl").write_text('{"a": {"text": "b"}}\n')
     return root
 
@@ -358,4 +359,4 @@ def test_yaml_files(content: bytes, entered: Callable[..., int], tmp_path: Path)
     (tmp_path / "policy" / "mine.yaml").write_bytes(content)
     typed = ["policy=mine", "tokens=64", f"hydra.searchpath=[file://{tmp_path}]"]
     with initialize_config_dir(str(ROOT / "configs")):
-        assert entered(lambda: cli.job(compose("config", typed))) == cli.BAD_INPUT
+        assert entered(lambda: jobs.job(compose("config", typed))) == jobs.BAD_INPUT

@@ -29,24 +29,23 @@ from synthetic import cell, planned, summary_of, write_cell, write_plan
 from test_fuzz import ROOT, composed, entered, one_sentence, quiet, readers, stored  # noqa: F401
 
 from clasp import backbones
-from clasp.evaluation import cli, custom, plan, submission
-from clasp.evaluation.data import ensure
+from clasp.cli import jobs, report
+from clasp.cli import status as overview
+from clasp.evaluation import plan, vqa_server
 from clasp.evaluation.judging import chat, judge
-from clasp.evaluation.overview import command as overview
-from clasp.evaluation.overview import status
-from clasp.evaluation.prefetching import prefetch
-from clasp.evaluation.provenance import command
-from clasp.evaluation.sweep import machine, packs
-from clasp.evaluation.sweep.packs import PackFile
+from clasp.evaluation.questions import custom
+from clasp.evaluation.questions.embedded import ensure
+from clasp.launch import machine, packs, prefetch, status
+from clasp.launch.packs import PackFile
 from clasp.reading import BadFile
 from clasp.redact import redact
-from clasp.report import command as report
 from clasp.report.fidelity import measure
 from clasp.report.load import ReportError, load_experiment
 from clasp.report.published.compare import published_rows
 from clasp.report.published.upper_bound import targets
 from clasp.report.published.write import published_csv, published_sheet
 from clasp.report.table import sheet_latex, sheet_markdown
+from clasp.results.provenance import command
 from clasp.strict import ConfigError
 
 SHARE = float(os.environ.get("FUZZ_SHARE", "0.01"))
@@ -126,7 +125,7 @@ SWEPT = ("1,2", "range(1,3)", "choice(1,2)", "choice()", "interval(0,1)", "glob(
          "tag(a,1)", "str(1)", "int(x)", "json_str('{')", "extend_list(1)", "f(x)", "range(1,1e9)")  # fmt: skip
 VALUES = (*NUMBERS, *TEXTS, *NESTED, *INTERPOLATED, *SWEPT)
 
-REFUSALS = (ConfigError, ReportError, BadFile, status.StatusError, submission.SubmissionError)
+REFUSALS = (ConfigError, ReportError, BadFile, status.StatusError, vqa_server.SubmissionError)
 
 
 def many(kind: str, one: Callable[[random.Random], object]) -> None:
@@ -187,7 +186,7 @@ def test_command_lines(entered: Callable[..., int], composed: dict[str, Any], tm
     def one(draw: random.Random) -> None:
         words = [typed(draw, keys) for _ in range(draw.randint(1, 3))]
         words += draw.sample(words, draw.randint(0, 1))
-        entered(lambda: cli.job(compose("config", [*first, *words])))
+        entered(lambda: jobs.job(compose("config", [*first, *words])))
 
     with initialize_config_dir(str(ROOT / "configs")):
         many("composed", one)
@@ -204,7 +203,7 @@ def test_values_as_hydra_reads_them(
     for name in ("clasp.evaluation.plan.prompt_protocol", "clasp.evaluation.plan.task_protocol"):
         monkeypatch.setattr(name, lru_cache(getattr(plan, name.rpartition(".")[2])))
     monkeypatch.setattr("clasp.backbones._configuration", lru_cache(backbones._configuration))
-    monkeypatch.setattr(cli, "_values", lambda values: values)
+    monkeypatch.setattr(jobs, "_values", lambda values: values)
     parser, keys, ended = OverridesParser.create(), keys_of(composed), []
 
     def one(draw: random.Random) -> None:
@@ -222,12 +221,12 @@ def test_values_as_hydra_reads_them(
                 section[key] = override.value()
             if "$" in repr(config):
                 config = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
-            cli.job(config)
+            jobs.job(config)
 
         ended.append(entered(task))
 
     many("typed", one)
-    assert cli.BAD_INPUT in ended
+    assert jobs.BAD_INPUT in ended
 
 
 def flipped(payload: bytes, draw: random.Random) -> bytes:
@@ -263,7 +262,7 @@ def test_policy_files(entered: Callable[..., int], tmp_path: Path) -> None:  # n
         group = draw.choice(list(whole))
         (tmp_path / "own" / group / "mine.yaml").write_bytes(flipped(whole[group], draw))
         words = [f"{group}=mine", "tokens=64", f"hydra.searchpath=[file://{tmp_path}/own]"]
-        entered(lambda: cli.job(compose("config", [*words, f"paths.results={tmp_path}/results"])))
+        entered(lambda: jobs.job(compose("config", [*words, f"paths.results={tmp_path}/results"])))
 
     with initialize_config_dir(str(ROOT / "configs")):
         many("policies", one)
@@ -285,7 +284,7 @@ def test_arguments(
         report.main: ("experiment=one", "published=1", "wandb=off", "results=."),
         overview.main: ("experiment=one", "watch=10", "results=."),
         judge.main: ("experiment=one", "results=."),
-        submission.main: ("cell=" + "a" * 24, "results=.", "questions=own.jsonl", "output=made"),
+        vqa_server.main: ("cell=" + "a" * 24, "results=.", "questions=own.jsonl", "output=made"),
     }
     drawn = list(mains)
 
@@ -331,8 +330,8 @@ VARIABLES = (
 
 def test_variables(entered: Callable[..., int], composed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Through all that reads the environment before a model is loaded."""
-    monkeypatch.setattr(cli, "_values", lambda values: values)
-    monkeypatch.setattr(cli, "make_plan", lambda config: cli._prepare_environment(config))
+    monkeypatch.setattr(jobs, "_values", lambda values: values)
+    monkeypatch.setattr(jobs, "make_plan", lambda config: jobs.prepare_environment(config))
     usable = [value for value in VALUES if "\0" not in value]
 
     def one(draw: random.Random) -> None:
@@ -340,7 +339,7 @@ def test_variables(entered: Callable[..., int], composed: dict[str, Any], monkey
             for name in draw.sample(VARIABLES, draw.randint(1, 3)):
                 patch.setenv(name, draw.choice(usable))
 
-            entered(lambda: cli.job(composed))
+            entered(lambda: jobs.job(composed))
             prefetch.cache("data")
             command()
             redact("a text with tiny/ and a=b")

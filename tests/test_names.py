@@ -12,16 +12,17 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from clasp.cli.hydra_guard import Redacted
+from clasp.cli.jobs import POLICIES
 from clasp.config import load_config
-from clasp.evaluation import experiments, submission
+from clasp.evaluation import vqa_server
 from clasp.evaluation.calibration.run import policy_path
-from clasp.evaluation.cli import POLICIES
-from clasp.evaluation.custom import read
-from clasp.evaluation.hydra_files import Redacted
 from clasp.evaluation.judging.judge import main as judge
-from clasp.evaluation.store import CellStore
+from clasp.evaluation.questions.custom import read
 from clasp.report.build import build_everything
 from clasp.report.load import ReportError, load_experiment
+from clasp.results import experiments
+from clasp.results.store import CellStore
 from clasp.strict import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +56,7 @@ def test_of_arguments(tmp_path: Path, bad: str, capsys: pytest.CaptureFixture[st
     with pytest.raises(ReportError):
         load_experiment(bad, results)
     assert judge([f"experiment={bad}", f"results={results}"], "") == 2
-    assert submission.main([f"cell={bad}", f"results={results}"], "") == 2
+    assert vqa_server.main([f"cell={bad}", f"results={results}"], "") == 2
     assert "Traceback" not in capsys.readouterr().err
     assert not results.exists()
 

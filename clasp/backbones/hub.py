@@ -6,6 +6,8 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+from clasp.fingerprint import folder_fingerprint
+
 
 class BackboneUnavailable(OSError):
     """The backbone's files are neither on this machine nor to be had; the message is one sentence with the remedy."""
@@ -39,6 +41,20 @@ def hub_file(name: str, file: str, commit: str) -> Path:
         return Path(hf_hub_download(name, file, revision=commit))
     except (OSError, ValueError) as error:
         raise unavailable(name, commit) from error
+
+
+def part_fingerprint(source: str) -> str:
+    """Names a model that a method reads beside the backbone: the files of a folder, or a hub repository at its commit.
+
+    Where no hub can be asked and nothing is cached it is the name alone, and the model cannot be loaded either.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder_fingerprint(folder, nested=True)
+    try:
+        return f"hub:{source}@{hub_commit(source)}"
+    except BackboneUnavailable:
+        return f"hub:{source}"
 
 
 @lru_cache(maxsize=16)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clasp.budget import Budget
+from clasp.categories import CATEGORIES, check_category
 from clasp.config.schema import (
     OWN_DATA,
     CategoryConfig,
@@ -15,7 +16,7 @@ from clasp.config.schema import (
     RunConfig,
     VariantConfig,
 )
-from clasp.policy import CATEGORIES, check_category, check_weights
+from clasp.methods.clasp.policy import check_weights
 from clasp.strict import ConfigError, check_name
 
 

@@ -83,10 +83,10 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Layer fusion by name (see ``clasp.fusion.FUSIONS``), or ``custom`` with weights of one's own.
+    """Layer fusion by name (see ``clasp.methods.clasp.fusion.FUSIONS``), or ``custom`` with weights of one's own.
 
     Args:
-        layers, layer_set: which ViT layers, one of the two ways; None: the set ``even`` (``clasp.fusion.LayerSet``).
+        layers, layer_set: which ViT layers, one of the two ways; None: the set ``even`` (``LayerSet``).
     """
 
     name: str

@@ -16,7 +16,7 @@ from clasp.budget import Geometry, accountings
 from clasp.cost import Stopwatch, prefill_flops
 from clasp.demo.pictures import DemoError, data_url, kept_map, opened, seen
 from clasp.methods.base import Method
-from clasp.router import forget
+from clasp.methods.clasp.router import forget
 
 if TYPE_CHECKING:
     from PIL.Image import Image

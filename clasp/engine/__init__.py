@@ -29,7 +29,7 @@ from clasp.engine.hooks import Hook, Indexed
 from clasp.engine.layout import Layout
 from clasp.engine.prefill import Prefill
 from clasp.engine.trace import Trace
-from clasp.methods.base import Method
+from clasp.methods.protocols import PruningMethod
 
 _ACTIVE: WeakSet[nn.Module] = WeakSet()
 
@@ -53,7 +53,7 @@ class Run:
         BudgetError: the budget cannot be met on this backbone.
     """
 
-    def __init__(self, method: Method, model: Any, processor: Any) -> None:
+    def __init__(self, method: PruningMethod, model: Any, processor: Any) -> None:
         _refuse_compiled(model)
         if getattr(processor, "tokenizer", None) is None and not hasattr(processor, "convert_ids_to_tokens"):
             raise UnsupportedError(

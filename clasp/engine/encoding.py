@@ -15,7 +15,7 @@ from clasp.backbones.base import Adapter, Modality, UnsupportedError, VisionPass
 from clasp.backbones.crops import CropAdapter
 from clasp.engine.hooks import Hook, Indexed, Wrapped
 from clasp.engine.merging import VisionMerger
-from clasp.methods.base import Method
+from clasp.methods.protocols import PruningMethod
 
 
 class EncoderWatch:
@@ -31,7 +31,7 @@ class EncoderWatch:
         UnsupportedError: the method merges inside a tower that runs flash attention.
     """
 
-    def __init__(self, method: Method, adapter: Adapter, lock: threading.RLock) -> None:
+    def __init__(self, method: PruningMethod, adapter: Adapter, lock: threading.RLock) -> None:
         self._method, self._adapter, self._lock = method, adapter, lock
         self._own = threading.local()
         self._encoding: VisionPass | None = None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clasp.engine.layout import Layout
-from clasp.methods.contract import Projection, Queries
+from clasp.methods.protocols import Projection, Queries
 from clasp.ops.attention import attention_probabilities, attention_rows
 from clasp.ops.select import take
 from clasp.ops.similarity import blocks
@@ -24,7 +24,7 @@ HELD = 1 << 26
 
 
 class LayerRows:
-    """The engine's :class:`~clasp.methods.contract.Decoder`.
+    """The engine's :class:`~clasp.methods.protocols.Decoder`.
 
     Args:
         hidden: (batch, length, hidden) input of the layer.

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from clasp.backbones.crops import CropAdapter
 from clasp.engine.precision import Ambient
-from clasp.methods.base import Method
-from clasp.methods.contract import Patches
+from clasp.methods.protocols import Patches, PruningMethod
 from clasp.ops.select import take
 
 
@@ -25,7 +24,7 @@ class VisionMerger:
         keep: patches that each crop is to end with.
     """
 
-    def __init__(self, method: Method, adapter: CropAdapter, modality: Any, keep: int) -> None:
+    def __init__(self, method: PruningMethod, adapter: CropAdapter, modality: Any, keep: int) -> None:
         self._method, self._adapter, self._modality, self._keep = method, adapter, modality, keep
         self._layers = method.merge_layers(adapter.geometry.feature_layer)
         self._cls = int(adapter.geometry.cls)

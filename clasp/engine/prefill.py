@@ -20,8 +20,7 @@ from clasp.engine.shares import grouped
 from clasp.engine.state import StageState
 from clasp.engine.trace import Record, Trace, trace
 from clasp.engine.vision import FusionView, Medium
-from clasp.methods.base import Method
-from clasp.methods.contract import Selection
+from clasp.methods.protocols import PruningMethod, Selection
 from clasp.ops.select import take
 
 
@@ -41,7 +40,7 @@ class Prefill:
 
     def __init__(
         self,
-        method: Method,
+        method: PruningMethod,
         adapter: Adapter,
         reader: PromptReader,
         schedules: Callable[[int], Schedule],
@@ -77,7 +76,7 @@ class Prefill:
 
     def _route(self) -> list[str] | None:
         """Categories of the prompts. Those without an image are not pruned, hence not routed."""
-        if type(self.method).route is Method.route:  # reading the instructions takes longer than not to route
+        if type(self.method).route is PruningMethod.route:  # reading the instructions takes longer than not to route
             return None
         seeing = [row for row, media in enumerate(self.media) if media]
         routed = self.method.route([self.prompt(row) for row in seeing])
@@ -271,7 +270,7 @@ class Prefill:
         return trace(self, self._records, kv_bytes)
 
 
-def _checked(method: Method, selection: Selection) -> Selection:
+def _checked(method: PruningMethod, selection: Selection) -> Selection:
     """The selection, if it is one for all heads.
 
     Raises:

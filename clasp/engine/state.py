@@ -16,7 +16,7 @@ from clasp.engine.layout import Layout
 from clasp.engine.looking import LayerRows
 from clasp.engine.precision import Ambient
 from clasp.engine.vision import Medium, VisionRows, grid_of
-from clasp.methods.contract import Grid, Queries, Vision
+from clasp.methods.protocols import Grid, Queries, Vision
 from clasp.ops.select import take
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Row:
 
 
 class StageState:
-    """The engine's :class:`~clasp.methods.contract.State`: rows with equally many visual tokens."""
+    """The engine's :class:`~clasp.methods.protocols.State`: rows with equally many visual tokens."""
 
     def __init__(self, prefill: Prefill, stage: Stage, hidden: Tensor, layout: Layout, rows: Sequence[Row]) -> None:
         self.stage = stage

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clasp.backbones.base import Adapter, UnsupportedError, VisionPass
 from clasp.engine.precision import Ambient
-from clasp.methods.contract import Grid, Projection
+from clasp.methods.protocols import Grid, Projection
 
 if TYPE_CHECKING:
     from clasp.engine.prefill import Prefill
@@ -176,7 +176,7 @@ class Medium:
 
 
 class FusionView:
-    """One medium's ViT states by crop (implements :class:`clasp.methods.contract.Tower`)."""
+    """One medium's ViT states by crop (implements :class:`clasp.methods.protocols.Tower`)."""
 
     def __init__(self, medium: Medium) -> None:
         self._medium = medium
@@ -188,7 +188,7 @@ class FusionView:
 
 
 class CropsView:
-    """One medium's crops (implements :class:`clasp.methods.contract.Crops`).
+    """One medium's crops (implements :class:`clasp.methods.protocols.Crops`).
 
     Args:
         row: all tokens of the medium at this stage.
@@ -269,7 +269,7 @@ def _on(values: Tensor, index: Tensor) -> Tensor:
 
 
 class VisionRows:
-    """The values of some rows' tokens (implements :class:`clasp.methods.contract.Vision`).
+    """The values of some rows' tokens (implements :class:`clasp.methods.protocols.Vision`).
 
     Args:
         rows: per row, the media that it takes tokens from and (tokens,) places among all their tokens together; with

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from clasp.policy import CATEGORIES
-from clasp.records import waiting
+from clasp.categories import CATEGORIES
+from clasp.results.schema import waiting
 
 TASKS = Path(__file__).parent / "tasks"
 """Folder of our lmms-eval tasks, for ``TaskManager(include_path=...)`` and ``lmms-eval --include_path``."""

@@ -10,7 +10,7 @@ from clasp.budget import Geometry, accountings
 from clasp.cost import FORMULAS, prefill_flops
 
 if TYPE_CHECKING:
-    from clasp.evaluation.answering import Answer
+    from clasp.evaluation.generation.answering import Answer
 
 TERA = 1e12
 

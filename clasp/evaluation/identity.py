@@ -21,32 +21,39 @@ PACKAGES = ("torch", "transformers", "tokenizers", "lmms_eval", "pillow")
 torch's version; numpy and datasets hand values on. :func:`task_protocol` adds av for videos, and the embedding router
 names the package of its encoder."""
 
-_FOLDER = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 ASKING = (
-    "answering.py",  # builds prompts, prepares pictures, generates, cuts answers
-    "lmms.py",  # how lmms-eval is called (limit, order, task), and which of its values are the score
-    "model.py",  # decodes pictures and hands questions from lmms-eval to answering.py
-    "pictures.py",  # pixels of deep pictures
+    "evaluation/generation/answering.py",  # builds prompts, prepares images, generates, cuts answers
+    "evaluation/lmms.py",  # how lmms-eval is called (limit, order, task), and which of its values are the score
+    "evaluation/model.py",  # decodes images and hands questions from lmms-eval to answering.py
+    "evaluation/questions/images.py",  # pixels of deep images
 )
-"""Files of this folder that every question passes through, by which a change makes all cells stale."""
+"""Files that every question passes through, by which a change makes all cells stale."""
 
-WATCHING = ("frames.py",)
+WATCHING = ("evaluation/questions/frames.py",)
 """Files that questions about videos alone pass through: which frames are taken, and how."""
 
 UNSIGNED = {
-    "ahead.py": "prepares the next batch beside the model, by answering.py; answers are tested to be equal without it",
-    "replay.py": "repeats what ViT layers returned; answers are tested to be equal bit for bit without it",
-    "benchmarks.py": "a list; task, metrics and scoring of the one benchmark are signed instead (task_protocol)",
-    "data.py": "finds and builds files; the content of what is asked is signed instead",
-    "custom.py": "reads a user's file; questions, answers and pictures as read are signed instead",
-    "videos.py": "finds question files and videos; questions, answers and what is in the videos are signed instead",
-    "store.py": "writes what came of it",
-    "session.py": "loads, asks and writes in turn; the score itself is read by lmms.py",
-    "plan.py": "makes what is signed",
-    "tasks": "files of the one benchmark's task are signed (task_protocol)",
-    "judging": "a judgement has an identity of its own: judge, model, prompt",
-    "keeping": "claims, failures and answers kept as they came; a stopped cell is tested to end as an unstopped one",
+    "evaluation/generation/prefetcher.py": "prepares the next batch beside the model, by answering.py; answers are "
+    "tested to be equal without it",
+    "evaluation/generation/vit_cache.py": "repeats what ViT layers returned; answers are tested to be equal bit for "
+    "bit without it",
+    "evaluation/generation/checkpointing.py": "repeats answers; a stopped cell is tested to end as an unstopped one",
+    "evaluation/benchmarks.py": "a list; task, metrics and scoring of the one benchmark are signed instead "
+    "(task_protocol)",
+    "evaluation/questions/embedded.py": "finds and builds files; the content of what is asked is signed instead",
+    "evaluation/questions/custom.py": "reads a user's file; questions, answers and images as read are signed instead",
+    "evaluation/questions/videos.py": "finds question files and videos; questions, answers and what is in the videos "
+    "are signed instead",
+    "evaluation/session.py": "loads, asks and writes in turn; the score itself is read by lmms.py",
+    "evaluation/processes.py": "which process asks which question",
+    "evaluation/plan.py": "makes what is signed",
+    "evaluation/identity.py": "makes what is signed",
+    "evaluation/costs.py": "what is written beside a score",
+    "evaluation/tasks": "files of the one benchmark's task are signed (task_protocol)",
+    "evaluation/judging": "a judgement has an identity of its own: judge, model, prompt",
+    "results": "writes what came of it",
 }
 """Files that signed ones import, or that stand between plan and score, and why they are not signed themselves."""
 
@@ -79,7 +86,7 @@ def prompt_protocol() -> str:
     """Fingerprint of the code that loads a model, builds prompts, decodes answers and reads scores."""
     # of clasp.backbones the list of families, and what tells of missing files, change no answer
     loading = functions_fingerprint(backbones.load, backbones._left_padding)
-    return f"{source_fingerprint(_FOLDER / name for name in ASKING)}-{loading}"
+    return f"{source_fingerprint(_PACKAGE / name for name in ASKING)}-{loading}"
 
 
 def task_protocol(benchmark: Benchmark) -> dict[str, Any]:
@@ -92,7 +99,7 @@ def task_protocol(benchmark: Benchmark) -> dict[str, Any]:
     if benchmark.ours:
         protocol["scoring"] = source_fingerprint(_task_files(TASKS / f"{benchmark.task}.yaml"))
     if benchmark.source == "files":
-        protocol["frames"] = source_fingerprint(_FOLDER / name for name in WATCHING)
+        protocol["frames"] = source_fingerprint(_PACKAGE / name for name in WATCHING)
         protocol["av"] = version("av")
     return protocol
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from clasp.config import RunConfig
 from clasp.evaluation.benchmarks import TASKS, Benchmark
-from clasp.evaluation.store import CellSpec
+from clasp.results.store import CellSpec
 
 
 @lru_cache(maxsize=2)

@@ -20,9 +20,9 @@ from lmms_eval.api.task import TaskConfig
 from PIL import ImageFile
 
 from clasp.backbones.presentation import Presentation
-from clasp.evaluation.answering import Answer, Answerer, EvaluationError, Question
-from clasp.evaluation.pictures import PictureError
-from clasp.policy import CATEGORIES
+from clasp.categories import CATEGORIES
+from clasp.evaluation.generation.answering import Answer, Answerer, EvaluationError, Question
+from clasp.evaluation.questions.images import PictureError
 
 EXAMPLES_END = TaskConfig.fewshot_delimiter
 

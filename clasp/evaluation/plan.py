@@ -12,13 +12,13 @@ from clasp.backbones.presentation import Presentation
 from clasp.budget import Budget, Geometry
 from clasp.config import OWN_DATA, FusionConfig, MethodConfig, PolicyConfig, RouterConfig, RunConfig, VariantConfig
 from clasp.evaluation.benchmarks import Benchmark, get_benchmark
-from clasp.evaluation.custom import Custom
-from clasp.evaluation.custom import read as read_custom
-from clasp.evaluation.data import LocalFile, find
 from clasp.evaluation.identity import prompt_protocol, task_protocol, versions, weights_fingerprint
-from clasp.evaluation.store import CellSpec
-from clasp.evaluation.videos import ensure_videos
+from clasp.evaluation.questions.custom import Custom
+from clasp.evaluation.questions.custom import read as read_custom
+from clasp.evaluation.questions.embedded import LocalFile, find
+from clasp.evaluation.questions.videos import ensure_videos
 from clasp.fingerprint import code_fingerprint
+from clasp.results.store import CellSpec
 from clasp.strict import ConfigError
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _method(
 
 
 def _fusion(config: FusionConfig) -> Any:
-    from clasp.fusion import Fusion, get_fusion
+    from clasp.methods.clasp.fusion import Fusion, get_fusion
 
     fusion = Fusion("custom", config.weights) if config.name == "custom" else get_fusion(config.name)
     own: dict[str, Any] = {"layers": config.layers, "layer_set": config.layer_set, "rescale": config.rescale}
@@ -240,7 +240,7 @@ def _fusion(config: FusionConfig) -> Any:
 
 def _policy(config: PolicyConfig) -> Any:
     """The table that the configuration's rows make of the library's; calibrated only as it was calibrated."""
-    from clasp.policy import DEFAULT_POLICY, CategoryPolicy, ClassPolicy
+    from clasp.methods.clasp.policy import DEFAULT_POLICY, CategoryPolicy, ClassPolicy
 
     entries = dict(DEFAULT_POLICY.entries)
     for category, entry in entries.items():
@@ -256,7 +256,7 @@ def _policy(config: PolicyConfig) -> Any:
 
 
 def _router(config: RouterConfig) -> Any:
-    from clasp.router import FixedRouter, RandomRouter, available_router
+    from clasp.methods.clasp.router import FixedRouter, RandomRouter, available_router
 
     if config.category is not None and config.name != FixedRouter.name:
         raise ValueError(f"router={config.name} takes no category; use router=fixed router.category={config.category}")

@@ -8,24 +8,21 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clasp.config import RunConfig
-from clasp.evaluation import experiments
-from clasp.evaluation.data import ensure_as_planned
 from clasp.evaluation.judging.chat import endpoint
 from clasp.evaluation.judging.judge import completed
-from clasp.evaluation.keeping.claims import Claims
-from clasp.evaluation.keeping.journal import Journal, tidy
 from clasp.evaluation.plan import Group, Plan
-from clasp.evaluation.provenance import command
+from clasp.evaluation.processes import ALONE, Alone
+from clasp.evaluation.questions.embedded import ensure_as_planned
 from clasp.evaluation.session import Session
-from clasp.evaluation.store import Cell, CellSpec, CellStore
-from clasp.evaluation.sweep.parallel import ALONE, Alone, Team
 from clasp.files import remove_abandoned
-
-if TYPE_CHECKING:
-    pass
+from clasp.results import experiments
+from clasp.results.answer_log import Journal, tidy
+from clasp.results.lock import Claims
+from clasp.results.provenance import command
+from clasp.results.store import Cell, CellSpec, CellStore
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +94,7 @@ def run_cells(
     return _outcome(plan, present, session.count, failed)
 
 
-def follow(plan: Plan, config: RunConfig, team: Team) -> None:
+def follow(plan: Plan, config: RunConfig, team: Alone) -> None:
     """Answers a share of the questions of each cell that the first process of ``team`` runs, until that one ends."""
     cells = {spec.signature: (group, spec) for group in plan.groups for spec in group.specs}
     with Session(plan, config, CellStore(config.paths.results), None, team) as session:

@@ -13,21 +13,21 @@ from clasp.backbones import Trust
 from clasp.config import RunConfig
 from clasp.evaluation import lmms
 from clasp.evaluation.benchmarks import Benchmark
+from clasp.evaluation.generation.vit_cache import Replay, remembering
 from clasp.evaluation.judging.chat import Endpoint
 from clasp.evaluation.judging.judge import completed
-from clasp.evaluation.keeping import failures
-from clasp.evaluation.keeping.claims import ClaimLost, Claims, Held, current
-from clasp.evaluation.keeping.journal import Journal
 from clasp.evaluation.plan import Group, Plan
-from clasp.evaluation.provenance import now, provenance
-from clasp.evaluation.replay import Replay, remembering
-from clasp.evaluation.store import Cell, CellSpec, CellStore
-from clasp.evaluation.sweep.parallel import ALONE, Alone
+from clasp.evaluation.processes import ALONE, Alone
 from clasp.files import is_full
-from clasp.router import forget as forget_routes
+from clasp.methods.clasp.router import forget as forget_routes
+from clasp.results import failures
+from clasp.results.answer_log import Journal
+from clasp.results.lock import ClaimLost, Claims, Held, current
+from clasp.results.provenance import now, provenance
+from clasp.results.store import Cell, CellSpec, CellStore
 
 if TYPE_CHECKING:
-    from clasp.evaluation.keeping.resuming import ResumingAnswerer
+    from clasp.evaluation.generation.checkpointing import ResumingAnswerer
     from clasp.evaluation.model import ClaspModel
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class Session:
 
     def _answering(self, group: Group) -> ResumingAnswerer:
         """The answerer of a group, kept while its cells follow each other."""
-        from clasp.evaluation.keeping.resuming import ResumingAnswerer
+        from clasp.evaluation.generation.checkpointing import ResumingAnswerer
 
         if self._answerer is None or self._answerer[0] is not group:
             model, processor = self._model()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from clasp.evaluation.benchmarks import get_benchmark
-from clasp.evaluation.store import CellSpec
+from clasp.results.store import CellSpec
 
 
 def results_table(rows: Iterable[tuple[str, Sequence[CellSpec]]], cells: Iterable[Mapping[str, Any]]) -> str:

@@ -40,7 +40,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "holov": ("clasp.methods.holov", "HoloV"),
     "scope": ("clasp.methods.scope", "SCOPE"),
     "prunesid": ("clasp.methods.prunesid", "PruneSID"),
-    "clasp": ("clasp.methods.clasp", "CLASP"),
+    "clasp": ("clasp.methods.clasp.method", "CLASP"),
 }
 """Name on the command line and in results -> module and class."""
 

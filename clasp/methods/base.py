@@ -1,6 +1,6 @@
 """What every pruning method is: a frozen dataclass of parameters with one `select` over named ops.
 
-What it is shown and what it answers is in `contract.py`; the engine does everything else: dropping hidden states,
+What it is shown and what it answers is in `protocols.py`; the engine does everything else: dropping hidden states,
 masks, positions and KV cache.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from clasp.budget import ACCOUNTINGS, Accounting, Budget, BudgetError, Geometry, Schedule, Stage
-from clasp.methods.contract import Crops, Patches, Positions, Scope, Selection, Span, State, Tower
+from clasp.methods.protocols import Crops, Patches, Positions, PruningMethod, Scope, Selection, Span, State, Tower
 
 if TYPE_CHECKING:
     from clasp.engine import Run
@@ -28,7 +28,7 @@ _CLIP_TEXT = "clasp.backbones.clip_text"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(ABC):
+class Method(PruningMethod, ABC):
     """A pruning method and its parameters.
 
     Args:
@@ -178,10 +178,6 @@ class Method(ABC):
         """
         return None
 
-    def route(self, prompts: Sequence[str]) -> list[str] | None:
-        """Category of each prompt, for methods that route; None for the others."""
-        return None
-
     def fuse(self, vision: Tower, category: str | None) -> Tensor | None:
         """Features of one image for the projector, (crops, patches, vision_dim); None leaves the backbone's."""
         return None
@@ -194,7 +190,9 @@ class Method(ABC):
         Args:
             modules: dotted names of further code that its answers pass through (the backbone's adapter).
         """
-        from clasp.fingerprint import code_fingerprint, part_fingerprint  # later: its own code changes no answer
+        # later: their own code changes no answer
+        from clasp.backbones.hub import part_fingerprint
+        from clasp.fingerprint import code_fingerprint
 
         parameters = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
         given = [name for name in self.towers if parameters[name] is not None]
@@ -204,7 +202,7 @@ class Method(ABC):
 
     def __call__(self, model: Any, processor: Any) -> Run:
         """The context manager that prunes ``model`` while it is open."""
-        from clasp.engine import Run  # the one import that points up: it is what makes `with method(model, ...)` work
+        from clasp.engine import Run  # later: whoever only plans needs no engine
 
         return Run(self, model, processor)
 

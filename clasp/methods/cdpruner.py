@@ -15,8 +15,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from clasp.budget import Geometry, Schedule
-from clasp.methods.contract import Positions, Selection, State
 from clasp.methods.crops import PerCrop
+from clasp.methods.protocols import Positions, Selection, State
 from clasp.ops.attention import masked_mean
 from clasp.ops.diversity import dpp_map
 from clasp.ops.select import cosine_between

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, get_args
 
 from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method, proportional
-from clasp.methods.contract import Crops, Scope
+from clasp.methods.protocols import Crops, Scope
 
 CropBudget = Literal["proportional", "equal"]
 

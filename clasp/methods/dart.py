@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clasp.budget import Accounting, Schedule, scaled_layers, single_stage
-from clasp.methods.contract import Selection, State
+from clasp.methods.protocols import Selection, State
 from clasp.methods.text import Listening
 from clasp.ops.diversity import take_least_similar
 from clasp.ops.select import cosine_between, take, top_k

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Positions, Scope, Selection, State
+from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.diversity import max_min
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clasp.methods.contract import Positions, Selection, State
 from clasp.methods.crops import PerCrop
+from clasp.methods.protocols import Positions, Selection, State
 from clasp.ops.select import top_k
 
 

@@ -15,7 +15,7 @@ import torch
 
 from clasp.budget import Geometry, Schedule, single_stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Positions, Scope, Selection, State
+from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.select import top_k
 
 OBJECT_LAYER, OUTPUT_LAYER = 8, 22

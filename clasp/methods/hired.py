@@ -16,7 +16,7 @@ import torch
 
 from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method, proportional
-from clasp.methods.contract import Crops, Positions, Scope, Selection, State
+from clasp.methods.protocols import Crops, Positions, Scope, Selection, State
 from clasp.ops.select import top_k
 
 ALLOCATION_LAYER = 0

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from clasp.budget import PUBLISHED_TOKENS, Schedule, single_stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Positions, Scope, Selection, State
+from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.select import top_k
 from clasp.ops.similarity import blocks
 

@@ -27,7 +27,7 @@ from clasp.budget import (
     geometric,
     scaled_layers,
 )
-from clasp.methods.contract import Patches, Positions, Selection, State
+from clasp.methods.protocols import Patches, Positions, Selection, State
 from clasp.methods.text import Listening
 from clasp.ops.matching import merge_windows, ragged_index
 from clasp.ops.select import top_k, top_mask

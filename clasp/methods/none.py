@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from clasp.budget import Schedule
 from clasp.methods.base import Method
-from clasp.methods.contract import Selection, State
+from clasp.methods.protocols import Selection, State
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from clasp.budget import (
     published_budget,
     scaled_layers,
 )
-from clasp.methods.contract import Positions, Selection, State
+from clasp.methods.protocols import Positions, Selection, State
 from clasp.methods.staged import Staged
 from clasp.ops.select import top_k
 

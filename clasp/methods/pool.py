@@ -15,7 +15,7 @@ import torch
 
 from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Positions, Scope, Selection, State
+from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.select import take, top_k
 from clasp.ops.similarity import blocks
 

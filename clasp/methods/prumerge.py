@@ -15,8 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clasp.methods.contract import Positions, Selection, State
 from clasp.methods.crops import PerCrop
+from clasp.methods.protocols import Positions, Selection, State
 from clasp.ops.matching import absorb, ragged_index
 from clasp.ops.select import top_mask
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Positions, Scope, Selection, State
+from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.grouping import mean_cosine, principal_groups, suppress, within
 from clasp.ops.select import top_k
 from clasp.ops.similarity import Cosines

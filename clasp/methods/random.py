@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from clasp.budget import Schedule, scaled_layers, single_stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Selection, State
+from clasp.methods.protocols import Selection, State
 from clasp.ops.select import top_k, uniform
 
 INSIDE = 2

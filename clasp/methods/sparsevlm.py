@@ -24,7 +24,7 @@ from clasp.budget import (
     geometric,
     published_budget,
 )
-from clasp.methods.contract import Positions, Selection, State
+from clasp.methods.protocols import Positions, Selection, State
 from clasp.methods.staged import Staged
 from clasp.methods.text import Listening
 from clasp.ops.attention import masked_mean

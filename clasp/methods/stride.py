@@ -13,7 +13,7 @@ import torch
 
 from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Selection, State
+from clasp.methods.protocols import Selection, State
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from clasp.methods.base import Method
-from clasp.methods.contract import Span
+from clasp.methods.protocols import Span
 
 
 @dataclass(frozen=True, kw_only=True)

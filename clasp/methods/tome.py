@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Patches, Positions, Scope, Selection, State
+from clasp.methods.protocols import Patches, Positions, Scope, Selection, State
 from clasp.ops.matching import merge_most_similar, ragged_index
 
 

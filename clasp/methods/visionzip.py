@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clasp.methods.contract import Positions, Selection, State
 from clasp.methods.crops import PerCrop
+from clasp.methods.protocols import Positions, Selection, State
 from clasp.ops.select import take, top_mask
 
 CONTEXTUAL_SHARE = 10 / 64

@@ -14,8 +14,8 @@ from typing import ClassVar
 
 import torch
 
-from clasp.methods.contract import Positions, Selection, State
 from clasp.methods.crops import PerCrop
+from clasp.methods.protocols import Positions, Selection, State
 from clasp.ops.matching import thin
 from clasp.ops.select import take
 

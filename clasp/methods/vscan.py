@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clasp.budget import Accounting, BudgetError, Schedule, Stage, scaled_layers
 from clasp.methods.base import Method
-from clasp.methods.contract import Grid, Positions, Scope, Selection, State
+from clasp.methods.protocols import Grid, Positions, Scope, Selection, State
 from clasp.ops.cluster import cluster_means
 from clasp.ops.grouping import nearest_of, within
 from clasp.ops.select import top_k

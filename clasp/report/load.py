@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clasp.reading import BadFile, Shape, conform, parse_object, read_text
-from clasp.records import ANSWER, CELL, EXPERIMENT, JUDGEMENT, waiting
+from clasp.results.schema import ANSWER, CELL, EXPERIMENT, JUDGEMENT, waiting
 from clasp.strict import shown
 
 if TYPE_CHECKING:  # importing it takes longer than a run needs that only logs its cells

@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from tqdm import tqdm
 
+from clasp.categories import CATEGORIES
 from clasp.files import write_atomically
-from clasp.policy import CATEGORIES
 from clasp.testbed.forms import BENCHMARKS
 
 VERSION = 3

@@ -61,7 +61,7 @@ class Question:
     """One question.
 
     Args:
-        category: the question category, one of ``clasp.policy.CATEGORIES``.
+        category: the question category, one of ``clasp.categories.CATEGORIES``.
         form: what is asked, for checks and for the shares of a benchmark.
         text: as a person asks it.
         answer: in one or two words.

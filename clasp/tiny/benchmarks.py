@@ -16,8 +16,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from clasp.categories import CATEGORIES
 from clasp.files import file_digest, write_atomically
-from clasp.policy import CATEGORIES
 from clasp.reading import BadFile
 from clasp.tiny.rows import Row, content_hash, draw, drawing_code
 

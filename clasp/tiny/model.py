@@ -84,7 +84,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def _corpus() -> Iterator[str]:
     """Every word of the world's and easy-VQA's questions and answers, often enough that each becomes one token."""
-    from clasp.policy import CATEGORIES
+    from clasp.categories import CATEGORIES
     from clasp.tiny.easy import easy_images
     from clasp.tiny.questions import ask
     from clasp.tiny.world import DIGITS, LETTERS, scene

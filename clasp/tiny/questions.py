@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from clasp.policy import CATEGORIES
+from clasp.categories import CATEGORIES
 from clasp.tiny.world import COLORS, GRID, SHAPES, Item, Scene
 
 _MARGIN = 1.0  # patches kept free on both sides of a border between two answers

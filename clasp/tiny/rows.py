@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from clasp.categories import CATEGORIES
 from clasp.fingerprint import source_fingerprint
-from clasp.policy import CATEGORIES
 
 DRAWN_BY = ("world.py", "drawing.py", "questions.py", "easy.py", "rows.py")
 """Files of this folder that draw the rows."""

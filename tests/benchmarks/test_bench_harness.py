@@ -17,7 +17,7 @@ SMALL = ["limit=2", "methods=none,random", "tokens=64", "benchmarks=world_ocr", 
 @pytest.fixture(scope="module")
 def measured(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Any]]:
     """What one small run through the command wrote, and how each of its groups was answered."""
-    from clasp.evaluation.keeping.resuming import ResumingAnswerer
+    from clasp.evaluation.generation.checkpointing import ResumingAnswerer
 
     results, used = tmp_path_factory.mktemp("harness"), list[Any]()
     answer = ResumingAnswerer.answer

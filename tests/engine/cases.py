@@ -12,7 +12,7 @@ from torch import Tensor
 from clasp.budget import Schedule, Stage
 from clasp.methods import get
 from clasp.methods.base import Method
-from clasp.methods.contract import Selection, State
+from clasp.methods.protocols import Selection, State
 
 SIDE = 8
 VISUAL = SIDE * SIDE

@@ -163,7 +163,7 @@ def test_a_clip_text_tower_without_a_clip_vision_tower_is_refused(name: str) -> 
 
 
 def test_oracle_categories_reach_the_policy(model: Any, processor: Any, encode: Any) -> None:
-    from clasp.methods.clasp import CLASP
+    from clasp.methods.clasp.method import CLASP
 
     inputs = encode((PROMPTS[0], (0,)), (PROMPTS[0], (1,)))
     with CLASP(tokens=20, router="oracle")(model, processor) as run, torch.no_grad():

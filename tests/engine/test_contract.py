@@ -20,7 +20,7 @@ from clasp.backbones import adapter_for
 from clasp.backbones.base import UnsupportedError
 from clasp.budget import Schedule, Stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Crops, Queries, Selection, State
+from clasp.methods.protocols import Crops, Queries, Selection, State
 
 QUERIES: tuple[Queries, ...] = ("instruction", "last", "text", "visual", "prompt")
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}

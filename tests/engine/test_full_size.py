@@ -26,7 +26,7 @@ from clasp.backbones import PUBLISHED, adapter_for
 from clasp.backbones.base import Adapter, Modality, VisionPass
 from clasp.backbones.crops import CropAdapter
 from clasp.budget import BudgetError, Geometry
-from clasp.evaluation.frames import sample
+from clasp.evaluation.questions.frames import sample
 from clasp.methods import METHODS, get
 
 BILLIONS = {

@@ -24,7 +24,7 @@ from torch import Tensor
 from clasp.backbones import adapter_for
 from clasp.engine.trace import Trace
 from clasp.methods.base import Method
-from clasp.methods.clasp import CLASP
+from clasp.methods.clasp.method import CLASP
 
 NEW = 2
 PACKED = ("qwen2_5_vl", "qwen3_vl")

@@ -10,7 +10,7 @@ from cases import METHODS, PROMPTS, VISUAL, Fixed, masked_logits
 from torch import Tensor
 
 from clasp.methods.base import Method
-from clasp.methods.clasp import CLASP
+from clasp.methods.clasp.method import CLASP
 from clasp.methods.fastv import FastV
 from clasp.methods.random import Random
 

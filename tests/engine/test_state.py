@@ -16,7 +16,7 @@ from torch import Tensor
 from clasp.backbones import adapter_for
 from clasp.budget import Schedule, Stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Patches, Selection, Span, State
+from clasp.methods.protocols import Patches, Selection, Span, State
 
 Look = Callable[[State], Any]
 TWO = Prompt(text=PROMPTS[1], images=[_picture(91, 37, 1), _picture(60, 100, 2)])

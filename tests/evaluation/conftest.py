@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from clasp.config import RunConfig, load_config
-from clasp.evaluation.answering import Question
-from clasp.evaluation.data import ensure
+from clasp.evaluation.generation.answering import Question
+from clasp.evaluation.questions.embedded import ensure
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from clasp.evaluation.ahead import Ahead
-from clasp.evaluation.answering import Answer, Answerer, EvaluationError, Question
-from clasp.evaluation.keeping.claims import ClaimLost
-from clasp.evaluation.keeping.journal import Journal, count
-from clasp.evaluation.keeping.resuming import ResumingAnswerer
+from clasp.evaluation.generation.answering import Answer, Answerer, EvaluationError, Question
+from clasp.evaluation.generation.checkpointing import ResumingAnswerer
+from clasp.evaluation.generation.prefetcher import Ahead
 from clasp.methods import build
+from clasp.results.answer_log import Journal, count
+from clasp.results.lock import ClaimLost
 
 CELL = "0123456789abcdef01234567"
 PATIENCE_S = 10.0

@@ -14,7 +14,7 @@ from families import FAMILIES
 from PIL import Image
 
 from clasp.budget import accountings
-from clasp.evaluation.answering import Answerer, EvaluationError, Question, cut, generation_settings
+from clasp.evaluation.generation.answering import Answerer, EvaluationError, Question, cut, generation_settings
 from clasp.methods import METHODS, build
 
 BLANK = Image.new("RGB", (32, 32))

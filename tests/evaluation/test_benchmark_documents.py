@@ -19,11 +19,11 @@ from PIL import Image
 
 from clasp.config import RunConfig
 from clasp.evaluation import lmms
-from clasp.evaluation.answering import Answer, Question, Seconds, generation_settings
 from clasp.evaluation.benchmarks import BENCHMARKS, TASKS
+from clasp.evaluation.generation.answering import Answer, Question, Seconds, generation_settings
 from clasp.evaluation.model import ClaspModel
-from clasp.evaluation.store import CellSpec
 from clasp.report.metrics import sampled
+from clasp.results.store import CellSpec
 
 PICTURE = Image.new("RGBA", (40, 30), (255, 0, 0, 255))
 SHORT = "\nAnswer the question using a single word or phrase."

@@ -18,10 +18,10 @@ from clasp.config import FusionConfig, GridConfig, PolicyConfig, RunConfig, Vari
 from clasp.evaluation.calibration import run as calibrating
 from clasp.evaluation.calibration.choice import Setting, calibrate
 from clasp.evaluation.calibration.overlap import fingerprints, overlaps
-from clasp.evaluation.data import ensure
 from clasp.evaluation.plan import plan
+from clasp.evaluation.questions.embedded import ensure
 from clasp.evaluation.runner import run_cells
-from clasp.fusion import FUSIONS
+from clasp.methods.clasp.fusion import FUSIONS
 from clasp.strict import ConfigError
 
 SETTINGS = [Setting(fusion, share) for fusion in ("deep", "balanced") for share in (0.0, 0.5, 1.0)]

@@ -13,17 +13,18 @@ import pytest
 from command_line import call
 from PIL import Image, ImageFile
 
+from clasp.categories import CATEGORIES
+from clasp.cli import jobs
 from clasp.config import RunConfig
-from clasp.evaluation import cli, experiments
-from clasp.evaluation.custom import PLACEHOLDERS, BadRows, read, rows
 from clasp.evaluation.plan import plan
-from clasp.evaluation.store import CellStore
+from clasp.evaluation.questions.custom import PLACEHOLDERS, BadRows, read, rows
 from clasp.evaluation.tasks.custom import process_results
-from clasp.policy import CATEGORIES
 from clasp.report.build import build_figures, build_table
 from clasp.report.layout import benchmark_label
 from clasp.report.load import load_experiment
 from clasp.report.summarize import summarize
+from clasp.results import experiments
+from clasp.results.store import CellStore
 from clasp.strict import ConfigError
 from clasp.tiny.drawing import render
 from clasp.tiny.world import scene
@@ -198,7 +199,7 @@ def test_the_command_line_lists_bad_lines_and_loads_nothing(
 ) -> None:
     write(pictures, [GOOD | {"answer": 1}, GOOD | {"image": "zz.png"}], "my.jsonl")
     arguments = ["benchmarks=custom", "data=my.jsonl", "method=random", "tokens=64"]
-    assert call(monkeypatch, pictures, *arguments) == cli.BAD_INPUT
+    assert call(monkeypatch, pictures, *arguments) == jobs.BAD_INPUT
     captured = capsys.readouterr()
     first, *listed = captured.err.splitlines()
     assert first.startswith("error: data=my.jsonl has 2 bad lines")

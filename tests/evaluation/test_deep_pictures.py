@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clasp.evaluation.answering import Answerer, EvaluationError, Question
-from clasp.evaluation.pictures import PictureError, rgb
+from clasp.evaluation.generation.answering import Answerer, EvaluationError, Question
+from clasp.evaluation.questions.images import PictureError, rgb
 from clasp.methods import build
 
 EVERY_GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clasp.evaluation import cli
+from clasp.cli import jobs
 from clasp.evaluation.environment import _COUNTS, check_environment
 from clasp.strict import ConfigError
 
@@ -79,9 +79,9 @@ def test_a_run_ends_with_one_sentence_and_imports_nothing(
     composed_run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "first")
-    monkeypatch.setattr(cli, "_values", lambda composed: composed)
+    monkeypatch.setattr(jobs, "_values", lambda composed: composed)
     monkeypatch.setitem(sys.modules, "clasp.evaluation.plan", None)  # whose import would raise
     values = composed_run("method=random", "tokens=64", "benchmarks.names=[world_ocr]", "limit=2")
-    cli._statuses.clear()
-    assert cli.main(lambda: cli.job(values)) == cli.BAD_INPUT
+    jobs._statuses.clear()
+    assert jobs.main(lambda: jobs.job(values)) == jobs.BAD_INPUT
     assert "error: the environment variable LOCAL_RANK='first' is to be a whole number" in capsys.readouterr().err

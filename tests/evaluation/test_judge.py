@@ -20,8 +20,8 @@ from clasp.evaluation.judging.judge import JudgeError, judge_cell, main, unjudge
 from clasp.evaluation.judging.rubrics import KINDS
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
-from clasp.evaluation.store import REQUIRED, BadCellWarning, Cell, CellSpec, CellStore
 from clasp.evaluation.summary import results_table
+from clasp.results.store import REQUIRED, BadCellWarning, Cell, CellSpec, CellStore
 from clasp.strict import ConfigError
 
 TOKEN = "sk-loopback-0123456789"  # of the server below, which is all that knows it

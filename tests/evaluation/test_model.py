@@ -18,8 +18,8 @@ from lmms_eval.utils import load_yaml_config
 from PIL import Image
 
 from clasp.config import RunConfig
-from clasp.evaluation.answering import Answerer, EvaluationError
 from clasp.evaluation.benchmarks import BENCHMARKS, TASKS
+from clasp.evaluation.generation.answering import Answerer, EvaluationError
 from clasp.evaluation.model import ClaspModel
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells

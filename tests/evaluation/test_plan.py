@@ -88,7 +88,7 @@ def test_only_methods_that_draw_depend_on_the_seed(configured: Configured) -> No
 
 
 def test_a_cell_says_when_keyword_rules_stand_in(configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clasp.router.encoder_installed", lambda: False)
+    monkeypatch.setattr("clasp.methods.clasp.router.encoder_installed", lambda: False)
     planned = plan(configured("method=clasp", "tokens=64", ONE))
     (group,) = (group for group in planned.groups if group.method.name == "clasp")
     notes = group.method.stand_ins(planned.geometry)

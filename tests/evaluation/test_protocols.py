@@ -14,16 +14,16 @@ from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import load_yaml_config
 
 from clasp.backbones.presentation import Presentation
+from clasp.categories import CATEGORIES
 from clasp.config import RunConfig
 from clasp.evaluation import identity
-from clasp.evaluation.answering import EvaluationError
 from clasp.evaluation.benchmarks import BENCHMARKS, TASKS
+from clasp.evaluation.generation.answering import EvaluationError
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
-from clasp.evaluation.store import CellSpec, CellStore
-from clasp.evaluation.submission import main
 from clasp.evaluation.tasks.mmvet import CATEGORY_OF, category
-from clasp.policy import CATEGORIES
+from clasp.evaluation.vqa_server import main
+from clasp.results.store import CellSpec, CellStore
 from clasp.strict import ConfigError
 
 PUBLISHED = ("textvqa", "textvqa_ocr", "mmvet", "vqav2_testdev")

@@ -10,8 +10,8 @@ import torch
 from families import FAMILIES
 
 from clasp.backbones import adapter_for
-from clasp.evaluation.answering import Answerer, Question
-from clasp.evaluation.replay import Replay, remembering
+from clasp.evaluation.generation.answering import Answerer, Question
+from clasp.evaluation.generation.vit_cache import Replay, remembering
 from clasp.methods import build
 
 Tiny = tuple[Any, Any]

@@ -18,9 +18,9 @@ from PIL import Image
 from clasp import CLASP
 from clasp.backbones.presentation import Presentation
 from clasp.config import RunConfig
-from clasp.evaluation import retention
-from clasp.evaluation.data import ensure
+from clasp.evaluation import kept_tokens
 from clasp.evaluation.plan import plan
+from clasp.evaluation.questions.embedded import ensure
 from clasp.methods import METHODS, get
 from clasp.report.retention_run import load_retention
 from clasp.strict import ConfigError
@@ -29,7 +29,7 @@ SMALL = ["limit=1", "benchmarks.names=[world_ocr]", "grid.tokens=[64]", "name=ma
 
 
 def record(config: RunConfig) -> dict[str, Any]:
-    path = retention.record(config, plan(config))
+    path = kept_tokens.record(config, plan(config))
     assert path == config.paths.results / "retention" / "maps.json"
     return json.loads(path.read_text())
 
@@ -65,7 +65,7 @@ def test_it_holds_what_the_engine_kept_and_what_was_asked(
 def test_every_method_gives_a_map_that_the_report_reads(configured: Callable[..., RunConfig]) -> None:
     names = [name for name in METHODS if get(name).prunes]
     config = configured(*SMALL, f"grid.method=[{','.join(names)}]")
-    retention.record(config, plan(config))
+    kept_tokens.record(config, plan(config))
     ((_, maps),) = load_retention(config.paths.results, "maps")
     assert [one.row for one in maps] == names
     for one in maps:
@@ -99,7 +99,7 @@ def test_own_pictures_can_be_drawn_one_to_a_question(configured: Callable[..., R
 def test_what_cannot_be_drawn_is_refused_before_a_model_loads(
     configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, overrides: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(retention, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(kept_tokens, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(ConfigError, match=message):
         record(configured(*SMALL, *overrides))
 
@@ -108,14 +108,16 @@ def test_backbones_that_cut_pictures_are_refused(
     configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured(*SMALL)
-    monkeypatch.setattr(retention, "adapter_module", lambda *_: "clasp.backbones.qwen2_5_vl")
+    monkeypatch.setattr(kept_tokens, "adapter_module", lambda *_: "clasp.backbones.qwen2_5_vl")
     with pytest.raises(ConfigError, match="cuts pictures"):
         record(config)
 
 
 def test_a_padded_picture_is_drawn_as_the_model_sees_it(tiny: tuple[Any, Any]) -> None:
     processor, picture = tiny[1], Image.new("RGB", (200, 100), (255, 0, 0))
-    cropped, whole = (retention._as_seen(picture, processor, shown) for shown in (Presentation(), Presentation("pad")))
+    cropped, whole = (
+        kept_tokens._as_seen(picture, processor, shown) for shown in (Presentation(), Presentation("pad"))
+    )
     mean = tuple(int(255 * value) for value in processor.image_processor.image_mean)
     middle = (cropped.width // 2, cropped.height // 2)
     assert cropped.getpixel((0, 0)) == cropped.getpixel(middle) == whole.getpixel(middle) == (255, 0, 0)

@@ -12,10 +12,10 @@ import pytest
 
 from clasp.config import RunConfig
 from clasp.evaluation import session
-from clasp.evaluation.answering import Answerer, EvaluationError
+from clasp.evaluation.generation.answering import Answerer, EvaluationError
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import Outcome, run_cells
-from clasp.evaluation.store import BadCellWarning, CellStore
+from clasp.results.store import BadCellWarning, CellStore
 
 TWO = ["method=clasp", "tokens=64", "benchmarks.names=[world_ocr,world_scene]", "limit=6"]
 

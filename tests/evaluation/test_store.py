@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from clasp.evaluation import experiments
-from clasp.evaluation.store import REQUIRED, BadCellWarning, CellSpec, CellStore, signature
 from clasp.files import write_atomically
+from clasp.results import experiments
+from clasp.results.store import REQUIRED, BadCellWarning, CellSpec, CellStore, signature
 
 SPEC = CellSpec(
     backbone="tiny",

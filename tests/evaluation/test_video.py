@@ -14,11 +14,11 @@ from families import FAMILIES
 from lmms_eval.tasks import TaskManager, get_task_dict
 
 from clasp.config import RunConfig
-from clasp.evaluation.answering import Answerer, EvaluationError, Question
 from clasp.evaluation.benchmarks import BENCHMARKS, TASKS
-from clasp.evaluation.frames import VideoError, sample, uniform
+from clasp.evaluation.generation.answering import Answerer, EvaluationError, Question
 from clasp.evaluation.plan import plan
-from clasp.evaluation.videos import SETS, ensure_videos
+from clasp.evaluation.questions.frames import VideoError, sample, uniform
+from clasp.evaluation.questions.videos import SETS, ensure_videos
 from clasp.methods import build
 from clasp.strict import ConfigError
 

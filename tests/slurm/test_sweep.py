@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from command_line import call
 
-from clasp.evaluation import cli
-from clasp.evaluation.sweep import snapshot, waiting
+from clasp.cli import jobs
+from clasp.launch import snapshot, wait
 
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster, and jobs that take the whole machine
 
@@ -89,7 +89,7 @@ def test_a_killed_job_costs_its_own_cells_alone_and_the_same_command_finishes(
 ) -> None:
     for name in ("SLURM_CONF", "PATH"):
         monkeypatch.setenv(name, slurm[name])
-    monkeypatch.setattr(waiting, "LOOK_S", 0.3)
+    monkeypatch.setattr(wait, "LOOK_S", 0.3)
     common = [*SWEPT, "wandb.enabled=false", "device=cpu", f"paths.data={data_root}"]
     results = tmp_path / "swept" / "results"
     with monkeypatch.context() as submitting:
@@ -100,7 +100,7 @@ def test_a_killed_job_costs_its_own_cells_alone_and_the_same_command_finishes(
     disturbance.join()
     shown = capsys.readouterr()
     assert disturbance.killed is not None
-    assert first == cli.FAILED, shown.out + shown.err
+    assert first == jobs.FAILED, shown.out + shown.err
     assert "6 cells to compute in 2 jobs" in shown.out
     assert "its job ended before; run the same command again" in shown.err
     there = contents(results)

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from clasp.policy import CATEGORIES
+from clasp.categories import CATEGORIES
 from clasp.testbed.captions import caption
 from clasp.testbed.forms import BENCHMARKS, LETTERS, SUBTASKS, Item
 from clasp.testbed.questions import FORMS, Question, ask, nouns, plural

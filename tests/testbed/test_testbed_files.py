@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from clasp.policy import CATEGORIES
+from clasp.categories import CATEGORIES
 from clasp.testbed.benchmarks import NAMES, build
 
 ROWS = 8

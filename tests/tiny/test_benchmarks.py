@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from clasp.policy import CATEGORIES
+from clasp.categories import CATEGORIES
 from clasp.reading import BadFile
 from clasp.tiny import benchmarks
 from clasp.tiny.benchmarks import CONTENTS, NAMES, build, read_manifest, stated

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from clasp.policy import CATEGORIES
+from clasp.categories import CATEGORIES
 from clasp.tiny import directory
 from clasp.tiny.easy import easy_images
 from clasp.tiny.model import VISUAL_TOKENS, build_tokenizer, prompt

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from clasp.policy import CATEGORIES
+from clasp.categories import CATEGORIES
 from clasp.tiny.drawing import _INK, _INK_JITTER, render, shape_mask, text_mask
 from clasp.tiny.questions import Question, ask
 from clasp.tiny.world import (

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from clasp.budget import Stage
-from clasp.methods.contract import Grid, Patches, Queries
+from clasp.methods.protocols import Grid, Patches, Queries
 
 
 class FakeVision:
-    """:class:`clasp.methods.contract.Vision`; tests may overwrite its values."""
+    """:class:`clasp.methods.protocols.Vision`; tests may overwrite its values."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class FakeVision:
 
 
 class FakeState:
-    """:class:`clasp.methods.contract.State` at one stage; the planted values may be overwritten.
+    """:class:`clasp.methods.protocols.State` at one stage; the planted values may be overwritten.
 
     Args:
         original: visual tokens that entered the decoder, where earlier stages dropped some.
@@ -167,7 +167,7 @@ class FakeState:
 
 
 class FakeCrops:
-    """:class:`clasp.methods.contract.Crops`; ``covered`` says which crop covers each token of the first one."""
+    """:class:`clasp.methods.protocols.Crops`; ``covered`` says which crop covers each token of the first one."""
 
     def __init__(
         self, sizes: Sequence[int], seed: int = 0, *, whole: bool = True, covered: Tensor | None = None
@@ -198,7 +198,7 @@ def fake_patches(
     remaining: int = 1,
     padding: int = 0,
 ) -> Patches:
-    """:class:`clasp.methods.contract.Patches` of unmerged patches, the last ``padding`` of each crop being padding."""
+    """:class:`clasp.methods.protocols.Patches` of unmerged patches, the last ``padding`` of each crop being padding."""
     draw = torch.Generator().manual_seed(seed + 3000)
     patches = grid[0] * grid[1]
     sizes = torch.ones(crops, patches, dtype=torch.long)

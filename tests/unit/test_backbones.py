@@ -125,7 +125,8 @@ def test_an_older_transformers_is_refused_with_the_command_that_helps(monkeypatc
 
 
 def test_importing_the_package_loads_no_heavy_library() -> None:
-    code = "import sys, clasp, clasp.budget, clasp.policy; print({'torch', 'transformers', 'hydra'} & set(sys.modules))"
+    modules = "clasp, clasp.budget, clasp.categories, clasp.methods.clasp.policy"
+    code = f"import sys, {modules}; print({{'torch', 'transformers', 'hydra'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

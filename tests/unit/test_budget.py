@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from clasp.budget import Budget, BudgetError, Schedule, Stage, geometric, scaled_layers, single_stage
 from clasp.cost import prefill_flops
 from clasp.methods import build
-from clasp.methods.clasp import PUBLISHED_LAYERS
+from clasp.methods.clasp.method import PUBLISHED_LAYERS
 
 SPARSEVLM = {192: (309, 204, 113), 128: (312, 117, 39), 64: (82, 32, 18)}
 

@@ -20,12 +20,12 @@ from clasp.methods import METHODS as METHOD_NAMES
 from clasp.methods import get
 from clasp.methods.base import Method
 from clasp.methods.cdpruner import CDPruner, scaled
-from clasp.methods.contract import Selection
 from clasp.methods.dart import DART
 from clasp.methods.divprune import DivPrune
 from clasp.methods.fastv import FastV
 from clasp.methods.mustdrop import MustDrop
 from clasp.methods.pdrop import PDrop
+from clasp.methods.protocols import Selection
 from clasp.methods.sparsevlm import SparseVLM, kept_of, recycled
 from clasp.ops.words import raters
 

@@ -19,14 +19,15 @@ from torch import Tensor
 
 import clasp
 from clasp.budget import BudgetError, Stage
+from clasp.categories import CATEGORIES
 from clasp.fingerprint import normalised
-from clasp.fusion import FUSIONS, Fusion, LayerSet, fuse
 from clasp.methods import METHODS, build, get
-from clasp.methods.clasp import CLASP, Asking, Completion
+from clasp.methods.clasp.fusion import FUSIONS, Fusion, LayerSet, fuse
+from clasp.methods.clasp.method import CLASP, Asking, Completion
+from clasp.methods.clasp.policy import DEFAULT_POLICY, CategoryPolicy, ClassPolicy
 from clasp.methods.fastv import FastV
 from clasp.methods.random import Random
 from clasp.methods.visionzip import VisionZip
-from clasp.policy import CATEGORIES, DEFAULT_POLICY, CategoryPolicy, ClassPolicy
 
 
 class FakeState:
@@ -467,6 +468,6 @@ def test_class_adaptive_weights_apply_to_another_set_of_layers() -> None:
 
 
 def test_category_names_are_the_same_everywhere() -> None:
-    from clasp.router import PROTOTYPES
+    from clasp.methods.clasp.router import PROTOTYPES
 
     assert tuple(PROTOTYPES) == CATEGORIES == tuple(DEFAULT_POLICY.entries)

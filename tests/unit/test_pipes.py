@@ -15,7 +15,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 PRINTS = """
 import sys
 from clasp.arguments import run
-from clasp.evaluation.overview.command import StatusArguments
+from clasp.cli.status import StatusArguments
 
 def main(arguments):
     for _ in range({lines}):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from clasp.backbones.presentation import Presentation, padded
 from clasp.backbones.prompt import PromptReader, with_template
-from clasp.evaluation.answering import Answerer, Question
+from clasp.evaluation.generation.answering import Answerer, Question
 from clasp.methods import build
 from clasp.strict import ConfigError
 

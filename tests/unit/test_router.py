@@ -9,10 +9,10 @@ import pytest
 from clasp.backbones import load
 from clasp.backbones.prompt import PromptReader
 from clasp.backbones.published import SHIPPED
-from clasp.methods.clasp import CLASP
-from clasp.policy import CATEGORIES
-from clasp.prototypes import PROTOTYPES
-from clasp.router import (
+from clasp.categories import CATEGORIES
+from clasp.methods.clasp.method import CLASP
+from clasp.methods.clasp.prototypes import PROTOTYPES
+from clasp.methods.clasp.router import (
     EmbeddingRouter,
     FixedRouter,
     KeywordRouter,
@@ -22,7 +22,7 @@ from clasp.router import (
     forget,
     make_router,
 )
-from clasp.router import strip_template as stripped
+from clasp.methods.clasp.router import strip_template as stripped
 
 UNSEEN = {
     "attribute": ["What is the color of the tie?", "Which colour does the big circle have?"],
@@ -136,7 +136,7 @@ def test_ablation_routers() -> None:
 
 
 def test_without_an_encoder_the_embedding_router_names_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clasp.router.encoder_installed", lambda: False)
+    monkeypatch.setattr("clasp.methods.clasp.router.encoder_installed", lambda: False)
     with pytest.raises(RouterError, match="router=keyword"):
         make_router("embedding")
 
@@ -144,7 +144,7 @@ def test_without_an_encoder_the_embedding_router_names_the_stand_in(monkeypatch:
 def test_without_an_encoder_clasp_takes_keyword_rules_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with_encoder = CLASP(tokens=64)
     assert with_encoder.stand_ins(SHIPPED.geometry) == ()
-    monkeypatch.setattr("clasp.router.encoder_installed", lambda: False)
+    monkeypatch.setattr("clasp.methods.clasp.router.encoder_installed", lambda: False)
     method = CLASP(tokens=64)
     assert method.router == KeywordRouter(stands_in=True) != KeywordRouter()
     assert method.route(["How many dogs are there?"]) == ["counting"]

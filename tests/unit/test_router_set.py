@@ -7,11 +7,11 @@ from collections import Counter
 
 import pytest
 
+from clasp.categories import CATEGORIES
 from clasp.evaluation.routing.prompts import SETS, STYLES, Prompt, prompts_hash, world_prompts
 from clasp.evaluation.routing.scores import measure
-from clasp.policy import CATEGORIES
-from clasp.prototypes import PROTOTYPES
-from clasp.router import FixedRouter, OracleRouter, make_router, strip_template
+from clasp.methods.clasp.prototypes import PROTOTYPES
+from clasp.methods.clasp.router import FixedRouter, OracleRouter, make_router, strip_template
 
 ALIKE = 0.7
 """Share of common words from which on two questions are near-duplicates, as of two that differ in one word of five."""

@@ -15,11 +15,11 @@ from torch import Tensor
 from clasp.budget import BudgetError, Geometry, Stage
 from clasp.methods.base import Method
 from clasp.methods.cdpruner import CDPruner
-from clasp.methods.contract import Patches
 from clasp.methods.crops import CropBudget, PerCrop
 from clasp.methods.fastervlm import FasterVLM
 from clasp.methods.hired import HiRED
 from clasp.methods.mustdrop import THRESHOLDS, MustDrop
+from clasp.methods.protocols import Patches
 from clasp.methods.prumerge import PruMerge, PruMergePlus, evenly_spaced, outliers
 from clasp.methods.tome import ToMe, merges
 from clasp.methods.visionzip import VisionZip

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clasp.evaluation.pictures import rgb
+from clasp.evaluation.questions.images import rgb
 
 
 @dataclass(frozen=True)

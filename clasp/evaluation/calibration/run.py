@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import yaml
 
+from clasp.categories import CATEGORIES
 from clasp.config import CategoryConfig, RunConfig, VariantConfig, rows_hash
 from clasp.evaluation.benchmarks import Benchmark, get_benchmark
 from clasp.evaluation.calibration.choice import Array, Calibration, Choice, Setting, calibrate
 from clasp.evaluation.calibration.overlap import Fingerprints, fingerprints, overlaps
 from clasp.evaluation.plan import Plan
-from clasp.evaluation.provenance import command, now
-from clasp.evaluation.store import CellStore
 from clasp.files import write_atomically
-from clasp.fusion import get_fusion
-from clasp.policy import CATEGORIES
+from clasp.methods.clasp.fusion import get_fusion
+from clasp.results.provenance import command, now
+from clasp.results.store import CellStore
 from clasp.strict import ConfigError, check_name, shown
 
 

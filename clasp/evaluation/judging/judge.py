@@ -1,7 +1,7 @@
 """Scores the answers of judged benchmarks with a language model behind a chat endpoint (see ``chat.py``). Torch-free.
 
 A run stores such a cell with ``score`` null: "unjudged". Judging reads its answers and writes, beside the cell that
-stays as it is, ``cells/<signature>.judge.json`` (:data:`clasp.evaluation.store.JUDGEMENT`). Each verdict is kept as it
+stays as it is, ``cells/<signature>.judge.json`` (:data:`clasp.results.store.JUDGEMENT`). Each verdict is kept as it
 comes, so that what was stopped goes on where it stopped. A question without a usable verdict leaves its cell unjudged.
 """
 
@@ -19,12 +19,12 @@ from statistics import fmean
 from typing import Any
 
 from clasp.arguments import run
-from clasp.evaluation import experiments
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.evaluation.judging.chat import DEFAULT_MODEL, MODEL_VARIABLE, Chat, Endpoint, RequestFailed, endpoint
 from clasp.evaluation.judging.rubrics import KINDS, Kind
-from clasp.evaluation.provenance import now
-from clasp.evaluation.store import Cell, CellStore
+from clasp.results import experiments
+from clasp.results.provenance import now
+from clasp.results.store import Cell, CellStore
 from clasp.strict import ConfigError
 
 log = logging.getLogger(__name__)

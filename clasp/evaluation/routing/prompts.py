@@ -6,8 +6,8 @@ the category of what must be found to answer it: a property of a thing, a number
 relation, the place, time or weather; everything else (existence, actions, identity, knowledge, reasoning, description)
 is ``general``.
 
-No prototype (:mod:`clasp.prototypes`) was made for an error on ``unseen`` or ``wordings``. Some were made after errors
-on the world's questions, so that set is not an unseen one. Torch-free.
+No prototype (:mod:`clasp.methods.clasp.prototypes`) was made for an error on ``unseen`` or ``wordings``. Some were
+made after errors on the world's questions, so that set is not an unseen one. Torch-free.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from clasp.policy import CATEGORIES
+from clasp.categories import CATEGORIES
 from clasp.tiny.questions import ask
 from clasp.tiny.world import generator, scene
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clasp.evaluation.provenance import now, provenance
+from clasp.categories import CATEGORIES
 from clasp.evaluation.routing.prompts import SETS, Prompt, prompts_hash
 from clasp.files import write_atomically
 from clasp.fingerprint import code_fingerprint
-from clasp.policy import CATEGORIES
-from clasp.router import EmbeddingRouter, FixedRouter, OracleRouter, Router, forget, make_router
+from clasp.methods.clasp.router import EmbeddingRouter, FixedRouter, OracleRouter, Router, forget, make_router
+from clasp.results.provenance import now, provenance
 
 SCHEMA = 1
 FILE = "router.json"
@@ -34,7 +34,7 @@ class Measurement:
     """One router on one set.
 
     Args:
-        confusion: (true category, routed category), prompts, both in the order of :data:`clasp.policy.CATEGORIES`.
+        confusion: (true category, routed category), prompts, both in the order of :data:`clasp.categories.CATEGORIES`.
         ms_per_prompt: wall time in milliseconds, encoder loaded, no prompt seen before, the fastest pass.
     """
 
@@ -89,7 +89,7 @@ def measure_all(results: Path, names: Sequence[str] = MEASURED) -> Path:
         "schema": SCHEMA,
         "categories": list(CATEGORIES),
         "batch": BATCH,
-        "code": code_fingerprint("clasp.router"),
+        "code": code_fingerprint("clasp.methods.clasp.router"),
         "device": _device(),
         "sets": {
             name: {

@@ -8,9 +8,9 @@ from typing import Any
 
 import datasets
 
-from clasp.evaluation.answering import EvaluationError
-from clasp.evaluation.custom import rows
-from clasp.evaluation.pictures import rgb
+from clasp.evaluation.generation.answering import EvaluationError
+from clasp.evaluation.questions.custom import rows
+from clasp.evaluation.questions.images import rgb
 from clasp.evaluation.tasks.local import LocalTask
 from clasp.evaluation.tasks.scoring import normalise
 

@@ -13,9 +13,9 @@ import pyarrow
 import pyarrow.parquet
 from lmms_eval.api.task import ConfigurableTask
 
-from clasp.evaluation import videos
-from clasp.evaluation.answering import EvaluationError
-from clasp.evaluation.data import ensure
+from clasp.evaluation.generation.answering import EvaluationError
+from clasp.evaluation.questions import videos
+from clasp.evaluation.questions.embedded import ensure
 
 ROOT_VARIABLE = "CLASP_DATA"
 

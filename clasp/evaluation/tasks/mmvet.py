@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clasp.evaluation.answering import EvaluationError
-from clasp.evaluation.pictures import rgb
+from clasp.evaluation.generation.answering import EvaluationError
+from clasp.evaluation.questions.images import rgb
 
 CATEGORY_OF: Mapping[frozenset[str], str] = {
     frozenset(capabilities.split(",")): category

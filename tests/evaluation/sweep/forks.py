@@ -156,15 +156,15 @@ def together(overrides: list[str], results: str, processes: int) -> dict[str, An
 
 def asleep(overrides: list[str], results: str) -> dict[str, Any]:
     """A run that is stopped in mid-cell and taken for dead, another that finishes, and the first one woken up."""
-    from clasp.evaluation.keeping import claims
+    from clasp.results import lock
 
     sleeper = child(lambda: run(overrides, results))
     _until_answers(results)
     os.kill(sleeper, signal.SIGSTOP)
-    before = sorted(path.name for path in claims.folder(results).glob("*.claim"))
+    before = sorted(path.name for path in lock.folder(results).glob("*.claim"))
 
     def heir() -> None:
-        claims.STALE_S, claims.Owner.here = 0.0, property(lambda self: False)  # type: ignore[assignment,misc]
+        lock.STALE_S, lock.Owner.here = 0.0, property(lambda self: False)  # type: ignore[assignment,misc]
         run(overrides, results)
 
     _, status = os.waitpid(child(heir), 0)
@@ -183,13 +183,13 @@ def asleep(overrides: list[str], results: str) -> dict[str, Any]:
 
 def terminate(overrides: list[str], results: str) -> dict[str, Any]:
     """A run that is asked to stop in mid-cell."""
-    from clasp.evaluation import cli
+    from clasp.cli import jobs
 
     def work() -> None:
         def task() -> None:
             run(overrides, results)
 
-        sys.exit(cli.main(task))
+        sys.exit(jobs.main(task))
 
     pid = child(work)
     _until_answers(results)
@@ -200,7 +200,8 @@ def terminate(overrides: list[str], results: str) -> dict[str, Any]:
 
 def time_limit(overrides: list[str], results: str) -> dict[str, Any]:
     """A job's worker that the queue tells of its time limit in mid-cell, and the same job queued again."""
-    from clasp.evaluation.sweep import packs, work
+    from clasp.launch import packs
+    from clasp.launch import worker as work
 
     cells = [spec.signature for spec in configured(tuple(overrides))[0].cells]
     values = composed((*overrides, f"paths.results={results}"))
@@ -223,7 +224,8 @@ def prepare() -> None:
     import lmms_eval.evaluator  # noqa: F401
 
     from clasp.backbones import Trust
-    from clasp.evaluation import lmms, provenance, session
+    from clasp.evaluation import lmms, session
+    from clasp.results import provenance
 
     tqdm.monitor_interval = 0
     session.load_model("tiny", "float32", "cpu", None, Trust())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from clasp.evaluation.answering import EvaluationError
+from clasp.evaluation.generation.answering import EvaluationError
 from clasp.evaluation.model import ClaspModel
-from clasp.evaluation.sweep import work
+from clasp.launch import worker
 
 _question = ClaspModel._question
 
@@ -20,4 +20,4 @@ def _failing(self: ClaspModel, *arguments: object) -> object:
 
 if __name__ == "__main__":
     ClaspModel._question = _failing  # type: ignore[assignment,method-assign]
-    sys.exit(work.main(sys.argv[1:]))
+    sys.exit(worker.main(sys.argv[1:]))

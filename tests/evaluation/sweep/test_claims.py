@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from clasp.evaluation.keeping import claims
-from clasp.evaluation.keeping.claims import ClaimLost, Claims, all_current, current
+from clasp.results import lock
+from clasp.results.lock import ClaimLost, Claims, all_current, current
 
 CELL = "0123456789abcdef01234567"
 
@@ -20,7 +20,7 @@ CELL = "0123456789abcdef01234567"
 def foreign(results: Path, generation: int = 1, age_s: float = 0.0, **owner: object) -> Path:
     """A claim of a process on another machine, last touched ``age_s`` ago."""
     values = {"host": "node7", "machine": "boot/ns", "pid": 5, "started": 6, "slurm_job": "77"}
-    path = claims.folder(results) / f"{CELL}.{generation}.claim"
+    path = lock.folder(results) / f"{CELL}.{generation}.claim"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values | {"label": "cell", "since": "then", "questions": 4} | owner))
     touched = path.stat().st_mtime - age_s
@@ -46,7 +46,7 @@ def test_a_claim_excludes_others_until_it_is_released(tmp_path: Path) -> None:
 def test_of_many_at_once_one_gets_the_cell(tmp_path: Path) -> None:
     for generation in (0, 3):
         if generation:
-            foreign(tmp_path, generation, age_s=claims.STALE_S + 60)
+            foreign(tmp_path, generation, age_s=lock.STALE_S + 60)
         got, start = [], threading.Barrier(8)
 
         def race(mine: Claims, start: threading.Barrier = start, got: list[object] = got) -> None:
@@ -58,19 +58,19 @@ def test_of_many_at_once_one_gets_the_cell(tmp_path: Path) -> None:
             [thread.start() for thread in threads]
             [thread.join() for thread in threads]
             assert sum(held is not None for held in got) == 1
-            assert [path.name for path in claims.folder(tmp_path).iterdir()] == [f"{CELL}.{generation + 1}.claim"]
+            assert [path.name for path in lock.folder(tmp_path).iterdir()] == [f"{CELL}.{generation + 1}.claim"]
 
 
 def test_a_dead_process_of_this_machine_is_found_out_at_once(tmp_path: Path) -> None:
     work = (
-        "import os, sys; from clasp.evaluation.keeping.claims import Claims; "
+        "import os, sys; from clasp.results.lock import Claims; "
         f"c = Claims(sys.argv[1]); c.__enter__(); assert c.take({CELL!r}, 'x'); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", work, str(tmp_path)], check=True)
     left = current(tmp_path, CELL)
     assert left is not None
     assert not left.alive
-    assert left.age_s < claims.STALE_S
+    assert left.age_s < lock.STALE_S
     with Claims(tmp_path) as mine:
         held = mine.take(CELL, "mine")
         assert held is not None
@@ -83,7 +83,7 @@ def test_a_process_id_that_is_used_again_is_not_the_owner(tmp_path: Path) -> Non
     with Claims(tmp_path) as mine:
         held = mine.take(CELL, "x")
         assert held is not None
-        path = next(claims.folder(tmp_path).glob("*.claim"))
+        path = next(lock.folder(tmp_path).glob("*.claim"))
         values = json.loads(path.read_text())
         path.write_text(json.dumps(values | {"started": values["started"] - 1}))
         claim = current(tmp_path, CELL)
@@ -91,7 +91,7 @@ def test_a_process_id_that_is_used_again_is_not_the_owner(tmp_path: Path) -> Non
         assert not claim.alive
 
 
-@pytest.mark.parametrize(("age_s", "taken"), [(claims.STALE_S - 30, False), (claims.STALE_S + 30, True)])
+@pytest.mark.parametrize(("age_s", "taken"), [(lock.STALE_S - 30, False), (lock.STALE_S + 30, True)])
 def test_an_owner_elsewhere_is_judged_by_its_last_touch(tmp_path: Path, age_s: float, taken: bool) -> None:
     foreign(tmp_path, age_s=age_s)
     with Claims(tmp_path) as mine:
@@ -117,11 +117,11 @@ def test_a_claim_that_cannot_be_read_holds_until_it_is_old(tmp_path: Path) -> No
 def test_the_heartbeat_keeps_a_claim_young_and_its_loss_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "BEAT_S", 0.02)
+    monkeypatch.setattr(lock, "BEAT_S", 0.02)
     with Claims(tmp_path) as mine:
         held = mine.take(CELL, "x")
         assert held is not None
-        path = next(claims.folder(tmp_path).glob("*.claim"))
+        path = next(lock.folder(tmp_path).glob("*.claim"))
         os.utime(path, (0, 0))
         for _ in range(200):
             if path.stat().st_mtime > 0:
@@ -137,7 +137,7 @@ def test_the_heartbeat_keeps_a_claim_young_and_its_loss_is_noticed(
 
 
 def test_nothing_but_claims_is_taken_for_one(tmp_path: Path) -> None:
-    place = claims.folder(tmp_path)
+    place = lock.folder(tmp_path)
     place.mkdir()
     for name in ("x.claim", f"{CELL}.claim", f"{CELL}.one.claim", ".claim-host-1"):
         (place / name).write_text("{}")

@@ -10,9 +10,9 @@ import pytest
 
 from clasp.backbones import geometry
 from clasp.evaluation.benchmarks import BENCHMARKS
-from clasp.evaluation.estimating.estimate import Estimator
-from clasp.evaluation.estimating.sizes import SIZES
-from clasp.evaluation.store import CellSpec
+from clasp.launch.benchmark_sizes import SIZES
+from clasp.launch.estimate import Estimator
+from clasp.results.store import CellSpec
 
 REFERENCE = Path(__file__).resolve().parents[3] / "results" / "reference"
 TINY = geometry("tiny")

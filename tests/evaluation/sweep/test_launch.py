@@ -17,10 +17,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from clasp.cli import jobs as cli
 from clasp.config import LauncherConfig, RunConfig
-from clasp.evaluation import cli
-from clasp.evaluation.sweep import jobs, launch, machine, packs, snapshot
-from clasp.evaluation.sweep.submission import composing, override_value
+from clasp.launch import jobs, machine, packs, snapshot
+from clasp.launch import sweep as launch
+from clasp.launch.submit import composing, override_value
 from clasp.strict import ConfigError
 
 RUN = ("tokens=64", "benchmarks.names=[world_ocr]", "limit=2")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clasp.evaluation.sweep import packs
-from clasp.evaluation.sweep.packs import Pack, PackFile, Wanted, by_count, by_size
+from clasp.launch import packs
+from clasp.launch.packs import Pack, PackFile, Wanted, by_count, by_size
 from clasp.strict import ConfigError
 
 cells = st.lists(

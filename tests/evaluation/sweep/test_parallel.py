@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from clasp.config import load_config
-from clasp.evaluation.keeping import failures
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
-from clasp.evaluation.sweep import packs
-from clasp.evaluation.sweep.packs import PackFile
+from clasp.launch import packs
+from clasp.launch.packs import PackFile
+from clasp.results import failures
 
 TEAM = Path(__file__).with_name("team.py")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from command_line import SCRIPT, call
 
+from clasp.cli import jobs
 from clasp.config import RunConfig
-from clasp.evaluation import cli
-from clasp.evaluation.keeping import failures
-from clasp.evaluation.keeping.claims import Claims
-from clasp.evaluation.overview.planning import told
 from clasp.evaluation.plan import Plan, most_cells, plan
-from clasp.evaluation.sweep import launch
+from clasp.launch import sweep
+from clasp.launch.plan_report import told
+from clasp.results import failures
+from clasp.results.lock import Claims
 from clasp.strict import ConfigError
 
 PLAN = SCRIPT.with_name("plan.py")
@@ -85,11 +85,11 @@ def test_nothing_is_submitted_that_was_not_fetched(
         raise ConfigError(f"{config.backbone.name}, {weights}: not fetched")
 
     config = configured(*GRID, "launcher=slurm")
-    asked = launch.Asked({}, config, plan(config))
-    monkeypatch.setattr(launch.machine, "check", lambda *_: None)
-    monkeypatch.setattr(launch, "check_prefetched", not_fetched)
+    asked = sweep.Asked({}, config, plan(config))
+    monkeypatch.setattr(sweep.machine, "check", lambda *_: None)
+    monkeypatch.setattr(sweep, "check_prefetched", not_fetched)
     with pytest.raises(ConfigError, match=r"tiny, sha256:.*: not fetched"):
-        launch.launch([asked], "run.py", "run.py", (), lambda *_: 0)
+        sweep.launch([asked], "run.py", "run.py", (), lambda *_: 0)
     assert not config.paths.results.exists()
 
 
@@ -103,7 +103,7 @@ def test_a_published_backbone_that_is_pinned_is_planned_without_a_hub(
     assert re.search(r"pope +9,000\* +1 ", shown)
     assert "GPU, which is an assumption" in shown
 
-    assert call(monkeypatch, tmp_path, *arguments, "backbone.revision=null", script=PLAN) == cli.BAD_INPUT
+    assert call(monkeypatch, tmp_path, *arguments, "backbone.revision=null", script=PLAN) == jobs.BAD_INPUT
     shown, error = capsys.readouterr()
     assert "run: at most 1 cells on llava_1_5_7b" in shown
     assert error.count("error: ") == 1
@@ -113,5 +113,5 @@ def test_a_published_backbone_that_is_pinned_is_planned_without_a_hub(
 def test_bad_input_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, tmp_path, "method=fastv", script=PLAN) == cli.BAD_INPUT
+    assert call(monkeypatch, tmp_path, "method=fastv", script=PLAN) == jobs.BAD_INPUT
     assert "needs a budget" in capsys.readouterr().err

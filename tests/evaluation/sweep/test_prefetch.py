@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 
 from clasp.backbones.hub import BackboneUnavailable
 from clasp.config import RunConfig, load_config
-from clasp.evaluation.prefetching import fetching, prefetch
-from clasp.evaluation.prefetching.prefetch import Kept, Manifest, check_prefetched
-from clasp.router import KeywordRouter
+from clasp.launch import download, prefetch
+from clasp.launch.prefetch import Kept, Manifest, check_prefetched
+from clasp.methods.clasp.router import KeywordRouter
 from clasp.strict import ConfigError
 from clasp.tiny import directory
 
@@ -214,8 +214,8 @@ def test_what_needs_no_hub_needs_no_prefetch(monkeypatch: pytest.MonkeyPatch) ->
     config = configuration("tokens=64", "benchmarks.names=[world_ocr]")
     check_prefetched(config)
     told: list[str] = []
-    monkeypatch.setattr("clasp.router.make_router", lambda name: KeywordRouter())
-    fetching.fetch(config, told.append)
+    monkeypatch.setattr("clasp.methods.clasp.router.make_router", lambda name: KeywordRouter())
+    download.fetch(config, told.append)
     assert told == ["backbone tiny: on this machine", "router: its sentence encoder is here"]
 
 
@@ -223,21 +223,21 @@ def test_without_a_hub_what_was_fetched_is_checked(config: RunConfig) -> None:
     """The tests' own process is offline."""
     config = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, names=("world_ocr",)))
     told: list[str] = []
-    fetching.fetch(config, told.append)
+    download.fetch(config, told.append)
     assert told[0].startswith("backbone mine: the hub cannot be reached; 7 files, 8.1 MiB here, unaltered")
     files("model", "models--*/snapshots/*/config.json").unlink()
     with pytest.raises(BackboneUnavailable, match=r"config\.json is missing, and the hub cannot be reached"):
-        fetching.fetch(config, told.append)
+        download.fetch(config, told.append)
     prefetch.model_path(config).unlink()
     with pytest.raises(BackboneUnavailable, match=f"'{SOURCE}' was not fetched before; run this on"):
-        fetching.fetch(config, told.append)
+        download.fetch(config, told.append)
 
 
 def test_changes_since_the_last_time_are_told() -> None:
     told: list[str] = []
     before = Manifest("model", "a", {"same": Kept(1, 1, "x"), "other": Kept(1, 1, "x"), "gone": Kept(1, 1, "x")})
     after = Manifest("model", "a", {"same": Kept(1, 2, "x"), "other": Kept(1, 1, "y"), "new": Kept(1, 1, "x")})
-    fetching._compare(before, after, told.append)
+    download._compare(before, after, told.append)
     assert [line.split()[0] for line in told] == ["changed", "new", "gone"]
-    fetching._compare(after, after, told.append)
+    download._compare(after, after, told.append)
     assert told[-1].strip() == "as it was when it was last fetched"

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from clasp.config import RunConfig
-from clasp.evaluation.ahead import Batch
-from clasp.evaluation.answering import Answer, Answerer, Question
-from clasp.evaluation.keeping import failures
-from clasp.evaluation.keeping.journal import Journal, count
-from clasp.evaluation.keeping.resuming import ResumingAnswerer
+from clasp.evaluation.generation.answering import Answer, Answerer, Question
+from clasp.evaluation.generation.checkpointing import ResumingAnswerer
+from clasp.evaluation.generation.prefetcher import Batch
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
 from clasp.methods import build
+from clasp.results import failures
+from clasp.results.answer_log import Journal, count
 
 CELL = "0123456789abcdef01234567"
 METHOD = build("clasp", {"ratio": 0.6, "router": "keyword"})

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from clasp.evaluation import provenance
-from clasp.evaluation.sweep import snapshot
-from clasp.evaluation.sweep.submission import python_path
+from clasp.launch import snapshot
+from clasp.launch.submit import python_path
+from clasp.results import provenance
 
 
 def git(root: Path, *arguments: str) -> str:

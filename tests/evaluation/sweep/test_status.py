@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from clasp.evaluation.keeping import failures
-from clasp.evaluation.keeping.claims import STALE_S, Claims, folder
-from clasp.evaluation.keeping.journal import Journal
-from clasp.evaluation.overview.status import StatusError, progress, told
+from clasp.launch.status import StatusError, progress, told
+from clasp.results import failures
+from clasp.results.answer_log import Journal
+from clasp.results.lock import STALE_S, Claims, folder
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "status.py"
 DONE, RUNNING, FAILED, MISSING, STALLED = (f"{number:024x}" for number in range(5))

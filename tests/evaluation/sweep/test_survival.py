@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from clasp.evaluation.keeping.journal import RESUMED
+from clasp.results.answer_log import RESUMED
 
 CELL = ["method=random", "tokens=64", "benchmarks.names=[world_ocr]"]
 Order = Callable[..., dict[str, Any]]

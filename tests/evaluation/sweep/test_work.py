@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from clasp.evaluation.sweep import packs, work
-from clasp.evaluation.sweep.packs import PackFile
+from clasp.launch import packs, worker
+from clasp.launch.packs import PackFile
 from clasp.strict import ConfigError
 
 SIGNATURE = "a" * 24
@@ -46,7 +46,7 @@ def test_a_worker_says_what_is_wrong(
     if "backbone" in change:
         change = {"backbone": {**values["backbone"], **change["backbone"]}}
     pack = packs.write(tmp_path, 0, PackFile(str(tmp_path), [{**values, **change}], [SIGNATURE]))
-    assert work.main([str(pack)]) == work.CANNOT_RUN
+    assert worker.main([str(pack)]) == worker.CANNOT_RUN
     lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert len(lines) == 1
     assert re.search(said, lines[0]), lines
@@ -55,4 +55,4 @@ def test_a_worker_says_what_is_wrong(
 def test_a_job_does_not_begin_where_the_sweeps_folder_has_gone(tmp_path: Path) -> None:
     packs.write(tmp_path, 0, PackFile(str(tmp_path / "gone"), [{}], [SIGNATURE]))
     with pytest.raises(ConfigError, match="gone in which the sweep was typed is not here"):
-        work.run(tmp_path, 0)
+        worker.run(tmp_path, 0)

@@ -1,0 +1,17 @@
+"""Categories of questions, which the router tells apart and embedded benchmarks label. Torch-free."""
+
+from __future__ import annotations
+
+CATEGORIES: tuple[str, ...] = ("attribute", "counting", "ocr", "spatial", "scene", "general")
+FALLBACK = "general"
+
+
+def check_category(category: str) -> str:
+    """The category itself.
+
+    Raises:
+        ValueError: it is not one of :data:`CATEGORIES`.
+    """
+    if category not in CATEGORIES:
+        raise ValueError(f"unknown category {category!r}; use one of {', '.join(CATEGORIES)}")
+    return category

@@ -1,0 +1,100 @@
+"""Console output of the command line: errors as one sentence, and the results of a run. Torch-free."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+)
+
+from clasp.config import RunConfig, known_keys
+from clasp.evaluation.questions.custom import BadRows
+from clasp.launch.sweep import Asked, Came
+from clasp.strict import shown, unknown_key
+
+if TYPE_CHECKING:
+    from clasp.evaluation.plan import Plan
+
+_INTERPOLATED = "ConfigError raised while resolving interpolation: "
+BAD_INPUT, FAILED = 2, 1
+"""Exit codes."""
+LONGEST_SENTENCE = 2000
+"""Characters of the longest error that is printed; Hydra repeats its input."""
+
+
+def explain(error: BaseException) -> str:
+    """One sentence for what Hydra has to say about its command line: the value, the allowed ones, the remedy.
+
+    Every bad line of a user's own file is named, each on a line.
+    """
+    cause = error.__cause__
+    if isinstance(error, RecursionError | MemoryError):
+        return "the command line or a configuration file is nested too deeply or too large; write it shorter"
+    if isinstance(error, InterpolationResolutionError) and str(error).startswith(_INTERPOLATED):
+        return str(error).removeprefix(_INTERPOLATED).split("\n")[0]
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"unknown {group} {choice!r}: use one of {', '.join(sorted(error.options))}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"key {error.full_key!r} has no value; give it one with {error.full_key}=..."
+    if isinstance(error, OverrideParseException):
+        typed = shown(error.override)
+        return f"override {typed} cannot be read; write key=value, with quotes around lists: 'key=[a,b]'"
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
+        section, _, key = str(cause.full_key).rpartition(".")
+        if section and key in known_keys(section):
+            return f"the chosen {section} takes no {key!r}; choose one that does, see configs/{section}/"
+        there = [str(name) for name in cause.parent_node or () if name != "hydra"]
+        return str(unknown_key(key, there, section))
+    if isinstance(error, BadRows):
+        return str(error)
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= LONGEST_SENTENCE else f"{words[:LONGEST_SENTENCE]}..."
+
+
+def print_outcome(one: Asked, came: Came, log_group: Callable[..., object]) -> int:
+    """Prints what a launcher's jobs computed of a configuration; returns its exit code."""
+    from clasp.results.store import CellStore
+
+    planned, config = one.plan, one.config
+    print_plan(planned, config)
+    store = CellStore(config.paths.results)
+    found = {spec.signature: store.completed(cell) for spec in planned.cells if (cell := store.get(spec.signature))}
+    for group in planned.groups:
+        cells = [found[spec.signature] for spec in group.specs if spec.signature in found]
+        if came.computed.intersection(cell["signature"] for cell in cells):
+            log_group(cells, settings=config.wandb, experiment=config.name, results=config.paths.results)
+    print_results(planned, config, tuple(found.values()), len(came.computed), len(came.failed))
+    for label, reason in came.failed.items():
+        print(f"error: failed: {label}: {reason}", file=sys.stderr)
+    for label in came.absent:
+        print(f"error: missing: {label}: its job ended before; run the same command again", file=sys.stderr)
+    return FAILED if came.failed or came.absent else 0
+
+
+def print_plan(planned: Plan, config: RunConfig) -> None:
+    for notice in planned.notices:
+        print(f"note: {notice}")
+    print(f"{config.name}: {len(planned.cells)} cells, {len(planned.groups)} of method x budget, "
+          f"on {config.backbone.name}; results in {config.paths.results}/cells")  # fmt: skip
+
+
+def print_results(
+    planned: Plan, config: RunConfig, cells: Sequence[dict[str, Any]], computed: int, failed: int
+) -> None:
+    """The results of a configuration, and how many are new."""
+    from clasp.evaluation.judging.judge import kind_of
+    from clasp.evaluation.summary import results_table
+
+    print(results_table(planned.rows, cells))
+    print(f"{computed} cells computed, {len(cells) - computed} were there already, {failed} failed")
+    waiting = [cell for cell in cells if cell["score"] is None and kind_of(cell) is not None]
+    if waiting:
+        print(f"note: {len(waiting)} unjudged; score them with: python scripts/judge.py results={config.paths.results}")

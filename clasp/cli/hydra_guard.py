@@ -1,0 +1,180 @@
+"""What a configuration may make Hydra do: its section ``hydra`` can set variables, start programs and write files.
+
+A configuration is data, also one that somebody else wrote. :func:`check_section` therefore refuses whatever of that
+section acts, wherever it comes from: command line, experiment, or a folder on the search path. It runs as soon as Hydra
+has composed a configuration, before Hydra opens a log, makes a folder or calls anything (:func:`guard`).
+
+Hydra's own copies of the configuration hold whole paths, and say nothing that cells and experiments do not: none is
+written for a job (``hydra.output_subdir: null``). Of a sweep, Hydra's sweeper writes ``multirun.yaml`` in any case.
+Torch-free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Collection, Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from clasp.data import data_folder
+from clasp.files import write_atomically
+from clasp.redact import redact
+from clasp.strict import ConfigError, check_name, shown
+
+TARGETS = (
+    *("clasp.cli.hydra_guard.Redacted", "hydra._internal.core_plugins.*", "hydra_plugins.*"),
+    *("logging.StreamHandler", "logging.FileHandler"),
+)
+"""What a configuration may name under ``_target_``; with anything else there Hydra could be made to run any code."""
+
+CONFIGS = data_folder("configs")
+
+_FIXED: dict[str, Any] = {
+    "job.env_set": {},  # variables of git, of the loader, of Python start programs
+    "job.env_copy": [],
+    "job.chdir": False,
+    "output_subdir": None,  # files of known names, wherever it leads
+    "callbacks": {"redacted": {"_target_": "clasp.cli.hydra_guard.Redacted"}},  # called with any arguments
+}
+"""Keys below ``hydra`` that are as ``configs/config.yaml`` and Hydra have them."""
+
+_FOLDERS = {
+    "run.dir": ("${paths.results}/logs/${clasp.name:${name}}",),
+    "sweep.dir": ("${paths.results}/logs/sweep",),
+    "sweep.subdir": ("${hydra.job.num}", "hydra/${hydra.job.num}"),
+}
+"""Folders as they are written in configurations; another ``dir`` has to be below ``paths.results``."""
+
+_LAUNCHER: dict[str, tuple[Any, ...]] = {
+    "submitit_folder": ("${hydra.sweep.dir}/jobs/%j", "${hydra.sweep.dir}/.submitit/%j"),
+    "setup": ("${launcher.setup}", None),
+    "additional_parameters": ({},),
+    "srun_args": (None,),
+    "python": (None,),
+}
+"""Keys below ``hydra.launcher`` that start programs or write files; other values are the user's, who types them."""
+
+_SHELL = ("setup", "sbatch")
+"""Keys below ``launcher`` that a job's shell reads, and so the user's: typed, or in ``configs/launcher/``."""
+
+
+def guard() -> None:
+    """From now on every configuration that Hydra composes in this process passes :func:`check_section` first."""
+    compose = ConfigLoaderImpl._load_configuration_impl
+    if hasattr(compose, "__wrapped__"):
+        return
+
+    @functools.wraps(compose)
+    def checked(*arguments: Any, **named: Any) -> DictConfig:
+        config = compose(*arguments, **named)
+        check_section(config)
+        return config
+
+    ConfigLoaderImpl._load_configuration_impl = checked  # type: ignore[method-assign]
+
+
+def check_section(config: DictConfig) -> None:
+    """Raises:
+    ConfigError: the section ``hydra`` of a composed configuration, or its launcher's, could run code or write files
+        outside of the results.
+    """
+    values: Any = OmegaConf.to_container(config, resolve=False)  # interpolations as they are written
+    hydra, typed = values["hydra"], set(_typed(values["hydra"]["overrides"]))
+    for key, allowed in _FIXED.items():
+        if (value := _at(hydra, key)) != allowed:
+            raise _refused(f"hydra.{key}", value, "leave it out")
+    for key, written in _FOLDERS.items():
+        if (value := _at(hydra, key)) not in written:
+            _check_below_results(config, f"hydra.{key}", value)
+    for key in ("job_logging", "hydra_logging"):
+        if hydra[key] not in _loggings(key):
+            raise _refused(f"hydra.{key}", hydra[key], f"choose with hydra/{key}=disabled, or hydra.verbose=true")
+    check_name("hydra.job.name", str(hydra["job"]["name"]))
+    _check_launcher(config, values, typed)
+
+
+def _check_launcher(config: DictConfig, values: Mapping[str, Any], typed: Collection[str]) -> None:
+    for key, value in (values["hydra"]["launcher"] or {}).items():
+        place = f"hydra.launcher.{key}"
+        if key in _LAUNCHER and value not in _LAUNCHER[key] and place not in typed:
+            raise _refused(place, value, "type it on the command line")
+        with contextlib.suppress(OmegaConfBaseException):  # what cannot be resolved stops the launcher
+            line = OmegaConf.select(config, place)  # of a job's script
+            if isinstance(line, str) and not line.isprintable():
+                raise _refused(place, line, "write it on one line")
+    for key in _SHELL:
+        value = _at(values, f"launcher.{key}")
+        if value and f"launcher.{key}" not in typed and value not in _kept(key):
+            raise _refused(f"launcher.{key}", value, "type it on the command line, or put it into configs/launcher/")
+
+
+def _refused(key: str, value: object, remedy: str) -> ConfigError:
+    return ConfigError(
+        f"{key}={shown(value)} is refused, for a configuration must not run code or write files; {remedy}"
+    )
+
+
+def _at(values: Any, key: str) -> Any:
+    """What a dotted key leads to; None where it leads nowhere."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
+
+
+def _check_below_results(config: DictConfig, key: str, value: object) -> None:
+    results = Path(str(config.paths.results)).expanduser().resolve()
+    below = key.endswith(".dir") and Path(str(OmegaConf.select(config, key))).resolve().is_relative_to(results)
+    if not below:
+        raise _refused(key, value, "leave it out; paths.results says where files go")
+
+
+@functools.cache
+def _loggings(key: str) -> list[Any]:
+    """What Hydra itself offers under ``hydra/job_logging`` or ``hydra/hydra_logging``."""
+    folder = files("hydra.conf").joinpath("hydra", key)
+    texts = [file.read_text(encoding="utf-8") for file in folder.iterdir() if file.name.endswith(".yaml")]
+    return [OmegaConf.to_container(OmegaConf.create(text), resolve=False) for text in texts]
+
+
+def _kept(key: str) -> list[Any]:
+    """What the user's own launchers say under a key of ``launcher``."""
+    own = [OmegaConf.load(path) for path in sorted((CONFIGS / "launcher").glob("*.yaml"))]
+    return [_at(OmegaConf.to_container(config, resolve=False), f"launcher.{key}") for config in own]
+
+
+def _typed(overrides: Mapping[str, list[str]]) -> Iterator[str]:
+    """Keys on the command line."""
+    for override in (*overrides["hydra"], *overrides["task"]):
+        yield override.partition("=")[0].lstrip("+~")
+
+
+def _name(value: str) -> str:
+    return check_name("name", str(value))
+
+
+# ${clasp.name:${name}}: a name that becomes part of a path, checked before Hydra makes a folder of it
+OmegaConf.register_resolver("clasp.name", _name, replace=True)
+guard()
+
+
+class Redacted(Callback):
+    """Redacts a sweep's ``multirun.yaml`` when the sweep ends, and first what one that was killed left behind."""
+
+    def on_multirun_start(self, config: Any, **_: Any) -> None:
+        self._clean(config)
+
+    def on_multirun_end(self, config: Any, **_: Any) -> None:
+        self._clean(config)
+
+    @staticmethod
+    def _clean(config: Any) -> None:
+        path = Path(str(config.hydra.sweep.dir)) / "multirun.yaml"
+        if path.is_file():
+            write_atomically(path, redact(path.read_text(encoding="utf-8")).encode())

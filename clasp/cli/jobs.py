@@ -1,0 +1,237 @@
+"""The command line of the runner: one job from a composed configuration, and errors as one sentence. Torch-free itself.
+
+Exit codes: 0 all cells are there, 1 a cell failed or a bug, 2 bad input. ``HYDRA_FULL_ERROR=1`` shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from clasp.backbones import BackboneRefused, BackboneUnavailable
+from clasp.cli.console import BAD_INPUT, FAILED, explain, print_outcome, print_plan, print_results
+from clasp.config import LauncherConfig, RunConfig, load_config
+from clasp.data import data_folder
+from clasp.evaluation.environment import make_plan, prepare_environment
+from clasp.evaluation.questions.embedded import ensure_as_planned
+from clasp.files import is_full
+from clasp.launch import worker
+from clasp.launch.submit import composing
+from clasp.launch.sweep import Asked, launch
+from clasp.pipes import until_closed
+from clasp.redact import redact
+from clasp.results.provenance import command
+from clasp.stopping import stoppable
+from clasp.strict import ConfigError
+
+if TYPE_CHECKING:
+    from clasp.evaluation.plan import Plan
+
+POLICIES = data_folder("configs") / "policy"
+"""Where calibrated tables go."""
+
+_statuses: list[int] = []
+_begun: list[bool] = []
+"""Filled once a job runs: until then Hydra composes, and whatever goes wrong is the input's fault."""
+_asked: list[tuple[Asked, Callable[..., object]]] = []
+"""What is for a launcher, with what is told of finished groups."""
+
+
+def job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None) -> None:
+    """One job of a run or a sweep; what went wrong is printed and remembered, so that a sweep's other jobs still run.
+
+    Args:
+        composed: the DictConfig that Hydra composed.
+        log_group: :func:`clasp.report.wandb_log.log_group`, or what takes its place; called for each finished group.
+    """
+    with _remembered():
+        values = _values(composed)
+        config = load_config(values)
+        if config.launcher.pack is not None:
+            _run_pack(config.launcher)
+        elif config.launcher.kind == "basic":
+            _statuses.append(_run(make_plan(config), config, log_group))
+        else:
+            _asked.append((Asked(values, config, make_plan(config)), log_group))
+
+
+def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None) -> None:
+    """As :func:`job`, for ``configs/calibrate.yaml``: checks, runs the settings, and writes the policy file."""
+    from clasp.evaluation.calibration import run as calibrating
+
+    with _remembered():
+        values = _values(composed)
+        against, file = calibrating.names(values.pop("against")), values.pop("policy_file")
+        config = _here(
+            values, "run its cells first, with scripts/run.py experiment=calibration, and leave out launcher"
+        )
+        path = calibrating.policy_path(file, config, POLICIES)
+        calibrating.settings(config)
+        planned = make_plan(config)
+        data = calibrating.check_disjoint(config, planned, against)
+        print(f"held out: no calibration picture or question is in {', '.join(against)}")
+        status = _run(planned, config, log_group)
+        _statuses.append(status)
+        if status:
+            return
+        chosen = calibrating.choose(config, planned)
+        print(calibrating.table(chosen))
+        print(f"wrote {calibrating.write_policy(path, config, planned, chosen, data)}")
+
+
+def retention_job(composed: Any, draw: Callable[[Path, str], str]) -> None:
+    """As :func:`job`, for ``configs/kept_tokens.yaml``: stores what methods keep of a few pictures.
+
+    Args:
+        composed: the DictConfig that Hydra composed.
+        draw: :func:`clasp.report.build.build_retention`, or what takes its place; told the results root and the name.
+    """
+    with _remembered():
+        config = _here(_values(composed), "leave out launcher")
+        planned = make_plan(config)
+        from clasp.evaluation import kept_tokens
+
+        print(f"retention: {kept_tokens.record(config, planned)}")
+        print(draw(config.paths.results, config.name))
+        _statuses.append(0)
+
+
+def plan_job(composed: Any) -> None:
+    """As :func:`job`: tells what it would run and how long that takes, and runs nothing."""
+    from clasp.evaluation.plan import most_cells
+    from clasp.launch import plan_report, prefetch
+
+    with _remembered():
+        config = load_config(_values(composed))
+        try:
+            planned = make_plan(config)
+        except BackboneUnavailable as error:
+            known = None if isinstance(error, BackboneRefused) else prefetch.pinned(config)
+            if known is None:  # which cells are done is not known without the backbone's commit
+                print(f"{config.name}: at most {most_cells(config)} cells on {config.backbone.name}")
+                raise
+            planned = make_plan(config, known)
+            print(f"note: the backbone is not here; fetch it first: {prefetch.command(config)}")
+        print(plan_report.told(planned, config))
+        _statuses.append(0)
+
+
+def prefetch_job(composed: Any) -> None:
+    """As :func:`job`: fetches and checks what it needs, so that jobs run where no hub can be reached."""
+    with _remembered():
+        config = load_config(_values(composed))
+        prepare_environment(config)
+        from clasp.launch.download import fetch
+
+        fetch(config)
+        planned = make_plan(config)  # finds what else is wrong
+        ensure_as_planned(config.paths.data, planned.files)
+        print(f"{config.name}: all that its {len(planned.cells)} cells need is here")
+        _statuses.append(0)
+
+
+def _here(values: dict[str, Any], remedy: str) -> RunConfig:
+    """The configuration of what runs in this process alone."""
+    config = load_config(values)
+    if config.launcher.kind != "basic":
+        raise ConfigError(f"launcher={config.launcher.kind} does not run this; {remedy}")
+    return config
+
+
+def _values(composed: Any) -> dict[str, Any]:
+    """The composed configuration as plain values."""
+    try:
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except RecursionError as error:
+        raise ConfigError("the configuration is nested too deeply, or refers to itself; write it flatter") from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+@contextmanager
+def _remembered() -> Iterator[None]:
+    """Bad input inside is printed as one sentence and remembered for the exit code."""
+    _begun.append(True)
+    try:
+        yield
+    except (ConfigError, BackboneUnavailable, OmegaConfBaseException) as error:
+        _report(error)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        print(f"error: {error}; free some space and run the same command again, what is done is kept", file=sys.stderr)
+        _statuses.append(FAILED)
+
+
+def main(hydra_main: Callable[[], object]) -> int:
+    """Runs a Hydra entry point whose jobs call :func:`job`; returns the process's exit code."""
+    wanted = os.environ.get("HYDRA_FULL_ERROR")
+    _begun.clear()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its exceptions instead of printing them
+    try:
+        # a polite end as a scheduler asks for it, or Ctrl-C: claims are released, what was answered is kept
+        with until_closed(), stoppable():
+            with composing(sys.argv) as overrides:
+                hydra_main()
+            if _asked:
+                _launch(overrides)
+    except Exception as error:
+        if wanted == "1" or (_begun and not isinstance(error, HydraException)):
+            raise
+        print(f"error: {redact(explain(error))}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    finally:
+        _asked.clear()
+        os.environ.pop("HYDRA_FULL_ERROR")
+        os.environ |= {} if wanted is None else {"HYDRA_FULL_ERROR": wanted}
+    return max(_statuses, default=0)
+
+
+def _run_pack(launcher: LauncherConfig) -> None:
+    """Inside a job: computes its pack. SLURM is told of a failure by the exit code, and lists the job so."""
+    assert launcher.pack is not None
+    status = worker.run(Path(HydraConfig.get().sweep.dir), launcher.pack)
+    _statuses.append(status)
+    if status and launcher.kind == "slurm":
+        sys.exit(status)
+
+
+def _launch(overrides: list[str]) -> None:
+    """Hands what was asked for to its launcher, unless some of it cannot be run."""
+    if _statuses:
+        print("error: nothing was submitted", file=sys.stderr)
+        return
+    with _remembered():
+        asked, log_group, script = [one for one, _ in _asked], _asked[0][1], Path(sys.argv[0]).name
+        _statuses.append(launch(asked, command(), script, overrides, partial(print_outcome, log_group=log_group)))
+
+
+def _run(planned: Plan, config: RunConfig, log_group: Callable[..., object]) -> int:
+    """Runs, and tells; returns the exit code of this job."""
+    from clasp.evaluation.runner import run_cells
+
+    print_plan(planned, config)
+    told = partial(log_group, settings=config.wandb, experiment=config.name, results=config.paths.results)
+    outcome = run_cells(planned, config, told)
+    print_results(planned, config, outcome.cells, outcome.computed, len(outcome.failed))
+    for label in outcome.failed:
+        print(f"error: failed: {label} (traceback above)", file=sys.stderr)
+    return FAILED if outcome.failed else 0
+
+
+def _report(error: BaseException) -> None:
+    print(f"error: {redact(explain(error))}", file=sys.stderr)
+    _statuses.append(BAD_INPUT)

@@ -1,0 +1,45 @@
+"""The command line of ``scripts/status.py``. Torch-free."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clasp.arguments import run
+from clasp.launch.status import progress, told
+from clasp.strict import ConfigError
+
+LONGEST_WATCH_S = 86_400
+
+
+@dataclass(frozen=True)
+class StatusArguments:
+    """``experiment`` None: all that were begun; ``watch``: seconds between two looks, None: one look."""
+
+    experiment: str | None = None
+    results: Path = Path("results")
+    watch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.watch is not None and not 0 < self.watch <= LONGEST_WATCH_S:
+            raise ConfigError(f"watch={self.watch} is not 1 to {LONGEST_WATCH_S} seconds; say for example watch=10")
+
+
+def main(arguments: Sequence[str], usage: str) -> int:
+    """Tells how far experiments are; the exit code is 1 where cells have failed, and 2 for bad input."""
+    return run(StatusArguments, _tell, arguments, usage)
+
+
+def _tell(asked: StatusArguments) -> int:
+    try:
+        while True:
+            found = progress(asked.results, asked.experiment)
+            print(told(found, asked.results), flush=True)
+            if asked.watch is None or all(one.finished for one in found):
+                return 1 if any(one.failed for one in found) else 0
+            time.sleep(asked.watch)
+            print()
+    except KeyboardInterrupt:
+        return 130

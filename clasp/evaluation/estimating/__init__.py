@@ -1,1 +1,0 @@
-"""What cells will take, before they run."""

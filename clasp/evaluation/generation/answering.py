@@ -1,0 +1,365 @@
+"""Answers questions with a pruned model, in batches, and measures what each one cost. No lmms-eval in here.
+
+This file decides how a prompt is built and how an answer is read, so its code is part of every cell's signature.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from clasp.backbones import adapter_for
+from clasp.backbones.presentation import Presentation
+from clasp.cost import Stopwatch
+from clasp.evaluation.generation.prefetcher import Ahead, Batch
+from clasp.evaluation.questions.frames import Clip, VideoError, sample
+from clasp.evaluation.questions.images import rgb
+
+if TYPE_CHECKING:
+    from clasp.engine import Run
+    from clasp.evaluation.generation.vit_cache import Replay
+    from clasp.methods.base import Method
+
+MAX_NEW_TOKENS = 1024
+"""Where a task does not say how long an answer may be; lmms-eval's own models take the same."""
+
+AS_PROCESSED = Presentation()
+_SAMPLING = ("temperature", "top_p", "top_k")
+_KNOWN = {"until", "max_new_tokens", "do_sample", "num_beams", "num_return_sequences", *_SAMPLING}
+
+
+class EvaluationError(RuntimeError):
+    """A question that cannot be asked or an evaluation that cannot be done; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt.
+
+    Args:
+        name: where it comes from, for messages, as ``benchmark[row]``.
+        text: the user's turn without image placeholders.
+        images: PIL images, first; a sequence of them that reads them anew each time is kept small.
+        generation: the task's ``generation_kwargs``.
+        category: its true category, where the benchmark knows it; the router ``oracle`` reads it.
+        videos: paths, or arrays (frames, height, width, 3) of uint8, after the images and before the text.
+    """
+
+    name: str
+    text: str
+    images: Sequence[Any]
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    category: str | None = None
+    videos: Sequence[Any] = ()
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Seconds in the vision tower, in the decoder's prefill with all that pruning adds, in decoding, and in all.
+
+    ``total`` counts image processing and tokenisation too, which another thread does while the model is at work on the
+    questions before.
+    """
+
+    vision: float
+    prefill: float
+    decode: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one question, and its share of what its batch cost.
+
+    Args:
+        text: the model's answer, cut at the task's stop strings.
+        routed: category that the method's router chose, where it routes.
+        entering: visual tokens that each decoder layer computed on; empty for a prompt without an image.
+        leaving: visual tokens that each decoder layer handed on.
+        nominal: visual tokens that its images were asked to keep at the pruning step; 0 without an image.
+        text_tokens: prompt tokens that are not visual.
+        new_tokens: generated tokens, the end token included; the first one comes from the prefill.
+        kv_bytes: bytes of the batch's KV cache after its prefill, divided by its questions.
+        seconds: likewise.
+    """
+
+    text: str
+    routed: str | None
+    entering: tuple[int, ...]
+    leaving: tuple[int, ...]
+    nominal: float
+    text_tokens: int
+    new_tokens: int
+    kv_bytes: float
+    seconds: Seconds
+
+
+class Answerer:
+    """Greedy or beam answers of one loaded model under one method.
+
+    Args:
+        model: a transformers multimodal model.
+        processor: its processor, with a chat template.
+        method: what is pruned.
+        batch_size: questions per forward pass; answers do not depend on it.
+        replay: an open memory of the ViT's layers; what it saves counts as spent, so that times are those without it.
+        presentation: how pictures and questions reach the processor.
+    """
+
+    overlap: ClassVar[bool] = True
+    """Whether a batch is prepared while the one before it is answered; measurements switch it off to compare."""
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        method: Method,
+        batch_size: int = 1,
+        replay: Replay | None = None,
+        presentation: Presentation = AS_PROCESSED,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} is below 1")
+        if not getattr(processor, "chat_template", None):
+            raise EvaluationError(
+                "the backbone's processor has no chat template; evaluation needs an instruction model"
+            )
+        self.model, self.processor, self.method, self.batch_size = model, processor, method, batch_size
+        self._replay, self._presentation = replay, presentation
+        self._preparing = copy.deepcopy(processor)  # a tokenizer's padding is state, and the engine reads tokens too
+        presentation.prepare(self._preparing)
+        self._frames = adapter_for(model).frames
+        self._warm = False
+
+    def answer(
+        self, questions: Sequence[Question], advance: Callable[[int], object] = lambda count: None
+    ) -> list[Answer]:
+        """Answers in the questions' order; ``advance`` is told the number of questions after each batch.
+
+        Raises:
+            EvaluationError: a question that cannot be asked. Nothing that goes wrong becomes an empty answer.
+        """
+        for question in questions:
+            self._check(question)
+        answers = self._given(questions)
+        if answers:
+            advance(len(answers))
+        # the stopwatch is the outer one, so that what pruning itself takes is inside what it times
+        with (
+            Stopwatch(self.model) as watch,
+            self.method(self.model, self.processor) as run,
+            Ahead(self._inputs, self.overlap) as ahead,
+        ):
+            if len(answers) < len(questions) and not self._warm:
+                # loads the router and warms caches; not counted
+                self._answer_batch(run, watch, ahead.batch(questions[:1]))
+                self._warm = True
+            for places, batch in ahead.each(self._batches(questions), questions):
+                answers.update(zip(places, self._answer_batch(run, watch, batch), strict=True))
+                advance(len(places))
+        return [answers[i] for i in range(len(questions))]
+
+    def _given(self, questions: Sequence[Question]) -> dict[int, Answer]:
+        """Answers that are there already, by place."""
+        return {}
+
+    def _check(self, question: Question) -> None:
+        if not question.text.strip():
+            raise EvaluationError(f"{question.name}: the prompt is empty; give the model a question")
+        for placeholder in (getattr(self.processor, f"{kind}_token", None) for kind in ("image", "video")):
+            if placeholder and placeholder in question.text:
+                raise EvaluationError(
+                    f"{question.name}: the text holds the placeholder {placeholder!r}; images and videos between words "
+                    "are not supported, they come before the text"
+                )
+        if question.videos and self._frames is None:
+            raise EvaluationError(
+                f"{question.name}: {type(self.model).__name__} is asked no questions about videos; use a backbone "
+                "whose adapter says how many frames it takes, for example backbone=video_llava_7b"
+            )
+        for video in question.videos:
+            if isinstance(video, str | Path) and not Path(video).is_file():
+                raise EvaluationError(f"{question.name}: the video {video} is missing; put the file there")
+
+    def _batches(self, questions: Sequence[Question]) -> Iterator[list[int]]:
+        """Indices by batch: same generation settings, similar length, longest first so that memory runs out early.
+
+        Length is in tokens: a batch of equally long prompts needs no padding, and its attention no mask.
+        """
+        lengths = [len(self.processor.tokenizer(q.text)["input_ids"]) for q in questions]
+        keys = [
+            (repr(sorted(q.generation.items())), -len(q.videos), -len(q.images), -length)
+            for q, length in zip(questions, lengths, strict=True)
+        ]
+        order = sorted(range(len(questions)), key=lambda i: (*keys[i], i))
+        start = 0
+        while start < len(order):
+            end = start + 1
+            while end < min(len(order), start + self.batch_size) and keys[order[end]][0] == keys[order[start]][0]:
+                end += 1
+            yield order[start:end]
+            start = end
+
+    @torch.inference_mode()
+    def _answer_batch(self, run: Run, watch: Stopwatch, batch: Batch[Question]) -> list[Answer]:
+        questions = batch.questions
+        inputs, preparing = batch.take()
+        started = time.perf_counter()
+        inputs = inputs.to(self.model.device, self.model.dtype)
+        until, settings = generation_settings(questions[0].generation)
+        beams = settings["num_beams"]
+        if all(question.category is not None for question in questions) and self._asks_oracle():
+            run.oracle = [str(question.category) for question in questions for _ in range(beams)]
+        run.trace = None
+        before, saved = _seconds(watch), self._saved()
+        output = self.model.generate(**inputs, **settings)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.batch_decode(new, skip_special_tokens=True)
+        share = 1.0 / len(questions)
+        vision, *spent = (after - start for after, start in zip(_seconds(watch), before, strict=True))
+        saved = self._saved() - saved
+        total = time.perf_counter() - started + preparing
+        seconds = Seconds(*(value * share for value in (vision + saved, *spent, total + saved)))
+        # each beam is a row of the prefill, and a question's beams follow each other, equal until they decode
+        samples = run.trace.samples[::beams] if run.trace is not None else [None] * len(questions)
+        kv_bytes = run.trace.kv_bytes * share if run.trace is not None else 0.0
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        return [
+            Answer(
+                cut(text, until),
+                sample.category if sample else None,
+                sample.visual_entering if sample and sample.images else (),
+                sample.visual_leaving if sample and sample.images else (),
+                sample.nominal if sample else 0.0,
+                sample.text_tokens if sample else length,
+                generated,
+                kv_bytes,
+                seconds,
+            )
+            for text, sample, length, generated in zip(texts, samples, lengths, self._generated(new), strict=True)
+        ]
+
+    def _generated(self, new: torch.Tensor) -> list[int]:
+        """Tokens of each row of (batch, new) up to and with its end token; what follows is padding."""
+        ends = self.model.generation_config.eos_token_id
+        if ends is None:  # generation stops at its length alone
+            return [new.shape[1]] * len(new)
+        ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=new.device)
+        running = torch.isin(new, ends).long().cumsum(dim=1) - torch.isin(new, ends).long() == 0
+        return running.sum(dim=1).tolist()
+
+    def _saved(self) -> float:
+        return 0.0 if self._replay is None else self._replay.saved_seconds
+
+    def _asks_oracle(self) -> bool:
+        return getattr(getattr(self.method, "router", None), "name", None) == "oracle"
+
+    def _inputs(self, questions: Sequence[Question]) -> Any:
+        """Tensors of one batch, padded on the left, on the CPU; runs beside the model, with a processor of its own.
+
+        Raises:
+            EvaluationError: the processor refuses a question's pictures or videos; names it and the files.
+        """
+        try:
+            return self._processed(questions)
+        except (EvaluationError, MemoryError):  # memory that ended is no question's fault
+            raise
+        except Exception:
+            for question in questions:  # which one it is, its own error tells
+                self._try(question)
+            raise
+
+    def _try(self, question: Question) -> None:
+        try:
+            self._processed([question])
+        except (EvaluationError, MemoryError):
+            raise
+        except Exception as error:
+            shown = ", ".join([*map(_described, question.images), *map(str, question.videos)]) or "text alone"
+            raise EvaluationError(
+                f"{question.name} ({shown}) is refused by {type(self._preparing).__name__}: "
+                f"{error or type(error).__name__}; change the picture or leave the question out"
+            ) from error
+
+    @torch.inference_mode()
+    def _processed(self, questions: Sequence[Question]) -> Any:
+        texts = []
+        for q in questions:
+            media = [{"type": "image"}] * len(q.images) + [{"type": "video"}] * len(q.videos)
+            turn = {"role": "user", "content": [*media, {"type": "text", "text": q.text}]}
+            messages = self._presentation.messages(turn)
+            texts.append(self._preparing.apply_chat_template(messages, add_generation_prompt=True))
+        # one list a question: LLaVA-OneVision cuts a picture into crops only where it is the prompt's only one
+        images = [[self._shown(image) for image in question.images] for question in questions]
+        arguments: dict[str, Any] = {"images": images if any(images) else None}
+        if clips := [self._clip(question, video) for question in questions for video in question.videos]:
+            arguments["videos"] = [clip.frames for clip in clips]
+            arguments |= {"video_metadata": [clip.metadata for clip in clips], "do_sample_frames": False}
+        return self._preparing(text=texts, padding=True, padding_side="left", return_tensors="pt", **arguments)
+
+    def _shown(self, image: Any) -> Any:
+        return self._presentation.picture(rgb(image), self._preparing)
+
+    def _clip(self, question: Question, video: Any) -> Clip:
+        assert self._frames is not None
+        try:
+            return sample(video, self._frames)
+        except VideoError as error:
+            raise EvaluationError(f"{question.name}: {error}; put a whole file in its place") from error
+
+
+def _described(image: Any) -> str:
+    """A picture for a message: its file, where it comes from one, and its size in pixels."""
+    file, size = getattr(image, "filename", ""), getattr(image, "size", None)
+    return " of ".join(filter(None, [str(file) or "a picture", size and f"{size[0]} x {size[1]} pixels"]))
+
+
+def _seconds(watch: Stopwatch) -> tuple[float, float, float]:
+    return watch.vision_seconds, watch.prefill_seconds, watch.decode_seconds
+
+
+def generation_settings(task: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Stop strings and ``generate`` arguments from a task's ``generation_kwargs``; decoding is greedy or beam.
+
+    Raises:
+        EvaluationError: the task samples, asks for several answers, or sets something that is not known here.
+    """
+    unknown = sorted(set(task) - _KNOWN)
+    if unknown:
+        raise EvaluationError(f"generation setting {unknown[0]!r} is not supported; use {', '.join(sorted(_KNOWN))}")
+    if task.get("do_sample"):
+        raise EvaluationError("do_sample=true is not supported: a sampled answer is not a result that can be repeated")
+    if _whole(task, "num_return_sequences", 1) != 1:
+        raise EvaluationError(
+            f"num_return_sequences={task['num_return_sequences']} is not supported: a question has one answer that is "
+            "scored; leave it out"
+        )
+    until = task.get("until") or ()
+    until = (until,) if isinstance(until, str) else until
+    if not isinstance(until, list | tuple) or not all(isinstance(stop, str) for stop in until):
+        raise EvaluationError(f"generation setting until={until!r} is no text or list of texts")
+    settings: dict[str, Any] = {"max_new_tokens": _whole(task, "max_new_tokens", MAX_NEW_TOKENS), "do_sample": False}
+    settings["num_beams"] = _whole(task, "num_beams", 1)
+    settings |= dict.fromkeys(_SAMPLING)  # a checkpoint's own sampling settings have no say in greedy decoding
+    # a checkpoint's own number of sequences neither: of several beams the best is the answer
+    return tuple(until), settings | {"num_return_sequences": 1}
+
+
+def _whole(task: Mapping[str, Any], name: str, default: int) -> int:
+    """A setting that counts something; 0 and null leave it to us."""
+    value = task.get(name) or default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise EvaluationError(f"generation setting {name}={value!r} is no whole number from 1 on")
+    return value
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    """The answer up to its first stop string, without surrounding white space."""
+    ends = [place for place in (text.find(stop) for stop in until if stop) if place >= 0]
+    return text[: min(ends, default=len(text))].strip()

@@ -1,0 +1,211 @@
+"""Which visual tokens methods keep of a few pictures, stored for drawing: ``<results>/retention/<name>.json``.
+
+Cells have counts and answers, not indices; here a few questions are asked again and the engine's trace is kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clasp.backbones import adapter_module, load
+from clasp.config import RunConfig
+from clasp.evaluation.benchmarks import Benchmark
+from clasp.evaluation.generation.answering import Answerer, Question
+from clasp.evaluation.plan import Plan
+from clasp.evaluation.questions import custom
+from clasp.evaluation.questions.embedded import LocalFile, ensure_as_planned
+from clasp.evaluation.questions.images import rgb
+from clasp.evaluation.tasks.scoring import normalise
+from clasp.files import write_atomically
+from clasp.results.provenance import now, provenance
+from clasp.strict import ConfigError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from clasp.backbones.presentation import Presentation
+    from clasp.engine.trace import SampleTrace
+
+SCHEMA = 1
+WHOLE_PICTURES = "clasp.backbones.llava"
+"""The adapter of backbones whose visual tokens are one square grid of patches over one square picture."""
+GENERATION = {"max_new_tokens": 32}
+"""Enough for a short answer."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about one picture, and what counts as right."""
+
+    benchmark: str
+    question: Question
+    answers: tuple[str, ...]
+
+
+class Traced(Answerer):
+    """An answerer that remembers what the engine kept of the latest question."""
+
+    trace: SampleTrace
+
+    def _answer_batch(self, run: Any, watch: Any, questions: Any) -> Any:
+        answers = super()._answer_batch(run, watch, questions)
+        self.trace = run.trace.samples[0]
+        return answers
+
+
+def check(config: RunConfig, plan: Plan) -> None:
+    """What can be drawn, before a model loads.
+
+    Raises:
+        ConfigError: a backbone whose tokens are no square grid of one picture, a method that drops nothing, too many
+            questions, or questions that are not on this machine.
+    """
+    backbone = config.backbone
+    if adapter_module(backbone.source, backbone.revision, backbone.trust) != WHOLE_PICTURES:
+        raise ConfigError(
+            f"backbone={backbone.name} cuts pictures into crops or frames, which a retention map does not show; "
+            "use backbone=tiny, llava_1_5_7b or llava_1_5_13b"
+        )
+    if config.limit == "all":
+        raise ConfigError("limit=all would draw every picture; say how many of each benchmark, for example limit=1")
+    for group in plan.groups:
+        if not group.method.prunes:
+            raise ConfigError(f"method {group.method.name} drops no token, so there is no map; leave it out")
+    for benchmark in plan.benchmarks:
+        if benchmark.source not in ("local", "custom"):
+            raise ConfigError(
+                f"benchmark {benchmark.name} is not on this machine; use embedded ones, for example "
+                "'benchmarks.names=[world_ocr]', or benchmarks=custom data=my.jsonl"
+            )
+
+
+def record(config: RunConfig, plan: Plan) -> Path:
+    """Asks the first questions of each benchmark under every method and budget, and stores what was kept.
+
+    Returns:
+        The file; :mod:`clasp.report.retention_run` reads it.
+
+    Raises:
+        ConfigError: see :func:`check`; or a question has several pictures.
+        BackboneUnavailable: the model's files cannot be had.
+    """
+    check(config, plan)
+    ensure_as_planned(config.paths.data, plan.files)
+    started = now()
+    asked = [one for benchmark in plan.benchmarks for one in _questions(benchmark, plan.files[benchmark.name], config)]
+    backbone = config.backbone
+    device = None if config.device == "auto" else config.device
+    model, processor = load(
+        backbone.source,
+        dtype=config.dtype,
+        device=device,
+        revision=backbone.revision,
+        allow_pickle=backbone.allow_pickle,
+        trust_remote_code=backbone.trust_remote_code,
+    )
+    maps, assumptions = [], []
+    for group in plan.groups:
+        answerer = Traced(model, processor, group.method, presentation=backbone.presentation)
+        assumptions += [*group.method.assumed(), *group.method.stand_ins(plan.geometry)]
+        for number, one in enumerate(asked):
+            (answer,) = answerer.answer([one.question])
+            layers = [stage.cut for stage in group.method.check(plan.geometry).stages]
+            maps.append(
+                {
+                    "question": number,
+                    "row": group.row,
+                    "method": group.method.name,
+                    "tokens": group.budget["tokens"],
+                    "prediction": answer.text,
+                    "right": normalise(answer.text) in {normalise(text) for text in one.answers},
+                    "routed": answer.routed,
+                    "stages": _stages(layers, answerer.trace),
+                }
+            )
+    content = {
+        "schema": SCHEMA,
+        "name": config.name,
+        "backbone": backbone.name,
+        "side": round(plan.geometry.visual_tokens**0.5),
+        "questions": [_described(one, processor, backbone.presentation) for one in asked],
+        "maps": maps,
+        "provenance": {
+            **provenance(started, tuple(dict.fromkeys(assumptions))),
+            "weights": plan.cells[0].weights,
+            "dtype": config.dtype,
+        },
+    }
+    path = config.paths.results / "retention" / f"{config.name}.json"
+    return write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _stages(layers: list[int], trace: SampleTrace) -> list[dict[str, Any]]:
+    """First decoder layer that lacks the dropped tokens, indices kept, and which of them are pivots (or null)."""
+    return [
+        {
+            "layer": layer,
+            "kept": kept.tolist(),
+            "pivots": None if pivots is None else kept[pivots].tolist(),
+        }
+        for layer, kept, pivots in zip(layers, trace.kept, trace.pivots, strict=True)
+    ]
+
+
+def _questions(benchmark: Benchmark, file: LocalFile, config: RunConfig) -> Iterator[Asked]:
+    """The first questions of a benchmark, as its task asks them."""
+    assert config.limit != "all"  # check() refuses it
+    if benchmark.source == "custom":
+        yield from _custom(benchmark, file, config.limit)
+        return
+    import pyarrow.parquet
+    from PIL import Image
+
+    for row in pyarrow.parquet.read_table(file.path).slice(0, config.limit).to_pylist():
+        picture = Image.open(io.BytesIO(row["image"]["bytes"]))
+        question = Question(row["question_id"], row["question"], [picture], GENERATION, row["category"])
+        yield Asked(benchmark.name, question, (row["answer"],))
+
+
+def _custom(benchmark: Benchmark, file: LocalFile, limit: int) -> Iterator[Asked]:
+    from PIL import Image
+
+    for row in custom.rows(file.path)[:limit]:
+        name = f"{benchmark.name}[{row.number}]"
+        if len(row.images) != 1:
+            raise ConfigError(f"data={file.path} line {row.number} has {len(row.images)} pictures; a map shows one")
+        pictures = [Image.open(path) for path in row.images]
+        yield Asked(benchmark.name, Question(name, row.question, pictures, GENERATION, row.category), row.answers)
+
+
+def _described(one: Asked, processor: Any, shown: Presentation) -> dict[str, Any]:
+    return {
+        "benchmark": one.benchmark,
+        "question_id": one.question.name,
+        "question": one.question.text,
+        "answer": one.answers[0],
+        "category": one.question.category,
+        "picture": _png(_as_seen(one.question.images[0], processor, shown)),
+    }
+
+
+def _as_seen(picture: Image, processor: Any, shown: Presentation) -> Image:
+    """The picture as the ViT gets it, resized and cropped or padded, so that patches lie where they are drawn."""
+    from PIL import Image
+
+    given = shown.picture(rgb(picture), processor)
+    seen = processor.image_processor(given, do_rescale=False, do_normalize=False, return_tensors="pt")
+    pixels = seen["pixel_values"][0].permute(1, 2, 0)  # (height, width, 3), 0 to 255
+    return Image.fromarray(pixels.round().clamp(0, 255).byte().numpy())
+
+
+def _png(picture: Image) -> str:
+    """Base64 of a PNG file."""
+    out = io.BytesIO()
+    picture.save(out, format="PNG", optimize=True)
+    return base64.b64encode(out.getvalue()).decode()

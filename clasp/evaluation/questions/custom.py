@@ -1,0 +1,240 @@
+"""A user's own pictures and questions as a benchmark: ``benchmarks=custom data=my.jsonl``. Torch-free.
+
+One JSON object a line::
+
+    {"image": "photos/desk.jpg", "question": "What colour is the lamp? Answer in one word.", "answer": "red"}
+    {"image": ["a.png", "b.png"], "question": "Are they the same?", "answer": ["no", "not"], "category": "spatial"}
+
+``image`` is one path or several, absolute or from the file's own folder; an answer is right where it equals any of
+``answer`` after :func:`clasp.evaluation.tasks.scoring.normalise`; ``category`` is one of
+:data:`clasp.categories.CATEGORIES` and may be left out. What is wrong with any line is said at once, before a model
+loads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clasp.categories import CATEGORIES
+from clasp.evaluation.benchmarks import Benchmark
+from clasp.evaluation.questions.embedded import LocalFile
+from clasp.evaluation.questions.images import rgb
+from clasp.evaluation.tasks.scoring import normalise
+from clasp.reading import BadFile, parse_json, read_bytes, writable
+from clasp.strict import ConfigError
+
+PREFIX = "custom_"
+"""Of the benchmark's name, before the file's stem."""
+
+TASK = "clasp_custom"
+REQUIRED, OPTIONAL = ("image", "question", "answer"), ("category",)
+
+PLACEHOLDERS = ("<image>", "<video>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+"""What the backbones' prompts mark pictures with; pictures come before the text, so no question holds one."""
+
+
+Problem = tuple[int, str]
+"""Number of a line, and what is wrong with it."""
+
+
+class BadRows(ConfigError):
+    """Lines that cannot be asked; the message has one line for each problem, after a first one that counts them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question; ``number`` is its line in the file, from 1."""
+
+    number: int
+    images: tuple[Path, ...]
+    question: str
+    answers: tuple[str, ...]
+    category: str | None
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A file that has been checked, as a benchmark, and what stands for its content in a cell's signature."""
+
+    benchmark: Benchmark
+    file: LocalFile
+
+
+def read(path: Path) -> Custom:
+    """Checks a file whole, pictures included.
+
+    Raises:
+        BadRows: with every bad line.
+        ConfigError: there is no such file, or its name cannot name a benchmark.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,100}", path.stem):
+        raise ConfigError(
+            f"data={path}: its name {path.stem!r} becomes the benchmark's; rename it to letters, digits and _ alone"
+        )
+    rows, shown, problems = _parse(path)
+    pictures = _pictures(sorted({image for images in shown.values() for image in images}))
+    problems += [
+        (number, f"image {str(image)!r} {pictures[image].problem}")
+        for number, images in shown.items()
+        for image in images
+        if pictures[image].problem
+    ]
+    _refuse(path, problems)
+    categories = {row.category for row in rows}
+    benchmark = Benchmark(
+        name=f"{PREFIX}{path.stem}",
+        task=TASK,
+        metrics=("accuracy",),
+        metric="accuracy",
+        source="custom",
+        category=categories.pop() if len(categories) == 1 else None,
+        protocol="own questions as written, any accepted answer, exact match",
+    )
+    digest = hashlib.sha256()
+    for row in rows:
+        images = [pictures[image].digest for image in row.images]
+        digest.update(json.dumps([row.question, row.answers, row.category, images]).encode())
+    return Custom(benchmark, LocalFile(path, digest.hexdigest(), len(rows)))
+
+
+def rows(path: Path) -> tuple[Row, ...]:
+    """The questions of a file whose pictures have been checked.
+
+    Raises:
+        ConfigError: as :func:`read`, pictures aside.
+    """
+    found, _, problems = _parse(path)
+    _refuse(path, problems)
+    return tuple(found)
+
+
+def _refuse(path: Path, problems: Sequence[Problem]) -> None:
+    if problems:
+        bad = len({number for number, _ in problems})
+        listed = "\n".join(f"line {number}: {problem}" for number, problem in sorted(problems))
+        raise BadRows(
+            f"data={path} has {bad} bad {'line' if bad == 1 else 'lines'}; each is to be "
+            f'{{"image": "a.jpg", "question": "...", "answer": "..."}}\n{listed}'
+        )
+
+
+def _parse(path: Path) -> tuple[list[Row], dict[int, tuple[Path, ...]], list[Problem]]:
+    """The lines that can be asked, the pictures of all lines by number, and what is wrong; empty lines do not count."""
+    try:
+        lines = read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise ConfigError(f"data={path} cannot be read ({error.strerror}); give a JSON lines file's path") from error
+    except BadFile as error:
+        raise ConfigError(f"data={path} cannot be read ({error}); give a JSON lines file's path") from error
+    found: list[Row] = []
+    shown: dict[int, tuple[Path, ...]] = {}
+    problems: list[Problem] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            values = parse_json(line)
+        except BadFile as error:
+            problems.append((number, str(error)))
+            continue
+        wrong = list(_wrong(values))
+        problems += [(number, problem) for problem in wrong]
+        if isinstance(values, dict) and _is_texts(values.get("image")):
+            shown[number] = tuple(path.parent / _address(image) for image in _listed(values["image"]))
+        if not wrong:
+            answers = tuple(_listed(values["answer"]))
+            found.append(Row(number, shown[number], values["question"], answers, values.get("category")))
+    if not found and not problems:
+        raise ConfigError(f"data={path} has no questions; write one JSON object a line")
+    return found, shown, problems
+
+
+def _wrong(values: Any) -> Iterator[str]:
+    """Everything that is wrong with one line, its pictures aside."""
+    if not isinstance(values, dict):
+        yield "it is no JSON object"
+        return
+    known = (*REQUIRED, *OPTIONAL)
+    yield from (f"key {key!r} is missing" for key in REQUIRED if key not in values)
+    yield from (f"key {key!r} is unknown; use {', '.join(known)}" for key in values if key not in known)
+    for key in ("image", "answer"):
+        if key in values and not _is_texts(values[key]):
+            yield f"{key} is {json.dumps(values[key])}; write a text in quotes, or a list of such, none of them empty"
+    if "answer" in values and _is_texts(values["answer"]):
+        empty = [answer for answer in _listed(values["answer"]) if not normalise(answer)]
+        yield from (f"answer {answer!r} has no letter or digit to compare" for answer in empty)
+    if "question" in values:
+        yield from _wrong_question(values["question"])
+    if "category" in values and values["category"] not in CATEGORIES:
+        yield f"category is {json.dumps(values['category'])}; use {', '.join(CATEGORIES)}, or leave it out"
+
+
+def _wrong_question(question: Any) -> Iterator[str]:
+    if not isinstance(question, str):
+        yield f"question is {json.dumps(question)}; write a text in quotes"
+    elif not writable(question):
+        yield "question holds half of a surrogate pair, which is no character; leave it out"
+    elif not question.strip():
+        yield "question is empty"
+    else:
+        for mark in PLACEHOLDERS:
+            if mark in question:
+                yield f"question holds the placeholder {mark}; leave it out, pictures come before the text"
+
+
+def _is_texts(value: Any) -> bool:
+    return bool(value) and all(isinstance(item, str) and item.strip() for item in _listed(value))
+
+
+def _address(image: str) -> Path:
+    """The path that a line gives, with the home folder where it says ``~``."""
+    try:
+        return Path(image).expanduser()
+    except RuntimeError:  # of a user that is not known here: there is no such picture
+        return Path(image)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+@dataclass(frozen=True)
+class _Picture:
+    digest: str = ""
+    problem: str = ""
+
+
+def _pictures(paths: Sequence[Path]) -> dict[Path, _Picture]:
+    """Hash of each file, or what is wrong with it; each is decoded once, for a cut picture only shows then."""
+    from PIL import ImageFile
+
+    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False  # lmms-eval switches it on
+    try:
+        with ThreadPoolExecutor() as pool:  # decoding runs outside of the interpreter's lock
+            return dict(zip(paths, pool.map(_picture, paths), strict=True))
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+
+
+def _picture(path: Path) -> _Picture:
+    from PIL import Image
+
+    try:
+        if not path.is_file():
+            return _Picture(problem="does not exist")
+    except OSError as error:
+        return _Picture(problem=f"cannot be opened ({error.strerror})")
+    try:
+        with Image.open(path) as image:
+            rgb(image)
+        return _Picture(digest=hashlib.sha256(path.read_bytes()).hexdigest())
+    except Exception as error:  # decoders of damaged files raise what they like; it is told, by line, and stops the run
+        unknown = isinstance(error, Image.UnidentifiedImageError)  # whose message repeats the path
+        return _Picture(problem=f"cannot be read ({'no format that is known' if unknown else error})")

@@ -1,0 +1,147 @@
+"""Video question sets that a user puts below the data root, laid out as Video-LLaVA's evaluation has them. Torch-free.
+
+Below ``<data>/video/<set>/``: ``test_q.json``, a list of ``{"question_id", "video_name", "question"}``; ``test_a.json``
+with ``{"question_id", "answer"}``; and a folder of videos, ``<prefix><video_name>`` with one of :data:`FORMATS` as
+ending. :data:`SETS` has each set's folder and prefix. The archives are linked from TRAIN_AND_VALIDATE.md of
+https://github.com/PKU-YuanGroup/Video-LLaVA (GPT_Zero_Shot_QA); the videos have licences of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clasp.evaluation.questions.embedded import LocalFile
+from clasp.reading import BadFile, read_json
+from clasp.strict import ConfigError
+
+FORMATS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
+"""Endings of video files, in the order in which they are looked for."""
+
+ENDS = 1 << 16
+"""Bytes at either end of a video that stand for its content: they hold its index, and the first and last frames."""
+
+SHOWN = 3
+"""Names of missing videos in a message."""
+
+
+@dataclass(frozen=True)
+class VideoSet:
+    """Where a set's videos lie in its folder, and what stands before their names."""
+
+    folder: str
+    prefix: str = ""
+
+
+SETS: dict[str, VideoSet] = {
+    "tgif": VideoSet("mp4"),
+    "msvd": VideoSet("videos"),
+    "msrvtt": VideoSet("videos/all"),
+    "activitynet": VideoSet("all_test", "v_"),
+}
+
+
+def ensure_videos(data: Path | str, names: Sequence[str], limit: int | str = "all") -> dict[str, LocalFile]:
+    """The named sets' question files, once everything that the first ``limit`` questions need is there.
+
+    Their content hash covers questions, answers and each video's name, size, beginning and end: whole videos are
+    gigabytes, and one that was cut or encoded anew differs there.
+
+    Raises:
+        ConfigError: a file is missing or is not of the layout; the message says which files go where.
+    """
+    found = {}
+    for name in names:
+        rows = questions(data, name)
+        asked = rows if limit == "all" else rows[: int(limit)]
+        paths = video_paths(data, name, asked)
+        _check_there(name, paths)
+        found[name] = LocalFile(_root(data, name) / "test_q.json", _content(asked, paths), len(rows))
+    return found
+
+
+def questions(data: Path | str, name: str) -> list[dict[str, str]]:
+    """Every question of a set, in the file's order: ``question_id``, ``video_name``, ``question``, ``answer``.
+
+    Raises:
+        ConfigError: a file is missing or is not of the layout.
+    """
+    asked, told = (_entries(data, name, file) for file in ("test_q.json", "test_a.json"))
+    answers = {_text(entry, "question_id", data, name): _text(entry, "answer", data, name) for entry in told}
+    rows = [{key: _text(e, key, data, name) for key in ("question_id", "video_name", "question")} for e in asked]
+    unknown = [row["question_id"] for row in rows if row["question_id"] not in answers]
+    if unknown or not rows:
+        what = f"no answer to {len(unknown)} questions, first {unknown[0]!r}" if unknown else "no questions"
+        raise ConfigError(
+            f"{name}: {_root(data, name)} has {what}; put the set's own test_q.json and test_a.json there"
+        )
+    return [row | {"answer": answers[row["question_id"]]} for row in rows]
+
+
+def video_paths(data: Path | str, name: str, rows: Sequence[Mapping[str, str]]) -> list[Path]:
+    """The video file of each question; where there is none, the one that should be there."""
+    folder, prefix = _root(data, name) / SETS[name].folder, SETS[name].prefix
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    stems = [prefix + row["video_name"] for row in rows]
+    endings = [next((ending for ending in FORMATS if stem + ending in there), FORMATS[0]) for stem in stems]
+    return [folder / (stem + ending) for stem, ending in zip(stems, endings, strict=True)]
+
+
+def _root(data: Path | str, name: str) -> Path:
+    return Path(data) / "video" / name
+
+
+def _entries(data: Path | str, name: str, file: str) -> list[dict[str, Any]]:
+    path = _root(data, name) / file
+    if not path.is_file():
+        raise ConfigError(
+            f"{name}: {path} is missing; put the set's test_q.json, test_a.json and folder {SETS[name].folder}/ with "
+            f"its videos into {path.parent} (the layout of Video-LLaVA's evaluation, see "
+            "clasp/evaluation/questions/videos.py)"
+        )
+    try:
+        entries = read_json(path)
+    except BadFile as error:
+        raise ConfigError(f"{name}: {path} cannot be used ({error}); put the set's own file there") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(f"{name}: {path} is not a list of objects; put the set's own file there")
+    return entries
+
+
+def _text(entry: Mapping[str, Any], key: str, data: Path | str, name: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str | int) or not str(value).strip():
+        raise ConfigError(f"{name}: an entry in {_root(data, name)} has no {key!r}: {json.dumps(entry)[:200]}")
+    return str(value)
+
+
+def _check_there(name: str, paths: Sequence[Path]) -> None:
+    asked = list(dict.fromkeys(paths))
+    missing = [path for path in asked if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        raise ConfigError(
+            f"{name}: {len(missing)} of {len(asked)} videos are not in {missing[0].parent} "
+            f"({', '.join(path.stem for path in missing[:SHOWN])}{more}); put them there as {', '.join(FORMATS)}"
+        )
+
+
+def _content(rows: Sequence[Mapping[str, str]], paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for row, path in zip(rows, paths, strict=True):
+        line = [row["question_id"], row["question"], row["answer"], path.name, *_ends(path)]
+        digest.update(json.dumps(line).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _ends(path: Path) -> tuple[int, str]:
+    """Size of a video, and a hash of its first and last :data:`ENDS` bytes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        first = file.read(ENDS)
+        file.seek(max(0, size - ENDS))
+        return size, hashlib.sha256(first + file.read(ENDS)).hexdigest()

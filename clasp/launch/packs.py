@@ -1,0 +1,144 @@
+"""Cells into packs, which are what jobs run: one backbone a pack, so that its model is loaded once. Torch-free.
+
+A pack is a file, ``packs/<number>.json`` in the folder of its sweep, which ``clasp.launch.worker`` computes.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clasp.files import write_atomically
+from clasp.reading import BadFile, anything, conform, count, keyed, nothing, positive, read_object, signature, text
+from clasp.strict import ConfigError
+
+SCHEMA = 1
+_SHAPE = {
+    "folder": text,
+    "configs": [keyed(anything)],
+    "cells": [signature],
+    "processes": positive,
+    "environment": keyed(text),
+    "then": (count, nothing),
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A cell to compute.
+
+    Args:
+        signature: of the cell.
+        share: what must be equal within a pack: backbone, type, device, and all else that a loaded model rests on.
+        seconds: that it is expected to take.
+        benchmark: cells of equal length follow each other by benchmark, so that they meet the same pictures.
+        config: number of the configuration that asks for it.
+    """
+
+    signature: str
+    share: str
+    seconds: float
+    benchmark: str = ""
+    config: int = 0
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Cells of one job, in the order in which it computes them: the longest first."""
+
+    cells: tuple[Wanted, ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(cell.seconds for cell in self.cells)
+
+
+@dataclass(frozen=True)
+class PackFile:
+    """What a job needs to know.
+
+    Args:
+        folder: working directory, where relative paths start.
+        configs: the configurations that ask for the cells, as ``clasp.config.load_config`` takes them.
+        cells: signatures, in order.
+        processes: that share each cell's questions.
+        environment: variables that are set before Python starts.
+        then: number of the pack that the same job runs afterwards.
+    """
+
+    folder: str
+    configs: Sequence[Mapping[str, Any]]
+    cells: Sequence[str]
+    processes: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
+    then: int | None = None
+
+
+def by_size(cells: Iterable[Wanted], size: int) -> list[Pack]:
+    """Packs of at most ``size`` cells, as few as that takes, of about equal length; the longest pack first."""
+    groups = _shared(cells)
+    return _sorted(pack for group in groups for pack in _balanced(group, -(-len(group) // size), size))
+
+
+def by_count(cells: Iterable[Wanted], count: int) -> list[Pack]:
+    """``count`` packs of about equal length, more where there are more backbones, fewer where there are fewer cells."""
+    groups = _shared(cells)
+    bins = [1] * len(groups)
+    while sum(bins) < count:
+        load = {i: sum(c.seconds for c in g) / bins[i] for i, g in enumerate(groups) if bins[i] < len(g)}
+        if not load:
+            break
+        bins[max(load, key=lambda i: load[i])] += 1
+    return _sorted(pack for group, number in zip(groups, bins, strict=True) for pack in _balanced(group, number))
+
+
+def _shared(cells: Iterable[Wanted]) -> list[list[Wanted]]:
+    """Groups that may share a pack, each the longest first."""
+    groups: dict[str, list[Wanted]] = {}
+    for cell in sorted(cells, key=lambda cell: (-cell.seconds, cell.benchmark, cell.signature)):
+        groups.setdefault(cell.share, []).append(cell)
+    return list(groups.values())
+
+
+def _balanced(cells: Sequence[Wanted], bins: int, size: int | None = None) -> list[Pack]:
+    """Each cell into the bin that has least to do so far, of equals the one with fewest cells, and room for it."""
+    packs: list[list[Wanted]] = [[] for _ in range(bins)]
+    free = [(0.0, 0, i) for i in range(bins)]
+    for cell in cells:
+        load, count, i = heapq.heappop(free)
+        packs[i].append(cell)
+        if size is None or count + 1 < size:
+            heapq.heappush(free, (load + cell.seconds, count + 1, i))
+    return [Pack(tuple(pack)) for pack in packs if pack]
+
+
+def _sorted(packs: Iterable[Pack]) -> list[Pack]:
+    return sorted(packs, key=lambda pack: (-pack.seconds, pack.cells[0].signature))
+
+
+def path(sweep: Path, number: int) -> Path:
+    return sweep / "packs" / f"{number}.json"
+
+
+def write(sweep: Path, number: int, pack: PackFile) -> Path:
+    """The file of a pack."""
+    payload = json.dumps({"schema": SCHEMA, **asdict(pack)}, indent=1, ensure_ascii=False)
+    return write_atomically(path(sweep, number), payload.encode() + b"\n")
+
+
+def read(file: Path) -> PackFile:
+    """Raises:
+    ConfigError: the file cannot be read, or is none of this version's.
+    """
+    try:
+        values = read_object(file)
+        if values.pop("schema", None) != SCHEMA:
+            raise BadFile("it is of another version")
+        conform(values, _SHAPE)
+        return PackFile(**values)
+    except (OSError, BadFile, TypeError) as error:  # the last where it has other keys
+        raise ConfigError(f"pack {file} cannot be used ({error}); submit the sweep again") from error

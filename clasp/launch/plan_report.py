@@ -1,0 +1,138 @@
+"""What a run would do, before it does: cells by where they stand, jobs, hours and disk (``make plan``). Torch-free."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from clasp.config import LauncherConfig, RunConfig
+from clasp.launch import machine, packs
+from clasp.launch.estimate import Basis, Estimate, Estimator
+from clasp.launch.formatting import counted, duration, size
+from clasp.launch.packs import Pack, Wanted
+from clasp.results import failures, lock
+from clasp.results.store import CellSpec, CellStore
+
+if TYPE_CHECKING:
+    from clasp.evaluation.plan import Plan
+
+STANDINGS = ("done", "running", "failed", "missing")
+
+
+def told(planned: Plan, config: RunConfig) -> str:
+    """The plan for people; what is estimated says what it rests on."""
+    known = {name: file.questions for name, file in planned.files.items()}
+    tmacs = config.launcher.assumed_tmacs
+    estimator = Estimator(config.paths.results, config.backbone.name, planned.geometry, config.device, known, tmacs)
+    standing = _standing(planned, config)
+    to_run = [spec for spec in planned.cells if standing[spec.signature] != "done"]
+    estimates = {spec.signature: estimator.of(spec) for spec in to_run}
+    head = (
+        f"{config.name}: {counted(len(planned.cells), 'cell')} on {config.backbone.name}, "
+        f"{len(planned.groups)} of method x budget on {counted(len(planned.benchmarks), 'benchmark')}; "
+        + ", ".join(f"{count:,} {name}" for name, count in _counts(standing.values()).items())
+    )
+    lines = [head, "", *_table(planned, standing, estimates, estimator), ""]
+    lines += [f"note: {notice}" for notice in planned.notices]
+    if not to_run:
+        return "\n".join([*lines, "nothing to run"])
+    jobs = _jobs(to_run, estimates, config)
+    total = sum(one.seconds for one in estimates.values())
+    lines += [
+        _told_jobs(jobs, config.launcher),
+        f"time: about {_hours(total, estimator)}, {_basis(estimates, estimator)}",
+        f"disk: about {size(sum(one.bytes for one in estimates.values()))} in {config.paths.results}/cells",
+    ]
+    return "\n".join(lines)
+
+
+def _standing(planned: Plan, config: RunConfig) -> dict[str, str]:
+    """One of :data:`STANDINGS` by signature; a failed cell that is tried again is running."""
+    root = config.paths.results
+    store, failed = CellStore(root), failures.read(root)
+    running = {signature for signature, claim in lock.all_current(root).items() if claim.alive}
+
+    def of(signature: str) -> str:
+        if store.path(signature).exists():
+            return "done"
+        if signature in running:
+            return "running"
+        return "failed" if signature in failed else "missing"
+
+    return {spec.signature: of(spec.signature) for spec in planned.cells}
+
+
+def _counts(standings: Iterable[str]) -> dict[str, int]:
+    """How many of each, the empty ones left out but for what is done."""
+    counts = Counter(standings)
+    return {name: counts[name] for name in STANDINGS if counts[name] or name == "done"}
+
+
+def _table(
+    planned: Plan, standing: Mapping[str, str], estimates: Mapping[str, Estimate], estimator: Estimator
+) -> list[str]:
+    """A line for each benchmark."""
+    rows: list[tuple[str, ...]] = [("benchmark", "questions", "cells", *STANDINGS, "time left")]
+    assumed = False
+    for benchmark in planned.benchmarks:
+        specs = [spec for spec in planned.cells if spec.benchmark == benchmark.name]
+        counts = Counter(standing[spec.signature] for spec in specs)
+        seconds = sum(estimates[spec.signature].seconds for spec in specs if spec.signature in estimates)
+        published = estimator.published(specs[0])
+        assumed |= published
+        asked = f"{estimator.questions(specs[0]):,}{'*' if published else ''}"
+        left = duration(seconds) if seconds else "-"
+        rows.append((benchmark.name, asked, str(len(specs)), *(str(counts[name]) for name in STANDINGS), left))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(pairs)).rstrip()
+        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
+    ]
+    return [*lines, "* as published; the data set is not here yet, or no cell of it"] if assumed else lines
+
+
+def _jobs(to_run: Sequence[CellSpec], estimates: Mapping[str, Estimate], config: RunConfig) -> list[Pack]:
+    """The packs that the launcher would make."""
+    wanted = [
+        Wanted(spec.signature, config.backbone.name, estimates[spec.signature].seconds, spec.benchmark)
+        for spec in to_run
+    ]
+    if config.launcher.kind == "slurm":
+        return packs.by_size(wanted, config.launcher.cells_per_job)
+    return packs.by_count(wanted, len(machine.slots(config.launcher, config.device) or [None]))
+
+
+def _told_jobs(jobs: Sequence[Pack], launcher: LauncherConfig) -> str:
+    if launcher.kind == "basic":
+        return "jobs: all in one process, here (launcher=basic)"
+    longest = duration(jobs[0].seconds)
+    if launcher.kind == "local":
+        return f"jobs: {counted(len(jobs), 'job')} side by side, here (launcher=local); the longest about {longest}"
+    text = (
+        f"jobs: {counted(len(jobs), 'job')} of at most {launcher.cells_per_job} cells, {launcher.array_parallelism} at "
+        f"a time (launcher=slurm); the longest about {longest}"
+    )
+    if jobs[0].seconds > 60 * launcher.minutes:
+        text += f", over launcher.minutes={launcher.minutes}: it is queued again and goes on where it stopped"
+    return text
+
+
+def _hours(seconds: float, estimator: Estimator) -> str:
+    kind = "CPU" if estimator.on_cpu else "GPU"
+    return f"{seconds / 3600:,.1f} {kind} hours" if seconds >= 3600 else f"{duration(seconds)} of one {kind}"
+
+
+def _basis(estimates: Mapping[str, Estimate], estimator: Estimator) -> str:
+    """What the times rest on."""
+    counts: Counter[Basis] = Counter(one.basis for one in estimates.values())
+    if counts["assumption"]:
+        assumed = estimator.throughput
+        return (
+            f"which is an assumption, for nothing was measured here on such a device: {assumed.tmacs:g}e12 "
+            f"multiply-adds a second (launcher.assumed_tmacs), {assumed.token_s:g} s a generated token, "
+            f"{assumed.other_s:g} s a question beside"
+        )
+    parts: dict[Basis, str] = {"measured": "as measured", "scaled": "scaled from other cells by the cost model"}
+    told = ", ".join(f"{counted(counts[basis], 'cell')} {words}" for basis, words in parts.items() if counts[basis])
+    return f"from cells measured on {estimator.device}: {told}"

@@ -1,0 +1,245 @@
+"""What ``make prefetch`` has fetched, so that jobs need no hub: the manifests, and the check before jobs are queued.
+
+``<data>/prefetch/<backbone>.json`` and ``<data>/prefetch/datasets/<benchmark>.json`` list the files of a model and of a
+data set in the hub's own caches, with their SHA-256. Torch-free; ``fetching.py`` does the fetching.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from clasp.backbones.published import PUBLISHED
+from clasp.config import RunConfig
+from clasp.evaluation.benchmarks import BENCHMARKS
+from clasp.files import write_atomically
+from clasp.reading import BadFile, Shape, anything, conform, count, keyed, nothing, one_of, read_object, text
+from clasp.results.provenance import now
+from clasp.strict import ConfigError
+
+SCHEMA = 1
+_SHAPE: Shape = {
+    "kind": one_of("model", "data"),
+    "name": text,
+    "revision": (text, nothing),
+    "commit": (text, nothing),
+    "files": keyed({"bytes": count, "changed": anything, "sha256": text}),
+}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A fetched file: its size in bytes, the time of its last change (ns) when it was hashed, its SHA-256."""
+
+    bytes: int
+    changed: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Files of one model or data set.
+
+    Args:
+        kind: which cache they are in.
+        name: repository on the hub, or benchmark.
+        files: by path below that cache.
+        revision: that was asked for; None: the hub's current commit.
+        commit: that it was; None for data sets, whose folders are named by it.
+    """
+
+    kind: Literal["model", "data"]
+    name: str
+    files: Mapping[str, Kept]
+    revision: str | None = None
+    commit: str | None = None
+
+    @property
+    def bytes(self) -> int:
+        return sum(kept.bytes for kept in self.files.values())
+
+    def faults(self, thorough: bool) -> dict[str, str]:
+        """``missing`` or ``altered`` by path.
+
+        Args:
+            thorough: hash every file; else those alone whose size is right and whose time of change is another.
+        """
+        places = {path: cache(self.kind) / path for path in self.files}
+        missing = {path: "missing" for path, place in places.items() if not place.is_file()}
+        there = self.files.keys() - missing.keys()
+        altered = {path: "altered" for path in sorted(there) if _altered(places[path], self.files[path], thorough)}
+        return missing | altered
+
+
+def _altered(place: Path, kept: Kept, thorough: bool) -> bool:
+    state = place.stat()
+    if state.st_size != kept.bytes:
+        return True
+    return (thorough or state.st_mtime_ns != kept.changed) and sha256(place) != kept.sha256
+
+
+def cache(kind: Literal["model", "data"]) -> Path:
+    """The hub's caches on this machine, as the user's environment places them."""
+    from huggingface_hub import constants
+
+    if kind == "model":
+        return Path(constants.HF_HUB_CACHE)
+    return Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets").expanduser()
+
+
+def offline_environment() -> dict[str, str]:
+    """Variables under which libraries take everything from the caches, set before they are imported.
+
+    lmms-eval would look for data sets on the node's own disk where the cache is on a network file system.
+    """
+    return {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "LMMS_EVAL_DATASETS_CACHE": str(cache("data")),
+    }
+
+
+def from_hub(config: RunConfig) -> bool:
+    """Whether the backbone is a repository on a hub."""
+    return config.backbone.source != "tiny" and not Path(config.backbone.source).expanduser().is_dir()
+
+
+def hub_benchmarks(config: RunConfig) -> list[str]:
+    """Those whose data sets are on a hub."""
+    return [name for name in config.benchmarks.names if name in BENCHMARKS and BENCHMARKS[name].source == "hub"]
+
+
+def commit(config: RunConfig) -> str | None:
+    """The commit of the backbone that was fetched, which jobs are to use; None where it is not from a hub.
+
+    Raises:
+        ConfigError: it was not fetched, or another revision was.
+    """
+    if not from_hub(config):
+        return None
+    backbone, manifest = config.backbone, read(model_path(config))
+    if manifest is None or manifest.name != backbone.source or manifest.commit is None:
+        raise _missing(config, f"backbone {backbone.name} ({backbone.source}) has not been fetched")
+    if backbone.revision not in (manifest.revision, manifest.commit):
+        raise _missing(
+            config, f"backbone {backbone.name} was fetched at {manifest.commit}, and {backbone.revision} is asked for"
+        )
+    return manifest.commit
+
+
+def pinned(config: RunConfig) -> str | None:
+    """Fingerprint of a backbone that the configuration alone names: one whose counts are published, by its commit."""
+    backbone = config.backbone
+    revision = backbone.revision or ""
+    known = from_hub(config) and backbone.source in PUBLISHED and re.fullmatch("[0-9a-f]{40}", revision)
+    return _fingerprint(config, revision) if known else None
+
+
+def _fingerprint(config: RunConfig, commit: str) -> str:
+    """As :func:`clasp.evaluation.identity.weights_fingerprint` of a hub's repository."""
+    return f"hub:{config.backbone.source}@{commit}"
+
+
+def check_prefetched(config: RunConfig, weights: str | None = None) -> None:
+    """Whether a run that can reach no hub finds its model and its data sets, as they were when they were fetched.
+
+    A file is hashed again only where its time of change is not the one that was noted; ``make prefetch`` hashes all.
+
+    Args:
+        config: of the run.
+        weights: fingerprint of the backbone that the run was planned with; None: not planned yet.
+
+    Raises:
+        ConfigError: a file is missing or altered, or another commit was fetched; the message names the command that
+            fetches it.
+    """
+    fetched = commit(config)
+    if fetched is not None and weights not in (None, _fingerprint(config, fetched)):
+        raise _missing(config, f"backbone {config.backbone.name} has moved on at the hub since {fetched} was fetched")
+    manifests = [read(model_path(config))] if fetched is not None else []
+    for name in hub_benchmarks(config):
+        manifest = read(data_path(config, name))
+        if manifest is None:
+            raise _missing(config, f"the data set of benchmark {name} has not been fetched")
+        manifests.append(manifest)
+    for manifest in manifests:
+        assert manifest is not None  # of the backbone, see above
+        faults = manifest.faults(thorough=False) or _superseded(manifest)
+        if faults:
+            path, fault = next(iter(faults.items()))
+            more = f" and {len(faults) - 1} more files" if len(faults) > 1 else ""
+            raise _missing(config, f"{path}{more} of {manifest.name} is {fault}")
+
+
+def _superseded(manifest: Manifest) -> dict[str, str]:
+    """Folders of data sets beside which a newer version lies, which is the one that would be loaded offline."""
+    folders = {cache("data") / path for path in {Path(path).parent for path in manifest.files}}
+    return {
+        str(folder.relative_to(cache("data"))): "older than another version that was loaded since"
+        for folder in sorted(folders if manifest.kind == "data" else ())
+        if any(other.is_dir() and other.stat().st_mtime > folder.stat().st_mtime for other in folder.parent.iterdir())
+    }
+
+
+def command(config: RunConfig) -> str:
+    """What to type on a machine that reaches the hub."""
+    words = ["python scripts/prefetch.py", f"backbone={config.backbone.name}"]
+    words.append(f"'benchmarks.names=[{','.join(config.benchmarks.names)}]'")
+    if config.data is not None:
+        words.append(f"data={config.data}")
+    if config.paths.data != Path("data"):
+        words.append(f"paths.data={config.paths.data}")
+    return " ".join(words)
+
+
+def _missing(config: RunConfig, what: str) -> ConfigError:
+    return ConfigError(f"{what}; where the hub can be reached, run: {command(config)}")
+
+
+def model_path(config: RunConfig) -> Path:
+    """Manifest of the backbone."""
+    return config.paths.data / "prefetch" / f"{config.backbone.name}.json"
+
+
+def data_path(config: RunConfig, benchmark: str) -> Path:
+    """Manifest of a benchmark's data set."""
+    return config.paths.data / "prefetch" / "datasets" / f"{benchmark}.json"
+
+
+def read(path: Path) -> Manifest | None:
+    """A manifest, None where there is none that this version can read: what it lists counts as not fetched."""
+    try:
+        values = read_object(path)
+        conform(values, _SHAPE)
+        files = {name: Kept(kept["bytes"], kept["changed"], kept["sha256"]) for name, kept in values["files"].items()}
+        if values["schema"] != SCHEMA or any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
+            return None
+        return Manifest(values["kind"], values["name"], files, values["revision"], values["commit"])
+    except (OSError, BadFile, KeyError):
+        return None
+
+
+def write(path: Path, manifest: Manifest) -> Path:
+    values: dict[str, Any] = {"schema": SCHEMA, "at": now(), **asdict(manifest)}
+    return write_atomically(path, json.dumps(values, indent=1).encode() + b"\n")
+
+
+def kept(kind: Literal["model", "data"], paths: list[Path]) -> dict[str, Kept]:
+    """Files below a cache as a manifest lists them."""
+    root = cache(kind)
+    return {
+        str(path.relative_to(root)): Kept(path.stat().st_size, path.stat().st_mtime_ns, sha256(path))
+        for path in sorted(paths)
+    }
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,257 @@
+"""How far experiments are: cells done, running, failed and missing, read from the results root alone. Torch-free.
+
+Thousands of cells are looked at by name; only a few files are opened: the experiments, what is running and what failed,
+and the newest cells, whose pace says how long the rest will take.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+
+from clasp.launch.estimate import clock
+from clasp.launch.formatting import bar, counted, duration
+from clasp.reading import BadFile, conform, read_object
+from clasp.results import answer_log, experiments, failures, lock
+from clasp.results.failures import Failure
+from clasp.results.lock import Claim
+from clasp.results.schema import CELL, EXPERIMENT
+from clasp.results.store import CellStore
+from clasp.strict import ConfigError, shown
+
+RECENT = 20
+"""Newest cells that the time left is estimated from."""
+
+
+class StatusError(ConfigError):
+    """There is no such experiment here, or its record cannot be read; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A claimed cell and how many of its questions have answers; of long journals that is estimated."""
+
+    claim: Claim
+    answered: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Progress:
+    """An experiment's cells by where they stand; each is in one place.
+
+    Args:
+        name: of the experiment.
+        done, missing: signatures; missing ones are neither claimed nor failed.
+        running, stalled: claimed cells whose owner is at work, and whose owner has died.
+        failed: failures that no process is trying again.
+        questions: of a cell, by benchmark, where known.
+        cells: benchmark by signature.
+        pace: questions a second of one process, over the newest cells; None: not known yet.
+    """
+
+    name: str
+    done: tuple[str, ...]
+    running: tuple[Running, ...]
+    stalled: tuple[Running, ...]
+    failed: tuple[Failure, ...]
+    missing: tuple[str, ...]
+    questions: Mapping[str, int]
+    cells: Mapping[str, str]
+    pace: float | None
+
+    def weight(self, signatures: Iterable[str]) -> float:
+        """Questions of cells; one of unknown size counts as the mean of the others."""
+        usual = fmean(self.questions.values()) if self.questions else 1.0
+        return sum(self.questions.get(self.cells[signature], usual) for signature in signatures)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every cell is done."""
+        return len(self.done) == len(self.cells)
+
+    @property
+    def share(self) -> float:
+        """Of the questions, how many have answers, in [0, 1]."""
+        answered = sum(one.answered for one in (*self.running, *self.stalled))
+        return min(1.0, (self.weight(self.done) + answered) / (self.weight(self.cells) or 1.0))
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the pace of the newest cells, by as many processes as are at work; None where that cannot be told."""
+        if not self.running or not self.pace:
+            return None
+        return (1.0 - self.share) * self.weight(self.cells) / (self.pace * len(self.running))
+
+
+def progress(results: Path, experiment: str | None = None) -> list[Progress]:
+    """Where the experiments stand, by name.
+
+    Args:
+        results: the results root.
+        experiment: its name, also without the backbone's at the end; None: all that were begun.
+
+    Raises:
+        StatusError: nothing of that name was begun here.
+    """
+    present = _present(CellStore(results).cells)
+    claimed = {
+        signature: Running(claim, *answer_log.about(results, signature))
+        for signature, claim in lock.all_current(results).items()
+        if signature not in present
+    }
+    failed = {signature: one for signature, one in failures.read(results).items() if signature not in present}
+    return [
+        _progress(results, name, cells, present, claimed, failed) for name, cells in _experiments(results, experiment)
+    ]
+
+
+def _experiments(results: Path, wanted: str | None) -> list[tuple[str, dict[str, str]]]:
+    """Names of experiments and the benchmark of each of their cells by signature."""
+    paths = sorted((results / "experiments").glob("*.json"))
+    found = [p for p in paths if wanted is None or p.stem == wanted or p.stem.startswith(f"{wanted}_")]
+    if not found and wanted is not None:
+        begun = f"here are {', '.join(path.stem for path in paths)}" if paths else "none was"
+        raise StatusError(
+            f"no experiment {wanted!r} was begun in {results}; {begun}; 'make plan' says what it will run"
+        )
+    return [(path.stem, _cells(path)) for path in found]
+
+
+def _cells(path: Path) -> dict[str, str]:
+    try:
+        record = read_object(path)
+        if record["schema"] != experiments.SCHEMA:
+            raise BadFile(f"its schema is {shown(record['schema'])}, this version reads {experiments.SCHEMA}")
+        conform(record, EXPERIMENT)
+        return {str(cell["signature"]): str(cell["benchmark"]) for cell in record["cells"]}
+    except (OSError, BadFile, KeyError) as error:
+        raise StatusError(f"{path} cannot be read ({error}); run the experiment again, which writes it") from error
+
+
+def _present(folder: Path) -> dict[str, float]:
+    """Signatures of the cells that are there, with the time of their files."""
+    if not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        return {
+            entry.name[:24]: entry.stat().st_mtime
+            for entry in entries
+            if len(entry.name) == 29 and entry.name.endswith(".json")
+        }
+
+
+def _progress(
+    results: Path,
+    name: str,
+    cells: Mapping[str, str],
+    present: Mapping[str, float],
+    claimed: Mapping[str, Running],
+    failed: Mapping[str, Failure],
+) -> Progress:
+    own = [claimed[signature] for signature in cells if signature in claimed]
+    running = [one for one in own if one.claim.alive]
+    busy = {one.claim.signature for one in running}
+    done = sorted((signature for signature in cells if signature in present), key=present.__getitem__, reverse=True)
+    missing = [s for s in cells if s not in present and s not in claimed and s not in failed]
+    questions, pace = _measured(results, cells, done, running)
+    return Progress(
+        name=name,
+        done=tuple(done),
+        running=tuple(running),
+        stalled=tuple(one for one in own if not one.claim.alive and one.claim.signature not in failed),
+        failed=tuple(failed[signature] for signature in cells if signature in failed and signature not in busy),
+        missing=tuple(missing),
+        questions=questions,
+        cells=cells,
+        pace=pace,
+    )
+
+
+def _measured(
+    results: Path, cells: Mapping[str, str], done: list[str], running: list[Running]
+) -> tuple[dict[str, int], float | None]:
+    """Questions of a cell by benchmark, and questions a second of one process. ``done``: newest first."""
+    store = CellStore(results)
+    newest = {cells[signature]: signature for signature in reversed(done)}
+    wanted = {*newest.values(), *(done[:RECENT] if running else ())}
+    opened = {s: found for s in wanted if (found := _opened(store.path(s))) is not None}
+    questions = {cells[one.claim.signature]: one.claim.questions for one in running if one.claim.questions is not None}
+    questions |= {benchmark: opened[s][0] for benchmark, s in newest.items() if s in opened}
+    timed = [opened[s] for s in done[:RECENT] if s in opened]
+    clocked = [(asked, seconds) for asked, seconds in timed if seconds is not None]
+    pace = sum(asked for asked, _ in clocked) / sum(seconds for _, seconds in clocked) if clocked else None
+    return questions, pace
+
+
+def _opened(path: Path) -> tuple[int, float | None] | None:
+    """Questions of a stored cell and its seconds; None where it cannot be read: the next run sets such a one aside."""
+    try:
+        cell = read_object(path)
+        conform(cell, CELL)
+        return int(cell["questions"]), clock(cell)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return None
+
+
+def told(experiments: list[Progress], results: Path) -> str:
+    """The progress of experiments for people; cells that several share are told once."""
+    lines: list[str] = []
+    for one in experiments:
+        lines += [_counts(one), f"{bar(one.share)} {int(100 * one.share)} %{_left(one)}", ""]
+    running = {each.claim.signature: each for one in experiments for each in one.running}
+    stalled = {each.claim.signature: each for one in experiments for each in one.stalled}
+    failed = {each.signature: each for one in experiments for each in one.failed}
+    lines += _section("running", [_running(each) for each in running.values()])
+    lines += _section(
+        "stalled, the next run takes them over and goes on where they stopped", [_running(e) for e in stalled.values()]
+    )
+    places = failures.folder(results)
+    lines += _section(
+        "failed, the next run tries them again",
+        [f"{f.label}: {f.error} ({_ago(f.at)}; traceback in {places / f.signature}.json)" for f in failed.values()],
+    )
+    return "\n".join(lines).rstrip() if lines else f"no experiment was begun in {results}"
+
+
+def _counts(one: Progress) -> str:
+    parts = [(one.running, "running"), (one.stalled, "stalled"), (one.failed, "failed"), (one.missing, "missing")]
+    rest = "".join(f", {len(cells):,} {name}" for cells, name in parts if cells)
+    return f"{one.name}: {len(one.done):,} of {counted(len(one.cells), 'cell')} done{rest}"
+
+
+def _left(one: Progress) -> str:
+    if one.finished:
+        return ""
+    if not one.running:
+        return ", no process is at work on it"
+    if one.seconds_left is None:
+        return ", time left is known once a cell is done"
+    return f", about {duration(one.seconds_left)} left at the pace of the newest cells ({len(one.running)} at work)"
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [f"{title}:", *(f"  {line}" for line in lines), ""] if lines else []
+
+
+def _running(one: Running) -> str:
+    claim = one.claim
+    total = f" of {claim.questions:,}" if claim.questions is not None else ""
+    who = "an unknown process"
+    if claim.owner is not None:
+        job = f", SLURM job {claim.owner.slurm_job}" if claim.owner.slurm_job else ""
+        who = f"{claim.owner.host}, process {claim.owner.pid}{job}"
+    answered = f"{'' if one.exact else 'about '}{one.answered:,}{total} questions"
+    life = f"sign of life {duration(claim.age_s)} ago"
+    return f"{claim.label}: {answered}, begun {_ago(claim.since)} by {who}, {life}"
+
+
+def _ago(since: str) -> str:
+    try:
+        return f"{duration((datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds())} ago"
+    except (ValueError, TypeError):  # not a time of ours
+        return "at an unknown time"

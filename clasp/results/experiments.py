@@ -1,0 +1,86 @@
+"""Experiments on disk: which rows, benchmarks and cells each is made of, ``experiments/<name>.json``. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from clasp import reading
+from clasp.files import write_atomically
+from clasp.redact import redact, redacted
+from clasp.results.schema import EXPERIMENT
+from clasp.results.store import CellSpec
+from clasp.strict import ConfigError, check_name
+
+SCHEMA = 2
+
+
+def path(results: Path, name: str) -> Path:
+    """Where an experiment is, or would be.
+
+    Raises:
+        ConfigError: that is no name for a file.
+    """
+    return results / "experiments" / f"{check_name('experiment', name)}.json"
+
+
+def write(
+    results: Path,
+    name: str,
+    rows: Iterable[tuple[str, Iterable[CellSpec]]],
+    benchmarks: Iterable[Mapping[str, Any]],
+    command: str,
+    report: Mapping[str, Any],
+) -> Path:
+    """Records which rows, benchmarks and cells an experiment or run is made of: ``experiments/<name>.json``.
+
+    Args:
+        results: the results root.
+        name: of the experiment; names the file.
+        rows: name and cells of each line of its tables, in order.
+        benchmarks: what the columns are: ``name``, ``metric`` and what else is known, also where no cell exists.
+        command: what was typed.
+        report: what a report makes of it.
+    """
+    cells = [
+        {
+            "row": row,
+            "method": spec.method["name"],
+            "budget": dict(spec.budget),
+            "benchmark": spec.benchmark,
+            "signature": spec.signature,
+        }
+        for row, specs in rows
+        for spec in specs
+    ]
+    record = {
+        "schema": SCHEMA,
+        "name": name,
+        "command": redact(command),
+        "benchmarks": [dict(benchmark) for benchmark in benchmarks],
+        "cells": cells,  # as they are signed and named, whatever the environment says
+        "report": redacted(dict(report)),
+    }
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    file = path(results, name)
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        write_atomically(file, text.encode())
+    return file
+
+
+def planned(results: Path, name: str) -> list[str]:
+    """Signatures of an experiment's cells, existing or not, each once.
+
+    Raises:
+        FileNotFoundError: the experiment has not been run.
+        ConfigError: its file cannot be used, or that is no experiment's name.
+    """
+    file = path(results, name)
+    try:
+        record = reading.read_object(file)
+        reading.conform(record, EXPERIMENT)
+        return list(dict.fromkeys(cell["signature"] for cell in record["cells"]))
+    except (reading.BadFile, KeyError) as error:
+        raise ConfigError(f"{file} cannot be used ({error}); run the experiment again, or remove it") from error

@@ -1,0 +1,65 @@
+"""Cells that failed, each with its traceback: ``failures/<signature>.json``, until the cell is there. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from clasp.files import write_atomically
+from clasp.reading import BadFile, read_object
+from clasp.redact import redact
+from clasp.results.provenance import now
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell is not there.
+
+    Args:
+        signature, label: of the cell.
+        error: one line.
+        traceback: as Python prints it, without the user's home folder and secrets.
+        at: UTC.
+    """
+
+    signature: str
+    label: str
+    error: str
+    traceback: str
+    at: str
+
+
+def folder(results: Path | str) -> Path:
+    return Path(results) / "failures"
+
+
+def record(results: Path | str, signature: str, label: str, error: BaseException) -> Path:
+    """Writes down why a cell failed; a later failure of the same cell takes its place."""
+    text = "".join(traceback.format_exception(error))
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    failure = Failure(signature, label, redact(reason), redact(text), now())
+    payload = json.dumps({"schema": SCHEMA, **asdict(failure)}, indent=1, ensure_ascii=False)
+    return write_atomically(folder(results) / f"{signature}.json", payload.encode() + b"\n")
+
+
+def forget(results: Path | str, signature: str) -> None:
+    """The cell is there now."""
+    (folder(results) / f"{signature}.json").unlink(missing_ok=True)
+
+
+def read(results: Path | str) -> dict[str, Failure]:
+    """Failures by signature; files that are none of ours are left out."""
+    found = {}
+    for path in sorted(folder(results).glob("*.json")):
+        try:
+            values = read_object(path)
+            known = {name: str(values[name]) for name in ("signature", "label", "error", "traceback", "at")}
+        except (OSError, BadFile, KeyError):
+            continue
+        if known["signature"] == path.stem:
+            found[path.stem] = Failure(**known)
+    return found

@@ -1,0 +1,289 @@
+"""Cells on disk: one results file per (backbone, method, budget, benchmark), its answers beside it. Torch-free.
+
+``cells/<signature>.json`` and ``cells/<signature>.jsonl`` are written once, atomically, answers first, so that a cell
+that can be read is complete. A file that was cut short or altered is moved to ``cells/set_aside/`` with a warning and
+counts as absent; nothing else is touched.
+
+Where a judge scores a benchmark, its cell says ``"score": null`` for good and ``cells/<signature>.judge.json``
+completes it (:data:`JUDGEMENT`); until then ``cells/<signature>.verdicts.jsonl`` collects what the judge has said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clasp import reading
+from clasp.files import append_line, write_atomically
+from clasp.results.schema import CELL
+from clasp.results.schema import JUDGEMENT as JUDGEMENT_SHAPE
+from clasp.strict import shown
+
+SCHEMA = 1
+Cell = dict[str, Any]
+"""A results file as a dictionary; its keys are those of ``REQUIRED``."""
+
+REQUIRED = frozenset(
+    [
+        *("schema", "signature", "identity", "backbone", "method", "budget", "benchmark", "category", "metric"),
+        *("score", "scores", "questions", "available", "limit", "answers", "costs", "provenance"),
+    ]
+)
+
+
+JUDGEMENT_SCHEMA = 1
+JUDGEMENT = frozenset(
+    ["schema", "signature", "judge", "answers", "score", "scores", "questions", "finished"],
+)
+"""Keys of a judgement.
+
+``judge``: ``kind``, ``model`` and fingerprint of the ``prompt``. ``answers``: SHA-256 of the answers file that was
+judged; a judgement of other answers is none. ``score``: mean over questions; ``scores``: the same of each value that
+the judge gives, by name. ``questions``: one entry a question, in the order of the answers, with ``score``, ``scores``
+and the ``verdict`` as it came. ``finished``: UTC.
+"""
+
+
+class BadCellWarning(UserWarning):
+    """A results file could not be used and was set aside."""
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """One cell to be: everything that can change its score, and names for people.
+
+    Only :meth:`identity` goes into the signature. Batch size, device, paths and host do not: they may change how long a
+    cell takes, not what it says.
+
+    Args:
+        backbone: name of the backbone, for tables.
+        weights: fingerprint of the model's weights, tokenizer, processor and prompt template.
+        dtype: floating-point type of the run.
+        method: ``Method.identity()``: name, parameters (the budget as a count), code fingerprint.
+        budget: what was asked for: ``tokens`` (the count), ``ratio`` (None unless asked so), ``visual_tokens``.
+        benchmark: name of the benchmark.
+        task: identity of its task: questions' content, prompt and scoring protocol.
+        limit: number of questions, or ``all``.
+        protocol: fingerprint of the code that builds prompts and decodes answers.
+        versions: package versions that can change an answer.
+        presentation: what departs from the backbone's processor (``Presentation.identity()``), and its code.
+    """
+
+    backbone: str
+    weights: str
+    dtype: str
+    method: Mapping[str, Any]
+    budget: Mapping[str, Any]
+    benchmark: str
+    task: Mapping[str, Any]
+    limit: int | str
+    protocol: str
+    versions: Mapping[str, str]
+    presentation: Mapping[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, Any]:
+        """What is hashed, as JSON values."""
+        return {
+            "weights": self.weights,
+            "dtype": self.dtype,
+            "method": dict(self.method),
+            "benchmark": self.benchmark,
+            "task": dict(self.task),
+            "limit": self.limit,
+            "protocol": self.protocol,
+            "versions": dict(self.versions),
+            # only where there is any, so that a cell without keeps the signature that it has had
+            **({"presentation": dict(self.presentation)} if self.presentation else {}),
+        }
+
+    @property
+    def signature(self) -> str:
+        return signature(self.identity())
+
+
+def signature(identity: Mapping[str, Any]) -> str:
+    """24 hex digits of SHA-256 over the identity's canonical JSON."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+class CellStore:
+    """The cells under a results root."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.cells = self.root / "cells"
+
+    def path(self, signature: str) -> Path:
+        """Where a cell is, or would be.
+
+        Raises:
+            ValueError: that is no signature.
+        """
+        return self._place(signature, "json")
+
+    def answers_path(self, signature: str) -> Path:
+        return self._place(signature, "jsonl")
+
+    def _place(self, signature: str, ending: str) -> Path:
+        if not reading.signature(signature):  # which could lead out of the folder
+            raise ValueError(f"{shown(signature)} is no signature; it has 24 hex digits")
+        return self.cells / f"{signature}.{ending}"
+
+    def get(self, signature: str) -> Cell | None:
+        """The cell, or None where there is none; a file that cannot be used is set aside first."""
+        path = self.path(signature)
+        if not path.exists():
+            return None
+        try:
+            return self._read(signature)
+        except (ValueError, OSError) as error:
+            self._set_aside((self.path(signature), self.answers_path(signature)), str(error), "its cell runs again")
+            return None
+
+    def signatures(self) -> list[str]:
+        """Of every cell that has a results file, sorted."""
+        names = (path.stem for path in self.cells.glob("*.json"))
+        return sorted(name for name in names if re.fullmatch(r"[0-9a-f]{24}", name))
+
+    def answers(self, signature: str) -> list[dict[str, Any]]:
+        """One dictionary per question, in the benchmark's order.
+
+        Raises:
+            FileNotFoundError: the cell has no answers.
+            BadFile: they cannot be read.
+        """
+        lines = reading.read_text(self.answers_path(signature)).split("\n")
+        return [reading.parse_object(line) for line in lines if line]
+
+    def put(self, cell: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> Cell:
+        """Writes a cell and its answers; returns the cell as it will be read back.
+
+        Raises:
+            ValueError: keys are missing, or the signature is not that of the identity.
+        """
+        payload = "".join(json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers).encode()
+        name = f"{cell['signature']}.jsonl"
+        digest = {"file": name, "sha256": hashlib.sha256(payload).hexdigest(), "count": len(answers)}
+        complete: Cell = {"schema": SCHEMA, **cell, "answers": digest}
+        _check(complete, str(cell["signature"]))
+        write_atomically(self.cells / name, payload)
+        text = json.dumps(complete, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomically(self.path(complete["signature"]), text.encode())
+        return complete
+
+    def judgement_path(self, signature: str) -> Path:
+        return self._place(signature, "judge.json")
+
+    def verdicts_path(self, signature: str) -> Path:
+        return self._place(signature, "verdicts.jsonl")
+
+    def judgement(self, cell: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What a judge made of the cell's answers, None where none has; a file that cannot be used is set aside."""
+        path = self.judgement_path(cell["signature"])
+        if not path.exists():
+            return None
+        try:
+            found = reading.read_object(path)
+            _check_judgement(found, cell)
+        except (ValueError, OSError) as error:
+            self._set_aside((path,), str(error), "its answers are judged again")
+            return None
+        return found
+
+    def put_judgement(self, judgement: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes the judgement of a cell that is there, and drops the verdicts that it was collected from.
+
+        Raises:
+            ValueError: there is no such cell, keys are missing, or it is about other answers.
+        """
+        complete = {"schema": JUDGEMENT_SCHEMA, **judgement}
+        cell = self.get(complete["signature"])
+        if cell is None:
+            raise ValueError(f"there is no cell {complete['signature']}")
+        _check_judgement(complete, cell)
+        text = json.dumps(complete, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomically(self.judgement_path(cell["signature"]), text.encode())
+        self.verdicts_path(cell["signature"]).unlink(missing_ok=True)
+        return complete
+
+    def completed(self, cell: Cell) -> Cell:
+        """The cell with its judge's ``score`` and ``scores`` in place of its own, where a judge has scored it."""
+        judgement = self.judgement(cell) if cell["score"] is None else None
+        return cell if judgement is None else {**cell, "score": judgement["score"], "scores": judgement["scores"]}
+
+    def verdicts(self, signature: str) -> list[dict[str, Any]]:
+        """What a judge has said so far, in the order in which it came; a line that was cut short is left out."""
+        path = self.verdicts_path(signature)
+        return [verdict for line in _lines(path) if isinstance(verdict := _parsed(line), dict)]
+
+    def add_verdict(self, signature: str, verdict: Mapping[str, Any]) -> None:
+        """Appends one verdict, on disk before this returns."""
+        append_line(self.verdicts_path(signature), json.dumps(verdict, ensure_ascii=False, allow_nan=False).encode())
+
+    def _read(self, signature: str) -> Cell:
+        cell = reading.read_object(self.path(signature))
+        _check(cell, signature)
+        payload = self.answers_path(signature).read_bytes()
+        if hashlib.sha256(payload).hexdigest() != cell["answers"]["sha256"]:
+            raise ValueError("its answers file is not the one that was written with it")
+        return cell
+
+    def _set_aside(self, paths: Sequence[Path], reason: str, consequence: str) -> None:
+        """Moves files of one signature, the first of which is the one that cannot be used."""
+        aside = self.cells / "set_aside"
+        aside.mkdir(parents=True, exist_ok=True)
+        targets = [path.name.partition(".")[::2] for path in paths]
+        number = 0
+        while any((aside / f"{stem}.{number}.{suffix}").exists() for stem, suffix in targets):
+            number += 1
+        for path, (stem, suffix) in zip(paths, targets, strict=True):
+            if path.exists():
+                os.replace(path, aside / f"{stem}.{number}.{suffix}")
+        warnings.warn(
+            f"results file {paths[0]} cannot be used ({reason}); moved to {aside}, {consequence}",
+            BadCellWarning,
+            stacklevel=3,
+        )
+
+
+def _check(cell: Mapping[str, Any], expected: str) -> None:
+    missing = sorted(REQUIRED - set(cell))
+    if missing:
+        raise ValueError(f"keys are missing: {', '.join(missing)}")
+    if cell["schema"] != SCHEMA:
+        raise ValueError(f"its schema is {cell['schema']!r}, this version reads {SCHEMA}")
+    if cell["signature"] != expected or signature(cell["identity"]) != expected:
+        raise ValueError("its identity does not hash to its signature")
+    reading.conform(cell, CELL)
+
+
+def _check_judgement(judgement: Mapping[str, Any], cell: Mapping[str, Any]) -> None:
+    missing = sorted(JUDGEMENT - set(judgement))
+    if missing:
+        raise ValueError(f"keys are missing: {', '.join(missing)}")
+    if judgement["schema"] != JUDGEMENT_SCHEMA:
+        raise ValueError(f"its schema is {judgement['schema']!r}, this version reads {JUDGEMENT_SCHEMA}")
+    if judgement["signature"] != cell["signature"] or judgement["answers"] != cell["answers"]["sha256"]:
+        raise ValueError("it is about other answers")
+    reading.conform(judgement, JUDGEMENT_SHAPE)
+    if len(judgement["questions"]) != cell["answers"]["count"]:
+        raise ValueError(f"it judges {len(judgement['questions'])} of {cell['answers']['count']} answers")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return reading.parse_json(line)
+    except reading.BadFile:  # cut short by a crash; its question is asked again
+        return None
