@@ -1,7 +1,7 @@
 """Reading files that others may have written: JSON with bounds, values with the types that are expected. Torch-free.
 
-The one place for what is too large and too deep. What cannot be used is a :class:`BadFile` with the reason as a clause
-("it is not valid JSON (...)"); the caller names the file and the remedy.
+The one place for what is too large and too deep. What cannot be used is an :class:`InvalidFile` with the reason as a
+clause ("it is not valid JSON (...)"); the caller names the file and the remedy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LONGEST_LABEL = 300
 """Characters of the longest text that is shown as a name or title."""
 
 
-class BadFile(ValueError):
+class InvalidFile(ValueError):
     """A file, or a value in it, that cannot be used; the message is a clause that says why."""
 
 
@@ -30,14 +30,14 @@ def read_bytes(path: Path) -> bytes:
     """A file whole.
 
     Raises:
-        BadFile: it is no ordinary file, or too large.
+        InvalidFile: it is no ordinary file, or too large.
         OSError: it is not there or cannot be opened.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):  # a pipe would keep us waiting
-        raise BadFile("it is no ordinary file")
+        raise InvalidFile("it is no ordinary file")
     if found.st_size > LARGEST_MIB * 2**20:
-        raise BadFile(f"it has {found.st_size / 2**20:.0f} MiB, more than the {LARGEST_MIB} that are read")
+        raise InvalidFile(f"it has {found.st_size / 2**20:.0f} MiB, more than the {LARGEST_MIB} that are read")
     return path.read_bytes()
 
 
@@ -45,20 +45,20 @@ def read_text(path: Path) -> str:
     """A file's UTF-8 text.
 
     Raises:
-        BadFile: as :func:`read_bytes`, or it is not UTF-8.
+        InvalidFile: as :func:`read_bytes`, or it is not UTF-8.
         OSError: it is not there or cannot be opened.
     """
     try:
         return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadFile(f"it is not UTF-8 ({error})") from error
+        raise InvalidFile(f"it is not UTF-8 ({error})") from error
 
 
 def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
-        BadFile: as :func:`read_text` and :func:`parse_json`.
+        InvalidFile: as :func:`read_text` and :func:`parse_json`.
         OSError: it is not there or cannot be opened.
     """
     return parse_json(read_text(path))
@@ -78,7 +78,8 @@ def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        BadFile: it is no JSON, nested deeper than :data:`DEEPEST` levels, or has numbers or characters that JSON lacks.
+        InvalidFile: it is no JSON, nested deeper than :data:`DEEPEST` levels, or has numbers or characters that JSON
+            lacks.
     """
     try:
         if isinstance(text, bytes):
@@ -86,25 +87,25 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(text, parse_constant=_no_number)
         if text.count("[") + text.count("{") > DEEPEST:
             _check_depth(value)
-    except BadFile:
+    except InvalidFile:
         raise
     except RecursionError as error:
-        raise BadFile(f"it is nested deeper than {DEEPEST} levels") from error
+        raise InvalidFile(f"it is nested deeper than {DEEPEST} levels") from error
     except MemoryError as error:
-        raise BadFile("it does not fit into memory") from error
+        raise InvalidFile("it does not fit into memory") from error
     except ValueError as error:  # JSON's and Unicode's errors, and numbers of thousands of digits
-        raise BadFile(f"it is not valid JSON ({error})") from error
+        raise InvalidFile(f"it is not valid JSON ({error})") from error
     return value
 
 
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BadFile("it is not a JSON object")
+        raise InvalidFile("it is not a JSON object")
     return value
 
 
 def _no_number(name: str) -> Any:
-    raise BadFile(f"{name} is no JSON number")
+    raise InvalidFile(f"{name} is no JSON number")
 
 
 def _check_depth(value: Any) -> None:
@@ -113,7 +114,7 @@ def _check_depth(value: Any) -> None:
         level = [item for outer in level if isinstance(outer, list | dict) for item in _items(outer)]
         if not level:
             return
-    raise BadFile(f"it is nested deeper than {DEEPEST} levels")
+    raise InvalidFile(f"it is nested deeper than {DEEPEST} levels")
 
 
 def _items(value: list[Any] | dict[str, Any]) -> Iterable[Any]:
@@ -125,11 +126,11 @@ Shape = Callable[[Any], bool] | Mapping[str, Any] | tuple[Any, ...] | list[Any]
 that are there are tested; a list of one shape, for every item of a list; a tuple of shapes, any of which will do."""
 
 
-def conform(value: Any, shape: Shape, place: str = "") -> None:
+def validate(value: Any, shape: Shape, place: str = "") -> None:
     """Tests a value that was read against a shape; keys that a shape does not name are left alone.
 
     Raises:
-        BadFile: names the place, the value and what is allowed there.
+        InvalidFile: names the place, the value and what is allowed there.
     """
     if not _fits(value, shape):
         _blame(value, shape, place)
@@ -150,13 +151,13 @@ def _blame(value: Any, shape: Shape, place: str) -> None:
     if isinstance(shape, Mapping) and isinstance(value, dict):
         for key, inner in shape.items():
             if key in value:
-                conform(value[key], inner, f"{place}.{key}" if place else key)
+                validate(value[key], inner, f"{place}.{key}" if place else key)
     elif isinstance(shape, list) and isinstance(value, list):
         for number, item in enumerate(value):
-            conform(item, shape[0], f"{place}[{number}]")
+            validate(item, shape[0], f"{place}[{number}]")
     shown = repr(value)
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-    raise BadFile(f"{place or 'its content'} is {shown} where {_described(shape)} belongs")
+    raise InvalidFile(f"{place or 'its content'} is {shown} where {_described(shape)} belongs")
 
 
 def _described(shape: Shape) -> str:

@@ -34,7 +34,7 @@ _FORMATS = re.compile(
     r"|\bsk-[A-Za-z0-9_-]{20,}"
     r"|\bgh[a-z]_[A-Za-z0-9]{30,}"
 )
-"""Secrets that tell by their form, wherever they were typed: in an address, of Hugging Face, OpenAI and GitHub."""
+"""Secrets that show by their form, wherever they were typed: in an address, of Hugging Face, OpenAI and GitHub."""
 
 
 def redact(text: str) -> str:

@@ -26,7 +26,7 @@ def stoppable(numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM)) -> Itera
     """
     stop = _Stop()
     earlier = {
-        number: signal.signal(number, stop.asked)
+        number: signal.signal(number, stop.signalled)
         for number in numbers
         if signal.getsignal(number) is not signal.SIG_IGN
     }
@@ -45,7 +45,7 @@ class _Stop:
         self._raised: BaseException | None = None
         self._alarm: object = None
 
-    def asked(self, number: int, frame: FrameType | None) -> None:
+    def signalled(self, number: int, frame: FrameType | None) -> None:
         if self._raised is None:
             # only now: a timer of somebody else's, for example a test's time limit, counts until then
             self._alarm = signal.signal(signal.SIGALRM, self._again)

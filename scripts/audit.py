@@ -1,4 +1,4 @@
-"""Looks for known vulnerabilities of the pinned packages, or lists their ages where nobody can be asked.
+"""Looks for known vulnerabilities of the pinned packages, or lists their ages where nobody can be arguments.
 
     python scripts/audit.py [lock=requirements.lock] [output=results/reference/audit.md]
 
@@ -98,20 +98,20 @@ def table(found: list[tuple[str, str, datetime | None]], today: datetime) -> str
     return "\n".join(lines) + "\n"
 
 
-def audit(asked: Arguments) -> int:
+def audit(arguments: Arguments) -> int:
     """The exit code."""
-    if not asked.lock.is_file():
-        raise ConfigError(f"{asked.lock} is not here; give the lock file with lock=")
-    status = audited(asked.lock)
+    if not arguments.lock.is_file():
+        raise ConfigError(f"{arguments.lock} is not here; give the lock file with lock=")
+    status = audited(arguments.lock)
     if status is not None:
         return status
-    packages = pins(asked.lock)
+    packages = pins(arguments.lock)
     times = uploads(packages)
     found = [(name, version, at) for (name, version), at in zip(packages, times, strict=True)]
-    write_atomically(asked.output, table(found, datetime.now(UTC)).encode())
+    write_atomically(arguments.output, table(found, datetime.now(UTC)).encode())
     known = sum(at is not None for at in times)
     print("no audit was made: no vulnerability service could be asked")
-    print(f"wrote {asked.output}: {known} of {len(found)} ages known")
+    print(f"wrote {arguments.output}: {known} of {len(found)} ages known")
     return 0
 
 

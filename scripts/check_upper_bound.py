@@ -30,10 +30,10 @@ class Arguments:
             raise ConfigError("no backbone is named; say for example backbone=tiny")
 
 
-def compare(asked: Arguments) -> int:
+def compare(arguments: Arguments) -> int:
     """The exit code."""
     try:
-        found = check(asked.backbone, asked.results)
+        found = check(arguments.backbone, arguments.results)
     except ReportError as error:
         raise ConfigError(str(error)) from error
     print(describe(found))

@@ -26,17 +26,17 @@ class Arguments:
     published: Path = data_folder("published") / "accuracy.csv"
 
 
-def compare(asked: Arguments) -> int:
+def compare(arguments: Arguments) -> int:
     """The exit code."""
     from clasp.report.fidelity import as_markdown, measure, write
     from clasp.report.load import load_experiment
 
     try:
-        found = measure(load_experiment(asked.experiment, asked.results), asked.published)
+        found = measure(load_experiment(arguments.experiment, arguments.results), arguments.published)
     except ReportError as error:
         raise ConfigError(str(error)) from error
     print(as_markdown(found))
-    print(*(f"written: {path}" for path in write(found, asked.results)), sep="\n")
+    print(*(f"written: {path}" for path in write(found, arguments.results)), sep="\n")
     return 0
 
 

@@ -26,10 +26,10 @@ class Arguments:
     pages: Path = ROOT
 
 
-def keep(asked: Arguments) -> int:
+def keep(arguments: Arguments) -> int:
     """The exit code."""
     try:
-        written = publish(asked.results, asked.pages)
+        written = publish(arguments.results, arguments.pages)
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -16,7 +16,7 @@ from clasp.cli.hydra_guard import TARGETS
 
 @hydra.main(config_path="../configs", config_name="retention", execution_whitelist=TARGETS)
 def run(config: DictConfig) -> None:
-    from clasp.report.build import build_retention  # after Hydra, which tells --help and bad keys without it
+    from clasp.report.build import build_retention  # after Hydra, which answers --help and reports bad keys without it
 
     jobs.retention_job(config, build_retention)
 

@@ -27,17 +27,17 @@ class Arguments:
     results: Path = Path("results")
 
 
-def measure(asked: Arguments) -> int:
+def measure(arguments: Arguments) -> int:
     """The exit code."""
     try:
-        measured = measure_all(asked.results)
-        scores = load_router_scores(asked.results)
+        measured = measure_all(arguments.results)
+        scores = load_router_scores(arguments.results)
     except (RouterError, ReportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     assert scores is not None  # just written
     text = markdown(scores)
-    written = write_atomically(asked.results / "tables" / "router.md", text.encode())
+    written = write_atomically(arguments.results / "tables" / "router.md", text.encode())
     print(f"{text}\nwrote {measured}\nwrote {written}")
     return 0
 

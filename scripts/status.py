@@ -2,8 +2,8 @@
 
     python scripts/status.py [experiment=table_llava15] [results=results] [watch=10]
 
-``experiment`` is a name, with or without its backbone at the end; without it, every experiment that was begun is told.
-``watch=10`` tells again every 10 seconds until nothing is left to do. Exit status 1 where cells have failed, 2 where
+``experiment`` is a name, with or without its backbone at the end; without it, all that were begun are listed.
+``watch=10`` prints again every 10 seconds until nothing is left to do. Exit status 1 where cells have failed, 2 where
 there is no such experiment.
 """
 

@@ -35,16 +35,16 @@ class Arguments:
             raise ConfigError(f"threads={self.threads} is below 1; give a whole number of at least 1, or leave it out")
 
 
-def train(asked: Arguments) -> int:
+def train(arguments: Arguments) -> int:
     """The exit code."""
-    import torch  # once the arguments are known to be good: it takes longer than telling that not
+    import torch  # once the arguments are known to be good: it takes long
 
     from clasp.testbed.training.course import Course
 
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
-    course = Course(asked.checkpoints)
-    first, last = STAGES.index(asked.since), STAGES.index(asked.until)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    course = Course(arguments.checkpoints)
+    first, last = STAGES.index(arguments.since), STAGES.index(arguments.until)
     for stage in STAGES[:first]:
         course.trainer(stage)  # takes over its checkpoint
     for stage in STAGES[first : last + 1]:

@@ -28,7 +28,7 @@ from clasp.evaluation import plan
 from clasp.evaluation.questions import custom
 from clasp.evaluation.questions.embedded import ensure
 from clasp.launch import status
-from clasp.reading import BadFile
+from clasp.reading import InvalidFile
 from clasp.report.load import ReportError
 from clasp.report.retention_run import load_retention
 from clasp.report.router_scores import load_router_scores, markdown
@@ -238,7 +238,7 @@ def readers(root: Path) -> list[Reader]:
     """Every kind of file below a results root, and what reads it."""
     store = CellStore(root)
     signature = min(store.signatures())
-    running = next((root / "running").glob("*.claim"))
+    running = next((root / "running").glob("*.lock"))
     own, own_store = root / "own.jsonl", CellStore(root / "real")
     real = min(own_store.signatures())
 
@@ -290,7 +290,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     signature = min(CellStore(root).signatures())
     failures.record(root, signature, "a cell", ValueError("broken"))
     (root / "running").mkdir()
-    lock.Claims(root).take(signature, "a cell", 4)
+    lock.CellLocks(root).take(signature, "a cell", 4)
     (root / "running" / f"{signature}.{'0' * 16}.answers.jsonl").write_text('{"a": {"text": "b"}}\n')
     return root
 
@@ -312,7 +312,7 @@ def test_files(stored: Path, quiet: None) -> None:
         else:
             changed = broken(whole, draw)
         path.write_bytes(changed)
-        with contextlib.suppress(ReportError, ConfigError, BadFile, status.StatusError):
+        with contextlib.suppress(ReportError, ConfigError, InvalidFile, status.StatusError):
             read()
         path.write_bytes(whole)
 

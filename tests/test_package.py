@@ -146,15 +146,15 @@ def test_the_readme_example_runs_from_the_wheel_alone(bare: Path, tmp_path: Path
         *("import sys", f"sys.path.insert(0, {str(bare)!r})", "import importlib.util"),
         "assert importlib.util.find_spec('sentence_transformers') is importlib.util.find_spec('hydra') is None",
         example[1],
-        "import clasp; print(clasp.__file__); print(run.trace.stand_ins)",
+        "import clasp; print(clasp.__file__); print(run.trace.fallbacks)",
     ]
     # -S: no site-packages, -I: neither the current folder nor PYTHONPATH
     ran = subprocess.run(
         [sys.executable, "-I", "-S", "-c", "\n".join(code)], cwd=tmp_path, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
-    answer, trace, place, stand_ins = ran.stdout.splitlines()[-4:]
+    answer, trace, place, fallbacks = ran.stdout.splitlines()[-4:]
     assert answer.strip() == "green"
     assert trace.startswith("attribute [")
     assert Path(place).is_relative_to(bare)
-    assert "keyword rules stand in for router 'embedding'" in stand_ins
+    assert "keyword rules stand in for router 'embedding'" in fallbacks

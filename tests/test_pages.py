@@ -70,7 +70,7 @@ def test_the_readme_says_which_method_runs_on_which_family() -> None:
         for (family, model), entry in zip(FAMILIES.items(), entries, strict=True):
             try:
                 method.check(model.geometry)
-                expected = "◐" if method.stand_ins(model.geometry) else "●"
+                expected = "◐" if method.fallbacks(model.geometry) else "●"
             except ValueError:
                 expected = "–"
             assert entry == expected, f"{name} on {family}"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from clasp.backbones.hub import BackboneUnavailable, hub_commit, hub_file, hub_names
 from clasp.backbones.published import CONVERTED
-from clasp.reading import BadFile, read_json
+from clasp.reading import InvalidFile, read_json
 
 CODE = "auto_map"
 """Key of a JSON file that names a repository's own classes."""
@@ -122,5 +122,5 @@ def _content(source: str, name: str, revision: str | None) -> object:
     path = folder / name if os.path.isdir(folder) else hub_file(source, name, hub_commit(source, revision))
     try:
         return read_json(path)
-    except (BadFile, OSError) as error:
+    except (InvalidFile, OSError) as error:
         raise BackboneUnavailable(f"backbone {source!r} cannot be read: {error}; fetch or save it again") from error

@@ -16,7 +16,7 @@ from omegaconf.errors import (
 
 from clasp.config import RunConfig, known_keys
 from clasp.evaluation.questions.custom import BadRows
-from clasp.launch.sweep import Asked, Came
+from clasp.launch.sweep import JobsOutcome, Request
 from clasp.strict import shown, unknown_key
 
 if TYPE_CHECKING:
@@ -59,24 +59,24 @@ def explain(error: BaseException) -> str:
     return words if len(words) <= LONGEST_SENTENCE else f"{words[:LONGEST_SENTENCE]}..."
 
 
-def print_outcome(one: Asked, came: Came, log_group: Callable[..., object]) -> int:
+def print_outcome(request: Request, outcome: JobsOutcome, log_group: Callable[..., object]) -> int:
     """Prints what a launcher's jobs computed of a configuration; returns its exit code."""
     from clasp.results.store import CellStore
 
-    planned, config = one.plan, one.config
+    planned, config = request.plan, request.config
     print_plan(planned, config)
     store = CellStore(config.paths.results)
     found = {spec.signature: store.completed(cell) for spec in planned.cells if (cell := store.get(spec.signature))}
     for group in planned.groups:
         cells = [found[spec.signature] for spec in group.specs if spec.signature in found]
-        if came.computed.intersection(cell["signature"] for cell in cells):
+        if outcome.computed.intersection(cell["signature"] for cell in cells):
             log_group(cells, settings=config.wandb, experiment=config.name, results=config.paths.results)
-    print_results(planned, config, tuple(found.values()), len(came.computed), len(came.failed))
-    for label, reason in came.failed.items():
+    print_results(planned, config, tuple(found.values()), len(outcome.computed), len(outcome.failed))
+    for label, reason in outcome.failed.items():
         print(f"error: failed: {label}: {reason}", file=sys.stderr)
-    for label in came.absent:
+    for label in outcome.absent:
         print(f"error: missing: {label}: its job ended before; run the same command again", file=sys.stderr)
-    return FAILED if came.failed or came.absent else 0
+    return FAILED if outcome.failed or outcome.absent else 0
 
 
 def print_plan(planned: Plan, config: RunConfig) -> None:

@@ -48,13 +48,13 @@ def _main(config: DemoConfig) -> int:
     import uvicorn
 
     from clasp.backbones import BackboneUnavailable
-    from clasp.demo.asking import Asked, Models
+    from clasp.demo.asking import DemoRequest, Models
     from clasp.demo.server import CHOSEN, TOKENS, Page, examples
 
     models, shown = Models(), examples()
     # libraries and the router load with the first question, which nobody is to wait for or see in a time
     try:
-        models.answer(Asked(shown[0].image, shown[0].question, CHOSEN, TOKENS, config.backbone))
+        models.answer(DemoRequest(shown[0].image, shown[0].question, CHOSEN, TOKENS, config.backbone))
     except (BackboneUnavailable, ValueError) as error:
         raise ConfigError(str(error)) from error
     print(f"{address} (Ctrl-C ends it)", flush=True)

@@ -28,7 +28,7 @@ from clasp.evaluation.questions.embedded import ensure_as_planned
 from clasp.files import is_full
 from clasp.launch import worker
 from clasp.launch.submit import composing
-from clasp.launch.sweep import Asked, launch
+from clasp.launch.sweep import Request, launch
 from clasp.pipes import until_closed
 from clasp.redact import redact
 from clasp.results.provenance import command
@@ -44,8 +44,8 @@ POLICIES = data_folder("configs") / "policy"
 _statuses: list[int] = []
 _begun: list[bool] = []
 """Filled once a job runs: until then Hydra composes, and whatever goes wrong is the input's fault."""
-_asked: list[tuple[Asked, Callable[..., object]]] = []
-"""What is for a launcher, with what is told of finished groups."""
+_requests: list[tuple[Request, Callable[..., object]]] = []
+"""Requests for a launcher, each with what logs its finished groups."""
 
 
 def job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None) -> None:
@@ -63,7 +63,7 @@ def job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None)
         elif config.launcher.kind == "basic":
             _statuses.append(_run(make_plan(config), config, log_group))
         else:
-            _asked.append((Asked(values, config, make_plan(config)), log_group))
+            _requests.append((Request(values, config, make_plan(config)), log_group))
 
 
 def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None) -> None:
@@ -95,7 +95,7 @@ def retention_job(composed: Any, draw: Callable[[Path, str], str]) -> None:
 
     Args:
         composed: the DictConfig that Hydra composed.
-        draw: :func:`clasp.report.build.build_retention`, or what takes its place; told the results root and the name.
+        draw: :func:`clasp.report.build.build_retention`, or a substitute; gets the results root and the name.
     """
     with _remembered():
         config = _here(_values(composed), "leave out launcher")
@@ -108,7 +108,7 @@ def retention_job(composed: Any, draw: Callable[[Path, str], str]) -> None:
 
 
 def plan_job(composed: Any) -> None:
-    """As :func:`job`: tells what it would run and how long that takes, and runs nothing."""
+    """As :func:`job`: prints what it would run and how long that takes, and runs nothing."""
     from clasp.evaluation.plan import most_cells
     from clasp.launch import plan_report, prefetch
 
@@ -123,7 +123,7 @@ def plan_job(composed: Any) -> None:
                 raise
             planned = make_plan(config, known)
             print(f"note: the backbone is not here; fetch it first: {prefetch.command(config)}")
-        print(plan_report.told(planned, config))
+        print(plan_report.plan_report(planned, config))
         _statuses.append(0)
 
 
@@ -180,11 +180,11 @@ def main(hydra_main: Callable[[], object]) -> int:
     _begun.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its exceptions instead of printing them
     try:
-        # a polite end as a scheduler asks for it, or Ctrl-C: claims are released, what was answered is kept
+        # a polite end as a scheduler asks for it, or Ctrl-C: locks are released, what was answered is kept
         with until_closed(), stoppable():
             with composing(sys.argv) as overrides:
                 hydra_main()
-            if _asked:
+            if _requests:
                 _launch(overrides)
     except Exception as error:
         if wanted == "1" or (_begun and not isinstance(error, HydraException)):
@@ -194,14 +194,14 @@ def main(hydra_main: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     finally:
-        _asked.clear()
+        _requests.clear()
         os.environ.pop("HYDRA_FULL_ERROR")
         os.environ |= {} if wanted is None else {"HYDRA_FULL_ERROR": wanted}
     return max(_statuses, default=0)
 
 
 def _run_pack(launcher: LauncherConfig) -> None:
-    """Inside a job: computes its pack. SLURM is told of a failure by the exit code, and lists the job so."""
+    """Inside a job: computes its pack. The exit code reports a failure to SLURM, which lists the job so."""
     assert launcher.pack is not None
     status = worker.run(Path(HydraConfig.get().sweep.dir), launcher.pack)
     _statuses.append(status)
@@ -215,17 +215,17 @@ def _launch(overrides: list[str]) -> None:
         print("error: nothing was submitted", file=sys.stderr)
         return
     with _remembered():
-        asked, log_group, script = [one for one, _ in _asked], _asked[0][1], Path(sys.argv[0]).name
-        _statuses.append(launch(asked, command(), script, overrides, partial(print_outcome, log_group=log_group)))
+        requests, log_group, script = [one for one, _ in _requests], _requests[0][1], Path(sys.argv[0]).name
+        _statuses.append(launch(requests, command(), script, overrides, partial(print_outcome, log_group=log_group)))
 
 
 def _run(planned: Plan, config: RunConfig, log_group: Callable[..., object]) -> int:
-    """Runs, and tells; returns the exit code of this job."""
+    """Runs, and prints the results; returns the exit code of this job."""
     from clasp.evaluation.runner import run_cells
 
     print_plan(planned, config)
-    told = partial(log_group, settings=config.wandb, experiment=config.name, results=config.paths.results)
-    outcome = run_cells(planned, config, told)
+    finished = partial(log_group, settings=config.wandb, experiment=config.name, results=config.paths.results)
+    outcome = run_cells(planned, config, finished)
     print_results(planned, config, outcome.cells, outcome.computed, len(outcome.failed))
     for label in outcome.failed:
         print(f"error: failed: {label} (traceback above)", file=sys.stderr)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clasp.arguments import run
-from clasp.launch.status import progress, told
+from clasp.launch.status import progress, status_report
 from clasp.strict import ConfigError
 
 LONGEST_WATCH_S = 86_400
@@ -28,18 +28,18 @@ class StatusArguments:
 
 
 def main(arguments: Sequence[str], usage: str) -> int:
-    """Tells how far experiments are; the exit code is 1 where cells have failed, and 2 for bad input."""
-    return run(StatusArguments, _tell, arguments, usage)
+    """Prints how far experiments are; the exit code is 1 where cells have failed, and 2 for bad input."""
+    return run(StatusArguments, _print_status, arguments, usage)
 
 
-def _tell(asked: StatusArguments) -> int:
+def _print_status(given: StatusArguments) -> int:
     try:
         while True:
-            found = progress(asked.results, asked.experiment)
-            print(told(found, asked.results), flush=True)
-            if asked.watch is None or all(one.finished for one in found):
+            found = progress(given.results, given.experiment)
+            print(status_report(found, given.results), flush=True)
+            if given.watch is None or all(one.finished for one in found):
                 return 1 if any(one.failed for one in found) else 0
-            time.sleep(asked.watch)
+            time.sleep(given.watch)
             print()
     except KeyboardInterrupt:
         return 130

@@ -81,7 +81,7 @@ def _check_parts(config: RunConfig | VariantConfig) -> None:
 
 
 def _check_rows(config: RunConfig) -> None:
-    """Names of rows, which tables and tests tell apart by them."""
+    """Names of rows, by which tables and tests distinguish them."""
     rows = [*config.grid.method, *config.grid.variants] or [config.method.name]
     for name in config.grid.variants:
         if not name.strip() or len(name) > 60 or not name.isprintable():

@@ -105,7 +105,7 @@ class CategoryConfig:
 
 
 def rows_hash(rows: Mapping[str, CategoryConfig]) -> str:
-    """Hash of a policy's rows, by which a calibrated table tells whether a row of it was overridden."""
+    """Hash of a policy's rows, which shows whether a row of it was overridden."""
     values = {category: [row.weights, row.pivot_share] for category, row in rows.items()}
     # the prefix keeps YAML from reading digits and an e as a number
     return f"sha256:{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]}"

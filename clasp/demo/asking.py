@@ -32,7 +32,7 @@ METHODS = {name: methods.get(name).__name__ for name in methods.METHODS if metho
 
 
 @dataclass(frozen=True)
-class Asked:
+class DemoRequest:
     """A question about an image.
 
     Args:
@@ -71,7 +71,7 @@ class Models:
     def __init__(self) -> None:
         self._held: tuple[str, Any, Any] | None = None
 
-    def answer(self, asked: Asked) -> list[dict[str, Any]]:
+    def answer(self, request: DemoRequest) -> list[dict[str, Any]]:
         """One column for the unpruned model and one for each method, as JSON values.
 
         A column has ``method`` and either ``refused``, a sentence, or ``answer``, ``category`` (null where the method
@@ -82,21 +82,21 @@ class Models:
             DemoError: the image or the question cannot be used.
             BackboneUnavailable: the backbone is not on this machine.
         """
-        picture = opened(asked.image)
-        model, processor = self.get(asked.backbone)
+        picture = opened(request.image)
+        model, processor = self.get(request.backbone)
         for token in (getattr(processor, f"{kind}_token", None) for kind in ("image", "video")):
-            if token and token in asked.question:
+            if token and token in request.question:
                 raise DemoError(f"The question holds {token!r}, which stands for an image; leave it out.")
-        content = [{"type": "image"}, {"type": "text", "text": asked.question}]
+        content = [{"type": "image"}, {"type": "text", "text": request.question}]
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         inputs = processor(text=[prompt], images=[[picture]], return_tensors="pt")
         shown = seen(picture, inputs, processor)
         inputs = inputs.to(model.device, model.dtype)
-        columns = [_column(model, processor, inputs, shown, methods.build("none", {}), asked.question)]
-        for name in asked.methods:
+        columns = [_column(model, processor, inputs, shown, methods.build("none", {}), request.question)]
+        for name in request.methods:
             try:
-                method = methods.build(name, {"tokens": asked.tokens})
-                columns.append(_column(model, processor, inputs, shown, method, asked.question))
+                method = methods.build(name, {"tokens": request.tokens})
+                columns.append(_column(model, processor, inputs, shown, method, request.question))
             except ValueError as refusal:  # a budget or a method that cannot work here; the others still can
                 columns.append({"method": METHODS[name], "refused": str(refusal)})
         return columns

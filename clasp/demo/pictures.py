@@ -18,8 +18,8 @@ MAX_ASPECT = 20
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 PIVOT, COMPLETION, KEPT = (230, 135, 0), (0, 125, 200), (0, 158, 115)
-"""Colours of Okabe and Ito's palette, told apart by most eyes: pivots, completion tokens, and kept tokens of methods
-that tell no such kinds. :data:`clasp/demo/page.css` has the same."""
+"""Colours of Okabe and Ito's palette, distinct to most eyes: pivots, completion tokens, and kept tokens of methods
+without such kinds. :data:`clasp/demo/page.css` has the same."""
 _CELL = 16
 """Pixels of a visual token's side in a map."""
 
@@ -105,7 +105,7 @@ def kept_map(
     Args:
         shown, grid: of :func:`seen`.
         kept: indices of the tokens that stay, in reading order.
-        pivots: those of them that are pivots, the others being completion; None: the method tells no such kinds.
+        pivots: those of them that are pivots, the others being completion; None: the method has no such kinds.
     """
     rows, columns = grid
     drawn = Image.blend(shown, Image.new("RGB", shown.size, (128, 128, 128)), 0.8)

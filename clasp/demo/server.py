@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from clasp.backbones import TINY, BackboneUnavailable
-from clasp.demo.asking import BACKBONES, MAX_METHODS, MAX_QUESTION, METHODS, Asked, Models
+from clasp.demo.asking import BACKBONES, MAX_METHODS, MAX_QUESTION, METHODS, DemoRequest, Models
 from clasp.demo.pictures import FORMATS, MAX_BYTES, DemoError
 
 MAX_WAITING = 8
@@ -109,24 +109,24 @@ class Page:
     async def answer(self, request: Request) -> Response:
         """The body is the image file, the rest is in the query; answers with columns, or with one sentence."""
         try:
-            asked = await self._read(request)
+            wanted = await self._read(request)
             if self._waiting >= MAX_WAITING:
                 return _sentence(f"{MAX_WAITING} visitors are waiting already; try again in a minute.", 503)
-            return JSONResponse({"columns": await self._answered(asked, request)}, headers=_HEADERS)
+            return JSONResponse({"columns": await self._answered(wanted, request)}, headers=_HEADERS)
         except (DemoError, BackboneUnavailable) as error:
             return _sentence(str(error), 400)
 
-    async def _answered(self, asked: Asked, request: Request) -> list[dict[str, Any]]:
+    async def _answered(self, wanted: DemoRequest, request: Request) -> list[dict[str, Any]]:
         self._waiting += 1
         try:
             async with self._turn:
                 if await request.is_disconnected():  # left while waiting
                     return []
-                return await run_in_threadpool(self.models.answer, asked)
+                return await run_in_threadpool(self.models.answer, wanted)
         finally:
             self._waiting -= 1
 
-    async def _read(self, request: Request) -> Asked:
+    async def _read(self, request: Request) -> DemoRequest:
         query, data = request.query_params, bytearray()
         async for chunk in request.stream():
             data += chunk
@@ -139,7 +139,7 @@ class Page:
         if (backbone := query.get("backbone", self.backbone)) not in self.backbones:
             raise DemoError(f"There is no backbone {backbone[:80]!r} here; use {', '.join(self.backbones)}.")
         chosen = tuple(query.getlist("method"))
-        return Asked(bytes(data), query.get("question", ""), chosen, int(tokens), backbone)
+        return DemoRequest(bytes(data), query.get("question", ""), chosen, int(tokens), backbone)
 
 
 def _file(name: str) -> Any:

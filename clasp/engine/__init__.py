@@ -46,7 +46,7 @@ class Run:
         trace: what the latest prefill kept, :class:`~clasp.engine.trace.Trace`; None before the first, and after one
             without an image.
         oracle: true categories of the next prefill's prompts; used instead of the router, once.
-        stand_ins: what takes the place of something that this backbone lacks.
+        fallbacks: what takes the place of something that this backbone lacks.
 
     Raises:
         UnsupportedError: a compiled model, an unknown family.
@@ -67,7 +67,7 @@ class Run:
         self.adapter = adapter_for(model)
         _refuse_compiled(self.adapter.model)
         self.schedule = method.check(self.adapter.geometry)
-        self.stand_ins = method.stand_ins(self.adapter.geometry)
+        self.fallbacks = method.fallbacks(self.adapter.geometry)
         self.trace: Trace | None = None
         self.oracle: Sequence[str] | None = None
         self._model = self.adapter.model  # without what wraps it

@@ -39,12 +39,12 @@ class SampleTrace:
 class Trace:
     """The latest prefill: one entry per prompt of the batch, and the bytes of the batch's KV cache after it.
 
-    ``stand_ins`` says what took the place of something that the backbone or this machine lacks.
+    ``fallbacks`` says what took the place of something that the backbone or this machine lacks.
     """
 
     samples: tuple[SampleTrace, ...]
     kv_bytes: int
-    stand_ins: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,4 +89,4 @@ def trace(prefill: Prefill, records: Sequence[Record], kv_bytes: int) -> Trace:
                 text_tokens=lengths[row] - counts[row],
             )
         )
-    return Trace(tuple(samples), kv_bytes, prefill.method.stand_ins(prefill.adapter.geometry))
+    return Trace(tuple(samples), kv_bytes, prefill.method.fallbacks(prefill.adapter.geometry))

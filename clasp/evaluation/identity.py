@@ -53,7 +53,7 @@ UNSIGNED = {
     "evaluation/costs.py": "what is written beside a score",
     "evaluation/tasks": "files of the one benchmark's task are signed (task_protocol)",
     "evaluation/judging": "a judgement has an identity of its own: judge, model, prompt",
-    "results": "writes what came of it",
+    "results": "what is written once the score is there",
 }
 """Files that signed ones import, or that stand between plan and score, and why they are not signed themselves."""
 
@@ -84,7 +84,7 @@ def weights_fingerprint(source: str, revision: str | None = None, code: bool = F
 
 def prompt_protocol() -> str:
     """Fingerprint of the code that loads a model, builds prompts, decodes answers and reads scores."""
-    # of clasp.backbones the list of families, and what tells of missing files, change no answer
+    # of clasp.backbones the list of families, and messages about missing files, change no answer
     loading = functions_fingerprint(backbones.load, backbones._left_padding)
     return f"{source_fingerprint(_PACKAGE / name for name in ASKING)}-{loading}"
 

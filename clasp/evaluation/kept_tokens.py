@@ -40,7 +40,7 @@ GENERATION = {"max_new_tokens": 32}
 
 
 @dataclass(frozen=True)
-class Asked:
+class TracedQuestion:
     """A question about one picture, and what counts as right."""
 
     benchmark: str
@@ -98,7 +98,9 @@ def record(config: RunConfig, plan: Plan) -> Path:
     check(config, plan)
     ensure_as_planned(config.paths.data, plan.files)
     started = now()
-    asked = [one for benchmark in plan.benchmarks for one in _questions(benchmark, plan.files[benchmark.name], config)]
+    questions = [
+        one for benchmark in plan.benchmarks for one in _questions(benchmark, plan.files[benchmark.name], config)
+    ]
     backbone = config.backbone
     device = None if config.device == "auto" else config.device
     model, processor = load(
@@ -112,8 +114,8 @@ def record(config: RunConfig, plan: Plan) -> Path:
     maps, assumptions = [], []
     for group in plan.groups:
         answerer = Traced(model, processor, group.method, presentation=backbone.presentation)
-        assumptions += [*group.method.assumed(), *group.method.stand_ins(plan.geometry)]
-        for number, one in enumerate(asked):
+        assumptions += [*group.method.assumed(), *group.method.fallbacks(plan.geometry)]
+        for number, one in enumerate(questions):
             (answer,) = answerer.answer([one.question])
             layers = [stage.cut for stage in group.method.check(plan.geometry).stages]
             maps.append(
@@ -133,7 +135,7 @@ def record(config: RunConfig, plan: Plan) -> Path:
         "name": config.name,
         "backbone": backbone.name,
         "side": round(plan.geometry.visual_tokens**0.5),
-        "questions": [_described(one, processor, backbone.presentation) for one in asked],
+        "questions": [_described(one, processor, backbone.presentation) for one in questions],
         "maps": maps,
         "provenance": {
             **provenance(started, tuple(dict.fromkeys(assumptions))),
@@ -157,7 +159,7 @@ def _stages(layers: list[int], trace: SampleTrace) -> list[dict[str, Any]]:
     ]
 
 
-def _questions(benchmark: Benchmark, file: LocalFile, config: RunConfig) -> Iterator[Asked]:
+def _questions(benchmark: Benchmark, file: LocalFile, config: RunConfig) -> Iterator[TracedQuestion]:
     """The first questions of a benchmark, as its task asks them."""
     assert config.limit != "all"  # check() refuses it
     if benchmark.source == "custom":
@@ -169,10 +171,10 @@ def _questions(benchmark: Benchmark, file: LocalFile, config: RunConfig) -> Iter
     for row in pyarrow.parquet.read_table(file.path).slice(0, config.limit).to_pylist():
         picture = Image.open(io.BytesIO(row["image"]["bytes"]))
         question = Question(row["question_id"], row["question"], [picture], GENERATION, row["category"])
-        yield Asked(benchmark.name, question, (row["answer"],))
+        yield TracedQuestion(benchmark.name, question, (row["answer"],))
 
 
-def _custom(benchmark: Benchmark, file: LocalFile, limit: int) -> Iterator[Asked]:
+def _custom(benchmark: Benchmark, file: LocalFile, limit: int) -> Iterator[TracedQuestion]:
     from PIL import Image
 
     for row in custom.rows(file.path)[:limit]:
@@ -180,10 +182,12 @@ def _custom(benchmark: Benchmark, file: LocalFile, limit: int) -> Iterator[Asked
         if len(row.images) != 1:
             raise ConfigError(f"data={file.path} line {row.number} has {len(row.images)} pictures; a map shows one")
         pictures = [Image.open(path) for path in row.images]
-        yield Asked(benchmark.name, Question(name, row.question, pictures, GENERATION, row.category), row.answers)
+        yield TracedQuestion(
+            benchmark.name, Question(name, row.question, pictures, GENERATION, row.category), row.answers
+        )
 
 
-def _described(one: Asked, processor: Any, shown: Presentation) -> dict[str, Any]:
+def _described(one: TracedQuestion, processor: Any, shown: Presentation) -> dict[str, Any]:
     return {
         "benchmark": one.benchmark,
         "question_id": one.question.name,

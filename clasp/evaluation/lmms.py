@@ -1,4 +1,4 @@
-"""One benchmark through lmms-eval, in this process: its task index, its evaluator, and what came of each question."""
+"""One benchmark through lmms-eval, in this process: its task index, its evaluator, and the outcome of each question."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) ->
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """lmms-eval draws two progress bars per call; ours tells more."""
+    """lmms-eval draws two progress bars per call; ours says more."""
     import lmms_eval.api.task
     import lmms_eval.evaluator
     from tqdm import tqdm

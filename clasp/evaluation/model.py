@@ -102,7 +102,7 @@ class ClaspModel(lmms):
 
     @classmethod
     def over(cls, answerer: Answerer, advance: Callable[[int], object] = lambda count: None) -> ClaspModel:
-        """The same over a model that is already loaded; ``advance`` is told of every batch's questions."""
+        """The same over a model that is already loaded; ``advance`` gets the number of each batch's questions."""
         made = cls.__new__(cls)
         made._attach(answerer, advance)
         return made

@@ -80,7 +80,7 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
     geometry = _geometry(config)
     adapter, presentation = adapter_module(source, revision, config.backbone.trust), config.backbone.presentation
     presentation.check(config.backbone.name, adapter)
-    asked = [
+    combinations = [
         (name, *_method(own, tokens, ratio, geometry)) for name, own, tokens, ratio in _combinations(config, notices)
     ]
     files = find(config.paths.data, [benchmark.name for benchmark in benchmarks if benchmark.source == "local"])
@@ -96,7 +96,7 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
     groups: list[Group] = []
     rows: list[tuple[str, tuple[CellSpec, ...]]] = []
     seen: set[str] = set()
-    for name, method, budget in asked:
+    for name, method, budget in combinations:
         identity = method.identity(adapter)
         specs = tuple(
             CellSpec(

@@ -19,20 +19,20 @@ from clasp.evaluation.questions.embedded import ensure_as_planned
 from clasp.evaluation.session import Session
 from clasp.files import remove_abandoned
 from clasp.results import experiments
-from clasp.results.answer_log import Journal, tidy
-from clasp.results.lock import Claims
+from clasp.results.answer_log import AnswerLog, tidy
+from clasp.results.lock import CellLocks
 from clasp.results.provenance import command
 from clasp.results.store import Cell, CellSpec, CellStore
 
 log = logging.getLogger(__name__)
 
 Finished = Callable[[list[Cell]], object]
-"""What is told of all cells of a method at a budget, once they exist."""
+"""Called with all cells of a method at a budget, once they exist."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run came to: all cells that exist now, in plan order, how many it computed, and the labels that failed."""
+class RunOutcome:
+    """All cells that exist after a run, in plan order, how many it computed, and the labels that failed."""
 
     cells: tuple[Cell, ...]
     computed: int
@@ -52,14 +52,14 @@ def run_cells(
     finished: Finished = lambda cells: None,
     only: Collection[str] | None = None,
     team: Alone = ALONE,
-) -> Outcome:
+) -> RunOutcome:
     """Computes what is missing. A failed cell is reported and the others still run.
 
     A cell that another process computes is left to the end and then waited for, or taken over should that one die.
 
     Args:
-        plan, config: what is asked for.
-        finished: told of each group of which a cell was computed.
+        plan, config: of the run.
+        finished: called with each group of which a cell was computed.
         only: signatures of the cells that are this process's, in their order; None: all, in plan order. With it, the
             experiment is not recorded, which is for the process that handed the cells out.
         team: the processes that share each cell's questions; this is the first of them, the others :func:`follow`.
@@ -83,8 +83,8 @@ def run_cells(
     ensure_as_planned(config.paths.data, plan.files)
     session = Session(plan, config, store, judge, team)
     failed: dict[str, str] = {}
-    with Claims(config.paths.results) as claims, session, _progress(session.questions(wanted)) as bar:
-        for group, done in session.computed(claims, wanted, bar, failed):
+    with CellLocks(config.paths.results) as locks, session, _progress(session.questions(wanted)) as bar:
+        for group, done in session.computed(locks, wanted, bar, failed):
             present |= done
             if done:
                 finished([cell for spec in group.specs if (cell := present[spec.signature]) is not None])
@@ -100,14 +100,14 @@ def follow(plan: Plan, config: RunConfig, team: Alone) -> None:
     with Session(plan, config, CellStore(config.paths.results), None, team) as session:
         for signature in team.signatures():
             try:
-                session.answered(*cells[signature], Journal(config.paths.results, signature, team.rank))
-            except Exception:  # the first process was told, and writes down that the cell failed
+                session.answered(*cells[signature], AnswerLog(config.paths.results, signature, team.rank))
+            except Exception:  # the first process gets it too, and writes down that the cell failed
                 log.exception("cell failed in process %d: %s", team.rank, signature)
 
 
-def _outcome(plan: Plan, present: dict[str, Cell | None], computed: int, failed: dict[str, str]) -> Outcome:
+def _outcome(plan: Plan, present: dict[str, Cell | None], computed: int, failed: dict[str, str]) -> RunOutcome:
     cells = tuple(cell for spec in plan.cells if (cell := present[spec.signature]) is not None)
-    return Outcome(cells, computed, tuple(failed.values()))
+    return RunOutcome(cells, computed, tuple(failed.values()))
 
 
 def _ordered(plan: Plan, only: Collection[str] | None) -> list[tuple[Group, CellSpec]]:

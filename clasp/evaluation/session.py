@@ -1,4 +1,4 @@
-"""One process at work on cells: its model, its claims, what it asks and what it writes."""
+"""One process at work on cells: its model, its locks, what it asks and what it writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clasp.backbones import Trust
 from clasp.config import RunConfig
 from clasp.evaluation import lmms
 from clasp.evaluation.benchmarks import Benchmark
-from clasp.evaluation.generation.vit_cache import Replay, remembering
+from clasp.evaluation.generation.vit_cache import ViTCache, opened_vit_cache
 from clasp.evaluation.judging.chat import Endpoint
 from clasp.evaluation.judging.judge import completed
 from clasp.evaluation.plan import Group, Plan
@@ -21,8 +21,8 @@ from clasp.evaluation.processes import ALONE, Alone
 from clasp.files import is_full
 from clasp.methods.clasp.router import forget as forget_routes
 from clasp.results import failures
-from clasp.results.answer_log import Journal
-from clasp.results.lock import ClaimLost, Claims, Held, current
+from clasp.results.answer_log import AnswerLog
+from clasp.results.lock import CellLocks, HeldLock, LockLost, current
 from clasp.results.provenance import now, provenance
 from clasp.results.store import Cell, CellSpec, CellStore
 
@@ -45,7 +45,7 @@ class Session:
         self._team = team
         self._plan, self._config, self._store, self._judge = plan, config, store, judge
         self._benchmarks = {benchmark.name: benchmark for benchmark in plan.benchmarks}
-        self._replay: Replay | None = None
+        self._vit_cache: ViTCache | None = None
         self._loaded: tuple[Any, Any] | None = None
         self._answerer: tuple[Group, ResumingAnswerer] | None = None
         self.count = 0
@@ -54,8 +54,8 @@ class Session:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._replay is not None:
-            self._replay.__exit__(*error)
+        if self._vit_cache is not None:
+            self._vit_cache.__exit__(*error)
 
     def questions(self, wanted: list[tuple[Group, CellSpec]]) -> int | None:
         """How many questions lie ahead; None where a benchmark's size is not known before it is fetched."""
@@ -68,17 +68,17 @@ class Session:
         return self._plan.files[spec.benchmark].questions if spec.benchmark in self._plan.files else None
 
     def computed(
-        self, claims: Claims, wanted: list[tuple[Group, CellSpec]], bar: Any, failed: dict[str, str]
+        self, locks: CellLocks, wanted: list[tuple[Group, CellSpec]], bar: Any, failed: dict[str, str]
     ) -> Iterator[tuple[Group, dict[str, Cell]]]:
         """Computes the cells; gives, group by group, those that are new. ``failed`` gets labels by signature."""
-        told = False
+        announced = False
         while wanted:
             others: list[tuple[Group, CellSpec]] = []
             for group, specs in _by_group(wanted):
                 done: dict[str, Cell] = {}
                 for spec in specs:
                     label = f"{spec.backbone}, {group.label}, {spec.benchmark}"
-                    with _claimed(claims, spec, label, self._questions(spec)) as held:
+                    with _locked(locks, spec, label, self._questions(spec)) as held:
                         if held is None:
                             others.append((group, spec))
                         elif cell := self._one(group, spec, held, label, bar, failed):
@@ -86,28 +86,28 @@ class Session:
                 yield group, done
             wanted = [(group, spec) for group, spec in others if self._store.get(spec.signature) is None]
             if wanted:
-                told = told or self._tell(wanted)
+                announced = announced or self._log_waiting(wanted)
                 time.sleep(LOOK_S)
 
-    def _tell(self, wanted: list[tuple[Group, CellSpec]]) -> bool:
-        claim = current(self._config.paths.results, wanted[0][1].signature)
-        who = f", the first by {claim.owner.host}, process {claim.owner.pid}" if claim and claim.owner else ""
+    def _log_waiting(self, wanted: list[tuple[Group, CellSpec]]) -> bool:
+        info = current(self._config.paths.results, wanted[0][1].signature)
+        who = f", the first by {info.owner.host}, process {info.owner.pid}" if info and info.owner else ""
         log.info("waiting for %d cells that other processes compute%s", len(wanted), who)
         return True
 
     def _one(
-        self, group: Group, spec: CellSpec, held: Held, label: str, bar: Any, failed: dict[str, str]
+        self, group: Group, spec: CellSpec, held: HeldLock, label: str, bar: Any, failed: dict[str, str]
     ) -> Cell | None:
-        """One claimed cell; None where it failed or was another's after all."""
+        """One locked cell; None where it failed or was another's after all."""
         results = self._config.paths.results
-        journal = Journal(results, spec.signature)
-        if self._store.get(spec.signature) is not None:  # finished between our look and our claim
-            journal.remove()
+        answer_log = AnswerLog(results, spec.signature)
+        if self._store.get(spec.signature) is not None:  # finished between our look and our lock
+            answer_log.remove()
             return None
         bar.set_description(label)
         try:
-            cell = self._run_cell(group, spec, journal, held, bar.update)
-        except ClaimLost as error:
+            cell = self._run_cell(group, spec, answer_log, held, bar.update)
+        except LockLost as error:
             log.warning("%s: %s", label, error)
             return None
         except Exception as error:  # kept with its traceback, counted, and the exit code says so; the others run
@@ -117,7 +117,7 @@ class Session:
             log.exception("cell failed: %s (kept in %s)", label, path)
             failed[spec.signature] = label
             return None
-        journal.remove()
+        answer_log.remove()
         failures.forget(results, spec.signature)
         self.count += 1
         return completed(self._store, cell, self._judge)
@@ -130,7 +130,7 @@ class Session:
             self._loaded = load_model(
                 config.backbone.source, config.dtype, config.device, revision, config.backbone.trust
             )
-            self._replay = remembering(self._loaded[0], config.backbone.vision_cache_mib)
+            self._vit_cache = opened_vit_cache(self._loaded[0], config.backbone.vision_cache_mib)
         return self._loaded
 
     def _answering(self, group: Group) -> ResumingAnswerer:
@@ -140,7 +140,7 @@ class Session:
         if self._answerer is None or self._answerer[0] is not group:
             model, processor = self._model()
             shown = self._config.backbone.presentation
-            answerer = ResumingAnswerer(model, processor, group.method, self._config.batch_size, self._replay, shown)
+            answerer = ResumingAnswerer(model, processor, group.method, self._config.batch_size, self._vit_cache, shown)
             self._answerer = (group, answerer)
         return self._answerer[1]
 
@@ -148,7 +148,7 @@ class Session:
         self,
         group: Group,
         spec: CellSpec,
-        journal: Journal,
+        answer_log: AnswerLog,
         between: Callable[[], object] = lambda: None,
         advance: Callable[[int], object] = lambda count: None,
     ) -> tuple[ClaspModel, ResumingAnswerer, dict[str, Any]]:
@@ -157,7 +157,7 @@ class Session:
         forget_routes()  # each cell pays for its own routing, so that times do not depend on what ran before
         self._team.begin(spec.signature, lambda: self._ready(group, benchmark))
         answerer = self._answering(group)
-        answerer.begin(journal, between)
+        answerer.begin(answer_log, between)
         lm = self._team.model(answerer, advance)
         return lm, answerer, lmms.evaluate(lm, benchmark, spec, self._config)
 
@@ -167,12 +167,12 @@ class Session:
         lmms.load(benchmark, self._config)
 
     def _run_cell(
-        self, group: Group, spec: CellSpec, journal: Journal, held: Held, advance: Callable[[int], object]
+        self, group: Group, spec: CellSpec, answer_log: AnswerLog, held: HeldLock, advance: Callable[[int], object]
     ) -> Cell:
         from clasp.evaluation.costs import costs, device_name
 
         started, benchmark = now(), self._benchmarks[spec.benchmark]
-        lm, answerer, results = self.answered(group, spec, journal, held.check, advance)
+        lm, answerer, results = self.answered(group, spec, answer_log, held.check, advance)
         scores = lmms.scores(results, benchmark)
         rows = lmms.answer_rows(results["samples"][benchmark.task], lm, benchmark)
         method, geometry = group.method, self._plan.geometry
@@ -193,7 +193,7 @@ class Session:
             "costs": costs(lm.answers, geometry, self._config.batch_size, device_name(answerer.model.device)),
             "provenance": provenance(
                 started,
-                (*method.assumed(), *method.stand_ins(geometry)),
+                (*method.assumed(), *method.fallbacks(geometry)),
                 answerer.events,
                 self._config.backbone.trust.allowed,
             ),
@@ -212,9 +212,9 @@ def _by_group(wanted: list[tuple[Group, CellSpec]]) -> list[tuple[Group, list[Ce
 
 
 @contextmanager
-def _claimed(claims: Claims, spec: CellSpec, label: str, questions: int | None) -> Iterator[Held | None]:
-    """The claim on a cell for as long as it is worked on; None where another process has it."""
-    held = claims.take(spec.signature, label, questions)
+def _locked(locks: CellLocks, spec: CellSpec, label: str, questions: int | None) -> Iterator[HeldLock | None]:
+    """The lock on a cell for as long as it is worked on; None where another process has it."""
+    held = locks.take(spec.signature, label, questions)
     if held is None:
         yield None
         return

@@ -108,6 +108,6 @@ def main(arguments: Sequence[str], usage: str) -> int:
     return run(SubmissionArguments, _submit, arguments, usage)
 
 
-def _submit(asked: SubmissionArguments) -> int:
-    print(f"wrote {submit(asked.results, asked.cell, asked.output, asked.questions)}")
+def _submit(arguments: SubmissionArguments) -> int:
+    print(f"wrote {submit(arguments.results, arguments.cell, arguments.output, arguments.questions)}")
     return 0

@@ -2,8 +2,8 @@
 
 lmms-eval deals the questions out, evens the number of requests with copies of the last one, and gathers scores and
 samples in the first process. Here the first process also decides which cell comes next, and gathers the answers with
-their costs. What goes wrong in one process is told to all at the same point, so that none waits for another that has
-moved on. Torch is imported by those that are several alone.
+their costs. An error in one process is reported to all at the same point, so that none waits for another that has moved
+on. Torch is imported by those that are several alone.
 """
 
 from __future__ import annotations
@@ -93,14 +93,14 @@ class Team(Alone):
             mine = work()
         except Exception as error:
             own = error
-        told: list[Any] = [None] * self.accelerator.num_processes
-        dist.all_gather_object(told, (mine, None if own is None else f"{type(own).__name__}: {own}"))
+        outcomes: list[Any] = [None] * self.accelerator.num_processes
+        dist.all_gather_object(outcomes, (mine, None if own is None else f"{type(own).__name__}: {own}"))
         if own is not None:
             raise own
-        for rank, (_, complaint) in enumerate(told):
+        for rank, (_, complaint) in enumerate(outcomes):
             if complaint is not None:
                 raise RuntimeError(f"process {rank}: {complaint}")
-        return [made for made, _ in told]
+        return [made for made, _ in outcomes]
 
     def model(self, answerer: Answerer, advance: Callable[[int], object]) -> ClaspModel:
         from clasp.evaluation.model import ClaspModel

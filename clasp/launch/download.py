@@ -22,44 +22,44 @@ from clasp.strict import ConfigError
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 """Files of a model's repository that are fetched, at its top: no pickles, no code."""
 
-Tell = Callable[[str], object]
+Log = Callable[[str], object]
 
 
-def fetch(config: RunConfig, tell: Tell = print) -> None:
+def fetch(config: RunConfig, log: Log = print) -> None:
     """Everything that a run of this configuration needs and does not have here.
 
-    Files that an earlier call has fetched are hashed again; what is missing or altered is fetched anew and told.
+    Files that an earlier call has fetched are hashed again; what is missing or altered is fetched anew and logged.
 
     Raises:
         BackboneUnavailable: the hub cannot be reached, and the model is not here.
         ConfigError: a repository without safetensors, or a data set that cannot be had.
     """
     if prefetch.from_hub(config):
-        _model(config, tell)
+        _model(config, log)
     else:
-        tell(f"backbone {config.backbone.name}: on this machine")
+        log(f"backbone {config.backbone.name}: on this machine")
     for name in prefetch.hub_benchmarks(config):
-        _data(config, name, tell)
+        _data(config, name, log)
     if config.router.name == "embedding":
-        _encoder(tell)
+        _encoder(log)
 
 
-def _model(config: RunConfig, tell: Tell) -> None:
+def _model(config: RunConfig, log: Log) -> None:
     backbone, path = config.backbone, prefetch.model_path(config)
     earlier = prefetch.read(path)
     entries = _entries(backbone.source, backbone.revision)
     if entries is None:
         manifest = _held(config, earlier)
-        tell(f"backbone {backbone.name}: the hub cannot be reached; {_described(manifest)} here, unaltered")
+        log(f"backbone {backbone.name}: the hub cannot be reached; {_described(manifest)} here, unaltered")
         return
     commit, files = entries
     if not any(name.endswith(".safetensors") for name in files):
         raise ConfigError(f"backbone {backbone.source} has no safetensors; other formats are not loaded")
     total = sum(entry.size for entry in files.values())
-    tell(f"backbone {backbone.name}: {backbone.source} at {commit}, {counted(len(files), 'file')}, {size(total)}")
-    folder = _downloaded(backbone.source, backbone.revision, commit, files, tell)
+    log(f"backbone {backbone.name}: {backbone.source} at {commit}, {counted(len(files), 'file')}, {size(total)}")
+    folder = _downloaded(backbone.source, backbone.revision, commit, files, log)
     fresh = Manifest("model", backbone.source, prefetch.kept("model", folder), backbone.revision, commit)
-    _compare(earlier, fresh, tell)
+    _compare(earlier, fresh, log)
     prefetch.write(path, fresh)
 
 
@@ -108,7 +108,7 @@ def _wanted(name: str) -> bool:
     return "/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in PATTERNS)
 
 
-def _downloaded(source: str, revision: str | None, commit: str, files: dict[str, Any], tell: Tell) -> list[Path]:
+def _downloaded(source: str, revision: str | None, commit: str, files: dict[str, Any], log: Log) -> list[Path]:
     """Paths of the files in the cache, each with the hub's own hash."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
@@ -116,19 +116,19 @@ def _downloaded(source: str, revision: str | None, commit: str, files: dict[str,
     folder = Path(snapshot_download(source, revision=revision, allow_patterns=sorted(files)))
     for name, entry in files.items():
         if not _as_on_hub(folder / name, entry):
-            tell(f"  {name} in the cache is not the hub's; fetching it again")
+            log(f"  {name} in the cache is not the hub's; fetching it again")
             hf_hub_download(source, name, revision=commit, force_download=True)
             if not _as_on_hub(folder / name, entry):
                 raise BackboneUnavailable(f"{name} of {source} does not arrive as the hub lists it; try again later")
     return [folder / name for name in files]
 
 
-def _encoder(tell: Tell) -> None:
+def _encoder(log: Log) -> None:
     """The router's sentence encoder is a package of its own; it loads, or says what to install."""
     from clasp.methods.clasp.router import make_router
 
     make_router("embedding").route(["What color is the car?"])
-    tell("router: its sentence encoder is here")
+    log("router: its sentence encoder is here")
 
 
 def _as_on_hub(path: Path, entry: Any) -> bool:
@@ -141,16 +141,16 @@ def _as_on_hub(path: Path, entry: Any) -> bool:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == entry.blob_id
 
 
-def _data(config: RunConfig, name: str, tell: Tell) -> None:
+def _data(config: RunConfig, name: str, log: Log) -> None:
     path = prefetch.data_path(config, name)
     earlier = prefetch.read(path)
     for fault, altered in (earlier.faults(thorough=True) if earlier is not None else {}).items():
-        tell(f"  {fault} is {altered}; making it again")
+        log(f"  {fault} is {altered}; making it again")
         shutil.rmtree((prefetch.cache("data") / fault).parent, ignore_errors=True)
     folders = _loaded(config, name)
     fresh = Manifest("data", name, prefetch.kept("data", [file for folder in folders for file in _files(folder)]))
-    tell(f"benchmark {name}: {_described(fresh)}")
-    _compare(earlier, fresh, tell)
+    log(f"benchmark {name}: {_described(fresh)}")
+    _compare(earlier, fresh, log)
     prefetch.write(path, fresh)
 
 
@@ -200,7 +200,7 @@ def _watched() -> Iterator[list[Path]]:
         DatasetBuilder.as_dataset = as_dataset
 
 
-def _compare(earlier: Manifest | None, fresh: Manifest, tell: Tell) -> None:
+def _compare(earlier: Manifest | None, fresh: Manifest, log: Log) -> None:
     """Says what is no longer as it was when it was first fetched."""
     if earlier is None:
         return
@@ -212,9 +212,9 @@ def _compare(earlier: Manifest | None, fresh: Manifest, tell: Tell) -> None:
         ("gone", sorted(before.keys() - after.keys())),
     ):
         for path in paths:
-            tell(f"  {word} since it was last fetched: {path}")
+            log(f"  {word} since it was last fetched: {path}")
     if not changed and before.keys() == after.keys():
-        tell("  as it was when it was last fetched")
+        log("  as it was when it was last fetched")
 
 
 def _described(manifest: Manifest) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from clasp.budget import Geometry
 from clasp.cost import prefill_flops
 from clasp.launch.benchmark_sizes import SIZES
-from clasp.reading import conform, read_object
+from clasp.reading import read_object, validate
 from clasp.results.answer_log import RESUMED
 from clasp.results.schema import CELL
 from clasp.results.store import CellSpec, CellStore
@@ -56,8 +56,8 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What a stored cell tells about times and sizes; seconds and tokens are means per question."""
+class _Stored:
+    """Times and sizes of a stored cell; seconds and tokens are means per question."""
 
     backbone: str
     method: str
@@ -105,7 +105,7 @@ class Estimator:
         known_questions: Mapping[str, int],
         assumed_tmacs: float | None = None,
     ) -> None:
-        self._stored = list(_stored(results))
+        self._stored = list(_all_stored(results))
         own = [one for one in self._stored if one.backbone == backbone]
         fitting = [one for one in own if device == "auto" or _is_cpu(one.device) == (device == "cpu")]
         newest = max((one for one in fitting if one.clock), key=lambda one: one.finished, default=None)
@@ -185,24 +185,24 @@ def clock(cell: Mapping[str, Any]) -> float | None:
     return max(1.0, passed.total_seconds())  # both are kept to the second
 
 
-def _stored(results: Path) -> Iterable[_Seen]:
+def _all_stored(results: Path) -> Iterable[_Stored]:
     """Every cell that can be read; runs, not plans, say what is wrong with the others."""
     store = CellStore(results)
     for signature in store.signatures():
         try:
             cell = read_object(store.path(signature))
-            conform(cell, CELL)
+            validate(cell, CELL)
             sizes = store.path(signature).stat().st_size, store.answers_path(signature).stat().st_size
-            seen = _seen(cell, *sizes)
+            one = _stored(cell, *sizes)
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if seen.questions and seen.tmacs:
-            yield seen
+        if one.questions and one.tmacs:
+            yield one
 
 
-def _seen(cell: Mapping[str, Any], cell_bytes: int, answer_bytes: int) -> _Seen:
+def _stored(cell: Mapping[str, Any], cell_bytes: int, answer_bytes: int) -> _Stored:
     costs, seconds, made = cell["costs"], cell["costs"]["seconds"], cell["provenance"]
-    return _Seen(
+    return _Stored(
         backbone=cell["backbone"],
         method=cell["method"],
         tokens=int(cell["budget"]["tokens"]),

@@ -1,4 +1,4 @@
-"""What has become of the jobs of a sweep, as the queue or this machine tells. Torch-free.
+"""What has become of the jobs of a sweep, as the queue or this machine reports. Torch-free.
 
 submitit makes a folder for each job, ``jobs/<id>``; an array's ids are ``<array>_<number>``, those of processes on this
 machine are the processes'. What submitit itself says of a job is not asked for: it needs SLURM's accounting, and does
@@ -29,8 +29,8 @@ def states(sweep: Path, kind: str) -> Counter[str]:
     """How many jobs are in which state, in SLURM's words in small letters; those that have ended are left out."""
     if kind == LOCAL:
         return Counter("running" for job in ids(sweep) if _runs(int(job)))
-    asked = ["squeue", "--noheader", "--array", "--format=%T", f"--jobs={','.join(arrays(sweep))}"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+    command = ["squeue", "--noheader", "--array", "--format=%T", f"--jobs={','.join(arrays(sweep))}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode != 0 and "Invalid job id" not in done.stderr:
         return Counter(unknown=1)  # a controller that does not answer for a while has lost no job
     return Counter(line.strip().lower() for line in done.stdout.splitlines() if line.strip())

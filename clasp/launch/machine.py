@@ -51,8 +51,8 @@ def gpus() -> list[str]:
         return [name.strip() for name in chosen.split(",") if name.strip() and name.strip() != "-1"]
     if shutil.which("nvidia-smi") is None:
         return []
-    asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     return done.stdout.split() if done.returncode == 0 else []
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clasp.files import write_atomically
-from clasp.reading import BadFile, anything, conform, count, keyed, nothing, positive, read_object, signature, text
+from clasp.reading import InvalidFile, anything, count, keyed, nothing, positive, read_object, signature, text, validate
 from clasp.strict import ConfigError
 
 SCHEMA = 1
@@ -137,8 +137,8 @@ def read(file: Path) -> PackFile:
     try:
         values = read_object(file)
         if values.pop("schema", None) != SCHEMA:
-            raise BadFile("it is of another version")
-        conform(values, _SHAPE)
+            raise InvalidFile("it is of another version")
+        validate(values, _SHAPE)
         return PackFile(**values)
-    except (OSError, BadFile, TypeError) as error:  # the last where it has other keys
+    except (OSError, InvalidFile, TypeError) as error:  # the last where it has other keys
         raise ConfigError(f"pack {file} cannot be used ({error}); submit the sweep again") from error

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STANDINGS = ("done", "running", "failed", "missing")
 
 
-def told(planned: Plan, config: RunConfig) -> str:
+def plan_report(planned: Plan, config: RunConfig) -> str:
     """The plan for people; what is estimated says what it rests on."""
     known = {name: file.questions for name, file in planned.files.items()}
     tmacs = config.launcher.assumed_tmacs
@@ -40,7 +40,7 @@ def told(planned: Plan, config: RunConfig) -> str:
     jobs = _jobs(to_run, estimates, config)
     total = sum(one.seconds for one in estimates.values())
     lines += [
-        _told_jobs(jobs, config.launcher),
+        _job_lines(jobs, config.launcher),
         f"time: about {_hours(total, estimator)}, {_basis(estimates, estimator)}",
         f"disk: about {size(sum(one.bytes for one in estimates.values()))} in {config.paths.results}/cells",
     ]
@@ -51,7 +51,7 @@ def _standing(planned: Plan, config: RunConfig) -> dict[str, str]:
     """One of :data:`STANDINGS` by signature; a failed cell that is tried again is running."""
     root = config.paths.results
     store, failed = CellStore(root), failures.read(root)
-    running = {signature for signature, claim in lock.all_current(root).items() if claim.alive}
+    running = {signature for signature, info in lock.all_current(root).items() if info.alive}
 
     def of(signature: str) -> str:
         if store.path(signature).exists():
@@ -81,9 +81,9 @@ def _table(
         seconds = sum(estimates[spec.signature].seconds for spec in specs if spec.signature in estimates)
         published = estimator.published(specs[0])
         assumed |= published
-        asked = f"{estimator.questions(specs[0]):,}{'*' if published else ''}"
+        count = f"{estimator.questions(specs[0]):,}{'*' if published else ''}"
         left = duration(seconds) if seconds else "-"
-        rows.append((benchmark.name, asked, str(len(specs)), *(str(counts[name]) for name in STANDINGS), left))
+        rows.append((benchmark.name, count, str(len(specs)), *(str(counts[name]) for name in STANDINGS), left))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(pairs)).rstrip()
@@ -103,7 +103,7 @@ def _jobs(to_run: Sequence[CellSpec], estimates: Mapping[str, Estimate], config:
     return packs.by_count(wanted, len(machine.slots(config.launcher, config.device) or [None]))
 
 
-def _told_jobs(jobs: Sequence[Pack], launcher: LauncherConfig) -> str:
+def _job_lines(jobs: Sequence[Pack], launcher: LauncherConfig) -> str:
     if launcher.kind == "basic":
         return "jobs: all in one process, here (launcher=basic)"
     longest = duration(jobs[0].seconds)
@@ -134,5 +134,5 @@ def _basis(estimates: Mapping[str, Estimate], estimator: Estimator) -> str:
             f"{assumed.other_s:g} s a question beside"
         )
     parts: dict[Basis, str] = {"measured": "as measured", "scaled": "scaled from other cells by the cost model"}
-    told = ", ".join(f"{counted(counts[basis], 'cell')} {words}" for basis, words in parts.items() if counts[basis])
-    return f"from cells measured on {estimator.device}: {told}"
+    bases = ", ".join(f"{counted(counts[basis], 'cell')} {words}" for basis, words in parts.items() if counts[basis])
+    return f"from cells measured on {estimator.device}: {bases}"

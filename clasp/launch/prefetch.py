@@ -19,7 +19,7 @@ from clasp.backbones.published import PUBLISHED
 from clasp.config import RunConfig
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.files import write_atomically
-from clasp.reading import BadFile, Shape, anything, conform, count, keyed, nothing, one_of, read_object, text
+from clasp.reading import InvalidFile, Shape, anything, count, keyed, nothing, one_of, read_object, text, validate
 from clasp.results.provenance import now
 from clasp.strict import ConfigError
 
@@ -217,12 +217,12 @@ def read(path: Path) -> Manifest | None:
     """A manifest, None where there is none that this version can read: what it lists counts as not fetched."""
     try:
         values = read_object(path)
-        conform(values, _SHAPE)
+        validate(values, _SHAPE)
         files = {name: Kept(kept["bytes"], kept["changed"], kept["sha256"]) for name, kept in values["files"].items()}
         if values["schema"] != SCHEMA or any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
             return None
         return Manifest(values["kind"], values["name"], files, values["revision"], values["commit"])
-    except (OSError, BadFile, KeyError):
+    except (OSError, InvalidFile, KeyError):
         return None
 
 

@@ -15,10 +15,10 @@ from statistics import fmean
 
 from clasp.launch.estimate import clock
 from clasp.launch.formatting import bar, counted, duration
-from clasp.reading import BadFile, conform, read_object
+from clasp.reading import InvalidFile, read_object, validate
 from clasp.results import answer_log, experiments, failures, lock
 from clasp.results.failures import Failure
-from clasp.results.lock import Claim
+from clasp.results.lock import LockInfo
 from clasp.results.schema import CELL, EXPERIMENT
 from clasp.results.store import CellStore
 from clasp.strict import ConfigError, shown
@@ -33,9 +33,9 @@ class StatusError(ConfigError):
 
 @dataclass(frozen=True)
 class Running:
-    """A claimed cell and how many of its questions have answers; of long journals that is estimated."""
+    """A locked cell and how many of its questions have answers; of long answer logs an estimate."""
 
-    claim: Claim
+    lock: LockInfo
     answered: int
     exact: bool
 
@@ -46,8 +46,8 @@ class Progress:
 
     Args:
         name: of the experiment.
-        done, missing: signatures; missing ones are neither claimed nor failed.
-        running, stalled: claimed cells whose owner is at work, and whose owner has died.
+        done, missing: signatures; missing ones are neither locked nor failed.
+        running, stalled: locked cells whose owner is at work, and whose owner has died.
         failed: failures that no process is trying again.
         questions: of a cell, by benchmark, where known.
         cells: benchmark by signature.
@@ -82,7 +82,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the pace of the newest cells, by as many processes as are at work; None where that cannot be told."""
+        """At the pace of the newest cells, by as many processes as are at work; None where that is not known."""
         if not self.running or not self.pace:
             return None
         return (1.0 - self.share) * self.weight(self.cells) / (self.pace * len(self.running))
@@ -99,14 +99,14 @@ def progress(results: Path, experiment: str | None = None) -> list[Progress]:
         StatusError: nothing of that name was begun here.
     """
     present = _present(CellStore(results).cells)
-    claimed = {
-        signature: Running(claim, *answer_log.about(results, signature))
-        for signature, claim in lock.all_current(results).items()
+    locked = {
+        signature: Running(info, *answer_log.about(results, signature))
+        for signature, info in lock.all_current(results).items()
         if signature not in present
     }
     failed = {signature: one for signature, one in failures.read(results).items() if signature not in present}
     return [
-        _progress(results, name, cells, present, claimed, failed) for name, cells in _experiments(results, experiment)
+        _progress(results, name, cells, present, locked, failed) for name, cells in _experiments(results, experiment)
     ]
 
 
@@ -126,10 +126,10 @@ def _cells(path: Path) -> dict[str, str]:
     try:
         record = read_object(path)
         if record["schema"] != experiments.SCHEMA:
-            raise BadFile(f"its schema is {shown(record['schema'])}, this version reads {experiments.SCHEMA}")
-        conform(record, EXPERIMENT)
+            raise InvalidFile(f"its schema is {shown(record['schema'])}, this version reads {experiments.SCHEMA}")
+        validate(record, EXPERIMENT)
         return {str(cell["signature"]): str(cell["benchmark"]) for cell in record["cells"]}
-    except (OSError, BadFile, KeyError) as error:
+    except (OSError, InvalidFile, KeyError) as error:
         raise StatusError(f"{path} cannot be read ({error}); run the experiment again, which writes it") from error
 
 
@@ -150,20 +150,20 @@ def _progress(
     name: str,
     cells: Mapping[str, str],
     present: Mapping[str, float],
-    claimed: Mapping[str, Running],
+    locked: Mapping[str, Running],
     failed: Mapping[str, Failure],
 ) -> Progress:
-    own = [claimed[signature] for signature in cells if signature in claimed]
-    running = [one for one in own if one.claim.alive]
-    busy = {one.claim.signature for one in running}
+    own = [locked[signature] for signature in cells if signature in locked]
+    running = [one for one in own if one.lock.alive]
+    busy = {one.lock.signature for one in running}
     done = sorted((signature for signature in cells if signature in present), key=present.__getitem__, reverse=True)
-    missing = [s for s in cells if s not in present and s not in claimed and s not in failed]
+    missing = [s for s in cells if s not in present and s not in locked and s not in failed]
     questions, pace = _measured(results, cells, done, running)
     return Progress(
         name=name,
         done=tuple(done),
         running=tuple(running),
-        stalled=tuple(one for one in own if not one.claim.alive and one.claim.signature not in failed),
+        stalled=tuple(one for one in own if not one.lock.alive and one.lock.signature not in failed),
         failed=tuple(failed[signature] for signature in cells if signature in failed and signature not in busy),
         missing=tuple(missing),
         questions=questions,
@@ -180,11 +180,11 @@ def _measured(
     newest = {cells[signature]: signature for signature in reversed(done)}
     wanted = {*newest.values(), *(done[:RECENT] if running else ())}
     opened = {s: found for s in wanted if (found := _opened(store.path(s))) is not None}
-    questions = {cells[one.claim.signature]: one.claim.questions for one in running if one.claim.questions is not None}
+    questions = {cells[one.lock.signature]: one.lock.questions for one in running if one.lock.questions is not None}
     questions |= {benchmark: opened[s][0] for benchmark, s in newest.items() if s in opened}
     timed = [opened[s] for s in done[:RECENT] if s in opened]
-    clocked = [(asked, seconds) for asked, seconds in timed if seconds is not None]
-    pace = sum(asked for asked, _ in clocked) / sum(seconds for _, seconds in clocked) if clocked else None
+    clocked = [(questions, seconds) for questions, seconds in timed if seconds is not None]
+    pace = sum(count for count, _ in clocked) / sum(seconds for _, seconds in clocked) if clocked else None
     return questions, pace
 
 
@@ -192,19 +192,19 @@ def _opened(path: Path) -> tuple[int, float | None] | None:
     """Questions of a stored cell and its seconds; None where it cannot be read: the next run sets such a one aside."""
     try:
         cell = read_object(path)
-        conform(cell, CELL)
+        validate(cell, CELL)
         return int(cell["questions"]), clock(cell)
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
-def told(experiments: list[Progress], results: Path) -> str:
-    """The progress of experiments for people; cells that several share are told once."""
+def status_report(experiments: list[Progress], results: Path) -> str:
+    """The progress of experiments for people; cells that several share are listed once."""
     lines: list[str] = []
     for one in experiments:
         lines += [_counts(one), f"{bar(one.share)} {int(100 * one.share)} %{_left(one)}", ""]
-    running = {each.claim.signature: each for one in experiments for each in one.running}
-    stalled = {each.claim.signature: each for one in experiments for each in one.stalled}
+    running = {each.lock.signature: each for one in experiments for each in one.running}
+    stalled = {each.lock.signature: each for one in experiments for each in one.stalled}
     failed = {each.signature: each for one in experiments for each in one.failed}
     lines += _section("running", [_running(each) for each in running.values()])
     lines += _section(
@@ -239,15 +239,15 @@ def _section(title: str, lines: list[str]) -> list[str]:
 
 
 def _running(one: Running) -> str:
-    claim = one.claim
-    total = f" of {claim.questions:,}" if claim.questions is not None else ""
+    info = one.lock
+    total = f" of {info.questions:,}" if info.questions is not None else ""
     who = "an unknown process"
-    if claim.owner is not None:
-        job = f", SLURM job {claim.owner.slurm_job}" if claim.owner.slurm_job else ""
-        who = f"{claim.owner.host}, process {claim.owner.pid}{job}"
+    if info.owner is not None:
+        job = f", SLURM job {info.owner.slurm_job}" if info.owner.slurm_job else ""
+        who = f"{info.owner.host}, process {info.owner.pid}{job}"
     answered = f"{'' if one.exact else 'about '}{one.answered:,}{total} questions"
-    life = f"sign of life {duration(claim.age_s)} ago"
-    return f"{claim.label}: {answered}, begun {_ago(claim.since)} by {who}, {life}"
+    life = f"sign of life {duration(info.age_s)} ago"
+    return f"{info.label}: {answered}, begun {_ago(info.since)} by {who}, {life}"
 
 
 def _ago(since: str) -> str:

@@ -1,4 +1,4 @@
-"""The two calls of Hydra: what the user asked for, composed here, and its packs, handed to a queue. Torch-free."""
+"""The two calls of Hydra: the jobs that were typed, composed here, and its packs, handed to a queue. Torch-free."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def submitted(sweep: Sweep, values: Mapping[str, Any], script: str, overrides: S
         if sweep.launcher.kind == jobs.LOCAL and process.poll() is None:  # its jobs are processes of the same session
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
-            for _ in range(150):  # of 0.2 s: they release their claims and end by themselves
+            for _ in range(150):  # of 0.2 s: they release their locks and end by themselves
                 if not jobs.states(sweep.folder, jobs.LOCAL):
                     break
                 time.sleep(0.2)
@@ -119,10 +119,10 @@ def submitted(sweep: Sweep, values: Mapping[str, Any], script: str, overrides: S
 def refusal(sweep: Sweep) -> str:
     """Why nothing was submitted, from what the launcher said last."""
     lines = (sweep.folder / "launcher.log").read_text(encoding="utf-8", errors="replace").splitlines()
-    told = [line.strip() for line in lines if line.startswith("sbatch: error:")] or [line for line in lines if line][
+    reasons = [line.strip() for line in lines if line.startswith("sbatch: error:")] or [line for line in lines if line][
         -1:
     ]
-    return f"the jobs could not be submitted: {'; '.join(dict.fromkeys(told))} (see {sweep.folder}/launcher.log)"
+    return f"the jobs could not be submitted: {'; '.join(dict.fromkeys(reasons))} (see {sweep.folder}/launcher.log)"
 
 
 def override_value(value: Any) -> str:

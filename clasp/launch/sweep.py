@@ -1,10 +1,10 @@
 """Sweeps beyond this process: cells are packed, handed to a queue from a snapshot of the code, and waited for.
 
-Two calls of Hydra. The first composes the jobs that the user asked for, here, and plans them, so that bad input is told
-before the queue is entered. What is missing of all of them goes into packs (``packs.py``). The second, in a process
-that runs the snapshot, sweeps over the packs with hydra-submitit-launcher; in a job each pack is computed by
-``clasp.launch.worker`` in a process of its own. What came of it is read from the cells, for a launcher calls a
-job that has failed completed. Torch-free itself.
+Two calls of Hydra. The first composes the jobs here and plans them, so that bad input is reported before the queue is
+entered. What is missing of all of them goes into packs (``packs.py``). The second, in a process that runs the snapshot,
+sweeps over the packs with hydra-submitit-launcher; in a job each pack is computed by ``clasp.launch.worker`` in a
+process of its own. Their outcome is read from the cells, for a launcher calls a job that has failed completed.
+Torch-free itself.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from clasp.strict import ConfigError
 if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan
 
-Tell = Callable[["Asked", "Came"], int]
-"""Prints what came of a configuration; returns its exit code."""
+Report = Callable[["Request", "JobsOutcome"], int]
+"""Prints the outcome of a configuration; returns its exit code."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class Request:
     """One configuration that the user asked for: its plain values, what they mean, and its cells."""
 
     values: Mapping[str, Any]
@@ -53,8 +53,8 @@ class Asked:
 
 
 @dataclasses.dataclass(frozen=True)
-class Came:
-    """What came of a configuration's cells.
+class JobsOutcome:
+    """The outcome of a configuration's cells.
 
     Args:
         computed: signatures that were missing and are there now.
@@ -67,55 +67,55 @@ class Came:
     absent: tuple[str, ...]
 
 
-def launch(asked: Sequence[Asked], command: str, script: str, overrides: Sequence[str], tell: Tell) -> int:
-    """Submits what is missing, waits, and tells; returns the exit code.
+def launch(requests: Sequence[Request], command: str, script: str, overrides: Sequence[str], report: Report) -> int:
+    """Submits what is missing, waits, and reports; returns the exit code.
 
     Args:
-        asked: the configurations.
+        requests: the configurations.
         command: what was typed.
         script: name of the entry point.
         overrides: of ``hydra.launcher``, as typed.
-        tell: called for each configuration at the end.
+        report: called for each configuration at the end.
 
     Raises:
         ConfigError: see :func:`check`, what jobs need was not fetched, or the queue refused the jobs.
     """
     from clasp.evaluation.runner import record_experiment
 
-    check(asked)
-    cells = missing(asked)
-    if cells and asked[0].launcher.kind == jobs.SLURM:
-        for one in asked:
+    check(requests)
+    cells = missing(requests)
+    if cells and requests[0].launcher.kind == jobs.SLURM:
+        for one in requests:
             check_prefetched(one.config, one.plan.cells[0].weights)
-    for one in asked:
+    for one in requests:
         if cells:
             ensure_as_planned(one.config.paths.data, one.plan.files)
         record_experiment(one.plan, one.config)
     if not cells:
         print("every cell is there already; nothing was submitted")
-    elif not _run(asked, cells, command, script, overrides):
+    elif not _run(requests, cells, command, script, overrides):
         return 0
-    return max(tell(one, _came(one, set(cells))) for one in asked)
+    return max(report(one, _outcome(one, set(cells))) for one in requests)
 
 
 def _run(
-    asked: Sequence[Asked],
+    requests: Sequence[Request],
     cells: Mapping[str, tuple[int, CellSpec]],
     command: str,
     script: str,
     overrides: Sequence[str],
 ) -> bool:
     """Submits and waits; whether it waited to the end."""
-    sweep = prepare(asked, cells, command)
-    name = asked[0].config.name
+    sweep = prepare(requests, cells, command)
+    name = requests[0].config.name
     print(f"{name}: {len(cells)} cells to compute in {len(sweep.numbers)} jobs; code, packs and logs in {sweep.folder}")
-    with submitted(sweep, asked[0].values, script, overrides) as process:
+    with submitted(sweep, requests[0].values, script, overrides) as process:
         if not wait(sweep, process, f"make status EXPERIMENT={name}"):
             raise ConfigError(refusal(sweep))
     return sweep.launcher.wait
 
 
-def _came(one: Asked, wanted: set[str]) -> Came:
+def _outcome(one: Request, wanted: set[str]) -> JobsOutcome:
     store = CellStore(one.config.paths.results)
     known = failures.read(one.config.paths.results)
     computed: set[str] = set()
@@ -130,13 +130,13 @@ def _came(one: Asked, wanted: set[str]) -> Came:
                 failed[label] = known[spec.signature].error
             else:
                 absent.append(label)
-    return Came(frozenset(computed), failed, tuple(absent))
+    return JobsOutcome(frozenset(computed), failed, tuple(absent))
 
 
-def missing(asked: Sequence[Asked]) -> dict[str, tuple[int, CellSpec]]:
+def missing(requests: Sequence[Request]) -> dict[str, tuple[int, CellSpec]]:
     """Cells that are not there, each once, with the number of the first configuration that asks for it."""
     found: dict[str, tuple[int, CellSpec]] = {}
-    for number, one in enumerate(asked):
+    for number, one in enumerate(requests):
         store = CellStore(one.config.paths.results)
         for spec in one.plan.cells:
             if spec.signature not in found and store.get(spec.signature) is None:
@@ -144,29 +144,29 @@ def missing(asked: Sequence[Asked]) -> dict[str, tuple[int, CellSpec]]:
     return found
 
 
-def check(asked: Sequence[Asked]) -> None:
+def check(requests: Sequence[Request]) -> None:
     """What must hold before anything is written.
 
     Raises:
         ConfigError: several launchers in one sweep, or no queue or device for it here.
     """
-    if any(one.launcher != asked[0].launcher for one in asked):
+    if any(one.launcher != requests[0].launcher for one in requests):
         raise ConfigError("the jobs of the sweep have different launchers; sweep over anything else, not over launcher")
-    machine.check(asked[0].launcher, asked[0].config.device)
+    machine.check(requests[0].launcher, requests[0].config.device)
 
 
-def prepare(asked: Sequence[Asked], cells: Mapping[str, tuple[int, CellSpec]], command: str) -> Sweep:
+def prepare(requests: Sequence[Request], cells: Mapping[str, tuple[int, CellSpec]], command: str) -> Sweep:
     """Writes the sweep's folder: snapshot, packs, and what it is; nothing is submitted.
 
     Args:
-        asked: the configurations.
+        requests: the configurations.
         cells: as :func:`missing` gives them, not empty.
         command: what was typed.
     """
-    first = asked[0].config
+    first = requests[0].config
     folder = _new_folder(first.paths.results.absolute() / "sweeps", first.name)
     code = snapshot.take(folder)
-    wanted = [_wanted(asked, number, spec) for number, spec in cells.values()]
+    wanted = [_wanted(requests, number, spec) for number, spec in cells.values()]
     launcher, slots = first.launcher, machine.slots(first.launcher, first.device)
     made = packs.by_size(wanted, launcher.cells_per_job) if slots is None else packs.by_count(wanted, len(slots))
     jobs_at_once = len(made) if slots is None else min(len(slots), len(made))
@@ -175,7 +175,7 @@ def prepare(asked: Sequence[Asked], cells: Mapping[str, tuple[int, CellSpec]], c
         after = number + jobs_at_once
         file = PackFile(
             folder=str(Path.cwd()),
-            configs=[dict(asked[i].values) for i in used],
+            configs=[dict(requests[i].values) for i in used],
             cells=[cell.signature for cell in pack.cells],
             processes=launcher.processes,
             environment=_environment(launcher, code, command, slots[number % len(slots)] if slots else {}),
@@ -184,19 +184,19 @@ def prepare(asked: Sequence[Asked], cells: Mapping[str, tuple[int, CellSpec]], c
         packs.write(folder, number, file)
     about = {"command": command, "launcher": dataclasses.asdict(launcher), "packs": len(made), "cells": len(wanted)}
     write_atomically(folder / "sweep.json", json.dumps({"schema": 1, **about}, indent=1).encode() + b"\n")
-    questions = {key: _estimator(asked[number]).questions(spec) for key, (number, spec) in cells.items()}
+    questions = {key: _estimator(requests[number]).questions(spec) for key, (number, spec) in cells.items()}
     return Sweep(folder, first.paths.results, launcher, tuple(range(jobs_at_once)), questions)
 
 
-def _wanted(asked: Sequence[Asked], number: int, spec: CellSpec) -> Wanted:
-    one = asked[number]
+def _wanted(requests: Sequence[Request], number: int, spec: CellSpec) -> Wanted:
+    one = requests[number]
     config = one.config
     share = [dataclasses.asdict(config.backbone), config.dtype, config.device, config.batch_size]
     share += [str(config.paths), str(config.data)]
     return Wanted(spec.signature, json.dumps(share), _estimator(one).of(spec).seconds, spec.benchmark, number)
 
 
-def _estimator(one: Asked) -> Estimator:
+def _estimator(one: Request) -> Estimator:
     """Of the configuration's backbone, made once for all that share it."""
     config, plan = one.config, one.plan
     known = tuple(sorted((name, file.questions) for name, file in plan.files.items()))

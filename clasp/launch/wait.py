@@ -28,15 +28,15 @@ def wait(sweep: Sweep, process: subprocess.Popen[bytes], status: str) -> bool:
     Returns:
         False where nothing was handed over.
     """
-    started, told = time.monotonic(), False
+    started, announced = time.monotonic(), False
     with _bar(sweep) as bar:
         while True:
             ended = process.poll() is not None
             handed_over = len(jobs.ids(sweep.folder)) >= len(sweep.numbers)
             if ended and not jobs.ids(sweep.folder):
                 return False
-            if handed_over and not told:
-                told = True
+            if handed_over and not announced:
+                announced = True
                 bar.write(_advice(sweep, status))
                 if not sweep.launcher.wait:
                     return True

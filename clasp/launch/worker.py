@@ -1,6 +1,6 @@
 """``python -m clasp.launch.worker PACK``: computes the cells of a pack. What a job of a sweep runs.
 
-It stops quickly on SIGTERM, and on the signal that tells of a time limit: its claims are released, what was answered is
+It stops quickly on SIGTERM, and on the signal that announces a time limit: its locks are released, what was answered is
 kept. Exit codes: 0 all cells are there, 1 a cell failed, 2 the pack cannot be run, 128 + n stopped by signal n.
 """
 

@@ -113,7 +113,7 @@ class Method(PruningMethod, ABC):
                 )
         return schedule
 
-    def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
+    def fallbacks(self, geometry: Geometry) -> tuple[str, ...]:
         """What takes the place of something that this backbone lacks; stated beside every result."""
         notes: list[str] = []
         if self.reads_cls and not geometry.cls:

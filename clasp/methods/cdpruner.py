@@ -62,8 +62,8 @@ class CDPruner(PerCrop):
             )
         return super().check(geometry)
 
-    def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
-        notes = super().stand_ins(geometry)
+    def fallbacks(self, geometry: Geometry) -> tuple[str, ...]:
+        notes = super().fallbacks(geometry)
         if self.text_tower is None:
             notes += ("cdpruner: no CLIP text tower; cosine of projected tokens to the words' embeddings stands in",)
         return notes

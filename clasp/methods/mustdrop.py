@@ -106,8 +106,8 @@ class MustDrop(Listening):
         stages = [Stage(layer, keep, after=layer > 0) for layer, keep in zip(stage_layers, keeps, strict=True)]
         return Schedule(visual_tokens, layers, tuple(stages), nominal=target)
 
-    def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
-        notes = super().stand_ins(geometry)
+    def fallbacks(self, geometry: Geometry) -> tuple[str, ...]:
+        notes = super().fallbacks(geometry)
         if self.accounting == "thresholds" and (geometry.dynamic or geometry.visual_tokens != PUBLISHED_TOKENS):
             notes += (f"mustdrop: thresholds published for {PUBLISHED_TOKENS} visual tokens are used as they are",)
         return notes

@@ -55,8 +55,8 @@ class Staged(Method):
             return self.stage_layers
         return scaled_layers(self.stage_layers, depth, self.reference_depth)
 
-    def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
-        notes = super().stand_ins(geometry)
+    def fallbacks(self, geometry: Geometry) -> tuple[str, ...]:
+        notes = super().fallbacks(geometry)
         if self.accounting == "published" and (geometry.dynamic or geometry.visual_tokens != PUBLISHED_TOKENS):
             notes += (f"{self.name}: counts published for {PUBLISHED_TOKENS} visual tokens; the same shares stand in",)
         return notes

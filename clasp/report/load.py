@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clasp.reading import BadFile, Shape, conform, parse_object, read_text
+from clasp.reading import InvalidFile, Shape, parse_object, read_text, validate
 from clasp.results.schema import ANSWER, CELL, EXPERIMENT, JUDGEMENT, waiting
 from clasp.strict import shown
 
@@ -274,7 +274,7 @@ def _read(path: Path, what: str, shape: Shape, schema: int | None = None) -> dic
 def _text(path: Path, what: str) -> str:
     try:
         return read_text(path)
-    except (OSError, BadFile) as error:
+    except (OSError, InvalidFile) as error:
         raise ReportError(f"{what} {path} cannot be read ({error}); {REMEDY}") from error
 
 
@@ -283,8 +283,8 @@ def _parsed(value: str | dict[str, Any], path: Path, shape: Shape | None = None)
     try:
         found = parse_object(value) if isinstance(value, str) else value
         if shape is not None:
-            conform(found, shape)
-    except BadFile as error:
+            validate(found, shape)
+    except InvalidFile as error:
         raise ReportError(f"{path} cannot be used ({error}); {REMEDY}") from error
     return found
 

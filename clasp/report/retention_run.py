@@ -25,7 +25,7 @@ class MapStage:
     """What stays from decoder layer ``layer`` on: indices into the image's patches, row by row.
 
     ``pivots`` are those of the kept ones that attention chose, the others being completion tokens; None for methods
-    that do not tell the two apart.
+    that do not distinguish the two.
     """
 
     layer: Count

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clasp.files import append_line, remove_abandoned
-from clasp.reading import BadFile, parse_json
+from clasp.reading import InvalidFile, parse_json
 from clasp.results.lock import current, folder
 
 SAMPLE = 2**16
@@ -26,7 +26,7 @@ RESUMED = "resumed"
 """Event in the provenance of a cell that went on from here: its start and finish are its last process's alone."""
 
 
-class Journal:
+class AnswerLog:
     """The answers of one cell so far.
 
     Args:
@@ -65,11 +65,11 @@ def key(name: str, parts: Sequence[Any]) -> str:
 
 def count(results: Path | str, signature: str) -> int:
     """Questions of a cell that have been answered so far."""
-    return len(Journal(results, signature).read())
+    return len(AnswerLog(results, signature).read())
 
 
 def about(results: Path | str, signature: str) -> tuple[int, bool]:
-    """As :func:`count`, and whether that is exact: what lies beyond :data:`SAMPLE` is told from the files' sizes."""
+    """As :func:`count`, and whether that is exact: beyond :data:`SAMPLE` it is estimated from the files' sizes."""
     answered, exact = 0.0, True
     for path in _files(results, signature):
         try:
@@ -84,14 +84,14 @@ def about(results: Path | str, signature: str) -> tuple[int, bool]:
 
 
 def tidy(results: Path | str, done: Collection[str]) -> None:
-    """Removes what processes that died left behind: answers and claims of cells that are there, drafts of files."""
+    """Removes what processes that died left behind: answers and locks of cells that are there, drafts of files."""
     place = folder(results)
     if not place.is_dir():
         return
     remove_abandoned(place)
     for path in place.iterdir():
         signature = path.name.partition(".")[0]
-        if signature in done and not ((claim := current(results, signature)) is not None and claim.alive):
+        if signature in done and not ((info := current(results, signature)) is not None and info.alive):
             path.unlink(missing_ok=True)
 
 
@@ -102,6 +102,6 @@ def _files(results: Path | str, signature: str) -> list[Path]:
 def _parsed(line: bytes) -> dict[str, dict[str, Any]]:
     try:
         batch = parse_json(line)
-    except BadFile:  # cut short by a crash or a full disk; its questions are asked again
+    except InvalidFile:  # cut short by a crash or a full disk; its questions are asked again
         return {}
     return batch if isinstance(batch, dict) else {}

@@ -80,7 +80,7 @@ def planned(results: Path, name: str) -> list[str]:
     file = path(results, name)
     try:
         record = reading.read_object(file)
-        reading.conform(record, EXPERIMENT)
+        reading.validate(record, EXPERIMENT)
         return list(dict.fromkeys(cell["signature"] for cell in record["cells"]))
-    except (reading.BadFile, KeyError) as error:
+    except (reading.InvalidFile, KeyError) as error:
         raise ConfigError(f"{file} cannot be used ({error}); run the experiment again, or remove it") from error

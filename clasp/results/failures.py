@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clasp.files import write_atomically
-from clasp.reading import BadFile, read_object
+from clasp.reading import InvalidFile, read_object
 from clasp.redact import redact
 from clasp.results.provenance import now
 
@@ -58,7 +58,7 @@ def read(results: Path | str) -> dict[str, Failure]:
         try:
             values = read_object(path)
             known = {name: str(values[name]) for name in ("signature", "label", "error", "traceback", "at")}
-        except (OSError, BadFile, KeyError):
+        except (OSError, InvalidFile, KeyError):
             continue
         if known["signature"] == path.stem:
             found[path.stem] = Failure(**known)

@@ -1,6 +1,6 @@
-"""Who computes a cell: claims that also hold between the nodes of a cluster on one shared file system. Torch-free.
+"""Who computes a cell: locks that also hold between the nodes of a cluster on one shared file system. Torch-free.
 
-A claim is a file, ``running/<signature>.<generation>.claim``, that only one process can make. Its owner touches it as
+A lock is a file, ``running/<signature>.<generation>.lock``, that only one process can make. Its owner touches it as
 long as it lives. Where an owner has died, the next process makes the next generation, which only one can make either;
 an owner that was merely asleep finds that one when it wakes, and stops.
 """
@@ -19,26 +19,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from clasp.reading import BadFile, conform, parse_object
+from clasp.reading import InvalidFile, parse_object, validate
 from clasp.results.provenance import now
-from clasp.results.schema import CLAIM
+from clasp.results.schema import LOCK
 
 BEAT_S = 15.0
-"""Seconds between two touches of a claim by its owner."""
+"""Seconds between two touches of a lock by its owner."""
 
 STALE_S = 180.0
-"""Seconds without a touch after which an owner on another machine counts as dead; on this one its process tells."""
+"""Seconds without a touch after which an owner on another machine counts as dead; here its process is looked up."""
 
-_NAME = re.compile(r"([0-9a-f]{24})\.(\d+)\.claim")
+_NAME = re.compile(r"([0-9a-f]{24})\.(\d+)\.lock")
 
 
-class ClaimLost(RuntimeError):
+class LockLost(RuntimeError):
     """Another process has taken the cell over, for this one has given no sign of life for too long."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process; ``machine`` tells boots and containers apart, ``started`` one use of a process id from the next."""
+    """A process; ``machine`` identifies boot and container, ``started`` one use of a process id from the next."""
 
     host: str
     machine: str
@@ -58,8 +58,8 @@ class Owner:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A claim as it was read.
+class LockInfo:
+    """A lock as it was read.
 
     Args:
         owner: None where the file cannot be read.
@@ -79,41 +79,41 @@ class Claim:
 
     @property
     def alive(self) -> bool:
-        """Whether its owner is at work, as far as can be told."""
+        """Whether its owner is at work, as far as is known."""
         if self.owner is not None and self.owner.here:
             return self.owner.runs
         return self.age_s < STALE_S
 
 
 def folder(results: Path | str) -> Path:
-    """Where claims and unfinished answers lie."""
+    """Where locks and unfinished answers lie."""
     return Path(results) / "running"
 
 
-def current(results: Path | str, signature: str, at: float | None = None) -> Claim | None:
-    """The latest claim on a cell, None where there is none.
+def current(results: Path | str, signature: str, at: float | None = None) -> LockInfo | None:
+    """The latest lock on a cell, None where there is none.
 
     Args:
         at: the time by the file system's clock (:func:`file_time`); None: by this machine's.
     """
     while True:
-        paths = [path for path in folder(results).glob(f"{signature}.*.claim") if _NAME.fullmatch(path.name)]
-        claims = [_read(path, at) for path in paths]
-        if None not in claims:  # else one went meanwhile, and the one that replaced it may not be on the list
-            return _latest(claims)
+        paths = [path for path in folder(results).glob(f"{signature}.*.lock") if _NAME.fullmatch(path.name)]
+        locks = [_read(path, at) for path in paths]
+        if None not in locks:  # else one went meanwhile, and the one that replaced it may not be on the list
+            return _latest(locks)
 
 
-def all_current(results: Path | str) -> dict[str, Claim]:
-    """The latest claim on each claimed cell, by signature."""
-    found: dict[str, list[Claim | None]] = {}
-    for path in folder(results).glob("*.claim"):
+def all_current(results: Path | str) -> dict[str, LockInfo]:
+    """The latest lock on each locked cell, by signature."""
+    found: dict[str, list[LockInfo | None]] = {}
+    for path in folder(results).glob("*.lock"):
         if match := _NAME.fullmatch(path.name):
             found.setdefault(match[1], []).append(_read(path))
-    return {signature: claim for signature, claims in found.items() if (claim := _latest(claims)) is not None}
+    return {signature: info for signature, locks in found.items() if (info := _latest(locks)) is not None}
 
 
 def file_time(place: Path) -> float:
-    """The clock of the file system that ``place`` is on, which stamps claims whatever the nodes' clocks say."""
+    """The clock of the file system that ``place`` is on, which stamps locks whatever the nodes' clocks say."""
     probe = place / f".clock-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
     try:
         probe.write_bytes(b"")
@@ -122,19 +122,19 @@ def file_time(place: Path) -> float:
         probe.unlink(missing_ok=True)
 
 
-class Claims:
-    """The claims of this process under a results root; a context manager, which releases all of them at its end."""
+class CellLocks:
+    """The locks of this process under a results root; a context manager, which releases all of them at its end."""
 
     def __init__(self, results: Path | str) -> None:
         self._results, self._folder = Path(results), folder(results)
-        self._held: set[Held] = set()
+        self._held: set[HeldLock] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._beating: threading.Thread | None = None
 
-    def __enter__(self) -> Claims:
+    def __enter__(self) -> CellLocks:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._beating = threading.Thread(target=self._beat, name="claims", daemon=True)
+        self._beating = threading.Thread(target=self._beat, name="locks", daemon=True)
         self._beating.start()
         return self
 
@@ -145,36 +145,36 @@ class Claims:
         for held in list(self._held):
             held.release()
 
-    def take(self, signature: str, label: str, questions: int | None = None) -> Held | None:
-        """A claim on the cell, or None where a living process has one. Look for the cell again once it is held."""
-        claim = self._latest(signature)
-        if claim is not None and claim.alive:
+    def take(self, signature: str, label: str, questions: int | None = None) -> HeldLock | None:
+        """A lock on the cell, or None where a living process has one. Look for the cell again once it is held."""
+        info = self._latest(signature)
+        if info is not None and info.alive:
             return None
-        generation = claim.generation + 1 if claim is not None else 1
-        path = self._folder / f"{signature}.{generation}.claim"
-        held = Held(self, path)
+        generation = info.generation + 1 if info is not None else 1
+        path = self._folder / f"{signature}.{generation}.lock"
+        held = HeldLock(self, path)
         with self._lock:
-            self._held.add(held)  # before it is made, so that no interrupt leaves a claim that none releases
+            self._held.add(held)  # before it is made, so that no interrupt leaves a lock that none releases
         if not self._make(path, {"label": label, "questions": questions, "since": now()}):
             self.forget(held)
             return None
-        others = [other for other in self._folder.glob(f"{signature}.*.claim") if other != path]
-        if any(claim is not None and claim.alive for claim in map(_read, others)):
-            held.release()  # made between our look and our claim
+        others = [other for other in self._folder.glob(f"{signature}.*.lock") if other != path]
+        if any(info is not None and info.alive for info in map(_read, others)):
+            held.release()  # made between our look and our lock
             return None
         for other in others:
             other.unlink(missing_ok=True)
         return held
 
-    def _latest(self, signature: str) -> Claim | None:
-        claim = current(self._results, signature)
-        if claim is None or (claim.owner is not None and claim.owner.here):
-            return claim
+    def _latest(self, signature: str) -> LockInfo | None:
+        info = current(self._results, signature)
+        if info is None or (info.owner is not None and info.owner.here):
+            return info
         return current(self._results, signature, file_time(self._folder))
 
     def _make(self, path: Path, values: dict[str, Any]) -> bool:
-        """Makes a claim with its content, at once and only where there is none; whether it did."""
-        draft = self._folder / f".claim-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+        """Makes a lock with its content, at once and only where there is none; whether it did."""
+        draft = self._folder / f".lock-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
         draft.write_text(json.dumps({**asdict(_this_process()), **values}), encoding="utf-8")
         try:
             os.link(draft, path)
@@ -191,19 +191,19 @@ class Claims:
             for one in held:
                 one.beat()
 
-    def forget(self, held: Held) -> None:
-        """A claim is no longer held."""
+    def forget(self, held: HeldLock) -> None:
+        """A lock is no longer held."""
         with self._lock:
             self._held.discard(held)
 
 
-class Held:
-    """A claim of this process; a context manager that releases it."""
+class HeldLock:
+    """A lock of this process; a context manager that releases it."""
 
-    def __init__(self, claims: Claims, path: Path) -> None:
-        self._claims, self._path = claims, path
+    def __init__(self, locks: CellLocks, path: Path) -> None:
+        self._locks, self._path = locks, path
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> HeldLock:
         return self
 
     def __exit__(
@@ -213,10 +213,10 @@ class Held:
 
     def check(self) -> None:
         """Raises:
-        ClaimLost: the claim is another's now.
+        LockLost: the lock is another's now.
         """
         if not self._path.exists():
-            raise ClaimLost(f"{self._path.name} was taken over by another process")
+            raise LockLost(f"{self._path.name} was taken over by another process")
 
     def beat(self) -> None:
         """Says that its owner lives."""
@@ -226,18 +226,18 @@ class Held:
             return
 
     def release(self) -> None:
-        claim = _read(self._path)
-        if claim is not None and claim.owner in (None, _this_process()):  # not one that another was first to make
+        info = _read(self._path)
+        if info is not None and info.owner in (None, _this_process()):  # not one that another was first to make
             self._path.unlink(missing_ok=True)
-        self._claims.forget(self)
+        self._locks.forget(self)
 
 
-def _latest(claims: list[Claim | None]) -> Claim | None:
-    return max((claim for claim in claims if claim is not None), key=lambda claim: claim.generation, default=None)
+def _latest(locks: list[LockInfo | None]) -> LockInfo | None:
+    return max((info for info in locks if info is not None), key=lambda info: info.generation, default=None)
 
 
-def _read(path: Path, at: float | None = None) -> Claim | None:
-    """The claim in a file; None where the file has gone meanwhile."""
+def _read(path: Path, at: float | None = None) -> LockInfo | None:
+    """The lock in a file; None where the file has gone meanwhile."""
     match = _NAME.fullmatch(path.name)
     if match is None:
         return None
@@ -250,16 +250,16 @@ def _read(path: Path, at: float | None = None) -> Claim | None:
     label, since = str(values.get("label", "")), str(values.get("since", ""))
     questions = values.get("questions")
     count = questions if isinstance(questions, int) else None
-    return Claim(match[1], int(match[2]), owner, since, label, count, max(0.0, age))
+    return LockInfo(match[1], int(match[2]), owner, since, label, count, max(0.0, age))
 
 
 def _parsed(text: str) -> tuple[Owner | None, dict[str, Any]]:
     try:
         values = parse_object(text)
-        conform(values, CLAIM)
+        validate(values, LOCK)
         job = values["slurm_job"]
         own = Owner(str(values["host"]), str(values["machine"]), int(values["pid"]), int(values["started"]), job)
-    except (BadFile, KeyError):  # not one of ours; its age alone says whether someone is at work
+    except (InvalidFile, KeyError):  # not one of ours; its age alone says whether someone is at work
         return None, {}
     return own, values
 
@@ -271,7 +271,7 @@ def _this_process() -> Owner:
 
 @lru_cache(maxsize=1)
 def _place() -> tuple[str, str]:
-    """This host, and what tells its boot and its container; where there is no /proc, processes cannot be looked up."""
+    """This host, and its boot and container; where there is no /proc, processes cannot be looked up."""
     boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if not boot.exists() or not space.is_symlink():
         return socket.gethostname(), f"unknown-{os.getpid()}"

@@ -1,4 +1,4 @@
-"""What the files below a results root look like, for all that read them: shapes for :func:`conform`. Torch-free.
+"""What the files below a results root look like, for all that read them: shapes for :func:`validate`. Torch-free.
 
 A shape says what a key holds where it is there; which keys must be there is the reader's to say.
 """
@@ -114,7 +114,7 @@ EXPERIMENT: Shape = {
     ),
 }
 
-CLAIM: Shape = {
+LOCK: Shape = {
     "host": label,
     "machine": label,
     "pid": count,

@@ -158,7 +158,7 @@ class CellStore:
 
         Raises:
             FileNotFoundError: the cell has no answers.
-            BadFile: they cannot be read.
+            InvalidFile: they cannot be read.
         """
         lines = reading.read_text(self.answers_path(signature)).split("\n")
         return [reading.parse_object(line) for line in lines if line]
@@ -262,7 +262,7 @@ def _check(cell: Mapping[str, Any], expected: str) -> None:
         raise ValueError(f"its schema is {cell['schema']!r}, this version reads {SCHEMA}")
     if cell["signature"] != expected or signature(cell["identity"]) != expected:
         raise ValueError("its identity does not hash to its signature")
-    reading.conform(cell, CELL)
+    reading.validate(cell, CELL)
 
 
 def _check_judgement(judgement: Mapping[str, Any], cell: Mapping[str, Any]) -> None:
@@ -273,7 +273,7 @@ def _check_judgement(judgement: Mapping[str, Any], cell: Mapping[str, Any]) -> N
         raise ValueError(f"its schema is {judgement['schema']!r}, this version reads {JUDGEMENT_SCHEMA}")
     if judgement["signature"] != cell["signature"] or judgement["answers"] != cell["answers"]["sha256"]:
         raise ValueError("it is about other answers")
-    reading.conform(judgement, JUDGEMENT_SHAPE)
+    reading.validate(judgement, JUDGEMENT_SHAPE)
     if len(judgement["questions"]) != cell["answers"]["count"]:
         raise ValueError(f"it judges {len(judgement['questions'])} of {cell['answers']['count']} answers")
 
@@ -285,5 +285,5 @@ def _lines(path: Path) -> list[str]:
 def _parsed(line: str) -> Any:
     try:
         return reading.parse_json(line)
-    except reading.BadFile:  # cut short by a crash; its question is asked again
+    except reading.InvalidFile:  # cut short by a crash; its question is asked again
         return None

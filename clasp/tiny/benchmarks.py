@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from clasp.categories import CATEGORIES
 from clasp.files import file_digest, write_atomically
-from clasp.reading import BadFile
+from clasp.reading import InvalidFile
 from clasp.tiny.rows import Row, content_hash, draw, drawing_code
 
 NAMES = ("easy_vqa", *(f"world_{category}" for category in CATEGORIES))
@@ -98,7 +98,7 @@ def stated(root: Path, split: str, name: str) -> Stated | None:
     Of a file that was edited since it was built, what stands in it now.
 
     Raises:
-        BadFile: the file is damaged.
+        InvalidFile: the file is damaged.
     """
     path, count = root / split / f"{name}.parquet", EASY_ROWS if name == "easy_vqa" else ROWS_PER_CATEGORY
     entry = read_manifest(path.parent).get(name)
@@ -124,7 +124,7 @@ def _read(path: Path, digest: str) -> Stated:
     try:
         rows = [Row(**record | {"image": record["image"]["bytes"]}) for record in pq.read_table(path).to_pylist()]
     except (pa.ArrowException, TypeError, KeyError) as error:
-        raise BadFile(f"{path} cannot be read ({error}); delete it and it is built anew") from error
+        raise InvalidFile(f"{path} cannot be read ({error}); delete it and it is built anew") from error
     return Stated(path, content_hash(rows), len(rows))
 
 

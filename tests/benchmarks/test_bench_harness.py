@@ -23,7 +23,7 @@ def measured(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     answer = ResumingAnswerer.answer
 
     def watched(self: Any, questions: Any, *arguments: Any) -> Any:
-        used.append((self.batch_size, self._replay._limit > 0, self.overlap, len(questions)))
+        used.append((self.batch_size, self._vit_cache._limit > 0, self.overlap, len(questions)))
         return answer(self, questions, *arguments)
 
     with pytest.MonkeyPatch.context() as patched:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import uvicorn
 
-from clasp.demo.asking import Asked, Models
+from clasp.demo.asking import DemoRequest, Models
 from clasp.demo.server import CHOSEN, Example, Page, examples
 
 
@@ -22,7 +22,7 @@ def shown() -> list[Example]:
 def models(shown: list[Example]) -> Models:
     """They have answered once, as before a page is served: loading the router can take longer than a browser waits."""
     models = Models()
-    models.answer(Asked(shown[0].image, shown[0].question, CHOSEN, 64))
+    models.answer(DemoRequest(shown[0].image, shown[0].question, CHOSEN, 64))
     return models
 
 

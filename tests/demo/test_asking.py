@@ -21,7 +21,7 @@ from torch import nn
 import clasp
 from clasp import FastV
 from clasp.demo import asking
-from clasp.demo.asking import Asked, Models
+from clasp.demo.asking import DemoRequest, Models
 from clasp.demo.pictures import (
     COMPLETION,
     FORMATS,
@@ -142,7 +142,7 @@ def test_the_grid_has_every_visual_token_where_its_pixels_are(name: str) -> None
 
 def test_answers_and_costs_are_those_of_the_methods_alone(models: Models, shown: list[Example]) -> None:
     example = shown[1]
-    found = models.answer(Asked(example.image, example.question, ("fastv", "clasp"), 64))
+    found = models.answer(DemoRequest(example.image, example.question, ("fastv", "clasp"), 64))
     plain, fastv, own = found
     assert [one["method"] for one in found] == ["Unpruned", "FastV", "CLASP"]
     model, processor = models.get("tiny")
@@ -179,7 +179,7 @@ def test_answers_and_costs_are_those_of_the_methods_alone(models: Models, shown:
 
 
 def test_what_a_method_refuses_leaves_the_others(models: Models, shown: list[Example]) -> None:
-    plain, fastv, divprune = models.answer(Asked(shown[0].image, shown[0].question, ("fastv", "divprune"), 5))
+    plain, fastv, divprune = models.answer(DemoRequest(shown[0].image, shown[0].question, ("fastv", "divprune"), 5))
     assert plain["answer"]
     assert divprune["answer"]
     assert "a budget of 5 visual tokens (output average) cannot be reached" in fastv["refused"]
@@ -199,18 +199,18 @@ def test_what_a_method_refuses_leaves_the_others(models: Models, shown: list[Exa
 )
 def test_what_cannot_be_asked_is_refused_before_a_model_loads(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(DemoError, match=re.escape(said)):
-        Asked(**{"image": b"", "question": "What?", "methods": ("fastv",), "tokens": 64, **changed})
+        DemoRequest(**{"image": b"", "question": "What?", "methods": ("fastv",), "tokens": 64, **changed})
 
 
 def test_a_damaged_image_is_refused_before_a_model_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "load", None)
     with pytest.raises(DemoError, match="no image"):
-        Models().answer(Asked(b"x", "What?", ("fastv",), 64))
+        Models().answer(DemoRequest(b"x", "What?", ("fastv",), 64))
 
 
 def test_a_placeholder_in_the_question_is_refused(models: Models, shown: list[Example]) -> None:
     with pytest.raises(DemoError, match="'<image>'"):
-        models.answer(Asked(shown[0].image, "What is <image>?", ("fastv",), 64))
+        models.answer(DemoRequest(shown[0].image, "What is <image>?", ("fastv",), 64))
 
 
 def test_one_model_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from browser import Browser, executable
 
-from clasp.demo.asking import METHODS, Asked, Models
+from clasp.demo.asking import METHODS, DemoRequest, Models
 from clasp.demo.server import MAX_BYTES, MAX_WAITING, Example, Page
 
 pytestmark = pytest.mark.xdist_group("demo")  # one model for all
@@ -74,7 +74,7 @@ def test_an_image_is_dropped_and_the_answers_and_maps_appear(
     opened.evaluate(f"document.getElementById('question').value = {json.dumps(example.question)}")
     opened.point("#ask", click=True)
     found = answered(opened)
-    expected = models.answer(Asked(example.image, example.question, ("fastv", "clasp"), 64))
+    expected = models.answer(DemoRequest(example.image, example.question, ("fastv", "clasp"), 64))
     assert [(one["method"], one["answer"]) for one in found] == [(one["method"], one["answer"]) for one in expected]
     for one, other in zip(found, expected, strict=True):
         assert one["maps"] == [[24 * 16, stage["text"]] for stage in other["stages"]]
@@ -176,7 +176,7 @@ class Slow(Models):
         self.inside = self.most = 0
         self.order: list[str] = []
 
-    def answer(self, asked: Asked) -> list[dict[str, Any]]:
+    def answer(self, asked: DemoRequest) -> list[dict[str, Any]]:
         self.inside += 1
         self.most = max(self.most, self.inside)
         time.sleep(0.02)

@@ -112,4 +112,4 @@ def test_cdpruner_ranks_by_it(clip: ClipText, monkeypatch: pytest.MonkeyPatch) -
     expected = dpp_map(Cosines(output.pooler_output[0][None]), scaled(-similarity[None]), 12)
     assert run.trace is not None
     assert run.trace.samples[0].kept[0].tolist() == expected[0].sort().values.tolist()
-    assert run.stand_ins == ()
+    assert run.fallbacks == ()

@@ -315,7 +315,7 @@ def test_merging_under_flash_attention_is_refused_by_name(name: str, monkeypatch
 @pytest.mark.parametrize("family", EACH)
 def test_what_a_backbone_lacks_is_said(family: str) -> None:
     on = subject(family, "sdpa")
-    notes = METHODS["visionzip"](on.model, on.family.processor()).stand_ins
+    notes = METHODS["visionzip"](on.model, on.family.processor()).fallbacks
     geometry = adapter_for(on.model).geometry
     assert any("no CLS" in note for note in notes) == (not geometry.cls)
     assert any("multimodal rotary" in note for note in notes) == geometry.multimodal_rotary

@@ -91,7 +91,7 @@ def test_a_cell_says_when_keyword_rules_stand_in(configured: Configured, monkeyp
     monkeypatch.setattr("clasp.methods.clasp.router.encoder_installed", lambda: False)
     planned = plan(configured("method=clasp", "tokens=64", ONE))
     (group,) = (group for group in planned.groups if group.method.name == "clasp")
-    notes = group.method.stand_ins(planned.geometry)
+    notes = group.method.fallbacks(planned.geometry)
     assert "keyword rules stand in" in notes[0], "of which the provenance of cells is made"
     asked = plan(configured("method=clasp", "tokens=64", "router=keyword", ONE))
     assert not {spec.signature for spec in group.specs} & {spec.signature for spec in asked.cells}

@@ -14,13 +14,13 @@ from clasp.config import RunConfig
 from clasp.evaluation import session
 from clasp.evaluation.generation.answering import Answerer, EvaluationError
 from clasp.evaluation.plan import plan
-from clasp.evaluation.runner import Outcome, run_cells
+from clasp.evaluation.runner import RunOutcome, run_cells
 from clasp.results.store import BadCellWarning, CellStore
 
 TWO = ["method=clasp", "tokens=64", "benchmarks.names=[world_ocr,world_scene]", "limit=6"]
 
 
-def run(config: RunConfig) -> Outcome:
+def run(config: RunConfig) -> RunOutcome:
     return run_cells(plan(config), config)
 
 
@@ -176,4 +176,4 @@ def test_a_full_disk_is_no_failed_cell(configured: Callable[..., RunConfig], mon
     with pytest.raises(OSError, match="No space"):
         run(config)
     assert not (config.paths.results / "failures").exists()
-    assert not list((config.paths.results / "running").iterdir()), "its claim is released"
+    assert not list((config.paths.results / "running").iterdir()), "its lock is released"

@@ -56,9 +56,9 @@ class Disturbance(threading.Thread):
 
     def run(self) -> None:
         for _ in range(3000):
-            for journal in self._running.glob("*.answers.jsonl"):
-                for claim in self._running.glob(f"{journal.name.partition('.')[0]}.*.claim"):
-                    self._disturb(int(json.loads(claim.read_text())["pid"]))
+            for answer_log in self._running.glob("*.answers.jsonl"):
+                for lock in self._running.glob(f"{answer_log.name.partition('.')[0]}.*.lock"):
+                    self._disturb(int(json.loads(lock.read_text())["pid"]))
                     return
             time.sleep(0.05)
 
@@ -110,6 +110,6 @@ def test_a_killed_job_costs_its_own_cells_alone_and_the_same_command_finishes(
 
     assert call(monkeypatch, tmp_path / "swept", *common, *QUEUE) == 0, capsys.readouterr().err
     assert f"{6 - len(there)} cells to compute in 1 jobs" in capsys.readouterr().out
-    assert not list((results / "running").glob("*.claim"))
+    assert not list((results / "running").glob("*.lock"))
     assert call(monkeypatch, tmp_path / "undisturbed", *common) == 0
     assert contents(results) == contents(tmp_path / "undisturbed" / "results")

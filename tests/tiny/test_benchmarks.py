@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from clasp.categories import CATEGORIES
-from clasp.reading import BadFile
+from clasp.reading import InvalidFile
 from clasp.tiny import benchmarks
 from clasp.tiny.benchmarks import CONTENTS, NAMES, build, read_manifest, stated
 from clasp.tiny.rows import drawing_code
@@ -123,7 +123,7 @@ def test_an_edited_file_stays_and_says_what_stands_in_it(
     assert after is not None
     assert (after.rows, after.content != before.content) == (ROWS - 1, True)
     path.write_bytes(b"no parquet")
-    with pytest.raises(BadFile, match="delete it and it is built anew"):
+    with pytest.raises(InvalidFile, match="delete it and it is built anew"):
         stated(tmp_path, "test", "world_ocr")
 
 

@@ -424,9 +424,9 @@ def test_cdpruner_prefers_what_is_like_the_words_where_these_stand_in() -> None:
 
 
 def test_cdpruner_says_what_stands_in_for_the_text_tower() -> None:
-    (note,) = CDPruner(tokens=64).stand_ins(LLAVA)
+    (note,) = CDPruner(tokens=64).fallbacks(LLAVA)
     assert "no CLIP text tower" in note
-    assert CDPruner(tokens=64, text_tower="openai/clip-vit-large-patch14-336").stand_ins(LLAVA) == ()
+    assert CDPruner(tokens=64, text_tower="openai/clip-vit-large-patch14-336").fallbacks(LLAVA) == ()
 
 
 # published budgets and refusals
@@ -451,9 +451,9 @@ def test_published_counts_scale_with_the_image_and_say_so(method: type[Method]) 
         assert stage.layer == other.layer
         assert stage.keep == pytest.approx(5 * other.keep, abs=8)
     larger = dataclasses.replace(LLAVA, visual_tokens=2880)
-    assert method(tokens=128, accounting="published").stand_ins(LLAVA) == ()
-    assert "published for 576 visual tokens" in method(tokens=640, accounting="published").stand_ins(larger)[0]
-    assert method(tokens=640).stand_ins(larger) == ()
+    assert method(tokens=128, accounting="published").fallbacks(LLAVA) == ()
+    assert "published for 576 visual tokens" in method(tokens=640, accounting="published").fallbacks(larger)[0]
+    assert method(tokens=640).fallbacks(larger) == ()
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_equal_scores_and_tokens_are_no_special_case(method: type[Method]) -> No
 @pytest.mark.parametrize("method", [*ALL[:-1], Random])
 def test_the_budget_is_the_count_before_the_decoder(method: type[Method]) -> None:
     assert method(tokens=64).check(LLAVA).stages == (Stage(0, 64),)
-    notes = method(tokens=64).stand_ins(dataclasses.replace(LLAVA, cls=False))
+    notes = method(tokens=64).fallbacks(dataclasses.replace(LLAVA, cls=False))
     assert any("no CLS" in note for note in notes) == (method in READS_CLS)
 
 

@@ -143,14 +143,14 @@ def test_without_an_encoder_the_embedding_router_names_the_stand_in(monkeypatch:
 
 def test_without_an_encoder_clasp_takes_keyword_rules_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with_encoder = CLASP(tokens=64)
-    assert with_encoder.stand_ins(SHIPPED.geometry) == ()
+    assert with_encoder.fallbacks(SHIPPED.geometry) == ()
     monkeypatch.setattr("clasp.methods.clasp.router.encoder_installed", lambda: False)
     method = CLASP(tokens=64)
     assert method.router == KeywordRouter(stands_in=True) != KeywordRouter()
     assert method.route(["How many dogs are there?"]) == ["counting"]
-    (note,) = method.stand_ins(SHIPPED.geometry)
+    (note,) = method.fallbacks(SHIPPED.geometry)
     assert "keyword rules stand in for router 'embedding'" in note
-    assert CLASP(tokens=64, router="keyword").stand_ins(SHIPPED.geometry) == (), "asked for"
+    assert CLASP(tokens=64, router="keyword").fallbacks(SHIPPED.geometry) == (), "asked for"
     with pytest.raises(RouterError, match="router=keyword"):
         CLASP(tokens=64, router=EmbeddingRouter())
 

@@ -75,9 +75,9 @@ def test_the_budget_is_the_count_before_the_decoder(method: type[Method], accoun
 
 @pytest.mark.parametrize("method", ALL)
 def test_missing_cls_is_stated_where_it_is_read(method: type[Method]) -> None:
-    notes = method(tokens=64).stand_ins(dataclasses.replace(LLAVA, cls=False))
+    notes = method(tokens=64).fallbacks(dataclasses.replace(LLAVA, cls=False))
     assert any("CLS" in note for note in notes) == (method is not ToMe)
-    assert method(tokens=64).stand_ins(LLAVA) == ()
+    assert method(tokens=64).fallbacks(LLAVA) == ()
 
 
 @pytest.mark.parametrize("keep", [1, 5, 23])
@@ -530,6 +530,6 @@ def test_refused_budgets_are_budget_errors() -> None:
 
 def test_mustdrop_says_that_its_thresholds_were_published_for_another_size() -> None:
     larger = dataclasses.replace(LLAVA, visual_tokens=2880)
-    assert MustDrop(tokens=64, accounting="thresholds").stand_ins(LLAVA) == ()
-    assert "576" in MustDrop(tokens=64, accounting="thresholds").stand_ins(larger)[0]
-    assert MustDrop(tokens=64).stand_ins(larger) == ()
+    assert MustDrop(tokens=64, accounting="thresholds").fallbacks(LLAVA) == ()
+    assert "576" in MustDrop(tokens=64, accounting="thresholds").fallbacks(larger)[0]
+    assert MustDrop(tokens=64).fallbacks(larger) == ()

@@ -17,13 +17,13 @@ import torch
 from clasp.backbones import adapter_for
 from clasp.backbones.presentation import Presentation
 from clasp.cost import Stopwatch
-from clasp.evaluation.generation.prefetcher import Ahead, Batch
+from clasp.evaluation.generation.prefetcher import Batch, Prefetcher
 from clasp.evaluation.questions.frames import Clip, VideoError, sample
 from clasp.evaluation.questions.images import rgb
 
 if TYPE_CHECKING:
     from clasp.engine import Run
-    from clasp.evaluation.generation.vit_cache import Replay
+    from clasp.evaluation.generation.vit_cache import ViTCache
     from clasp.methods.base import Method
 
 MAX_NEW_TOKENS = 1024
@@ -121,7 +121,7 @@ class Answerer:
         processor: Any,
         method: Method,
         batch_size: int = 1,
-        replay: Replay | None = None,
+        replay: ViTCache | None = None,
         presentation: Presentation = AS_PROCESSED,
     ) -> None:
         if batch_size < 1:
@@ -131,7 +131,7 @@ class Answerer:
                 "the backbone's processor has no chat template; evaluation needs an instruction model"
             )
         self.model, self.processor, self.method, self.batch_size = model, processor, method, batch_size
-        self._replay, self._presentation = replay, presentation
+        self._vit_cache, self._presentation = replay, presentation
         self._preparing = copy.deepcopy(processor)  # a tokenizer's padding is state, and the engine reads tokens too
         presentation.prepare(self._preparing)
         self._frames = adapter_for(model).frames
@@ -140,7 +140,7 @@ class Answerer:
     def answer(
         self, questions: Sequence[Question], advance: Callable[[int], object] = lambda count: None
     ) -> list[Answer]:
-        """Answers in the questions' order; ``advance`` is told the number of questions after each batch.
+        """Answers in the questions' order; ``advance`` is called with the number of questions after each batch.
 
         Raises:
             EvaluationError: a question that cannot be asked. Nothing that goes wrong becomes an empty answer.
@@ -154,13 +154,13 @@ class Answerer:
         with (
             Stopwatch(self.model) as watch,
             self.method(self.model, self.processor) as run,
-            Ahead(self._inputs, self.overlap) as ahead,
+            Prefetcher(self._inputs, self.overlap) as prefetcher,
         ):
             if len(answers) < len(questions) and not self._warm:
                 # loads the router and warms caches; not counted
-                self._answer_batch(run, watch, ahead.batch(questions[:1]))
+                self._answer_batch(run, watch, prefetcher.batch(questions[:1]))
                 self._warm = True
-            for places, batch in ahead.each(self._batches(questions), questions):
+            for places, batch in prefetcher.each(self._batches(questions), questions):
                 answers.update(zip(places, self._answer_batch(run, watch, batch), strict=True))
                 advance(len(places))
         return [answers[i] for i in range(len(questions))]
@@ -255,7 +255,7 @@ class Answerer:
         return running.sum(dim=1).tolist()
 
     def _saved(self) -> float:
-        return 0.0 if self._replay is None else self._replay.saved_seconds
+        return 0.0 if self._vit_cache is None else self._vit_cache.saved_seconds
 
     def _asks_oracle(self) -> bool:
         return getattr(getattr(self.method, "router", None), "name", None) == "oracle"
@@ -271,7 +271,7 @@ class Answerer:
         except (EvaluationError, MemoryError):  # memory that ended is no question's fault
             raise
         except Exception:
-            for question in questions:  # which one it is, its own error tells
+            for question in questions:  # which one it is, its own error says
                 self._try(question)
             raise
 

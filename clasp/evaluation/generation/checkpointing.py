@@ -12,7 +12,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from clasp.evaluation.generation.answering import Answer, Answerer, EvaluationError, Question, Seconds
-from clasp.results.answer_log import RESUMED, Journal, key
+from clasp.results.answer_log import RESUMED, AnswerLog, key
 
 if TYPE_CHECKING:
     from clasp.cost import Stopwatch
@@ -30,19 +30,19 @@ class ResumingAnswerer(Answerer):
     """
 
     events: list[dict[str, Any]]
-    _journal: Journal
+    _answer_log: AnswerLog
     _known: Mapping[str, dict[str, Any]]
     _between: Callable[[], object]
     _largest: int | None = None
 
-    def begin(self, journal: Journal, between: Callable[[], object] = lambda: None) -> None:
+    def begin(self, answer_log: AnswerLog, between: Callable[[], object] = lambda: None) -> None:
         """The questions from here on are those of one cell.
 
         Args:
-            journal: of that cell; answers that are in it are not asked for again.
+            answer_log: of that cell; answers that are in it are not asked for again.
             between: called before each batch; what it raises ends the cell.
         """
-        self.events, self._journal, self._known, self._between = [], journal, journal.read(), between
+        self.events, self._answer_log, self._known, self._between = [], answer_log, answer_log.read(), between
         if self._known:
             self.events.append({"event": RESUMED, "questions": len(self._known)})
             log.info("going on after %d questions that are answered", len(self._known))
@@ -73,7 +73,7 @@ class ResumingAnswerer(Answerer):
             if fresh is None:
                 continue
             pairs = zip(some, fresh, strict=True)
-            self._journal.add({_key(question): dataclasses.asdict(answer) for question, answer in pairs})
+            self._answer_log.add({_key(question): dataclasses.asdict(answer) for question, answer in pairs})
             answers += fresh
         return answers
 
@@ -117,6 +117,6 @@ def _key(question: Question) -> str:
 
 
 def _answer(values: dict[str, Any]) -> Answer:
-    """An answer as it was, from the journal's JSON."""
+    """An answer as it was, from the answer_log's JSON."""
     own: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return Answer(**own | {"seconds": Seconds(**values["seconds"])})

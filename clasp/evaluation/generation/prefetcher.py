@@ -40,7 +40,7 @@ class Batch(Generic[Question]):
         return Batch(questions, self._prepare, self._pool)
 
 
-class Ahead(Generic[Question]):
+class Prefetcher(Generic[Question]):
     """One thread that prepares, one batch ahead; a context manager that leaves no thread behind.
 
     All inputs are prepared on that thread, those that are asked for at once too, so that what prepares them need not be
@@ -55,7 +55,7 @@ class Ahead(Generic[Question]):
         self._prepare, self._overlap = prepare, overlap
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clasp-prepare")
 
-    def __enter__(self) -> Ahead:
+    def __enter__(self) -> Prefetcher:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -48,7 +48,7 @@ class _Crop:
         return layer == 0 or _same(self.states[layer - 1], entering)
 
 
-class Replay:
+class ViTCache:
     """Replaces the forwards of a model's ViT layers; a context manager that puts them back.
 
     Layers that take tensors beside their hidden states compute as they are: towers that pack all pictures into one
@@ -76,7 +76,7 @@ class Replay:
         self._bytes = 0
         self.saved_seconds = 0.0
 
-    def __enter__(self) -> Replay:
+    def __enter__(self) -> ViTCache:
         for tower, layers in enumerate(self._layers):
             for index, layer in enumerate(layers):
                 layer.forward = self._forward(tower, index, layer.forward)
@@ -144,10 +144,10 @@ class Replay:
             newest.states.clear()
 
 
-def remembering(model: Any, mebibytes: int) -> Replay | None:
+def opened_vit_cache(model: Any, mebibytes: int) -> ViTCache | None:
     """The open memory of a model's ViT layers: on a CPU also where it keeps nothing, so that answers are the same."""
     if model.device.type == "cpu":
-        return Replay(model, mebibytes).__enter__()
+        return ViTCache(model, mebibytes).__enter__()
     if mebibytes:
         log.info(
             "vision_cache_mib=%d has no effect on %s: the ViT's share of a question is small there",

@@ -30,7 +30,7 @@ _LONGEST_PAUSE = 60.0
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where to ask, as whom, and which model; address and key are left out of its ``repr``."""
+    """Address, key and model; address and key are left out of its ``repr``."""
 
     model: str
     base: str = field(default=DEFAULT_BASE, repr=False)

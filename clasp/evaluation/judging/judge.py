@@ -57,7 +57,7 @@ def unjudged(store: CellStore, signatures: Iterable[str]) -> list[Cell]:
 
 
 def completed(store: CellStore, cell: Cell, judge: Endpoint | None) -> Cell:
-    """The cell with its judge's score, asked for first where there is someone to ask; unjudged where that fails."""
+    """The cell with its judge's score, asked for first where an endpoint is set; unjudged where that fails."""
     cell = store.completed(cell)
     if cell["score"] is not None or kind_of(cell) is None or judge is None:
         return cell
@@ -81,9 +81,9 @@ def judge_cell(
     Args:
         store: where the cell is.
         cell: one of :func:`unjudged`.
-        chat: whom to ask.
+        chat: the endpoint.
         workers: requests under way at a time.
-        advance: told the number of questions after each verdict.
+        advance: called with the number of questions after each verdict.
 
     Raises:
         JudgeError: at least one question has no usable verdict. What was found is kept, errors included.
@@ -182,9 +182,9 @@ def main(arguments: Sequence[str], usage: str) -> int:
     return run(JudgeArguments, _judge, arguments, usage)
 
 
-def _judge(asked: JudgeArguments) -> int:
-    store = CellStore(asked.results)
-    waiting = unjudged(store, _asked_for(store, asked.experiment))
+def _judge(arguments: JudgeArguments) -> int:
+    store = CellStore(arguments.results)
+    waiting = unjudged(store, _selected(store, arguments.experiment))
     if not waiting:
         print("no cell waits for a judge")
         return 0
@@ -224,7 +224,7 @@ def _counted(cells: int) -> str:
     return "1 cell waits" if cells == 1 else f"{cells} cells wait"
 
 
-def _asked_for(store: CellStore, experiment: str | None) -> list[str]:
+def _selected(store: CellStore, experiment: str | None) -> list[str]:
     try:
         return store.signatures() if experiment is None else experiments.planned(store.root, experiment)
     except FileNotFoundError:

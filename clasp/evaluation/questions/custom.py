@@ -27,7 +27,7 @@ from clasp.evaluation.benchmarks import Benchmark
 from clasp.evaluation.questions.embedded import LocalFile
 from clasp.evaluation.questions.images import rgb
 from clasp.evaluation.tasks.scoring import normalise
-from clasp.reading import BadFile, parse_json, read_bytes, writable
+from clasp.reading import InvalidFile, parse_json, read_bytes, writable
 from clasp.strict import ConfigError
 
 PREFIX = "custom_"
@@ -131,7 +131,7 @@ def _parse(path: Path) -> tuple[list[Row], dict[int, tuple[Path, ...]], list[Pro
         lines = read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
         raise ConfigError(f"data={path} cannot be read ({error.strerror}); give a JSON lines file's path") from error
-    except BadFile as error:
+    except InvalidFile as error:
         raise ConfigError(f"data={path} cannot be read ({error}); give a JSON lines file's path") from error
     found: list[Row] = []
     shown: dict[int, tuple[Path, ...]] = {}
@@ -141,7 +141,7 @@ def _parse(path: Path) -> tuple[list[Row], dict[int, tuple[Path, ...]], list[Pro
             continue
         try:
             values = parse_json(line)
-        except BadFile as error:
+        except InvalidFile as error:
             problems.append((number, str(error)))
             continue
         wrong = list(_wrong(values))
@@ -235,6 +235,6 @@ def _picture(path: Path) -> _Picture:
         with Image.open(path) as image:
             rgb(image)
         return _Picture(digest=hashlib.sha256(path.read_bytes()).hexdigest())
-    except Exception as error:  # decoders of damaged files raise what they like; it is told, by line, and stops the run
+    except Exception as error:  # decoders of damaged files raise what they like; the message names the line
         unknown = isinstance(error, Image.UnidentifiedImageError)  # whose message repeats the path
         return _Picture(problem=f"cannot be read ({'no format that is known' if unknown else error})")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clasp.reading import BadFile
+from clasp.reading import InvalidFile
 from clasp.strict import ConfigError
 
 WORLD, CALIBRATION = "world_", "calibration_"
@@ -29,7 +29,7 @@ class LocalFile:
 
 
 def find(data: Path | str, names: Sequence[str]) -> dict[str, LocalFile]:
-    """What the named benchmarks under ``<data>/benchmarks`` ask; one is built only where nothing else tells.
+    """What the named benchmarks under ``<data>/benchmarks`` ask; one is built only where nothing else says.
 
     Raises:
         ConfigError: a file is damaged.
@@ -44,7 +44,7 @@ def find(data: Path | str, names: Sequence[str]) -> dict[str, LocalFile]:
             if known is None:
                 build(root, split, names=[file])
                 known = stated(root, split, file)
-        except BadFile as error:
+        except InvalidFile as error:
             raise ConfigError(str(error)) from error
         assert known is not None
         found[name] = LocalFile(known.path, known.content, known.rows)

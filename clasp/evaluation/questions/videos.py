@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clasp.evaluation.questions.embedded import LocalFile
-from clasp.reading import BadFile, read_json
+from clasp.reading import InvalidFile, read_json
 from clasp.strict import ConfigError
 
 FORMATS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
@@ -57,10 +57,10 @@ def ensure_videos(data: Path | str, names: Sequence[str], limit: int | str = "al
     found = {}
     for name in names:
         rows = questions(data, name)
-        asked = rows if limit == "all" else rows[: int(limit)]
-        paths = video_paths(data, name, asked)
+        chosen = rows if limit == "all" else rows[: int(limit)]
+        paths = video_paths(data, name, chosen)
         _check_there(name, paths)
-        found[name] = LocalFile(_root(data, name) / "test_q.json", _content(asked, paths), len(rows))
+        found[name] = LocalFile(_root(data, name) / "test_q.json", _content(chosen, paths), len(rows))
     return found
 
 
@@ -70,9 +70,9 @@ def questions(data: Path | str, name: str) -> list[dict[str, str]]:
     Raises:
         ConfigError: a file is missing or is not of the layout.
     """
-    asked, told = (_entries(data, name, file) for file in ("test_q.json", "test_a.json"))
-    answers = {_text(entry, "question_id", data, name): _text(entry, "answer", data, name) for entry in told}
-    rows = [{key: _text(e, key, data, name) for key in ("question_id", "video_name", "question")} for e in asked]
+    questions, truths = (_entries(data, name, file) for file in ("test_q.json", "test_a.json"))
+    answers = {_text(entry, "question_id", data, name): _text(entry, "answer", data, name) for entry in truths}
+    rows = [{key: _text(e, key, data, name) for key in ("question_id", "video_name", "question")} for e in questions]
     unknown = [row["question_id"] for row in rows if row["question_id"] not in answers]
     if unknown or not rows:
         what = f"no answer to {len(unknown)} questions, first {unknown[0]!r}" if unknown else "no questions"
@@ -105,7 +105,7 @@ def _entries(data: Path | str, name: str, file: str) -> list[dict[str, Any]]:
         )
     try:
         entries = read_json(path)
-    except BadFile as error:
+    except InvalidFile as error:
         raise ConfigError(f"{name}: {path} cannot be used ({error}); put the set's own file there") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ConfigError(f"{name}: {path} is not a list of objects; put the set's own file there")
@@ -120,12 +120,12 @@ def _text(entry: Mapping[str, Any], key: str, data: Path | str, name: str) -> st
 
 
 def _check_there(name: str, paths: Sequence[Path]) -> None:
-    asked = list(dict.fromkeys(paths))
-    missing = [path for path in asked if not path.is_file()]
+    wanted = list(dict.fromkeys(paths))
+    missing = [path for path in wanted if not path.is_file()]
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise ConfigError(
-            f"{name}: {len(missing)} of {len(asked)} videos are not in {missing[0].parent} "
+            f"{name}: {len(missing)} of {len(wanted)} videos are not in {missing[0].parent} "
             f"({', '.join(path.stem for path in missing[:SHOWN])}{more}); put them there as {', '.join(FORMATS)}"
         )
 

@@ -98,8 +98,8 @@ class CLASP(Staged):
         self._fusion_layers(geometry.feature_layer)
         return super().check(geometry)
 
-    def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
-        notes = super().stand_ins(geometry)
+    def fallbacks(self, geometry: Geometry) -> tuple[str, ...]:
+        notes = super().fallbacks(geometry)
         if isinstance(self.router, KeywordRouter) and self.router.stands_in:
             notes += (f"{self.name}: no sentence encoder is installed; keyword rules stand in for router 'embedding'",)
         return notes

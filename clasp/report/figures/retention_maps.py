@@ -40,7 +40,7 @@ LETTERS = 58
 def draw(run: RetentionRun) -> Figure:
     """A block for each question: its picture, then for every row and budget one map a stage.
 
-    Kept patches carry a colour: one for pivots and one for completion tokens where the method tells them apart, a
+    Kept patches carry a colour: one for pivots and one for completion tokens where the method distinguishes them, a
     third where it does not. Dropped patches are dimmed.
 
     Raises:

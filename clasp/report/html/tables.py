@@ -109,7 +109,7 @@ def _note(shown: Shown, row: TableRow, compared: bool) -> str:
 
 
 def published_table(summary: Summary, rows: Sequence[PublishedRow]) -> Table:
-    """The rows by the budget of ours beside which they belong; each number tells its source, protocol and origin."""
+    """The rows by the budget of ours beside which they belong; each number states its source, protocol and origin."""
     there = list(dict.fromkeys(column for row in rows for column in row.values))
     columns = sorted(there, key=lambda name: [*summary.benchmarks, *there].index(name))
     heads = ("source", "whose run", *(LABELS.get(name) or benchmark_label(name) for name in columns))

@@ -7,7 +7,7 @@ import io
 import re
 from pathlib import Path
 
-from clasp.reading import BadFile, read_text
+from clasp.reading import InvalidFile, read_text
 from clasp.report.load import ReportError
 
 ORIGINS = ("own paper", "copied", "re-run", "not stated")
@@ -30,7 +30,7 @@ def read_published(path: Path, *columns: str) -> list[dict[str, str]]:
     """
     try:
         lines = list(csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True))
-    except (OSError, BadFile, csv.Error) as error:
+    except (OSError, InvalidFile, csv.Error) as error:
         raise ReportError(f"published numbers {path} cannot be read ({error}); they belong to the project") from error
     for number, line in enumerate(lines, start=2):
         whole = None not in line and all(isinstance(text, str) for text in line.values())

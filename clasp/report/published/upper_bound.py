@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from clasp.reading import BadFile, conform, keyed, number, read_object
+from clasp.reading import InvalidFile, keyed, number, read_object, validate
 from clasp.reading import signature as is_signature
 from clasp.report.layout import benchmark_label, percent_factor
 from clasp.report.load import UNPRUNED, ReportError, flat, read_answers, read_cell
@@ -126,9 +126,9 @@ def _measured(path: Path) -> dict[str, dict[str, float]]:
     """What the shipped backbone's training measured: benchmark -> what was shown -> accuracy in percent."""
     try:
         content = read_object(path)
-        conform(content, {"accuracy": keyed(keyed(number))})
+        validate(content, {"accuracy": keyed(keyed(number))})
         return dict(content["accuracy"])
-    except (OSError, BadFile, KeyError) as error:
+    except (OSError, InvalidFile, KeyError) as error:
         raise ReportError(f"{path} cannot be used ({error}); restore the project's own file") from error
 
 

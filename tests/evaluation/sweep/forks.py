@@ -161,7 +161,7 @@ def asleep(overrides: list[str], results: str) -> dict[str, Any]:
     sleeper = child(lambda: run(overrides, results))
     _until_answers(results)
     os.kill(sleeper, signal.SIGSTOP)
-    before = sorted(path.name for path in lock.folder(results).glob("*.claim"))
+    before = sorted(path.name for path in lock.folder(results).glob("*.lock"))
 
     def heir() -> None:
         lock.STALE_S, lock.Owner.here = 0.0, property(lambda self: False)  # type: ignore[assignment,misc]
@@ -173,7 +173,7 @@ def asleep(overrides: list[str], results: str) -> dict[str, Any]:
     woken = os.waitstatus_to_exitcode(os.waitpid(sleeper, 0)[1])
     after = {path.name: path.stat().st_mtime_ns for path in (Path(results) / "cells").glob("*.json")}
     return {
-        "claimed": before,
+        "locked": before,
         "status": os.waitstatus_to_exitcode(status),
         "woken": woken,
         "kept": sum(after[name] == time for name, time in cells.items()),

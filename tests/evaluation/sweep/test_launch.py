@@ -1,4 +1,4 @@
-"""Launchers before anything is submitted: what they refuse, what Hydra is told, what this machine offers."""
+"""Launchers before anything is submitted: what they refuse, what Hydra gets, what this machine offers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_sweep_has_one_launcher(configured: Callable[..., RunConfig]) -> None:
     asked = []
     for parallelism in (1, 2):
         config = configured(*RUN, "launcher=slurm", f"launcher.array_parallelism={parallelism}")
-        asked.append(launch.Asked({}, config, plan(config)))
+        asked.append(launch.Request({}, config, plan(config)))
     with pytest.raises(ConfigError, match="different launchers"):
         launch.check(asked)
 
@@ -91,9 +91,9 @@ plain = st.recursive(
 @given(plain)
 @example("'\\0")
 @example("a\\\\'b\\")
-def test_hydra_reads_back_what_it_is_told(value: Any) -> None:
-    told = OverridesParser.create().parse_override(f"launcher.x={override_value(value)}").value()
-    assert _unquoted(told) == value
+def test_hydra_reads_back_what_it_gets(value: Any) -> None:
+    parsed = OverridesParser.create().parse_override(f"launcher.x={override_value(value)}").value()
+    assert _unquoted(parsed) == value
 
 
 def _unquoted(value: Any) -> Any:
@@ -151,7 +151,7 @@ def test_the_packs_of_a_sweep_hold_what_is_missing_and_where_it_comes_from(
     for method in ("random", "fastv"):
         overrides = (*RUN[1:], f"method={method}", "grid.tokens=[64,96]", "launcher=slurm", "launcher.cells_per_job=3")
         config = configured(*overrides)
-        asked.append(launch.Asked(composed_run(*overrides), config, plan(config)))
+        asked.append(launch.Request(composed_run(*overrides), config, plan(config)))
     sweep = launch.prepare(asked, launch.missing([*asked, *asked]), "run.py -m method=random,fastv")
     assert sweep.numbers == (0, 1)
     files = [packs.read(packs.path(sweep.folder, number)) for number in sweep.numbers]
@@ -189,8 +189,8 @@ def test_bad_input_anywhere_in_a_sweep_is_told_before_anything_is_submitted(
     monkeypatch.setattr(cli, "_statuses", [])
     with pytest.raises(SystemExit) as exited:
         runpy.run_path(str(script), run_name="__main__")
-    told = capsys.readouterr().err
+    shown = capsys.readouterr().err
     assert exited.value.code == cli.BAD_INPUT
-    assert "tokens=999 is more than the 576 visual tokens" in told
-    assert "nothing was submitted" in told
+    assert "tokens=999 is more than the 576 visual tokens" in shown
+    assert "nothing was submitted" in shown
     assert not (tmp_path / "results" / "sweeps").exists()

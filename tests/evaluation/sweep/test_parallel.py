@@ -43,7 +43,7 @@ def test_two_processes_say_what_one_says(composed_run: Callable[..., dict[str, A
     failed = failures.read(config.paths.results)
     assert failed.keys() == {cells["world_scene"]}, "the others ran on, together"
     assert "process 1: EvaluationError: broken on purpose" in failed[cells["world_scene"]].error
-    assert not list((config.paths.results / "running").glob("*.claim"))
+    assert not list((config.paths.results / "running").glob("*.lock"))
 
     alone = load_config({**values, "paths": {**values["paths"], "results": str(tmp_path / "alone")}})
     run_cells(plan(alone), alone)

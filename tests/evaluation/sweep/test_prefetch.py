@@ -99,8 +99,8 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_what_is_fetched_is_checked_and_told(fetched: tuple[Path, str]) -> None:
-    folder, told = fetched
-    first, again = told.split("=== altered")
+    folder, logged = fetched
+    first, again = logged.split("=== altered")
     assert f"backbone mine: {SOURCE} at " in first
     assert "7 files, 8.1 MiB" in first
     assert "benchmark pope: 2 files" in first
@@ -213,31 +213,31 @@ def test_a_newer_version_of_a_data_set_is_one_sentence(config: RunConfig) -> Non
 def test_what_needs_no_hub_needs_no_prefetch(monkeypatch: pytest.MonkeyPatch) -> None:
     config = configuration("tokens=64", "benchmarks.names=[world_ocr]")
     check_prefetched(config)
-    told: list[str] = []
+    logged: list[str] = []
     monkeypatch.setattr("clasp.methods.clasp.router.make_router", lambda name: KeywordRouter())
-    download.fetch(config, told.append)
-    assert told == ["backbone tiny: on this machine", "router: its sentence encoder is here"]
+    download.fetch(config, logged.append)
+    assert logged == ["backbone tiny: on this machine", "router: its sentence encoder is here"]
 
 
 def test_without_a_hub_what_was_fetched_is_checked(config: RunConfig) -> None:
     """The tests' own process is offline."""
     config = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, names=("world_ocr",)))
-    told: list[str] = []
-    download.fetch(config, told.append)
-    assert told[0].startswith("backbone mine: the hub cannot be reached; 7 files, 8.1 MiB here, unaltered")
+    logged: list[str] = []
+    download.fetch(config, logged.append)
+    assert logged[0].startswith("backbone mine: the hub cannot be reached; 7 files, 8.1 MiB here, unaltered")
     files("model", "models--*/snapshots/*/config.json").unlink()
     with pytest.raises(BackboneUnavailable, match=r"config\.json is missing, and the hub cannot be reached"):
-        download.fetch(config, told.append)
+        download.fetch(config, logged.append)
     prefetch.model_path(config).unlink()
     with pytest.raises(BackboneUnavailable, match=f"'{SOURCE}' was not fetched before; run this on"):
-        download.fetch(config, told.append)
+        download.fetch(config, logged.append)
 
 
 def test_changes_since_the_last_time_are_told() -> None:
-    told: list[str] = []
+    logged: list[str] = []
     before = Manifest("model", "a", {"same": Kept(1, 1, "x"), "other": Kept(1, 1, "x"), "gone": Kept(1, 1, "x")})
     after = Manifest("model", "a", {"same": Kept(1, 2, "x"), "other": Kept(1, 1, "y"), "new": Kept(1, 1, "x")})
-    download._compare(before, after, told.append)
-    assert [line.split()[0] for line in told] == ["changed", "new", "gone"]
-    download._compare(after, after, told.append)
-    assert told[-1].strip() == "as it was when it was last fetched"
+    download._compare(before, after, logged.append)
+    assert [line.split()[0] for line in logged] == ["changed", "new", "gone"]
+    download._compare(after, after, logged.append)
+    assert logged[-1].strip() == "as it was when it was last fetched"

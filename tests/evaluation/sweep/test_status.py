@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from clasp.launch.status import StatusError, progress, told
+from clasp.launch.status import StatusError, progress, status_report
 from clasp.results import failures
-from clasp.results.answer_log import Journal
-from clasp.results.lock import STALE_S, Claims, folder
+from clasp.results.answer_log import AnswerLog
+from clasp.results.lock import STALE_S, CellLocks, folder
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "status.py"
 DONE, RUNNING, FAILED, MISSING, STALLED = (f"{number:024x}" for number in range(5))
@@ -40,15 +40,15 @@ def finish(root: Path, *signatures: str, questions: int = 100, seconds: int = 50
         (root / "cells" / f"{signature}.json").write_text(text)
 
 
-def claim(root: Path, signature: str, age_s: float = 1.0) -> None:
-    """A claim of a process on another machine."""
+def take_lock(root: Path, signature: str, age_s: float = 1.0) -> None:
+    """A lock of a process on another machine."""
     values = {
         **ELSEWHERE,
         "label": f"tiny, cell {signature[-1]}",
         "questions": 100,
         "since": "2026-01-01T00:00:00+00:00",
     }
-    path = folder(root) / f"{signature}.1.claim"
+    path = folder(root) / f"{signature}.1.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values))
     os.utime(path, (time.time() - age_s,) * 2)
@@ -59,9 +59,9 @@ def root(tmp_path: Path) -> Path:
     """A results root with a cell of each kind."""
     record(tmp_path, "table_tiny", DONE, RUNNING, FAILED, MISSING, STALLED)
     finish(tmp_path, DONE)
-    claim(tmp_path, RUNNING)
-    Journal(tmp_path, RUNNING).add({f"question {number}": {} for number in range(25)})
-    claim(tmp_path, STALLED, age_s=2 * STALE_S)
+    take_lock(tmp_path, RUNNING)
+    AnswerLog(tmp_path, RUNNING).add({f"question {number}": {} for number in range(25)})
+    take_lock(tmp_path, STALLED, age_s=2 * STALE_S)
     failures.record(tmp_path, FAILED, "tiny, fastv at 64, pope", ValueError("no such picture\nin the file"))
     return tmp_path
 
@@ -69,15 +69,15 @@ def root(tmp_path: Path) -> Path:
 def test_every_cell_is_in_its_one_place(root: Path) -> None:
     (one,) = progress(root)
     assert (one.done, one.missing) == ((DONE,), (MISSING,))
-    assert [each.claim.signature for each in one.running] == [RUNNING]
-    assert [each.claim.signature for each in one.stalled] == [STALLED]
+    assert [each.lock.signature for each in one.running] == [RUNNING]
+    assert [each.lock.signature for each in one.stalled] == [STALLED]
     assert [each.signature for each in one.failed] == [FAILED]
     assert one.share == pytest.approx(125 / 500)
     assert one.seconds_left == pytest.approx(375 / 2), "two questions a second, by one process"
 
 
 def test_what_is_told(root: Path) -> None:
-    text = told(progress(root), root)
+    text = status_report(progress(root), root)
     assert "table_tiny: 1 of 5 cells done, 1 running, 1 stalled, 1 failed, 1 missing" in text
     assert "[##########..............................] 25 %, about 3 min left" in text
     assert "tiny, cell 1: 25 of 100 questions, begun" in text
@@ -94,31 +94,31 @@ def test_a_cell_that_is_there_is_done_whatever_else_lies_there(root: Path) -> No
 
 
 def test_a_failed_cell_that_is_tried_again_is_running(root: Path) -> None:
-    claim(root, FAILED)
+    take_lock(root, FAILED)
     (one,) = progress(root)
     assert not one.failed
-    assert {each.claim.signature for each in one.running} == {RUNNING, FAILED}
+    assert {each.lock.signature for each in one.running} == {RUNNING, FAILED}
 
 
 def test_a_process_here_is_at_work_as_long_as_it_lives(tmp_path: Path) -> None:
     record(tmp_path, "table", RUNNING)
-    with Claims(tmp_path) as claims:
-        assert claims.take(RUNNING, "tiny, mine", 10) is not None
+    with CellLocks(tmp_path) as locks:
+        assert locks.take(RUNNING, "tiny, mine", 10) is not None
         (one,) = progress(tmp_path)
-        assert [each.claim.label for each in one.running] == ["tiny, mine"]
+        assert [each.lock.label for each in one.running] == ["tiny, mine"]
         assert one.seconds_left is None
     assert progress(tmp_path)[0].missing == (RUNNING,)
 
 
 def test_long_journals_are_told_from_their_size(root: Path) -> None:
-    claim(root, MISSING)
-    journal = Journal(root, MISSING)
+    take_lock(root, MISSING)
+    answer_log = AnswerLog(root, MISSING)
     for number in range(90):
-        journal.add({f"question {number:03}": {"text": "x" * 1_500}})
-    running = {one.claim.signature: one for one in progress(root)[0].running}
+        answer_log.add({f"question {number:03}": {"text": "x" * 1_500}})
+    running = {one.lock.signature: one for one in progress(root)[0].running}
     assert (running[RUNNING].answered, running[RUNNING].exact) == (25, True)
     assert (running[MISSING].answered, running[MISSING].exact) == (90, False)
-    assert "tiny, cell 3: about 90 of 100 questions" in told(progress(root), root)
+    assert "tiny, cell 3: about 90 of 100 questions" in status_report(progress(root), root)
 
 
 def test_cells_that_went_on_do_not_tell_the_pace(root: Path) -> None:
@@ -147,7 +147,7 @@ def test_broken_cells_and_strange_names_do_no_harm(root: Path) -> None:
     (root / "cells" / "notes.txt").write_text("mine")
     (root / "cells" / f"{MISSING}.judge.json").write_text("{}")
     assert progress(root)[0].missing == (MISSING,)
-    assert told(progress(root), root)
+    assert status_report(progress(root), root)
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -166,7 +166,7 @@ def test_exit_codes(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert call(monkeypatch, "experimet=table") == 2
     assert call(monkeypatch, "watch=soon") == 2
     assert call(monkeypatch, "watch=0") == 2
-    assert "no experiment was begun in" in told(progress(root / "empty"), root / "empty")
+    assert "no experiment was begun in" in status_report(progress(root / "empty"), root / "empty")
     assert capsys.readouterr().err.count("error: ") == 4
 
 
@@ -183,7 +183,7 @@ def test_five_thousand_cells_take_less_than_two_seconds(tmp_path: Path) -> None:
     for signature in signatures[1:4_900]:
         os.link(tmp_path / "cells" / f"{signatures[0]}.json", tmp_path / "cells" / f"{signature}.json")
     for signature in signatures[4_900:]:
-        claim(tmp_path, signature)
+        take_lock(tmp_path, signature)
     code = (
         "import runpy, sys\n"
         "sys.argv = sys.argv[1:]\n"

@@ -24,9 +24,9 @@ pytestmark = pytest.mark.xdist_group("survival")  # one process that has the mod
 def fork(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Order]:
     """A process that has the model loaded and forks runs (``forks.py``); takes an order, gives its answer."""
     script, said = Path(__file__).with_name("forks.py"), tmp_path_factory.mktemp("forks") / "said"
-    with said.open("w") as told:
+    with said.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told, text=True
+            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
         )
 
     def order(do: str, overrides: list[str], results: Path, **how: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def fork(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def facts(results: Path) -> dict[str, Any]:
     """Everything in the cells but times, hosts and commands, and their answers byte for byte.
 
-    That a cell was resumed is told with its times, of which it explains the start.
+    That a cell was resumed is recorded with its times, of which it explains the start.
     """
     found: dict[str, Any] = {}
     for path in sorted((results / "cells").glob("*.json")):
@@ -103,7 +103,7 @@ def test_a_death_before_any_file_operation_loses_nothing(
         assert facts(root) == undisturbed(overrides), step
         assert not [name for name in leftovers(root) if not name.startswith(".")], step
         step += 1
-    assert step > 12, "claim, two batches, answers, cell, journal and claim each take some"
+    assert step > 12, "lock, two batches, answers, cell, answer log and lock each take some"
 
 
 def test_two_runs_at_once_compute_each_cell_once(
@@ -123,8 +123,8 @@ def test_an_owner_that_slept_too_long_leaves_the_cell_to_its_heir(
 ) -> None:
     overrides = [*CELL, "limit=4", "batch_size=1"]
     outcome = fork("asleep", overrides, tmp_path)
-    (claim,) = outcome["claimed"]
-    assert claim.endswith(".1.claim")
+    (lock,) = outcome["locked"]
+    assert lock.endswith(".1.lock")
     assert (outcome["status"], outcome["woken"]) == (0, 0)
     assert (outcome["cells"], outcome["kept"]) == (1, 1), "the sleeper does not write over its heir's cell"
     assert facts(tmp_path) == undisturbed(overrides)

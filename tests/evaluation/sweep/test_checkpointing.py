@@ -18,7 +18,7 @@ from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
 from clasp.methods import build
 from clasp.results import failures
-from clasp.results.answer_log import Journal, count
+from clasp.results.answer_log import AnswerLog, count
 
 CELL = "0123456789abcdef01234567"
 METHOD = build("clasp", {"ratio": 0.6, "router": "keyword"})
@@ -44,7 +44,7 @@ def answerer(small: tuple[Any, Any], tmp_path: Path) -> Callable[..., Counting]:
     def make(batch_size: int = 4) -> Counting:
         made = Counting(*small, METHOD, batch_size)
         made.asked = []
-        made.begin(Journal(tmp_path, CELL))
+        made.begin(AnswerLog(tmp_path, CELL))
         return made
 
     return make

@@ -1,4 +1,4 @@
-"""Claims: one owner at a time, the dead are found out, and the clock that counts is the file system's."""
+"""CellLocks: one owner at a time, the dead are found out, and the clock that counts is the file system's."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from clasp.results import lock
-from clasp.results.lock import ClaimLost, Claims, all_current, current
+from clasp.results.lock import CellLocks, LockLost, all_current, current
 
 CELL = "0123456789abcdef01234567"
 
 
 def foreign(results: Path, generation: int = 1, age_s: float = 0.0, **owner: object) -> Path:
-    """A claim of a process on another machine, last touched ``age_s`` ago."""
+    """A lock of a process on another machine, last touched ``age_s`` ago."""
     values = {"host": "node7", "machine": "boot/ns", "pid": 5, "started": 6, "slurm_job": "77"}
-    path = lock.folder(results) / f"{CELL}.{generation}.claim"
+    path = lock.folder(results) / f"{CELL}.{generation}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values | {"label": "cell", "since": "then", "questions": 4} | owner))
     touched = path.stat().st_mtime - age_s
@@ -29,15 +29,15 @@ def foreign(results: Path, generation: int = 1, age_s: float = 0.0, **owner: obj
 
 
 def test_a_claim_excludes_others_until_it_is_released(tmp_path: Path) -> None:
-    with Claims(tmp_path) as first, Claims(tmp_path) as second:
+    with CellLocks(tmp_path) as first, CellLocks(tmp_path) as second:
         held = first.take(CELL, "tiny, clasp at 64", 12)
         assert held is not None
         assert second.take(CELL, "the same") is None
-        claim = current(tmp_path, CELL)
-        assert claim is not None
-        assert (claim.alive, claim.label, claim.questions, claim.generation) == (True, "tiny, clasp at 64", 12, 1)
-        assert claim.owner is not None
-        assert claim.owner.pid == os.getpid()
+        info = current(tmp_path, CELL)
+        assert info is not None
+        assert (info.alive, info.label, info.questions, info.generation) == (True, "tiny, clasp at 64", 12, 1)
+        assert info.owner is not None
+        assert info.owner.pid == os.getpid()
         held.release()
         assert second.take(CELL, "the same") is not None
     assert all_current(tmp_path) == {}, "leaving the context releases what is still held"
@@ -49,66 +49,66 @@ def test_of_many_at_once_one_gets_the_cell(tmp_path: Path) -> None:
             foreign(tmp_path, generation, age_s=lock.STALE_S + 60)
         got, start = [], threading.Barrier(8)
 
-        def race(mine: Claims, start: threading.Barrier = start, got: list[object] = got) -> None:
+        def race(mine: CellLocks, start: threading.Barrier = start, got: list[object] = got) -> None:
             start.wait()
             got.append(mine.take(CELL, "race"))
 
-        with Claims(tmp_path) as mine:
+        with CellLocks(tmp_path) as mine:
             threads = [threading.Thread(target=race, args=(mine,)) for _ in range(8)]
             [thread.start() for thread in threads]
             [thread.join() for thread in threads]
             assert sum(held is not None for held in got) == 1
-            assert [path.name for path in lock.folder(tmp_path).iterdir()] == [f"{CELL}.{generation + 1}.claim"]
+            assert [path.name for path in lock.folder(tmp_path).iterdir()] == [f"{CELL}.{generation + 1}.lock"]
 
 
 def test_a_dead_process_of_this_machine_is_found_out_at_once(tmp_path: Path) -> None:
     work = (
-        "import os, sys; from clasp.results.lock import Claims; "
-        f"c = Claims(sys.argv[1]); c.__enter__(); assert c.take({CELL!r}, 'x'); os._exit(0)"
+        "import os, sys; from clasp.results.lock import CellLocks; "
+        f"c = CellLocks(sys.argv[1]); c.__enter__(); assert c.take({CELL!r}, 'x'); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", work, str(tmp_path)], check=True)
     left = current(tmp_path, CELL)
     assert left is not None
     assert not left.alive
     assert left.age_s < lock.STALE_S
-    with Claims(tmp_path) as mine:
+    with CellLocks(tmp_path) as mine:
         held = mine.take(CELL, "mine")
         assert held is not None
-        claim = current(tmp_path, CELL)
-        assert claim is not None
-        assert (claim.generation, claim.alive) == (2, True)
+        info = current(tmp_path, CELL)
+        assert info is not None
+        assert (info.generation, info.alive) == (2, True)
 
 
 def test_a_process_id_that_is_used_again_is_not_the_owner(tmp_path: Path) -> None:
-    with Claims(tmp_path) as mine:
+    with CellLocks(tmp_path) as mine:
         held = mine.take(CELL, "x")
         assert held is not None
-        path = next(lock.folder(tmp_path).glob("*.claim"))
+        path = next(lock.folder(tmp_path).glob("*.lock"))
         values = json.loads(path.read_text())
         path.write_text(json.dumps(values | {"started": values["started"] - 1}))
-        claim = current(tmp_path, CELL)
-        assert claim is not None
-        assert not claim.alive
+        info = current(tmp_path, CELL)
+        assert info is not None
+        assert not info.alive
 
 
 @pytest.mark.parametrize(("age_s", "taken"), [(lock.STALE_S - 30, False), (lock.STALE_S + 30, True)])
 def test_an_owner_elsewhere_is_judged_by_its_last_touch(tmp_path: Path, age_s: float, taken: bool) -> None:
     foreign(tmp_path, age_s=age_s)
-    with Claims(tmp_path) as mine:
+    with CellLocks(tmp_path) as mine:
         assert (mine.take(CELL, "mine") is not None) is taken
 
 
 def test_this_machines_clock_has_no_say_over_owners_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     foreign(tmp_path)
     monkeypatch.setattr("time.time", lambda: 4e9)
-    with Claims(tmp_path) as mine:
+    with CellLocks(tmp_path) as mine:
         assert mine.take(CELL, "mine") is None
 
 
 def test_a_claim_that_cannot_be_read_holds_until_it_is_old(tmp_path: Path) -> None:
     path = foreign(tmp_path)
     path.write_text('{"host": ')
-    with Claims(tmp_path) as mine:
+    with CellLocks(tmp_path) as mine:
         assert mine.take(CELL, "mine") is None
         os.utime(path, (0, 0))
         assert mine.take(CELL, "mine") is not None
@@ -118,10 +118,10 @@ def test_the_heartbeat_keeps_a_claim_young_and_its_loss_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "BEAT_S", 0.02)
-    with Claims(tmp_path) as mine:
+    with CellLocks(tmp_path) as mine:
         held = mine.take(CELL, "x")
         assert held is not None
-        path = next(lock.folder(tmp_path).glob("*.claim"))
+        path = next(lock.folder(tmp_path).glob("*.lock"))
         os.utime(path, (0, 0))
         for _ in range(200):
             if path.stat().st_mtime > 0:
@@ -131,15 +131,15 @@ def test_the_heartbeat_keeps_a_claim_young_and_its_loss_is_noticed(
         held.check()
         foreign(tmp_path, generation=2)
         path.unlink()
-        with pytest.raises(ClaimLost, match="taken over"):
+        with pytest.raises(LockLost, match="taken over"):
             held.check()
-    assert list(all_current(tmp_path)) == [CELL], "another's claim is not released"
+    assert list(all_current(tmp_path)) == [CELL], "another's lock is not released"
 
 
 def test_nothing_but_claims_is_taken_for_one(tmp_path: Path) -> None:
     place = lock.folder(tmp_path)
     place.mkdir()
-    for name in ("x.claim", f"{CELL}.claim", f"{CELL}.one.claim", ".claim-host-1"):
+    for name in ("x.lock", f"{CELL}.lock", f"{CELL}.one.lock", ".lock-host-1"):
         (place / name).write_text("{}")
     assert all_current(tmp_path) == {}
     assert current(tmp_path, CELL) is None

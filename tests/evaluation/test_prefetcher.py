@@ -12,10 +12,10 @@ import pytest
 
 from clasp.evaluation.generation.answering import Answer, Answerer, EvaluationError, Question
 from clasp.evaluation.generation.checkpointing import ResumingAnswerer
-from clasp.evaluation.generation.prefetcher import Ahead
+from clasp.evaluation.generation.prefetcher import Prefetcher
 from clasp.methods import build
-from clasp.results.answer_log import Journal, count
-from clasp.results.lock import ClaimLost
+from clasp.results.answer_log import AnswerLog, count
+from clasp.results.lock import LockLost
 
 CELL = "0123456789abcdef01234567"
 PATIENCE_S = 10.0
@@ -61,7 +61,7 @@ class Steps:
 
 def test_the_next_batch_is_prepared_and_no_further_one() -> None:
     steps = Steps()
-    with Ahead(steps) as ahead:
+    with Prefetcher(steps) as ahead:
         for number, (places, batch) in enumerate(ahead.each(PAIRS, ASKED), start=1):
             assert batch.take()[0] == "".join(map(str, places))
             assert steps.wait(min(number + 1, 4)), "the next one is prepared without being asked for"
@@ -71,7 +71,7 @@ def test_the_next_batch_is_prepared_and_no_further_one() -> None:
 
 def test_without_overlap_each_is_prepared_in_its_turn() -> None:
     steps = Steps()
-    with Ahead(steps, overlap=False) as ahead:
+    with Prefetcher(steps, overlap=False) as ahead:
         for number, (_, batch) in enumerate(ahead.each(PAIRS, ASKED), start=1):
             batch.take()
             time.sleep(0.02)
@@ -84,14 +84,14 @@ def test_an_error_is_that_of_its_batch() -> None:
             raise OSError("cannot be read")
         return names(questions)
 
-    came: list[str] = []
-    with Ahead(prepare) as ahead:
+    received: list[str] = []
+    with Prefetcher(prepare) as ahead:
         for _, batch in ahead.each(PAIRS, ASKED):
             try:
-                came.append(batch.take()[0])
+                received.append(batch.take()[0])
             except OSError as error:
-                came.append(str(error))
-    assert came == ["01", "23", "cannot be read", "67"]
+                received.append(str(error))
+    assert received == ["01", "23", "cannot be read", "67"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -99,7 +99,7 @@ def test_an_error_outside_ends_the_thread(error: type[BaseException]) -> None:
     steps = Steps()
 
     def answer() -> None:
-        with Ahead(steps) as ahead:
+        with Prefetcher(steps) as ahead:
             for _, batch in ahead.each(PAIRS, ASKED):
                 batch.take()
                 assert preparing()
@@ -113,7 +113,7 @@ def test_an_error_outside_ends_the_thread(error: type[BaseException]) -> None:
 
 def test_inputs_are_taken_once_and_parts_are_prepared_anew() -> None:
     steps = Steps()
-    with Ahead(steps) as ahead:
+    with Prefetcher(steps) as ahead:
         batch = ahead.batch(ASKED[:4])
         assert batch.take()[0] == "0123"
         with pytest.raises(RuntimeError, match="taken already"):
@@ -125,12 +125,12 @@ def test_inputs_are_taken_once_and_parts_are_prepared_anew() -> None:
 def test_answers_are_those_without_overlap(
     small: Any, questions: list[Question], batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method, told, questions = build("random", {"ratio": 0.6}), list[int](), questions[::2]
-    expected = Answerer(*small, method, batch_size).answer(questions, told.append)
+    method, counts, questions = build("random", {"ratio": 0.6}), list[int](), questions[::2]
+    expected = Answerer(*small, method, batch_size).answer(questions, counts.append)
     monkeypatch.setattr(Answerer, "overlap", False)
     again = list[int]()
     assert facts(Answerer(*small, method, batch_size).answer(questions, again.append)) == facts(expected)
-    assert told == again
+    assert counts == again
 
 
 def slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -156,7 +156,7 @@ def test_what_preparing_takes_counts_for_its_own_questions(
 @pytest.fixture
 def answerer(small: Any, tmp_path: Path) -> ResumingAnswerer:
     made = ResumingAnswerer(*small, build("random", {"ratio": 0.6}), 2)
-    made.begin(Journal(tmp_path, CELL))
+    made.begin(AnswerLog(tmp_path, CELL))
     return made
 
 
@@ -168,10 +168,10 @@ def test_a_claim_that_is_lost_ends_a_cell_between_batches(
     def between() -> None:
         calls.append(None)
         if len(calls) == 3:
-            raise ClaimLost("taken over")
+            raise LockLost("taken over")
 
-    answerer.begin(Journal(tmp_path, CELL), between)
-    with pytest.raises(ClaimLost):
+    answerer.begin(AnswerLog(tmp_path, CELL), between)
+    with pytest.raises(LockLost):
         answerer.answer(questions)
     assert count(tmp_path, CELL) == 4, "two batches of two; the third was prepared, and is not answered"
 
@@ -205,6 +205,6 @@ def test_memory_that_ends_while_preparing_halves_the_batch(
 
     monkeypatch.setattr(Answerer, "_inputs", limited)
     starved = ResumingAnswerer(answerer.model, answerer.processor, answerer.method, 2)
-    starved.begin(Journal(answerer._journal._path.parent / "other", CELL))
+    starved.begin(AnswerLog(answerer._answer_log._path.parent / "other", CELL))
     assert facts(starved.answer(questions)) == expected
     assert starved.events == [{"event": "out of memory", "questions": 2, "then": 1}]

@@ -13,9 +13,9 @@ from clasp.cli import jobs
 from clasp.config import RunConfig
 from clasp.evaluation.plan import Plan, most_cells, plan
 from clasp.launch import sweep
-from clasp.launch.plan_report import told
+from clasp.launch.plan_report import plan_report
 from clasp.results import failures
-from clasp.results.lock import Claims
+from clasp.results.lock import CellLocks
 from clasp.strict import ConfigError
 
 PLAN = SCRIPT.with_name("plan.py")
@@ -39,9 +39,9 @@ def test_cells_are_counted_where_they_stand(planned: tuple[Plan, RunConfig]) -> 
     (root / "cells" / f"{cells[0].signature}.json").touch()
     for each in cells[:2]:
         failures.record(root, each.signature, "label", ValueError("no"))
-    with Claims(root) as claims:
-        assert claims.take(cells[2].signature, "label")
-        text = told(*planned)
+    with CellLocks(root) as locks:
+        assert locks.take(cells[2].signature, "label")
+        text = plan_report(*planned)
     assert "10 cells on tiny, 5 of method x budget on 2 benchmarks; 1 done, 1 running, 1 failed, 7 missing" in text
     lines = {line.split()[0]: line.split()[1:7] for line in text.splitlines() if line.startswith(("world_", "easy_"))}
     assert lines == {
@@ -52,7 +52,7 @@ def test_cells_are_counted_where_they_stand(planned: tuple[Plan, RunConfig]) -> 
 
 def test_what_is_done_takes_no_time(planned: tuple[Plan, RunConfig]) -> None:
     def minutes() -> float:
-        found = re.search(r"time: about (\d+) min of one CPU, which is an assumption", told(*planned))
+        found = re.search(r"time: about (\d+) min of one CPU, which is an assumption", plan_report(*planned))
         return float(found[1]) if found else 0.0
 
     (planned[1].paths.results / "cells").mkdir(parents=True)
@@ -62,16 +62,16 @@ def test_what_is_done_takes_no_time(planned: tuple[Plan, RunConfig]) -> None:
     assert 0 < minutes() < before
     for each in planned[0].cells:
         (planned[1].paths.results / "cells" / f"{each.signature}.json").touch()
-    assert told(*planned).endswith("nothing to run")
+    assert plan_report(*planned).endswith("nothing to run")
 
 
 def test_jobs_are_the_launchers(configured: Callable[..., RunConfig]) -> None:
     config = configured(*GRID, "limit=100", "launcher=slurm", "launcher.cells_per_job=4", "launcher.minutes=3")
-    text = told(plan(config), config)
+    text = plan_report(plan(config), config)
     assert "jobs: 3 jobs of at most 4 cells, 16 at a time (launcher=slurm); the longest about" in text
     assert "launcher.minutes=3" not in text
     config = configured(*GRID, "limit=all", "launcher=slurm", "launcher.cells_per_job=4", "launcher.minutes=3")
-    assert "over launcher.minutes=3: it is queued again" in told(plan(config), config)
+    assert "over launcher.minutes=3: it is queued again" in plan_report(plan(config), config)
 
 
 def test_the_most_cells_need_no_backbone(planned: tuple[Plan, RunConfig]) -> None:
@@ -85,7 +85,7 @@ def test_nothing_is_submitted_that_was_not_fetched(
         raise ConfigError(f"{config.backbone.name}, {weights}: not fetched")
 
     config = configured(*GRID, "launcher=slurm")
-    asked = sweep.Asked({}, config, plan(config))
+    asked = sweep.Request({}, config, plan(config))
     monkeypatch.setattr(sweep.machine, "check", lambda *_: None)
     monkeypatch.setattr(sweep, "check_prefetched", not_fetched)
     with pytest.raises(ConfigError, match=r"tiny, sha256:.*: not fetched"):

@@ -11,13 +11,13 @@ from families import FAMILIES
 
 from clasp.backbones import adapter_for
 from clasp.evaluation.generation.answering import Answerer, Question
-from clasp.evaluation.generation.vit_cache import Replay, remembering
+from clasp.evaluation.generation.vit_cache import ViTCache, opened_vit_cache
 from clasp.methods import build
 
 Tiny = tuple[Any, Any]
 
 
-def answers(tiny: Tiny, questions: list[Question], name: str, replay: Replay | None, batch: int = 4) -> list[Any]:
+def answers(tiny: Tiny, questions: list[Question], name: str, replay: ViTCache | None, batch: int = 4) -> list[Any]:
     method = build(name, {} if name == "none" else {"tokens": 64})
     return Answerer(*tiny, method, batch, replay).answer(questions)
 
@@ -50,9 +50,9 @@ def features(model: Any, pixels: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", ["none", "random", "visionzip", "clasp", "tome", "mustdrop"])
 def test_answers_and_what_is_kept_are_the_same(tiny: Tiny, questions: list[Question], name: str) -> None:
     model, questions = tiny[0], questions[::2]  # one of every benchmark
-    with Replay(model, 0) as nothing:
+    with ViTCache(model, 0) as nothing:
         plain = answers(tiny, questions, name, nothing)
-    with Replay(model, 1024) as replay:
+    with ViTCache(model, 1024) as replay:
         answers(tiny, questions[::-1], "vispruner", replay, 3)  # fills the memory, in other batches
         again = answers(tiny, questions, name, replay)
     for one, other in zip(plain, again, strict=True):
@@ -66,10 +66,10 @@ def test_features_are_bit_equal_in_whatever_batch_and_memory(tiny: Tiny, mebibyt
     model = tiny[0]
     pixels = pictures(model, 4)
     plain = features(model, pixels)
-    with Replay(model, 0):
+    with ViTCache(model, 0):
         alone = [features(model, picture[None])[0] for picture in pixels]
     torch.testing.assert_close(alone, plain, rtol=1e-4, atol=1e-4)
-    with Replay(model, mebibytes):
+    with ViTCache(model, mebibytes):
         for batch in ([0, 1], [2, 1, 3], [3], [0, 0, 3, 2], [1, 2, 3, 0]):
             for place, found in zip(batch, features(model, pixels[batch]), strict=True):
                 assert torch.equal(found, alone[place])
@@ -81,7 +81,7 @@ def test_no_picture_is_computed_twice(tiny: Tiny) -> None:
     pixels = pictures(model, 3)
     calls, handles = counted(model)
     try:
-        with Replay(model, 1024) as replay:
+        with ViTCache(model, 1024) as replay:
             features(model, pixels[[0, 1]])
             assert (set(calls), replay.saved_seconds) == ({2}, 0.0)
             features(model, pixels[[1, 2, 2]])
@@ -89,7 +89,7 @@ def test_no_picture_is_computed_twice(tiny: Tiny) -> None:
             assert replay.saved_seconds > 0, "the same picture twice in a batch is saved once, too"
             features(model, pixels)
             assert set(calls) == {3}
-        with Replay(model, 0) as nothing:
+        with ViTCache(model, 0) as nothing:
             features(model, pixels[[1, 2, 2]])
             features(model, pixels)
     finally:
@@ -119,12 +119,12 @@ def test_a_changed_state_is_computed_from_there_on(tiny: Tiny, in_place: bool) -
         finally:
             handle.remove()
 
-    with Replay(model, 0):
+    with ViTCache(model, 0):
         plain, other = features(model, pixels), changed(pixels)
     assert [torch.equal(one, two) for one, two in zip(plain, other, strict=True)] == [True, True, False]
     calls, handles = counted(model)
     try:
-        with Replay(model, 1024):
+        with ViTCache(model, 1024):
             for first in (0, 0, 2):  # the last time, the picture that is changed alone
                 for expected, got in (
                     (plain, features(model, pixels[first:])),
@@ -143,7 +143,7 @@ def test_a_tower_that_packs_its_pictures_computes_as_it_is(family: str, question
     built = FAMILIES[family]
     pair = built.model(), built.processor()
     plain = answers(pair, questions[:3], "none", None)
-    with Replay(pair[0], 1024) as replay:
+    with ViTCache(pair[0], 1024) as replay:
         for _ in range(2):
             assert [a.text for a in answers(pair, questions[:3], "none", replay)] == [a.text for a in plain]
     assert (replay.saved_seconds, replay._bytes) == (0.0, 0)
@@ -153,9 +153,9 @@ def test_a_tower_that_packs_its_pictures_computes_as_it_is(family: str, question
 def test_crops_of_every_other_family_are_remembered(family: str, questions: list[Question]) -> None:
     built = FAMILIES[family]
     pair = built.model(), built.processor()
-    with Replay(pair[0], 0) as nothing:
+    with ViTCache(pair[0], 0) as nothing:
         plain = answers(pair, questions[:3], "none", nothing)
-    with Replay(pair[0], 1024) as replay:
+    with ViTCache(pair[0], 1024) as replay:
         for batch in (1, 3):
             again = answers(pair, questions[:3], "none", replay, batch)
             assert [a.text for a in again] == [a.text for a in plain]
@@ -167,7 +167,7 @@ def test_memory_is_bounded_and_the_model_is_as_before(tiny: Tiny) -> None:
     pixels = pictures(model, 3)
     calls, handles = counted(model)
     try:
-        with Replay(model, 4) as replay:  # 1.9 MiB a picture: two fit
+        with ViTCache(model, 4) as replay:  # 1.9 MiB a picture: two fit
             for places, computed in (
                 ([0], 1),
                 ([1], 2),
@@ -182,7 +182,7 @@ def test_memory_is_bounded_and_the_model_is_as_before(tiny: Tiny) -> None:
                 assert set(calls) == {computed}, "what was kept first stays"
                 assert 0 < replay._bytes <= 4 * 2**20
             assert replay._bytes == sum(state.numel() * 4 for crop in replay._crops.values() for state in crop.states)
-        with Replay(model, 1) as replay:
+        with ViTCache(model, 1) as replay:
             features(model, pixels)
             assert replay._bytes <= 2**20, "not one picture fits"
     finally:
@@ -193,7 +193,7 @@ def test_memory_is_bounded_and_the_model_is_as_before(tiny: Tiny) -> None:
 
 def test_times_are_those_without_the_memory(tiny: Tiny, questions: list[Question]) -> None:
     """Seconds that were saved are counted: a cell's costs do not depend on what ran before it."""
-    with Replay(tiny[0], 1024) as replay:
+    with ViTCache(tiny[0], 1024) as replay:
         first = sum(answer.seconds.vision for answer in answers(tiny, questions, "random", replay))
         saved = replay.saved_seconds
         second = sum(answer.seconds.vision for answer in answers(tiny, questions, "random", replay))
@@ -204,8 +204,8 @@ def test_times_are_those_without_the_memory(tiny: Tiny, questions: list[Question
 def test_a_memory_that_has_no_effect_is_told(caplog: pytest.LogCaptureFixture) -> None:
     model = SimpleNamespace(device=torch.device("cuda"))
     with caplog.at_level("INFO"):
-        assert remembering(model, 0) is None
+        assert opened_vit_cache(model, 0) is None
         assert caplog.messages == []
-        assert remembering(model, 512) is None
+        assert opened_vit_cache(model, 512) is None
     (message,) = caplog.messages
     assert message.startswith("vision_cache_mib=512 has no effect on cuda")
