@@ -1,4 +1,4 @@
-"""Output into a pipe, for as long as somebody reads it: ``python scripts/status.py | head``. Torch-free."""
+"""Output into a pipe, for as long as somebody reads it: ``clasp-eval status | head``. Torch-free."""
 
 from __future__ import annotations
 

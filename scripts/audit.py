@@ -1,4 +1,4 @@
-"""Looks for known vulnerabilities of the pinned packages, or lists their ages where nobody can be arguments.
+"""Looks for known vulnerabilities of the pinned packages, or lists their ages where no service answers.
 
     python scripts/audit.py [lock=requirements.lock] [output=results/reference/audit.md]
 

@@ -1,44 +1,10 @@
-"""Sets the small model's ranking of methods against published LLaVA-1.5-7B results; writes a table and a figure.
-
-    python scripts/fidelity.py [experiment=fidelity_tiny] [results=results] [published=results/published/accuracy.csv]
-
-The experiment's cells must be there: ``make fidelity`` computes them first.
-"""
+"""As ``clasp-eval fidelity``."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
-from clasp.arguments import run
-from clasp.data import data_folder
-from clasp.report.load import ReportError
-from clasp.strict import ConfigError
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Whose cells, where they are, and the file of published numbers."""
-
-    experiment: str = "fidelity_tiny"
-    results: Path = Path("results")
-    published: Path = data_folder("published") / "accuracy.csv"
-
-
-def compare(arguments: Arguments) -> int:
-    """The exit code."""
-    from clasp.report.fidelity import as_markdown, measure, write
-    from clasp.report.load import load_experiment
-
-    try:
-        found = measure(load_experiment(arguments.experiment, arguments.results), arguments.published)
-    except ReportError as error:
-        raise ConfigError(str(error)) from error
-    print(as_markdown(found))
-    print(*(f"written: {path}" for path in write(found, arguments.results)), sep="\n")
-    return 0
-
+from clasp.cli.fidelity import main
 
 if __name__ == "__main__":
-    sys.exit(run(Arguments, compare, sys.argv[1:], str(__doc__)))
+    sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """``python scripts/run.py`` in a process of its own, with ``folder`` as working directory."""
+    """``clasp-eval run`` in a process of its own, with ``folder`` as working directory."""
     return subprocess.run(
         [sys.executable, str(SCRIPT), *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=280
     )

@@ -147,7 +147,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def entered(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, quiet: None
 ) -> Callable[[Callable[[], object]], int]:
-    """The entry point of ``scripts/run.py`` around a call; checks what a user sees and returns the exit code."""
+    """The entry point of ``clasp-eval run`` around a call; checks what a user sees and returns the exit code."""
     monkeypatch.setattr("clasp.cli.jobs._run", lambda *_: 0)  # the plan is made, no cell is computed
     monkeypatch.setattr("clasp.cli.jobs.launch", lambda *_: 0)
     monkeypatch.chdir(tmp_path)
@@ -318,7 +318,7 @@ def test_files(stored: Path, quiet: None) -> None:
 
 
 def test_reports(stored: Path, quiet: None, capsys: pytest.CaptureFixture[str]) -> None:
-    """``scripts/report.py`` over changed cells, answers and experiments: tables always, the page now and then."""
+    """``clasp-eval report`` over changed cells, answers and experiments: tables always, the page now and then."""
     draw = random.Random(SEED)
     kinds = [stored / "experiments" / "one.json", *sorted((stored / "cells").glob("*.json*"))]
     contents = {path: path.read_bytes() for path in kinds}

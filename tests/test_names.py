@@ -85,7 +85,7 @@ def test_inside_results_files(tmp_path: Path) -> None:
     stored = json.loads((ROOT / "results" / "reference" / "retention" / "tiny.json").read_text())
     (results / "retention" / "tiny.json").write_text(json.dumps(stored | {"name": "../../evil"}))
     shutil.copy(ROOT / "results" / "reference" / "experiments" / "tiny_main.json", results / "experiments")
-    with pytest.raises(ReportError, match=r"evil.*run 'python scripts/retention.py' again"):
+    with pytest.raises(ReportError, match=r"evil.*run 'clasp-eval retention' again"):
         build_everything(results)
     path = results / "experiments" / "tiny_main.json"
     record = json.loads(path.read_text())

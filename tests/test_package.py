@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata as metadata
+import os
 import re
 import shutil
 import subprocess
@@ -102,6 +103,24 @@ def test_the_wheel_carries_what_is_read(wheel: Path) -> None:
     package = {name for name in package if "__pycache__" not in name}
     assert {name for name in names if name.startswith("clasp/") and "/_data/" not in name} == package
     assert {name.partition("/")[0] for name in names} == {"clasp", f"clasp_pruning-{PROJECT['version']}.dist-info"}
+
+
+def test_the_wheel_has_the_commands_and_their_configurations(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    (entries,) = (tmp_path / "site").glob("*.dist-info/entry_points.txt")
+    assert "clasp-eval = clasp.cli.main:main" in entries.read_text()
+    (tmp_path / "mine" / "method").mkdir(parents=True)
+    (tmp_path / "mine" / "method" / "deep_fastv.yaml").write_text("name: fastv\nlayer: 5\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", "clasp.cli", "run", "--config-dir", "mine", "method=deep_fastv", "--info", "searchpath"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert str(tmp_path / "site" / "clasp" / "_data" / "configs") in ran.stdout
 
 
 def needed(names: set[str]) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import (
@@ -17,6 +17,7 @@ from omegaconf.errors import (
 from clasp.config import RunConfig, known_keys
 from clasp.evaluation.questions.custom import BadRows
 from clasp.launch.sweep import JobsOutcome, Request
+from clasp.results.schema import Cell
 from clasp.strict import shown, unknown_key
 
 if TYPE_CHECKING:
@@ -86,9 +87,7 @@ def print_plan(planned: Plan, config: RunConfig) -> None:
           f"on {config.backbone.name}; results in {config.paths.results}/cells")  # fmt: skip
 
 
-def print_results(
-    planned: Plan, config: RunConfig, cells: Sequence[dict[str, Any]], computed: int, failed: int
-) -> None:
+def print_results(planned: Plan, config: RunConfig, cells: Sequence[Cell], computed: int, failed: int) -> None:
     """The results of a configuration, and how many are new."""
     from clasp.evaluation.judging.judge import kind_of
     from clasp.evaluation.summary import results_table
@@ -97,4 +96,4 @@ def print_results(
     print(f"{computed} cells computed, {len(cells) - computed} were there already, {failed} failed")
     waiting = [cell for cell in cells if cell["score"] is None and kind_of(cell) is not None]
     if waiting:
-        print(f"note: {len(waiting)} unjudged; score them with: python scripts/judge.py results={config.paths.results}")
+        print(f"note: {len(waiting)} unjudged; score them with: clasp-eval judge results={config.paths.results}")

@@ -1,4 +1,11 @@
-"""The command line of ``scripts/demo.py``. Nothing heavy is imported before the arguments are read."""
+"""A local page to try methods on: your image and question, their answers side by side, and what each of them kept.
+
+    clasp-eval demo [port=7860] [backbone=tiny] [browser=1]
+
+Listens on this machine alone and asks nothing of any other; from a remote machine, ``ssh -L 7860:localhost:7860``.
+``port=0`` takes any that is free, ``backbone`` (a hub id or a model's folder) is the one chosen at first, ``browser=0``
+opens none.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +38,9 @@ class DemoConfig:
     browser: bool = True
 
 
-def main(arguments: Sequence[str], usage: str) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Serves until interrupted; returns the exit code."""
-    return arguments_of.run(DemoConfig, _main, arguments, usage)
+    return arguments_of.run(DemoConfig, _main, arguments, str(__doc__))
 
 
 def _main(config: DemoConfig) -> int:

@@ -74,7 +74,7 @@ def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_,
         values = _values(composed)
         against, file = calibrating.names(values.pop("against")), values.pop("policy_file")
         config = _here(
-            values, "run its cells first, with scripts/run.py experiment=calibration, and leave out launcher"
+            values, "run its cells first, with clasp-eval run experiment=calibration, and leave out launcher"
         )
         path = calibrating.policy_path(file, config, POLICIES)
         calibrating.settings(config)
@@ -215,8 +215,8 @@ def _launch(overrides: list[str]) -> None:
         print("error: nothing was submitted", file=sys.stderr)
         return
     with _remembered():
-        requests, log_group, script = [one for one, _ in _requests], _requests[0][1], Path(sys.argv[0]).name
-        _statuses.append(launch(requests, command(), script, overrides, partial(print_outcome, log_group=log_group)))
+        requests, log_group = [one for one, _ in _requests], _requests[0][1]
+        _statuses.append(launch(requests, command(), overrides, partial(print_outcome, log_group=log_group)))
 
 
 def _run(planned: Plan, config: RunConfig, log_group: Callable[..., object]) -> int:

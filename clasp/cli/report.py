@@ -1,6 +1,13 @@
-"""The command line of ``scripts/report.py``.
+"""Builds an experiment's tables and figures from its results files, without a model.
 
-What draws and calculates is imported once the arguments are valid, so that errors in them show at once.
+    clasp-eval report experiment=tiny_main [published=1] [results=results] [wandb=offline]
+    clasp-eval report experiment=all [published=1] [results=results] [wandb=offline]
+
+Prints the paths of what it wrote and the table itself; ``all`` builds those of every experiment that has been run, and
+``report.html`` from them; ``published=1`` also sets published rows beside ours, in ``tables/<experiment>_published.*``.
+``wandb=offline`` or ``wandb=online`` logs each experiment's rows and files to Weights & Biases as one run (WANDB_MODE
+wins; off by default), with the project and entity of configs/config.yaml. Exit status 1, with a sentence for each thing
+that cannot be built or logged, 2 for bad arguments.
 """
 
 from __future__ import annotations
@@ -38,9 +45,9 @@ class ReportArguments:
             raise ConfigError("no experiment is named; say for example experiment=tiny_main, or experiment=all")
 
 
-def main(arguments: Sequence[str], usage: str) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Builds and prints; the exit code is 1 where something cannot be built or logged, and 2 for bad input."""
-    return run(ReportArguments, _report, arguments, usage)
+    return run(ReportArguments, _report, arguments, str(__doc__))
 
 
 def _report(arguments: ReportArguments) -> int:

@@ -1,4 +1,11 @@
-"""The command line of ``scripts/status.py``. Torch-free."""
+"""How far experiments are: cells done, running, failed, missing, and the time left. Needs no model and no cluster.
+
+    clasp-eval status [experiment=table_llava15] [results=results] [watch=10]
+
+``experiment`` is a name, with or without its backbone at the end; without it, all that were begun are listed.
+``watch=10`` prints again every 10 seconds until nothing is left to do. Exit status 1 where cells have failed, 2 where
+there is no such experiment.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +34,9 @@ class StatusArguments:
             raise ConfigError(f"watch={self.watch} is not 1 to {LONGEST_WATCH_S} seconds; say for example watch=10")
 
 
-def main(arguments: Sequence[str], usage: str) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Prints how far experiments are; the exit code is 1 where cells have failed, and 2 for bad input."""
-    return run(StatusArguments, _print_status, arguments, usage)
+    return run(StatusArguments, _print_status, arguments, str(__doc__))
 
 
 def _print_status(given: StatusArguments) -> int:

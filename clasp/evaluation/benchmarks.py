@@ -42,7 +42,7 @@ class Benchmark:
         judge: how a judge model scores it, outside of lmms-eval; until then its cell has no score.
         protocol: split, prompt and scoring rule in a few words, for two numbers compare only under the same.
         scale: in what the score is counted.
-        server: an evaluation server scores it, from the file that ``scripts/submission.py`` makes.
+        server: an evaluation server scores it, from the file that ``clasp-eval submission`` makes.
     """
 
     name: str

@@ -22,7 +22,8 @@ from clasp.results import experiments
 from clasp.results.answer_log import AnswerLog, tidy
 from clasp.results.lock import CellLocks
 from clasp.results.provenance import command
-from clasp.results.store import Cell, CellSpec, CellStore
+from clasp.results.schema import Cell
+from clasp.results.store import CellSpec, CellStore
 
 log = logging.getLogger(__name__)
 

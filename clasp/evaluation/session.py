@@ -24,7 +24,8 @@ from clasp.results import failures
 from clasp.results.answer_log import AnswerLog
 from clasp.results.lock import CellLocks, HeldLock, LockLost, current
 from clasp.results.provenance import now, provenance
-from clasp.results.store import Cell, CellSpec, CellStore
+from clasp.results.schema import Cell
+from clasp.results.store import CellSpec, CellStore
 
 if TYPE_CHECKING:
     from clasp.evaluation.generation.checkpointing import ResumingAnswerer

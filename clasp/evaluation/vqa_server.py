@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clasp.arguments import run
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.files import write_atomically
 from clasp.reading import read_object
-from clasp.reading import signature as is_signature
+from clasp.results.schema import is_signature
 from clasp.results.store import CellStore
 from clasp.strict import ConfigError, shown
 
@@ -87,27 +85,3 @@ def _question_ids(path: Path) -> list[int]:
         raise SubmissionError(
             f"{path} is not VQAv2's questions file ({error!r}); give v2_OpenEnded_mscoco_test2015_questions.json"
         ) from error
-
-
-@dataclass(frozen=True)
-class SubmissionArguments:
-    """As :func:`submit` takes them; ``cell`` is its signature."""
-
-    cell: str = ""
-    results: Path = Path("results")
-    questions: Path | None = None
-    output: Path | None = None
-
-    def __post_init__(self) -> None:
-        if not self.cell:
-            raise ConfigError("no cell is given; say cell=SIGNATURE, as results/experiments/ lists them")
-
-
-def main(arguments: Sequence[str], usage: str) -> int:
-    """``scripts/submission.py``: exit code 0, or 2 for bad input."""
-    return run(SubmissionArguments, _submit, arguments, usage)
-
-
-def _submit(arguments: SubmissionArguments) -> int:
-    print(f"wrote {submit(arguments.results, arguments.cell, arguments.output, arguments.questions)}")
-    return 0

@@ -17,9 +17,8 @@ from typing import Any, Literal, NamedTuple
 from clasp.budget import Geometry
 from clasp.cost import prefill_flops
 from clasp.launch.benchmark_sizes import SIZES
-from clasp.reading import read_object, validate
 from clasp.results.answer_log import RESUMED
-from clasp.results.schema import CELL
+from clasp.results.schema import Cell, read
 from clasp.results.store import CellSpec, CellStore
 
 TERA = 1e12
@@ -190,8 +189,7 @@ def _all_stored(results: Path) -> Iterable[_Stored]:
     store = CellStore(results)
     for signature in store.signatures():
         try:
-            cell = read_object(store.path(signature))
-            validate(cell, CELL)
+            cell = read(Cell, store.path(signature))
             sizes = store.path(signature).stat().st_size, store.answers_path(signature).stat().st_size
             one = _stored(cell, *sizes)
         except (OSError, ValueError, KeyError, TypeError):

@@ -13,18 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from clasp.files import write_atomically
-from clasp.reading import InvalidFile, anything, count, keyed, nothing, positive, read_object, signature, text, validate
+from clasp.reading import InvalidFile
+from clasp.results.schema import Count, Positive, Signature, load
 from clasp.strict import ConfigError
 
 SCHEMA = 1
-_SHAPE = {
-    "folder": text,
-    "configs": [keyed(anything)],
-    "cells": [signature],
-    "processes": positive,
-    "environment": keyed(text),
-    "then": (count, nothing),
-}
 
 
 @dataclass(frozen=True)
@@ -72,10 +65,10 @@ class PackFile:
 
     folder: str
     configs: Sequence[Mapping[str, Any]]
-    cells: Sequence[str]
-    processes: int = 1
+    cells: Sequence[Signature]
+    processes: Positive = 1
     environment: Mapping[str, str] = field(default_factory=dict)
-    then: int | None = None
+    then: Count | None = None
 
 
 def by_size(cells: Iterable[Wanted], size: int) -> list[Pack]:
@@ -135,10 +128,6 @@ def read(file: Path) -> PackFile:
     ConfigError: the file cannot be read, or is none of this version's.
     """
     try:
-        values = read_object(file)
-        if values.pop("schema", None) != SCHEMA:
-            raise InvalidFile("it is of another version")
-        validate(values, _SHAPE)
-        return PackFile(**values)
-    except (OSError, InvalidFile, TypeError) as error:  # the last where it has other keys
+        return load(PackFile, file, SCHEMA)
+    except (OSError, InvalidFile) as error:
         raise ConfigError(f"pack {file} cannot be used ({error}); submit the sweep again") from error

@@ -19,25 +19,19 @@ from clasp.backbones.published import PUBLISHED
 from clasp.config import RunConfig
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.files import write_atomically
-from clasp.reading import InvalidFile, Shape, anything, count, keyed, nothing, one_of, read_object, text, validate
+from clasp.reading import InvalidFile
 from clasp.results.provenance import now
+from clasp.results.schema import Count, load
 from clasp.strict import ConfigError
 
 SCHEMA = 1
-_SHAPE: Shape = {
-    "kind": one_of("model", "data"),
-    "name": text,
-    "revision": (text, nothing),
-    "commit": (text, nothing),
-    "files": keyed({"bytes": count, "changed": anything, "sha256": text}),
-}
 
 
 @dataclass(frozen=True)
 class Kept:
     """A fetched file: its size in bytes, the time of its last change (ns) when it was hashed, its SHA-256."""
 
-    bytes: int
+    bytes: Count
     changed: int
     sha256: str
 
@@ -190,7 +184,7 @@ def _superseded(manifest: Manifest) -> dict[str, str]:
 
 def command(config: RunConfig) -> str:
     """What to type on a machine that reaches the hub."""
-    words = ["python scripts/prefetch.py", f"backbone={config.backbone.name}"]
+    words = ["clasp-eval prefetch", f"backbone={config.backbone.name}"]
     words.append(f"'benchmarks.names=[{','.join(config.benchmarks.names)}]'")
     if config.data is not None:
         words.append(f"data={config.data}")
@@ -216,14 +210,11 @@ def data_path(config: RunConfig, benchmark: str) -> Path:
 def read(path: Path) -> Manifest | None:
     """A manifest, None where there is none that this version can read: what it lists counts as not fetched."""
     try:
-        values = read_object(path)
-        validate(values, _SHAPE)
-        files = {name: Kept(kept["bytes"], kept["changed"], kept["sha256"]) for name, kept in values["files"].items()}
-        if values["schema"] != SCHEMA or any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
-            return None
-        return Manifest(values["kind"], values["name"], files, values["revision"], values["commit"])
-    except (OSError, InvalidFile, KeyError):
+        manifest = load(Manifest, path, SCHEMA)
+    except (OSError, InvalidFile):
         return None
+    outside = any(Path(name).is_absolute() or ".." in Path(name).parts for name in manifest.files)
+    return None if outside else manifest
 
 
 def write(path: Path, manifest: Manifest) -> Path:

@@ -1,7 +1,7 @@
 """The code that was submitted, beside its sweep, so that jobs run it whatever happens to the checkout. Torch-free.
 
 ``code/`` holds the files that git tracks or does not ignore, without results, notebooks and tests; outside of a git
-checkout the package, the configurations and the scripts. ``snapshot.json`` says which commit it is and whether the tree
+checkout the package and the configurations. ``snapshot.json`` says which commit it is and whether the tree
 was dirty, ``dirty.diff`` in what.
 """
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DIFF = "dirty.diff"
 _DIFF = ("diff", "--binary", "--no-ext-diff", "--no-textconv")
 _LEFT_OUT = ("results", "notebooks", "tests")
-_WHOLE = ("clasp", "configs", "scripts")
+_WHOLE = ("clasp", "configs")
 
 
 def take(sweep: Path, root: Path = ROOT) -> Path:

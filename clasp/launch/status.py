@@ -15,13 +15,13 @@ from statistics import fmean
 
 from clasp.launch.estimate import clock
 from clasp.launch.formatting import bar, counted, duration
-from clasp.reading import InvalidFile, read_object, validate
+from clasp.reading import InvalidFile
 from clasp.results import answer_log, experiments, failures, lock
 from clasp.results.failures import Failure
 from clasp.results.lock import LockInfo
-from clasp.results.schema import CELL, EXPERIMENT
+from clasp.results.schema import Cell, ExperimentFile, read
 from clasp.results.store import CellStore
-from clasp.strict import ConfigError, shown
+from clasp.strict import ConfigError
 
 RECENT = 20
 """Newest cells that the time left is estimated from."""
@@ -124,13 +124,10 @@ def _experiments(results: Path, wanted: str | None) -> list[tuple[str, dict[str,
 
 def _cells(path: Path) -> dict[str, str]:
     try:
-        record = read_object(path)
-        if record["schema"] != experiments.SCHEMA:
-            raise InvalidFile(f"its schema is {shown(record['schema'])}, this version reads {experiments.SCHEMA}")
-        validate(record, EXPERIMENT)
-        return {str(cell["signature"]): str(cell["benchmark"]) for cell in record["cells"]}
-    except (OSError, InvalidFile, KeyError) as error:
+        record = read(ExperimentFile, path, experiments.SCHEMA)
+    except (OSError, InvalidFile) as error:
         raise StatusError(f"{path} cannot be read ({error}); run the experiment again, which writes it") from error
+    return {cell["signature"]: cell["benchmark"] for cell in record["cells"]}
 
 
 def _present(folder: Path) -> dict[str, float]:
@@ -191,9 +188,8 @@ def _measured(
 def _opened(path: Path) -> tuple[int, float | None] | None:
     """Questions of a stored cell and its seconds; None where it cannot be read: the next run sets such a one aside."""
     try:
-        cell = read_object(path)
-        validate(cell, CELL)
-        return int(cell["questions"]), clock(cell)
+        cell = read(Cell, path)
+        return cell["questions"], clock(cell)
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 

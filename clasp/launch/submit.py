@@ -68,13 +68,12 @@ def composing(argv: list[str]) -> Iterator[list[str]]:
 
 
 @contextmanager
-def submitted(sweep: Sweep, values: Mapping[str, Any], script: str, overrides: Sequence[str]) -> Iterator[Any]:
+def submitted(sweep: Sweep, values: Mapping[str, Any], overrides: Sequence[str]) -> Iterator[Any]:
     """Hydra's second call, over the packs, in a process that runs the snapshot; stopped at the end if it still runs.
 
     Args:
         sweep: what :func:`prepare` made.
         values: of a configuration, whose ``launcher`` section the jobs get.
-        script: name of the entry point.
         overrides: of ``hydra.launcher``, as typed.
     """
     code = sweep.folder / "code"
@@ -93,7 +92,7 @@ def submitted(sweep: Sweep, values: Mapping[str, Any], script: str, overrides: S
     environment = {**os.environ, "PYTHONPATH": python_path(code)}
     with (sweep.folder / "launcher.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, str(code / "scripts" / script), *arguments],
+            [sys.executable, "-m", "clasp.cli", "run", *arguments],
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,

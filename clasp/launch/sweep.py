@@ -67,13 +67,12 @@ class JobsOutcome:
     absent: tuple[str, ...]
 
 
-def launch(requests: Sequence[Request], command: str, script: str, overrides: Sequence[str], report: Report) -> int:
+def launch(requests: Sequence[Request], command: str, overrides: Sequence[str], report: Report) -> int:
     """Submits what is missing, waits, and reports; returns the exit code.
 
     Args:
         requests: the configurations.
         command: what was typed.
-        script: name of the entry point.
         overrides: of ``hydra.launcher``, as typed.
         report: called for each configuration at the end.
 
@@ -93,7 +92,7 @@ def launch(requests: Sequence[Request], command: str, script: str, overrides: Se
         record_experiment(one.plan, one.config)
     if not cells:
         print("every cell is there already; nothing was submitted")
-    elif not _run(requests, cells, command, script, overrides):
+    elif not _run(requests, cells, command, overrides):
         return 0
     return max(report(one, _outcome(one, set(cells))) for one in requests)
 
@@ -102,14 +101,13 @@ def _run(
     requests: Sequence[Request],
     cells: Mapping[str, tuple[int, CellSpec]],
     command: str,
-    script: str,
     overrides: Sequence[str],
 ) -> bool:
     """Submits and waits; whether it waited to the end."""
     sweep = prepare(requests, cells, command)
     name = requests[0].config.name
     print(f"{name}: {len(cells)} cells to compute in {len(sweep.numbers)} jobs; code, packs and logs in {sweep.folder}")
-    with submitted(sweep, requests[0].values, script, overrides) as process:
+    with submitted(sweep, requests[0].values, overrides) as process:
         if not wait(sweep, process, f"make status EXPERIMENT={name}"):
             raise ConfigError(refusal(sweep))
     return sweep.launcher.wait

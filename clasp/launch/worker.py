@@ -82,7 +82,7 @@ def _in_process(path: Path, pack: PackFile) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Computes one pack, here; what cannot be run is one sentence, as in ``scripts/run.py``."""
+    """Computes one pack, here; what cannot be run is one sentence, as in ``clasp-eval run``."""
     try:
         with stoppable(STOPPING):
             return _pack(arguments)

@@ -13,14 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from clasp.reading import InvalidFile, Shape, parse_object, read_text, validate
-from clasp.results.schema import ANSWER, CELL, EXPERIMENT, JUDGEMENT, waiting
+from clasp.reading import InvalidFile, parse_object, read_text
+from clasp.results.schema import AnswerLine, Cell, ExperimentFile, Judgement, read, validate, waiting
 from clasp.strict import shown
 
 if TYPE_CHECKING:  # importing it takes longer than a run needs that only logs its cells
     import pandas as pd
+
+Kind = TypeVar("Kind")
 
 SCHEMA, EXPERIMENT_SCHEMA = 1, 2
 UNPRUNED = "none"
@@ -155,24 +157,20 @@ def load_experiment(name: str, results: Path) -> Experiment:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
         raise ReportError(
             f"experiment {name!r} has not been run yet ({path} does not exist; experiments run so far: {known}); "
-            f"run 'python scripts/run.py experiment={name}' first"
+            f"run 'clasp-eval run experiment={name}' first"
         )
-    record = _read(path, "experiment file", EXPERIMENT, EXPERIMENT_SCHEMA)
-    try:
-        planned = tuple(
-            Planned(cell["row"], cell["method"], budget_tokens(cell), cell["benchmark"], cell["signature"])
-            for cell in record["cells"]
-        )
-        columns = tuple(_known(Column, column) for column in record["benchmarks"])
-        spec = _known(Spec, record.get("report") or {})
-    except (KeyError, TypeError) as error:
-        reason = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ReportError(f"experiment file {path} cannot be used ({reason}); {REMEDY}") from error
+    record = _read(ExperimentFile, path, "experiment file", EXPERIMENT_SCHEMA)
+    planned = tuple(
+        Planned(cell["row"], cell["method"], budget_tokens(cell), cell["benchmark"], cell["signature"])
+        for cell in record["cells"]
+    )
+    columns = tuple(_known(Column, column) for column in record["benchmarks"])
+    spec = _known(Spec, record.get("report") or {})
     there = {cell.signature for cell in planned if (results / "cells" / f"{cell.signature}.json").is_file()}
     if not there:
         raise ReportError(
             f"experiment {name!r} has none of its {len(planned)} cells yet; "
-            f"run 'python scripts/run.py experiment={name}' first"
+            f"run 'clasp-eval run experiment={name}' first"
         )
     flats = {signature: flat(judged_cell(results, signature)) for signature in there}
     lines = [{**flats[c.signature], "row": c.row, "tokens": c.tokens} for c in planned if c.signature in there]
@@ -210,20 +208,20 @@ def _check_frame(experiment: Experiment) -> None:
         seen[key] = cell.signature
 
 
-def read_cell(results: Path, signature: str) -> dict[str, Any]:
+def read_cell(results: Path, signature: str) -> Cell:
     """One cell's results file.
 
     Raises:
         ReportError: it cannot be read, or is not what its name says.
     """
     path = results / "cells" / f"{signature}.json"
-    cell = _read(path, "results file", CELL, SCHEMA)
-    if cell.get("signature") != signature:
-        raise ReportError(f"results file {path} holds the signature {shown(cell.get('signature'))}; {REMEDY}")
+    cell = _read(Cell, path, "results file", SCHEMA)
+    if cell["signature"] != signature:
+        raise ReportError(f"results file {path} holds the signature {shown(cell['signature'])}; {REMEDY}")
     return cell
 
 
-def judged_cell(results: Path, signature: str) -> dict[str, Any]:
+def judged_cell(results: Path, signature: str) -> Mapping[str, Any]:
     """A cell, with the score and the name of the judge where one has completed it (``judge_model``)."""
     cell = read_cell(results, signature)
     judged = read_judgement(results, cell)
@@ -232,7 +230,7 @@ def judged_cell(results: Path, signature: str) -> dict[str, Any]:
     return {**cell, "score": judged["score"], "scores": judged["scores"], "judge_model": judged["judge"]["model"]}
 
 
-def read_judgement(results: Path, cell: Mapping[str, Any]) -> dict[str, Any] | None:
+def read_judgement(results: Path, cell: Mapping[str, Any]) -> Judgement | None:
     """A judge's scores of a cell that has no score of its own: ``<signature>.judge.json``; None where none has judged.
 
     Raises:
@@ -241,9 +239,9 @@ def read_judgement(results: Path, cell: Mapping[str, Any]) -> dict[str, Any] | N
     path = results / "cells" / f"{cell['signature']}.judge.json"
     if cell["score"] is not None or not path.is_file():
         return None
-    judged = _read(path, "judgement", JUDGEMENT)
-    if judged.get("answers") != cell["answers"]["sha256"] or len(judged.get("questions", ())) != cell["questions"]:
-        raise ReportError(f"judgement {path} is not about its cell's answers; remove it and run scripts/judge.py again")
+    judged = _read(Judgement, path, "judgement")
+    if judged["answers"] != cell["answers"]["sha256"] or len(judged["questions"]) != cell["questions"]:
+        raise ReportError(f"judgement {path} is not about its cell's answers; remove it and run clasp-eval judge again")
     return judged
 
 
@@ -257,36 +255,22 @@ def read_answers(results: Path, signature: str, questions: int) -> list[dict[str
         ReportError: the answers are missing, cut short, or not those of the cell.
     """
     path = results / "cells" / f"{signature}.jsonl"
-    answers = [_parsed(line, path, ANSWER) for line in _text(path, "answers file").split("\n") if line]
+    try:
+        lines = [line for line in read_text(path).split("\n") if line]
+        answers = [dict(validate(AnswerLine, parse_object(line))) for line in lines]
+    except (OSError, InvalidFile) as error:
+        raise ReportError(f"answers file {path} cannot be read ({error}); {REMEDY}") from error
     if len(answers) != questions:
         raise ReportError(f"answers file {path} has {len(answers)} lines, its cell has {questions}; {REMEDY}")
     return answers
 
 
-def _read(path: Path, what: str, shape: Shape, schema: int | None = None) -> dict[str, Any]:
-    """The checked JSON object of a file; ``what`` it is, for messages."""
-    found = _parsed(_text(path, what), path)
-    if schema is not None and found.get("schema") != schema:
-        raise ReportError(f"{what} {path} has schema {found.get('schema')!r}, this version reads {schema}; {REMEDY}")
-    return _parsed(found, path, shape)
-
-
-def _text(path: Path, what: str) -> str:
+def _read(kind: type[Kind], path: Path, what: str, schema: int | None = None) -> Kind:
+    """The checked content of a file; ``what`` it is, for messages."""
     try:
-        return read_text(path)
+        return read(kind, path, schema)
     except (OSError, InvalidFile) as error:
-        raise ReportError(f"{what} {path} cannot be read ({error}); {REMEDY}") from error
-
-
-def _parsed(value: str | dict[str, Any], path: Path, shape: Shape | None = None) -> dict[str, Any]:
-    """A JSON object that a file holds, parsed where it is still text, of the given shape."""
-    try:
-        found = parse_object(value) if isinstance(value, str) else value
-        if shape is not None:
-            validate(found, shape)
-    except InvalidFile as error:
-        raise ReportError(f"{path} cannot be used ({error}); {REMEDY}") from error
-    return found
+        raise ReportError(f"{what} {path} cannot be used ({error}); {REMEDY}") from error
 
 
 def budget_tokens(cell: Mapping[str, Any]) -> int:
@@ -311,7 +295,7 @@ def timestamp(text: str | None) -> float:
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
-def flat(cell: dict[str, Any]) -> dict[str, Any]:
+def flat(cell: Mapping[str, Any]) -> dict[str, Any]:
     """A cell as one flat row.
 
     ``tokens`` is the budget as a count per image. Visual tokens come in all four token-count conventions; seconds are

@@ -1,4 +1,4 @@
-"""Reads what methods kept of a few images: ``<results>/retention/<name>.json`` of ``scripts/retention.py``."""
+"""Reads what methods kept of a few images: ``<results>/retention/<name>.json`` of ``clasp-eval retention``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pydantic import Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from clasp.report.load import ReportError
-from clasp.report.schema import STRICT, Count, Label, read_stored
+from clasp.report.schema import STRICT, read_stored
+from clasp.results.schema import Count, Label
 from clasp.strict import shown
 
 SCHEMA = 1
 LARGEST_SIDE = 8192
 """Pixels of the longest side of a stored image."""
-REMEDY = "run 'python scripts/retention.py' again"
+REMEDY = "run 'clasp-eval retention' again"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -109,9 +110,7 @@ def load_retention(results: Path, name: str) -> RetentionRun:
     path = results / "retention" / f"{name}.json"
     if not path.is_file():
         known = ", ".join(retention_runs(results)) or "none"
-        raise ReportError(
-            f"{path} does not exist (stored: {known}); run 'python scripts/retention.py name={name}' first"
-        )
+        raise ReportError(f"{path} does not exist (stored: {known}); run 'clasp-eval retention name={name}' first")
     run = read_stored(RetentionRun, path, SCHEMA, REMEDY)
     if run.name != name:  # it names the figures
         raise ReportError(f"{path} is about {shown(run.name)}; {REMEDY}")

@@ -10,12 +10,13 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from clasp.reading import LARGEST_NUMBER
-from clasp.report.schema import STRICT, Count, Label, read_stored
+from clasp.report.schema import STRICT, read_stored
 from clasp.report.statistics import Interval
+from clasp.results.schema import Count, Label
 
 FILE = "router.json"
 SCHEMA = 1
-REMEDY = "delete it and run 'python scripts/router.py' again"
+REMEDY = "delete it and run 'clasp-eval router' again"
 SETS = {
     "unseen": "unseen prompts in benchmarks' phrasing",
     "wordings": "unseen prompts in people's own words",

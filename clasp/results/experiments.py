@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clasp import reading
 from clasp.files import write_atomically
+from clasp.reading import InvalidFile
 from clasp.redact import redact, redacted
-from clasp.results.schema import EXPERIMENT
+from clasp.results.schema import ExperimentFile, read
 from clasp.results.store import CellSpec
 from clasp.strict import ConfigError, check_name
 
@@ -79,8 +79,6 @@ def planned(results: Path, name: str) -> list[str]:
     """
     file = path(results, name)
     try:
-        record = reading.read_object(file)
-        reading.validate(record, EXPERIMENT)
-        return list(dict.fromkeys(cell["signature"] for cell in record["cells"]))
-    except (reading.InvalidFile, KeyError) as error:
+        return list(dict.fromkeys(cell["signature"] for cell in read(ExperimentFile, file, SCHEMA)["cells"]))
+    except InvalidFile as error:
         raise ConfigError(f"{file} cannot be used ({error}); run the experiment again, or remove it") from error

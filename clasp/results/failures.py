@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clasp.files import write_atomically
-from clasp.reading import InvalidFile, read_object
+from clasp.reading import InvalidFile
 from clasp.redact import redact
 from clasp.results.provenance import now
+from clasp.results.schema import load
 
 SCHEMA = 1
 
@@ -55,11 +57,8 @@ def read(results: Path | str) -> dict[str, Failure]:
     """Failures by signature; files that are none of ours are left out."""
     found = {}
     for path in sorted(folder(results).glob("*.json")):
-        try:
-            values = read_object(path)
-            known = {name: str(values[name]) for name in ("signature", "label", "error", "traceback", "at")}
-        except (OSError, InvalidFile, KeyError):
-            continue
-        if known["signature"] == path.stem:
-            found[path.stem] = Failure(**known)
+        with contextlib.suppress(OSError, InvalidFile):
+            failure = load(Failure, path, SCHEMA)
+            if failure.signature == path.stem:
+                found[path.stem] = failure
     return found

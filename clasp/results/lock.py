@@ -19,9 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from clasp.reading import InvalidFile, parse_object, validate
+from clasp.reading import InvalidFile, parse_object
 from clasp.results.provenance import now
-from clasp.results.schema import LOCK
+from clasp.results.schema import LockFile, validate
 
 BEAT_S = 15.0
 """Seconds between two touches of a lock by its owner."""
@@ -255,13 +255,11 @@ def _read(path: Path, at: float | None = None) -> LockInfo | None:
 
 def _parsed(text: str) -> tuple[Owner | None, dict[str, Any]]:
     try:
-        values = parse_object(text)
-        validate(values, LOCK)
-        job = values["slurm_job"]
-        own = Owner(str(values["host"]), str(values["machine"]), int(values["pid"]), int(values["started"]), job)
-    except (InvalidFile, KeyError):  # not one of ours; its age alone says whether someone is at work
+        values = validate(LockFile, parse_object(text))
+    except InvalidFile:  # not one of ours; its age alone says whether someone is at work
         return None, {}
-    return own, values
+    own = Owner(values["host"], values["machine"], values["pid"], values["started"], values["slurm_job"])
+    return own, dict(values)
 
 
 def _this_process() -> Owner:

@@ -1,26 +1,284 @@
-"""What the files below a results root look like, for all that read them: shapes for :func:`validate`. Torch-free.
+"""What the files below a results root hold, for those who write them and all who read them. Torch-free.
 
-A shape says what a key holds where it is there; which keys must be there is the reader's to say.
+Each file is a typed dictionary: :func:`read` checks a file against one, :func:`validate` a value, :func:`load` makes a
+dataclass of one. Keys that a schema does
+not name are left alone, so that a reader takes what a later version adds.
 """
 
 from __future__ import annotations
 
-from clasp.reading import (
-    Shape,
-    amount,
-    anything,
-    count,
-    flag,
-    keyed,
-    label,
-    nothing,
-    number,
-    one_of,
-    positive,
-    signature,
-    text,
-    writable,
-)
+import json
+import re
+from collections.abc import Hashable
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypeVar, cast
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from clasp.reading import LARGEST_NUMBER, LONGEST_LABEL, InvalidFile, read_object, writable
+
+LONGEST_REASON = 300
+"""Characters of a reason in a message."""
+
+
+def _writable(value: str) -> str:
+    if not writable(value):
+        raise ValueError("should be a text that a file can hold")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_writable)]
+Label = Annotated[Text, Field(max_length=LONGEST_LABEL)]
+Number = Annotated[float, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
+Amount = Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]
+Count = Annotated[int, Field(ge=0, le=int(LARGEST_NUMBER))]
+Positive = Annotated[int, Field(ge=1, le=int(LARGEST_NUMBER))]
+Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
+
+TABLES = ("accuracy", "efficiency", "categories")
+FIGURES = ("accuracy_vs_flops", "score_vs_budget", "heatmap")
+
+
+class CellBudget(TypedDict, total=False):
+    """What was asked for: a count of visual tokens or the share removed, of how many."""
+
+    tokens: Count | None
+    ratio: Amount | None
+    visual_tokens: Positive
+
+
+class Costs(TypedDict, total=False):
+    """Means per question, see :func:`clasp.evaluation.costs.costs`."""
+
+    visual_tokens: dict[str, Amount]
+    text_tokens: Amount
+    new_tokens: Amount
+    tflops: dict[str, Amount]
+    kv_bytes: Amount
+    seconds: dict[str, Amount]
+    batch_size: Positive
+    device: Label
+
+
+class Event(TypedDict):
+    """Something that a reader of a result should know of its run; ``event`` says what kind."""
+
+    event: Label
+
+
+class CellProvenance(TypedDict, total=False):
+    """Where a result comes from, see :func:`clasp.results.provenance.provenance`."""
+
+    commit: Label | None
+    dirty: bool | None
+    command: str
+    assumptions: list[str] | None
+    versions: dict[str, Label]
+    started: Label
+    finished: Label
+    events: list[Event] | None
+    allowed: list[Label] | None
+
+
+class AnswersFile(TypedDict):
+    """The answers that were written with a cell."""
+
+    file: Label
+    sha256: Label
+    count: Count
+
+
+class Cell(TypedDict):
+    """``cells/<signature>.json``: one backbone x method x budget x benchmark."""
+
+    schema: int
+    signature: Signature
+    identity: dict[str, Any]
+    backbone: Label
+    method: Label
+    budget: CellBudget
+    benchmark: Label
+    category: Label | None
+    metric: Label
+    score: Number | None
+    scores: dict[str, Number]
+    questions: Positive
+    available: Count | None
+    limit: Positive | Literal["all"]
+    answers: AnswersFile
+    costs: Costs
+    provenance: CellProvenance
+
+
+class AnswerLine(TypedDict, total=False):
+    """A line of ``cells/<signature>.jsonl``: one question."""
+
+    question_id: Text | Number | None
+    prompt: str
+    prediction: str
+    score: Number | None
+    category: Label | None
+    routed: Label | None
+    detail: dict[str, Text | Number | bool | list[Any] | dict[str, Any] | None] | None
+
+
+class Judge(TypedDict):
+    """Who judged: the kind of judge, the model, and the fingerprint of its prompt."""
+
+    kind: Label
+    model: Label
+    prompt: Label
+
+
+class Verdict(TypedDict):
+    """A judge's scores of one question, and its reply as it came."""
+
+    score: Number
+    scores: dict[str, Number]
+    verdict: str
+
+
+class Judgement(TypedDict):
+    """``cells/<signature>.judge.json``: a judge's scores of a cell that has none of its own.
+
+    ``answers`` is the SHA-256 of the answers file that was judged; a judgement of other answers is none. ``score`` is
+    the mean over questions, ``scores`` the same of each value that the judge gives, ``questions`` in the order of the
+    answers.
+    """
+
+    schema: int
+    signature: Signature
+    judge: Judge
+    answers: Label
+    score: Number
+    scores: dict[str, Number]
+    questions: list[Verdict]
+    finished: Label
+
+
+class ExperimentColumn(TypedDict):
+    """A column of an experiment's tables."""
+
+    name: Label
+    metric: NotRequired[Label]
+    protocol: NotRequired[Label]
+    category: NotRequired[Label | None]
+    judge: NotRequired[Label | None]
+    server: NotRequired[bool]
+
+
+class ExperimentCell(TypedDict):
+    """A cell that an experiment is made of, existing or not, and the row of the tables that it belongs to."""
+
+    row: Label
+    method: Label
+    budget: CellBudget
+    benchmark: Label
+    signature: Signature
+
+
+class ExperimentReport(TypedDict, total=False):
+    """What a report makes of an experiment."""
+
+    title: Label
+    table: Literal["accuracy", "efficiency", "categories"]
+    figures: list[Literal["accuracy_vs_flops", "score_vs_budget", "heatmap"]]
+    reference: Label | None
+    published: Label | None
+
+
+class ExperimentFile(TypedDict):
+    """``experiments/<name>.json``: rows, benchmarks and cells of an experiment."""
+
+    schema: int
+    name: NotRequired[str]
+    command: NotRequired[str]
+    benchmarks: list[ExperimentColumn]
+    cells: list[ExperimentCell]
+    report: NotRequired[ExperimentReport | None]
+
+
+class LockFile(TypedDict):
+    """``running/<signature>.<generation>.lock``: the process that computes a cell."""
+
+    host: Label
+    machine: Label
+    pid: Count
+    started: Count
+    slurm_job: Label | None
+    label: NotRequired[Label]
+    questions: NotRequired[Count | None]
+    since: NotRequired[Label]
+
+
+Kind = TypeVar("Kind")
+
+
+def validate(kind: type[Kind], value: object) -> Kind:
+    """The value itself, which is of the kind: no conversion between types.
+
+    Args:
+        kind: a typed dictionary or anything else that pydantic takes.
+
+    Raises:
+        InvalidFile: names the place, the value and what is allowed there.
+    """
+    try:
+        _adapter(cast(Hashable, kind)).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise InvalidFile(reason(error, value)) from error
+    return value  # type: ignore[return-value]
+
+
+def read(kind: type[Kind], path: Path, schema: int | None = None) -> Kind:
+    """What a JSON file holds, as plain values.
+
+    Args:
+        schema: the value that its key ``schema`` must have.
+
+    Raises:
+        InvalidFile: it is no JSON object, of another schema, or has a value of another kind.
+        OSError: it is not there or cannot be opened.
+    """
+    return validate(kind, _object(path, schema))
+
+
+def load(kind: type[Kind], path: Path, schema: int) -> Kind:
+    """As :func:`read`, of a file that holds the fields of the dataclass ``kind``, as an instance of it."""
+    value = _object(path, schema)
+    try:
+        return _adapter(cast(Hashable, kind)).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        raise InvalidFile(reason(error, value)) from error
+
+
+def _object(path: Path, schema: int | None) -> dict[str, Any]:
+    value = read_object(path)
+    if schema is not None and value.get("schema") != schema:
+        raise InvalidFile(f"its schema is {_shown(value.get('schema'))}, this version reads {schema}")
+    return value
+
+
+def reason(error: ValidationError, value: object) -> str:
+    """The first error as a clause."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place, here = "", value
+    for part in first["loc"]:  # pydantic names the branches of a union too, which are no places of the value
+        if isinstance(part, int):
+            place, here = f"{place}[{part}]", here[part] if isinstance(here, list) and part < len(here) else None
+        elif first["type"] == "missing" or (isinstance(here, dict) and part in here):
+            place, here = f"{place}.{part}" if place else part, here.get(part) if isinstance(here, dict) else None
+    if first["type"] == "missing":
+        return f"the key {place!r} is missing"
+    needed = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    return f"{place or 'its content'} is {_shown(first['input'])}, which {needed}"[:LONGEST_REASON]
+
+
+def is_signature(value: object) -> bool:
+    """Whether it is a signature: 24 hex digits."""
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{24}", value) is not None
 
 
 def waiting(judged: bool, server: bool) -> str | None:
@@ -28,99 +286,11 @@ def waiting(judged: bool, server: bool) -> str | None:
     return "unjudged" if judged else "not submitted" if server else None
 
 
-TABLES = ("accuracy", "efficiency", "categories")
-FIGURES = ("accuracy_vs_flops", "score_vs_budget", "heatmap")
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
-_LABEL: Shape = (label, nothing)
 
-BUDGET: Shape = {"tokens": (count, nothing), "ratio": (amount, nothing), "visual_tokens": positive}
-
-COSTS: Shape = {
-    "visual_tokens": keyed(amount),
-    "text_tokens": amount,
-    "new_tokens": amount,
-    "tflops": keyed(amount),
-    "kv_bytes": amount,
-    "seconds": keyed(amount),
-    "batch_size": positive,
-    "device": label,
-}
-
-PROVENANCE: Shape = {
-    "commit": _LABEL,
-    "dirty": (flag, nothing),
-    "command": text,
-    "assumptions": ([text], nothing),
-    "versions": keyed(label),
-    "started": label,
-    "finished": label,
-    "events": ([{"event": label}], nothing),
-    "allowed": ([label], nothing),
-}
-
-CELL: Shape = {
-    "signature": signature,
-    "identity": keyed(anything),
-    "backbone": label,
-    "method": label,
-    "budget": BUDGET,
-    "benchmark": label,
-    "category": _LABEL,
-    "metric": label,
-    "score": (number, nothing),
-    "scores": keyed(number),
-    "questions": positive,
-    "available": (count, nothing),
-    "limit": (positive, one_of("all")),
-    "answers": {"file": label, "sha256": label, "count": count},
-    "costs": COSTS,
-    "provenance": PROVENANCE,
-}
-
-ANSWER: Shape = {
-    "question_id": (writable, number, nothing),
-    "prompt": text,
-    "prediction": text,
-    "score": (number, nothing),
-    "category": _LABEL,
-    "routed": _LABEL,
-    "detail": (keyed((writable, number, flag, nothing, [anything], keyed(anything))), nothing),
-}
-
-JUDGEMENT: Shape = {
-    "signature": signature,
-    "judge": {"kind": label, "model": label, "prompt": label},
-    "answers": label,
-    "score": number,
-    "scores": keyed(number),
-    "questions": [{"score": number, "scores": keyed(number), "verdict": text}],
-}
-
-EXPERIMENT: Shape = {
-    "command": text,
-    "benchmarks": [
-        {"name": label, "metric": label, "protocol": label, "category": _LABEL, "judge": _LABEL, "server": flag}
-    ],
-    "cells": [{"row": label, "method": label, "budget": BUDGET, "benchmark": label, "signature": signature}],
-    "report": (
-        {
-            "title": label,
-            "table": one_of(*TABLES),
-            "figures": [one_of(*FIGURES)],
-            "reference": _LABEL,
-            "published": _LABEL,
-        },
-        nothing,
-    ),
-}
-
-LOCK: Shape = {
-    "host": label,
-    "machine": label,
-    "pid": count,
-    "started": count,
-    "slurm_job": _LABEL,
-    "label": label,
-    "questions": (count, nothing),
-    "since": label,
-}
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

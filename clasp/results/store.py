@@ -5,7 +5,8 @@ that can be read is complete. A file that was cut short or altered is moved to `
 counts as absent; nothing else is touched.
 
 Where a judge scores a benchmark, its cell says ``"score": null`` for good and ``cells/<signature>.judge.json``
-completes it (:data:`JUDGEMENT`); until then ``cells/<signature>.verdicts.jsonl`` collects what the judge has said.
+completes it (:class:`clasp.results.schema.Judgement`); until then ``cells/<signature>.verdicts.jsonl`` collects what
+the judge has said.
 """
 
 from __future__ import annotations
@@ -22,33 +23,11 @@ from typing import Any
 
 from clasp import reading
 from clasp.files import append_line, write_atomically
-from clasp.results.schema import CELL
-from clasp.results.schema import JUDGEMENT as JUDGEMENT_SHAPE
+from clasp.results.schema import Cell, Judgement, is_signature, validate
 from clasp.strict import shown
 
 SCHEMA = 1
-Cell = dict[str, Any]
-"""A results file as a dictionary; its keys are those of ``REQUIRED``."""
-
-REQUIRED = frozenset(
-    [
-        *("schema", "signature", "identity", "backbone", "method", "budget", "benchmark", "category", "metric"),
-        *("score", "scores", "questions", "available", "limit", "answers", "costs", "provenance"),
-    ]
-)
-
-
 JUDGEMENT_SCHEMA = 1
-JUDGEMENT = frozenset(
-    ["schema", "signature", "judge", "answers", "score", "scores", "questions", "finished"],
-)
-"""Keys of a judgement.
-
-``judge``: ``kind``, ``model`` and fingerprint of the ``prompt``. ``answers``: SHA-256 of the answers file that was
-judged; a judgement of other answers is none. ``score``: mean over questions; ``scores``: the same of each value that
-the judge gives, by name. ``questions``: one entry a question, in the order of the answers, with ``score``, ``scores``
-and the ``verdict`` as it came. ``finished``: UTC.
-"""
 
 
 class BadCellWarning(UserWarning):
@@ -133,7 +112,7 @@ class CellStore:
         return self._place(signature, "jsonl")
 
     def _place(self, signature: str, ending: str) -> Path:
-        if not reading.signature(signature):  # which could lead out of the folder
+        if not is_signature(signature):  # which could lead out of the folder
             raise ValueError(f"{shown(signature)} is no signature; it has 24 hex digits")
         return self.cells / f"{signature}.{ending}"
 
@@ -172,8 +151,7 @@ class CellStore:
         payload = "".join(json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers).encode()
         name = f"{cell['signature']}.jsonl"
         digest = {"file": name, "sha256": hashlib.sha256(payload).hexdigest(), "count": len(answers)}
-        complete: Cell = {"schema": SCHEMA, **cell, "answers": digest}
-        _check(complete, str(cell["signature"]))
+        complete = _checked({"schema": SCHEMA, **cell, "answers": digest}, str(cell["signature"]))
         write_atomically(self.cells / name, payload)
         text = json.dumps(complete, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(self.path(complete["signature"]), text.encode())
@@ -185,30 +163,27 @@ class CellStore:
     def verdicts_path(self, signature: str) -> Path:
         return self._place(signature, "verdicts.jsonl")
 
-    def judgement(self, cell: Mapping[str, Any]) -> dict[str, Any] | None:
+    def judgement(self, cell: Cell) -> Judgement | None:
         """What a judge made of the cell's answers, None where none has; a file that cannot be used is set aside."""
         path = self.judgement_path(cell["signature"])
         if not path.exists():
             return None
         try:
-            found = reading.read_object(path)
-            _check_judgement(found, cell)
+            return _checked_judgement(reading.read_object(path), cell)
         except (ValueError, OSError) as error:
             self._set_aside((path,), str(error), "its answers are judged again")
             return None
-        return found
 
-    def put_judgement(self, judgement: Mapping[str, Any]) -> dict[str, Any]:
+    def put_judgement(self, judgement: Mapping[str, Any]) -> Judgement:
         """Writes the judgement of a cell that is there, and drops the verdicts that it was collected from.
 
         Raises:
             ValueError: there is no such cell, keys are missing, or it is about other answers.
         """
-        complete = {"schema": JUDGEMENT_SCHEMA, **judgement}
-        cell = self.get(complete["signature"])
+        cell = self.get(judgement["signature"])
         if cell is None:
-            raise ValueError(f"there is no cell {complete['signature']}")
-        _check_judgement(complete, cell)
+            raise ValueError(f"there is no cell {judgement['signature']}")
+        complete = _checked_judgement({"schema": JUDGEMENT_SCHEMA, **judgement}, cell)
         text = json.dumps(complete, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(self.judgement_path(cell["signature"]), text.encode())
         self.verdicts_path(cell["signature"]).unlink(missing_ok=True)
@@ -229,8 +204,7 @@ class CellStore:
         append_line(self.verdicts_path(signature), json.dumps(verdict, ensure_ascii=False, allow_nan=False).encode())
 
     def _read(self, signature: str) -> Cell:
-        cell = reading.read_object(self.path(signature))
-        _check(cell, signature)
+        cell = _checked(reading.read_object(self.path(signature)), signature)
         payload = self.answers_path(signature).read_bytes()
         if hashlib.sha256(payload).hexdigest() != cell["answers"]["sha256"]:
             raise ValueError("its answers file is not the one that was written with it")
@@ -254,28 +228,24 @@ class CellStore:
         )
 
 
-def _check(cell: Mapping[str, Any], expected: str) -> None:
-    missing = sorted(REQUIRED - set(cell))
-    if missing:
-        raise ValueError(f"keys are missing: {', '.join(missing)}")
-    if cell["schema"] != SCHEMA:
-        raise ValueError(f"its schema is {cell['schema']!r}, this version reads {SCHEMA}")
-    if cell["signature"] != expected or signature(cell["identity"]) != expected:
+def _checked(cell: Mapping[str, Any], expected: str) -> Cell:
+    if cell.get("schema") != SCHEMA:
+        raise ValueError(f"its schema is {cell.get('schema')!r}, this version reads {SCHEMA}")
+    checked = validate(Cell, cell)
+    if checked["signature"] != expected or signature(checked["identity"]) != expected:
         raise ValueError("its identity does not hash to its signature")
-    reading.validate(cell, CELL)
+    return checked
 
 
-def _check_judgement(judgement: Mapping[str, Any], cell: Mapping[str, Any]) -> None:
-    missing = sorted(JUDGEMENT - set(judgement))
-    if missing:
-        raise ValueError(f"keys are missing: {', '.join(missing)}")
-    if judgement["schema"] != JUDGEMENT_SCHEMA:
-        raise ValueError(f"its schema is {judgement['schema']!r}, this version reads {JUDGEMENT_SCHEMA}")
-    if judgement["signature"] != cell["signature"] or judgement["answers"] != cell["answers"]["sha256"]:
+def _checked_judgement(judgement: Mapping[str, Any], cell: Cell) -> Judgement:
+    if judgement.get("schema") != JUDGEMENT_SCHEMA:
+        raise ValueError(f"its schema is {judgement.get('schema')!r}, this version reads {JUDGEMENT_SCHEMA}")
+    checked = validate(Judgement, judgement)
+    if checked["signature"] != cell["signature"] or checked["answers"] != cell["answers"]["sha256"]:
         raise ValueError("it is about other answers")
-    reading.validate(judgement, JUDGEMENT_SHAPE)
-    if len(judgement["questions"]) != cell["answers"]["count"]:
-        raise ValueError(f"it judges {len(judgement['questions'])} of {cell['answers']['count']} answers")
+    if len(checked["questions"]) != cell["answers"]["count"]:
+        raise ValueError(f"it judges {len(checked['questions'])} of {cell['answers']['count']} answers")
+    return checked
 
 
 def _lines(path: Path) -> list[str]:

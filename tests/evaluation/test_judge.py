@@ -21,7 +21,8 @@ from clasp.evaluation.judging.rubrics import KINDS
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
 from clasp.evaluation.summary import results_table
-from clasp.results.store import REQUIRED, BadCellWarning, Cell, CellSpec, CellStore
+from clasp.results.schema import Cell, Judgement
+from clasp.results.store import BadCellWarning, CellSpec, CellStore
 from clasp.strict import ConfigError
 
 TOKEN = "sk-loopback-0123456789"  # of the server below, which is all that knows it
@@ -91,7 +92,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("OPENAI_BASE_URL", made.url)
     monkeypatch.setenv("OPENAI_API_KEY", TOKEN)
     monkeypatch.setenv("CLASP_JUDGE_MODEL", MODEL)
-    monkeypatch.setattr(chat_module, "_LONGEST_PAUSE", 0.0)
+    made.retry_after = "0.001"
     yield made
     made.close()
 
@@ -123,15 +124,15 @@ def put(store: CellStore, benchmark: str = "mmvet", predictions: tuple[str, ...]
     ]
     own = {"backbone": "tiny", "method": "random", "budget": {"tokens": 64}, "benchmark": benchmark, "score": None}
     counts = {"questions": len(answers), "available": len(answers), "limit": "all"}
-    values = {**dict.fromkeys(REQUIRED - {"schema", "answers"}, "x"), **own, **counts, "scores": {}}
+    values = {**dict.fromkeys(Cell.__required_keys__ - {"schema", "answers"}, "x"), **own, **counts, "scores": {}}
     values |= {"costs": {}, "provenance": {}}
     return store.put(values | {"signature": spec.signature, "identity": spec.identity()}, answers)
 
 
-def judged(store: CellStore, cell: Cell, **options: Any) -> dict[str, Any]:
+def judged(store: CellStore, cell: Cell, attempts: int = 5, **options: Any) -> Judgement:
     found = endpoint()
     assert found is not None
-    with Chat(found) as chat:
+    with Chat(found, attempts) as chat:
         return judge_cell(store, cell, chat, **options)
 
 
@@ -213,8 +214,8 @@ def test_other_forms_are_not_scores(kind: str, reply: str) -> None:
         ({"choices": []}, "no chat completion", 1),
         ({"choices": [{"message": {"content": None}}]}, "no chat completion", 1),
         (400, "HTTP 400", 1),
-        (500, "HTTP 500 after 5 tries", 5),
-        (429, "HTTP 429 after 5 tries", 5),
+        (500, "HTTP 500", 5),
+        (429, "HTTP 429", 5),
     ],
 )
 def test_a_question_without_a_verdict_leaves_the_cell_unjudged(
@@ -245,25 +246,6 @@ def test_a_busy_server_is_asked_again(tmp_path: Path, server: Server, status: in
     assert len(server.asked) == 3
 
 
-def test_pauses_double_and_a_server_may_ask_for_longer_ones(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
-    waited: list[float] = []
-    monkeypatch.setattr(chat_module, "_LONGEST_PAUSE", 5.0)
-    server.default = 503
-    with Chat(Endpoint(MODEL, server.url), attempts=5) as chat:
-        monkeypatch.setattr(chat._stopped, "wait", waited.append)
-        with pytest.raises(chat_module.RequestFailed, match="503 after 5 tries"):
-            chat.ask(KINDS["mmvet"].messages("q", "t", "p"))
-        assert waited == [1.0, 2.0, 4.0, 5.0]
-        server.retry_after = "3"
-        with pytest.raises(chat_module.RequestFailed):
-            chat.ask(KINDS["mmvet"].messages("q", "t", "p"))
-        assert waited[4:] == [3.0, 3.0, 4.0, 5.0]
-        server.retry_after = "Wed, 21 Oct 2026 07:28:00 GMT"
-        with pytest.raises(chat_module.RequestFailed):
-            chat.ask(KINDS["mmvet"].messages("q", "t", "p"))
-        assert waited[8:] == [1.0, 2.0, 4.0, 5.0]
-
-
 def test_an_endpoint_that_refuses_the_key_is_asked_once(tmp_path: Path, server: Server) -> None:
     store = CellStore(tmp_path)
     cell, server.default = put(store, predictions=tuple(map(str, range(60)))), 401
@@ -277,8 +259,8 @@ def test_nobody_at_the_address(tmp_path: Path, server: Server, monkeypatch: pyte
     store = CellStore(tmp_path)
     cell = put(store, predictions=tuple("abcdefghijklmnop"))
     server.close()
-    with pytest.raises(JudgeError, match=r"no connection \(ConnectError\) after 5 tries") as caught:
-        judged(store, cell, workers=1)
+    with pytest.raises(JudgeError, match=r"no connection \(ConnectError\) after 1 tries") as caught:
+        judged(store, cell, attempts=1, workers=1)
     assert caught.value.hopeless
     errors = store.verdicts(cell["signature"])
     assert len(errors) == judge_module.MISSES, "what comes after is not asked"

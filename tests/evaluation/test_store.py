@@ -13,7 +13,8 @@ import pytest
 
 from clasp.files import write_atomically
 from clasp.results import experiments
-from clasp.results.store import REQUIRED, BadCellWarning, CellSpec, CellStore, signature
+from clasp.results.schema import Cell
+from clasp.results.store import BadCellWarning, CellSpec, CellStore, signature
 
 SPEC = CellSpec(
     backbone="tiny",
@@ -31,7 +32,11 @@ ANSWERS = [{"question_id": "q0", "prediction": "ä"}, {"question_id": "q1", "pre
 
 
 def put(store: CellStore, spec: CellSpec = SPEC) -> dict[str, Any]:
-    values = dict.fromkeys(REQUIRED - {"schema", "answers"}, "x") | {"score": 0.5, "scores": {}, "costs": {}}
+    values = dict.fromkeys(Cell.__required_keys__ - {"schema", "answers"}, "x") | {
+        "score": 0.5,
+        "scores": {},
+        "costs": {},
+    }
     values |= {"budget": spec.budget, "provenance": {}, "questions": 2, "available": 2, "limit": "all"}
     return store.put(values | {"signature": spec.signature, "identity": spec.identity()}, ANSWERS)
 
@@ -191,7 +196,7 @@ def test_experiments_list_rows_and_cells_in_plan_order_and_are_left_alone_when_u
 def judgement(cell: dict[str, Any]) -> dict[str, Any]:
     questions = [{"score": 1.0, "scores": {"grade": 1.0}, "verdict": "1.0"}] * 2
     own = {"signature": cell["signature"], "answers": cell["answers"]["sha256"], "score": 1.0, "scores": {"grade": 1.0}}
-    return {**own, "judge": {"kind": "mmvet"}, "questions": questions, "finished": "now"}
+    return {**own, "judge": {"kind": "mmvet", "model": "m", "prompt": "p"}, "questions": questions, "finished": "now"}
 
 
 def test_a_judgement_completes_its_cell_and_is_no_cell(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def cell(method: str, tokens: int, benchmark: str, scores: list[float], **change
         "questions": len(scores),
         "available": 500,
         "limit": len(scores),
+        "answers": {"file": "answers", "sha256": "0" * 64, "count": len(scores)},
         "costs": {
             "visual_tokens": {
                 "nominal": tokens,

@@ -64,7 +64,7 @@ def test_no_measurement_is_no_section(tmp_path: Path) -> None:
     [
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
-        ({"schema": 9}, "has schema 9"),
+        ({"schema": 9}, "schema is 9"),
         ({"categories": ["ocr"]}, "does not fit"),
         ({"sets": {"unseen": {"hash": "x", "prompts": 11, "routers": content()["sets"]["unseen"]["routers"]}}}, "fit"),
         ({"device": None}, "device: Input should be"),
@@ -74,4 +74,4 @@ def test_a_bad_file_is_an_error_with_its_remedy(tmp_path: Path, change: Any, mes
     written(tmp_path, change if isinstance(change, str) else content() | change)
     with pytest.raises(ReportError, match=message) as caught:
         load_router_scores(tmp_path)
-    assert "run 'python scripts/router.py' again" in str(caught.value)
+    assert "run 'clasp-eval router' again" in str(caught.value)

@@ -391,7 +391,7 @@ def test_files_that_cannot_be_used_are_named_not_guessed(results: Path) -> None:
     whole, lines = path.read_text(), answers.read_text()
     for broken, message in (
         (whole[:100], "not valid JSON"),
-        (whole.replace('"schema": 1', '"schema": 9'), "schema 9"),
+        (whole.replace('"schema": 1', '"schema": 9'), "schema is 9"),
         (whole.replace(sig, "f" * 24), "holds the signature"),
         (whole.replace('"kv_bytes"', '"kv_bites"'), "lacks the key 'kv_bytes'"),
     ):
@@ -417,7 +417,7 @@ def test_two_cells_for_one_entry_are_an_error(results: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 1}, "schema 1, this version reads 2"),
+        ({"schema": 1}, "schema is 1, this version reads 2"),
         ({"cells": ["0" * 24]}, "cannot be used"),
         ({"benchmarks": [{"metric": "accuracy"}]}, "cannot be used .*'name'"),
         ({"benchmarks": [{"name": "gqa"}]}, r"cells of \['easy_vqa'\], which its list of benchmarks lacks"),

@@ -149,8 +149,9 @@ def write_policy(path: Path, config: RunConfig, plan: Plan, chosen: Calibration,
     for row, specs in plan.rows:
         for spec in specs if row in candidates else ():
             cell = store.get(spec.signature)
-            assert cell is not None  # choose() has read it
-            curve.setdefault(spec.benchmark, {})[candidates[row].label] = round(float(cell["score"]), 4)
+            assert cell is not None  # choose() has read it and its scores
+            assert cell["score"] is not None
+            curve.setdefault(spec.benchmark, {})[candidates[row].label] = round(cell["score"], 4)
     record = {
         "name": config.backbone.name,
         "provenance": "calibrated",

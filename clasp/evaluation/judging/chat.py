@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
-
-import httpx
+from urllib.parse import urlsplit
 
 from clasp.strict import ConfigError
 
@@ -23,9 +21,7 @@ DEFAULT_BASE = "https://api.openai.com/v1"
 DEFAULT_MODEL = "gpt-4o-2024-11-20"
 """A dated snapshot, the one that lmms-eval 0.7.3 judges with."""
 
-_TRY_AGAIN = frozenset([408, 409, 425, 429, 500, 502, 503, 504, 529])
 _REFUSED = frozenset([401, 403, 404])
-_LONGEST_PAUSE = 60.0
 
 
 @dataclass(frozen=True)
@@ -65,40 +61,47 @@ def endpoint() -> Endpoint | None:
 
 def _is_address(base: str) -> bool:
     try:
-        url = httpx.URL(base)
-    except httpx.InvalidURL:
+        url = urlsplit(base)
+        return url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 1) > 0
+    except ValueError:  # a port that is no number, an address in brackets that is none
         return False
-    return url.scheme in ("http", "https") and bool(url.host)
 
 
 class Chat:
     """Asks one endpoint, from any number of threads. A context manager that closes its connections.
 
+    The client of OpenAI tries again where that can help (no connection, a busy or failing server), after pauses that
+    double, or as long as the server asks for.
+
     Args:
         endpoint: where.
-        attempts: tries of one request, where trying again can help: no connection, a busy or failing server.
-        pause: seconds before the second try, doubled before each further one; a server's ``Retry-After`` counts more.
+        attempts: tries of one request.
         timeout: seconds to wait for a reply.
     """
 
-    def __init__(self, endpoint: Endpoint, attempts: int = 5, pause: float = 1.0, timeout: float = 120.0) -> None:
-        for chatty in ("httpx", "httpcore"):  # they log addresses
+    def __init__(self, endpoint: Endpoint, attempts: int = 5, timeout: float = 120.0) -> None:
+        from openai import Omit, OpenAI
+
+        for chatty in ("httpx", "httpx2", "httpcore", "openai"):  # they log addresses
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        self.endpoint, self._attempts, self._pause = endpoint, attempts, pause
-        headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
-        self._client = httpx.Client(base_url=endpoint.base, headers=headers, timeout=timeout)
-        self._stopped = threading.Event()
+        self.endpoint, self._attempts = endpoint, attempts
+        self._client = OpenAI(
+            api_key=endpoint.key or "none",
+            base_url=endpoint.base,
+            max_retries=attempts - 1,
+            timeout=timeout,
+            default_headers=None if endpoint.key else {"Authorization": Omit()},  # type: ignore[dict-item]
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self._client.close()
 
     def stop(self) -> None:
-        """Requests that wait for their next try give up."""
-        self._stopped.set()
+        """Requests that wait for their next try fail at it."""
+        self._client.close()
 
     def ask(self, messages: Sequence[dict[str, str]]) -> str:
         """The model's reply at temperature 0, the key masked in it should a server ever repeat it.
@@ -106,40 +109,21 @@ class Chat:
         Raises:
             RequestFailed: no reply came.
         """
+        import openai
+
         # no limit of new tokens: the name of that setting differs between servers, and the replies asked for are short
-        body = {"model": self.endpoint.model, "messages": list(messages), "temperature": 0}
-        for attempt in range(1, self._attempts + 1):
-            asked_to_wait = 0.0
-            try:
-                response = self._client.post("chat/completions", json=body)
-            except httpx.TransportError as error:
-                problem = f"no connection ({type(error).__name__})"
-            else:
-                if response.status_code == httpx.codes.OK:
-                    return self._masked(_content(response))
-                problem = f"HTTP {response.status_code}"
-                if response.status_code not in _TRY_AGAIN:
-                    raise RequestFailed(problem, hopeless=response.status_code in _REFUSED)
-                asked_to_wait = _seconds(response.headers.get("retry-after", ""))
-            wait = max(asked_to_wait, self._pause * 2 ** (attempt - 1))
-            if attempt < self._attempts and self._stopped.wait(min(wait, _LONGEST_PAUSE)):
-                raise RequestFailed(f"{problem}, then stopped")
-        raise RequestFailed(f"{problem} after {self._attempts} tries")
-
-    def _masked(self, text: str) -> str:
-        return text.replace(self.endpoint.key, "[key]") if self.endpoint.key else text
-
-
-def _content(response: httpx.Response) -> str:
-    try:
-        content: Any = response.json()["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise RequestFailed(f"the reply is no chat completion ({type(error).__name__})") from None
-    if not isinstance(content, str):
-        raise RequestFailed("the reply is no chat completion (it has no text)")
-    return content
-
-
-def _seconds(header: str) -> float:
-    """A ``Retry-After`` header in seconds; 0 where it is absent or a date."""
-    return float(header) if header.isascii() and header.isdigit() else 0.0
+        body: Any = {"model": self.endpoint.model, "messages": list(messages), "temperature": 0}
+        try:
+            completion = self._client.chat.completions.create(**body)
+            content = completion.choices[0].message.content
+        except openai.APIStatusError as error:  # whose message may repeat the key
+            problem = f"HTTP {error.status_code}"
+            raise RequestFailed(problem, hopeless=error.status_code in _REFUSED) from None
+        except openai.APIConnectionError as error:
+            cause = type(error.__cause__ or error).__name__
+            raise RequestFailed(f"no connection ({cause}) after {self._attempts} tries") from None
+        except (openai.OpenAIError, ValueError, IndexError, TypeError, AttributeError) as error:
+            raise RequestFailed(f"the reply is no chat completion ({type(error).__name__})") from None
+        if not isinstance(content, str):
+            raise RequestFailed("the reply is no chat completion (it has no text)")
+        return content.replace(self.endpoint.key, "[key]") if self.endpoint.key else content

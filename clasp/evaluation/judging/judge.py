@@ -1,7 +1,7 @@
 """Scores the answers of judged benchmarks with a language model behind a chat endpoint (see ``chat.py``). Torch-free.
 
 A run stores such a cell with ``score`` null: "unjudged". Judging reads its answers and writes, beside the cell that
-stays as it is, ``cells/<signature>.judge.json`` (:data:`clasp.results.store.JUDGEMENT`). Each verdict is kept as it
+stays as it is, ``cells/<signature>.judge.json`` (:class:`clasp.results.schema.Judgement`). Each verdict is kept as it
 comes, so that what was stopped goes on where it stopped. A question without a usable verdict leaves its cell unjudged.
 """
 
@@ -10,22 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from clasp.arguments import run
 from clasp.evaluation.benchmarks import BENCHMARKS
-from clasp.evaluation.judging.chat import DEFAULT_MODEL, MODEL_VARIABLE, Chat, Endpoint, RequestFailed, endpoint
+from clasp.evaluation.judging.chat import Chat, Endpoint, RequestFailed
 from clasp.evaluation.judging.rubrics import KINDS, Kind
-from clasp.results import experiments
 from clasp.results.provenance import now
-from clasp.results.store import Cell, CellStore
-from clasp.strict import ConfigError
+from clasp.results.schema import Cell, Judgement
+from clasp.results.store import CellStore
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +59,7 @@ def completed(store: CellStore, cell: Cell, judge: Endpoint | None) -> Cell:
     try:
         with Chat(judge) as chat:
             judge_cell(store, cell, chat)
-    except JudgeError as error:  # its answers are kept, so nothing is lost and scripts/judge.py can go on
+    except JudgeError as error:  # its answers are kept, so nothing is lost and clasp-eval judge can go on
         log.error("%s of %s stays unjudged: %s", cell["benchmark"], cell["method"], error)
     return store.completed(cell)
 
@@ -75,7 +70,7 @@ def judge_cell(
     chat: Chat,
     workers: int = WORKERS,
     advance: Callable[[int], object] = lambda count: None,
-) -> dict[str, Any]:
+) -> Judgement:
     """Judges the questions of a cell that have no verdict yet and writes its judgement; returns it.
 
     Args:
@@ -167,67 +162,3 @@ def _judgement(cell: Cell, judge: Mapping[str, str], verdicts: Sequence[Mapping[
         "questions": questions,
         "finished": now(),
     }
-
-
-@dataclass(frozen=True)
-class JudgeArguments:
-    """``experiment`` None: every cell that is stored."""
-
-    results: Path = Path("results")
-    experiment: str | None = None
-
-
-def main(arguments: Sequence[str], usage: str) -> int:
-    """``scripts/judge.py``: judges what waits; the exit code is 0, 1 or 2 as in ``cli.py``."""
-    return run(JudgeArguments, _judge, arguments, usage)
-
-
-def _judge(arguments: JudgeArguments) -> int:
-    store = CellStore(arguments.results)
-    waiting = unjudged(store, _selected(store, arguments.experiment))
-    if not waiting:
-        print("no cell waits for a judge")
-        return 0
-    found = endpoint()
-    if found is None:
-        raise ConfigError(
-            f"{_counted(len(waiting))} for a judge and no endpoint is set; set OPENAI_API_KEY, or "
-            f"OPENAI_BASE_URL for a server of your own, and {MODEL_VARIABLE} for another model than {DEFAULT_MODEL}"
-        )
-    return _judge_all(store, waiting, found)
-
-
-def _judge_all(store: CellStore, cells: Sequence[Cell], found: Endpoint) -> int:
-    from tqdm import tqdm
-
-    left = 0
-    with Chat(found) as chat, tqdm(total=sum(cell["answers"]["count"] for cell in cells), unit="question") as bar:
-        for number, cell in enumerate(cells):
-            label = f"{cell['benchmark']} of {cell['method']} at {cell['budget']['tokens']} on {cell['backbone']}"
-            bar.set_description(label)
-            try:
-                judgement = judge_cell(store, cell, chat, advance=bar.update)
-            except JudgeError as error:
-                left += 1
-                bar.write(f"error: {label} stays unjudged: {error}", file=sys.stderr)
-                if error.hopeless:
-                    left = len(cells) - number + left - 1
-                    break
-            else:
-                bar.write(f"{label}: {100 * judgement['score']:.1f}, judged by {found.model}")
-    if left:
-        print(f"error: {_counted(left)} still for a judge; what was judged is kept, run this again", file=sys.stderr)
-    return 1 if left else 0
-
-
-def _counted(cells: int) -> str:
-    return "1 cell waits" if cells == 1 else f"{cells} cells wait"
-
-
-def _selected(store: CellStore, experiment: str | None) -> list[str]:
-    try:
-        return store.signatures() if experiment is None else experiments.planned(store.root, experiment)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"experiment {experiment!r} has not been run under {store.root}; name another one, or none for all cells"
-        ) from None

@@ -33,7 +33,7 @@ class CustomTask(LocalTask):
         path = (dataset_kwargs or {}).get("data")
         if not path:
             raise EvaluationError(
-                "task clasp_custom has no file; run it with scripts/run.py benchmarks=custom data=my.jsonl"
+                "task clasp_custom has no file; run it with clasp-eval run benchmarks=custom data=my.jsonl"
             )
         table = [
             {

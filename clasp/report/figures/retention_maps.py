@@ -50,7 +50,7 @@ def draw(run: RetentionRun) -> Figure:
 
     blocks = [(question, _lines(maps)) for question, maps in run if maps]
     if not blocks:
-        raise ReportError(f"retention run {run.name!r} has no maps; run 'python scripts/retention.py' again")
+        raise ReportError(f"retention run {run.name!r} has no maps; run 'clasp-eval retention' again")
     height = LEGEND_MM + sum(HEAD_MM + len(lines) * LINE_MM for _, lines in blocks)
     # places are set by hand: maps are square and flow over the lines like words
     figure = Figure(figsize=(style.COLUMN_MM / 25.4, height / 25.4), dpi=style.DPI)

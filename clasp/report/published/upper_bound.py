@@ -8,19 +8,21 @@ results/reference/tiny_training.json.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from clasp.reading import InvalidFile, keyed, number, read_object, validate
-from clasp.reading import signature as is_signature
+from typing_extensions import TypedDict
+
+from clasp.reading import InvalidFile
 from clasp.report.layout import benchmark_label, percent_factor
 from clasp.report.load import UNPRUNED, ReportError, flat, read_answers, read_cell
 from clasp.report.metrics import sampled
 from clasp.report.published.read import read_published
 from clasp.report.statistics import LEVEL, resample
+from clasp.results.schema import Number, is_signature, read
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"
 """The project's own results folder, which holds the targets."""
@@ -122,13 +124,16 @@ def targets(backbone: str, folder: Path = RESULTS) -> list[Target]:
     return found
 
 
-def _measured(path: Path) -> dict[str, dict[str, float]]:
+class _Training(TypedDict):
     """What the shipped backbone's training measured: benchmark -> what was shown -> accuracy in percent."""
+
+    accuracy: dict[str, dict[str, Number]]
+
+
+def _measured(path: Path) -> dict[str, dict[str, float]]:
     try:
-        content = read_object(path)
-        validate(content, {"accuracy": keyed(keyed(number))})
-        return dict(content["accuracy"])
-    except (OSError, InvalidFile, KeyError) as error:
+        return read(_Training, path)["accuracy"]
+    except (OSError, InvalidFile) as error:
         raise ReportError(f"{path} cannot be used ({error}); restore the project's own file") from error
 
 
@@ -152,9 +157,9 @@ def check(backbone: str, results: Path, folder: Path = RESULTS) -> Check:
     return Check(backbone, checked, missing)
 
 
-def _unpruned(backbone: str, results: Path) -> dict[str, dict[str, Any]]:
+def _unpruned(backbone: str, results: Path) -> dict[str, Mapping[str, Any]]:
     """Benchmark -> the scored unpruned cell that counts."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for path in sorted(path for path in (results / "cells").glob("*.json") if is_signature(path.stem)):
         cell = read_cell(results, path.stem)
         known = flat(cell)
@@ -166,15 +171,15 @@ def _unpruned(backbone: str, results: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _weight(cell: dict[str, Any]) -> tuple[int, str]:
+def _weight(cell: Mapping[str, Any]) -> tuple[int, str]:
     return int(cell["questions"]), str(cell["provenance"].get("finished", ""))
 
 
-def _partial(cell: dict[str, Any]) -> bool:
+def _partial(cell: Mapping[str, Any]) -> bool:
     return int(cell["questions"]) < int(cell["available"])
 
 
-def _compare(target: Target, cell: dict[str, Any], results: Path, sample: float) -> Checked:
+def _compare(target: Target, cell: Mapping[str, Any], results: Path, sample: float) -> Checked:
     score, questions = float(cell["score"]), int(cell["questions"])
     factor = percent_factor([score])
     if cell["metric"] in BOOTSTRAPPED:
@@ -187,7 +192,7 @@ def _compare(target: Target, cell: dict[str, Any], results: Path, sample: float)
     return Checked(target, score * factor, error, limit, questions, int(cell["available"]), str(cell["signature"]))
 
 
-def _bootstrapped(cell: dict[str, Any], results: Path) -> float:
+def _bootstrapped(cell: Mapping[str, Any], results: Path) -> float:
     """Standard error of a score that is no mean, in the cell's scale."""
     answers = read_answers(results, str(cell["signature"]), int(cell["questions"]))
     made = sampled(cell["metric"], answers, float(cell["score"]))
@@ -216,7 +221,7 @@ def command(found: Check) -> str:
     """What makes the missing cells: on all questions, and on the tiny backbone on the default subset."""
     everything: Sequence[str] = () if found.backbone == TINY else ("limit=all",)
     names = f"'benchmarks.names=[{','.join(found.missing)}]'"
-    return " ".join(["python scripts/run.py", f"backbone={found.backbone}", "method=none", names, *everything])
+    return " ".join(["clasp-eval run", f"backbone={found.backbone}", "method=none", names, *everything])
 
 
 def _line(one: Checked) -> str:

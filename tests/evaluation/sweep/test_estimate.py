@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic import cell
 
 from clasp.backbones import geometry
 from clasp.evaluation.benchmarks import BENCHMARKS
@@ -27,25 +28,18 @@ def store(root: Path, method: str, tokens: int, clock: int, benchmark: str = "wo
     """A cell of 100 questions, as far as an estimate reads it, with an answers file of 20,000 bytes."""
     tmacs = 3.4e-6 * tokens  # about what the tiny decoder takes
     seconds = {"vision": 0.05, "prefill": 500 * tmacs, "decode": 0.01, "total": 0.06 + 500 * tmacs}
-    cell = {
-        "backbone": "tiny",
-        "method": method,
-        "budget": {"tokens": tokens},
-        "benchmark": benchmark,
-        "questions": 100,
-        "available": 500,
-        "costs": {
-            "device": "CPU (1 threads)",
-            "text_tokens": 10.0,
-            "tflops": {"gated": tmacs},
-            "seconds": seconds,
-            **other,
-        },
-        "provenance": {"started": "2026-01-01T00:00:00+00:00", "finished": f"2026-01-01T00:00:{clock:02}+00:00"},
-    }
+    made = {"started": "2026-01-01T00:00:00+00:00", "finished": f"2026-01-01T00:00:{clock:02}+00:00"}
     (root / "cells").mkdir(exist_ok=True)
     name = f"{len(list((root / 'cells').iterdir())):024x}"
-    (root / "cells" / f"{name}.json").write_text(json.dumps(cell))
+    stored = cell(method, tokens, benchmark, [1.0] * 100, signature=name, provenance=made)
+    stored["costs"] |= {
+        "device": "CPU (1 threads)",
+        "text_tokens": 10.0,
+        "tflops": {"gated": tmacs},
+        "seconds": seconds,
+    }
+    stored["costs"] |= other
+    (root / "cells" / f"{name}.json").write_text(json.dumps(stored))
     (root / "cells" / f"{name}.jsonl").write_bytes(b"x" * 20_000)
 
 

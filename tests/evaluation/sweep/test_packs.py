@@ -83,7 +83,7 @@ GOOD = {"schema": packs.SCHEMA, "folder": "/x", "configs": [{}], "cells": ["a" *
     "wrong",
     [
         *({"schema": 99}, {"configs": [1]}, {"cells": ["x"]}, {"processes": 0}, {"environment": {"A": 1}}),
-        *({"then": -1}, {"more": 1}, {"folder": None}),
+        *({"then": -1}, {"folder": None}),
     ],
     ids=str,
 )

@@ -99,7 +99,7 @@ def test_a_published_backbone_that_is_pinned_is_planned_without_a_hub(
     arguments = ["backbone=llava_1_5_7b", "benchmarks=pope", "tokens=64", "limit=all"]
     assert call(monkeypatch, tmp_path, *arguments, script=PLAN) == 0
     shown = capsys.readouterr().out
-    assert "fetch it first: python scripts/prefetch.py backbone=llava_1_5_7b 'benchmarks.names=[pope]'" in shown
+    assert "fetch it first: clasp-eval prefetch backbone=llava_1_5_7b 'benchmarks.names=[pope]'" in shown
     assert re.search(r"pope +9,000\* +1 ", shown)
     assert "GPU, which is an assumption" in shown
 

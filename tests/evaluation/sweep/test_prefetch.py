@@ -169,7 +169,7 @@ def test_a_missing_or_altered_file_is_one_sentence(kind: str, pattern: str, conf
         words = rf"{path.name} .*is {fault}; where the hub can be reached, run: "
         with pytest.raises(ConfigError, match=words) as caught:
             check_prefetched(config)
-        assert "python scripts/prefetch.py backbone=mine 'benchmarks.names=[pope]' paths.data=" in str(caught.value)
+        assert "clasp-eval prefetch backbone=mine 'benchmarks.names=[pope]' paths.data=" in str(caught.value)
         assert "\n" not in str(caught.value)
 
 

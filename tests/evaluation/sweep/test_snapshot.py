@@ -70,7 +70,7 @@ def test_a_dirty_checkout_is_recorded_with_its_diff(checkout: Path, tmp_path: Pa
 
 def test_outside_of_a_checkout_the_project_is_copied(root: Path, tmp_path: Path) -> None:
     code = snapshot.take(tmp_path / "sweep", root)
-    assert names(code) == {"clasp/__init__.py", "configs/config.yaml", "scripts/run.py", "snapshot.json"}
+    assert names(code) == {"clasp/__init__.py", "configs/config.yaml", "snapshot.json"}
     assert json.loads((code / "snapshot.json").read_text())["commit"] is None
 
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from synthetic import cell, planned
 
 from clasp.launch.status import StatusError, progress, status_report
 from clasp.results import failures
@@ -25,9 +26,9 @@ ELSEWHERE = {"host": "node9", "machine": "x", "pid": 7, "started": 1, "slurm_job
 
 
 def record(root: Path, name: str, *signatures: str, benchmark: str = "pope") -> None:
-    cells = [{"signature": signature, "benchmark": benchmark} for signature in signatures]
+    cells = [planned("fastv", 64, benchmark, cell=signature) for signature in signatures]
     (root / "experiments").mkdir(parents=True, exist_ok=True)
-    (root / "experiments" / f"{name}.json").write_text(json.dumps({"schema": 2, "cells": cells}))
+    (root / "experiments" / f"{name}.json").write_text(json.dumps({"schema": 2, "benchmarks": [], "cells": cells}))
 
 
 def finish(root: Path, *signatures: str, questions: int = 100, seconds: int = 50, resumed: bool = False) -> None:
@@ -36,7 +37,8 @@ def finish(root: Path, *signatures: str, questions: int = 100, seconds: int = 50
     events = {"events": [{"event": "resumed", "questions": 1}]} if resumed else {}
     (root / "cells").mkdir(parents=True, exist_ok=True)
     for signature in signatures:
-        text = json.dumps({"questions": questions, "provenance": {**made, **events}})
+        changes = {"signature": signature, "questions": questions, "provenance": {**made, **events}}
+        text = json.dumps(cell("fastv", 64, "pope", [1.0], **changes))
         (root / "cells" / f"{signature}.json").write_text(text)
 
 

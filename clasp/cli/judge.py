@@ -1,0 +1,87 @@
+"""Scores the answers of judged benchmarks (MM-Vet, open video questions) that wait for a judge.
+
+    clasp-eval judge [results=results] [experiment=NAME]
+
+The judge is a language model behind any OpenAI-compatible chat endpoint: OPENAI_BASE_URL is its address (OpenAI's own
+where only a key is set), OPENAI_API_KEY its key (a server of one's own may need none), CLASP_JUDGE_MODEL the model.
+What is stopped goes on where it stopped. Exit status: 0 nothing waits any more, 1 a cell still does, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clasp.arguments import run
+from clasp.evaluation.judging.chat import DEFAULT_MODEL, MODEL_VARIABLE, Chat, Endpoint, endpoint
+from clasp.evaluation.judging.judge import JudgeError, judge_cell, unjudged
+from clasp.results import experiments
+from clasp.results.schema import Cell
+from clasp.results.store import CellStore
+from clasp.strict import ConfigError
+
+
+@dataclass(frozen=True)
+class JudgeArguments:
+    """``experiment`` None: every cell that is stored."""
+
+    results: Path = Path("results")
+    experiment: str | None = None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Judges what waits; returns the exit code."""
+    return run(JudgeArguments, _judge, arguments, str(__doc__))
+
+
+def _judge(arguments: JudgeArguments) -> int:
+    store = CellStore(arguments.results)
+    waiting = unjudged(store, _selected(store, arguments.experiment))
+    if not waiting:
+        print("no cell waits for a judge")
+        return 0
+    found = endpoint()
+    if found is None:
+        raise ConfigError(
+            f"{_counted(len(waiting))} for a judge and no endpoint is set; set OPENAI_API_KEY, or "
+            f"OPENAI_BASE_URL for a server of your own, and {MODEL_VARIABLE} for another model than {DEFAULT_MODEL}"
+        )
+    return _judge_all(store, waiting, found)
+
+
+def _judge_all(store: CellStore, cells: Sequence[Cell], found: Endpoint) -> int:
+    from tqdm import tqdm
+
+    left = 0
+    with Chat(found) as chat, tqdm(total=sum(cell["answers"]["count"] for cell in cells), unit="question") as bar:
+        for number, cell in enumerate(cells):
+            label = f"{cell['benchmark']} of {cell['method']} at {cell['budget']['tokens']} on {cell['backbone']}"
+            bar.set_description(label)
+            try:
+                judgement = judge_cell(store, cell, chat, advance=bar.update)
+            except JudgeError as error:
+                left += 1
+                bar.write(f"error: {label} stays unjudged: {error}", file=sys.stderr)
+                if error.hopeless:
+                    left = len(cells) - number + left - 1
+                    break
+            else:
+                bar.write(f"{label}: {100 * judgement['score']:.1f}, judged by {found.model}")
+    if left:
+        print(f"error: {_counted(left)} still for a judge; what was judged is kept, run this again", file=sys.stderr)
+    return 1 if left else 0
+
+
+def _counted(cells: int) -> str:
+    return "1 cell waits" if cells == 1 else f"{cells} cells wait"
+
+
+def _selected(store: CellStore, experiment: str | None) -> list[str]:
+    try:
+        return store.signatures() if experiment is None else experiments.planned(store.root, experiment)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"experiment {experiment!r} has not been run under {store.root}; name another one, or none for all cells"
+        ) from None

@@ -1,0 +1,50 @@
+"""``clasp-eval``: every command of the evaluation from any folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from clasp.cli import jobs
+from clasp.cli.main import COMMANDS, main
+from clasp.results.provenance import command
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/clasp-eval", *words])
+    monkeypatch.setattr(jobs, "_statuses", [])
+    return main()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_what_it_takes(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, name, "--help") == 0
+    assert "clasp-eval" in capsys.readouterr().out
+    assert command() == f"clasp-eval {name} --help", "as results record it"
+
+
+def test_what_is_no_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "statsu") == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: unknown command 'statsu': use one of ")
+    assert shown.err.endswith("did you mean status?\n")
+    assert call(monkeypatch) == 2
+    listed = capsys.readouterr().out
+    assert all(f"  {name} " in listed for name in COMMANDS)
+
+
+def test_a_user_has_configurations_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a folder that has nothing else."""
+    (tmp_path / "mine" / "method").mkdir(parents=True)
+    (tmp_path / "mine" / "method" / "late.yaml").write_text("name: fastv\nlayer: 5\n")
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "run", "--config-dir", "mine", "method=late", "tokens=64", "--cfg", "job") == 0
+    assert "method:\n  name: fastv\n  layer: 5\n" in capsys.readouterr().out
+    assert call(monkeypatch, "run", "method=late", "tokens=64", "--cfg", "job") == 2
+    assert "unknown method 'late'" in capsys.readouterr().err
