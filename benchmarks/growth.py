@@ -82,7 +82,7 @@ def images_of(tokens: int, each: int) -> int:
         ConfigError: that is no whole number of them.
     """
     if tokens % each:
-        raise ConfigError(f"sizes={tokens} is no whole number of pictures of {each} visual tokens")
+        raise ConfigError(f"sizes={tokens} is no whole number of images of {each} visual tokens")
     return tokens // each
 
 

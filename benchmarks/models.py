@@ -132,7 +132,7 @@ def growth_configuration(name: str) -> Any:
     if spec.model_type != "llava":
         fitting = [known for known, other in GEOMETRIES.items() if other.model_type == "llava"]
         raise ConfigError(
-            f"geometry={name} has pictures of other sizes than {GROWTH_IMAGE_SIZE} pixels, by which prompts grow; use "
+            f"geometry={name} has images of other sizes than {GROWTH_IMAGE_SIZE} pixels, by which prompts grow; use "
             f"one of {', '.join(fitting)}"
         )
     config = copy.deepcopy(configuration(spec))

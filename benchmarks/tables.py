@@ -40,7 +40,7 @@ def methods_table(found: Mapping[str, Any]) -> str:
         f"prompt, {found['tokens']} visual tokens kept (output average), {found['dtype']}, {found['device']}, "
         f"{found['repeats']} interleaved repeats, medians.",
         "Times in ms for the whole batch; prefill holds router, fusion and selection. End to end is one `generate` as "
-        "POPE asks: a picture, a short question, an answer of one word and the end token, so ViT, prefill and one "
+        "POPE asks: an image, a short question, an answer of one word and the end token, so ViT, prefill and one "
         "decoding step.",
         f"Peak: the most that tensors held at once beside the weights ({_mib(found['weight_bytes'])} MiB), in a run of "
         "its own.",
@@ -92,8 +92,8 @@ def growth_table(found: Mapping[str, Any]) -> str:
     names = [str(size) for size in found["sizes"]]
     lines = [
         f"Growth with the visual tokens ({found['geometry']} with {found['layers']} decoder layers of width "
-        f"{found['width']}, pictures of {found['picture_tokens']} visual tokens one behind the other, "
-        f"{found['text_tokens']} text tokens, {found['tokens']} visual tokens of each picture kept, output average), "
+        f"{found['width']}, images of {found['picture_tokens']} visual tokens one behind the other, "
+        f"{found['text_tokens']} text tokens, {found['tokens']} visual tokens of each image kept, output average), "
         f"{found['dtype']}, {found['device']}; ops in float32; medians of up to {found['repeats']} repeats.",
         f"`-`: one call would take more than {LONGEST_S:g} s. Peak memory is beyond an op's inputs, and beside the "
         "weights of a prefill.",

@@ -199,7 +199,7 @@ def warm_up(loaded: LoadedModel, variants: Sequence[Variant]) -> None:
     """Has libraries and routers allocate what they then keep, so that it is in no variant's peak."""
     for variant in variants:
         if variant.method is not None:
-            variant.method.route(["Is there a dog in the picture?"])
+            variant.method.route(["Is there a dog in the image?"])
     run_once(loaded, variants[0], loaded.prompts(1), Times())
 
 

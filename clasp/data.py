@@ -10,5 +10,9 @@ _CHECKOUT = {"configs": "configs", "published": "results/published"}
 
 def data_folder(name: str) -> Path:
     """The folder ``configs`` or ``published``: inside an installed wheel, else the checkout's own."""
-    packaged = _PACKAGE / "_data" / name
-    return packaged if packaged.is_dir() else _PACKAGE.parent / _CHECKOUT[name]
+    return _PACKAGE / "_data" / name if is_installed() else _PACKAGE.parent / _CHECKOUT[name]
+
+
+def is_installed() -> bool:
+    """Whether this is the package of a wheel, whose files are not the user's to change."""
+    return (_PACKAGE / "_data").is_dir()

@@ -70,7 +70,7 @@ def test_no_home_folder_and_no_secret_reaches_a_file(
     assert len(list((folder / "results" / "wandb").glob("offline-run-*"))) == 2, "one for each finished group"
 
     monkeypatch.chdir(folder)
-    assert report.main(["experiment=all", f"results={folder}/results", "wandb=offline"], "") == 0
+    assert report.main(["experiment=all", f"results={folder}/results", "wandb=offline"]) == 0
     files = [path for path in (folder / "results").rglob("*") if path.is_file()]
     kinds = {path.suffix for path in files} | {path.name for path in files}
     assert {".json", ".jsonl", ".log", ".wandb", ".md", ".csv", ".tex", ".svg", "report.html", "multirun.yaml"} <= kinds

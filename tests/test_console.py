@@ -48,3 +48,12 @@ def test_a_user_has_configurations_of_their_own(
     assert "method:\n  name: fastv\n  layer: 5\n" in capsys.readouterr().out
     assert call(monkeypatch, "run", "method=late", "tokens=64", "--cfg", "job") == 2
     assert "unknown method 'late'" in capsys.readouterr().err
+
+
+def test_installed_policies_are_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "is_installed", lambda: True)
+    assert call(monkeypatch, "calibrate") == 2
+    assert "say for example policy_file=results/policy/tiny.yaml" in capsys.readouterr().err

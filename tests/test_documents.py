@@ -32,7 +32,7 @@ def test_the_readme_example_runs(
     Image.fromarray(render(scene("calibration", 3))).save("picture.png")
     exec(compile(example[1], "README.md", "exec"), {})
     answer, trace = capsys.readouterr().out.splitlines()[-2:]
-    assert answer.strip() == "green"  # the one circle of that picture
+    assert answer.strip() == "green"  # the one circle of that image
     assert trace.startswith("attribute [")
 
 
@@ -87,7 +87,7 @@ def test_stored_cells_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     names = execute("02_accuracy_vs_flops.ipynb", tmp_path, monkeypatch)
     rows, *pictures, differing = names["shown"]
     assert len(rows) == len(names["summary"].rows) == 13
-    assert [picture.width for picture in pictures] == [pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)] * 2
+    assert [image.width for image in pictures] == [pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)] * 2
     assert 0 < len(differing) <= 10
     assert not {path.name for path in tmp_path.iterdir()} - {"mine", "notebooks"}
 
@@ -100,5 +100,5 @@ def test_a_fusion_ablation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert names["outcome"].failed == ()
     assert not names["summary"].experiment.missing
     assert {row.name for row in names["summary"].rows} >= {"A shallow", "E deep", "class-adaptive"}
-    (picture,) = names["shown"]
-    assert picture.width == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
+    (image,) = names["shown"]
+    assert image.width == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)

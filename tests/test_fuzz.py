@@ -330,7 +330,7 @@ def test_reports(stored: Path, quiet: None, capsys: pytest.CaptureFixture[str]) 
         lines[line] = json.dumps(mutate(json.loads(lines[line]), draw)).encode()
         path.write_bytes(b"\n".join(lines))
         whole = number % 25 == 0
-        code = report.main([f"experiment={'all' if whole else 'one'}", f"results={stored}", "published=1"], "")
+        code = report.main([f"experiment={'all' if whole else 'one'}", f"results={stored}", "published=1"])
         path.write_bytes(contents[path])
         said = capsys.readouterr().err
         assert "Traceback" not in said

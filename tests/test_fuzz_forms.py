@@ -1,4 +1,4 @@
-"""Bad inputs of other forms than in ``test_fuzz``: what is typed, variables, flipped bits, CSVs, pictures.
+"""Bad inputs of other forms than in ``test_fuzz``: what is typed, variables, flipped bits, CSVs, images.
 
 Each input ends in a result or in one sentence. ``FUZZ_SHARE=1`` runs all ten thousand; the suite runs the first of
 every kind. An input depends on its kind and number alone, so that one that failed can be run again.
@@ -29,10 +29,10 @@ from synthetic import cell, planned, summary_of, write_cell, write_plan
 from test_fuzz import ROOT, composed, entered, one_sentence, quiet, readers, stored  # noqa: F401
 
 from clasp import backbones
-from clasp.cli import jobs, report
-from clasp.cli import status as overview
+from clasp.cli import jobs, judge, report, submission
+from clasp.cli import status as status_command
 from clasp.evaluation import plan, vqa_server
-from clasp.evaluation.judging import chat, judge
+from clasp.evaluation.judging import chat
 from clasp.evaluation.questions import custom
 from clasp.evaluation.questions.embedded import ensure
 from clasp.launch import machine, packs, prefetch, status
@@ -282,9 +282,9 @@ def test_arguments(
         monkeypatch.delenv(name, raising=False)
     mains = {
         report.main: ("experiment=one", "published=1", "wandb=off", "results=."),
-        overview.main: ("experiment=one", "watch=10", "results=."),
+        status_command.main: ("experiment=one", "watch=10", "results=."),
         judge.main: ("experiment=one", "results=."),
-        vqa_server.main: ("cell=" + "a" * 24, "results=.", "questions=own.jsonl", "output=made"),
+        submission.main: ("cell=" + "a" * 24, "results=.", "questions=own.jsonl", "output=made"),
     }
     drawn = list(mains)
 
@@ -295,7 +295,7 @@ def test_arguments(
             key = draw.choice([word.partition("=")[0] for word in mains[main]] + ["", "é", "results.x", "--results"])
             words.append(draw.choice([f"{key}={draw.choice(VALUES)}"] * 5 + [key, draw.choice(VALUES)]))
         draw.shuffle(words)
-        code, said = main(words, "usage"), capsys.readouterr()
+        code, said = main(words), capsys.readouterr()
         assert "Traceback" not in said.err, words
         assert code in (0, 1, 2, 130), words
         if code == 2:
@@ -470,15 +470,15 @@ def test_own_questions(tmp_path: Path, quiet: None) -> None:  # noqa: F811
     assert False in ended
 
 
-def test_damaged_pictures(tmp_path: Path, quiet: None) -> None:  # noqa: F811
-    """Pictures of a user's own, in many formats, with damage."""
+def test_damaged_images(tmp_path: Path, quiet: None) -> None:  # noqa: F811
+    """Images of a user's own, in many formats, with damage."""
     draw = random.Random(0)
-    picture = Image.frombytes("RGB", (40, 30), draw.randbytes(40 * 30 * 3))
+    image = Image.frombytes("RGB", (40, 30), draw.randbytes(40 * 30 * 3))
     formats = {"png": "PNG", "jpg": "JPEG", "gif": "GIF", "tif": "TIFF", "webp": "WEBP", "bmp": "BMP", "ppm": "PPM",
                "ico": "ICO", "tga": "TGA", "pcx": "PCX"}  # fmt: skip
     whole = {}
     for suffix, name in formats.items():
-        picture.save(tmp_path / f"a.{suffix}", name)
+        image.save(tmp_path / f"a.{suffix}", name)
         whole[suffix] = (tmp_path / f"a.{suffix}").read_bytes()
     path = tmp_path / "own.jsonl"
 

@@ -12,12 +12,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from clasp.cli import submission
 from clasp.cli.hydra_guard import Redacted
 from clasp.cli.jobs import POLICIES
+from clasp.cli.judge import main as judge
 from clasp.config import load_config
-from clasp.evaluation import vqa_server
 from clasp.evaluation.calibration.run import policy_path
-from clasp.evaluation.judging.judge import main as judge
 from clasp.evaluation.questions.custom import read
 from clasp.report.build import build_everything
 from clasp.report.load import ReportError, load_experiment
@@ -55,8 +55,8 @@ def test_of_arguments(tmp_path: Path, bad: str, capsys: pytest.CaptureFixture[st
             make(bad)
     with pytest.raises(ReportError):
         load_experiment(bad, results)
-    assert judge([f"experiment={bad}", f"results={results}"], "") == 2
-    assert vqa_server.main([f"cell={bad}", f"results={results}"], "") == 2
+    assert judge([f"experiment={bad}", f"results={results}"]) == 2
+    assert submission.main([f"cell={bad}", f"results={results}"]) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert not results.exists()
 

@@ -90,7 +90,7 @@ class Presentation:
         if any(given.values()):
             own.size = {edge: value or own.size[edge] for edge, value in given.items()}
 
-    def picture(self, image: Any, processor: Any) -> Any:
+    def image(self, image: Any, processor: Any) -> Any:
         """A PIL image in RGB as the processor is to get it."""
         if self.preprocessing == "processor":
             return image

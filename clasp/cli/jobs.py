@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from clasp.backbones import BackboneRefused, BackboneUnavailable
 from clasp.cli.console import BAD_INPUT, FAILED, explain, print_outcome, print_plan, print_results
 from clasp.config import LauncherConfig, RunConfig, load_config
-from clasp.data import data_folder
+from clasp.data import data_folder, is_installed
 from clasp.evaluation.environment import make_plan, prepare_environment
 from clasp.evaluation.questions.embedded import ensure_as_planned
 from clasp.files import is_full
@@ -76,11 +76,16 @@ def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_,
         config = _here(
             values, "run its cells first, with clasp-eval run experiment=calibration, and leave out launcher"
         )
+        if file is None and is_installed():
+            raise ConfigError(
+                f"policy_file is not given, and the installed policies are not changed; say for example "
+                f"policy_file={config.paths.results}/policy/{config.backbone.name}.yaml, and use it with --config-dir"
+            )
         path = calibrating.policy_path(file, config, POLICIES)
         calibrating.settings(config)
         planned = make_plan(config)
         data = calibrating.check_disjoint(config, planned, against)
-        print(f"held out: no calibration picture or question is in {', '.join(against)}")
+        print(f"held out: no calibration image or question is in {', '.join(against)}")
         status = _run(planned, config, log_group)
         _statuses.append(status)
         if status:
@@ -91,7 +96,7 @@ def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_,
 
 
 def retention_job(composed: Any, draw: Callable[[Path, str], str]) -> None:
-    """As :func:`job`, for ``configs/kept_tokens.yaml``: stores what methods keep of a few pictures.
+    """As :func:`job`, for ``configs/kept_tokens.yaml``: stores what methods keep of a few images.
 
     Args:
         composed: the DictConfig that Hydra composed.

@@ -27,7 +27,7 @@ class BackboneConfig:
         source: ``tiny``, a hub id, or a local folder.
         visual_tokens: per image; checked against the model's own configuration before anything runs.
         revision: commit of the hub repository; None takes its current one, and the cell records which that was.
-        vision_cache_mib: on a CPU, memory in MiB for what ViT layers returned for each picture, which further methods,
+        vision_cache_mib: on a CPU, memory in MiB for what ViT layers returned for each image, which further methods,
             budgets and questions on it use; 0: none. Answers are the same bit for bit.
         dtype: floating-point type of the weights and activations.
         batch_size: questions per forward pass that suits the model's usual machine.
@@ -52,7 +52,7 @@ class BackboneConfig:
 
     @property
     def presentation(self) -> Presentation:
-        """How it is shown pictures and asked, where that departs from its processor."""
+        """How it is shown images and asked, where that departs from its processor."""
         return Presentation(self.preprocessing, self.system_prompt, self.min_pixels, self.max_pixels)
 
     @property

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from clasp.backbones import TINY, BackboneUnavailable
 from clasp.demo.asking import BACKBONES, MAX_METHODS, MAX_QUESTION, METHODS, DemoRequest, Models
-from clasp.demo.pictures import FORMATS, MAX_BYTES, DemoError
+from clasp.demo.images import FORMATS, MAX_BYTES, DemoError
 
 MAX_WAITING = 8
 """Visitors in the queue, the one who is answered included."""
@@ -39,7 +39,7 @@ _FILES = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Example:
-    """A picture to try; ``image`` is a PNG file's bytes."""
+    """An image to try; ``image`` is a PNG file's bytes."""
 
     image: bytes
     question: str
@@ -47,7 +47,7 @@ class Example:
 
 
 def examples() -> list[Example]:
-    """A question of each of the tiny backbone's benchmarks, about different pictures; it was trained on none."""
+    """A question of each of the tiny backbone's benchmarks, about different images; it was trained on none."""
     import pyarrow.parquet
 
     from clasp.tiny import benchmarks

@@ -1,7 +1,7 @@
 """The benchmarks that a run can name, and which lmms-eval task, metric and question category each one is. Torch-free.
 
 Published benchmarks keep lmms-eval's own tasks where those ask and score as papers do, and have a task of ours
-(``clasp_*``, see ``tasks/``) where they do not. The embedded ones are ours too: easy-VQA and the generated picture
+(``clasp_*``, see ``tasks/``) where they do not. The embedded ones are ours too: easy-VQA and the generated image
 world, over local files that are built on first use.
 """
 

@@ -1,4 +1,4 @@
-"""Which visual tokens methods keep of a few pictures, stored for drawing: ``<results>/retention/<name>.json``.
+"""Which visual tokens methods keep of a few images, stored for drawing: ``<results>/retention/<name>.json``.
 
 Cells have counts and answers, not indices; here a few questions are asked again and the engine's trace is kept.
 """
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 WHOLE_PICTURES = "clasp.backbones.llava"
-"""The adapter of backbones whose visual tokens are one square grid of patches over one square picture."""
+"""The adapter of backbones whose visual tokens are one square grid of patches over one square image."""
 GENERATION = {"max_new_tokens": 32}
 """Enough for a short answer."""
 
 
 @dataclass(frozen=True)
 class TracedQuestion:
-    """A question about one picture, and what counts as right."""
+    """A question about one image, and what counts as right."""
 
     benchmark: str
     question: Question
@@ -63,7 +63,7 @@ def check(config: RunConfig, plan: Plan) -> None:
     """What can be drawn, before a model loads.
 
     Raises:
-        ConfigError: a backbone whose tokens are no square grid of one picture, a method that drops nothing, too many
+        ConfigError: a backbone whose tokens are no square grid of one image, a method that drops nothing, too many
             questions, or questions that are not on this machine.
     """
     backbone = config.backbone
@@ -73,7 +73,7 @@ def check(config: RunConfig, plan: Plan) -> None:
             "use backbone=tiny, llava_1_5_7b or llava_1_5_13b"
         )
     if config.limit == "all":
-        raise ConfigError("limit=all would draw every picture; say how many of each benchmark, for example limit=1")
+        raise ConfigError("limit=all would draw every image; say how many of each benchmark, for example limit=1")
     for group in plan.groups:
         if not group.method.prunes:
             raise ConfigError(f"method {group.method.name} drops no token, so there is no map; leave it out")
@@ -92,7 +92,7 @@ def record(config: RunConfig, plan: Plan) -> Path:
         The file; :mod:`clasp.report.retention_run` reads it.
 
     Raises:
-        ConfigError: see :func:`check`; or a question has several pictures.
+        ConfigError: see :func:`check`; or a question has several images.
         BackboneUnavailable: the model's files cannot be had.
     """
     check(config, plan)
@@ -169,8 +169,8 @@ def _questions(benchmark: Benchmark, file: LocalFile, config: RunConfig) -> Iter
     from PIL import Image
 
     for row in pyarrow.parquet.read_table(file.path).slice(0, config.limit).to_pylist():
-        picture = Image.open(io.BytesIO(row["image"]["bytes"]))
-        question = Question(row["question_id"], row["question"], [picture], GENERATION, row["category"])
+        image = Image.open(io.BytesIO(row["image"]["bytes"]))
+        question = Question(row["question_id"], row["question"], [image], GENERATION, row["category"])
         yield TracedQuestion(benchmark.name, question, (row["answer"],))
 
 
@@ -198,18 +198,18 @@ def _described(one: TracedQuestion, processor: Any, shown: Presentation) -> dict
     }
 
 
-def _as_seen(picture: Image, processor: Any, shown: Presentation) -> Image:
-    """The picture as the ViT gets it, resized and cropped or padded, so that patches lie where they are drawn."""
+def _as_seen(image: Image, processor: Any, shown: Presentation) -> Image:
+    """The image as the ViT gets it, resized and cropped or padded, so that patches lie where they are drawn."""
     from PIL import Image
 
-    given = shown.picture(rgb(picture), processor)
+    given = shown.image(rgb(image), processor)
     seen = processor.image_processor(given, do_rescale=False, do_normalize=False, return_tensors="pt")
     pixels = seen["pixel_values"][0].permute(1, 2, 0)  # (height, width, 3), 0 to 255
     return Image.fromarray(pixels.round().clamp(0, 255).byte().numpy())
 
 
-def _png(picture: Image) -> str:
+def _png(image: Image) -> str:
     """Base64 of a PNG file."""
     out = io.BytesIO()
-    picture.save(out, format="PNG", optimize=True)
+    image.save(out, format="PNG", optimize=True)
     return base64.b64encode(out.getvalue()).decode()

@@ -21,7 +21,7 @@ def _task_manager(built_in: bool) -> Any:
 
 
 def documents(benchmark: Benchmark, config: RunConfig) -> Iterator[tuple[list[Any], str]]:
-    """Pictures and text of each of a benchmark's questions, as its lmms-eval task shows and asks them."""
+    """Images and text of each of a benchmark's questions, as its lmms-eval task shows and asks them."""
     from lmms_eval.tasks import get_task_dict
 
     tasks = get_task_dict([_task(benchmark, config)], _task_manager(benchmark.source == "hub"))

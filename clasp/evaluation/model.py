@@ -22,12 +22,12 @@ from PIL import ImageFile
 from clasp.backbones.presentation import Presentation
 from clasp.categories import CATEGORIES
 from clasp.evaluation.generation.answering import Answer, Answerer, EvaluationError, Question
-from clasp.evaluation.questions.images import PictureError
+from clasp.evaluation.questions.images import ImageError
 
 EXAMPLES_END = TaskConfig.fewshot_delimiter
 
 
-class Pictures(Sequence[Any]):
+class Images(Sequence[Any]):
     """A question's images, decoded anew whenever they are gone through: those of a whole benchmark fill a memory.
 
     Args:
@@ -155,7 +155,7 @@ class ClaspModel(lmms):
                 raise EvaluationError(
                     f"{name}: the image cannot be read ({error}); delete the benchmark's file and it is built anew"
                 ) from error
-            except PictureError as error:
+            except ImageError as error:
                 raise EvaluationError(f"{name}: the image cannot be used: {error}") from error
             return document, [item for item in media if isinstance(item, str)], images
 
@@ -163,7 +163,7 @@ class ClaspModel(lmms):
         category = document.get("category") if isinstance(document, dict) else None
         if category not in CATEGORIES:  # MME, MMBench, POPE and ScienceQA have groups of their own under that name
             category = None
-        return Question(name, text, Pictures(lambda: read()[2], len(images)), _settings(generation), category, videos)
+        return Question(name, text, Images(lambda: read()[2], len(images)), _settings(generation), category, videos)
 
     @staticmethod
     def _decoded(image: Any) -> Any:

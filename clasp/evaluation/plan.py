@@ -211,7 +211,7 @@ def _method(
         count = geometry.visual_tokens
         if tokens is not None or ratio is not None:
             count = Budget(tokens, ratio).resolve(geometry.visual_tokens)
-            # a share of pictures that differ in size is no count
+            # a share of images that differ in size is no count
             own |= {"ratio": ratio} if geometry.dynamic and ratio is not None else {"tokens": count}
         # CLASP draws in one of its completion rules only, and a run's seed has no say in the others
         drawing = own.get("completion", getattr(_class(name), "completion", "random")) == "random"

@@ -159,7 +159,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _loaded(config: RunConfig, name: str) -> list[Path]:
-    """Loads a benchmark as a run does, the picture of its first question included; the folders that this has read.
+    """Loads a benchmark as a run does, the image of its first question included; the folders that this has read.
 
     Raises:
         ConfigError: it cannot be had.

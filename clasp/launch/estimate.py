@@ -1,13 +1,14 @@
 """What cells will take, before they run: seconds and bytes, and whether that rests on measurements. Torch-free.
 
-A question costs its ViT, prefill and decode seconds. Stored cells of the same backbone on the same device say what they
-are; for a method, budget or benchmark that none of them has, prefill is scaled by the cost model's multiply-adds. Where
-nothing was measured, assumed throughputs stand in (:class:`Throughput`), and every estimate says so.
+Stored cells of the same backbone on the same device say how long a question takes. For a method or budget that none of
+them has, the share of that time that is prefill is scaled by the cost model's multiply-adds. Where nothing was
+measured, assumed throughputs take their place (:class:`Throughput`), and every estimate says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ class Throughput(NamedTuple):
     """How fast a machine is taken to be where nothing was measured on it. All of it is assumption.
 
     ``tmacs``: decoder prefill, 1e12 multiply-adds a second; ``token_s``: seconds per generated token of one question in
-    a batch; ``other_s``: seconds per question beside them (ViT, pictures, scoring).
+    a batch; ``other_s``: seconds per question beside them (ViT, images, scoring).
     """
 
     tmacs: float
@@ -54,25 +55,11 @@ class Estimate:
     basis: Basis
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """Times and sizes of a stored cell; seconds and tokens are means per question."""
+class _Stored(NamedTuple):
+    """A stored cell; ``clock`` is :func:`clock`."""
 
-    backbone: str
-    method: str
-    tokens: int
-    benchmark: str
-    device: str
-    finished: str
-    questions: int
-    available: int
-    text_tokens: float
-    tmacs: float
-    vision: float
-    prefill: float
-    decode: float
-    clock: float
-    """:func:`clock`, 0 where that is None; ViT outputs that were reused count in ``vision`` and not here."""
+    cell: Cell
+    clock: float | None
     cell_bytes: int
     answer_bytes: int
 
@@ -105,17 +92,17 @@ class Estimator:
         assumed_tmacs: float | None = None,
     ) -> None:
         self._stored = list(_all_stored(results))
-        own = [one for one in self._stored if one.backbone == backbone]
-        fitting = [one for one in own if device == "auto" or _is_cpu(one.device) == (device == "cpu")]
-        newest = max((one for one in fitting if one.clock), key=lambda one: one.finished, default=None)
-        self.device = newest.device if newest else None
-        self._measured = [one for one in fitting if one.device == self.device and one.clock]
+        own = [one for one in self._stored if one.cell["backbone"] == backbone and one.clock is not None]
+        fitting = [one for one in own if device == "auto" or _is_cpu(_device(one)) == (device == "cpu")]
+        newest = max(fitting, key=lambda one: one.cell["provenance"]["finished"], default=None)
+        self.device = _device(newest) if newest else None
+        self._measured = [one for one in fitting if _device(one) == self.device]
         assumed = device == "cpu" or (device == "auto" and backbone == "tiny")
         self.on_cpu = assumed if self.device is None else _is_cpu(self.device)
         usual = ASSUMED["cpu" if self.on_cpu else "gpu"]
         self.throughput = usual if assumed_tmacs is None else usual._replace(tmacs=assumed_tmacs)
         self._geometry, self._known = geometry, known_questions
-        self._available = {one.benchmark: one.available for one in self._stored}
+        self._available = {one.cell["benchmark"]: one.cell["available"] for one in self._stored}
 
     def of(self, spec: CellSpec) -> Estimate:
         """The estimate of one cell."""
@@ -140,18 +127,17 @@ class Estimator:
         method, tokens = str(spec.method["name"]), int(spec.budget["tokens"])
         if not self._measured:
             return self._assumed(spec.benchmark, tokens), "assumption"
-        same = [one for one in self._measured if (one.method, one.tokens) == (method, tokens)]
-        exact = [one for one in same if one.benchmark == spec.benchmark]
+        same = [one for one in self._measured if one.cell["benchmark"] == spec.benchmark]
+        exact = [one for one in same if (one.cell["method"], one.cell["budget"]["tokens"]) == (method, tokens)]
+        near = exact or same or self._measured
+        usual = sum(one.clock or 0.0 for one in near) / sum(one.cell["questions"] for one in near)
         if exact:
-            return sum(one.clock for one in exact) / sum(one.questions for one in exact), "measured"
-        # the nearest relatives: other benchmarks of the same, other budgets of the same method, anything
-        near = same or [one for one in self._measured if one.method == method] or self._measured
-        alike = [one for one in self._measured if one.benchmark == spec.benchmark] or self._measured
-        tmacs = self._tmacs(tokens, fmean(one.text_tokens for one in alike))
-        prefill = tmacs * sum(one.prefill for one in near) / sum(one.tmacs for one in near)
-        vision, decode = fmean(one.vision for one in near), fmean(one.decode for one in alike)
-        spent = sum(one.questions * (one.vision + one.prefill + one.decode) for one in near)
-        return (vision + prefill + decode) * sum(one.clock for one in near) / spent, "scaled"
+            return usual, "measured"
+        costs = [one.cell["costs"] for one in near]
+        measured = fmean(cost["tflops"]["gated"] for cost in costs)
+        scale = self._tmacs(tokens, fmean(cost["text_tokens"] for cost in costs)) / measured
+        spent = {name: fmean(cost["seconds"][name] for cost in costs) for name in ("vision", "prefill", "decode")}
+        return usual * (1.0 + spent["prefill"] / sum(spent.values()) * (scale - 1.0)), "scaled"
 
     def _assumed(self, benchmark: str, tokens: int) -> float:
         new = SIZES[benchmark].new_tokens if benchmark in SIZES else ASSUMED_NEW_TOKENS
@@ -163,16 +149,11 @@ class Estimator:
         return prefill_flops(self._geometry, [tokens] * self._geometry.layers, text_tokens) / TERA
 
     def _disk(self, spec: CellSpec, questions: int) -> float:
-        stored = [one for one in self._stored if one.benchmark == spec.benchmark] or self._stored
+        stored = [one for one in self._stored if one.cell["benchmark"] == spec.benchmark] or self._stored
         if not stored:
             return ASSUMED_CELL_BYTES + questions * ASSUMED_ANSWER_BYTES
-        per_question = sum(one.answer_bytes for one in stored) / sum(one.questions for one in stored)
+        per_question = sum(one.answer_bytes for one in stored) / sum(one.cell["questions"] for one in stored)
         return fmean(one.cell_bytes for one in stored) + questions * per_question
-
-
-def estimates(estimator: Estimator, specs: Iterable[CellSpec]) -> dict[str, Estimate]:
-    """Estimates by signature."""
-    return {spec.signature: estimator.of(spec) for spec in specs}
 
 
 def clock(cell: Mapping[str, Any]) -> float | None:
@@ -184,40 +165,18 @@ def clock(cell: Mapping[str, Any]) -> float | None:
     return max(1.0, passed.total_seconds())  # both are kept to the second
 
 
-def _all_stored(results: Path) -> Iterable[_Stored]:
+def _all_stored(results: Path) -> Iterator[_Stored]:
     """Every cell that can be read; runs, not plans, say what is wrong with the others."""
     store = CellStore(results)
     for signature in store.signatures():
-        try:
+        with contextlib.suppress(OSError, ValueError, KeyError):
             cell = read(Cell, store.path(signature))
             sizes = store.path(signature).stat().st_size, store.answers_path(signature).stat().st_size
-            one = _stored(cell, *sizes)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if one.questions and one.tmacs:
-            yield one
+            yield _Stored(cell, clock(cell), *sizes)
 
 
-def _stored(cell: Mapping[str, Any], cell_bytes: int, answer_bytes: int) -> _Stored:
-    costs, seconds, made = cell["costs"], cell["costs"]["seconds"], cell["provenance"]
-    return _Stored(
-        backbone=cell["backbone"],
-        method=cell["method"],
-        tokens=int(cell["budget"]["tokens"]),
-        benchmark=cell["benchmark"],
-        device=costs["device"],
-        finished=made["finished"],
-        questions=int(cell["questions"]),
-        available=int(cell["available"]),
-        text_tokens=float(costs["text_tokens"]),
-        tmacs=float(costs["tflops"]["gated"]),
-        vision=float(seconds["vision"]),
-        prefill=float(seconds["prefill"]),
-        decode=float(seconds["decode"]),
-        clock=clock(cell) or 0.0,
-        cell_bytes=cell_bytes,
-        answer_bytes=answer_bytes,
-    )
+def _device(stored: _Stored) -> str:
+    return stored.cell["costs"]["device"]
 
 
 def _is_cpu(device: str) -> bool:

@@ -28,7 +28,7 @@ class Wanted:
         signature: of the cell.
         share: what must be equal within a pack: backbone, type, device, and all else that a loaded model rests on.
         seconds: that it is expected to take.
-        benchmark: cells of equal length follow each other by benchmark, so that they meet the same pictures.
+        benchmark: cells of equal length follow each other by benchmark, so that they meet the same images.
         config: number of the configuration that asks for it.
     """
 

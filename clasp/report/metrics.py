@@ -1,6 +1,6 @@
 """How a benchmark's score follows from its questions, so that it can be computed again on a resample of them.
 
-A score is a function of sums over units (questions; for MME, pairs of questions about one picture). Each answer yields
+A score is a function of sums over units (questions; for MME, pairs of questions about one image). Each answer yields
 the summands, resampling weighs them, and the metric combines their means. Numpy alone.
 """
 
@@ -25,7 +25,7 @@ class Sampled:
     """A cell's answers as its metric needs them.
 
     Args:
-        units: (units,) what is drawn as one: a question's id and occurrence, or a picture's; tells whether two cells
+        units: (units,) what is drawn as one: a question's id and occurrence, or an image's; tells whether two cells
             asked the same.
         parts: (units, parts) summands.
         combine: (any, parts) means of the summands -> (any,) scores, in the cell's own scale.
@@ -95,19 +95,19 @@ def _f1_of(means: Array) -> Array:
 
 
 def _mme(answers: Answers) -> Sampled | None:
-    """Over categories: accuracy plus the share of pictures with both questions right, times 100 (MME)."""
+    """Over categories: accuracy plus the share of images with both questions right, times 100 (MME)."""
     details = _details(answers, "category", "question_id", "score")
     if details is None:
         return None
     frame = pd.DataFrame(details)
-    pictures = frame.groupby(["category", "question_id"], sort=True)["score"].agg(["sum", "count"])
-    if (pictures["count"] != 2).any():
+    images = frame.groupby(["category", "question_id"], sort=True)["score"].agg(["sum", "count"])
+    if (images["count"] != 2).any():
         return None
-    names = pictures.index.get_level_values("category")
+    names = images.index.get_level_values("category")
     categories = sorted(set(names))
-    points = 100.0 * (pictures["sum"].to_numpy() / 2 + (pictures["sum"].to_numpy() == 2))
+    points = 100.0 * (images["sum"].to_numpy() / 2 + (images["sum"].to_numpy() == 2))
     member = np.stack([names == category for category in categories], axis=1).astype(float)
-    units = pd.Index([f"{category}/{picture}" for category, picture in pictures.index])
+    units = pd.Index([f"{category}/{image}" for category, image in images.index])
     return Sampled(units, np.concatenate([member * points[:, None], member], axis=1), _mme_of)
 
 

@@ -57,7 +57,7 @@ class MapQuestion:
 
     @field_validator("picture")
     @classmethod
-    def _check_picture(cls, picture: bytes) -> bytes:
+    def _check_image(cls, picture: bytes) -> bytes:
         from PIL import Image
 
         try:

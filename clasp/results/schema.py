@@ -49,7 +49,7 @@ class CellBudget(TypedDict, total=False):
     visual_tokens: Positive
 
 
-class Costs(TypedDict, total=False):
+class Costs(TypedDict):
     """Means per question, see :func:`clasp.evaluation.costs.costs`."""
 
     visual_tokens: dict[str, Amount]
@@ -68,18 +68,18 @@ class Event(TypedDict):
     event: Label
 
 
-class CellProvenance(TypedDict, total=False):
+class CellProvenance(TypedDict):
     """Where a result comes from, see :func:`clasp.results.provenance.provenance`."""
 
-    commit: Label | None
-    dirty: bool | None
-    command: str
-    assumptions: list[str] | None
-    versions: dict[str, Label]
     started: Label
     finished: Label
-    events: list[Event] | None
-    allowed: list[Label] | None
+    commit: NotRequired[Label | None]
+    dirty: NotRequired[bool | None]
+    command: NotRequired[str]
+    assumptions: NotRequired[list[str] | None]
+    versions: NotRequired[dict[str, Label]]
+    events: NotRequired[list[Event] | None]
+    allowed: NotRequired[list[Label] | None]
 
 
 class AnswersFile(TypedDict):

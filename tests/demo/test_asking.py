@@ -1,4 +1,4 @@
-"""What a visitor asks, apart from the page: pictures opened with care, maps, answers, and what is refused."""
+"""What a visitor asks, apart from the page: images opened with care, maps, answers, and what is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import clasp
 from clasp import FastV
 from clasp.demo import asking
 from clasp.demo.asking import DemoRequest, Models
-from clasp.demo.pictures import (
+from clasp.demo.images import (
     COMPLETION,
     FORMATS,
     KEPT,
@@ -50,7 +50,7 @@ def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return out.getvalue()
 
 
-def test_pictures_are_upright_and_transparent_parts_white() -> None:
+def test_images_are_upright_and_transparent_parts_white() -> None:
     picture = noise(20, 10)
     assert opened(encoded(picture)).tobytes() == picture.tobytes()
     exif = Image.Exif()
@@ -75,7 +75,7 @@ def test_damaged_files_of_every_format_are_refused_or_read(kind: str) -> None:
             assert opened(bytes(data)).mode == "RGB"
 
 
-def test_large_pictures_are_refused_by_their_head() -> None:
+def test_large_images_are_refused_by_their_head() -> None:
     """The file has no pixels at all: that it is damaged would come out only when they are read."""
     for width, height, said in (
         (MAX_PIXELS // 1000 + 1, 1000, "million"),
@@ -121,7 +121,7 @@ def test_the_style_sheet_has_the_colours_of_the_maps() -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_grid_has_every_visual_token_where_its_pixels_are(name: str) -> None:
-    """A picture that is white at its top right alone, as it is seen; the others have tokens at several scales."""
+    """An image that is white at its top right alone, as it is seen; the others have tokens at several scales."""
     family = FAMILIES[name]
     picture = Image.new("RGB", (112, 56))
     picture.paste("white", (56, 0, 112, 28))

@@ -198,7 +198,7 @@ def evaluated(
             ["A", "B", "C", "A"],
             id="mmbench",
         ),
-        # per category: accuracy plus share of pictures with both right, in percent: 200 and 50
+        # per category: accuracy plus share of images with both right, in percent: 200 and 50
         pytest.param(
             "mme",
             ["Yes", "No.", "Yes", "yes, it is"],

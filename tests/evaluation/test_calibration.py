@@ -99,14 +99,14 @@ def test_what_cannot_be_calibrated_is_refused(data: dict[str, Any], reason: str)
         calibrate(SETTINGS, data)
 
 
-def picture(value: int) -> Image.Image:
+def image(value: int) -> Image.Image:
     return Image.new("RGB", (4, 4), (value, 0, 0))
 
 
 def test_overlaps_are_found_by_pixels_whatever_the_file_or_the_mode() -> None:
-    mine = fingerprints("mine", [([picture(1)], "what?"), ([picture(2)], "how many?"), ([], "a riddle")])
-    assert overlaps([mine], [fingerprints("other", [([picture(3)], "what?"), ([], "another")])]) == []
-    same = fingerprints("other", [([picture(3)], "what?"), ([picture(2).convert("RGBA")], "where?")])
+    mine = fingerprints("mine", [([image(1)], "what?"), ([image(2)], "how many?"), ([], "a riddle")])
+    assert overlaps([mine], [fingerprints("other", [([image(3)], "what?"), ([], "another")])]) == []
+    same = fingerprints("other", [([image(3)], "what?"), ([image(2).convert("RGBA")], "where?")])
     assert overlaps([mine], [same]) == ["mine[1] and other[1]"]
     assert overlaps([mine], [fingerprints("other", [([], "A  Riddle")])]) == ["mine[2] and other[0]"]
 
@@ -150,7 +150,7 @@ def test_calibration_on_the_tiny_backbone_writes_a_policy_that_a_run_takes(
     assert calibrating.table(chosen).count("\n") == 6
 
 
-def test_evaluation_pictures_are_refused(configured: Callable[..., RunConfig]) -> None:
+def test_evaluation_images_are_refused(configured: Callable[..., RunConfig]) -> None:
     config = varied(configured("benchmarks.names=[calibration_ocr]", "limit=5"), {"a": ("deep", 1.0)})
     with pytest.raises(ConfigError, match=r"not held out: \d+ overlaps .*calibration_ocr\[\d+\] and calibration_scene"):
         calibrating.check_disjoint(config, plan(config), ["calibration_scene"])
@@ -159,11 +159,11 @@ def test_evaluation_pictures_are_refused(configured: Callable[..., RunConfig]) -
 
 
 def test_own_lines_are_checked_too(configured: Callable[..., RunConfig], data_root: Path, tmp_path: Path) -> None:
-    """One picture of an evaluation set among a user's own calibration lines is enough."""
+    """One image of an evaluation set among a user's own calibration lines is enough."""
     evaluated = ensure(data_root, ["world_ocr"])["world_ocr"]
     row = pyarrow.parquet.read_table(evaluated.path).slice(3, 1).to_pylist()[0]
     (tmp_path / "taken.png").write_bytes(row["image"]["bytes"])
-    picture(7).save(tmp_path / "own.png")
+    image(7).save(tmp_path / "own.png")
     lines = [{"image": name, "question": "what?", "answer": "this"} for name in ("own.png", "taken.png")]
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -34,14 +34,14 @@ GOOD = {"image": "a.png", "question": "is there a circle?", "answer": ["yes", "n
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two pictures, a cut one, and a text that calls itself a picture."""
+    """A folder with two images, a cut one, and a text that calls itself an image."""
     folder = tmp_path_factory.mktemp("pictures")
     for index, name in enumerate(("a", "b")):
         Image.fromarray(render(scene("test", index))).save(folder / f"{name}.png")
     Image.fromarray(render(scene("test", 2))).save(folder / "whole.jpg")
     whole = (folder / "whole.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (folder / "text.png").write_text("not a picture")
+    (folder / "text.png").write_text("not an image")
     return folder
 
 
@@ -126,7 +126,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read(tmp_path / "none.jsonl")
 
 
-def test_good_lines_and_their_pictures(pictures: Path, tmp_path: Path) -> None:
+def test_good_lines_and_their_images(pictures: Path, tmp_path: Path) -> None:
     absolute = GOOD | {"image": [str(pictures / "b.png"), "a.png"], "answer": "yes", "category": "ocr"}
     path = write(pictures, ["\ufeff" + json.dumps(GOOD), "", absolute, absolute])
     first, second, third = rows(path)
@@ -211,7 +211,7 @@ def test_the_command_line_lists_bad_lines_and_loads_nothing(
 def test_end_to_end(
     pictures: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Several pictures, several answers, a category, through the run, the table and the figure."""
+    """Several images, several answers, a category, through the run, the table and the figure."""
     lines = [
         GOOD,
         GOOD | {"image": ["a.png", "b.png"], "category": "spatial"},
@@ -238,7 +238,7 @@ def test_end_to_end(
         ] + [0.0]
         assert cell["score"] == pytest.approx(sum(answer["score"] for answer in answers) / 3)
     assert cells[0] is not None
-    assert cells[0]["costs"]["visual_tokens"]["nominal"] == pytest.approx(576 * 4 / 3), "the second has two pictures"
+    assert cells[0]["costs"]["visual_tokens"]["nominal"] == pytest.approx(576 * 4 / 3), "the second has two images"
 
     summary = summarize(load_experiment("mine", results))
     build_table(summary)

@@ -1,4 +1,4 @@
-"""Pictures of any depth read as their 8-bit twins do, and those without a known white are refused."""
+"""Images of any depth read as their 8-bit twins do, and those without a known white are refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from clasp.evaluation.generation.answering import Answerer, EvaluationError, Question
-from clasp.evaluation.questions.images import PictureError, rgb
+from clasp.evaluation.questions.images import ImageError, rgb
 from clasp.methods import build
 
 EVERY_GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -49,7 +49,7 @@ def test_floats_from_black_to_white_read_as_eight_bits() -> None:
     ids=["float255", "negative float", "nan", "int", "negative int"],
 )
 def test_values_without_a_known_white_are_refused(values: Any) -> None:
-    with pytest.raises(PictureError, match="white is not known; save it with 8 bits"):
+    with pytest.raises(ImageError, match="white is not known; save it with 8 bits"):
         rgb(stored(values, "TIFF"))
 
 
@@ -59,7 +59,7 @@ def test_other_modes_are_as_pil_converts_them(mode: str) -> None:
     assert np.array_equal(rgb(image), image.convert("RGB"))
 
 
-def test_a_deep_picture_is_answered_as_its_twin(small: Any) -> None:
+def test_a_deep_image_is_answered_as_its_twin(small: Any) -> None:
     grey = np.kron(np.arange(16, dtype=np.uint8).reshape(4, 4) * 17, np.ones((16, 16), np.uint8))
     twins = [Image.fromarray(grey), stored(grey.astype(np.uint16) * 257, "PNG")]
     answerer = Answerer(*small, build("none", {}))

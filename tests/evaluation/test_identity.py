@@ -150,7 +150,7 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     "a video edited in place": (other("data/video/msvd/videos/a.mp4", b"frame", b"farme"), {VIDEO}),
     "a video question": (other("data/video/msvd/test_q.json", b"what", b"whom"), {VIDEO}),
     "an own question": (other("own.jsonl", b"what", b"whom"), {OWN}),
-    "an own picture": (lambda root: _image(root / "a.png", 7), {OWN}),
+    "an own image": (lambda root: _image(root / "a.png", 7), {OWN}),
     # what answers
     "weights, in place": (
         other("clasp/tiny/weights/model.safetensors", b"\x00\x00\x00\x00", b"\x00\x00\x00\x01"),
@@ -175,7 +175,7 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     "of another's": (code("backbones/qwen.py"), NONE),
     "prompts and answers": (code("evaluation/answering.py"), EVERY),
     "how lmms-eval is asked": (code("evaluation/lmms.py"), EVERY),
-    "how pictures are decoded": (code("evaluation/model.py"), EVERY),
+    "how images are decoded": (code("evaluation/model.py"), EVERY),
     "how frames are taken": (code("evaluation/frames.py"), {VIDEO}),
     "how the world is scored": (code("evaluation/tasks/scoring.py"), TINY),
     "how own data are": (code("evaluation/tasks/custom.py"), {OWN}),

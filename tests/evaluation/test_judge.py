@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic import COSTS
 
+from clasp.cli.judge import main
 from clasp.config import RunConfig
 from clasp.evaluation.judging import chat as chat_module
 from clasp.evaluation.judging import judge as judge_module
 from clasp.evaluation.judging.chat import Chat, Endpoint, endpoint
-from clasp.evaluation.judging.judge import JudgeError, judge_cell, main, unjudged
+from clasp.evaluation.judging.judge import JudgeError, judge_cell, unjudged
 from clasp.evaluation.judging.rubrics import KINDS
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
@@ -125,7 +127,7 @@ def put(store: CellStore, benchmark: str = "mmvet", predictions: tuple[str, ...]
     own = {"backbone": "tiny", "method": "random", "budget": {"tokens": 64}, "benchmark": benchmark, "score": None}
     counts = {"questions": len(answers), "available": len(answers), "limit": "all"}
     values = {**dict.fromkeys(Cell.__required_keys__ - {"schema", "answers"}, "x"), **own, **counts, "scores": {}}
-    values |= {"costs": {}, "provenance": {}}
+    values |= {"costs": COSTS, "provenance": {"started": "now", "finished": "now"}}
     return store.put(values | {"signature": spec.signature, "identity": spec.identity()}, answers)
 
 
@@ -326,11 +328,11 @@ def test_the_key_and_the_address_are_nowhere(
     store = CellStore(tmp_path)
     put(store)
     server.replies = {"a": [500, "0.1"], "b": [f"your key is {TOKEN}"], "c": [400]}
-    assert main([f"results={tmp_path}"], "") == 1
+    assert main([f"results={tmp_path}"]) == 1
     unfinished = stored_text(tmp_path)
     assert "your key is [key]" in unfinished
     server.replies = {}
-    assert main([f"results={tmp_path}"], "") == 0
+    assert main([f"results={tmp_path}"]) == 0
     captured = capsys.readouterr()
     everything = unfinished + stored_text(tmp_path) + caplog.text + captured.out + captured.err + repr(endpoint())
     assert MODEL in everything
@@ -341,11 +343,11 @@ def test_the_key_and_the_address_are_nowhere(
 def test_the_script_without_an_endpoint_says_what_to_set_and_how_many_wait(
     tmp_path: Path, nobody: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([f"results={tmp_path}"], "") == 0
+    assert main([f"results={tmp_path}"]) == 0
     assert "no cell waits" in capsys.readouterr().out
     put(CellStore(tmp_path))
     put(CellStore(tmp_path), "msvd")
-    assert main([f"results={tmp_path}"], "") == 2
+    assert main([f"results={tmp_path}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     for word in ("2 cells wait", "OPENAI_API_KEY", "OPENAI_BASE_URL", "CLASP_JUDGE_MODEL", chat_module.DEFAULT_MODEL):
         assert word in line
@@ -359,10 +361,10 @@ def test_the_script_judges_the_cells_of_one_experiment(
     record = {"schema": 2, "cells": [{"signature": one["signature"]}, {"signature": "0" * 24}]}
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "main.json").write_text(json.dumps(record))
-    assert main([f"results={tmp_path}", "experiment=main"], "") == 0
+    assert main([f"results={tmp_path}", "experiment=main"]) == 0
     assert store.judgement(one) is not None
     assert store.judgement(other) is None
-    assert main([f"results={tmp_path}", "experiment=mian"], "") == 2
+    assert main([f"results={tmp_path}", "experiment=mian"]) == 2
     assert "'mian'" in capsys.readouterr().err
 
 
@@ -371,7 +373,7 @@ def test_one_bad_cell_does_not_keep_the_others_waiting(
 ) -> None:
     store = CellStore(tmp_path)
     graded, video = put(store), put(store, "msvd")  # every reply is "1.0", which is no reply to a video question
-    assert main([f"results={tmp_path}"], "") == 1
+    assert main([f"results={tmp_path}"]) == 1
     assert store.judgement(graded) is not None
     assert store.judgement(video) is None
     assert "1 cell waits" in capsys.readouterr().err
@@ -379,7 +381,7 @@ def test_one_bad_cell_does_not_keep_the_others_waiting(
 
 @pytest.mark.parametrize("arguments", [["result=x"], ["experiment"], ["results=/nowhere", "experiment=x"]])
 def test_bad_arguments_are_exit_code_2(arguments: list[str], nobody: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments, "") == 2
+    assert main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 

@@ -42,11 +42,11 @@ def test_it_holds_what_the_engine_kept_and_what_was_asked(
     (question,), (one,) = stored["questions"], stored["maps"]
     assert (question["question"], question["answer"], question["category"]) == (row["question"], row["answer"], "ocr")
     model, processor = tiny
-    picture = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
+    image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": row["question"]}]}
     text = processor.apply_chat_template([turn], add_generation_prompt=True)
     with CLASP(tokens=64)(model, processor) as run:
-        model(**processor(images=picture, text=text, return_tensors="pt"))
+        model(**processor(images=image, text=text, return_tensors="pt"))
     sample = run.trace.samples[0]
     assert [stage["kept"] for stage in one["stages"]] == [kept.tolist() for kept in sample.kept]
     assert [set(stage["pivots"]) for stage in one["stages"]] == [
@@ -58,7 +58,7 @@ def test_it_holds_what_the_engine_kept_and_what_was_asked(
     seen = Image.open(io.BytesIO(base64.b64decode(question["picture"])))
     size = model.config.vision_config.image_size
     assert seen.size == (size, size)
-    difference = np.asarray(seen, dtype=float) - np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
+    difference = np.asarray(seen, dtype=float) - np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
     assert np.abs(difference).mean() < 2.0
 
 
@@ -75,7 +75,7 @@ def test_every_method_gives_a_map_that_the_report_reads(configured: Callable[...
         assert all(stage.pivots is None or stage.pivots <= set(stage.kept) for stage in one.stages), one.row
 
 
-def test_own_pictures_can_be_drawn_one_to_a_question(configured: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_own_images_can_be_drawn_one_to_a_question(configured: Callable[..., RunConfig], tmp_path: Path) -> None:
     Image.new("RGB", (60, 40), "red").save(tmp_path / "a.png")
     file = tmp_path / "mine.jsonl"
     line = {"image": "a.png", "question": "what color?", "answer": ["red", "crimson"]}
@@ -84,7 +84,7 @@ def test_own_pictures_can_be_drawn_one_to_a_question(configured: Callable[..., R
     (question,) = record(configured(*own))["questions"]
     assert (question["answer"], question["category"]) == ("red", None)
     file.write_text(json.dumps(line | {"image": ["a.png", "a.png"]}))
-    with pytest.raises(ConfigError, match="line 1 has 2 pictures"):
+    with pytest.raises(ConfigError, match="line 1 has 2 images"):
         record(configured(*own))
 
 
@@ -92,7 +92,7 @@ def test_own_pictures_can_be_drawn_one_to_a_question(configured: Callable[..., R
     ("overrides", "message"),
     [
         (["grid.method=[none]", "grid.tokens=[]"], "method none drops no token"),
-        (["limit=all"], "limit=all would draw every picture"),
+        (["limit=all"], "limit=all would draw every image"),
         (["benchmarks.names=[gqa]"], "benchmark gqa is not on this machine"),
     ],
 )
@@ -104,20 +104,18 @@ def test_what_cannot_be_drawn_is_refused_before_a_model_loads(
         record(configured(*SMALL, *overrides))
 
 
-def test_backbones_that_cut_pictures_are_refused(
+def test_backbones_that_cut_images_are_refused(
     configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured(*SMALL)
     monkeypatch.setattr(kept_tokens, "adapter_module", lambda *_: "clasp.backbones.qwen2_5_vl")
-    with pytest.raises(ConfigError, match="cuts pictures"):
+    with pytest.raises(ConfigError, match="cuts images"):
         record(config)
 
 
-def test_a_padded_picture_is_drawn_as_the_model_sees_it(tiny: tuple[Any, Any]) -> None:
-    processor, picture = tiny[1], Image.new("RGB", (200, 100), (255, 0, 0))
-    cropped, whole = (
-        kept_tokens._as_seen(picture, processor, shown) for shown in (Presentation(), Presentation("pad"))
-    )
+def test_a_padded_image_is_drawn_as_the_model_sees_it(tiny: tuple[Any, Any]) -> None:
+    processor, image = tiny[1], Image.new("RGB", (200, 100), (255, 0, 0))
+    cropped, whole = (kept_tokens._as_seen(image, processor, shown) for shown in (Presentation(), Presentation("pad")))
     mean = tuple(int(255 * value) for value in processor.image_processor.image_mean)
     middle = (cropped.width // 2, cropped.height // 2)
     assert cropped.getpixel((0, 0)) == cropped.getpixel(middle) == whole.getpixel(middle) == (255, 0, 0)

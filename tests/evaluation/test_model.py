@@ -144,7 +144,7 @@ def test_requests_are_answered_in_their_order(tiny: Any) -> None:
     assert len(lm.answers) == 3
 
 
-def test_few_pictures_are_decoded_at_a_time(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_images_are_decoded_at_a_time(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the batch that is asked and of the next one, not a whole benchmark's."""
     images, alive, decoded = list[weakref.ref[Any]](), list[int](), ClaspModel._decoded
 

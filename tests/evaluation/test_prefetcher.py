@@ -176,7 +176,7 @@ def test_a_claim_that_is_lost_ends_a_cell_between_batches(
     assert count(tmp_path, CELL) == 4, "two batches of two; the third was prepared, and is not answered"
 
 
-def test_a_picture_that_breaks_while_preparing_costs_no_answer_before_it(
+def test_a_image_that_breaks_while_preparing_costs_no_answer_before_it(
     answerer: ResumingAnswerer, questions: list[Question], tmp_path: Path
 ) -> None:
     class Broken:

@@ -15,6 +15,7 @@ from lmms_eval.utils import load_yaml_config
 
 from clasp.backbones.presentation import Presentation
 from clasp.categories import CATEGORIES
+from clasp.cli.submission import main
 from clasp.config import RunConfig
 from clasp.evaluation import identity
 from clasp.evaluation.benchmarks import BENCHMARKS, TASKS
@@ -22,7 +23,6 @@ from clasp.evaluation.generation.answering import EvaluationError
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
 from clasp.evaluation.tasks.mmvet import CATEGORY_OF, category
-from clasp.evaluation.vqa_server import main
 from clasp.results.store import CellSpec, CellStore
 from clasp.strict import ConfigError
 
@@ -150,7 +150,7 @@ def put(results: Path, benchmark: str = "vqav2_testdev", limit: int | str = "all
 
 def test_the_submission_file_is_the_servers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     signature = put(tmp_path)
-    assert main([f"cell={signature}", f"results={tmp_path}"], "usage") == 0
+    assert main([f"cell={signature}", f"results={tmp_path}"]) == 0
     path = tmp_path / "submissions" / f"{signature}.json"
     assert str(path) in capsys.readouterr().out
     assert json.loads(path.read_text()) == [
@@ -160,7 +160,7 @@ def test_the_submission_file_is_the_servers(tmp_path: Path, capsys: pytest.Captu
     every = tmp_path / "every.json"
     every.write_text(json.dumps({"questions": [{"question_id": i} for i in (5, 6, 7)]}))
     output = tmp_path / "out.json"
-    assert main([f"cell={signature}", f"results={tmp_path}", f"questions={every}", f"output={output}"], "") == 0
+    assert main([f"cell={signature}", f"results={tmp_path}", f"questions={every}", f"output={output}"]) == 0
     assert json.loads(output.read_text())[1] == {"question_id": 6, "answer": ""}
 
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_submitted_is_said(
     words: str,
 ) -> None:
     signature = put(tmp_path, benchmark, limit)
-    assert main([f"cell={signature}", f"results={tmp_path}", *arguments], "usage") == 2
+    assert main([f"cell={signature}", f"results={tmp_path}", *arguments]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "submissions").exists()
 
@@ -218,7 +218,7 @@ def test_what_departs_from_the_processor_is_signed_and_told_only_where_it_does(
         (["backbone=qwen3_vl_4b", "backbone.min_pixels=5", "backbone.max_pixels=4"], r"min_pixels=5 is above"),
     ],
 )
-def test_a_backbone_that_cannot_be_shown_pictures_so_is_refused_in_the_plan(
+def test_a_backbone_that_cannot_be_shown_images_so_is_refused_in_the_plan(
     configured: Callable[..., RunConfig], overrides: list[str], words: str
 ) -> None:
     config = configured("method=none", "benchmarks.names=[gqa]", *overrides)

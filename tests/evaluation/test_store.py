@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic import COSTS
 
 from clasp.files import write_atomically
 from clasp.results import experiments
@@ -35,9 +36,15 @@ def put(store: CellStore, spec: CellSpec = SPEC) -> dict[str, Any]:
     values = dict.fromkeys(Cell.__required_keys__ - {"schema", "answers"}, "x") | {
         "score": 0.5,
         "scores": {},
-        "costs": {},
+        "costs": COSTS,
     }
-    values |= {"budget": spec.budget, "provenance": {}, "questions": 2, "available": 2, "limit": "all"}
+    values |= {
+        "budget": spec.budget,
+        "provenance": {"started": "now", "finished": "now"},
+        "questions": 2,
+        "available": 2,
+        "limit": "all",
+    }
     return store.put(values | {"signature": spec.signature, "identity": spec.identity()}, ANSWERS)
 
 

@@ -36,7 +36,7 @@ def counted(model: Any) -> tuple[list[int], list[Any]]:
     return calls, [layer.self_attn.register_forward_pre_hook(count(i)) for i, layer in enumerate(layers)]
 
 
-def pictures(model: Any, count: int) -> torch.Tensor:
+def images(model: Any, count: int) -> torch.Tensor:
     """(count, 3, side, side) of noise."""
     size = model.config.vision_config.image_size
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(count))
@@ -64,10 +64,10 @@ def test_answers_and_what_is_kept_are_the_same(tiny: Tiny, questions: list[Quest
 @pytest.mark.parametrize("mebibytes", [0, 5, 1024])
 def test_features_are_bit_equal_in_whatever_batch_and_memory(tiny: Tiny, mebibytes: int) -> None:
     model = tiny[0]
-    pixels = pictures(model, 4)
+    pixels = images(model, 4)
     plain = features(model, pixels)
     with ViTCache(model, 0):
-        alone = [features(model, picture[None])[0] for picture in pixels]
+        alone = [features(model, image[None])[0] for image in pixels]
     torch.testing.assert_close(alone, plain, rtol=1e-4, atol=1e-4)
     with ViTCache(model, mebibytes):
         for batch in ([0, 1], [2, 1, 3], [3], [0, 0, 3, 2], [1, 2, 3, 0]):
@@ -75,10 +75,10 @@ def test_features_are_bit_equal_in_whatever_batch_and_memory(tiny: Tiny, mebibyt
                 assert torch.equal(found, alone[place])
 
 
-def test_no_picture_is_computed_twice(tiny: Tiny) -> None:
+def test_no_image_is_computed_twice(tiny: Tiny) -> None:
     """Neither in another batch nor within one; without a memory each is, every time."""
     model = tiny[0]
-    pixels = pictures(model, 3)
+    pixels = images(model, 3)
     calls, handles = counted(model)
     try:
         with ViTCache(model, 1024) as replay:
@@ -86,7 +86,7 @@ def test_no_picture_is_computed_twice(tiny: Tiny) -> None:
             assert (set(calls), replay.saved_seconds) == ({2}, 0.0)
             features(model, pixels[[1, 2, 2]])
             assert set(calls) == {3}
-            assert replay.saved_seconds > 0, "the same picture twice in a batch is saved once, too"
+            assert replay.saved_seconds > 0, "the same image twice in a batch is saved once, too"
             features(model, pixels)
             assert set(calls) == {3}
         with ViTCache(model, 0) as nothing:
@@ -101,10 +101,10 @@ def test_no_picture_is_computed_twice(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_changed_state_is_computed_from_there_on(tiny: Tiny, in_place: bool) -> None:
-    """What a hook changes between layers reaches the layers behind it, for the pictures that it changes alone, and
+    """What a hook changes between layers reaches the layers behind it, for the images that it changes alone, and
     does not enter the memory."""
     model = tiny[0]
-    pixels = pictures(model, 3)
+    pixels = images(model, 3)
     layers = adapter_for(model).vision_layers("image")
 
     def double(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
@@ -125,7 +125,7 @@ def test_a_changed_state_is_computed_from_there_on(tiny: Tiny, in_place: bool) -
     calls, handles = counted(model)
     try:
         with ViTCache(model, 1024):
-            for first in (0, 0, 2):  # the last time, the picture that is changed alone
+            for first in (0, 0, 2):  # the last time, the image that is changed alone
                 for expected, got in (
                     (plain, features(model, pixels[first:])),
                     (other, changed(pixels[first:])),
@@ -135,11 +135,11 @@ def test_a_changed_state_is_computed_from_there_on(tiny: Tiny, in_place: bool) -
     finally:
         for handle in handles:
             handle.remove()
-    assert calls == [3, 3, 3, *[3 + 3] * (len(layers) - 3)], "the one picture, behind the hook, each time"
+    assert calls == [3, 3, 3, *[3 + 3] * (len(layers) - 3)], "the one image, behind the hook, each time"
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-def test_a_tower_that_packs_its_pictures_computes_as_it_is(family: str, questions: list[Question]) -> None:
+def test_a_tower_that_packs_its_images_computes_as_it_is(family: str, questions: list[Question]) -> None:
     built = FAMILIES[family]
     pair = built.model(), built.processor()
     plain = answers(pair, questions[:3], "none", None)
@@ -164,10 +164,10 @@ def test_crops_of_every_other_family_are_remembered(family: str, questions: list
 
 def test_memory_is_bounded_and_the_model_is_as_before(tiny: Tiny) -> None:
     model = tiny[0]
-    pixels = pictures(model, 3)
+    pixels = images(model, 3)
     calls, handles = counted(model)
     try:
-        with ViTCache(model, 4) as replay:  # 1.9 MiB a picture: two fit
+        with ViTCache(model, 4) as replay:  # 1.9 MiB an image: two fit
             for places, computed in (
                 ([0], 1),
                 ([1], 2),
@@ -184,7 +184,7 @@ def test_memory_is_bounded_and_the_model_is_as_before(tiny: Tiny) -> None:
             assert replay._bytes == sum(state.numel() * 4 for crop in replay._crops.values() for state in crop.states)
         with ViTCache(model, 1) as replay:
             features(model, pixels)
-            assert replay._bytes <= 2**20, "not one picture fits"
+            assert replay._bytes <= 2**20, "not one image fits"
     finally:
         for handle in handles:
             handle.remove()

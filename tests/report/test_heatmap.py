@@ -73,12 +73,12 @@ def test_the_best_pruned_rows_are_marked_and_equal_ones_share_the_mark(
 
 def test_colours_are_distances_to_the_best_and_neither_random_nor_the_unpruned_stretch_them(tmp_path: Path) -> None:
     (axes, _bar) = draw(experiment(tmp_path)).axes
-    (picture,) = axes.images
-    distances = np.ma.filled(np.ma.masked_invalid(picture.get_array()), np.nan)
+    (image,) = axes.images
+    distances = np.ma.filled(np.ma.masked_invalid(image.get_array()), np.nan)
     assert np.isnan(distances[0]).all()
     assert distances[2].tolist() == pytest.approx([0.0, 0.0, 0.0])
     assert distances[3, :2].tolist() == pytest.approx([-5.0, -7.0])
-    assert picture.get_clim() == pytest.approx((-7.0, 0.0))  # B in counting; random is 32 points below
+    assert image.get_clim() == pytest.approx((-7.0, 0.0))  # B in counting; random is 32 points below
 
 
 def test_equal_rows_span_a_point_so_that_noise_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

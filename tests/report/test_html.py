@@ -249,10 +249,10 @@ def test_experiments_stand_in_order_and_what_is_missing_is_said_first(text: str,
 
 
 def test_figures_are_inside_with_words_for_what_they_show(parsed: Parsed) -> None:
-    pictures = parsed.all("img")
-    assert all(one["src"].startswith("data:image/") for one in pictures)
-    assert ["FLOPs" in one["alt"] for one in pictures] == [True, True, False]
-    assert "pivots and completion tokens in two colours" in pictures[2]["alt"]
+    images = parsed.all("img")
+    assert all(one["src"].startswith("data:image/") for one in images)
+    assert ["FLOPs" in one["alt"] for one in images] == [True, True, False]
+    assert "pivots and completion tokens in two colours" in images[2]["alt"]
 
 
 def test_maps_of_kept_tokens_stand_in_words_too(parsed: Parsed) -> None:
@@ -314,9 +314,9 @@ def test_large_figures_go_in_as_png(root: Path, tmp_path: Path) -> None:
     svg = next((tmp_path / "figures").glob("*.svg"))
     small = Parsed((tmp_path / "report.html").read_text()).all("img")[0]["src"]
     svg.write_text(svg.read_text() + "<!--" + "x" * 200_000 + "-->")
-    from clasp.report.html.figures import pictures
+    from clasp.report.html.figures import images
 
-    large = pictures(summary_of(tmp_path))[0].source
+    large = images(summary_of(tmp_path))[0].source
     assert (small[:18], large[:14]) == ("data:image/svg+xml", "data:image/png")
 
 

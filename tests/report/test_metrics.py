@@ -29,16 +29,16 @@ def f1(answers: list[dict[str, Any]]) -> float:
     return float(pope.pope_aggregate_f1_score([answer["detail"] for answer in answers]))
 
 
-def mme_answers(rng: np.random.Generator, pictures: int) -> list[dict[str, Any]]:
-    """MME's answers: two questions about every picture, and categories of different sizes, in any order."""
+def mme_answers(rng: np.random.Generator, images: int) -> list[dict[str, Any]]:
+    """MME's answers: two questions about every image, and categories of different sizes, in any order."""
     answers = []
     for i, category in enumerate(MME_CATEGORIES):
-        for picture in range(pictures + i):
+        for image in range(images + i):
             for truth in ("Yes", "No"):
-                document = {"question_id": f"{picture}.png", "answer": truth, "category": category}
+                document = {"question_id": f"{image}.png", "answer": truth, "category": category}
                 said = str(rng.choice(["Yes", "No", "maybe"], p=[0.6, 0.3, 0.1]))
                 (detail,) = mme.mme_process_results(document, [said]).values()
-                answers.append({"question_id": f"{picture}.png", "score": None, "detail": detail})
+                answers.append({"question_id": f"{image}.png", "score": None, "detail": detail})
     return [answers[i] for i in rng.permutation(len(answers))]
 
 
@@ -78,7 +78,7 @@ def test_f1_without_any_yes_is_zero() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_mme_is_lmms_evals_on_all_pictures_and_on_every_resample(seed: int) -> None:
+def test_mme_is_lmms_evals_on_all_images_and_on_every_resample(seed: int) -> None:
     rng = np.random.default_rng(seed)
     answers = mme_answers(rng, 6)
     made = sampled("perception+cognition", answers, mme_score(answers))
@@ -88,14 +88,14 @@ def test_mme_is_lmms_evals_on_all_pictures_and_on_every_resample(seed: int) -> N
     for _ in range(20):
         units = rng.integers(0, len(made.units), len(made.units)).tolist()
         drawn = []
-        for copy, unit in enumerate(units):  # a picture drawn twice counts as two pictures
-            category, picture = made.units[unit].split("/")
+        for copy, unit in enumerate(units):  # an image drawn twice counts as two images
+            category, image = made.units[unit].split("/")
             pair = [
                 answer["detail"]
                 for answer in answers
-                if (answer["detail"]["category"], answer["detail"]["question_id"]) == (category, picture)
+                if (answer["detail"]["category"], answer["detail"]["question_id"]) == (category, image)
             ]
-            drawn += [{"detail": {**detail, "question_id": f"{copy}/{picture}"}} for detail in pair]
+            drawn += [{"detail": {**detail, "question_id": f"{copy}/{image}"}} for detail in pair]
         assert taken(made, units) == pytest.approx(mme_score(drawn))
 
 
@@ -140,7 +140,7 @@ def test_a_score_that_the_answers_do_not_give_is_not_resampled() -> None:
         ("f1", pairs, f1(pairs) + 0.01),
         ("f1", means, 0.5),
         ("perception+cognition", halves, mme_score(halves) + 1.0),
-        ("perception+cognition", halves[:-1], mme_score(halves)),  # a picture with one question
+        ("perception+cognition", halves[:-1], mme_score(halves)),  # an image with one question
         ("perception+cognition", means, 0.5),
     ):
         assert sampled(metric, answers, score) is None, metric

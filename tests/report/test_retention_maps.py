@@ -26,7 +26,7 @@ SIDE = 4
 
 
 def png() -> str:
-    """A picture of 8 x 8 pixels, patches of 2 x 2, each of a colour of its own."""
+    """An image of 8 x 8 pixels, patches of 2 x 2, each of a colour of its own."""
     pixels = (
         np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     )
@@ -118,7 +118,7 @@ def test_every_stage_is_a_map_and_a_rows_first_one_has_its_name_and_answer(reten
     figure = draw(retention)
     texts = [[text.get_text() for text in axes.texts] for axes in figure.axes]
     assert texts == [
-        [],  # the picture itself
+        [],  # the image itself
         ["layer 2: 4", "CLASP (4)", "red ✓"],
         ["layer 4: 2"],
         ["layer 6: 1"],
@@ -162,13 +162,13 @@ def test_nothing_overlaps_or_leaves_the_figure_and_no_letter_is_below_six_points
 
 def test_the_same_file_gives_the_same_bytes_at_column_width(tmp_path: Path) -> None:
     write(tmp_path, stored())
-    pictures = []
+    images = []
     for _ in range(2):
         paths = [Path(line.removeprefix("figure: ")) for line in build_retention(tmp_path, "tiny").splitlines()]
         assert [path.name for path in paths] == ["retention_tiny.png", "retention_tiny.svg"]
-        pictures.append([path.read_bytes() for path in paths])
-    assert pictures[0] == pictures[1]
-    assert struct.unpack(">I", pictures[0][0][16:20])[0] == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
+        images.append([path.read_bytes() for path in paths])
+    assert images[0] == images[1]
+    assert struct.unpack(">I", images[0][0][16:20])[0] == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
 
 
 @pytest.mark.parametrize(

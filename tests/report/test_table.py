@@ -393,7 +393,7 @@ def test_files_that_cannot_be_used_are_named_not_guessed(results: Path) -> None:
         (whole[:100], "not valid JSON"),
         (whole.replace('"schema": 1', '"schema": 9'), "schema is 9"),
         (whole.replace(sig, "f" * 24), "holds the signature"),
-        (whole.replace('"kv_bytes"', '"kv_bites"'), "lacks the key 'kv_bytes'"),
+        (whole.replace('"kv_bytes"', '"kv_bites"'), r"the key 'costs\.kv_bytes' is missing"),
     ):
         path.write_text(broken)
         with pytest.raises(ReportError, match=message):

@@ -19,7 +19,7 @@ from clasp.report.published.upper_bound import check, command, describe, targets
 ROOT = Path(__file__).resolve().parents[2]
 LLAVA = {"gqa": 61.97, "mmbench": 64.09, "mme": 1856.45, "pope": 85.87, "sqa": 69.46}
 BOTH = (58, 59)
-"""MME's pictures of 100 with both questions right, in every other category."""
+"""MME's images of 100 with both questions right, in every other category."""
 TINY = ("easy_vqa", *(f"world_{name}" for name in ("attribute", "counting", "ocr", "spatial", "scene", "general")))
 
 
@@ -54,14 +54,14 @@ def put_llava(results: Path, pope: int = 1717) -> None:
     said += [("no", "no")] * pope
     details = [{"prediction": p, "ground_truth": t, "score": float(p == t)} for p, t in said]
     put_answers(results, "pope", "f1", pope / 2000, details)
-    pictures, total = [], 0.0
+    images, total = [], 0.0
     for category in range(14):
         both, one = BOTH[category % 2], 31
-        for picture in range(100):
-            right = (1, 1) if picture < both else (1, 0) if picture < both + one else (0, 0)
-            pictures += [{"category": f"c{category}", "question_id": f"p{picture}", "score": score} for score in right]
-        total += (both + one / 2) + both  # accuracy in percent, and the share of pictures with both right
-    put_answers(results, "mme", "perception+cognition", total, pictures)
+        for image in range(100):
+            right = (1, 1) if image < both else (1, 0) if image < both + one else (0, 0)
+            images += [{"category": f"c{category}", "question_id": f"p{image}", "score": score} for score in right]
+        total += (both + one / 2) + both  # accuracy in percent, and the share of images with both right
+    put_answers(results, "mme", "perception+cognition", total, images)
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_f1_and_mme_have_the_bootstraps_error(tmp_path: Path) -> None:
     # F1's error is not the binomial one of its value over all questions
     assert found["pope"].score == pytest.approx(85.85)
     assert found["pope"].error == pytest.approx(0.6, abs=0.15)
-    # MME: a sum over 14 categories of means over 100 pictures
+    # MME: a sum over 14 categories of means over 100 images
     spread = np.std([200] * 58 + [50] * 31 + [0] * 11)
     assert found["mme"].error == pytest.approx(np.sqrt(14) * spread / 10, rel=0.15)
 

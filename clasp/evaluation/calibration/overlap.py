@@ -1,4 +1,4 @@
-"""Whether two sets of benchmarks share pictures or questions, by hashes of what is shown and asked."""
+"""Whether two sets of benchmarks share images or questions, by hashes of what is shown and asked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clasp.evaluation.questions.images import rgb
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Hashes of a benchmark's pictures and of its (picture, question) pairs, each with a name for messages."""
+    """Hashes of a benchmark's images and of its (image, question) pairs, each with a name for messages."""
 
     images: Mapping[str, str]
     questions: Mapping[str, str]
@@ -24,7 +24,7 @@ def fingerprints(name: str, documents: Iterable[tuple[list[Any], str]]) -> Finge
 
     Args:
         name: of the benchmark, for messages.
-        documents: pictures (PIL) and text of each question.
+        documents: images (PIL) and text of each question.
     """
     images: dict[str, str] = {}
     questions: dict[str, str] = {}
@@ -43,7 +43,7 @@ def image_hash(image: Any) -> str:
 
 
 def overlaps(one: Iterable[Fingerprints], other: Iterable[Fingerprints]) -> list[str]:
-    """What both sides show or ask, as ``a[3] and b[5]``; a shared picture is named once, whatever is asked about it."""
+    """What both sides show or ask, as ``a[3] and b[5]``; a shared image is named once, whatever is asked about it."""
     found: dict[str, None] = {}
     others = list(other)
     for mine in one:

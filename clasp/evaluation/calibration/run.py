@@ -1,7 +1,7 @@
 """Calibration as a run: the cells of an experiment on held-out questions, and the policy file that follows from them.
 
 The cells are ordinary ones (`results/cells`), so that a stopped calibration goes on where it stopped. Before anything
-is computed, every calibration picture is checked against every evaluation set's.
+is computed, every calibration image is checked against every evaluation set's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from clasp.strict import ConfigError, check_name, shown
 
 
 def check_disjoint(config: RunConfig, plan: Plan, against: Sequence[str]) -> str:
-    """That no calibration picture or question is in an evaluation set.
+    """That no calibration image or question is in an evaluation set.
 
     Args:
         config: of the calibration.
@@ -37,7 +37,7 @@ def check_disjoint(config: RunConfig, plan: Plan, against: Sequence[str]) -> str
         against: names of benchmarks that evaluate.
 
     Returns:
-        SHA-256 of the calibration questions and their pictures.
+        SHA-256 of the calibration questions and their images.
 
     Raises:
         ConfigError: they overlap (the first places are named), or no benchmark has one of the names.

@@ -109,7 +109,7 @@ class Answerer:
         method: what is pruned.
         batch_size: questions per forward pass; answers do not depend on it.
         replay: an open memory of the ViT's layers; what it saves counts as spent, so that times are those without it.
-        presentation: how pictures and questions reach the processor.
+        presentation: how images and questions reach the processor.
     """
 
     overlap: ClassVar[bool] = True
@@ -264,7 +264,7 @@ class Answerer:
         """Tensors of one batch, padded on the left, on the CPU; runs beside the model, with a processor of its own.
 
         Raises:
-            EvaluationError: the processor refuses a question's pictures or videos; names it and the files.
+            EvaluationError: the processor refuses a question's images or videos; names it and the files.
         """
         try:
             return self._processed(questions)
@@ -295,7 +295,7 @@ class Answerer:
             turn = {"role": "user", "content": [*media, {"type": "text", "text": q.text}]}
             messages = self._presentation.messages(turn)
             texts.append(self._preparing.apply_chat_template(messages, add_generation_prompt=True))
-        # one list a question: LLaVA-OneVision cuts a picture into crops only where it is the prompt's only one
+        # one list a question: LLaVA-OneVision cuts an image into crops only where it is the prompt's only one
         images = [[self._shown(image) for image in question.images] for question in questions]
         arguments: dict[str, Any] = {"images": images if any(images) else None}
         if clips := [self._clip(question, video) for question in questions for video in question.videos]:
@@ -304,7 +304,7 @@ class Answerer:
         return self._preparing(text=texts, padding=True, padding_side="left", return_tensors="pt", **arguments)
 
     def _shown(self, image: Any) -> Any:
-        return self._presentation.picture(rgb(image), self._preparing)
+        return self._presentation.image(rgb(image), self._preparing)
 
     def _clip(self, question: Question, video: Any) -> Clip:
         assert self._frames is not None
@@ -315,9 +315,9 @@ class Answerer:
 
 
 def _described(image: Any) -> str:
-    """A picture for a message: its file, where it comes from one, and its size in pixels."""
+    """An image for a message: its file, where it comes from one, and its size in pixels."""
     file, size = getattr(image, "filename", ""), getattr(image, "size", None)
-    return " of ".join(filter(None, [str(file) or "a picture", size and f"{size[0]} x {size[1]} pixels"]))
+    return " of ".join(filter(None, [str(file) or "an image", size and f"{size[0]} x {size[1]} pixels"]))
 
 
 def _seconds(watch: Stopwatch) -> tuple[float, float, float]:

@@ -1,6 +1,6 @@
 """ViT layers compute each crop by itself, and a crop that they have seen before gives what it gave then.
 
-The cells of an experiment ask about the same pictures under many methods and budgets, in batches that differ, and on a
+The cells of an experiment ask about the same images under many methods and budgets, in batches that differ, and on a
 small backbone the ViT takes most of the time. What its layers return for a crop is kept in memory and returned again,
 bit for bit, as long as nothing has changed what enters them: methods that merge patches inside the ViT compute from
 their first merge on. Layers are replaced, not the tower, so that every hook sees what it would see.
@@ -51,18 +51,18 @@ class _Crop:
 class ViTCache:
     """Replaces the forwards of a model's ViT layers; a context manager that puts them back.
 
-    Layers that take tensors beside their hidden states compute as they are: towers that pack all pictures into one
+    Layers that take tensors beside their hidden states compute as they are: towers that pack all images into one
     sequence (Qwen), and layers that weigh merged patches.
 
     Args:
         model: a loaded model on the CPU.
-        mebibytes: how much is kept. A full memory stays as it is: every method asks about the same pictures in the same
+        mebibytes: how much is kept. A full memory stays as it is: every method asks about the same images in the same
             order, and if newer ones took their place, the first would be gone when the next method asks about them. 0:
             nothing is kept.
 
     Attributes:
         saved_seconds: what the layers took when they computed what has been returned again since, be it to another
-            batch or for the same picture's second question in one. Added to a measured time, it gives what the work
+            batch or for the same image's second question in one. Added to a measured time, it gives what the work
             would have taken.
     """
 

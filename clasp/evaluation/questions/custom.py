@@ -1,4 +1,4 @@
-"""A user's own pictures and questions as a benchmark: ``benchmarks=custom data=my.jsonl``. Torch-free.
+"""A user's own images and questions as a benchmark: ``benchmarks=custom data=my.jsonl``. Torch-free.
 
 One JSON object a line::
 
@@ -37,7 +37,7 @@ TASK = "clasp_custom"
 REQUIRED, OPTIONAL = ("image", "question", "answer"), ("category",)
 
 PLACEHOLDERS = ("<image>", "<video>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-"""What the backbones' prompts mark pictures with; pictures come before the text, so no question holds one."""
+"""What the backbones' prompts mark images with; images come before the text, so no question holds one."""
 
 
 Problem = tuple[int, str]
@@ -68,7 +68,7 @@ class Custom:
 
 
 def read(path: Path) -> Custom:
-    """Checks a file whole, pictures included.
+    """Checks a file whole, images included.
 
     Raises:
         BadRows: with every bad line.
@@ -79,7 +79,7 @@ def read(path: Path) -> Custom:
             f"data={path}: its name {path.stem!r} becomes the benchmark's; rename it to letters, digits and _ alone"
         )
     rows, shown, problems = _parse(path)
-    pictures = _pictures(sorted({image for images in shown.values() for image in images}))
+    pictures = _images(sorted({image for images in shown.values() for image in images}))
     problems += [
         (number, f"image {str(image)!r} {pictures[image].problem}")
         for number, images in shown.items()
@@ -105,10 +105,10 @@ def read(path: Path) -> Custom:
 
 
 def rows(path: Path) -> tuple[Row, ...]:
-    """The questions of a file whose pictures have been checked.
+    """The questions of a file whose images have been checked.
 
     Raises:
-        ConfigError: as :func:`read`, pictures aside.
+        ConfigError: as :func:`read`, images aside.
     """
     found, _, problems = _parse(path)
     _refuse(path, problems)
@@ -126,7 +126,7 @@ def _refuse(path: Path, problems: Sequence[Problem]) -> None:
 
 
 def _parse(path: Path) -> tuple[list[Row], dict[int, tuple[Path, ...]], list[Problem]]:
-    """The lines that can be asked, the pictures of all lines by number, and what is wrong; empty lines do not count."""
+    """The lines that can be asked, the images of all lines by number, and what is wrong; empty lines do not count."""
     try:
         lines = read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
@@ -157,7 +157,7 @@ def _parse(path: Path) -> tuple[list[Row], dict[int, tuple[Path, ...]], list[Pro
 
 
 def _wrong(values: Any) -> Iterator[str]:
-    """Everything that is wrong with one line, its pictures aside."""
+    """Everything that is wrong with one line, its images aside."""
     if not isinstance(values, dict):
         yield "it is no JSON object"
         return
@@ -197,7 +197,7 @@ def _address(image: str) -> Path:
     """The path that a line gives, with the home folder where it says ``~``."""
     try:
         return Path(image).expanduser()
-    except RuntimeError:  # of a user that is not known here: there is no such picture
+    except RuntimeError:  # of a user that is not known here: there is no such image
         return Path(image)
 
 
@@ -206,35 +206,35 @@ def _listed(value: Any) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Image:
     digest: str = ""
     problem: str = ""
 
 
-def _pictures(paths: Sequence[Path]) -> dict[Path, _Picture]:
-    """Hash of each file, or what is wrong with it; each is decoded once, for a cut picture only shows then."""
+def _images(paths: Sequence[Path]) -> dict[Path, _Image]:
+    """Hash of each file, or what is wrong with it; each is decoded once, for a cut image only shows then."""
     from PIL import ImageFile
 
     lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False  # lmms-eval switches it on
     try:
         with ThreadPoolExecutor() as pool:  # decoding runs outside of the interpreter's lock
-            return dict(zip(paths, pool.map(_picture, paths), strict=True))
+            return dict(zip(paths, pool.map(_image, paths), strict=True))
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
-def _picture(path: Path) -> _Picture:
+def _image(path: Path) -> _Image:
     from PIL import Image
 
     try:
         if not path.is_file():
-            return _Picture(problem="does not exist")
+            return _Image(problem="does not exist")
     except OSError as error:
-        return _Picture(problem=f"cannot be opened ({error.strerror})")
+        return _Image(problem=f"cannot be opened ({error.strerror})")
     try:
         with Image.open(path) as image:
             rgb(image)
-        return _Picture(digest=hashlib.sha256(path.read_bytes()).hexdigest())
+        return _Image(digest=hashlib.sha256(path.read_bytes()).hexdigest())
     except Exception as error:  # decoders of damaged files raise what they like; the message names the line
         unknown = isinstance(error, Image.UnidentifiedImageError)  # whose message repeats the path
-        return _Picture(problem=f"cannot be read ({'no format that is known' if unknown else error})")
+        return _Image(problem=f"cannot be read ({'no format that is known' if unknown else error})")

@@ -77,10 +77,10 @@ def ensure_as_planned(data: Path | str, planned: Mapping[str, LocalFile]) -> Non
         if file.content != planned[name].content:
             raise ConfigError(
                 f"{name} asks something else now than when the run was planned (an edited file, or packages that draw "
-                "other pictures than those that this version ships); run the same command again"
+                "other images than those that this version ships); run the same command again"
             )
 
 
 def _place(name: str) -> tuple[str, str]:
-    """Split and file of a benchmark; the calibration split holds the same sets, over other pictures."""
+    """Split and file of a benchmark; the calibration split holds the same sets, over other images."""
     return ("calibration" if name.startswith(CALIBRATION) else "test"), name.replace(CALIBRATION, WORLD)

@@ -96,7 +96,7 @@ def _decoded(path: Path, count: int) -> Clip:
 
 
 def _too_short(container: Any, stream: Any, times: Sequence[int]) -> bool:
-    """Whether the last frame comes before half of the length that the file states (sound may outlast pictures)."""
+    """Whether the last frame comes before half of the length that the file states (sound may outlast images)."""
     if len(times) < 2 or not container.duration:
         return False
     return float(times[-1] * stream.time_base) < 0.5 * container.duration / MICROSECONDS

@@ -1,4 +1,4 @@
-"""Pictures as models get them: three channels of eight bits, deeper ones scaled by their range. Torch-free."""
+"""Images as models get them: three channels of eight bits, deeper ones scaled by their range. Torch-free."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ SIXTEEN_BITS = 65535
 _DEEP = ("I", "F")  # beginnings of the modes; PIL clips all of them at 255
 
 
-class PictureError(ValueError):
-    """A picture whose values have no known range; the message is a clause that says why, with the remedy."""
+class ImageError(ValueError):
+    """An image whose values have no known range; the message is a clause that says why, with the remedy."""
 
 
 def rgb(image: Any) -> Any:
@@ -34,7 +34,7 @@ def _scaled(image: Any) -> Any:
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     white = SIXTEEN_BITS if sixteen else 1 if image.mode == "F" else None
     if white is None or not (low >= 0 and high <= white):  # also where a value is no number
-        raise PictureError(
+        raise ImageError(
             f"its values of mode {image.mode} go from {low:g} to {high:g}, and which one is white is not known; save "
             "it with 8 bits a channel"
         )

@@ -79,9 +79,9 @@ def world_prompts(scenes: int = WORLD_SCENES) -> tuple[Prompt, ...]:
     """The different questions that the picture world asks about its first test scenes, each once, as it sends them."""
     found: dict[str, Prompt] = {}
     for index in range(scenes):
-        picture = scene("test", index)
+        image = scene("test", index)
         for category in CATEGORIES:
-            question = ask(picture, category, generator("test", index, 2 + CATEGORIES.index(category)))
+            question = ask(image, category, generator("test", index, 2 + CATEGORIES.index(category)))
             if question is not None:
                 found.setdefault(question.text, Prompt(question.text, category, "world"))
     return tuple(found.values())

@@ -51,7 +51,7 @@ class CustomTask(LocalTask):
 
 
 def doc_to_visual(document: Mapping[str, Any]) -> list[Any]:
-    """The question's pictures, as PIL, in the file's order."""
+    """The question's images, as PIL, in the file's order."""
     return [rgb(image) for image in document["images"]]
 
 

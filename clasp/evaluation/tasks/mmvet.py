@@ -25,7 +25,7 @@ CATEGORY_OF: Mapping[frozenset[str], str] = {
 }
 """Assumption: the 16 combinations that occur -> category. The paper groups by MM-Vet's own capabilities and names no
 such table, so `capability` stays in the document beside it. What decides, first match: arithmetic (counting), text to
-read (ocr), places (spatial), an answer in sentences about the picture (scene), knowledge (general), recognition
+read (ocr), places (spatial), an answer in sentences about the image (scene), knowledge (general), recognition
 (attribute).
 """
 
@@ -52,5 +52,5 @@ def with_categories(documents: Any) -> Any:
 
 
 def doc_to_visual(document: Mapping[str, Any]) -> list[Any]:
-    """The question's one picture, as PIL."""
+    """The question's one image, as PIL."""
     return [rgb(document["image"])]

@@ -56,8 +56,8 @@ def draw(summary: Summary) -> Figure:
     span = _span(panels, scores)
     for axes, (tokens, rows) in zip(everyone, panels.items(), strict=True):
         axes.set_title(f"Score, %, at {tokens} visual tokens", fontsize=style.SMALL)
-        picture = _panel(axes, rows, scores, span)
-    bar = figure.colorbar(picture, ax=list(everyone), location="bottom", aspect=40, pad=0.02, extend="min")
+        image = _panel(axes, rows, scores, span)
+    bar = figure.colorbar(image, ax=list(everyone), location="bottom", aspect=40, pad=0.02, extend="min")
     bar.set_label("Points from the category's best pruned row", fontsize=style.SMALL)
     bar.ax.tick_params(labelsize=style.TINY, length=2)
     bar.outline.set_visible(False)
@@ -112,7 +112,7 @@ def _panel(axes: Axes, rows: Sequence[TableRow], scores: Scores, span: float) ->
 
     distances = np.array(_distances(rows, scores))
     axes.set_facecolor(PLAIN)
-    picture = axes.imshow(distances, cmap=COLOURS, vmin=-span, vmax=0.0, aspect="auto")
+    image = axes.imshow(distances, cmap=COLOURS, vmin=-span, vmax=0.0, aspect="auto")
     best = [f"{top:.1f}" for top in _best(rows, scores)]
     for y, row in enumerate(rows):
         for x, (found, top) in enumerate(zip(scores.values(), best, strict=True)):
@@ -120,7 +120,7 @@ def _panel(axes: Axes, rows: Sequence[TableRow], scores: Scores, span: float) ->
                 axes.text(x, y, "–", ha="center", va="center", fontsize=style.SMALL, color="0.5")
                 continue
             text = f"{found[row.key]:.1f}"
-            ink = "black" if np.isnan(distances[y, x]) else _ink(tuple(picture.to_rgba(distances[y, x])))
+            ink = "black" if np.isnan(distances[y, x]) else _ink(tuple(image.to_rgba(distances[y, x])))
             _number(axes, (x, y), text, ink, best=row.method != UNPRUNED and text == top)
     axes.set_yticks(range(len(rows)), [method_label(row.name) for row in rows], fontsize=style.SMALL)
     axes.set_xticks(range(len(scores)), list(scores), fontsize=style.TINY)
@@ -129,7 +129,7 @@ def _panel(axes: Axes, rows: Sequence[TableRow], scores: Scores, span: float) ->
     axes.grid(which="minor", color="white", linewidth=0.8)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    return picture
+    return image
 
 
 def _ink(behind: Sequence[float]) -> str:

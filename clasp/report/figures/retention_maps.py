@@ -1,4 +1,4 @@
-"""Which visual tokens stay at each stage, drawn over the picture."""
+"""Which visual tokens stay at each stage, drawn over the image."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PIVOT, COMPLETION, KEPT = style.COLOURS[4], style.COLOURS[1], style.COLOURS[2]
 TINT = 0.6
 """Share of the colour in a kept patch."""
 DIM = 0.8
-"""Share of white in a dropped patch, whose picture turns grey."""
+"""Share of white in a dropped patch, whose image turns grey."""
 
 ACROSS = 4
-"""Pictures beside one another: the question's, and three maps."""
+"""Images beside one another: the question's, and three maps."""
 EDGE_MM, GAP_MM = 0.4, 1.2
-"""At the figure's edges, and between pictures."""
+"""At the figure's edges, and between images."""
 HEAD_MM, ABOVE_MM, BELOW_MM, LEGEND_MM = 7.0, 5.4, 3.4, 8.0
 """For a question, for the words above and below a map, for the legend."""
 CELL_MM = (style.COLUMN_MM - 2 * EDGE_MM - (ACROSS - 1) * GAP_MM) / ACROSS
@@ -38,7 +38,7 @@ LETTERS = 58
 
 
 def draw(run: RetentionRun) -> Figure:
-    """A block for each question: its picture, then for every row and budget one map a stage.
+    """A block for each question: its image, then for every row and budget one map a stage.
 
     Kept patches carry a colour: one for pivots and one for completion tokens where the method distinguishes them, a
     third where it does not. Dropped patches are dimmed.
@@ -71,7 +71,7 @@ def draw(run: RetentionRun) -> Figure:
 
 
 def overlay(pixels: Any, stage: MapStage, side: int) -> Any:
-    """The picture with its kept patches tinted and the others dimmed.
+    """The image with its kept patches tinted and the others dimmed.
 
     Args:
         pixels: (height, width, 3) in [0, 1].
@@ -101,7 +101,7 @@ def overlay(pixels: Any, stage: MapStage, side: int) -> Any:
 
 
 def _lines(maps: Sequence[RetentionMap]) -> list[list[tuple[RetentionMap, MapStage]]]:
-    """Maps in lines beside or below the picture; a row's stages stay on one line where one can hold them."""
+    """Maps in lines beside or below the image; a row's stages stay on one line where one can hold them."""
     lines: list[list[tuple[RetentionMap, MapStage]]] = [[]]
     for one in maps:
         cells = [(one, stage) for stage in one.stages]

@@ -22,7 +22,7 @@ ALTERNATIVES = {
 }
 """What a figure shows, in words, by its name; the numbers are in the table beside it."""
 RETENTION = (
-    "Pictures of questions with the patches that each method kept at each of its stages tinted, pivots and completion "
+    "Images of questions with the patches that each method kept at each of its stages tinted, pivots and completion "
     "tokens in two colours, and the others dimmed; the table below has the counts"
 )
 _NO_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
@@ -31,32 +31,32 @@ TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture as a data URI, and what it shows in words."""
+class Image:
+    """An image as a data URI, and what it shows in words."""
 
     source: str
     alternative: str
     caption: str
 
 
-def pictures(summary: Summary) -> list[Picture]:
+def images(summary: Summary) -> list[Image]:
     """The experiment's figures that have been drawn, in the order of its configuration."""
     experiment, name, found = summary.experiment, title(summary), []
     for figure in experiment.spec.figures:
         what = ALTERNATIVES.get(figure, figure.replace("_", " "))
-        found.append(picture(experiment.figure(figure), f"{what}; the table has the numbers", f"{what} ({name})"))
+        found.append(image(experiment.figure(figure), f"{what}; the table has the numbers", f"{what} ({name})"))
     return [one for one in found if one is not None]
 
 
-def retention_picture(run: RetentionRun, results: Path) -> Picture | None:
+def retention_image(run: RetentionRun, results: Path) -> Image | None:
     """The run's figure; None where it has not been drawn."""
-    return picture(results / "figures" / f"retention_{run.name}", RETENTION, RETENTION)
+    return image(results / "figures" / f"retention_{run.name}", RETENTION, RETENTION)
 
 
-def picture(stem: Path, alternative: str, caption: str) -> Picture | None:
+def image(stem: Path, alternative: str, caption: str) -> Image | None:
     """The figure of that path without suffix; None where it has not been drawn."""
     path = _smaller(stem)
-    return Picture(data_uri(path), f"{alternative}.", f"{caption}.") if path is not None else None
+    return Image(data_uri(path), f"{alternative}.", f"{caption}.") if path is not None else None
 
 
 def _smaller(stem: Path) -> Path | None:

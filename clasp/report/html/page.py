@@ -23,7 +23,7 @@ from clasp.report.caption import ASSUMED, assumptions, caption
 from clasp.report.html.cell_facts import CellFacts
 from clasp.report.html.escape import script_data, shortened, visible
 from clasp.report.html.examples import examples
-from clasp.report.html.figures import Picture, pictures, retention_picture
+from clasp.report.html.figures import Image, images, retention_image
 from clasp.report.html.tables import Table, published_table, table
 from clasp.report.layout import method_label, title
 from clasp.report.published.compare import PublishedRow
@@ -61,7 +61,7 @@ class Section:
     summary: Summary
     table: Table
     published: Table | None
-    pictures: list[Picture]
+    images: list[Image]
     problems: tuple[str, ...]
 
 
@@ -102,7 +102,7 @@ def page(built: Sequence[Built], results: Path, routers: RouterScores | None, re
         assumed=ASSUMED,
         routers=routers,
         sets=SETS,
-        retention=[(run, retention_picture(run, results)) for run in retention],
+        retention=[(run, retention_image(run, results)) for run in retention],
         examples=examples(summaries),
         provenance=script_data(provenance.data()),
     )
@@ -117,7 +117,7 @@ def part(summary: Summary) -> str:
 
 def _section(summary: Summary, built: Built, provenance: CellFacts) -> Section:
     published = published_table(summary, built.published) if built.published else None
-    return Section(summary, table(summary, provenance), published, pictures(summary), built.problems)
+    return Section(summary, table(summary, provenance), published, images(summary), built.problems)
 
 
 def _facts(summaries: Sequence[Summary], provenance: CellFacts) -> dict[str, str]:

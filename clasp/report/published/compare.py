@@ -253,7 +253,7 @@ def _convention(summary: Summary, row: TableRow, benchmark: str | None) -> list[
     if convention is None:
         return [Finding("unsure", "budget: the source does not say which count of visual tokens it means")]
     base = frame[(frame["method"] == UNPRUNED) & frame["benchmark"].isin(cells["benchmark"])]
-    # a share of visual tokens whose number follows the picture is held where it is the share of their measured mean
+    # a share of visual tokens whose number follows the image is held where it is the share of their measured mean
     share = row.tokens / int(frame["visual_tokens"].iloc[0])
     targets = [float(row.tokens), *([share * float(base["nominal"].mean())] if len(base) else [])]
     measured = float(cells[convention].mean())

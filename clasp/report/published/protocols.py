@@ -123,7 +123,7 @@ RULES = (
     Rule(
         (),
         lambda facts: facts.backbone == "qwen2_5_vl_7b",
-        Finding("unsure", "the source does not say at which sizes pictures are fed, nor the prompt's wording"),
+        Finding("unsure", "the source does not say at which sizes images are fed, nor the prompt's wording"),
     ),
     Rule(
         (),

@@ -64,7 +64,7 @@ def root(tmp_path: Path) -> Path:
     take_lock(tmp_path, RUNNING)
     AnswerLog(tmp_path, RUNNING).add({f"question {number}": {} for number in range(25)})
     take_lock(tmp_path, STALLED, age_s=2 * STALE_S)
-    failures.record(tmp_path, FAILED, "tiny, fastv at 64, pope", ValueError("no such picture\nin the file"))
+    failures.record(tmp_path, FAILED, "tiny, fastv at 64, pope", ValueError("no such image\nin the file"))
     return tmp_path
 
 
@@ -84,7 +84,7 @@ def test_what_is_told(root: Path) -> None:
     assert "[##########..............................] 25 %, about 3 min left" in text
     assert "tiny, cell 1: 25 of 100 questions, begun" in text
     assert re.search(r"by node9, process 7, SLURM job 42, sign of life \d+ s ago", text)
-    assert re.search(r"fastv at 64, pope: ValueError: no such picture in the file \(\d+ s ago; traceback in", text)
+    assert re.search(r"fastv at 64, pope: ValueError: no such image in the file \(\d+ s ago; traceback in", text)
     assert f"failures/{FAILED}.json" in text
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the demo: what a visitor sends is opened with care, and what a method kept is drawn over it."""
+"""Images of the demo: what a visitor sends is opened with care, and what a method kept is drawn over it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DemoError(ValueError):
 
 
 def opened(data: bytes) -> Image.Image:
-    """The picture in a file's bytes, upright, RGB, with transparent parts on white.
+    """The image in a file's bytes, upright, RGB, with transparent parts on white.
 
     Raises:
         DemoError: too large, of another format, or damaged.
@@ -37,12 +37,12 @@ def opened(data: bytes) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise DemoError(f"The image has more than {MAX_BYTES >> 20} MiB; save it smaller, for example as JPEG.")
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DemoError(f"The file is no image that can be read; use {', '.join(FORMATS)}.") from error
     except (OSError, SyntaxError, ValueError, struct.error, zlib.error) as error:
-        raise _damaged(picture=None) from error
-    width, height = picture.size  # of the head; nothing has been decoded yet
+        raise _damaged(image=None) from error
+    width, height = image.size  # of the head; nothing has been decoded yet
     if width * height > MAX_PIXELS:
         raise DemoError(
             f"The image has {width} × {height} pixels; use one of at most {MAX_PIXELS // 10**6} million, scaled down."
@@ -56,31 +56,31 @@ def opened(data: bytes) -> Image.Image:
         False  # libraries switch it on for a whole process, and half an image is then grey
     )
     try:
-        picture.load()
-        upright = ImageOps.exif_transpose(picture).convert("RGBA")
+        image.load()
+        upright = ImageOps.exif_transpose(image).convert("RGBA")
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
-        raise _damaged(picture.format) from error
+        raise _damaged(image.format) from error
     return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
 
 
-def _damaged(picture: str | None) -> DemoError:
-    return DemoError(f"The image is damaged ({picture or 'its head'} cannot be decoded); save it anew and try again.")
+def _damaged(image: str | None) -> DemoError:
+    return DemoError(f"The image is damaged ({image or 'its head'} cannot be decoded); save it anew and try again.")
 
 
-def seen(picture: Image.Image, inputs: Any, processor: Any) -> tuple[Image.Image, tuple[int, int]] | None:
-    """The picture as the ViT gets it, and the (rows, columns) of its visual tokens in reading order.
+def seen(image: Image.Image, inputs: Any, processor: Any) -> tuple[Image.Image, tuple[int, int]] | None:
+    """The image as the ViT gets it, and the (rows, columns) of its visual tokens in reading order.
 
     Args:
-        inputs: the processor's output for one prompt with this picture.
+        inputs: the processor's output for one prompt with this image.
 
     Returns:
-        None where the tokens are no single grid over the picture: crops at two scales, or frames.
+        None where the tokens are no single grid over the image: crops at two scales, or frames.
     """
     grid = inputs.get("image_grid_thw")
-    if grid is not None:  # Qwen: the whole picture at a size of its own
+    if grid is not None:  # Qwen: the whole image at a size of its own
         merge = processor.image_processor.merge_size
         rows, columns = int(grid[0, 1]) // merge, int(grid[0, 2]) // merge
-        return picture.resize((columns * _CELL, rows * _CELL)), (rows, columns)
+        return image.resize((columns * _CELL, rows * _CELL)), (rows, columns)
     pixels = inputs.get("pixel_values")
     if pixels is None or pixels.ndim != 4 or len(pixels) != 1:
         return None
@@ -100,7 +100,7 @@ def seen(picture: Image.Image, inputs: Any, processor: Any) -> tuple[Image.Image
 def kept_map(
     shown: Image.Image, grid: tuple[int, int], kept: Collection[int], pivots: Collection[int] | None
 ) -> Image.Image:
-    """The picture with dropped tokens paled and kept ones framed.
+    """The image with dropped tokens paled and kept ones framed.
 
     Args:
         shown, grid: of :func:`seen`.
@@ -121,8 +121,8 @@ def kept_map(
     return drawn
 
 
-def data_url(picture: Image.Image) -> str:
-    """The picture inside an address."""
+def data_url(image: Image.Image) -> str:
+    """The image inside an address."""
     out = io.BytesIO()
-    picture.save(out, format="PNG")
+    image.save(out, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
