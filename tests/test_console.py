@@ -15,7 +15,10 @@ from clasp.results.provenance import command
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/clasp-eval", *words])
     monkeypatch.setattr(jobs, "_statuses", [])
-    return main()
+    try:
+        return main()
+    except SystemExit as stopped:  # Hydra, after --help
+        return int(stopped.code or 0)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

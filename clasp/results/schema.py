@@ -37,9 +37,6 @@ Count = Annotated[int, Field(ge=0, le=int(LARGEST_NUMBER))]
 Positive = Annotated[int, Field(ge=1, le=int(LARGEST_NUMBER))]
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
 
-TABLES = ("accuracy", "efficiency", "categories")
-FIGURES = ("accuracy_vs_flops", "score_vs_budget", "heatmap")
-
 
 class CellBudget(TypedDict, total=False):
     """What was asked for: a count of visual tokens or the share removed, of how many."""

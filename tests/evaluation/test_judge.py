@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import COSTS
+from synthetic import COSTS, planned
 
 from clasp.cli.judge import main
 from clasp.config import RunConfig
@@ -358,7 +358,8 @@ def test_the_script_judges_the_cells_of_one_experiment(
 ) -> None:
     store = CellStore(tmp_path)
     one, other = put(store), put(store, "msvd")
-    record = {"schema": 2, "cells": [{"signature": one["signature"]}, {"signature": "0" * 24}]}
+    cells = [planned("random", 64, "mmvet", cell=signature) for signature in (one["signature"], "0" * 24)]
+    record = {"schema": 2, "benchmarks": [], "cells": cells}
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "main.json").write_text(json.dumps(record))
     assert main([f"results={tmp_path}", "experiment=main"]) == 0

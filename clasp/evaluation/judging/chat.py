@@ -82,7 +82,7 @@ class Chat:
     def __init__(self, endpoint: Endpoint, attempts: int = 5, timeout: float = 120.0) -> None:
         from openai import Omit, OpenAI
 
-        for chatty in ("httpx", "httpx2", "httpcore", "openai"):  # they log addresses
+        for chatty in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):  # they log addresses
             logging.getLogger(chatty).setLevel(logging.WARNING)
         self.endpoint, self._attempts = endpoint, attempts
         self._client = OpenAI(
