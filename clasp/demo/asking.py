@@ -14,7 +14,7 @@ from clasp import methods
 from clasp.backbones import PUBLISHED, TINY, load
 from clasp.budget import Geometry, accountings
 from clasp.cost import Stopwatch, prefill_flops
-from clasp.demo.images import DemoError, data_url, kept_map, opened, seen
+from clasp.demo.drawing import DemoError, data_url, kept_map, opened, seen
 from clasp.methods.base import Method
 from clasp.methods.clasp.router import forget
 

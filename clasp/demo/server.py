@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from clasp.backbones import TINY, BackboneUnavailable
 from clasp.demo.asking import BACKBONES, MAX_METHODS, MAX_QUESTION, METHODS, DemoRequest, Models
-from clasp.demo.images import FORMATS, MAX_BYTES, DemoError
+from clasp.demo.drawing import FORMATS, MAX_BYTES, DemoError
 
 MAX_WAITING = 8
 """Visitors in the queue, the one who is answered included."""

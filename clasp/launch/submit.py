@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clasp.config import LauncherConfig
-from clasp.launch import jobs
+from clasp.launch import job_states
 from clasp.results.provenance import TYPED
 
 
@@ -101,16 +101,16 @@ def submitted(sweep: Sweep, values: Mapping[str, Any], overrides: Sequence[str])
     try:
         yield process
     except BaseException:
-        if sweep.launcher.kind == jobs.LOCAL and process.poll() is None:  # its jobs are processes of the same session
+        if sweep.launcher.kind == job_states.LOCAL and process.poll() is None:  # its jobs are of this session
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
             for _ in range(150):  # of 0.2 s: they release their locks and end by themselves
-                if not jobs.states(sweep.folder, jobs.LOCAL):
+                if not job_states.states(sweep.folder, job_states.LOCAL):
                     break
                 time.sleep(0.2)
         raise
     finally:
-        if sweep.launcher.kind == jobs.SLURM and process.poll() is None:  # the jobs do not need it
+        if sweep.launcher.kind == job_states.SLURM and process.poll() is None:  # the jobs do not need it
             process.terminate()
             process.wait()
 

@@ -21,7 +21,7 @@ from clasp.budget import Geometry
 from clasp.config import LauncherConfig, RunConfig
 from clasp.evaluation.questions.embedded import ensure_as_planned
 from clasp.files import write_atomically
-from clasp.launch import jobs, machine, packs, snapshot
+from clasp.launch import job_states, machine, packs, snapshot
 from clasp.launch.estimate import Estimator
 from clasp.launch.packs import PackFile, Wanted
 from clasp.launch.prefetch import check_prefetched, offline_environment
@@ -83,7 +83,7 @@ def launch(requests: Sequence[Request], command: str, overrides: Sequence[str], 
 
     check(requests)
     cells = missing(requests)
-    if cells and requests[0].launcher.kind == jobs.SLURM:
+    if cells and requests[0].launcher.kind == job_states.SLURM:
         for one in requests:
             check_prefetched(one.config, one.plan.cells[0].weights)
     for one in requests:
@@ -221,7 +221,7 @@ def _environment(launcher: LauncherConfig, code: Path, command: str, slot: Mappi
         "OMP_NUM_THREADS": str(max(1, launcher.cpus // launcher.processes)),
         TYPED: command,
         "TQDM_MININTERVAL": "30",  # into a log
-        **(offline_environment() if launcher.kind == jobs.SLURM else {}),  # its nodes may have no network
+        **(offline_environment() if launcher.kind == job_states.SLURM else {}),  # its nodes may have no network
         **slot,
     }
 

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from clasp.launch import jobs
+from clasp.launch import job_states
 from clasp.launch.submit import Sweep
 from clasp.results import answer_log
 
@@ -32,15 +32,15 @@ def wait(sweep: Sweep, process: subprocess.Popen[bytes], status: str) -> bool:
     with _bar(sweep) as bar:
         while True:
             ended = process.poll() is not None
-            handed_over = len(jobs.ids(sweep.folder)) >= len(sweep.numbers)
-            if ended and not jobs.ids(sweep.folder):
+            handed_over = len(job_states.ids(sweep.folder)) >= len(sweep.numbers)
+            if ended and not job_states.ids(sweep.folder):
                 return False
             if handed_over and not announced:
                 announced = True
                 bar.write(_advice(sweep, status))
                 if not sweep.launcher.wait:
                     return True
-            left = jobs.states(sweep.folder, sweep.launcher.kind) if handed_over or ended else Counter(starting=1)
+            left = job_states.states(sweep.folder, sweep.launcher.kind) if handed_over or ended else Counter(starting=1)
             finished = _show(bar, sweep, left)  # after the look at the jobs: what they wrote last is seen
             if finished or not left:
                 return True
@@ -48,10 +48,10 @@ def wait(sweep: Sweep, process: subprocess.Popen[bytes], status: str) -> bool:
 
 
 def _advice(sweep: Sweep, status: str) -> str:
-    if sweep.launcher.kind == jobs.LOCAL:
+    if sweep.launcher.kind == job_states.LOCAL:
         after = "" if not sweep.launcher.wait else "; Ctrl-C stops them, and the same command goes on with the rest"
         return f"{len(sweep.numbers)} processes started; look with: {status}{after}"
-    numbers = " ".join(jobs.arrays(sweep.folder))
+    numbers = " ".join(job_states.arrays(sweep.folder))
     after = "" if not sweep.launcher.wait else "; Ctrl-C ends the waiting and leaves the jobs in the queue"
     return f"submitted as {numbers}; look with: {status}, end them with: scancel {numbers}{after}"
 

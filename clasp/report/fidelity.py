@@ -23,7 +23,7 @@ from clasp.files import write_atomically
 from clasp.report.layout import benchmark_label, method_label
 from clasp.report.load import UNPRUNED, Experiment, ReportError
 from clasp.report.metrics import Array
-from clasp.report.published.protocols import AVERAGE
+from clasp.report.published.prompt_protocols import AVERAGE
 from clasp.report.published.read import read_published
 from clasp.report.statistics import LEVEL, Interval
 from clasp.report.summarize import resampled_ratios
@@ -49,7 +49,7 @@ Group = Literal["all", "looked at", "held out"]
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedAverage:
     """A method's published result at one budget.
 
     Args:
@@ -73,7 +73,7 @@ class Point:
     tokens: int
     ours: float
     drawn: Array
-    published: Published
+    published: PublishedAverage
 
     @property
     def looked_at(self) -> bool:
@@ -111,7 +111,7 @@ class Fidelity:
     agreements: tuple[Agreement, ...]
 
 
-def published_results(path: Path, backbone: str = BACKBONE) -> dict[tuple[str, int], Published]:
+def published_results(path: Path, backbone: str = BACKBONE) -> dict[tuple[str, int], PublishedAverage]:
     """(method, tokens) -> its published result, from the preferred source.
 
     Raises:
@@ -130,23 +130,23 @@ def published_results(path: Path, backbone: str = BACKBONE) -> dict[tuple[str, i
     if any(value <= 0 for values in unpruned.values() for value in values.values()):
         raise ReportError(f"{path} has an unpruned score of {backbone!r} that is not above 0; correct it")
     usual = max(unpruned.values(), key=len)
-    found: dict[tuple[str, int], list[Published]] = {}
+    found: dict[tuple[str, int], list[PublishedAverage]] = {}
     for (method, budget, source, origin), values in scores.items():
         if method == "none" or not budget.isdigit():
             continue
         base = usual | unpruned.get(source, {})
         ratios = {name: value / base[name] for name, value in values.items() if name in base and name in BENCHMARKS}
         if AVERAGE in values:
-            one = Published(values[AVERAGE] / 100, {}, source, origin)
+            one = PublishedAverage(values[AVERAGE] / 100, {}, source, origin)
         elif len(ratios) >= FEWEST:
-            one = Published(float(np.mean(list(ratios.values()))), ratios, source, origin)
+            one = PublishedAverage(float(np.mean(list(ratios.values()))), ratios, source, origin)
         else:
             continue
         found.setdefault((method, int(budget)), []).append(one)
     return {key: min(candidates, key=_rank) for key, candidates in found.items()}
 
 
-def _rank(one: Published) -> tuple[int, int, str]:
+def _rank(one: PublishedAverage) -> tuple[int, int, str]:
     known = PREFERENCE.index(one.origin) if one.origin in PREFERENCE else len(PREFERENCE)
     return known, -len(one.ratios), one.source
 

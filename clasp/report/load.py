@@ -76,7 +76,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Spec:
+class ReportSpec:
     """What is to be made of an experiment; its configuration says so under ``report``."""
 
     title: str = ""
@@ -108,7 +108,7 @@ class Experiment:
     columns: tuple[Column, ...]
     planned: tuple[Planned, ...]
     missing: tuple[Planned, ...]
-    spec: Spec
+    spec: ReportSpec
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
@@ -165,7 +165,7 @@ def load_experiment(name: str, results: Path) -> Experiment:
         for cell in record["cells"]
     )
     columns = tuple(_known(Column, column) for column in record["benchmarks"])
-    spec = _known(Spec, record.get("report") or {})
+    spec = _known(ReportSpec, record.get("report") or {})
     there = {cell.signature for cell in planned if (results / "cells" / f"{cell.signature}.json").is_file()}
     if not there:
         raise ReportError(

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from clasp.report.load import ReportError
-from clasp.report.schema import STRICT, read_stored
+from clasp.report.stored import STRICT, read_stored
 from clasp.results.schema import Count, Label
 from clasp.strict import shown
 

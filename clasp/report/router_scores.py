@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from clasp.reading import LARGEST_NUMBER
-from clasp.report.schema import STRICT, read_stored
 from clasp.report.statistics import Interval
+from clasp.report.stored import STRICT, read_stored
 from clasp.results.schema import Count, Label
 
 FILE = "router.json"

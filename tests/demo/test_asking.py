@@ -22,7 +22,7 @@ import clasp
 from clasp import FastV
 from clasp.demo import asking
 from clasp.demo.asking import DemoRequest, Models
-from clasp.demo.images import (
+from clasp.demo.drawing import (
     COMPLETION,
     FORMATS,
     KEPT,

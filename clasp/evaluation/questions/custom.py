@@ -49,7 +49,7 @@ class BadRows(ConfigError):
 
 
 @dataclass(frozen=True)
-class Row:
+class CustomQuestion:
     """One question; ``number`` is its line in the file, from 1."""
 
     number: int
@@ -104,7 +104,7 @@ def read(path: Path) -> Custom:
     return Custom(benchmark, LocalFile(path, digest.hexdigest(), len(rows)))
 
 
-def rows(path: Path) -> tuple[Row, ...]:
+def rows(path: Path) -> tuple[CustomQuestion, ...]:
     """The questions of a file whose images have been checked.
 
     Raises:
@@ -125,7 +125,7 @@ def _refuse(path: Path, problems: Sequence[Problem]) -> None:
         )
 
 
-def _parse(path: Path) -> tuple[list[Row], dict[int, tuple[Path, ...]], list[Problem]]:
+def _parse(path: Path) -> tuple[list[CustomQuestion], dict[int, tuple[Path, ...]], list[Problem]]:
     """The lines that can be asked, the images of all lines by number, and what is wrong; empty lines do not count."""
     try:
         lines = read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -133,7 +133,7 @@ def _parse(path: Path) -> tuple[list[Row], dict[int, tuple[Path, ...]], list[Pro
         raise ConfigError(f"data={path} cannot be read ({error.strerror}); give a JSON lines file's path") from error
     except InvalidFile as error:
         raise ConfigError(f"data={path} cannot be read ({error}); give a JSON lines file's path") from error
-    found: list[Row] = []
+    found: list[CustomQuestion] = []
     shown: dict[int, tuple[Path, ...]] = {}
     problems: list[Problem] = []
     for number, line in enumerate(lines, start=1):
@@ -150,7 +150,7 @@ def _parse(path: Path) -> tuple[list[Row], dict[int, tuple[Path, ...]], list[Pro
             shown[number] = tuple(path.parent / _address(image) for image in _listed(values["image"]))
         if not wrong:
             answers = tuple(_listed(values["answer"]))
-            found.append(Row(number, shown[number], values["question"], answers, values.get("category")))
+            found.append(CustomQuestion(number, shown[number], values["question"], answers, values.get("category")))
     if not found and not problems:
         raise ConfigError(f"data={path} has no questions; write one JSON object a line")
     return found, shown, problems

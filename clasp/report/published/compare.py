@@ -1,7 +1,7 @@
 """Published rows beside ours: of the same backbone, method and budget, each with its source, protocol and origin.
 
 A published number never stands where one of ours belongs: the two are kept in types of their own, and what is shown of
-both is their difference, where :mod:`clasp.report.published.protocols` lets them be compared.
+both is their difference, where :mod:`clasp.report.published.prompt_protocols` lets them be compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from clasp.data import data_folder
 from clasp.report.caption import TOLERANCE
 from clasp.report.layout import percent_factor
 from clasp.report.load import UNPRUNED, ReportError
-from clasp.report.published.protocols import (
+from clasp.report.published.prompt_protocols import (
     AVERAGE,
     CONVENTION,
     COUNTERPARTS,

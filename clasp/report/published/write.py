@@ -16,7 +16,7 @@ from clasp.report.published.compare import (
     own_value,
     same_backbone,
 )
-from clasp.report.published.protocols import AVERAGE, QUANTITIES
+from clasp.report.published.prompt_protocols import AVERAGE, QUANTITIES
 from clasp.report.published.read import ORIGINS
 from clasp.report.sessions import MARK
 from clasp.report.table import Sheet, records_csv, write_sheet

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from clasp.cli import jobs as cli
 from clasp.config import LauncherConfig, RunConfig
-from clasp.launch import jobs, machine, packs, snapshot
+from clasp.launch import job_states, machine, packs, snapshot
 from clasp.launch import sweep as launch
 from clasp.launch.submit import composing, override_value
 from clasp.strict import ConfigError
@@ -169,14 +169,14 @@ def test_processes_on_this_machine_are_seen_as_long_as_they_run(tmp_path: Path) 
     folder = tmp_path / "jobs" / str(process.pid)
     folder.mkdir(parents=True)
     (folder / f"{process.pid}_submitted.pkl").touch()
-    assert jobs.states(tmp_path, jobs.LOCAL) == {"running": 1}
+    assert job_states.states(tmp_path, job_states.LOCAL) == {"running": 1}
     process.kill()
     for _ in range(1000):  # it ends, and is not collected yet
-        if not jobs.states(tmp_path, jobs.LOCAL):
+        if not job_states.states(tmp_path, job_states.LOCAL):
             break
-    assert jobs.states(tmp_path, jobs.LOCAL) == {}
+    assert job_states.states(tmp_path, job_states.LOCAL) == {}
     process.wait()
-    assert jobs.states(tmp_path, jobs.LOCAL) == {}
+    assert job_states.states(tmp_path, job_states.LOCAL) == {}
 
 
 def test_bad_input_anywhere_in_a_sweep_is_told_before_anything_is_submitted(
