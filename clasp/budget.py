@@ -109,7 +109,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Accountings:
+class TokenCounts:
     """The same schedule counted four ways, in visual tokens per image.
 
     - ``nominal``: the count that stays after the one pruning step; with several stages, the budget asked for.
@@ -165,14 +165,14 @@ class Schedule:
         done = [s for s in self.stages if (s.layer if leaving else s.cut) <= layer]
         return done[-1].keep if done else self.visual_tokens
 
-    def accountings(self) -> Accountings:
+    def token_counts(self) -> TokenCounts:
         nominal = self.nominal if self.nominal is not None else self.leaving()[-1]
-        return accountings(self.entering(), self.leaving(), nominal)
+        return token_counts(self.entering(), self.leaving(), nominal)
 
 
-def accountings(entering: Sequence[float], leaving: Sequence[float], nominal: float) -> Accountings:
-    """Counts the four ways from visual tokens per layer (see :class:`Accountings`)."""
-    return Accountings(
+def token_counts(entering: Sequence[float], leaving: Sequence[float], nominal: float) -> TokenCounts:
+    """Counts the four ways from visual tokens per layer (see :class:`TokenCounts`)."""
+    return TokenCounts(
         nominal=float(nominal),
         output_average=sum(leaving) / len(leaving),
         input_average=sum(entering) / len(entering),
@@ -200,7 +200,7 @@ def scaled_layers(layers: Sequence[int], depth: int, reference_depth: int = 32) 
 
 
 def single_stage(target: int, visual_tokens: int, layers: int, layer: int, accounting: Accounting) -> Schedule:
-    """One stage before ``layer``, keeping ``target`` tokens by the asked accounting.
+    """One stage before ``layer``, keeping ``target`` tokens by the token-count convention ``accounting``.
 
     With ``nominal`` the stage keeps ``target``; with ``output_average`` it keeps what makes the mean over layers
     ``target`` to within half a token per layer (FastV at layer 2 of 32 keeps 30 of 576 to average 64).

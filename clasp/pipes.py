@@ -1,4 +1,4 @@
-"""Output into a pipe, for as long as somebody reads it: ``clasp-eval status | head``. Torch-free."""
+"""Ends quietly when the reader of a pipe has gone: ``clasp-eval status | head``. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 NOT_READ = 128 + signal.SIGPIPE
-"""Exit code of a program whose output nobody reads any more, as shells give it."""
+"""Exit code of a program that was ended by a broken pipe, as shells give it."""
 _OUTPUTS = (1, 2)
 """File descriptors of the standard output and of the standard error."""
 

@@ -2,7 +2,7 @@
 
 Python hands a signal to whatever the main thread runs at that moment. In a callback of the garbage collector or of an
 import's lock the exception is printed ("Exception ignored in") and gone, and so it is in a library's bare ``except``;
-the program then goes on as if nobody had asked it to stop.
+the program then goes on as if there had been no signal.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def _main(config: DemoConfig) -> int:
     from clasp.demo.server import CHOSEN, TOKENS, Page, examples
 
     models, shown = Models(), examples()
-    # libraries and the router load with the first question, which nobody is to wait for or see in a time
+    # libraries and the router load with the first question, so a visitor would wait for them
     try:
         models.answer(DemoRequest(shown[0].image, shown[0].question, CHOSEN, TOKENS, config.backbone))
     except (BackboneUnavailable, ValueError) as error:

@@ -12,7 +12,7 @@ import torch
 
 from clasp import methods
 from clasp.backbones import PUBLISHED, TINY, load
-from clasp.budget import Geometry, accountings
+from clasp.budget import Geometry, token_counts
 from clasp.cost import Stopwatch, prefill_flops
 from clasp.demo.drawing import DemoError, data_url, kept_map, opened, seen
 from clasp.methods.base import Method
@@ -38,7 +38,7 @@ class DemoRequest:
     Args:
         image: bytes of an image file.
         methods: names of :data:`METHODS`, one to :data:`MAX_METHODS`.
-        tokens: visual tokens kept of the image, by each method's default accounting.
+        tokens: visual tokens kept of the image, by each method's default token-count convention.
         backbone: one of :data:`BACKBONES`, or the one that the demo was started with.
 
     Raises:
@@ -102,7 +102,7 @@ class Models:
         return columns
 
     def get(self, name: str) -> tuple[Any, Any]:
-        """The model and its processor; another one that is held is let go first."""
+        """The model and its processor; a loaded model of another backbone is released first."""
         if self._held is None or self._held[0] != name:
             self._held = None
             gc.collect()
@@ -146,7 +146,7 @@ def _column(model: Any, processor: Any, inputs: Any, shown: Any, method: Method,
 
 
 def _sizes(sample: SampleTrace, geometry: Geometry, kv_bytes: int) -> list[tuple[str, str]]:
-    counts = accountings(sample.visual_entering, sample.visual_leaving, sample.nominal)
+    counts = token_counts(sample.visual_entering, sample.visual_leaving, sample.nominal)
     flops = prefill_flops(geometry, sample.visual_entering, sample.text_tokens)
     return [
         ("Visual tokens, output average", f"{counts.output_average:,.1f}"),

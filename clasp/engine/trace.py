@@ -85,7 +85,7 @@ def trace(prefill: Prefill, records: Sequence[Record], kv_bytes: int) -> Trace:
                 images=len(media),
                 visual_entering=schedule.entering(),
                 visual_leaving=schedule.leaving(),
-                nominal=sum(one.accountings().nominal for one in schedules),
+                nominal=sum(one.token_counts().nominal for one in schedules),
                 text_tokens=lengths[row] - counts[row],
             )
         )

@@ -1,4 +1,4 @@
-"""What a cell's questions cost on average: visual tokens by four accountings, FLOPs by two formulas, bytes, seconds."""
+"""Mean costs of a question: visual tokens by four token-count conventions, FLOPs by two formulas, bytes, time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from clasp.budget import Geometry, accountings
+from clasp.budget import Geometry, token_counts
 from clasp.cost import FORMULAS, prefill_flops
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def costs(answers: Sequence[Answer], geometry: Geometry, batch_size: int, device
         padding included), ``seconds``.
     """
     blank = (0,) * geometry.layers
-    counted = [accountings(a.entering or blank, a.leaving or blank, a.nominal) for a in answers]
+    counted = [token_counts(a.entering or blank, a.leaving or blank, a.nominal) for a in answers]
     flops = {
         formula: fmean(prefill_flops(geometry, a.entering or blank, a.text_tokens, formula) for a in answers) / TERA
         for formula in FORMULAS

@@ -1,4 +1,4 @@
-"""One process at work on cells: its model, its locks, what it asks and what it writes."""
+"""One process that computes cells: loads the model, locks each cell, answers its questions, writes the result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from clasp.results.schema import Cell
 from clasp.results.store import CellSpec, CellStore
 
 if TYPE_CHECKING:
-    from clasp.evaluation.generation.checkpointing import ResumingAnswerer
+    from clasp.evaluation.generation.answering import Answerer
     from clasp.evaluation.model import ClaspModel
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Session:
         self._benchmarks = {benchmark.name: benchmark for benchmark in plan.benchmarks}
         self._vit_cache: ViTCache | None = None
         self._loaded: tuple[Any, Any] | None = None
-        self._answerer: tuple[Group, ResumingAnswerer] | None = None
+        self._answerer: tuple[Group, Answerer] | None = None
         self.count = 0
 
     def __enter__(self) -> Session:
@@ -59,7 +59,7 @@ class Session:
             self._vit_cache.__exit__(*error)
 
     def questions(self, wanted: list[tuple[Group, CellSpec]]) -> int | None:
-        """How many questions lie ahead; None where a benchmark's size is not known before it is fetched."""
+        """How many questions there are to answer; None where a benchmark's size is not known before it is fetched."""
         counts = [self._questions(spec) for _, spec in wanted]
         return None if None in counts else sum(count for count in counts if count is not None)
 
@@ -134,14 +134,14 @@ class Session:
             self._vit_cache = opened_vit_cache(self._loaded[0], config.backbone.vision_cache_mib)
         return self._loaded
 
-    def _answering(self, group: Group) -> ResumingAnswerer:
+    def _answering(self, group: Group) -> Answerer:
         """The answerer of a group, kept while its cells follow each other."""
-        from clasp.evaluation.generation.checkpointing import ResumingAnswerer
+        from clasp.evaluation.generation.answering import Answerer
 
         if self._answerer is None or self._answerer[0] is not group:
             model, processor = self._model()
             shown = self._config.backbone.presentation
-            answerer = ResumingAnswerer(model, processor, group.method, self._config.batch_size, self._vit_cache, shown)
+            answerer = Answerer(model, processor, group.method, self._config.batch_size, self._vit_cache, shown)
             self._answerer = (group, answerer)
         return self._answerer[1]
 
@@ -152,13 +152,15 @@ class Session:
         answer_log: AnswerLog,
         between: Callable[[], object] = lambda: None,
         advance: Callable[[int], object] = lambda count: None,
-    ) -> tuple[ClaspModel, ResumingAnswerer, dict[str, Any]]:
+    ) -> tuple[ClaspModel, Answerer, dict[str, Any]]:
         """The model with its answers, what answered, and lmms-eval's results; of a shared cell this process's share."""
+        from clasp.evaluation.generation.checkpointing import LoggedAnswers
+
         benchmark = self._benchmarks[spec.benchmark]
         forget_routes()  # each cell pays for its own routing, so that times do not depend on what ran before
         self._team.begin(spec.signature, lambda: self._ready(group, benchmark))
         answerer = self._answering(group)
-        answerer.begin(answer_log, between)
+        answerer.checkpoint = LoggedAnswers(answer_log, between)
         lm = self._team.model(answerer, advance)
         return lm, answerer, lmms.evaluate(lm, benchmark, spec, self._config)
 
@@ -195,7 +197,7 @@ class Session:
             "provenance": provenance(
                 started,
                 (*method.assumed(), *method.fallbacks(geometry)),
-                answerer.events,
+                answerer.checkpoint.events,
                 self._config.backbone.trust.allowed,
             ),
         }

@@ -47,7 +47,7 @@ def entries(answers: Sequence[Mapping[str, Any]], every: Iterable[int] = ()) -> 
 
 
 def submit(results: Path, signature: str, output: Path | None = None, questions: Path | None = None) -> Path:
-    """Writes a cell's submission file: ``<results>/submissions/<signature>.json`` where nothing else is said.
+    """Writes a cell's submission file: by default ``<results>/submissions/<signature>.json``.
 
     Args:
         results: results root.

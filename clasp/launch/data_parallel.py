@@ -80,7 +80,7 @@ class Team(Alone):
             yield signature
 
     def together(self, work: Callable[[], Any]) -> list[Any]:
-        """Does something in all processes and returns what each made of it, in their order.
+        """Calls ``work`` in all processes and returns their results, in their order.
 
         Raises:
             RuntimeError: it went wrong in another process; in this one it is raised as it is.

@@ -47,7 +47,7 @@ class Progress:
     Args:
         name: of the experiment.
         done, missing: signatures; missing ones are neither locked nor failed.
-        running, stalled: locked cells whose owner is at work, and whose owner has died.
+        running, stalled: locked cells whose owner is running, and whose owner has died.
         failed: failures that no process is trying again.
         questions: of a cell, by benchmark, where known.
         cells: benchmark by signature.
@@ -82,7 +82,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the pace of the newest cells, by as many processes as are at work; None where that is not known."""
+        """At the pace of the newest cells, by as many processes as are running; None where that is not known."""
         if not self.running or not self.pace:
             return None
         return (1.0 - self.share) * self.weight(self.cells) / (self.pace * len(self.running))

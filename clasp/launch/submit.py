@@ -41,7 +41,7 @@ class Sweep:
 
 @contextmanager
 def composing(argv: list[str]) -> Iterator[list[str]]:
-    """While Hydra composes what was typed: its jobs stay here, whatever launcher computes their cells later.
+    """While Hydra composes the command line: its jobs stay here, whatever launcher computes their cells later.
 
     A launcher of Hydra's that was chosen by name (``hydra/launcher=...``) is left alone, and so is the second call.
 

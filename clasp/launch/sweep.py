@@ -72,7 +72,7 @@ def launch(requests: Sequence[Request], command: str, overrides: Sequence[str], 
 
     Args:
         requests: the configurations.
-        command: what was typed.
+        command: the command line.
         overrides: of ``hydra.launcher``, as typed.
         report: called for each configuration at the end.
 
@@ -159,7 +159,7 @@ def prepare(requests: Sequence[Request], cells: Mapping[str, tuple[int, CellSpec
     Args:
         requests: the configurations.
         cells: as :func:`missing` gives them, not empty.
-        command: what was typed.
+        command: the command line.
     """
     first = requests[0].config
     folder = _new_folder(first.paths.results.absolute() / "sweeps", first.name)

@@ -93,7 +93,7 @@ class Experiment:
     Args:
         name: name of the experiment.
         results: root of the results.
-        command: what was typed to run it.
+        command: the command line that ran it.
         frame: one line per planned cell that exists, in plan order; see :func:`flat` for the columns, and ``row``.
         columns: the planned benchmarks, in plan order, also where no cell of theirs exists yet.
         planned: every cell, existing or not.

@@ -1,4 +1,4 @@
-"""Answers of cells that are being computed: kept as they come, so that a cell that was broken off goes on. Torch-free.
+"""The answers so far of cells that are being computed, so that a stopped cell resumes. Torch-free.
 
 ``running/<signature>.<process>.answers.jsonl`` has one line a batch, a batch being what is answered at once: either all
 of it is there or none, and what is left is asked in the same batches as in an unbroken run. Several processes that

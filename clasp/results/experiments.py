@@ -41,7 +41,7 @@ def write(
         name: of the experiment; names the file.
         rows: name and cells of each line of its tables, in order.
         benchmarks: what the columns are: ``name``, ``metric`` and what else is known, also where no cell exists.
-        command: what was typed.
+        command: the command line.
         report: what a report makes of it.
     """
     cells = [

@@ -79,7 +79,7 @@ class LockInfo:
 
     @property
     def alive(self) -> bool:
-        """Whether its owner is at work, as far as is known."""
+        """Whether its owner is running, as far as is known."""
         if self.owner is not None and self.owner.here:
             return self.owner.runs
         return self.age_s < STALE_S

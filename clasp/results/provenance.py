@@ -20,7 +20,7 @@ SNAPSHOT = "snapshot.json"
 """File at the root of a snapshot of the code (see ``sweep/snapshot.py``): its ``commit``, whether it was ``dirty``."""
 
 TYPED = "CLASP_COMMAND"
-"""Variable with the command line as it was typed, where a process has another: in the jobs of a sweep."""
+"""Variable with the user's command line, where a process has another: in the jobs of a sweep."""
 
 _PACKAGES = ("clasp", "torch", "transformers", "tokenizers", "lmms_eval", "datasets", "sentence-transformers", "pillow")
 

@@ -17,19 +17,19 @@ SMALL = ["limit=2", "methods=none,random", "tokens=64", "benchmarks=world_ocr", 
 @pytest.fixture(scope="module")
 def measured(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Any]]:
     """What one small run through the command wrote, and how each of its groups was answered."""
-    from clasp.evaluation.generation.checkpointing import ResumingAnswerer
+    from clasp.evaluation.generation.answering import Answerer
 
     results, used = tmp_path_factory.mktemp("harness"), list[Any]()
-    answer = ResumingAnswerer.answer
+    answer = Answerer.answer
 
     def watched(self: Any, questions: Any, *arguments: Any) -> Any:
         used.append((self.batch_size, self._vit_cache._limit > 0, self.overlap, len(questions)))
         return answer(self, questions, *arguments)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ResumingAnswerer, "answer", watched)
+        patched.setattr(Answerer, "answer", watched)
         assert harness.main([*SMALL, f"data={data_root}", f"results={results}"], "") == 0
-    assert ResumingAnswerer.overlap, "as it was"
+    assert Answerer.overlap, "as it was"
     assert [path.name for path in results.iterdir()] == ["bench"], "the cells went elsewhere"
     table = (results / "bench" / "harness.md").read_text()
     for words in ("| loop |", "| no cache |", "| default |", "the same", "| none |", "| random at 64 |"):

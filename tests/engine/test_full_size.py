@@ -286,7 +286,7 @@ def test_every_method_meets_the_papers_budgets(name: str, method: str) -> None:
         schedule = pruning.check(geometry)
         assert (schedule.visual_tokens, schedule.layers) == (geometry.visual_tokens, geometry.layers)
         target = budget["tokens"] if "tokens" in budget else geometry.visual_tokens * (1 - budget["ratio"])
-        assert schedule.accountings().output_average == pytest.approx(target, abs=1)
+        assert schedule.token_counts().output_average == pytest.approx(target, abs=1)
         assert all(0 <= index <= geometry.vision_layers for index in pruning.vision_states(geometry.feature_layer))
         assert all(index < geometry.vision_layers for index in pruning.merge_layers(geometry.feature_layer))
 

@@ -13,7 +13,7 @@ import pytest
 from families import FAMILIES
 from PIL import Image
 
-from clasp.budget import accountings
+from clasp.budget import token_counts
 from clasp.evaluation.generation.answering import Answerer, EvaluationError, Question, cut, generation_settings
 from clasp.methods import METHODS, build
 
@@ -70,7 +70,7 @@ def test_every_backbone_answers_the_same_in_batches(family: str, questions: list
             (a.entering, a.leaving, a.nominal) for a in alone
         ]
         for answer in together[:-1]:
-            average = accountings(answer.entering, answer.leaving, answer.nominal).output_average
+            average = token_counts(answer.entering, answer.leaving, answer.nominal).output_average
             assert average == pytest.approx(answer.nominal, abs=2)
             assert answer.nominal < max(answer.entering) or method.name == "visionzip"
         assert together[-1].entering == ()
@@ -79,7 +79,7 @@ def test_every_backbone_answers_the_same_in_batches(family: str, questions: list
 def test_the_pruned_model_keeps_its_budget_and_a_smaller_cache(tiny: Any, questions: list[Question]) -> None:
     answers = {name: Answerer(*tiny, method_of(name), 8).answer(questions) for name in ("none", "clasp")}
     for answer in answers["clasp"]:
-        assert abs(accountings(answer.entering, answer.leaving, 64).output_average - 64) <= 1
+        assert abs(token_counts(answer.entering, answer.leaving, 64).output_average - 64) <= 1
         assert answer.seconds.total >= answer.seconds.prefill > 0
     assert {a.entering for a in answers["none"]} == {(576,) * 12}
     cache = {name: sum(a.kv_bytes for a in batch) for name, batch in answers.items()}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clasp.evaluation.generation.answering import Answer, Answerer, EvaluationError, Question
-from clasp.evaluation.generation.checkpointing import ResumingAnswerer
+from clasp.evaluation.generation.checkpointing import LoggedAnswers
 from clasp.evaluation.generation.prefetcher import Prefetcher
 from clasp.methods import build
 from clasp.results.answer_log import AnswerLog, count
@@ -154,14 +154,14 @@ def test_what_preparing_takes_counts_for_its_own_questions(
 
 
 @pytest.fixture
-def answerer(small: Any, tmp_path: Path) -> ResumingAnswerer:
-    made = ResumingAnswerer(*small, build("random", {"ratio": 0.6}), 2)
-    made.begin(AnswerLog(tmp_path, CELL))
+def answerer(small: Any, tmp_path: Path) -> Answerer:
+    made = Answerer(*small, build("random", {"ratio": 0.6}), 2)
+    made.checkpoint = LoggedAnswers(AnswerLog(tmp_path, CELL))
     return made
 
 
 def test_a_claim_that_is_lost_ends_a_cell_between_batches(
-    answerer: ResumingAnswerer, questions: list[Question], tmp_path: Path
+    answerer: Answerer, questions: list[Question], tmp_path: Path
 ) -> None:
     calls = list[None]()
 
@@ -170,14 +170,14 @@ def test_a_claim_that_is_lost_ends_a_cell_between_batches(
         if len(calls) == 3:
             raise LockLost("taken over")
 
-    answerer.begin(AnswerLog(tmp_path, CELL), between)
+    answerer.checkpoint = LoggedAnswers(AnswerLog(tmp_path, CELL), between)
     with pytest.raises(LockLost):
         answerer.answer(questions)
     assert count(tmp_path, CELL) == 4, "two batches of two; the third was prepared, and is not answered"
 
 
 def test_a_image_that_breaks_while_preparing_costs_no_answer_before_it(
-    answerer: ResumingAnswerer, questions: list[Question], tmp_path: Path
+    answerer: Answerer, questions: list[Question], tmp_path: Path
 ) -> None:
     class Broken:
         mode = "RGB"
@@ -193,7 +193,7 @@ def test_a_image_that_breaks_while_preparing_costs_no_answer_before_it(
 
 
 def test_memory_that_ends_while_preparing_halves_the_batch(
-    answerer: ResumingAnswerer, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+    answerer: Answerer, questions: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = facts(answerer.answer(questions))
     inputs = Answerer._inputs
@@ -204,7 +204,7 @@ def test_memory_that_ends_while_preparing_halves_the_batch(
         return inputs(self, questions)
 
     monkeypatch.setattr(Answerer, "_inputs", limited)
-    starved = ResumingAnswerer(answerer.model, answerer.processor, answerer.method, 2)
-    starved.begin(AnswerLog(answerer._answer_log._path.parent / "other", CELL))
+    starved = Answerer(answerer.model, answerer.processor, answerer.method, 2)
+    starved.checkpoint = LoggedAnswers(AnswerLog(answerer._answer_log._path.parent / "other", CELL))
     assert facts(starved.answer(questions)) == expected
-    assert starved.events == [{"event": "out of memory", "questions": 2, "then": 1}]
+    assert starved.checkpoint.events == [{"event": "out of memory", "questions": 2, "then": 1}]

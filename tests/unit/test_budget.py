@@ -1,4 +1,4 @@
-"""Budgets, schedules and the four accountings: arithmetic with published anchors."""
+"""Budgets, schedules and the four token-count conventions: arithmetic with published anchors."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ SPARSEVLM = {192: (309, 204, 113), 128: (312, 117, 39), 64: (82, 32, 18)}
 @pytest.mark.parametrize("average", ["output", "input"])
 def test_published_sparsevlm_counts_average_as_published(nominal: int, keeps: tuple[int, ...], average: str) -> None:
     stages = tuple(Stage(layer, keep, after=True) for layer, keep in zip(PUBLISHED_LAYERS, keeps, strict=True))
-    accountings = Schedule(576, 32, stages, nominal).accountings()
+    counts = Schedule(576, 32, stages, nominal).token_counts()
     if average == "output":
-        assert accountings.output_average == pytest.approx(nominal, abs=1.0)
+        assert counts.output_average == pytest.approx(nominal, abs=1.0)
     else:
-        assert accountings.input_average == pytest.approx({192: 206.5, 128: 145.4, 64: 82.3}[nominal], abs=0.1)
+        assert counts.input_average == pytest.approx({192: 206.5, 128: 145.4, 64: 82.3}[nominal], abs=0.1)
 
 
 @pytest.mark.parametrize(("target", "keep"), [(192, 166), (128, 98), (64, 30)])
 def test_fastv_keeps_the_published_counts(target: int, keep: int) -> None:
     schedule = build("fastv", {"tokens": target}).schedule(576, 32)
     assert [(stage.layer, stage.keep) for stage in schedule.stages] == [(2, keep)]
-    assert schedule.accountings().nominal == keep
-    assert schedule.accountings().output_average == pytest.approx(target, abs=0.5)
+    assert schedule.token_counts().nominal == keep
+    assert schedule.token_counts().output_average == pytest.approx(target, abs=0.5)
 
 
 @pytest.mark.parametrize(("nominal", "average"), [(192, 219.8), (128, 159.8), (64, 99.8)])
 def test_nominal_counts_average_more(nominal: int, average: float) -> None:
     # DART's published counts include its pivots, hence its kept number is the one that the average speaks of
     schedule = single_stage(nominal + 4, 576, 32, 2, "nominal")
-    assert schedule.accountings().output_average == pytest.approx(average, abs=0.1)
+    assert schedule.token_counts().output_average == pytest.approx(average, abs=0.1)
 
 
 @settings(max_examples=300, deadline=None)
@@ -59,8 +59,8 @@ def test_geometric_hits_the_output_average_within_one_token(depth: int, visual: 
     schedule = geometric(target, visual, depth, layers)
     keeps = [stage.keep for stage in schedule.stages]
     assert keeps == sorted(keeps, reverse=True)
-    assert abs(schedule.accountings().output_average - target) <= 1.0
-    assert schedule.accountings().nominal == target
+    assert abs(schedule.token_counts().output_average - target) <= 1.0
+    assert schedule.token_counts().nominal == target
 
 
 @pytest.mark.parametrize("target", [64, 128, 192, 300, 576])
@@ -71,7 +71,7 @@ def test_geometric_counts_shrink_by_a_constant_ratio(target: int) -> None:
         assert after == pytest.approx(before * ratio, abs=2.5)
 
 
-def test_accountings_of_a_layer_that_runs_in_full_before_it_drops() -> None:
+def test_token_counts_of_a_layer_that_runs_in_full_before_it_drops() -> None:
     before = Schedule(100, 4, (Stage(1, 20),))
     after = Schedule(100, 4, (Stage(1, 20, after=True),))
     assert before.entering() == before.leaving() == (100, 20, 20, 20)
@@ -139,4 +139,4 @@ def test_flops_of_llava_equal_the_papers(formula: str, published: float) -> None
 @pytest.mark.parametrize("target", [60, 64, 100, 128, 192, 333, 500])
 def test_rounding_is_settled_to_the_last_token(target: int) -> None:
     schedule = geometric(target, 576, 12, (1, 2, 6))  # one span is a single layer: the mean can be met exactly
-    assert schedule.accountings().output_average == target
+    assert schedule.token_counts().output_average == target

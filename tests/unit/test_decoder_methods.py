@@ -137,7 +137,7 @@ def test_the_output_average_is_the_budget(method: type[Method], visual: int, lay
     for share in (0.2, 0.333, 0.7):
         budget = round(visual * share)
         schedule = method(tokens=budget).schedule(visual, layers)
-        assert schedule.accountings().output_average == pytest.approx(budget, abs=1.0)
+        assert schedule.token_counts().output_average == pytest.approx(budget, abs=1.0)
 
 
 # PDrop
@@ -155,9 +155,9 @@ def test_the_output_average_is_the_budget(method: type[Method], visual: int, lay
 def test_pdrop_published_counts(tokens: int, layers: Any, keeps: Any, average: float) -> None:
     schedule = PDrop(tokens=tokens, accounting="published").schedule(576, 32)
     assert schedule.stages == tuple(map(Stage, layers, keeps))
-    assert schedule.accountings().output_average == pytest.approx(average, abs=1.1)
-    assert schedule.accountings().input_average == schedule.accountings().output_average
-    assert schedule.accountings().nominal == tokens
+    assert schedule.token_counts().output_average == pytest.approx(average, abs=1.1)
+    assert schedule.token_counts().input_average == schedule.token_counts().output_average
+    assert schedule.token_counts().nominal == tokens
 
 
 def test_pdrop_ranks_by_the_last_token_in_the_stages_own_layer() -> None:
@@ -187,11 +187,11 @@ def test_sparsevlm_published_counts(tokens: int, kept: Any, totals: Any, average
     assert schedule.stages == tuple(
         Stage(layer, keep, after=True) for layer, keep in zip((2, 6, 15), totals, strict=True)
     )
-    assert schedule.accountings().input_average == pytest.approx(average, abs=0.05)
+    assert schedule.token_counts().input_average == pytest.approx(average, abs=0.05)
     # the code's own counts without what is recycled
     plain = SparseVLM(tokens=tokens, accounting="published", recycle=False).schedule(576, 32)
     assert [stage.keep for stage in plain.stages] == list(kept)
-    assert schedule.accountings().output_average == pytest.approx(tokens, abs=1.0)
+    assert schedule.token_counts().output_average == pytest.approx(tokens, abs=1.0)
     entering = (576, *totals)
     assert tuple(kept_of(total, before) for total, before in zip(totals, entering, strict=False)) == kept
     plain = SparseVLM(tokens=tokens, accounting="published", recycle=False).schedule(576, 32)
@@ -290,7 +290,7 @@ def test_sparsevlm_budgets_below_the_rule_still_keep_the_best_token() -> None:
 def test_sparsevlm_prunes_outputs_and_looks_at_the_layer_that_ran() -> None:
     schedule = SparseVLM(tokens=128).schedule(576, 32)
     assert [(stage.layer, stage.cut - SparseVLM.lookback) for stage in schedule.stages] == [(2, 2), (6, 6), (15, 15)]
-    assert schedule.accountings().input_average > schedule.accountings().output_average
+    assert schedule.token_counts().input_average > schedule.token_counts().output_average
     same = geometric(128, 576, 32, (2, 6, 15))
     assert [stage.keep for stage in schedule.stages] == [stage.keep for stage in same.stages]
     assert not any(stage.after for stage in same.stages)
@@ -345,7 +345,7 @@ def test_dart_takes_the_tokens_that_least_resemble_its_pivots() -> None:
 def test_dart_published_counts_add_its_pivots(tokens: int, keep: int, average: float) -> None:
     schedule = DART(tokens=tokens, accounting="published").schedule(576, 32)
     assert schedule.stages == (Stage(2, keep),)
-    assert schedule.accountings().output_average == pytest.approx(average, abs=0.06)
+    assert schedule.token_counts().output_average == pytest.approx(average, abs=0.06)
     assert DART(tokens=tokens, accounting="nominal").schedule(576, 32).stages == (Stage(2, tokens),)
 
 

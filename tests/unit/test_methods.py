@@ -340,7 +340,7 @@ def test_budgets_and_stages_are_checked_against_the_backbone_without_weights() -
         FastV(tokens=64, layer=0).check(llava)
     with pytest.raises(BudgetError, match="more than the 576"):
         VisionZip(tokens=1000).check(llava)
-    assert CLASP(tokens=64).check(llava).accountings().output_average == pytest.approx(64, abs=1)
+    assert CLASP(tokens=64).check(llava).token_counts().output_average == pytest.approx(64, abs=1)
 
 
 @pytest.mark.parametrize(

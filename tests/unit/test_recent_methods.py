@@ -302,7 +302,7 @@ def test_vscan_has_the_published_counts(tokens: int, counts: tuple[int, int]) ->
 @pytest.mark.parametrize("target", [1, 2, 3, 40, 500, 575, 576])
 def test_vscan_averages_its_budget(target: int, layers: int) -> None:
     schedule = VScan(tokens=target).schedule(576, layers)
-    assert schedule.accountings().output_average == pytest.approx(target, abs=0.5)
+    assert schedule.token_counts().output_average == pytest.approx(target, abs=0.5)
     assert schedule.stages[1].keep >= 1
 
 

@@ -382,11 +382,11 @@ def test_mustdrop_averages_its_budget() -> None:
         schedule = MustDrop(tokens=tokens).check(LLAVA)
         assert [stage.layer for stage in schedule.stages] == [0, 2, 6, 10, 14]
         assert [stage.after for stage in schedule.stages] == [False, True, True, True, True]
-        assert schedule.accountings().output_average == pytest.approx(tokens, abs=1)
-        assert schedule.accountings().nominal == tokens
+        assert schedule.token_counts().output_average == pytest.approx(tokens, abs=1)
+        assert schedule.token_counts().nominal == tokens
     shallow = MustDrop(tokens=40).schedule(144, 12)
     assert [stage.layer for stage in shallow.stages] == [0, 1, 2, 4, 5]
-    assert shallow.accountings().output_average == pytest.approx(40, abs=1)
+    assert shallow.token_counts().output_average == pytest.approx(40, abs=1)
 
 
 @pytest.mark.parametrize("keep", [3, 12, 30])

@@ -6,13 +6,16 @@ This file decides how a prompt is built and how an answer is read, so its code i
 from __future__ import annotations
 
 import copy
+import gc
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from clasp.backbones import adapter_for
 from clasp.backbones.presentation import Presentation
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from clasp.engine import Run
     from clasp.evaluation.generation.vit_cache import ViTCache
     from clasp.methods.base import Method
+
+log = logging.getLogger(__name__)
 
 MAX_NEW_TOKENS = 1024
 """Where a task does not say how long an answer may be; lmms-eval's own models take the same."""
@@ -100,16 +105,40 @@ class Answer:
     seconds: Seconds
 
 
+class Checkpoint:
+    """Where an answerer keeps what it has answered; this one keeps nothing.
+
+    Attributes:
+        events: what happened that a reader of the answers should know, as JSON values.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def given(self, questions: Sequence[Question]) -> dict[int, Answer]:
+        """Answers that are there already, by place."""
+        return {}
+
+    def before_batch(self) -> None:
+        """Called before each batch; what it raises ends the answering."""
+
+    def keep(self, questions: Sequence[Question], answers: Sequence[Answer]) -> None:
+        """Keeps the answers of one batch."""
+
+
 class Answerer:
-    """Greedy or beam answers of one loaded model under one method.
+    """Greedy or beam answers of one loaded model under one method, in smaller batches where memory is short.
 
     Args:
         model: a transformers multimodal model.
         processor: its processor, with a chat template.
         method: what is pruned.
         batch_size: questions per forward pass; answers do not depend on it.
-        replay: an open memory of the ViT's layers; what it saves counts as spent, so that times are those without it.
+        vit_cache: an open cache of the ViT's layers; what it saves counts as spent, so that times are those without it.
         presentation: how images and questions reach the processor.
+
+    Attributes:
+        checkpoint: what is asked for answers before and given them afterwards; each cell has its own.
     """
 
     overlap: ClassVar[bool] = True
@@ -121,7 +150,7 @@ class Answerer:
         processor: Any,
         method: Method,
         batch_size: int = 1,
-        replay: ViTCache | None = None,
+        vit_cache: ViTCache | None = None,
         presentation: Presentation = AS_PROCESSED,
     ) -> None:
         if batch_size < 1:
@@ -131,7 +160,9 @@ class Answerer:
                 "the backbone's processor has no chat template; evaluation needs an instruction model"
             )
         self.model, self.processor, self.method, self.batch_size = model, processor, method, batch_size
-        self._vit_cache, self._presentation = replay, presentation
+        self._vit_cache, self._presentation = vit_cache, presentation
+        self.checkpoint = Checkpoint()
+        self._largest: int | None = None  # questions that fit into memory at once, as far as is known
         self._preparing = copy.deepcopy(processor)  # a tokenizer's padding is state, and the engine reads tokens too
         presentation.prepare(self._preparing)
         self._frames = adapter_for(model).frames
@@ -147,7 +178,7 @@ class Answerer:
         """
         for question in questions:
             self._check(question)
-        answers = self._given(questions)
+        answers = self.checkpoint.given(questions)
         if answers:
             advance(len(answers))
         # the stopwatch is the outer one, so that what pruning itself takes is inside what it times
@@ -158,16 +189,61 @@ class Answerer:
         ):
             if len(answers) < len(questions) and not self._warm:
                 # loads the router and warms caches; not counted
-                self._answer_batch(run, watch, prefetcher.batch(questions[:1]))
+                self._fitting(run, watch, prefetcher.batch(questions[:1]))
                 self._warm = True
-            for places, batch in prefetcher.each(self._batches(questions), questions):
-                answers.update(zip(places, self._answer_batch(run, watch, batch), strict=True))
+            for places, batch in prefetcher.each(self._waiting(questions, frozenset(answers)), questions):
+                answers.update(zip(places, self._answer_parts(run, watch, batch), strict=True))
                 advance(len(places))
         return [answers[i] for i in range(len(questions))]
 
-    def _given(self, questions: Sequence[Question]) -> dict[int, Answer]:
-        """Answers that are there already, by place."""
-        return {}
+    def _waiting(self, questions: Sequence[Question], given: Collection[int]) -> Iterator[list[int]]:
+        """The batches of an unbroken run without what is given, none larger than what fits as far as is known."""
+        for places in self._batches(questions):
+            waiting = [place for place in places if place not in given]
+            while waiting:
+                some = waiting[: self._largest]
+                waiting = waiting[len(some) :]
+                yield some
+
+    def _answer_parts(self, run: Run, watch: Stopwatch, batch: Batch[Question]) -> list[Answer]:
+        """The answers of a batch, in as many parts as memory needs; each part is kept at once."""
+        answers: list[Answer] = []
+        whole: Batch[Question] | None = batch  # its inputs are there, and good for all of its questions at once
+        while waiting := batch.questions[len(answers) :]:
+            self.checkpoint.before_batch()
+            some = waiting[: self._largest]
+            part, whole = (whole if whole and len(some) == len(batch.questions) else batch.part(some)), None
+            fresh = self._fitting(run, watch, part)
+            if fresh is not None:
+                self.checkpoint.keep(some, fresh)
+                answers += fresh
+        return answers
+
+    def _fitting(self, run: Run, watch: Stopwatch, batch: Batch[Question]) -> list[Answer] | None:
+        """Answers, or None where memory ran out and fewer questions are to be tried.
+
+        Raises:
+            EvaluationError: memory ran out with a single question.
+        """
+        questions = batch.questions
+        try:
+            return self._answer_batch(run, watch, batch)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if len(questions) == 1:
+                raise EvaluationError(
+                    f"{questions[0].name}: out of memory with one question at a time; use a machine with more memory, "
+                    "dtype=bfloat16, or fewer tokens"
+                ) from error
+        # outside of the handler, whose exception holds on to the tensors of the batch
+        self._largest = len(questions) // 2
+        self.checkpoint.events.append({"event": "out of memory", "questions": len(questions), "then": self._largest})
+        log.warning("out of memory with %d questions at a time; going on with %d", len(questions), self._largest)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
 
     def _check(self, question: Question) -> None:
         if not question.text.strip():
@@ -312,6 +388,13 @@ class Answerer:
             return sample(video, self._frames)
         except VideoError as error:
             raise EvaluationError(f"{question.name}: {error}; put a whole file in its place") from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory has ended, on a GPU or here."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, Exception) and should_reduce_batch_size(error)
+    )
 
 
 def _described(image: Any) -> str:

@@ -23,7 +23,7 @@ FORMATS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 """Endings of video files, in the order in which they are looked for."""
 
 ENDS = 1 << 16
-"""Bytes at either end of a video that stand for its content: they hold its index, and the first and last frames."""
+"""Bytes at either end of a video that are hashed as its content: they hold its index, and the first and last frames."""
 
 SHOWN = 3
 """Names of missing videos in a message."""

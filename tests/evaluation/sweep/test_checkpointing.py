@@ -12,7 +12,7 @@ import torch
 
 from clasp.config import RunConfig
 from clasp.evaluation.generation.answering import Answer, Answerer, Question
-from clasp.evaluation.generation.checkpointing import ResumingAnswerer
+from clasp.evaluation.generation.checkpointing import LoggedAnswers
 from clasp.evaluation.generation.prefetcher import Batch
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
@@ -28,7 +28,7 @@ def facts(answers: Sequence[Answer]) -> list[tuple[Any, ...]]:
     return [(a.text, a.routed, a.entering, a.leaving, a.nominal, a.text_tokens, a.new_tokens) for a in answers]
 
 
-class Counting(ResumingAnswerer):
+class Counting(Answerer):
     """Remembers what is really asked, but for the question that warms up."""
 
     asked: list[list[str]]
@@ -44,7 +44,7 @@ def answerer(small: tuple[Any, Any], tmp_path: Path) -> Callable[..., Counting]:
     def make(batch_size: int = 4) -> Counting:
         made = Counting(*small, METHOD, batch_size)
         made.asked = []
-        made.begin(AnswerLog(tmp_path, CELL))
+        made.checkpoint = LoggedAnswers(AnswerLog(tmp_path, CELL))
         return made
 
     return make
@@ -75,7 +75,7 @@ def test_a_cell_goes_on_in_the_batches_of_an_unbroken_one(
     assert facts(resumed.answer(questions)) == facts(expected)
     assert resumed.asked == unbroken.asked[kept:]
     done = sum(map(len, unbroken.asked[:kept]))
-    assert resumed.events == ([{"event": "resumed", "questions": done}] if done else [])
+    assert resumed.checkpoint.events == ([{"event": "resumed", "questions": done}] if done else [])
     assert count(tmp_path, CELL) == len(questions), "the line that was cut short spoils no later one"
 
 
@@ -130,7 +130,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_answer(
     starved = answerer(4)
     starve(monkeypatch, 1, error)
     assert facts(starved.answer(questions)) == facts(expected)
-    assert starved.events == [
+    assert starved.checkpoint.events == [
         {"event": "out of memory", "questions": 4, "then": 2},
         {"event": "out of memory", "questions": 2, "then": 1},
     ]
@@ -149,7 +149,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
     monkeypatch.setattr(Answerer, "_answer_batch", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         one.answer(questions)
-    assert one.events == []
+    assert one.checkpoint.events == []
 
 
 def test_a_cell_that_does_not_fit_at_all_fails_by_name_and_the_next_one_runs(
