@@ -193,7 +193,7 @@ def test_a_image_that_breaks_while_preparing_costs_no_answer_before_it(
 
 
 def test_memory_that_ends_while_preparing_halves_the_batch(
-    answerer: Answerer, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+    answerer: Answerer, questions: list[Question], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = facts(answerer.answer(questions))
     inputs = Answerer._inputs
@@ -205,6 +205,6 @@ def test_memory_that_ends_while_preparing_halves_the_batch(
 
     monkeypatch.setattr(Answerer, "_inputs", limited)
     starved = Answerer(answerer.model, answerer.processor, answerer.method, 2)
-    starved.checkpoint = LoggedAnswers(AnswerLog(answerer._answer_log._path.parent / "other", CELL))
+    starved.checkpoint = LoggedAnswers(AnswerLog(tmp_path / "other", CELL))
     assert facts(starved.answer(questions)) == expected
     assert starved.checkpoint.events == [{"event": "out of memory", "questions": 2, "then": 1}]

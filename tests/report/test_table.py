@@ -419,7 +419,7 @@ def test_two_cells_for_one_entry_are_an_error(results: Path) -> None:
     [
         ({"schema": 1}, "schema is 1, this version reads 2"),
         ({"cells": ["0" * 24]}, "cannot be used"),
-        ({"benchmarks": [{"metric": "accuracy"}]}, "cannot be used .*'name'"),
+        ({"benchmarks": [{"metric": "accuracy"}]}, r"cannot be used .*benchmarks\[0\]\.name"),
         ({"benchmarks": [{"name": "gqa"}]}, r"cells of \['easy_vqa'\], which its list of benchmarks lacks"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
