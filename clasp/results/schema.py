@@ -68,8 +68,8 @@ class Event(TypedDict):
 class CellProvenance(TypedDict):
     """Where a result comes from, see :func:`clasp.results.provenance.provenance`."""
 
-    started: Label
-    finished: Label
+    started: NotRequired[Label]
+    finished: NotRequired[Label]
     commit: NotRequired[Label | None]
     dirty: NotRequired[bool | None]
     command: NotRequired[str]

@@ -168,15 +168,15 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     "of wandb": (package("wandb"), NONE),
     # code
     "code of FastV": (code("methods/fastv.py"), {FASTV, VIDEO, OWN}),
-    "of the router": (code("router.py"), {CLASP, KEYWORD}),
-    "its prototypes": (code("prototypes.py"), {CLASP, KEYWORD}),
+    "of the router": (code("methods/clasp/router.py"), {CLASP, KEYWORD}),
+    "its prototypes": (code("methods/clasp/prototypes.py"), {CLASP, KEYWORD}),
     "of the engine": (code("engine/state.py"), EVERY),
     "of this backbone's adapter": (code("backbones/llava.py"), TINY),
     "of another's": (code("backbones/qwen.py"), NONE),
-    "prompts and answers": (code("evaluation/answering.py"), EVERY),
+    "prompts and answers": (code("evaluation/generation/answering.py"), EVERY),
     "how lmms-eval is asked": (code("evaluation/lmms.py"), EVERY),
     "how images are decoded": (code("evaluation/model.py"), EVERY),
-    "how frames are taken": (code("evaluation/frames.py"), {VIDEO}),
+    "how frames are taken": (code("evaluation/questions/frames.py"), {VIDEO}),
     "how the world is scored": (code("evaluation/tasks/scoring.py"), TINY),
     "how own data are": (code("evaluation/tasks/custom.py"), {OWN}),
     "how videos are": (code("evaluation/tasks/unscored.py"), {VIDEO}),
@@ -186,8 +186,9 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
         name: (code(name), NONE)
         for name in (
             *("fingerprint.py", "files.py", "redact.py", "reading.py", "cost.py", "report/table.py"),
-            *("evaluation/benchmarks.py", "evaluation/data.py", "evaluation/session.py", "evaluation/ahead.py"),
-            *("evaluation/identity.py", "evaluation/plan.py", "evaluation/store.py", "tiny/benchmarks.py"),
+            *("evaluation/benchmarks.py", "evaluation/questions/embedded.py", "evaluation/session.py"),
+            *("evaluation/generation/prefetcher.py", "evaluation/identity.py", "evaluation/plan.py"),
+            *("results/store.py", "tiny/benchmarks.py"),
         )
     },
     # the environment

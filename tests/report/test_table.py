@@ -376,7 +376,9 @@ def test_escape_of_every_special_character() -> None:
 
 
 def test_an_experiment_that_was_not_run(results: Path) -> None:
-    with pytest.raises(ReportError, match=r"'other' has not been run yet .*so far: tiny_main.*run.py experiment=other"):
+    with pytest.raises(
+        ReportError, match=r"'other' has not been run yet .*so far: tiny_main.*clasp-eval run experiment=other"
+    ):
         load_experiment("other", results)
     with pytest.raises(ReportError, match="not usable"):
         load_experiment("../cells/x", results)
