@@ -16,7 +16,7 @@ from pathlib import Path
 
 from clasp.arguments import run
 from clasp.strict import ConfigError
-from clasp.testbed.training import STAGES, Stage
+from clasp.tiny.training import STAGES, Stage
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def train(asked: Arguments) -> int:
     """The exit code."""
     import torch  # once the arguments are known to be good: it takes longer than telling that not
 
-    from clasp.testbed.training.course import Course
+    from clasp.tiny.training.course import Course
 
     if asked.threads is not None:
         torch.set_num_threads(asked.threads)

@@ -11,10 +11,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+from clasp.tiny.drawing import render
 from synthetic import write_experiment
 
 from clasp.report.figures.style import COLUMN_MM, DPI
-from clasp.tiny.drawing import render
 from clasp.tiny.world import scene
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,10 +13,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from clasp.tiny.drawing import render
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from clasp.tiny.drawing import render
 from clasp.tiny.world import scene
 
 ROOT = Path(__file__).resolve().parents[1]

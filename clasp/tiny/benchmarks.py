@@ -1,146 +1,170 @@
-"""Writes the tiny backbone's benchmarks as parquet files: easy-VQA and one set per category of the picture world.
+"""Writes the small world's benchmarks as parquet files: eight forms, easy-VQA, and a calibration set per category.
 
-Torch-free. Rows are in a seeded order, so the first N rows of a file are a fair fixed subset of it.
+Torch-free. Rows are in a seeded order, so the first N rows of a file are a fair fixed subset of it; rows that are
+scored together (MME's pairs, MMBench's rotations) follow each other.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, get_args
 
+import numpy as np
 from tqdm import tqdm
 
-from clasp.files import file_digest, write_atomically
+from clasp.files import write_atomically
 from clasp.policy import CATEGORIES
-from clasp.reading import BadFile
-from clasp.tiny.rows import Row, content_hash, draw, drawing_code
+from clasp.tiny.forms import BENCHMARKS
 
-NAMES = ("easy_vqa", *(f"world_{category}" for category in CATEGORIES))
-ROWS_PER_CATEGORY = 500
-EASY_ROWS = 1_000
+VERSION = 3
+"""Raised whenever a change of the world, its questions or this file changes a row."""
+
+Split = Literal["test", "calibration"]
+NAMES: dict[Split, tuple[str, ...]] = {
+    "test": ("easy_vqa", *BENCHMARKS),
+    "calibration": tuple(f"calibration_{category}" for category in CATEGORIES),
+}
+"""The benchmarks of each split."""
+ROWS = 480
+"""Rows of a benchmark, at most; whole groups only."""
 EASY_ALL = 9_673
 """All of easy-VQA's test questions."""
 
-SPLITS = ("test", "calibration")
-CONTENTS = Path(__file__).with_name("contents.json")
-"""What the benchmarks of the usual size ask, so that a plan needs none of them built.
-
-Content hash by split and benchmark, and the ``code`` that draws them; ``python -m clasp.tiny.benchmarks`` writes it.
-"""
-
-_COLUMNS = ("question_id", "image", "question", "answer", "category")
+_COLUMNS = ("question_id", "image", "question", "answer", "category", "task", "group", "answers")
+_EASY_SEED = 20_24
+_GROUPED = {"tiny_mme": 2, "tiny_mmbench": 4}  # most rows that one scene gives
 
 
 @dataclass(frozen=True)
-class Stated:
-    """What is known of a benchmark's questions.
+class Row:
+    """One test question; ``image`` is a PNG file's bytes, the rest as in :class:`clasp.tiny.forms.Item`."""
+
+    question_id: str
+    image: bytes
+    question: str
+    answer: str
+    category: str
+    task: str
+    group: str
+    answers: tuple[str, ...]
+
+
+def build(root: Path, split: Split = "test", rows: int = ROWS) -> dict[str, Path]:
+    """Writes what is missing below ``root/split`` and returns the parquet file of each benchmark.
 
     Args:
-        path: the parquet file, whether or not it is there.
-        content: :func:`content_hash` of its rows, the same on every machine.
-        rows: how many they are.
-    """
-
-    path: Path
-    content: str
-    rows: int
-
-
-def build(
-    root: Path,
-    split: str = "test",
-    easy_rows: int = EASY_ROWS,
-    category_rows: int = ROWS_PER_CATEGORY,
-    names: Sequence[str] = NAMES,
-) -> dict[str, Path]:
-    """Writes what is missing below ``root/split``, or drawn by other code, and returns each benchmark's parquet file.
-
-    A file that somebody edited stays as it is.
-
-    Args:
-        split: ``test``, or ``calibration`` (world scenes of that split, questions from easy-VQA's train half).
-        easy_rows: how many easy-VQA questions; EASY_ALL for every one of the test split.
-        category_rows: how many questions per category of the world.
-        names: of the benchmarks.
+        split: ``test``, or ``calibration`` (scenes that no test set shows, one set a question category).
+        rows: how many of each benchmark.
     Raises:
-        ValueError: the split is neither of the two, or a row count is below 1 or above what easy-VQA holds.
+        ValueError: the split is neither of the two, or ``rows`` is below 4 or above what easy-VQA holds.
     """
-    if split not in SPLITS:
+    if split not in get_args(Split):
         raise ValueError(f"Unknown benchmark split {split!r}: use test or calibration.")
-    if not 1 <= easy_rows <= EASY_ALL or category_rows < 1:
-        raise ValueError(
-            f"Row counts easy_rows={easy_rows}, category_rows={category_rows} are out of range: use 1 to {EASY_ALL} "
-            "and 1 or more."
-        )
+    if not max(_GROUPED.values()) <= rows <= EASY_ALL:
+        raise ValueError(f"rows={rows} is out of range: use {max(_GROUPED.values())} to {EASY_ALL}.")
     folder = root / split
-    paths = {name: folder / f"{name}.parquet" for name in names}
+    paths = {name: folder / f"{name}.parquet" for name in NAMES[split]}
+    manifest = read_manifest(folder)
     for name, path in paths.items():
-        count = easy_rows if name == "easy_vqa" else category_rows
-        if path.exists() and _current(read_manifest(folder).get(name), count):
+        known = manifest.get(name)
+        if known and path.exists() and (known["version"], known["asked"]) == (VERSION, rows):
             continue
-        rows = list(tqdm(draw(name, split, count), total=count, desc=name, leave=False))
-        _write(path, rows)
-        entry = {"code": drawing_code(), "rows": count, "sha256": content_hash(rows), "file": file_digest(path)}
-        manifest = read_manifest(folder) | {name: entry}
+        written = list(tqdm(_rows(name, split, rows), total=rows, desc=name, leave=False))
+        _write(path, written)
+        manifest[name] = {"version": VERSION, "asked": rows, "rows": len(written), "sha256": content_hash(written)}
         write_atomically(folder / "manifest.json", (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
     return paths
 
 
-def stated(root: Path, split: str, name: str) -> Stated | None:
-    """What a benchmark of the usual size asks, without building it; None where only building tells.
-
-    Of a file that was edited since it was built, what stands in it now.
-
-    Raises:
-        BadFile: the file is damaged.
-    """
-    path, count = root / split / f"{name}.parquet", EASY_ROWS if name == "easy_vqa" else ROWS_PER_CATEGORY
-    entry = read_manifest(path.parent).get(name)
-    if path.exists() and _current(entry, count):
-        assert entry is not None
-        digest = file_digest(path)
-        return Stated(path, entry["sha256"], count) if digest == entry["file"] else _read(path, digest)
-    shipped = json.loads(CONTENTS.read_text(encoding="utf-8"))
-    return Stated(path, shipped[split][name], count) if shipped["code"] == drawing_code() else None
-
-
-def _current(entry: Mapping[str, Any] | None, count: int) -> bool:
-    """Whether a line of the manifest is of as many rows, drawn by this code."""
-    return entry is not None and (entry.get("code"), entry.get("rows")) == (drawing_code(), count)
-
-
-@lru_cache(maxsize=32)
-def _read(path: Path, digest: str) -> Stated:
-    """What stands in a file; ``digest`` is the file's."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        rows = [Row(**record | {"image": record["image"]["bytes"]}) for record in pq.read_table(path).to_pylist()]
-    except (pa.ArrowException, TypeError, KeyError) as error:
-        raise BadFile(f"{path} cannot be read ({error}); delete it and it is built anew") from error
-    return Stated(path, content_hash(rows), len(rows))
-
-
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """By benchmark that was built: its ``code``, ``rows``, ``sha256`` of the content, and that of the ``file``."""
+    """Per benchmark its ``version``, ``rows`` and ``sha256`` of the content; empty where nothing was built."""
     path = folder / "manifest.json"
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def write_contents(root: Path) -> Path:
-    """Builds every benchmark below ``root`` and writes what this version ships of them, :data:`CONTENTS`."""
-    contents: dict[str, Any] = {"code": drawing_code()}
-    for split in SPLITS:
-        build(root, split)
-        contents[split] = {name: entry["sha256"] for name, entry in sorted(read_manifest(root / split).items())}
-    return write_atomically(CONTENTS, (json.dumps(contents, indent=1) + "\n").encode())
+def content_hash(rows: list[Row]) -> str:
+    """SHA-256 over the questions, the answers and the decoded pixels: free of how a library writes its files."""
+    from PIL import Image
+
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([value for key, value in asdict(row).items() if key != "image"]).encode())
+        with Image.open(BytesIO(row.image)) as image:
+            digest.update(image.convert("RGB").tobytes())
+    return digest.hexdigest()
+
+
+def _rows(name: str, split: Split, count: int) -> Iterator[Row]:
+    if name == "easy_vqa":
+        return _easy_rows(count)
+    if split == "calibration":
+        return _category_rows(name.removeprefix("calibration_"), count)
+    return _form_rows(name, count)
+
+
+def _form_rows(name: str, count: int) -> Iterator[Row]:
+    """Rows of one form, a question (or group) per scene at most, scenes in order of their index."""
+    from clasp.tiny.world import generator, scene
+
+    index = written = 0
+    purpose = 1 + list(BENCHMARKS).index(name)
+    while written + _GROUPED.get(name, 1) <= count:
+        items = BENCHMARKS[name](scene("test", index), generator("test", index, purpose))
+        for number, item in enumerate(items):
+            group = f"{name}-{index}"
+            row = (item.question, item.answer, item.category, item.task, group, item.answers)
+            yield Row(f"{group}-{number}", _png("test", index), *row)
+        written += len(items)
+        index += 1
+
+
+def _category_rows(category: str, count: int) -> Iterator[Row]:
+    """Open questions of one category, of whatever form: what a policy is calibrated on."""
+    from clasp.tiny.world import generator, scene
+
+    index = written = 0
+    names = [name for name in BENCHMARKS if name not in _GROUPED and name != "tiny_sqa"]
+    while written < count:
+        rng = generator("calibration", index, 1)
+        shown = scene("calibration", index)
+        items = [item for name in names for item in BENCHMARKS[name](shown, rng) if item.category == category]
+        if items:
+            item = items[int(rng.integers(len(items)))]
+            name = f"calibration-{index}-{category}"
+            yield Row(name, _png("calibration", index), item.question, item.answer, category, item.task, name, ())
+            written += 1
+        index += 1
+
+
+@cache
+def _png(split: str, index: int) -> bytes:
+    """The scene's image; kept, because every benchmark asks about many of the same scenes."""
+    from PIL import Image
+
+    from clasp.tiny.painting import paint
+    from clasp.tiny.world import scene
+
+    buffer = BytesIO()
+    Image.fromarray(paint(scene(split, index)).pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _easy_rows(count: int) -> Iterator[Row]:
+    from clasp.tiny.easy import easy_category, easy_images
+
+    images = easy_images("test")
+    asked = [(image, number) for image in images for number in range(len(image.questions))]
+    for chosen in np.random.default_rng(_EASY_SEED).permutation(len(asked))[:count]:
+        image, number = asked[chosen]
+        question, answer = image.questions[number]
+        name, category = f"test-{image.key}-{number}", easy_category(question)
+        yield Row(name, image.path.read_bytes(), question, answer, category, category, name, ())
 
 
 def _write(path: Path, rows: list[Row]) -> None:
@@ -148,19 +172,15 @@ def _write(path: Path, rows: list[Row]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds: dict[str, dict[str, str]] = {name: {"dtype": "string", "_type": "Value"} for name in _COLUMNS}
-    kinds["image"] = {"_type": "Image"}
+    text = {"dtype": "string", "_type": "Value"}
+    kinds: dict[str, Any] = dict.fromkeys(_COLUMNS, text) | {"image": {"_type": "Image"}, "answers": [text]}
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    stored = {"image": image, "answers": pa.list_(pa.string())}
     schema = pa.schema(
-        [(name, image if name == "image" else pa.string()) for name in _COLUMNS],
+        [(name, stored.get(name, pa.string())) for name in _COLUMNS],
         metadata={"huggingface": json.dumps({"info": {"features": kinds}})},
     )
     records = [asdict(row) | {"image": {"bytes": row.image, "path": None}} for row in rows]
     buffer = BytesIO()
     pq.write_table(pa.Table.from_pylist(records, schema=schema), buffer)
     write_atomically(path, buffer.getvalue())
-
-
-if __name__ == "__main__":
-    with TemporaryDirectory() as built:
-        print(write_contents(Path(built)))

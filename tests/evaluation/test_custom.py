@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clasp.tiny.drawing import render
 from command_line import call
 from PIL import Image, ImageFile
 
@@ -25,7 +26,6 @@ from clasp.report.layout import benchmark_label
 from clasp.report.load import load_experiment
 from clasp.report.summarize import summarize
 from clasp.strict import ConfigError
-from clasp.tiny.drawing import render
 from clasp.tiny.world import scene
 
 GOOD = {"image": "a.png", "question": "is there a circle?", "answer": ["yes", "no"]}

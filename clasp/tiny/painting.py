@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from clasp.testbed.air import RGB, Air, air
-from clasp.testbed.backdrop import backdrop, noise
-from clasp.testbed.scene import INDOORS, SIDE, Scene, Sign
-from clasp.testbed.things import INK, luma, sprite
+from clasp.tiny.air import RGB, Air, air
+from clasp.tiny.backdrop import backdrop, noise
+from clasp.tiny.scene import INDOORS, SIDE, Scene, Sign
+from clasp.tiny.things import INK, luma, sprite
 
 FONTS: tuple[str, ...] = (
     "DejaVuSans",

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from clasp.policy import CATEGORIES
-from clasp.testbed.captions import caption
-from clasp.testbed.forms import BENCHMARKS, LETTERS, SUBTASKS, Item
-from clasp.testbed.questions import FORMS, Question, ask, nouns, plural
-from clasp.testbed.scene import COLORS, KIND_OF, KINDS, MATERIALS, NAMES, PLACES, Scene, Thing
-from clasp.testbed.words import WORDS
-from clasp.testbed.world import SPLITS, generator, scene
+from clasp.tiny.captions import caption
+from clasp.tiny.forms import BENCHMARKS, LETTERS, SUBTASKS, Item
+from clasp.tiny.questions import FORMS, Question, ask, nouns, plural
+from clasp.tiny.scene import COLORS, KIND_OF, KINDS, MATERIALS, NAMES, PLACES, Scene, Thing
+from clasp.tiny.words import WORDS
+from clasp.tiny.world import SPLITS, generator, scene
 
 SCENES = 250
 

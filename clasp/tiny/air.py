@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from clasp.testbed.scene import INDOORS
+from clasp.tiny.scene import INDOORS
 
 RGB = tuple[int, int, int]
 

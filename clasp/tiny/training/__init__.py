@@ -6,4 +6,4 @@ from typing import Literal, get_args
 
 Stage = Literal["see", "refine", "read", "align", "answer", "deepen"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-"""Stages of the training, in order; see :mod:`clasp.testbed.training.course`."""
+"""Stages of the training, in order; see :mod:`clasp.tiny.training.course`."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from tqdm import trange
 from transformers import LlavaForConditionalGeneration
 
-from clasp.testbed.training.images import pixels_and_labels
-from clasp.testbed.training.loop import device, write_json
-from clasp.testbed.training.model import VISUAL_TOKENS
+from clasp.tiny.training.images import pixels_and_labels
+from clasp.tiny.training.loop import device, write_json
+from clasp.tiny.training.model import VISUAL_TOKENS
 
 _CHUNK = 16
 
@@ -24,7 +24,7 @@ class Gallery:
     """Training images by number: whether each patch is covered and, once :meth:`compute` has run, features.
 
     Args:
-        numbers: the images' numbers, see :mod:`clasp.testbed.training.images`.
+        numbers: the images' numbers, see :mod:`clasp.tiny.training.images`.
     """
 
     def __init__(self, numbers: Sequence[int]) -> None:

@@ -32,7 +32,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from clasp.testbed.scene import GRID, PATCH, SIDE
+from clasp.tiny.scene import GRID, PATCH, SIDE
 
 VISUAL_TOKENS = GRID * GRID
 PAD, BOS, IMAGE, EOS = "<pad>", "<s>", "<image>", "</s>"
@@ -97,12 +97,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def _corpus() -> Iterator[str]:
     """Every lower-case word of questions, answers and captions, and single capitals and digits, each many times."""
-    from clasp.testbed.captions import caption
-    from clasp.testbed.easy import easy_images
-    from clasp.testbed.forms import BENCHMARKS
-    from clasp.testbed.questions import plural
-    from clasp.testbed.scene import COLORS, KINDS, LIGHTS, MATERIALS, NAMES, PLACES, WEATHERS
-    from clasp.testbed.world import scene
+    from clasp.tiny.captions import caption
+    from clasp.tiny.easy import easy_images
+    from clasp.tiny.forms import BENCHMARKS
+    from clasp.tiny.questions import plural
+    from clasp.tiny.scene import COLORS, KINDS, LIGHTS, MATERIALS, NAMES, PLACES, WEATHERS
+    from clasp.tiny.world import scene
 
     rng = np.random.default_rng(0)
     texts: set[str] = {*NAMES, *COLORS, *MATERIALS, *PLACES, *LIGHTS, *WEATHERS, *KINDS}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from clasp.testbed.training.images import GROUPS, IGNORE, Asked
-from clasp.testbed.training.model import IMAGE, prompt
+from clasp.tiny.training.images import GROUPS, IGNORE, Asked
+from clasp.tiny.training.model import IMAGE, prompt
 
 
 class Packer:

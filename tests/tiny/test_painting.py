@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clasp.testbed.air import air
-from clasp.testbed.painting import FONTS, character_boxes, paint, sign_box
-from clasp.testbed.places import GROUNDS
-from clasp.testbed.scene import (
+from clasp.tiny.air import air
+from clasp.tiny.painting import FONTS, character_boxes, paint, sign_box
+from clasp.tiny.places import GROUNDS
+from clasp.tiny.scene import (
     COLORS,
     INDOORS,
     LIGHTS,
@@ -29,8 +29,8 @@ from clasp.testbed.scene import (
     Sign,
     Thing,
 )
-from clasp.testbed.shapes import SHAPES
-from clasp.testbed.things import INK, extent, sprite
+from clasp.tiny.shapes import SHAPES
+from clasp.tiny.things import INK, extent, sprite
 
 EMPTY = Scene("meadow", "day", "sunny", (), (), (3,))
 CAR = Thing("car", "red", "plain", 96.0, 110.0, 64.0)
@@ -69,7 +69,7 @@ def test_the_same_scene_is_the_same_bytes_in_another_process() -> None:
     assert first.pixels.tobytes() == second.pixels.tobytes()
     assert first.owner.tobytes() == second.owner.tobytes()
     code = (
-        "import hashlib; from clasp.testbed.painting import paint; from clasp.testbed.scene import *;"
+        "import hashlib; from clasp.tiny.painting import paint; from clasp.tiny.scene import *;"
         f"print(hashlib.sha256(paint({FULL!r}).pixels.tobytes()).hexdigest())"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
@@ -77,7 +77,7 @@ def test_the_same_scene_is_the_same_bytes_in_another_process() -> None:
 
 
 def test_painting_needs_no_torch() -> None:
-    code = "import sys, clasp.testbed.painting; assert 'torch' not in sys.modules"
+    code = "import sys, clasp.tiny.painting; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

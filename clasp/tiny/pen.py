@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageDraw
 
-from clasp.testbed.air import RGB, Air
-from clasp.testbed.scene import SIDE
+from clasp.tiny.air import RGB, Air
+from clasp.tiny.scene import SIDE
 
 
 @dataclass

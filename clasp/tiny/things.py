@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from clasp.testbed.air import RGB, Air
-from clasp.testbed.scene import Thing
-from clasp.testbed.shapes import ROLES, outline
+from clasp.tiny.air import RGB, Air
+from clasp.tiny.scene import Thing
+from clasp.tiny.shapes import ROLES, outline
 
 INK: dict[str, RGB] = {
     "red": (208, 34, 38),

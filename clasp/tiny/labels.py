@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from clasp.testbed.painting import Painting, character_boxes
-from clasp.testbed.scene import COLORS, GRID, LIGHTS, MATERIALS, NAMES, PATCH, PLACES, WEATHERS, Scene
+from clasp.tiny.painting import Painting, character_boxes
+from clasp.tiny.scene import COLORS, GRID, LIGHTS, MATERIALS, NAMES, PATCH, PLACES, WEATHERS, Scene
 
 SIGN = len(NAMES) + 1
 """Class of signs in the map ``name``."""

@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from clasp.testbed.air import RGB, SKIES
-from clasp.testbed.pen import Pen
-from clasp.testbed.scene import SIDE
+from clasp.tiny.air import RGB, SKIES
+from clasp.tiny.pen import Pen
+from clasp.tiny.scene import SIDE
 
 
 def _beach(pen: Pen) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from clasp.testbed.questions import article, pick, plural, stands
-from clasp.testbed.scene import INDOORS, Scene, Thing
+from clasp.tiny.questions import article, pick, plural, stands
+from clasp.tiny.scene import INDOORS, Scene, Thing
 
 _MOST_CLAUSES = 5
 

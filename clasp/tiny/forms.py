@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from clasp.testbed import questions
-from clasp.testbed.questions import Question, article, ask, pick
-from clasp.testbed.scene import KIND_OF, KINDS, NAMES, Scene
-from clasp.testbed.world import COMMON, USUAL
+from clasp.tiny import questions
+from clasp.tiny.questions import Question, article, ask, pick
+from clasp.tiny.scene import KIND_OF, KINDS, NAMES, Scene
+from clasp.tiny.world import COMMON, USUAL
 
 LETTERS = ("A", "B", "C", "D")
 ANNOTATORS = 10

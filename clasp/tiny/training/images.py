@@ -11,14 +11,14 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from clasp.testbed.captions import caption
-from clasp.testbed.easy import EasyImage, easy_category, easy_images, shape_and_color, shape_cover
-from clasp.testbed.forms import BENCHMARKS
-from clasp.testbed.labels import FACTORS, label_maps
-from clasp.testbed.painting import paint
-from clasp.testbed.questions import article
-from clasp.testbed.scene import COLORS, GRID
-from clasp.testbed.world import scene
+from clasp.tiny.captions import caption
+from clasp.tiny.easy import EasyImage, easy_category, easy_images, shape_and_color, shape_cover
+from clasp.tiny.forms import BENCHMARKS
+from clasp.tiny.labels import FACTORS, label_maps
+from clasp.tiny.painting import paint
+from clasp.tiny.questions import article
+from clasp.tiny.scene import COLORS, GRID
+from clasp.tiny.world import scene
 
 IGNORE = -100
 """The class of a patch of which a label map does not tell."""

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from clasp.testbed.training import STAGES
-from clasp.testbed.training.answering import LabelEmbedding, answer_loss, choose_places, choose_tokens
-from clasp.testbed.training.attention import keep_memory, use_products
-from clasp.testbed.training.deepening import deepen
-from clasp.testbed.training.features import Gallery
-from clasp.testbed.training.images import Batch, easy_train, image_batch, questions_of
-from clasp.testbed.training.loop import Plan, Trainer, device
-from clasp.testbed.training.model import (
+from clasp.tiny.training import STAGES
+from clasp.tiny.training.answering import LabelEmbedding, answer_loss, choose_places, choose_tokens
+from clasp.tiny.training.attention import keep_memory, use_products
+from clasp.tiny.training.deepening import deepen
+from clasp.tiny.training.features import Gallery
+from clasp.tiny.training.images import Batch, easy_train, image_batch, questions_of
+from clasp.tiny.training.loop import Plan, Trainer, device
+from clasp.tiny.training.model import (
     DECODER_LAYERS,
     VISUAL_TOKENS,
     build_clip,
@@ -35,8 +35,8 @@ from clasp.testbed.training.model import (
     build_model,
     build_tokenizer,
 )
-from clasp.testbed.training.packing import Packer
-from clasp.testbed.training.seeing import PatchHead, seeing_loss
+from clasp.tiny.training.packing import Packer
+from clasp.tiny.training.seeing import PatchHead, seeing_loss
 
 _READ_NOISE = 0.1  # standard deviation added to the label embeddings, whose own is about 1
 _EASY_SHARE = 12  # one image in so many of the answer stages is easy-VQA's

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
-from clasp.testbed.labels import FACTORS
-from clasp.testbed.scene import GRID
-from clasp.testbed.training.features import to_pixels
-from clasp.testbed.training.images import IGNORE, Batch
-from clasp.testbed.training.loop import device
-from clasp.testbed.training.model import VISION_LAYERS
+from clasp.tiny.labels import FACTORS
+from clasp.tiny.scene import GRID
+from clasp.tiny.training.features import to_pixels
+from clasp.tiny.training.images import IGNORE, Batch
+from clasp.tiny.training.loop import device
+from clasp.tiny.training.model import VISION_LAYERS
 
 _FACTOR_WEIGHT = {
     # letters and middles are few among the patches asked, so their share of the mean is small

@@ -1,4 +1,4 @@
-"""A contact sheet of test scenes: ``python -m clasp.testbed.sheet results/reference/figures/testbed_sheet.jpg``."""
+"""A contact sheet of test scenes: ``python -m clasp.tiny.sheet results/reference/figures/testbed_sheet.jpg``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clasp.testbed.painting import paint
-from clasp.testbed.world import scene
+from clasp.tiny.painting import paint
+from clasp.tiny.world import scene
 
 ROWS, COLUMNS = 4, 6
 

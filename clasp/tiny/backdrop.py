@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from clasp.testbed.air import SKIES, air
-from clasp.testbed.pen import Pen
-from clasp.testbed.places import GROUNDS
-from clasp.testbed.scene import INDOORS, SIDE, Scene
+from clasp.tiny.air import SKIES, air
+from clasp.tiny.pen import Pen
+from clasp.tiny.places import GROUNDS
+from clasp.tiny.scene import INDOORS, SIDE, Scene
 
 Gray = NDArray[np.int16]
 _FIELDS = 24

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from clasp.testbed.labels import FACTORS
-from clasp.testbed.scene import COLORS, GRID, LIGHTS, MATERIALS, NAMES, PLACES, WEATHERS
-from clasp.testbed.training.images import GROUPS, IGNORE
-from clasp.testbed.training.loop import device
-from clasp.testbed.training.model import VISUAL_TOKENS
-from clasp.testbed.training.packing import Packer, Rows, attention_bias
+from clasp.tiny.labels import FACTORS
+from clasp.tiny.scene import COLORS, GRID, LIGHTS, MATERIALS, NAMES, PLACES, WEATHERS
+from clasp.tiny.training.images import GROUPS, IGNORE
+from clasp.tiny.training.loop import device
+from clasp.tiny.training.model import VISUAL_TOKENS
+from clasp.tiny.training.packing import Packer, Rows, attention_bias
 
 
 class LabelEmbedding(nn.Module):

@@ -13,17 +13,17 @@ import pytest
 import torch
 from transformers import CLIPModel, LlavaForConditionalGeneration
 
-from clasp.testbed.training import STAGES
-from clasp.testbed.training import course as course_module
-from clasp.testbed.training.answering import choose_places, choose_tokens
-from clasp.testbed.training.attention import products_attention, use_own
-from clasp.testbed.training.course import Course, Phase, Recipe
-from clasp.testbed.training.deepening import deepen
-from clasp.testbed.training.features import Gallery
-from clasp.testbed.training.images import IGNORE, pixels_and_labels
-from clasp.testbed.training.loop import Plan
-from clasp.testbed.training.model import VISUAL_TOKENS, build_tokenizer, export, prompt
-from clasp.testbed.training.packing import attention_bias
+from clasp.tiny.training import STAGES
+from clasp.tiny.training import course as course_module
+from clasp.tiny.training.answering import choose_places, choose_tokens
+from clasp.tiny.training.attention import products_attention, use_own
+from clasp.tiny.training.course import Course, Phase, Recipe
+from clasp.tiny.training.deepening import deepen
+from clasp.tiny.training.features import Gallery
+from clasp.tiny.training.images import IGNORE, pixels_and_labels
+from clasp.tiny.training.loop import Plan
+from clasp.tiny.training.model import VISUAL_TOKENS, build_tokenizer, export, prompt
+from clasp.tiny.training.packing import attention_bias
 
 pytestmark = pytest.mark.xdist_group("training")  # one tokenizer and one course for all
 PLAN = Plan(steps=2, rate=1e-3, warmup=1, decay=1, every=100)
