@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from clasp.backbones.hub import own_text_tower
 from clasp.budget import Geometry
 
 Projection = Literal["q", "k", "v"]
@@ -76,6 +77,11 @@ class Adapter(ABC):
     def __init__(self, model: Any) -> None:
         self.model = model
         self.geometry = self.geometry_of(model.config)
+
+    @property
+    def text_tower(self) -> str | None:
+        """Folder of the CLIP model that the backbone brings, whose vision tower is its own."""
+        return own_text_tower(self.model.name_or_path) if self.geometry.text_tower else None
 
     @staticmethod
     @abstractmethod

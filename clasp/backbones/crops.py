@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clasp.backbones.base import Adapter, Modality, Projection, UnsupportedError, VisionPass, rasters, text_geometry
+from clasp.backbones.hub import own_text_tower
 from clasp.budget import Geometry
 from clasp.ops.attention import attention_probabilities, attention_received, attention_rows
 from clasp.ops.similarity import blocks
@@ -209,5 +210,6 @@ def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False) -> Geo
         feature_layer=feature_layer,
         cls=CLS[vision.model_type],
         dynamic=dynamic,
+        text_tower=CLS[vision.model_type] and own_text_tower(config.name_or_path) is not None,
         **text,
     )

@@ -186,19 +186,20 @@ class Method(ABC):
         """Features of one image for the projector, (crops, patches, vision_dim); None leaves the backbone's."""
         return None
 
-    def identity(self, *modules: str) -> dict[str, Any]:
+    def identity(self, *modules: str, text_tower: str | None = None) -> dict[str, Any]:
         """Everything of the method that can change a score, as JSON values: name, parameters, code fingerprint.
 
         A model among the parameters is named by what its files hold, not by where they are.
 
         Args:
             modules: dotted names of further code that its answers pass through (the backbone's adapter).
+            text_tower: the CLIP model that the backbone brings; a method that is given none reads that one.
         """
         from clasp.fingerprint import code_fingerprint, part_fingerprint  # later: its own code changes no answer
 
         parameters = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        given = [name for name in self.towers if parameters[name] is not None]
-        parameters |= {name: part_fingerprint(parameters[name]) for name in given}
+        given = {name: read for name in self.towers if (read := parameters[name] or text_tower) is not None}
+        parameters |= {name: part_fingerprint(source) for name, source in given.items()}
         code = code_fingerprint(type(self).__module__, _ENGINE, *([_CLIP_TEXT] if given else []), *modules)
         return {"name": self.name, "parameters": parameters, "code": code}
 

@@ -93,12 +93,11 @@ def renewed(root: Path, reference: Path) -> dict[Path, str]:
 
 def main_block(summary: Summary) -> str:
     """A short table of the main experiment: averages, visual tokens, FLOPs ratio and measured prefill speed-up."""
-    averages = ("average, % [95 %]", "world average, % [95 %]")
-    lines = _heading("visual tokens", "method", *averages, "FLOPs ratio", "prefill speed-up")
+    lines = _heading("visual tokens", "method", "average, % [95 %]", "FLOPs ratio", "prefill speed-up")
     for row in summary.rows:
         tokens = f"all {row.tokens}" if row.method == UNPRUNED else str(row.tokens)
         label = marked_label(row.name, summary.standings.get(row.key))
-        lines.append(_line(tokens, label, _average(row.average), _average(row.world), _flops(row), _speedup(row)))
+        lines.append(_line(tokens, label, _average(row.average), _flops(row), _speedup(row)))
     return "\n".join([*lines, "", *_notes(summary, summary.rows)])
 
 

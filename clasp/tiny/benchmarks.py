@@ -1,170 +1,163 @@
 """Writes the small world's benchmarks as parquet files: eight forms, easy-VQA, and a calibration set per category.
 
-Torch-free. Rows are in a seeded order, so the first N rows of a file are a fair fixed subset of it; rows that are
-scored together (MME's pairs, MMBench's rotations) follow each other.
+Torch-free. Rows are in a seeded order, so the first N rows of a file are a fair fixed subset of it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import lru_cache
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, get_args
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
 
-import numpy as np
 from tqdm import tqdm
 
-from clasp.files import write_atomically
+from clasp.files import file_digest, write_atomically
 from clasp.policy import CATEGORIES
+from clasp.reading import BadFile
 from clasp.tiny.forms import BENCHMARKS
+from clasp.tiny.rows import CALIBRATION, EASY, MOST_OF_A_GROUP, Row, Split, content_hash, draw, drawing_code
 
-VERSION = 3
-"""Raised whenever a change of the world, its questions or this file changes a row."""
-
-Split = Literal["test", "calibration"]
 NAMES: dict[Split, tuple[str, ...]] = {
-    "test": ("easy_vqa", *BENCHMARKS),
-    "calibration": tuple(f"calibration_{category}" for category in CATEGORIES),
+    "test": (EASY, *BENCHMARKS),
+    "calibration": tuple(f"{CALIBRATION}{category}" for category in CATEGORIES),
 }
 """The benchmarks of each split."""
 ROWS = 480
 """Rows of a benchmark, at most; whole groups only."""
+FEWEST = max(MOST_OF_A_GROUP.values())
 EASY_ALL = 9_673
 """All of easy-VQA's test questions."""
 
+CONTENTS = Path(__file__).with_name("contents.json")
+"""What the benchmarks of the usual size ask, so that a plan needs none of them built.
+
+By split and benchmark its rows, their content hash and, as a digit each, the sizes of its groups where those have
+several rows; and the ``code`` that draws them. ``python -m clasp.tiny.benchmarks`` writes it.
+"""
+
 _COLUMNS = ("question_id", "image", "question", "answer", "category", "task", "group", "answers")
-_EASY_SEED = 20_24
-_GROUPED = {"tiny_mme": 2, "tiny_mmbench": 4}  # most rows that one scene gives
 
 
 @dataclass(frozen=True)
-class Row:
-    """One test question; ``image`` is a PNG file's bytes, the rest as in :class:`clasp.tiny.forms.Item`."""
+class Stated:
+    """What is known of a benchmark's questions.
 
-    question_id: str
-    image: bytes
-    question: str
-    answer: str
-    category: str
-    task: str
-    group: str
-    answers: tuple[str, ...]
+    Args:
+        path: the parquet file, whether or not it is there.
+        content: :func:`clasp.tiny.rows.content_hash` of its rows, the same on every machine.
+        rows: how many they are.
+        groups: rows of each group, in the rows' order.
+    """
+
+    path: Path
+    content: str
+    rows: int
+    groups: tuple[int, ...]
 
 
-def build(root: Path, split: Split = "test", rows: int = ROWS) -> dict[str, Path]:
-    """Writes what is missing below ``root/split`` and returns the parquet file of each benchmark.
+def build(root: Path, split: Split = "test", rows: int = ROWS, names: Sequence[str] | None = None) -> dict[str, Path]:
+    """Writes what is missing below ``root/split``, or drawn by other code, and returns each benchmark's parquet file.
+
+    A file that somebody edited stays as it is.
 
     Args:
         split: ``test``, or ``calibration`` (scenes that no test set shows, one set a question category).
-        rows: how many of each benchmark.
+        rows: how many of each benchmark, at most.
+        names: of the split's benchmarks; None: all.
     Raises:
         ValueError: the split is neither of the two, or ``rows`` is below 4 or above what easy-VQA holds.
     """
     if split not in get_args(Split):
         raise ValueError(f"Unknown benchmark split {split!r}: use test or calibration.")
-    if not max(_GROUPED.values()) <= rows <= EASY_ALL:
-        raise ValueError(f"rows={rows} is out of range: use {max(_GROUPED.values())} to {EASY_ALL}.")
+    if not FEWEST <= rows <= EASY_ALL:
+        raise ValueError(f"rows={rows} is out of range: use {FEWEST} to {EASY_ALL}.")
     folder = root / split
-    paths = {name: folder / f"{name}.parquet" for name in NAMES[split]}
-    manifest = read_manifest(folder)
+    paths = {name: folder / f"{name}.parquet" for name in (NAMES[split] if names is None else names)}
     for name, path in paths.items():
-        known = manifest.get(name)
-        if known and path.exists() and (known["version"], known["asked"]) == (VERSION, rows):
+        if path.exists() and _current(read_manifest(folder).get(name), rows):
             continue
-        written = list(tqdm(_rows(name, split, rows), total=rows, desc=name, leave=False))
-        _write(path, written)
-        manifest[name] = {"version": VERSION, "asked": rows, "rows": len(written), "sha256": content_hash(written)}
+        drawn = list(tqdm(draw(name, split, rows), total=rows, desc=name, leave=False))
+        _write(path, drawn)
+        entry = {"code": drawing_code(), "asked": rows, "file": file_digest(path), **_facts(drawn)}
+        manifest = read_manifest(folder) | {name: entry}
         write_atomically(folder / "manifest.json", (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
     return paths
 
 
+def stated(root: Path, split: Split, name: str) -> Stated | None:
+    """What a benchmark of the usual size asks, without building it; None where only building tells.
+
+    Of a file that was edited since it was built, what stands in it now.
+
+    Raises:
+        BadFile: the file is damaged.
+    """
+    path = root / split / f"{name}.parquet"
+    entry = read_manifest(path.parent).get(name)
+    if path.exists() and _current(entry, ROWS):
+        assert entry is not None
+        digest = file_digest(path)
+        return _stated(path, entry) if digest == entry["file"] else _read(path, digest)
+    shipped = json.loads(CONTENTS.read_text(encoding="utf-8"))
+    return _stated(path, shipped[split][name]) if shipped["code"] == drawing_code() else None
+
+
+def _facts(rows: Sequence[Row]) -> dict[str, Any]:
+    """What a manifest and :data:`CONTENTS` say of rows."""
+    sizes = [len(list(members)) for _, members in groupby(rows, key=lambda row: row.group)]
+    groups = {"groups": "".join(map(str, sizes))} if len(sizes) < len(rows) else {}
+    return {"rows": len(rows), "sha256": content_hash(rows), **groups}
+
+
+def _stated(path: Path, facts: Mapping[str, Any]) -> Stated:
+    sizes = tuple(map(int, facts["groups"])) if "groups" in facts else (1,) * facts["rows"]
+    return Stated(path, facts["sha256"], facts["rows"], sizes)
+
+
+def _current(entry: Mapping[str, Any] | None, rows: int) -> bool:
+    """Whether a line of the manifest is of as many rows, drawn by this code."""
+    return entry is not None and (entry.get("code"), entry.get("asked")) == (drawing_code(), rows)
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, digest: str) -> Stated:
+    """What stands in a file; ``digest`` is the file's."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = [
+            Row(**record | {"image": record["image"]["bytes"], "answers": tuple(record["answers"])})
+            for record in pq.read_table(path).to_pylist()
+        ]
+    except (pa.ArrowException, TypeError, KeyError) as error:
+        raise BadFile(f"{path} cannot be read ({error}); delete it and it is built anew") from error
+    return _stated(path, _facts(rows))
+
+
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Per benchmark its ``version``, ``rows`` and ``sha256`` of the content; empty where nothing was built."""
+    """By benchmark that was built: its ``code``, the rows ``asked`` for, ``sha256`` of the ``file``, and what
+    :data:`CONTENTS` says."""
     path = folder / "manifest.json"
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def content_hash(rows: list[Row]) -> str:
-    """SHA-256 over the questions, the answers and the decoded pixels: free of how a library writes its files."""
-    from PIL import Image
-
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps([value for key, value in asdict(row).items() if key != "image"]).encode())
-        with Image.open(BytesIO(row.image)) as image:
-            digest.update(image.convert("RGB").tobytes())
-    return digest.hexdigest()
-
-
-def _rows(name: str, split: Split, count: int) -> Iterator[Row]:
-    if name == "easy_vqa":
-        return _easy_rows(count)
-    if split == "calibration":
-        return _category_rows(name.removeprefix("calibration_"), count)
-    return _form_rows(name, count)
-
-
-def _form_rows(name: str, count: int) -> Iterator[Row]:
-    """Rows of one form, a question (or group) per scene at most, scenes in order of their index."""
-    from clasp.tiny.world import generator, scene
-
-    index = written = 0
-    purpose = 1 + list(BENCHMARKS).index(name)
-    while written + _GROUPED.get(name, 1) <= count:
-        items = BENCHMARKS[name](scene("test", index), generator("test", index, purpose))
-        for number, item in enumerate(items):
-            group = f"{name}-{index}"
-            row = (item.question, item.answer, item.category, item.task, group, item.answers)
-            yield Row(f"{group}-{number}", _png("test", index), *row)
-        written += len(items)
-        index += 1
-
-
-def _category_rows(category: str, count: int) -> Iterator[Row]:
-    """Open questions of one category, of whatever form: what a policy is calibrated on."""
-    from clasp.tiny.world import generator, scene
-
-    index = written = 0
-    names = [name for name in BENCHMARKS if name not in _GROUPED and name != "tiny_sqa"]
-    while written < count:
-        rng = generator("calibration", index, 1)
-        shown = scene("calibration", index)
-        items = [item for name in names for item in BENCHMARKS[name](shown, rng) if item.category == category]
-        if items:
-            item = items[int(rng.integers(len(items)))]
-            name = f"calibration-{index}-{category}"
-            yield Row(name, _png("calibration", index), item.question, item.answer, category, item.task, name, ())
-            written += 1
-        index += 1
-
-
-@cache
-def _png(split: str, index: int) -> bytes:
-    """The scene's image; kept, because every benchmark asks about many of the same scenes."""
-    from PIL import Image
-
-    from clasp.tiny.painting import paint
-    from clasp.tiny.world import scene
-
-    buffer = BytesIO()
-    Image.fromarray(paint(scene(split, index)).pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _easy_rows(count: int) -> Iterator[Row]:
-    from clasp.tiny.easy import easy_category, easy_images
-
-    images = easy_images("test")
-    asked = [(image, number) for image in images for number in range(len(image.questions))]
-    for chosen in np.random.default_rng(_EASY_SEED).permutation(len(asked))[:count]:
-        image, number = asked[chosen]
-        question, answer = image.questions[number]
-        name, category = f"test-{image.key}-{number}", easy_category(question)
-        yield Row(name, image.path.read_bytes(), question, answer, category, category, name, ())
+def write_contents(root: Path) -> Path:
+    """Builds every benchmark below ``root`` and writes what this version ships of them, :data:`CONTENTS`."""
+    contents: dict[str, Any] = {"code": drawing_code()}
+    for split in NAMES:
+        build(root, split)
+        contents[split] = {
+            name: {key: entry[key] for key in ("rows", "sha256", "groups") if key in entry}
+            for name, entry in sorted(read_manifest(root / split).items())
+        }
+    return write_atomically(CONTENTS, (json.dumps(contents, indent=1) + "\n").encode())
 
 
 def _write(path: Path, rows: list[Row]) -> None:
@@ -184,3 +177,8 @@ def _write(path: Path, rows: list[Row]) -> None:
     buffer = BytesIO()
     pq.write_table(pa.Table.from_pylist(records, schema=schema), buffer)
     write_atomically(path, buffer.getvalue())
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as built:
+        print(write_contents(Path(built)))

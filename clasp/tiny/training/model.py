@@ -32,6 +32,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from clasp.backbones.hub import CLIP_FOLDER
 from clasp.tiny.scene import GRID, PATCH, SIDE
 
 VISUAL_TOKENS = GRID * GRID
@@ -244,24 +245,48 @@ def build_model(config: LlavaConfig, seed: int = 0) -> LlavaForConditionalGenera
     return model
 
 
-CLIP_FOLDER = "clip"
-"""Folder beside the backbone's weights that holds the CLIP model of its vision tower, for methods that read text."""
+TRAINED = "clasp_trained"
+"""Entry of the shipped configuration that is false where the training had not ended."""
+
+
+def clip_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The same tokens for the text tower, which reads a text where it ends: an end token, then the padding."""
+    own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    ends = [(token, tokenizer.convert_tokens_to_ids(token)) for token in (BOS, EOS)]
+    own.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A {EOS}", pair=f"{BOS} $A $B {EOS}", special_tokens=ends
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=own,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        padding_side="right",
+        model_max_length=CLIPTextConfig().max_position_embeddings,
+    )
 
 
 def export(
-    model: LlavaForConditionalGeneration, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, target: Path
+    model: LlavaForConditionalGeneration,
+    clip: CLIPModel,
+    tokenizer: PreTrainedTokenizerFast,
+    target: Path,
+    trained: bool = True,
 ) -> None:
     """Writes a directory that ``from_pretrained`` loads; the old one is replaced only when the new one is complete.
 
-    Weights are stored in bfloat16. The CLIP model of the vision tower goes to the folder ``clip`` in it.
+    Weights are stored in bfloat16. The CLIP model of the vision tower goes to the folder ``clip`` in it. Where the
+    training has not ended (``trained`` false) the configuration says so under :data:`TRAINED`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     fresh.chmod(0o755)
+    if not trained:
+        setattr(model.config, TRAINED, False)
     _save(model, fresh)
     build_processor(tokenizer).save_pretrained(fresh)
     _save(clip, fresh / CLIP_FOLDER)
-    tokenizer.save_pretrained(fresh / CLIP_FOLDER)
+    clip_tokenizer(tokenizer).save_pretrained(fresh / CLIP_FOLDER)
     for path in fresh.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     old = fresh.with_suffix(".old")
