@@ -38,7 +38,7 @@ def test_end_to_end_twice(
     first = run_script(tmp_path, "backbone=tiny", "benchmarks=tiny", *arguments)
     assert first.returncode == 0, first.stderr
     assert "7 cells computed, 0 were there already, 0 failed" in first.stdout
-    assert "world_ocr" in first.stdout
+    assert "tiny_textvqa" in first.stdout
     cells = [json.loads(path.read_text()) for path in (tmp_path / "results" / "cells").glob("*.json")]
     assert len(cells) == 7
     assert {cell["identity"]["method"]["parameters"]["fusion"]["name"] for cell in cells} == {"deep"}
@@ -64,7 +64,7 @@ def test_no_home_folder_and_no_secret_reaches_a_file(
         monkeypatch.setenv(name, value)
     done = run_script(
         folder,
-        *["-m", "grid.method=[none,random]", "grid.tokens=[64]", "limit=2", "benchmarks.names=[world_scene]"],
+        *["-m", "grid.method=[none,random]", "grid.tokens=[64]", "limit=2", "benchmarks.names=[tiny_gqa]"],
         *[f"report.title={planted['HF_TOKEN']}", f"paths.results={folder}/results", f"paths.data={data_root}"],
     )
     assert done.returncode == 0, done.stderr
@@ -87,7 +87,7 @@ def test_a_sweep_goes_on_after_bad_input_and_says_so(
     status = call(
         monkeypatch,
         tmp_path,
-        *["-m", "method=none,random", "tokens=8,999", "limit=2", "benchmarks.names=[world_scene]"],
+        *["-m", "method=none,random", "tokens=8,999", "limit=2", "benchmarks.names=[tiny_gqa]"],
         *["wandb.enabled=false", f"paths.data={data_root}"],
     )
     assert status == cli.BAD_INPUT
@@ -175,12 +175,12 @@ def test_a_failed_cell_is_exit_code_1(
     arguments = [
         "tokens=64",
         "limit=2",
-        "benchmarks.names=[world_ocr]",
+        "benchmarks.names=[tiny_textvqa]",
         "wandb.enabled=false",
         f"paths.data={data_root}",
     ]
     assert call(monkeypatch, tmp_path, *arguments) == cli.FAILED
-    assert "failed: tiny, clasp at 64, world_ocr" in capsys.readouterr().err
+    assert "failed: tiny, clasp at 64, tiny_textvqa" in capsys.readouterr().err
 
 
 def test_help_names_the_choices(tmp_path: Path) -> None:

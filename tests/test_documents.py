@@ -11,10 +11,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
-from clasp.tiny.drawing import render
 from synthetic import write_experiment
 
 from clasp.report.figures.style import COLUMN_MM, DPI
+from clasp.tiny.painting import paint
 from clasp.tiny.world import scene
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +29,7 @@ def test_the_readme_example_runs(
     example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert example is not None
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(render(scene("calibration", 3))).save("picture.png")
+    Image.fromarray(paint(scene("calibration", 3)).pixels).save("picture.png")
     exec(compile(example[1], "README.md", "exec"), {})
     answer, trace = capsys.readouterr().out.splitlines()[-2:]
     assert answer.strip() == "green"  # the one circle of that picture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPModel, LlavaForConditionalGeneration
+from transformers import AutoProcessor, CLIPModel, LlavaForConditionalGeneration
 
-from clasp.tiny.training import STAGES
+from clasp.tiny import directory
+from clasp.tiny.training import STAGES, shipping
 from clasp.tiny.training import course as course_module
 from clasp.tiny.training.answering import choose_places, choose_tokens
 from clasp.tiny.training.attention import products_attention, use_own
@@ -22,8 +24,9 @@ from clasp.tiny.training.deepening import deepen
 from clasp.tiny.training.features import Gallery
 from clasp.tiny.training.images import IGNORE, pixels_and_labels
 from clasp.tiny.training.loop import Plan
-from clasp.tiny.training.model import VISUAL_TOKENS, build_tokenizer, export, prompt
+from clasp.tiny.training.model import TRAINED, VISUAL_TOKENS, build_tokenizer, export, prompt
 from clasp.tiny.training.packing import attention_bias
+from clasp.tiny.training.shipping import ship
 
 pytestmark = pytest.mark.xdist_group("training")  # one tokenizer and one course for all
 PLAN = Plan(steps=2, rate=1e-3, warmup=1, decay=1, every=100)
@@ -220,8 +223,10 @@ def test_every_stage_takes_a_step_in_bfloat16(tmp_path: Path, monkeypatch: pytes
 
 def test_an_exported_model_is_the_trained_one(course: Course, tmp_path: Path) -> None:
     """Twice to the same place: the second export replaces the first; the weights come back rounded to bfloat16."""
-    for _ in range(2):
-        export(course.deep, course.clip, course.tokenizer, tmp_path / "weights")
+    for trained in (False, True):
+        export(course.deep, course.clip, course.tokenizer, tmp_path / "weights", trained)
+        config = json.loads((tmp_path / "weights" / "config.json").read_text())
+        assert config[TRAINED] is trained
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
     loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path / "weights").state_dict()
     for name, value in course.deep.state_dict().items():
@@ -229,6 +234,33 @@ def test_an_exported_model_is_the_trained_one(course: Course, tmp_path: Path) ->
     clip = CLIPModel.from_pretrained(tmp_path / "weights" / "clip").state_dict()
     for name, value in course.clip.state_dict().items():
         assert torch.equal(clip[name], value.to(torch.bfloat16).float()), name
+
+
+def test_a_run_is_shipped_as_far_as_it_goes(course: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no checkpoint has trained is as drawn; log and configuration say whether the training has ended."""
+    monkeypatch.setattr(shipping, "Course", lambda folder: Course(folder, RECIPE))
+    towers = Course(tmp_path / "run", RECIPE).trainer("refine")
+    with torch.no_grad():
+        towers.modules[0].logit_scale.fill_(1.25)
+    towers.step = PLAN.steps
+    towers.save()
+    assert not ship(tmp_path / "run", tmp_path / "weights", tmp_path / "log.json")
+    clip = CLIPModel.from_pretrained(tmp_path / "weights" / "clip")
+    assert float(clip.logit_scale) == 1.25
+    log = json.loads((tmp_path / "log.json").read_text())
+    assert [stage["stage"] for stage in log["stages"]] == ["refine"]
+    assert log["ended"] is json.loads((tmp_path / "weights" / "config.json").read_text())[TRAINED] is False
+    last = Course(tmp_path / "run", RECIPE).trainer(STAGES[-1])
+    last.step = PLAN.steps
+    last.save()
+    assert ship(tmp_path / "run", tmp_path / "weights", tmp_path / "log.json")
+
+
+def test_the_shipped_tokenizer_is_the_one_built_here(course: Course) -> None:
+    shipped = AutoProcessor.from_pretrained(directory(), local_files_only=True).tokenizer
+    assert shipped.get_vocab() == course.tokenizer.get_vocab()
+    text = prompt("how many cups are there?")
+    assert shipped(text)["input_ids"] == course.tokenizer(text)["input_ids"]
 
 
 def test_an_unknown_stage_is_named(course: Course) -> None:

@@ -246,7 +246,7 @@ def build_model(config: LlavaConfig, seed: int = 0) -> LlavaForConditionalGenera
 
 
 TRAINED = "clasp_trained"
-"""Entry of the shipped configuration that is false where the training had not ended."""
+"""Entry of the shipped configuration: whether the training had ended."""
 
 
 def clip_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
@@ -275,14 +275,13 @@ def export(
 ) -> None:
     """Writes a directory that ``from_pretrained`` loads; the old one is replaced only when the new one is complete.
 
-    Weights are stored in bfloat16. The CLIP model of the vision tower goes to the folder ``clip`` in it. Where the
-    training has not ended (``trained`` false) the configuration says so under :data:`TRAINED`.
+    Weights are stored in bfloat16. The CLIP model of the vision tower goes to the folder ``clip`` in it. The
+    configuration says under :data:`TRAINED` whether the training had ended.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     fresh.chmod(0o755)
-    if not trained:
-        setattr(model.config, TRAINED, False)
+    model.config.update({TRAINED: trained})
     _save(model, fresh)
     build_processor(tokenizer).save_pretrained(fresh)
     _save(clip, fresh / CLIP_FOLDER)

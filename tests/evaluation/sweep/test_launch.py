@@ -23,7 +23,7 @@ from clasp.evaluation.sweep import jobs, launch, machine, packs, snapshot
 from clasp.evaluation.sweep.submission import composing, override_value
 from clasp.strict import ConfigError
 
-RUN = ("tokens=64", "benchmarks.names=[world_ocr]", "limit=2")
+RUN = ("tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=2")
 
 
 @pytest.mark.parametrize(
