@@ -129,7 +129,7 @@ def test_a_sweep_goes_on_after_bad_input_and_says_so(
         (["tokens=many"], ["tokens='many'", "whole number"]),
         (["ratio=1.0"], ["ratio=1.0", "[0, 1)"]),
         (["method=clasp"], ["needs a budget", "tokens=64"]),
-        (["tokens=20", "method.stage_layers=[3,12]"], ["stage layer 12", "0 to 11"]),
+        (["tokens=20", "method.stage_layers=[3,32]"], ["stage layer 32", "0 to 31"]),
         (["tokens=64", "fusion=custom"], ["'fusion.weights'", "has no value"]),
         (["tokens=64", "fusion=custom", "fusion.weights=[0.5,0.6]"], ["[0.5, 0.6]", "1.1", "sum to 1"]),
         (["tokens=64", "policy.categories.ocr.weights=[0.5,0.6,0,0]"], ["0.6", "sum to 1"]),
