@@ -1,4 +1,4 @@
-"""A contact sheet of test scenes: ``python -m clasp.tiny.sheet results/reference/figures/world_sheet.jpg``."""
+"""A contact sheet of test scenes: ``python -m clasp.tiny.sheet results/reference/world_sheet.jpg``."""
 
 from __future__ import annotations
 

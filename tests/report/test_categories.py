@@ -193,3 +193,14 @@ def test_protocols_stand_below_the_table(results: Path) -> None:
     ]
     write_plan(results, "tiny_main", [planned(*key) for key in plan()], benchmarks=benchmarks)
     assert "- Protocols: easy-VQA: accuracy, exact match." in markdown(summary_of(results))
+
+
+def test_questions_of_pairs_and_rotations_count_alone(results: Path) -> None:
+    """Where the benchmark's metric is no mean, the detail of each answer says whether it is right."""
+    before = by_category(summary_of(results))["general"]["clasp", 64]
+    path = results / "cells" / f"{signature('clasp', 64, 'tiny_pope')}.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line["detail"] = {"score": line.pop("score"), "prediction": "yes", "ground_truth": "yes"}
+    path.write_text("".join(json.dumps(line | {"score": None}) + "\n" for line in lines))
+    assert by_category(summary_of(results))["general"]["clasp", 64] == before

@@ -185,8 +185,8 @@ def _notes(summary: Summary, rows: Sequence[PublishedRow], letters: Mapping[str,
         ]
     else:
         notes.append(
-            f"The published numbers are of {spec.published}, another model than {backbone}, whose ours are, and of the "
-            "benchmarks that ours at most have the form of: nothing here compares, so no differences are shown."
+            f"The published numbers are of {spec.published}, ours of {backbone}: another model, whose benchmarks have the "
+            "same form at most. Nothing here compares, so no differences are shown."
         )
     notes += [f"{letter}: {text}." for text, letter in letters.items()]
     origins = [origin for origin in ORIGINS if any(row.origin == origin for row in rows)]
