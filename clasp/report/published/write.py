@@ -185,7 +185,7 @@ def _notes(summary: Summary, rows: Sequence[PublishedRow], letters: Mapping[str,
         ]
     else:
         notes.append(
-            f"The published numbers are of {spec.published}, ours of {backbone}: another model, whose benchmarks have the "
+            f"The published numbers are of {spec.published}, ours of {backbone}: another model, asked questions of the "
             "same form at most. Nothing here compares, so no differences are shown."
         )
     notes += [f"{letter}: {text}." for text, letter in letters.items()]
