@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from clasp.backbones.base import Adapter, Modality, Projection, UnsupportedError, VisionPass, rasters, text_geometry
-from clasp.backbones.hub import own_text_tower
 from clasp.budget import Geometry
 from clasp.ops.attention import attention_probabilities, attention_received, attention_rows
 from clasp.ops.similarity import blocks
@@ -178,6 +177,8 @@ def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False) -> Geo
     Raises:
         UnsupportedError: a vision tower or feature selection that is not covered.
     """
+    from clasp.backbones.hub import own_text_tower  # so that what the hub is asked counts for no method
+
     vision, layer = config.vision_config, config.vision_feature_layer
     if vision.model_type not in CLS:
         raise UnsupportedError(

@@ -15,20 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clasp.tiny.air import RGB, Air, air
 from clasp.tiny.backdrop import backdrop, noise
-from clasp.tiny.scene import INDOORS, SIDE, Scene, Sign
+from clasp.tiny.scene import FONTS, INDOORS, MARGIN, SIDE, Scene, Sign
 from clasp.tiny.things import INK, luma, sprite
 
-FONTS: tuple[str, ...] = (
-    "DejaVuSans",
-    "DejaVuSans-Bold",
-    "DejaVuSerif-Bold",
-    "DejaVuSansMono-Bold",
-    "DejaVuSans-BoldOblique",
-    "DejaVuSerif",
-)
-"""Fonts of the signs, files of matplotlib's package data."""
-MARGIN = 4
-"""Pixels between the letters of a sign and the edge of its plate."""
 Box = tuple[int, int, int, int]
 _LARGE = 64
 _JITTER = 8

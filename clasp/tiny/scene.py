@@ -33,6 +33,17 @@ INDOORS = ("kitchen", "classroom")
 """Places without weather; their windows show the light."""
 LIGHTS = ("day", "evening", "night")
 WEATHERS = ("sunny", "cloudy", "rainy", "foggy")
+FONTS: tuple[str, ...] = (
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSerif-Bold",
+    "DejaVuSansMono-Bold",
+    "DejaVuSans-BoldOblique",
+    "DejaVuSerif",
+)
+"""Fonts of signs, files of matplotlib's package data."""
+MARGIN = 4
+"""Pixels between the letters of a sign and the edge of its plate."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ class Sign:
         color: one of COLORS, of the plate; the letters are dark or light, whichever contrasts.
         x, y: middle of the plate.
         pitch: width that each character gets; the plate is ``len(text) * pitch`` wide plus a margin.
-        font: number of the font, see ``painting.FONTS``.
+        font: number of the font in FONTS.
     """
 
     text: str

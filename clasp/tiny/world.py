@@ -12,8 +12,20 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from clasp.tiny.painting import FONTS, MARGIN
-from clasp.tiny.scene import COLORS, LIGHTS, MATERIALS, NAMES, PLACES, SIDE, WEATHERS, Scene, Sign, Thing
+from clasp.tiny.scene import (
+    COLORS,
+    FONTS,
+    LIGHTS,
+    MARGIN,
+    MATERIALS,
+    NAMES,
+    PLACES,
+    SIDE,
+    WEATHERS,
+    Scene,
+    Sign,
+    Thing,
+)
 from clasp.tiny.words import WORDS
 
 SPLITS = ("train", "calibration", "test")

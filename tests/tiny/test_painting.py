@@ -14,10 +14,11 @@ import pytest
 from numpy.typing import NDArray
 
 from clasp.tiny.air import air
-from clasp.tiny.painting import FONTS, character_boxes, paint, sign_box
+from clasp.tiny.painting import character_boxes, paint, sign_box
 from clasp.tiny.places import GROUNDS
 from clasp.tiny.scene import (
     COLORS,
+    FONTS,
     INDOORS,
     LIGHTS,
     MATERIALS,
