@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, CLIPModel, LlavaForConditionalGeneration
 
+from clasp.fingerprint import folder_fingerprint
 from clasp.tiny import directory
 from clasp.tiny.training import STAGES, shipping
 from clasp.tiny.training import course as course_module
@@ -238,22 +239,26 @@ def test_an_exported_model_is_the_trained_one(course: Course, tmp_path: Path) ->
 
 def test_a_run_is_shipped_as_far_as_it_goes(course: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no checkpoint has trained is as drawn; log and configuration say whether the training has ended."""
-    monkeypatch.setattr(shipping, "Course", lambda folder: Course(folder, RECIPE))
-    towers = Course(tmp_path / "run", RECIPE).trainer("refine")
+    monkeypatch.setattr(course, "folder", tmp_path / "run")
+    monkeypatch.setattr(shipping, "Course", lambda folder: course if folder == course.folder else None)
+    target, log = tmp_path / "weights", tmp_path / "log.json"
+    towers = course.trainer("refine")
     with torch.no_grad():
-        towers.modules[0].logit_scale.fill_(1.25)
+        course.clip.logit_scale.fill_(1.25)
     towers.step = PLAN.steps
     towers.save()
-    assert not ship(tmp_path / "run", tmp_path / "weights", tmp_path / "log.json")
-    clip = CLIPModel.from_pretrained(tmp_path / "weights" / "clip")
-    assert float(clip.logit_scale) == 1.25
-    log = json.loads((tmp_path / "log.json").read_text())
-    assert [stage["stage"] for stage in log["stages"]] == ["refine"]
-    assert log["ended"] is json.loads((tmp_path / "weights" / "config.json").read_text())[TRAINED] is False
-    last = Course(tmp_path / "run", RECIPE).trainer(STAGES[-1])
+    with torch.no_grad():
+        course.clip.logit_scale.fill_(9.0)  # what the checkpoint has counts
+    assert not ship(course.folder, target, log)
+    assert float(CLIPModel.from_pretrained(target / "clip").logit_scale.detach()) == 1.25
+    written = json.loads(log.read_text())
+    assert [stage["stage"] for stage in written["stages"]] == ["refine"]
+    assert written["ended"] is json.loads((target / "config.json").read_text())[TRAINED] is False
+    last = course.trainer(STAGES[-1])
     last.step = PLAN.steps
     last.save()
-    assert ship(tmp_path / "run", tmp_path / "weights", tmp_path / "log.json")
+    assert ship(course.folder, target, log)
+    assert json.loads(log.read_text())["weights"] == folder_fingerprint(target)
 
 
 def test_the_shipped_tokenizer_is_the_one_built_here(course: Course) -> None:
