@@ -301,7 +301,7 @@ class Adapter(ABC):
         return projection(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
 
 
-def text_geometry(text: Any) -> dict[str, int]:
+def text_geometry(text: Any) -> dict[str, Any]:
     """The decoder's part of a :class:`Geometry` from a text configuration."""
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return {

@@ -204,7 +204,7 @@ def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False) -> Geo
             f"{config.model_type} with sliding-window attention in its decoder is not covered; set sliding_window to "
             "None where prompts are shorter than the window"
         )
-    text: dict[str, Any] = text_geometry(config.text_config)
+    text = text_geometry(config.text_config)
     return Geometry(
         visual_tokens=visual_tokens,
         vision_layers=vision.num_hidden_layers,

@@ -22,16 +22,18 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS = 4
 """Questions of the embedded benchmarks there."""
 
-FASTV, CLASP, KEYWORD, TOWER, VIDEO, OWN = "fastv", "clasp", "clasp, keyword", "cdpruner, tower", "video", "own data"
+FASTV, CLASP, KEYWORD, VIDEO, OWN = "fastv", "clasp", "clasp, keyword", "video", "own data"
+TOWER, BROUGHT = "cdpruner, tower", "cdpruner, the backbone's tower"
 CELLS: dict[str, list[str]] = {
     FASTV: ["method=fastv", "benchmarks.names=[tiny_textvqa]"],
     CLASP: ["method=clasp", "router=embedding", "benchmarks.names=[tiny_textvqa]"],
     KEYWORD: ["method=clasp", "router=keyword", "benchmarks.names=[tiny_textvqa]"],
     TOWER: ["method=cdpruner", "method.text_tower=tower", "benchmarks.names=[tiny_textvqa]"],
+    BROUGHT: ["method=cdpruner", "benchmarks.names=[tiny_textvqa]"],
     VIDEO: ["method=fastv", "backbone=video_llava_7b", "tokens=256", "benchmarks.names=[msvd]"],
     OWN: ["method=fastv", "benchmarks=custom", "data=own.jsonl"],
 }
-EVERY, WORLD, NONE = set(CELLS), {FASTV, CLASP, KEYWORD, TOWER}, set[str]()
+EVERY, WORLD, NONE = set(CELLS), {FASTV, CLASP, KEYWORD, TOWER, BROUGHT}, set[str]()
 TINY = EVERY - {VIDEO}
 
 Change = Callable[[Path], object]
@@ -162,7 +164,8 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     "the encoder's package": (package("sentence-transformers"), {CLASP}),
     "the text tower": (other("tower/model.safetensors", b"weights", b"weighty"), {TOWER}),
     "the text tower in another folder": (moved("tower", "elsewhere"), NONE),
-    "its code": (code("backbones/clip_text.py"), {TOWER}),
+    "the one that the backbone brings": (more("clasp/tiny/weights/clip/config.json"), {BROUGHT}),
+    "its code": (code("backbones/clip_text.py"), {TOWER, BROUGHT}),
     "the version of torch": (package("torch"), EVERY),
     "of av": (package("av"), {VIDEO}),
     "of wandb": (package("wandb"), NONE),
@@ -178,6 +181,7 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     "how pictures are decoded": (code("evaluation/model.py"), EVERY),
     "how frames are taken": (code("evaluation/frames.py"), {VIDEO}),
     "how the world is asked": (code("evaluation/tasks/scoring.py"), TINY),
+    "how the world's forms are scored": (code("evaluation/tasks/tiny.py"), WORLD),
     "how own data are": (code("evaluation/tasks/custom.py"), {OWN}),
     "how videos are": (code("evaluation/tasks/unscored.py"), {VIDEO}),
     "the task's file": (more("clasp/evaluation/tasks/clasp_tiny_textvqa.yaml", "\nmore: 1\n"), WORLD),
