@@ -37,10 +37,10 @@ def test_end_to_end_twice(
     arguments = ["method=clasp", "tokens=64", "fusion=deep", "limit=2", f"paths.data={data_root}"]
     first = run_script(tmp_path, "backbone=tiny", "benchmarks=tiny", *arguments)
     assert first.returncode == 0, first.stderr
-    assert "7 cells computed, 0 were there already, 0 failed" in first.stdout
+    assert "8 cells computed, 0 were there already, 0 failed" in first.stdout
     assert "tiny_textvqa" in first.stdout
     cells = [json.loads(path.read_text()) for path in (tmp_path / "results" / "cells").glob("*.json")]
-    assert len(cells) == 7
+    assert len(cells) == 8
     assert {cell["identity"]["method"]["parameters"]["fusion"]["name"] for cell in cells} == {"deep"}
     assert all(cell["provenance"]["command"].startswith("run.py backbone=tiny") for cell in cells)
     assert {path.name for path in tmp_path.iterdir()} == {"results"}, "nothing is written elsewhere"
@@ -48,7 +48,7 @@ def test_end_to_end_twice(
     before = written(tmp_path)
     assert call(monkeypatch, tmp_path, *arguments) == 0
     second = capsys.readouterr()
-    assert "0 cells computed, 7 were there already, 0 failed" in second.out
+    assert "0 cells computed, 8 were there already, 0 failed" in second.out
     assert "loading" not in second.out + second.err, "no model is loaded"
     assert written(tmp_path) == before
 

@@ -27,14 +27,14 @@ def signatures(config: RunConfig) -> list[str]:
     return [cell.signature for cell in plan(config).cells]
 
 
-def test_the_main_experiment_is_22_groups_of_7(configured: Configured) -> None:
+def test_the_main_experiment_is_22_groups_of_8(configured: Configured) -> None:
     planned = plan(configured("experiment=tiny_main"))
     labels = [group.label for group in planned.groups]
     assert [name for name, _ in planned.rows] == [label.partition(" at ")[0] for label in labels]
     methods = ("random", "random_inside", "stride", "pool", "fastv", "visionzip", "clasp")
     pruned = [f"{method} at {tokens}" for method in methods for tokens in (192, 128, 64)]
     assert labels == ["none", *pruned]
-    assert len(planned.cells) == len({cell.signature for cell in planned.cells}) == 22 * 7
+    assert len(planned.cells) == len({cell.signature for cell in planned.cells}) == 22 * 8
 
 
 @pytest.mark.parametrize(
