@@ -25,7 +25,7 @@ from clasp.testbed.training.answering import LabelEmbedding, answer_loss, choose
 from clasp.testbed.training.attention import keep_memory, use_products
 from clasp.testbed.training.deepening import deepen
 from clasp.testbed.training.features import Gallery
-from clasp.testbed.training.images import Batch, easy_train, image_batch, questions_of
+from clasp.testbed.training.images import Batch, easy_train, image_batch, plain_questions_of, questions_of
 from clasp.testbed.training.loop import Plan, Trainer, device
 from clasp.testbed.training.model import (
     DECODER_LAYERS,
@@ -60,6 +60,7 @@ class Recipe:
     Args:
         see_layers: layers of the vision tower before ``refine``.
         shallow: layers of the decoder before ``deepen``.
+        read_plain: steps at the start of ``read`` on lists and plain questions.
         answer_phases, deepen_phases: one after another; the last one lasts to the end of the stage.
         scenes: train scenes that ``read`` draws from.
         world, easy: images of each kind whose features are kept for ``align`` and ``answer``.
@@ -73,13 +74,14 @@ class Recipe:
     refine: Plan = field(default_factory=lambda: Plan(steps=500, rate=1.5e-3, warmup=40, decay=400, boost=2.0))
     refine_batch: int = 24
     shallow: int = 8
-    read: Plan = field(default_factory=lambda: Plan(steps=3000, rate=2e-3, warmup=100, decay=600, boost=3.0))
+    read: Plan = field(default_factory=lambda: Plan(steps=3000, rate=2e-3, warmup=100, decay=600))
+    read_plain: int = 1000
     read_tokens: int = 144
     read_batch: int = 16
     align: Plan = field(default_factory=lambda: Plan(steps=400, rate=3e-3, warmup=20, decay=200))
-    answer: Plan = field(default_factory=lambda: Plan(steps=3000, rate=1.5e-3, warmup=60, decay=300, boost=3.0))
+    answer: Plan = field(default_factory=lambda: Plan(steps=2400, rate=1.5e-3, warmup=60, decay=400))
     answer_phases: tuple[Phase, ...] = (Phase(0, 192, 16),)
-    deepen: Plan = field(default_factory=lambda: Plan(steps=800, rate=1e-3, warmup=60, decay=600, boost=3.0))
+    deepen: Plan = field(default_factory=lambda: Plan(steps=800, rate=1e-3, warmup=60, decay=600))
     deepen_phases: tuple[Phase, ...] = (Phase(400, 192, 16), Phase(0, VISUAL_TOKENS, 8))
     scenes: int = 16_000
     world: int = 14_000
@@ -185,7 +187,8 @@ class Course:
         numbers = [int(n) for n in rng.integers(self.recipe.scenes, size=self.recipe.read_batch)]
         visual, kept = self._label_embeddings(self.scenes, numbers, self.recipe.read_tokens, step)
         noise = torch.randn(visual.shape, generator=torch.Generator().manual_seed(step)).to(device())
-        return self._loss(self.model, visual + _READ_NOISE * noise, kept, numbers, rng, step, 192)
+        plain = step < self.recipe.read_plain
+        return self._loss(self.model, visual + _READ_NOISE * noise, kept, numbers, rng, step, 192, plain)
 
     def _label_embeddings(self, gallery: Gallery, numbers: list[int], tokens: int, seed: int) -> tuple[Tensor, Tensor]:
         """Label embeddings ``(batch, tokens, width)`` of chosen patches, and their indices ``(batch, tokens)``."""
@@ -224,9 +227,11 @@ class Course:
         rng: np.random.Generator,
         seed: int,
         length: int,
+        plain: bool = False,
     ) -> tuple[Tensor, dict[str, float]]:
         count = length // _TOKENS_A_QUESTION + 1
-        rows = self.packer.pack([questions_of(number, rng, count) for number in numbers], length)
+        draw = plain_questions_of if plain else questions_of
+        rows = self.packer.pack([draw(number, rng, count) for number in numbers], length)
         orders, places, ends = choose_places(kept, seed)
         visual = visual.gather(1, orders[..., None].expand(-1, -1, visual.shape[-1]).to(visual.device))
         with torch.autocast(device().type, dtype=torch.bfloat16):
