@@ -40,7 +40,9 @@ from clasp.testbed.training.seeing import PatchHead, seeing_loss
 
 _READ_NOISE = 0.1  # standard deviation added to the label embeddings, whose own is about 1
 _EASY_SHARE = 12  # one image in so many of the answer stages is easy-VQA's
-_PLAIN_SHARE = 4  # one image in so many is asked for lists and plain questions throughout read and answer
+_PLAIN_SHARE = (
+    4  # one image in so many is asked for lists and plain questions where they are mixed with the benchmarks'
+)
 _TOKENS_A_QUESTION = 16
 
 
@@ -61,7 +63,8 @@ class Recipe:
     Args:
         see_layers: layers of the vision tower before ``refine``.
         shallow: layers of the decoder before ``deepen``.
-        read_plain: steps at the start of ``read`` on lists and plain questions alone.
+        read_plain: ``read`` asks lists and plain questions alone before the first of these steps, none up to the
+            second, and then of every fourth image.
         answer_phases, deepen_phases: one after another; the last one lasts to the end of the stage.
         scenes: train scenes that ``read`` draws from.
         world, easy: images of each kind whose features are kept for ``align`` and ``answer``.
@@ -76,7 +79,7 @@ class Recipe:
     refine_batch: int = 24
     shallow: int = 8
     read: Plan = field(default_factory=lambda: Plan(steps=2200, rate=2e-3, warmup=100, decay=500))
-    read_plain: int = 1000
+    read_plain: tuple[int, int] = (1000, 1400)
     read_tokens: int = 144
     read_batch: int = 16
     align: Plan = field(default_factory=lambda: Plan(steps=400, rate=3e-3, warmup=20, decay=200))
@@ -188,7 +191,8 @@ class Course:
         numbers = [int(n) for n in rng.integers(self.recipe.scenes, size=self.recipe.read_batch)]
         visual, kept = self._label_embeddings(self.scenes, numbers, self.recipe.read_tokens, step)
         noise = torch.randn(visual.shape, generator=torch.Generator().manual_seed(step)).to(device())
-        every = 1 if step < self.recipe.read_plain else _PLAIN_SHARE
+        alone, again = self.recipe.read_plain
+        every = 1 if step < alone else _PLAIN_SHARE if step >= again else 0
         return self._loss(self.model, visual + _READ_NOISE * noise, kept, numbers, rng, step, 192, every)
 
     def _label_embeddings(self, gallery: Gallery, numbers: list[int], tokens: int, seed: int) -> tuple[Tensor, Tensor]:
