@@ -25,6 +25,13 @@ def caption(shown: Scene, rng: np.random.Generator) -> str:
     return f"{pick(rng, ('a picture of ', 'there is ', ''))}{', '.join(clauses)}"
 
 
+def inventory(shown: Scene) -> tuple[str, str]:
+    """The request for a list of everything from left to right, and that list: colors, names and what signs say."""
+    listed = [(thing.x, f"{thing.color} {thing.name}") for thing in shown.things]
+    listed += [(sign.x, f"{sign.color} sign {sign.text}") for sign in shown.signs]
+    return "list all from left to right.", ", ".join(text for _, text in sorted(listed))
+
+
 def describe(thing: Thing, rng: np.random.Generator) -> str:
     """The thing with some of its attributes, and an article."""
     words = [thing.color] if rng.random() < 0.8 else []

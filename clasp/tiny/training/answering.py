@@ -116,7 +116,7 @@ def answer_loss(
     right = logits.argmax(-1) == targets
     groups = rows.groups.to(where)[asked]
     numbers = {
-        group[:4]: right[groups == number].float().mean().item()
+        group.removeprefix("tiny_"): right[groups == number].float().mean().item()
         for number, group in enumerate(GROUPS)
         if (groups == number).any()
     }

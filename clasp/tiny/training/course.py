@@ -25,7 +25,7 @@ from clasp.tiny.training.answering import LabelEmbedding, answer_loss, choose_pl
 from clasp.tiny.training.attention import keep_memory, use_products
 from clasp.tiny.training.deepening import deepen
 from clasp.tiny.training.features import Gallery
-from clasp.tiny.training.images import Batch, easy_train, image_batch, questions_of
+from clasp.tiny.training.images import Batch, easy_train, image_batch, plain_questions_of, questions_of
 from clasp.tiny.training.loop import Plan, Trainer, device
 from clasp.tiny.training.model import (
     DECODER_LAYERS,
@@ -40,6 +40,9 @@ from clasp.tiny.training.seeing import PatchHead, seeing_loss
 
 _READ_NOISE = 0.1  # standard deviation added to the label embeddings, whose own is about 1
 _EASY_SHARE = 12  # one image in so many of the answer stages is easy-VQA's
+_PLAIN_SHARE = (
+    4  # one image in so many is asked for lists and plain questions where they are mixed with the benchmarks'
+)
 _TOKENS_A_QUESTION = 16
 
 
@@ -60,6 +63,8 @@ class Recipe:
     Args:
         see_layers: layers of the vision tower before ``refine``.
         shallow: layers of the decoder before ``deepen``.
+        read_plain: ``read`` asks lists and plain questions alone before the first of these steps, none up to the
+            second, and then of every fourth image.
         answer_phases, deepen_phases: one after another; the last one lasts to the end of the stage.
         scenes: train scenes that ``read`` draws from.
         world, easy: images of each kind whose features are kept for ``align`` and ``answer``.
@@ -73,13 +78,14 @@ class Recipe:
     refine: Plan = field(default_factory=lambda: Plan(steps=500, rate=1.5e-3, warmup=40, decay=400, boost=2.0))
     refine_batch: int = 24
     shallow: int = 8
-    read: Plan = field(default_factory=lambda: Plan(steps=3000, rate=2e-3, warmup=100, decay=600, boost=3.0))
+    read: Plan = field(default_factory=lambda: Plan(steps=2200, rate=2e-3, warmup=100, decay=500))
+    read_plain: tuple[int, int] = (1000, 1400)
     read_tokens: int = 144
     read_batch: int = 16
     align: Plan = field(default_factory=lambda: Plan(steps=400, rate=3e-3, warmup=20, decay=200))
-    answer: Plan = field(default_factory=lambda: Plan(steps=3000, rate=1.5e-3, warmup=60, decay=300, boost=3.0))
+    answer: Plan = field(default_factory=lambda: Plan(steps=2200, rate=1.5e-3, warmup=60, decay=400))
     answer_phases: tuple[Phase, ...] = (Phase(0, 192, 16),)
-    deepen: Plan = field(default_factory=lambda: Plan(steps=800, rate=1e-3, warmup=60, decay=600, boost=3.0))
+    deepen: Plan = field(default_factory=lambda: Plan(steps=800, rate=1e-3, warmup=60, decay=600))
     deepen_phases: tuple[Phase, ...] = (Phase(400, 192, 16), Phase(0, VISUAL_TOKENS, 8))
     scenes: int = 16_000
     world: int = 14_000
@@ -185,7 +191,9 @@ class Course:
         numbers = [int(n) for n in rng.integers(self.recipe.scenes, size=self.recipe.read_batch)]
         visual, kept = self._label_embeddings(self.scenes, numbers, self.recipe.read_tokens, step)
         noise = torch.randn(visual.shape, generator=torch.Generator().manual_seed(step)).to(device())
-        return self._loss(self.model, visual + _READ_NOISE * noise, kept, numbers, rng, step, 192)
+        alone, again = self.recipe.read_plain
+        every = 1 if step < alone else _PLAIN_SHARE if step >= again else 0
+        return self._loss(self.model, visual + _READ_NOISE * noise, kept, numbers, rng, step, 192, every)
 
     def _label_embeddings(self, gallery: Gallery, numbers: list[int], tokens: int, seed: int) -> tuple[Tensor, Tensor]:
         """Label embeddings ``(batch, tokens, width)`` of chosen patches, and their indices ``(batch, tokens)``."""
@@ -213,7 +221,8 @@ class Course:
         model = self.model if stage == "answer" else self.deep
         with torch.autocast(device().type, dtype=torch.bfloat16):
             visual = model.model.multi_modal_projector(self.gallery.features(model, numbers, kept))
-        return self._loss(model, visual, kept, numbers, rng, step, phase.length)
+        every = _PLAIN_SHARE if stage == "answer" else 0
+        return self._loss(model, visual, kept, numbers, rng, step, phase.length, every)
 
     def _loss(
         self,
@@ -224,9 +233,16 @@ class Course:
         rng: np.random.Generator,
         seed: int,
         length: int,
+        plain_every: int,
     ) -> tuple[Tensor, dict[str, float]]:
         count = length // _TOKENS_A_QUESTION + 1
-        rows = self.packer.pack([questions_of(number, rng, count) for number in numbers], length)
+        asked = [
+            plain_questions_of(number, rng, count)
+            if plain_every and row % plain_every == plain_every - 1 and number >= 0
+            else questions_of(number, rng, count)
+            for row, number in enumerate(numbers)
+        ]
+        rows = self.packer.pack(asked, length)
         orders, places, ends = choose_places(kept, seed)
         visual = visual.gather(1, orders[..., None].expand(-1, -1, visual.shape[-1]).to(visual.device))
         with torch.autocast(device().type, dtype=torch.bfloat16):

@@ -11,18 +11,18 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from clasp.tiny.captions import caption
+from clasp.tiny.captions import caption, inventory
 from clasp.tiny.easy import EasyImage, easy_category, easy_images, shape_and_color, shape_cover
 from clasp.tiny.forms import BENCHMARKS
 from clasp.tiny.labels import FACTORS, label_maps
 from clasp.tiny.painting import paint
-from clasp.tiny.questions import article
+from clasp.tiny.questions import FORMS, article, ask
 from clasp.tiny.scene import COLORS, GRID
 from clasp.tiny.world import scene
 
 IGNORE = -100
 """The class of a patch of which a label map does not tell."""
-GROUPS = (*BENCHMARKS, "easy")
+GROUPS = (*BENCHMARKS, "easy", "plain", "list")
 """What training questions are counted by in the log."""
 
 _EASY_SHARE = 12  # one image in so many is easy-VQA's
@@ -70,6 +70,21 @@ def questions_of(number: int, rng: np.random.Generator, count: int) -> list[Aske
             items = items[:1] if name == "tiny_mmbench" else items
             asked += [(name, item.question, item.answer) for item in items]
     return asked[:count]
+
+
+def plain_questions_of(number: int, rng: np.random.Generator, count: int) -> list[Asked]:
+    """A list of all things of one train scene and up to ``count`` questions of any form, without options.
+
+    The start of training: the list's every word hangs on the image, where most words of a benchmark's question are
+    half answered by what is usual.
+    """
+    shown = scene("train", number)
+    asked: list[Asked] = [("list", *inventory(shown))]
+    for form in rng.permutation(list(FORMS)):
+        question = ask(shown, str(form), rng, tries=1)
+        if question:
+            asked.append(("plain", question.text, question.answer))
+    return asked[: count + 1]
 
 
 def easy_labels(image: EasyImage) -> NDArray[np.int64]:
