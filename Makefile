@@ -11,7 +11,7 @@ RUN_OPTIONS := $(if $(LIMIT),limit=$(LIMIT)) $(if $(LAUNCHER),launcher=$(LAUNCHE
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo docs bench bench-harness test lint audit format train-tiny clean
+.PHONY: help setup demo docs bench bench-harness test lint audit format train-tiny score-tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -76,34 +76,34 @@ table-video: $(READY)  ## every method on video questions
 	$(call experiment,tiny,video4)
 
 table-efficiency: $(READY)  ## times, FLOPs, KV cache, visual tokens, accuracy kept
-	$(call experiment,world_general,pope)
+	$(call experiment,tiny_pope,pope)
 
 ablation-fusion: $(READY)  ## a: fusion strategies A to E by question category
-	$(call experiment,world,mmvet)
+	$(call experiment,tiny,mmvet)
 
 ablation-pivots: $(READY)  ## b: pivot share 0 to 1 by question category
-	$(call experiment,world,mmvet)
+	$(call experiment,tiny,mmvet)
 
 ablation-parts: $(READY)  ## c: what fusion and the class-adaptive split give
-	$(call experiment,world,ablation)
+	$(call experiment,tiny,ablation)
 
 ablation-router: $(READY)  ## d: routers
-	$(call experiment,world,ablation)
+	$(call experiment,tiny,ablation)
 
 ablation-completion: $(READY)  ## e: completion rules
-	$(call experiment,world,ablation)
+	$(call experiment,tiny,ablation)
 
 ablation-queries: $(READY)  ## f: whose attention makes a pivot
-	$(call experiment,world,ablation)
+	$(call experiment,tiny,ablation)
 
 ablation-stages: $(READY)  ## g: stage layers and their number
-	$(call experiment,world,ablation)
+	$(call experiment,tiny,ablation)
 
 ablation-positions: $(READY)  ## h: original and contiguous positions
-	$(call experiment,world,ablation)
+	$(call experiment,tiny,ablation)
 
 ablation-layers: $(READY)  ## i: fusion-layer sets
-	$(call experiment,world,ablation)
+	$(call experiment,tiny,ablation)
 
 fidelity: $(READY)  ## does the tiny backbone rank methods as published LLaVA-1.5-7B results do; table and figure
 	$(call experiment,tiny,paper8)
@@ -171,8 +171,11 @@ format: $(READY)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train-tiny: $(READY)  ## train the tiny backbone's successor (hours on 2 cores; resumes from ./checkpoints)
+train-tiny: $(READY)  ## train the tiny backbone from nothing and ship it (hours on 2 cores; resumes from ./checkpoints)
 	$(BIN)/python scripts/train_tiny.py
+
+score-tiny: $(READY)  ## the tiny backbone's scores on calibration scenes: all tokens, a gray image, random ones; SPLIT=test
+	$(BIN)/python scripts/score_tiny.py split=$(or $(SPLIT),calibration)
 
 clean:  ## remove what was generated, not the environment and not the results
 	rm -rf site .pytest_cache .mypy_cache .ruff_cache .hypothesis build ./*.egg-info

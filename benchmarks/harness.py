@@ -51,7 +51,7 @@ class HarnessSettings:
     limit: int = 32
     methods: tuple[str, ...] = ("none", "random", "fastv", "visionzip", "clasp")
     tokens: tuple[int, ...] = (192, 128, 64)
-    benchmarks: tuple[str, ...] = ("easy_vqa", "world_ocr")
+    benchmarks: tuple[str, ...] = ("tiny_gqa", "tiny_textvqa")
     threads: int | None = None
     data: Path = Path("data")
     results: Path = Path("results")
@@ -67,7 +67,7 @@ def _main(settings: HarnessSettings) -> int:
     if min(numbers) < 1 or not (settings.methods and settings.tokens and settings.benchmarks):
         raise ConfigError(
             "limit, tokens and threads are whole numbers of at least 1, and there is at least one of methods, tokens "
-            "and benchmarks, for example limit=8 tokens=64 methods=clasp benchmarks=world_ocr"
+            "and benchmarks, for example limit=8 tokens=64 methods=clasp benchmarks=tiny_textvqa"
         )
     found = run(settings)
     folder, text = settings.results / "bench", table(found)

@@ -1,6 +1,6 @@
 """Times a sweep through the runner on the tiny backbone: a loop of single questions, without the ViT cache, as it is.
 
-    python scripts/bench_harness.py [limit=32] [methods=none,random,...] [tokens=192,128,64] [benchmarks=easy_vqa,...]
+    python scripts/bench_harness.py [limit=32] [methods=none,random,...] [tokens=192,128,64] [benchmarks=tiny_gqa,...]
                                     [threads=N] [data=data] [results=results]
 
 Writes results/bench/harness.json and .md, and prints the table; exit code 1 where answers differ. ``loop`` asks one

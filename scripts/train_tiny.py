@@ -1,11 +1,14 @@
-"""Trains the small backbone from nothing.
+"""Trains the small backbone from nothing, and ships it.
 
-    python scripts/train_tiny.py [checkpoints=checkpoints] [since=see] [until=deepen] [threads=N]
+    python scripts/train_tiny.py [checkpoints=checkpoints] [since=see] [until=export] [threads=N]
 
 The stages see, refine, read, align, answer and deepen run in order, from ``since`` to ``until``, and go on from their
 checkpoints, so the same command takes up a stopped run. Of earlier stages, checkpoints are taken over where they are.
-``read`` needs nothing of see and refine: ``since=read until=read`` trains it beside them. results/testbed holds the
+``read`` needs nothing of see and refine: ``since=read until=read`` trains it beside them. results/training holds the
 checkpoint of refine: copied into ``checkpoints``, it spares the first two stages.
+
+``export`` writes the shipped model to ``target`` and the log to ``log``, as far as the checkpoints go: ``since=export``
+does only that. scripts/score_tiny.py measures what came of it.
 """
 
 from __future__ import annotations
@@ -13,10 +16,17 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from clasp.arguments import run
 from clasp.strict import ConfigError
-from clasp.testbed.training import STAGES, Stage
+from clasp.tiny import directory
+from clasp.tiny.training import STAGES, Stage
+
+Step = Literal[Stage, "export"]
+STEPS: tuple[Step, ...] = get_args(Step)
+WEIGHTS = directory()
+LOG = Path(__file__).parents[1] / "results/reference/tiny_training.json"
 
 
 @dataclass(frozen=True)
@@ -24,13 +34,15 @@ class Arguments:
     """``threads`` None: torch's own."""
 
     checkpoints: Path = Path("checkpoints")
-    since: Stage = STAGES[0]
-    until: Stage = STAGES[-1]
+    since: Step = STEPS[0]
+    until: Step = STEPS[-1]
     threads: int | None = None
+    target: Path = WEIGHTS
+    log: Path = LOG
 
     def __post_init__(self) -> None:
-        if STAGES.index(self.since) > STAGES.index(self.until):
-            raise ConfigError(f"since={self.since} comes after until={self.until}; the order is {', '.join(STAGES)}")
+        if STEPS.index(self.since) > STEPS.index(self.until):
+            raise ConfigError(f"since={self.since} comes after until={self.until}; the order is {', '.join(STEPS)}")
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"threads={self.threads} is below 1; give a whole number of at least 1, or leave it out")
 
@@ -39,16 +51,22 @@ def train(arguments: Arguments) -> int:
     """The exit code."""
     import torch  # once the arguments are known to be good: it takes long
 
-    from clasp.testbed.training.course import Course
+    from clasp.tiny.training.course import Course
+    from clasp.tiny.training.shipping import ship
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    course = Course(arguments.checkpoints)
-    first, last = STAGES.index(arguments.since), STAGES.index(arguments.until)
-    for stage in STAGES[:first]:
-        course.trainer(stage)  # takes over its checkpoint
-    for stage in STAGES[first : last + 1]:
-        course.run(stage)
+    first, last = STEPS.index(arguments.since), STEPS.index(arguments.until)
+    stages = STAGES[first : last + 1]
+    if stages:
+        course = Course(arguments.checkpoints)
+        for stage in STAGES[:first]:
+            course.trainer(stage)  # takes over its checkpoint
+        for stage in stages:
+            course.run(stage)
+    if arguments.until == "export":
+        ended = ship(arguments.checkpoints, arguments.target, arguments.log)
+        print(f"written: {arguments.target}, {arguments.log}" + ("" if ended else "; the training has not ended"))
     return 0
 
 

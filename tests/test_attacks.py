@@ -22,7 +22,7 @@ from clasp.report.table import records_csv
 from clasp.results import provenance
 
 KEPT = "what the user wrote\n"
-WORLD = ["tokens=64", "limit=2", "benchmarks.names=[world_ocr]", "wandb.enabled=false"]
+WORLD = ["tokens=64", "limit=2", "benchmarks.names=[tiny_textvqa]", "wandb.enabled=false"]
 
 HYDRA = {
     "hydra.job.env_set.GIT_CONFIG_COUNT": "1",

@@ -36,10 +36,10 @@ def test_end_to_end_twice(
     arguments = ["method=clasp", "tokens=64", "fusion=deep", "limit=2", f"paths.data={data_root}"]
     first = run_script(tmp_path, "backbone=tiny", "benchmarks=tiny", *arguments)
     assert first.returncode == 0, first.stderr
-    assert "7 cells computed, 0 were there already, 0 failed" in first.stdout
-    assert "world_ocr" in first.stdout
+    assert "8 cells computed, 0 were there already, 0 failed" in first.stdout
+    assert "tiny_textvqa" in first.stdout
     cells = [json.loads(path.read_text()) for path in (tmp_path / "results" / "cells").glob("*.json")]
-    assert len(cells) == 7
+    assert len(cells) == 8
     assert {cell["identity"]["method"]["parameters"]["fusion"]["name"] for cell in cells} == {"deep"}
     assert all(cell["provenance"]["command"].startswith("run.py backbone=tiny") for cell in cells)
     assert {path.name for path in tmp_path.iterdir()} == {"results"}, "nothing is written elsewhere"
@@ -47,7 +47,7 @@ def test_end_to_end_twice(
     before = written(tmp_path)
     assert call(monkeypatch, tmp_path, *arguments) == 0
     second = capsys.readouterr()
-    assert "0 cells computed, 7 were there already, 0 failed" in second.out
+    assert "0 cells computed, 8 were there already, 0 failed" in second.out
     assert "loading" not in second.out + second.err, "no model is loaded"
     assert written(tmp_path) == before
 
@@ -63,7 +63,7 @@ def test_no_home_folder_and_no_secret_reaches_a_file(
         monkeypatch.setenv(name, value)
     done = run_script(
         folder,
-        *["-m", "grid.method=[none,random]", "grid.tokens=[64]", "limit=2", "benchmarks.names=[world_scene]"],
+        *["-m", "grid.method=[none,random]", "grid.tokens=[64]", "limit=2", "benchmarks.names=[tiny_gqa]"],
         *[f"report.title={planted['HF_TOKEN']}", f"paths.results={folder}/results", f"paths.data={data_root}"],
     )
     assert done.returncode == 0, done.stderr
@@ -86,7 +86,7 @@ def test_a_sweep_goes_on_after_bad_input_and_says_so(
     status = call(
         monkeypatch,
         tmp_path,
-        *["-m", "method=none,random", "tokens=8,999", "limit=2", "benchmarks.names=[world_scene]"],
+        *["-m", "method=none,random", "tokens=8,999", "limit=2", "benchmarks.names=[tiny_gqa]"],
         *["wandb.enabled=false", f"paths.data={data_root}"],
     )
     assert status == jobs.BAD_INPUT
@@ -128,7 +128,7 @@ def test_a_sweep_goes_on_after_bad_input_and_says_so(
         (["tokens=many"], ["tokens='many'", "whole number"]),
         (["ratio=1.0"], ["ratio=1.0", "[0, 1)"]),
         (["method=clasp"], ["needs a budget", "tokens=64"]),
-        (["tokens=20", "method.stage_layers=[3,12]"], ["stage layer 12", "0 to 11"]),
+        (["tokens=20", "method.stage_layers=[3,32]"], ["stage layer 32", "0 to 31"]),
         (["tokens=64", "fusion=custom"], ["'fusion.weights'", "has no value"]),
         (["tokens=64", "fusion=custom", "fusion.weights=[0.5,0.6]"], ["[0.5, 0.6]", "1.1", "sum to 1"]),
         (["tokens=64", "policy.categories.ocr.weights=[0.5,0.6,0,0]"], ["0.6", "sum to 1"]),
@@ -174,12 +174,12 @@ def test_a_failed_cell_is_exit_code_1(
     arguments = [
         "tokens=64",
         "limit=2",
-        "benchmarks.names=[world_ocr]",
+        "benchmarks.names=[tiny_textvqa]",
         "wandb.enabled=false",
         f"paths.data={data_root}",
     ]
     assert call(monkeypatch, tmp_path, *arguments) == jobs.FAILED
-    assert "failed: tiny, clasp at 64, world_ocr" in capsys.readouterr().err
+    assert "failed: tiny, clasp at 64, tiny_textvqa" in capsys.readouterr().err
 
 
 def test_help_names_the_choices(tmp_path: Path) -> None:

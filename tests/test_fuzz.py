@@ -202,8 +202,8 @@ def test_configurations(
     """What Hydra composed, changed at will: past the override parser, which takes most of the time."""
     monkeypatch.setattr(jobs, "_values", lambda composed: composed)
     # questions are built, and protocols hashed, alike for every input; that would take most of the time
-    files = ensure(data_root, ["world_ocr"])
-    monkeypatch.setattr("clasp.evaluation.plan.find", lambda data, names: dict.fromkeys(names, files["world_ocr"]))
+    files = ensure(data_root, ["tiny_textvqa"])
+    monkeypatch.setattr("clasp.evaluation.plan.find", lambda data, names: dict.fromkeys(names, files["tiny_textvqa"]))
     for name in ("clasp.evaluation.plan.prompt_protocol", "clasp.evaluation.plan.task_protocol"):
         monkeypatch.setattr(name, lru_cache(getattr(plan, name.rpartition(".")[2])))
     monkeypatch.setattr("clasp.backbones._configuration", lru_cache(backbones._configuration))
@@ -221,7 +221,7 @@ def composed(tmp_path: Path, data_root: Path) -> dict[str, Any]:
             compose(
                 "config",
                 [
-                    *("policy=default", "router=keyword", "limit=2", "benchmarks.names=[world_ocr]", "tokens=64"),
+                    *("policy=default", "router=keyword", "limit=2", "benchmarks.names=[tiny_textvqa]", "tokens=64"),
                     *(f"paths.results={tmp_path}/results", f"paths.data={data_root}", "wandb.enabled=false"),
                 ],
             ),
@@ -271,7 +271,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small results root with one file of every kind."""
     synthetic = runpy.run_path(str(ROOT / "tests" / "report" / "synthetic.py"))
     root = tmp_path_factory.mktemp("fuzz") / "results"
-    keys = [("none", 576, "world_ocr"), ("random", 64, "world_ocr"), ("clasp", 64, "world_ocr")]
+    keys = [("none", 576, "tiny_textvqa"), ("random", 64, "tiny_textvqa"), ("clasp", 64, "tiny_textvqa")]
     for key in keys:
         scores = [1.0, 0.0, 1.0, float(key[0] == "none")]
         synthetic["write_cell"](root, synthetic["cell"](*key, scores), scores)

@@ -105,7 +105,14 @@ TEXTS = (
 )
 NESTED = (
     *("[", "]", "[]", "[[]]", "[,]", "[1,]", "[[1],[2,[3]]]", "{", "}", "{}", "{a:}", "{a:1,a:2}", "{a:{b:{c:[]}}}"),
-    *("[" * 50 + "]" * 50, "[" * 2000, "{a:" * 40 + "1" + "}" * 40, "[none,clasp]", "[world_ocr,world_ocr]", "(1,2)"),
+    *(
+        "[" * 50 + "]" * 50,
+        "[" * 2000,
+        "{a:" * 40 + "1" + "}" * 40,
+        "[none,clasp]",
+        "[tiny_gqa,tiny_gqa]",
+        "(1,2)",
+    ),
 )
 INTERPOLATED = (
     *("${", "${}", "${tokens}", "${.tokens}", "${..x}", "${paths}", "${method.name}", "${x.y.z}", "${oc.env:HOME}"),
@@ -181,7 +188,7 @@ def test_command_lines(entered: Callable[..., int], composed: dict[str, Any], tm
     groups = [path.name for path in (ROOT / "configs").iterdir() if path.is_dir() and path.name != "hydra"]
     keys = [*keys_of(composed), *groups, "hydra.job.name", "hydra.verbose", "hydra.sweeper.params"]
     first = [f"paths.results={tmp_path}/results", f"paths.data={composed['paths']['data']}", "tokens=64"]
-    first += ["benchmarks.names=[world_ocr]", "limit=2"]
+    first += ["benchmarks.names=[tiny_textvqa]", "limit=2"]
 
     def one(draw: random.Random) -> None:
         words = [typed(draw, keys) for _ in range(draw.randint(1, 3))]
@@ -198,8 +205,8 @@ def test_values_as_hydra_reads_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Hydra's grammar makes the values, OmegaConf resolves them; composing, which takes longest, is left out."""
-    files = ensure(Path(composed["paths"]["data"]), ["world_ocr"])
-    monkeypatch.setattr("clasp.evaluation.plan.find", lambda data, names: dict.fromkeys(names, files["world_ocr"]))
+    files = ensure(Path(composed["paths"]["data"]), ["tiny_textvqa"])
+    monkeypatch.setattr("clasp.evaluation.plan.find", lambda data, names: dict.fromkeys(names, files["tiny_textvqa"]))
     for name in ("clasp.evaluation.plan.prompt_protocol", "clasp.evaluation.plan.task_protocol"):
         monkeypatch.setattr(name, lru_cache(getattr(plan, name.rpartition(".")[2])))
     monkeypatch.setattr("clasp.backbones._configuration", lru_cache(backbones._configuration))

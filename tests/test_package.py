@@ -17,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from clasp.tiny.drawing import render
+from clasp.tiny.painting import paint
 from clasp.tiny.world import scene
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,7 +160,7 @@ def test_the_readme_example_runs_from_the_wheel_alone(bare: Path, tmp_path: Path
 
     example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert example is not None
-    Image.fromarray(render(scene("calibration", 3))).save(tmp_path / "picture.png")
+    Image.fromarray(paint(scene("calibration", 3)).pixels).save(tmp_path / "picture.png")
     code = [
         *("import sys", f"sys.path.insert(0, {str(bare)!r})", "import importlib.util"),
         "assert importlib.util.find_spec('sentence_transformers') is importlib.util.find_spec('hydra') is None",

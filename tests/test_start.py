@@ -96,7 +96,7 @@ def test_help_of_what_hydra_composes(tmp_path: Path, script: str) -> None:
     "script",
     [
         *("audit.py", "bench.py", "bench_harness.py", "demo.py", "judge.py", "report.py", "status.py"),
-        *("submission.py", "train_tiny.py"),
+        *("score_tiny.py", "submission.py", "train_tiny.py"),
     ],
 )
 def test_help_and_bad_arguments_of_the_others(tmp_path: Path, script: str) -> None:
@@ -126,6 +126,6 @@ def test_bad_input_imports_nothing_of_a_model(tmp_path: Path, arguments: list[st
 
 def test_what_a_method_refuses_takes_torch_alone(tmp_path: Path) -> None:
     """Methods are made of tensors, so that their own checks cost torch; a model's classes and lmms-eval they do not."""
-    ran = run(tmp_path, "run.py", "tokens=20", "method.stage_layers=[3,12]")
+    ran = run(tmp_path, "run.py", "tokens=20", "method.stage_layers=[3,32]")
     assert (ran.status, ran.packages & HEAVY) == (2, {"torch"})
-    assert "error: stage layer 12 is outside the decoder" in ran.err
+    assert "error: stage layer 32 is outside the decoder" in ran.err

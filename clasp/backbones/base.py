@@ -77,6 +77,13 @@ class Adapter(ABC):
         self.model = model
         self.geometry = self.geometry_of(model.config)
 
+    @property
+    def text_tower(self) -> str | None:
+        """Folder of the CLIP model that the backbone brings, whose vision tower is its own."""
+        from clasp.backbones.hub import own_text_tower  # so that what the hub is asked counts for no method
+
+        return own_text_tower(self.model.name_or_path) if self.geometry.text_tower else None
+
     @staticmethod
     @abstractmethod
     def geometry_of(config: Any) -> Geometry:
@@ -294,7 +301,7 @@ class Adapter(ABC):
         return projection(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
 
 
-def text_geometry(text: Any) -> dict[str, int]:
+def text_geometry(text: Any) -> dict[str, Any]:
     """The decoder's part of a :class:`Geometry` from a text configuration."""
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return {

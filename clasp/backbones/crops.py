@@ -177,6 +177,8 @@ def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False) -> Geo
     Raises:
         UnsupportedError: a vision tower or feature selection that is not covered.
     """
+    from clasp.backbones.hub import own_text_tower  # so that what the hub is asked counts for no method
+
     vision, layer = config.vision_config, config.vision_feature_layer
     if vision.model_type not in CLS:
         raise UnsupportedError(
@@ -202,12 +204,13 @@ def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False) -> Geo
             f"{config.model_type} with sliding-window attention in its decoder is not covered; set sliding_window to "
             "None where prompts are shorter than the window"
         )
-    text: dict[str, Any] = text_geometry(config.text_config)
+    text = text_geometry(config.text_config)
     return Geometry(
         visual_tokens=visual_tokens,
         vision_layers=vision.num_hidden_layers,
         feature_layer=feature_layer,
         cls=CLS[vision.model_type],
         dynamic=dynamic,
+        text_tower=CLS[vision.model_type] and own_text_tower(config.name_or_path) is not None,
         **text,
     )

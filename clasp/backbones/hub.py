@@ -8,6 +8,19 @@ from pathlib import Path
 
 from clasp.fingerprint import folder_fingerprint
 
+CLIP_FOLDER = "clip"
+"""Folder inside a backbone's own that holds the CLIP model whose vision tower the backbone uses."""
+
+
+def own_text_tower(source: str) -> str | None:
+    """The CLIP model that a backbone's folder brings, for methods that read text; None where it brings none.
+
+    Args:
+        source: folder of the backbone; a hub id brings none.
+    """
+    folder = Path(source).expanduser() / CLIP_FOLDER
+    return str(folder) if (folder / "config.json").is_file() else None
+
 
 class BackboneUnavailable(OSError):
     """The backbone's files are neither on this machine nor to be had; the message is one sentence with the remedy."""

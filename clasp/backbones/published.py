@@ -81,7 +81,15 @@ def _qwen(
 SHIPPED = Published(
     "LlavaForConditionalGeneration",
     Geometry(
-        visual_tokens=24 * 24, layers=12, hidden=128, ffn=384, heads=4, kv_dim=128, vision_layers=7, feature_layer=6
+        visual_tokens=24 * 24,
+        layers=32,
+        hidden=128,
+        ffn=384,
+        heads=4,
+        kv_dim=128,
+        vision_layers=12,
+        feature_layer=11,
+        text_tower=True,
     ),
 )
 """The tiny backbone: ``clasp/tiny/weights/config.json``."""

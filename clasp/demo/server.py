@@ -52,12 +52,13 @@ def examples() -> list[Example]:
 
     from clasp.tiny import benchmarks
 
-    count = len(benchmarks.NAMES)
     with tempfile.TemporaryDirectory() as folder:
-        paths = benchmarks.build(Path(folder), easy_rows=1, category_rows=count)
+        paths = benchmarks.build(Path(folder), rows=benchmarks.FEWEST * len(benchmarks.NAMES["test"]))
         tables = [pyarrow.parquet.read_table(path).to_pylist() for path in paths.values()]
-    rows = [table[number % len(table)] for number, table in enumerate(tables)]
-    return [Example(row["image"]["bytes"], row["question"], row["answer"]) for row in rows]
+    shown: dict[bytes, Example] = {}
+    for row in (next(row for row in table if row["image"]["bytes"] not in shown) for table in tables):
+        shown[row["image"]["bytes"]] = Example(row["image"]["bytes"], row["question"], row["answer"])
+    return list(shown.values())
 
 
 class Page:

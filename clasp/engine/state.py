@@ -162,11 +162,14 @@ class StageState:
         rows = [(row.media, row.tokens, row.crop) for row in self._rows]
         return VisionRows(self.prefill.adapter, rows, self.ambient)
 
-    def clip_similarity(self, text_tower: str, without: Sequence[str] = ()) -> Tensor:
+    def clip_similarity(self, text_tower: str | None, without: Sequence[str] = ()) -> Tensor | None:
+        source = text_tower or self.prefill.adapter.text_tower
+        if source is None:
+            return None
         from clasp.backbones.clip_text import clip_text  # so that its code counts for methods alone that read it
 
         prefill = self.prefill
-        clip = clip_text(text_tower, str(self._hidden.device))
+        clip = clip_text(source, str(self._hidden.device))
         similarities = []
         for row in self._rows:
             medium = row.media[0]

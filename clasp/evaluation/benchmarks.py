@@ -1,8 +1,8 @@
 """The benchmarks that a run can name, and which lmms-eval task, metric and question category each one is. Torch-free.
 
 Published benchmarks keep lmms-eval's own tasks where those ask and score as papers do, and have a task of ours
-(``clasp_*``, see ``tasks/``) where they do not. The embedded ones are ours too: easy-VQA and the generated image
-world, over local files that are built on first use.
+(``clasp_*``, see ``tasks/``) where they do not. The embedded ones are ours too: the small world's, which have the form
+of the paper's eight and their metrics, and easy-VQA, over local files that are built on first use.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from clasp.categories import CATEGORIES
+from clasp.evaluation.questions.embedded import CALIBRATION
 from clasp.results.schema import waiting
 
 TASKS = Path(__file__).parent / "tasks"
@@ -67,10 +68,18 @@ class Benchmark:
         return self.task.startswith("clasp_")
 
 
-def _local(name: str, category: str | None) -> Benchmark:
-    split = "calibration" if name.startswith("calibration_") else "test"
-    protocol = f"generated {split} split, bare question, exact match"
-    return Benchmark(name, f"clasp_{name}", ("accuracy",), "accuracy", "local", category, protocol=protocol)
+def _local(
+    name: str,
+    scoring: str,
+    metric: str = "exact_match",
+    *metrics: str,
+    category: str | None = None,
+    scale: Scale = "share",
+) -> Benchmark:
+    split = "calibration" if name.startswith(CALIBRATION) else "test"
+    protocol = f"generated {split} split, question as it stands, {scoring}"
+    task = f"clasp_{name}"
+    return Benchmark(name, task, metrics or (metric,), metric, "local", category, protocol=protocol, scale=scale)
 
 
 def _hub(name: str, task: str, metric: str, protocol: str, *metrics: str, scale: Scale = "share") -> Benchmark:
@@ -89,14 +98,22 @@ _SHORT = "single-word instruction"
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
-        _local("easy_vqa", None),
-        _local("world_attribute", "attribute"),
-        _local("world_counting", "counting"),
-        _local("world_ocr", "ocr"),
-        _local("world_spatial", "spatial"),
-        _local("world_scene", "scene"),
-        _local("world_general", "general"),
-        *(_local(f"calibration_{category}", category) for category in CATEGORIES),
+        _local("easy_vqa", "exact match"),
+        _local("tiny_gqa", "exact match"),
+        _local("tiny_vqav2", "VQA accuracy over ten answers"),
+        _local("tiny_pope", "F1 over three splits", "f1", "pope_f1_score"),
+        _local(
+            "tiny_mme",
+            "yes/no, perception and cognition summed",
+            "perception+cognition",
+            *("mme_perception_score", "mme_cognition_score"),
+            scale="points",
+        ),
+        _local("tiny_mmbench", "option's letter, circular", "circular"),
+        _local("tiny_sqa", "option's letter, exact match"),
+        _local("tiny_textvqa", "VQA accuracy over ten answers"),
+        _local("tiny_mmvet", "exact match"),
+        *(_local(f"{CALIBRATION}{category}", "exact match", category=category) for category in CATEGORIES),
         _hub("gqa", "gqa", "exact_match", f"test-dev balanced, {_SHORT}, exact match"),
         _hub(
             "mmbench",

@@ -81,7 +81,7 @@ def check(config: RunConfig, plan: Plan) -> None:
         if benchmark.source not in ("local", "custom"):
             raise ConfigError(
                 f"benchmark {benchmark.name} is not on this machine; use embedded ones, for example "
-                "'benchmarks.names=[world_ocr]', or benchmarks=custom data=my.jsonl"
+                "'benchmarks.names=[tiny_textvqa]', or benchmarks=custom data=my.jsonl"
             )
 
 

@@ -50,15 +50,21 @@ def evaluate(lm: Any, benchmark: Benchmark, spec: CellSpec, config: RunConfig) -
 
     Of several processes that share the questions, the first gets the results, and the others nothing.
     """
+    limit = None if spec.limit == "all" else int(spec.limit)
+    return asked(lm, benchmark, _task(benchmark, config), config.batch_size, limit)
+
+
+def asked(lm: Any, benchmark: Benchmark, task: Any, batch_size: int, limit: int | None = None) -> dict[str, Any]:
+    """The same of a task as lmms-eval takes it: a name, or a name with settings."""
     from lmms_eval.evaluator import simple_evaluate
 
     with _quiet():
         results = simple_evaluate(
             model=lm,
-            tasks=[_task(benchmark, config)],
+            tasks=[task],
             task_manager=_task_manager(benchmark.source == "hub"),
-            batch_size=config.batch_size,
-            limit=None if spec.limit == "all" else int(spec.limit),
+            batch_size=batch_size,
+            limit=limit,
             bootstrap_iters=0,
             log_samples=True,
             process_docs_parallel=1,
@@ -67,9 +73,15 @@ def evaluate(lm: Any, benchmark: Benchmark, spec: CellSpec, config: RunConfig) -
 
 
 def scores(results: Mapping[str, Any], benchmark: Benchmark) -> dict[str, float]:
-    """The values that sum to the score, by metric; empty where lmms-eval does not score."""
+    """The values that sum to the score, by metric; empty where lmms-eval does not score.
+
+    Of a sum (MME's perception and cognition) a part is left out that none of the first questions counts in.
+    """
     values = {name.partition(",")[0]: value for name, value in results["results"][benchmark.task].items()}
-    return {} if benchmark.pending else {name: float(values[name]) for name in benchmark.metrics}
+    if benchmark.pending:
+        return {}
+    parts = [name for name in benchmark.metrics if name in values] if len(benchmark.metrics) > 1 else benchmark.metrics
+    return {name: float(values[name]) for name in parts or benchmark.metrics}
 
 
 def answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) -> list[dict[str, Any]]:
@@ -92,8 +104,8 @@ def answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) ->
                 # what a metric over all answers (F1, MME's sums) is made of, so that a report can resample it
                 **({"detail": score} if isinstance(score, dict) else {}),
                 "category": document.get("category", benchmark.category),
-                # MM-Vet's own grouping, beside the category that it is mapped to
-                **({"capability": document["capability"]} if "capability" in document else {}),
+                # a benchmark's own grouping, beside the category: MM-Vet's capability, the small world's forms
+                **{key: document[key] for key in ("capability", "task", "group") if key in document},
                 "routed": answer.routed,
             }
         )

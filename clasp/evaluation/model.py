@@ -3,7 +3,7 @@
 From lmms-eval's own command line::
 
     python -m lmms_eval --model clasp --model_args pretrained=tiny,method=clasp,tokens=64 \\
-        --include_path clasp/evaluation/tasks --tasks clasp_world_ocr --batch_size 8
+        --include_path clasp/evaluation/tasks --tasks clasp_tiny_textvqa --batch_size 8
 
 The runner hands it a model that is already loaded instead (:meth:`ClaspModel.over`).
 """

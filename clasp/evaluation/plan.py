@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clasp.backbones import adapter_module, check_trust, resolve, video_frames
+from clasp.backbones.hub import own_text_tower
 from clasp.backbones.presentation import Presentation
 from clasp.budget import Budget, Geometry
 from clasp.config import OWN_DATA, FusionConfig, MethodConfig, PolicyConfig, RouterConfig, RunConfig, VariantConfig
@@ -97,7 +98,7 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
     rows: list[tuple[str, tuple[CellSpec, ...]]] = []
     seen: set[str] = set()
     for name, method, budget in combinations:
-        identity = method.identity(adapter)
+        identity = method.identity(adapter, text_tower=own_text_tower(resolve(source)))
         specs = tuple(
             CellSpec(
                 method=identity,
@@ -291,6 +292,7 @@ def _tasks(
         if benchmark.name in files:
             file = files[benchmark.name]
             tasks[benchmark.name]["content"] = file.content
-            if config.limit != "all" and config.limit >= file.questions:
-                limits[benchmark.name] = "all"  # the same questions, so the same cell
+            if config.limit != "all":
+                # all of them is the same questions, so the same cell
+                limits[benchmark.name] = "all" if config.limit >= file.questions else file.whole(config.limit)
     return tasks, limits

@@ -182,21 +182,22 @@ class Method(PruningMethod, ABC):
         """Features of one image for the projector, (crops, patches, vision_dim); None leaves the backbone's."""
         return None
 
-    def identity(self, *modules: str) -> dict[str, Any]:
+    def identity(self, *modules: str, text_tower: str | None = None) -> dict[str, Any]:
         """Everything of the method that can change a score, as JSON values: name, parameters, code fingerprint.
 
         A model among the parameters is named by what its files hold, not by where they are.
 
         Args:
             modules: dotted names of further code that its answers pass through (the backbone's adapter).
+            text_tower: the CLIP model that the backbone brings; a method that is given none reads that one.
         """
         # later: their own code changes no answer
         from clasp.backbones.hub import part_fingerprint
         from clasp.fingerprint import code_fingerprint
 
         parameters = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        given = [name for name in self.towers if parameters[name] is not None]
-        parameters |= {name: part_fingerprint(parameters[name]) for name in given}
+        given = {name: read for name in self.towers if (read := parameters[name] or text_tower) is not None}
+        parameters |= {name: part_fingerprint(source) for name, source in given.items()}
         code = code_fingerprint(type(self).__module__, _ENGINE, *([_CLIP_TEXT] if given else []), *modules)
         return {"name": self.name, "parameters": parameters, "code": code}
 

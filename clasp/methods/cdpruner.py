@@ -38,8 +38,9 @@ class CDPruner(PerCrop):
 
     Args:
         text_tower: hub id or folder of the CLIP model whose vision tower the backbone uses, for relevance by CLIP's
-            text tower, as in the paper; None: the decoder's own embeddings stand in. Relevance is then the mean cosine
-            to the words without the minus, which is a matter of CLIP's patches.
+            text tower, as in the paper; None: the one that the backbone brings, and where it brings none the decoder's
+            own embeddings stand in. Relevance is then the mean cosine to the words without the minus, which is a matter
+            of CLIP's patches.
     """
 
     name: ClassVar[str] = "cdpruner"
@@ -52,7 +53,7 @@ class CDPruner(PerCrop):
     text_tower: str | None = None
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
-        return () if self.text_tower is None else (feature_layer,)
+        return (feature_layer,)
 
     def check(self, geometry: Geometry) -> Schedule:
         if self.text_tower is not None and not geometry.cls:
@@ -64,15 +65,13 @@ class CDPruner(PerCrop):
 
     def fallbacks(self, geometry: Geometry) -> tuple[str, ...]:
         notes = super().fallbacks(geometry)
-        if self.text_tower is None:
+        if self.text_tower is None and not geometry.text_tower:
             notes += ("cdpruner: no CLIP text tower; cosine of projected tokens to the words' embeddings stands in",)
         return notes
 
     def select(self, state: State, keep: int) -> Selection:
-        if self.text_tower is None:
-            relevance = _similarity_to_words(state)
-        else:
-            relevance = -state.clip_similarity(self.text_tower, SHORT_ANSWERS)
+        similarity = state.clip_similarity(self.text_tower, SHORT_ANSWERS)
+        relevance = _similarity_to_words(state) if similarity is None else -similarity
         return Selection(dpp_map(Cosines(state.tokens()), scaled(relevance.float()), keep))
 
 

@@ -242,12 +242,13 @@ class State(Protocol):
         """Hidden states through the decoder's final norm."""
         ...
 
-    def clip_similarity(self, text_tower: str, without: Sequence[str] = ()) -> Tensor:
+    def clip_similarity(self, text_tower: str | None, without: Sequence[str] = ()) -> Tensor | None:
         """(rows, visual) float32: mean cosine similarity between a patch, in the hidden state that the projector reads,
-        and the prompt's text, both projected by the CLIP model ``text_tower`` (hub id or folder), whose vision tower
-        the backbone has.
+        and the prompt's text, both projected by the CLIP model whose vision tower the backbone has. None where there is
+        no such model.
 
         Args:
+            text_tower: hub id or folder of that model; None: the one that the backbone brings, if any.
             without: passages that are taken out of the text first.
         """
         ...

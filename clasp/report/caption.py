@@ -23,10 +23,10 @@ def caption(summary: Summary) -> list[str]:
         f"Backbone {frame['backbone'].iloc[0]}. {_questions(summary)}",
         *_protocols(summary),
         _held_equal(summary),
-        "average (kept) = mean over benchmarks of score / unpruned score, in percent; world average = the same over "
-        f"the picture world's benchmarks alone. In brackets: {LEVEL:.0%} percentile bootstrap interval, {RESAMPLES} "
-        "resamples of the questions within each benchmark, the same questions for all rows; ± is half of such an "
-        "interval's width (bounds in the CSV), and stands where the score follows from the answers one by one.",
+        "average (kept) = mean over benchmarks of score / unpruned score, in percent. In brackets: "
+        f"{LEVEL:.0%} percentile bootstrap interval, {RESAMPLES} resamples of the questions within each benchmark, the "
+        "same questions for all rows; ± is half of such an interval's width (bounds in the CSV), and stands where the "
+        "score follows from the answers one by one.",
         *_compared(summary),
         "Within a budget: best in bold, second best underlined, by the numbers as shown. An empty entry has no value: "
         "a cell that it needs has not been run, or it is undefined.",

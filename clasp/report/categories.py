@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clasp.report.metrics import Answers, sampled
+from clasp.report.metrics import Answers, own_score, sampled
 from clasp.report.statistics import Interval, resample
 from clasp.report.table_rows import Key, Summary
 
@@ -27,6 +27,7 @@ class Category:
 def by_category(summary: Summary) -> dict[str, dict[Key, Category]]:
     """Category -> row and budget -> score, categories in the order in which the answers name them.
 
+    Every question counts alone, by whether its answer is right, also where its benchmark scores pairs, rotations or F1.
     Questions without a category or a score are left out. A row that lacks a benchmark from which others have questions
     of a category (its cell is missing, or not judged yet) has no score there: it would be over other questions.
     """
@@ -60,8 +61,8 @@ def _grouped(answers: Answers, benchmark: str) -> dict[tuple[str, str], list[Map
     """(category, benchmark) -> the answers that have a score."""
     grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for answer in answers:
-        if answer.get("category") is not None and answer.get("score") is not None:
-            grouped.setdefault((str(answer["category"]), benchmark), []).append(answer)
+        if answer.get("category") is not None and (score := own_score(answer)) is not None:
+            grouped.setdefault((str(answer["category"]), benchmark), []).append({**answer, "score": score})
     return grouped
 
 

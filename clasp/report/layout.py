@@ -11,10 +11,10 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from clasp.report.categories import Category, by_category
-from clasp.report.load import CUSTOM, UNPRUNED, WORLD
+from clasp.report.load import CUSTOM, UNPRUNED
 from clasp.report.sessions import MARK
 from clasp.report.statistics import Interval
-from clasp.report.table_rows import Average, Standing, Summary, TableRow
+from clasp.report.table_rows import Standing, Summary, TableRow
 
 Mark = Literal["best", "second"]
 
@@ -69,6 +69,8 @@ BENCHMARKS = {
     "activitynet": "ActivityNet",
 }
 """Names of benchmarks as papers write them."""
+FORM = "tiny_"
+"""Prefix of the small world's benchmarks, each of which has the form of the one that follows."""
 
 
 class Shown(NamedTuple):
@@ -96,9 +98,9 @@ def marked_label(name: str, standing: Standing | None) -> str:
 
 
 def benchmark_label(benchmark: str) -> str:
-    """As papers write it; one's own data has its file's name."""
-    if benchmark.startswith(WORLD):
-        return benchmark.replace(WORLD, "world ", 1)
+    """As papers write it; a form of it in the small world says so, one's own data has its file's name."""
+    if benchmark.startswith(FORM):
+        return f"tiny {benchmark_label(benchmark.removeprefix(FORM))}"
     return BENCHMARKS.get(benchmark, benchmark.removeprefix(CUSTOM))
 
 
@@ -152,8 +154,7 @@ def _columns(summary: Summary) -> list[Column]:
 def _accuracy(summary: Summary) -> list[Column]:
     return [
         *(_score(summary, name) for name in summary.benchmarks),
-        ("average %", lambda rows: _averages(rows, lambda row: row.average)),
-        *([("world average %", lambda rows: _averages(rows, lambda row: row.world))] if _has_world(summary) else []),
+        ("average %", _averages),
         ("visual tokens (output avg.)", _cost("output_average")),
         _flops_column(summary),
         ("KV MiB", _cost("kv_mib", digits=2)),
@@ -167,7 +168,7 @@ def _efficiency(summary: Summary) -> list[Column]:
     """Costs first; the measured speed-ups stand next to the one that FLOPs alone would give."""
     return [
         *(_score(summary, name) for name in summary.benchmarks),
-        ("kept %", lambda rows: _averages(rows, lambda row: row.average)),
+        ("kept %", _averages),
         ("total ms", _cost("total_ms")),
         ("prefill ms", _cost("prefill_ms")),
         ("decode ms per token", _cost("decode_ms_per_token", digits=2)),
@@ -187,7 +188,7 @@ def _categories(summary: Summary) -> list[Column]:
     found = by_category(summary)
     return [
         *(_category(name, entries) for name, entries in found.items()),
-        ("average %", lambda rows: _averages(rows, lambda row: row.average)),
+        ("average %", _averages),
         ("visual tokens (output avg.)", _cost("output_average")),
         _flops_column(summary),
     ]
@@ -216,10 +217,10 @@ def _category(name: str, found: Mapping[tuple[str, int], Category]) -> Column:
     return name, entries
 
 
-def _averages(rows: Sequence[TableRow], which: Callable[[TableRow], Average]) -> list[Shown]:
-    texts = [_number(which(row).value, 100.0) for row in rows]
+def _averages(rows: Sequence[TableRow]) -> list[Shown]:
+    texts = [_number(row.average.value, 100.0) for row in rows]
     return [
-        Shown(text, mark, _bounds(which(row).interval))
+        Shown(text, mark, _bounds(row.average.interval))
         for text, mark, row in zip(texts, marks(texts), rows, strict=True)
     ]
 
@@ -258,12 +259,6 @@ def _speedup(phase: str) -> Callable[[Sequence[TableRow]], list[Shown]]:
 def _flops_column(summary: Summary) -> Column:
     unit, factor = _flops(summary)
     return unit, _cost("tflops_gated", factor, digits=2)
-
-
-def _has_world(summary: Summary) -> bool:
-    """Whether the picture world is some of the benchmarks but not all, so that its average says something else."""
-    world = [name for name in summary.benchmarks if name.startswith(WORLD)]
-    return 0 < len(world) < len(summary.benchmarks)
 
 
 def percent_factor(scores: Sequence[float | None]) -> float:

@@ -27,8 +27,6 @@ Kind = TypeVar("Kind")
 SCHEMA, EXPERIMENT_SCHEMA = 1, 2
 UNPRUNED = "none"
 """Name of the method that prunes nothing: the reference of every normalized average."""
-WORLD = "world_"
-"""Prefix of the picture world's benchmarks."""
 CUSTOM = "custom_"
 """Prefix of a benchmark that is a user's own file."""
 REMEDY = "run the experiment again, which sets bad files aside and fills the gaps"

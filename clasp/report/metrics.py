@@ -1,7 +1,8 @@
 """How a benchmark's score follows from its questions, so that it can be computed again on a resample of them.
 
-A score is a function of sums over units (questions; for MME, pairs of questions about one image). Each answer yields
-the summands, resampling weighs them, and the metric combines their means. Numpy alone.
+A score is a function of sums over units (questions; for MME, pairs of questions about one image; for circular
+evaluation, a question with all rotations of its options). Each answer yields the summands, resampling weighs them, and
+the metric combines their means. Numpy alone.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def sampled(metric: str, answers: Answers, score: float | None) -> Sampled | Non
         score: the cell's score, which the answers must give.
 
     Returns:
-        None where the score does not follow from what is known of each question (MMBench's circular rule, a server's or
-        a judge's score that is not there).
+        None where the score does not follow from what is known of each question (published MMBench's answers do not
+        say which rotations belong together; a server's or a judge's score that is not there).
     """
     if score is None or not answers:
         return None
@@ -116,8 +117,29 @@ def _mme_of(means: Array) -> Array:
     return np.divide(points, members, out=np.zeros_like(points), where=members > 0).sum(axis=1)
 
 
-_MAKERS: dict[str, Callable[[Answers], Sampled | None]] = {"f1": _f1, "perception+cognition": _mme}
+def _circular(answers: Answers) -> Sampled | None:
+    """Share of the groups (one question, its options rotated) in which every answer is right."""
+    details = _details(answers, "group", "score")
+    if details is None:
+        return None
+    right = pd.DataFrame(details).groupby("group", sort=False)["score"].min()
+    return Sampled(pd.Index(right.index.astype(str)), right.to_numpy(dtype=float)[:, None], _identity)
+
+
+_MAKERS: dict[str, Callable[[Answers], Sampled | None]] = {
+    "f1": _f1,
+    "perception+cognition": _mme,
+    "circular": _circular,
+}
 """Metrics that are no mean over questions."""
+
+
+def own_score(answer: Mapping[str, Any]) -> float | None:
+    """What one answer is worth, in [0, 1], also where the metric is no mean over them; None where it is unknown."""
+    if answer.get("score") is not None:
+        return float(answer["score"])
+    detail = answer.get("detail")
+    return float(detail["score"]) if isinstance(detail, Mapping) and "score" in detail else None
 
 
 def _details(answers: Answers, *keys: str) -> list[Mapping[str, Any]] | None:

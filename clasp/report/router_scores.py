@@ -20,7 +20,7 @@ REMEDY = "delete it and run 'clasp-eval router' again"
 SETS = {
     "unseen": "unseen prompts in benchmarks' phrasing",
     "wordings": "unseen prompts in people's own words",
-    "world": "the picture world's questions",
+    "world": "the small world's questions",
 }
 """Names of the sets as a reader sees them; another set goes by its own name."""
 _Z = 1.959964  # normal quantile of a two-sided 95 % interval

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from clasp.report.load import CONVENTIONS, REMEDY, UNPRUNED, WORLD, Experiment, ReportError
+from clasp.report.load import CONVENTIONS, REMEDY, UNPRUNED, Experiment, ReportError
 from clasp.report.metrics import Array, Sampled, sampled
 from clasp.report.sessions import hours_apart
 from clasp.report.statistics import (
@@ -49,9 +49,8 @@ def summarize(experiment: Experiment) -> Summary:
     # stable sort: rows of one budget stay in plan order
     keys = sorted(cells.groups, key=lambda key: (cells.methods[key] != UNPRUNED, -key[1]))
     averages = cells.averages(experiment.benchmarks)
-    worlds = cells.averages([name for name in experiment.benchmarks if name.startswith(WORLD)])
     compared = cells.comparisons(averages)
-    return Summary(experiment, tuple(cells.row(key, averages[key], worlds[key], compared.get(key)) for key in keys))
+    return Summary(experiment, tuple(cells.row(key, averages[key], compared.get(key)) for key in keys))
 
 
 def resampled_ratios(experiment: Experiment) -> dict[str, dict[Key, Array]]:
@@ -122,7 +121,7 @@ class _Cells:
             at = distinct.index(signature)
             self.resampled[benchmark][key], self.intervals[benchmark][key] = drawn.scores[:, at], intervals[at]
 
-    def row(self, key: Key, average: Average, world: Average, comparison: Comparison | None) -> TableRow:
+    def row(self, key: Key, average: Average, comparison: Comparison | None) -> TableRow:
         cells, costs, base_costs = self.groups[key], self._costs(self.groups[key]), self._costs(self.base)
         comparable = len(self.base) > 0 and _where(cells) == _where(self.base)
         device, batch_size = _where(cells)
@@ -136,7 +135,6 @@ class _Cells:
             intervals={name: self.intervals[name].get(key) for name in self.benchmarks},
             pending={column.name: column.pending for column in self.experiment.columns if column.name in waiting},
             average=average,
-            world=world,
             costs=costs,
             speedups=speedups if comparable else dict.fromkeys(PHASES),
             hours_apart=hours_apart(cells, self.base),

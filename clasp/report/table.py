@@ -195,7 +195,6 @@ def _record(summary: Summary, row: TableRow) -> dict[str, object]:
         "budget": row.tokens,
         **{k: v for name in summary.benchmarks for k, v in bounds(name, row.scores[name], row.intervals[name]).items()},
         **bounds("normalized_average", row.average.value, row.average.interval),
-        **bounds("world_average", row.world.value, row.world.interval),
         "reference": compared.reference if compared else None,
         **bounds("difference", compared.difference if compared else None, compared.interval if compared else None),
         "p": compared.p if compared else None,

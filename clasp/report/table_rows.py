@@ -66,7 +66,6 @@ class TableRow:
         intervals: benchmark -> 95 % bootstrap interval of the score, None where the answers do not give the score.
         pending: benchmarks whose cell has answers and no score yet, and what it reads until then.
         average: normalized average over all benchmarks.
-        world: normalized average over the picture world's benchmarks.
         costs: keys of :data:`clasp.report.summarize.COSTS`, None where a benchmark's cell is missing.
         speedups: phase (``prefill``, ``decode``, ``total``) -> unpruned / own seconds as measured; None where device or
             batch size differ.
@@ -84,7 +83,6 @@ class TableRow:
     intervals: Mapping[str, Interval | None]
     pending: Mapping[str, str]
     average: Average
-    world: Average
     costs: Mapping[str, float | None]
     speedups: Mapping[str, float | None]
     hours_apart: float

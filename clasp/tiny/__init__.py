@@ -1,7 +1,4 @@
-"""The embedded default: a picture world, its benchmark files, and the small LLaVA model trained on it.
-
-How the weights were trained is in the history (commit eebb139) and in results/reference/tiny_training.json.
-"""
+"""The embedded default: the small world, benchmarks in the form of the paper's eight, and the LLaVA trained on it."""
 
 from __future__ import annotations
 

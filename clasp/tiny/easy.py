@@ -12,8 +12,7 @@ from easy_vqa import get_test_image_paths, get_test_questions, get_train_image_p
 from numpy.typing import NDArray
 from PIL import Image
 
-from clasp.tiny.drawing import SIDE
-from clasp.tiny.world import GRID, PATCH
+from clasp.tiny.scene import GRID, PATCH, SIDE
 
 EASY_SHAPES = ("circle", "triangle", "rectangle")
 EASY_COLORS = ("red", "green", "blue", "yellow", "teal", "brown", "gray", "black")

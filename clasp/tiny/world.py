@@ -1,87 +1,59 @@
-"""The picture world: seeded scenes of small objects on a two-part textured background.
+"""The small world: scenes drawn from a seed, one for each ``(split, index)``.
 
-A scene is a value computed from ``(split, index)`` alone. Each split draws from its own random stream, so the splits
-are disjoint by construction. Positions and sizes are counted in patches of 8 pixels; a picture is 24 x 24 patches.
+Every split draws from a random stream of its own, so the splits are disjoint by construction. Places favour some
+things and some things are common everywhere, as in photographs: questions about what is absent can then be easy
+(anything), popular (what is common) or adversarial (what usually stands there).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-GRID = 24
-"""Patches per side."""
-PATCH = 8
-"""Pixels per patch side."""
+from clasp.tiny.scene import (
+    COLORS,
+    FONTS,
+    LIGHTS,
+    MARGIN,
+    MATERIALS,
+    NAMES,
+    PLACES,
+    SIDE,
+    WEATHERS,
+    Scene,
+    Sign,
+    Thing,
+)
+from clasp.tiny.words import WORDS
 
 SPLITS = ("train", "calibration", "test")
-SHAPES = ("circle", "triangle", "cross", "ring", "diamond", "moon")
-COLORS = ("red", "green", "blue", "yellow", "purple", "orange")
-LETTERS = ("A", "C", "E", "H", "K", "L", "M", "P", "S", "T", "X", "Z")
-DIGITS = tuple("0123456789")
-WORDS = ("cat", "dog", "sun", "map", "key", "box", "cup", "hat", "pen", "bus", "fox", "owl")
-SIZES = ("small", "medium", "large")
-TEXTURES = ("plain", "stripes", "dots", "checks", "bricks")
-SEASONS = ("spring", "summer", "autumn", "winter")
-KINDS = ("shape", "letter", "digit", "word")
+MOST = 6
+"""Most things of one name or color group that a scene repeats on purpose, and the largest count that is asked."""
 
-NAMES = SHAPES + LETTERS + DIGITS + WORDS
-"""Everything an object can be; the position in this tuple plus one is its class in the label map."""
+USUAL: dict[str, tuple[str, ...]] = {
+    "beach": ("boat", "turtle", "umbrella", "ball", "kite"),
+    "forest": ("tree", "mushroom", "tent", "bird", "snail"),
+    "desert": ("cactus", "plane", "tent", "truck", "bottle"),
+    "snow": ("house", "hat", "train", "dog", "rocket"),
+    "meadow": ("flower", "butterfly", "balloon", "castle", "dog"),
+    "city": ("car", "bus", "truck", "clock", "house"),
+    "harbor": ("boat", "fish", "duck", "train", "lamp"),
+    "mountain": ("castle", "balloon", "plane", "tree", "bird"),
+    "kitchen": ("cup", "apple", "cake", "table", "carrot"),
+    "classroom": ("book", "chair", "key", "clock", "lamp"),
+}
+"""Things that a place shows five times as often as others."""
+COMMON = ("car", "tree", "cat", "cup", "bird", "flower", "ball", "house")
+"""Things that every place shows three times as often as others."""
 
-_SIZE_OF_SIDE = {2: "small", 3: "medium", 4: "medium", 5: "large", 6: "large"}
-_PLACEMENT_TRIES = 80
-
-
-@dataclass(frozen=True)
-class Item:
-    """One object: what it is, and the box of patches that it fills."""
-
-    kind: str
-    name: str
-    color: str
-    row: int
-    column: int
-    height: int
-    width: int
-
-    @property
-    def size(self) -> str:
-        """``small`` (2 patches), ``medium`` (3 or 4) or ``large`` (5 or 6), by height."""
-        return _SIZE_OF_SIDE[self.height]
-
-    @property
-    def center(self) -> tuple[float, float]:
-        """Middle of the box as (row, column), in patches."""
-        return self.row + self.height / 2, self.column + self.width / 2
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One picture: its objects and its background, which changes texture at ``horizon`` (a patch row)."""
-
-    split: str
-    index: int
-    items: tuple[Item, ...]
-    upper: str
-    lower: str
-    season: str
-    horizon: int
-
-    @cached_property
-    def shapes(self) -> tuple[Item, ...]:
-        """The items that are shapes."""
-        return tuple(item for item in self.items if item.kind == "shape")
-
-    def of_kind(self, kind: str) -> tuple[Item, ...]:
-        """The items of one kind."""
-        return tuple(item for item in self.items if item.kind == kind)
+_PLACEMENT_TRIES = 40
+_OVERLAP = 0.15  # largest share of the smaller of two boxes that may be covered
 
 
 def generator(split: str, index: int, purpose: int = 0) -> np.random.Generator:
-    """The random stream of ``(split, index)``; ``purpose`` separates layout (0), drawing (1) and questions (2)."""
+    """The random stream of ``(split, index)``; ``purpose`` separates the scene (0) from questions (1 and above)."""
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}: use one of {', '.join(SPLITS)}.")
     if index < 0:
@@ -89,91 +61,82 @@ def generator(split: str, index: int, purpose: int = 0) -> np.random.Generator:
     return np.random.default_rng([SPLITS.index(split), index, purpose])
 
 
+@lru_cache(maxsize=4096)
 def scene(split: str, index: int) -> Scene:
     """The scene number ``index`` of ``split``; the same value on every call and machine."""
     rng = generator(split, index)
-    upper, lower = rng.choice(len(TEXTURES), 2, replace=False)
-    items = _place(rng, _shopping_list(rng))
-    return Scene(
-        split=split,
-        index=index,
-        items=items,
-        upper=TEXTURES[upper],
-        lower=TEXTURES[lower],
-        season=SEASONS[rng.integers(len(SEASONS))],
-        horizon=int(rng.integers(9, 16)),
-    )
+    place = _pick(rng, PLACES)
+    light, weather = _pick(rng, LIGHTS), _pick(rng, WEATHERS)
+    taken: list[tuple[float, float, float, float]] = []
+    signs = _signs(rng, taken)
+    things = _things(rng, place, taken)
+    things.sort(key=lambda thing: -thing.size)  # what is small stands in front
+    return Scene(place, light, weather, tuple(things), tuple(signs), (SPLITS.index(split), index))
 
 
-def _shopping_list(rng: np.random.Generator) -> list[tuple[str, str, str, int, int]]:
-    """What is to be placed: (kind, name, color, height, width), largest first.
-
-    One shape is repeated up to four times and one color is preferred, so that different counts occur; the
-    other shapes occur once, so that they can be named in a question.
-    """
-    names = list(rng.permutation(len(SHAPES)))
-    repeats = int(rng.integers(1, 5))
-    chosen = [names[0]] * repeats + names[1 : 1 + int(rng.integers(2, 4))]
-    large = int(rng.integers(len(chosen))) if rng.random() < 0.6 else -1
-    theme = int(rng.integers(len(COLORS)))
-
-    def color() -> str:
-        return COLORS[theme if rng.random() < 0.25 else int(rng.integers(len(COLORS)))]
-
-    wanted = []
-    for position, name in enumerate(chosen):
-        side = int(rng.integers(5, 7)) if position == large else int(rng.choice([2, 2, 3, 4]))
-        wanted.append(("shape", SHAPES[name], color(), side, side))
-    for kind, values in (("letter", LETTERS), ("digit", DIGITS)):
-        chosen_values = rng.choice(len(values), int(rng.integers(1, 3)), replace=False)
-        wanted += [(kind, values[value], color(), 3, 3) for value in chosen_values]
-    wanted.append(("word", WORDS[rng.integers(len(WORDS))], color(), 2, 6))
-    return sorted(wanted, key=lambda entry: -entry[3] * entry[4])
+def _pick(rng: np.random.Generator, values: tuple[str, ...]) -> str:
+    return values[int(rng.integers(len(values)))]
 
 
-def _place(rng: np.random.Generator, wanted: list[tuple[str, str, str, int, int]]) -> tuple[Item, ...]:
-    """Boxes that keep one patch of distance; what finds no room after the tries is left out."""
-    taken = np.zeros((GRID + 2, GRID + 2), dtype=bool)
-    items = []
-    for kind, name, color, height, width in wanted:
-        for _ in range(_PLACEMENT_TRIES):
-            row = int(rng.integers(0, GRID - height + 1))
-            column = int(rng.integers(0, GRID - width + 1))
-            # The margin of the padded map is one patch, so the box with its surroundings starts at (row, column).
-            if not taken[row : row + height + 2, column : column + width + 2].any():
-                taken[row + 1 : row + 1 + height, column + 1 : column + 1 + width] = True
-                items.append(Item(kind, name, color, row, column, height, width))
-                break
-    return tuple(items)
+def name_weights(place: str) -> NDArray[np.float64]:
+    """How often each of NAMES is drawn at ``place``; sums to 1."""
+    weights = np.array([5.0 if n in USUAL[place] else 3.0 if n in COMMON else 1.0 for n in NAMES])
+    return weights / weights.sum()
 
 
-def label_map(picture: Scene) -> dict[str, NDArray[np.int64]]:
-    """What covers each patch, as ``(24, 24)`` class maps; class 0 of the object maps means background.
-
-    ``name`` (index in NAMES + 1), ``color`` (in COLORS + 1), ``size`` (in SIZES + 1), ``part`` (1 for the object's
-    first patch, 2 for its others), ``character`` (position in the alphabet or digit, see :func:`character_class`),
-    ``texture`` (of the background part the patch lies in), ``season``.
-    """
-    maps = {key: np.zeros((GRID, GRID), dtype=np.int64) for key in ("name", "color", "size", "part", "character")}
-    for item in picture.items:
-        box = (slice(item.row, item.row + item.height), slice(item.column, item.column + item.width))
-        maps["name"][box] = NAMES.index(item.name) + 1
-        maps["color"][box] = COLORS.index(item.color) + 1
-        maps["size"][box] = SIZES.index(item.size) + 1
-        maps["part"][box] = 2
-        maps["part"][item.row, item.column] = 1
-        if item.kind != "shape":
-            step = item.width // len(item.name)
-            for position, character in enumerate(item.name):
-                start = item.column + position * step
-                maps["character"][box[0], start : start + step] = character_class(character)
-    texture = np.full((GRID, GRID), TEXTURES.index(picture.upper), dtype=np.int64)
-    texture[picture.horizon :] = TEXTURES.index(picture.lower)
-    maps["texture"] = texture
-    maps["season"] = np.full((GRID, GRID), SEASONS.index(picture.season), dtype=np.int64)
-    return maps
+def _signs(rng: np.random.Generator, taken: list[tuple[float, float, float, float]]) -> list[Sign]:
+    signs: list[Sign] = []
+    colors = rng.permutation(len(COLORS))
+    for number in range(int(rng.choice(3, p=[0.25, 0.5, 0.25]))):
+        text = str(int(rng.integers(1, 100))) if rng.random() < 0.3 else WORDS[int(rng.integers(len(WORDS)))]
+        pitch = float(rng.uniform(10, 16))
+        width, height = len(text) * pitch + 2 * MARGIN, 1.2 * pitch + 2 * MARGIN
+        spot = _spot(rng, width, height, taken)
+        if spot is not None:
+            signs.append(Sign(text, COLORS[colors[number]], *spot, pitch, int(rng.integers(len(FONTS)))))
+    return signs
 
 
-def character_class(character: str) -> int:
-    """1 to 26 for A to Z in either case, 27 to 36 for the digits."""
-    return 27 + int(character) if character.isdigit() else ord(character.upper()) - ord("A") + 1
+def _things(rng: np.random.Generator, place: str, taken: list[tuple[float, float, float, float]]) -> list[Thing]:
+    """A large one in most scenes, a group of one name in many, and some more."""
+    names = [NAMES[n] for n in rng.choice(len(NAMES), 8, replace=False, p=name_weights(place))]
+    theme = _pick(rng, COLORS)
+    wanted: list[tuple[str, float]] = []
+    if rng.random() < 0.75:
+        wanted.append((names[0], float(rng.uniform(54, 96))))
+    if rng.random() < 0.6:
+        side = float(rng.uniform(17, 30))
+        wanted += [(names[1], side * float(rng.uniform(0.9, 1.15))) for _ in range(int(rng.integers(2, MOST + 1)))]
+    for name in names[2 : 2 + int(rng.integers(2, 5))]:
+        wanted.append((name, float(np.exp(rng.uniform(np.log(18), np.log(46))))))
+    shared = _pick(rng, COLORS) if rng.random() < 0.5 else None  # of the group
+    things = []
+    for name, size in wanted:
+        color = theme if rng.random() < 0.2 else _pick(rng, COLORS)
+        if shared and name == names[1]:
+            color = shared
+        material = MATERIALS[int(rng.choice(3, p=[0.5, 0.25, 0.25]))]
+        spot = _spot(rng, size, size, taken)
+        if spot is not None:
+            angle = float(np.clip(rng.normal(0, 10), -25, 25))
+            things.append(Thing(name, color, material, *spot, size, angle))
+    return things
+
+
+def _spot(
+    rng: np.random.Generator, width: float, height: float, taken: list[tuple[float, float, float, float]]
+) -> tuple[float, float] | None:
+    """The middle of a box that covers at most a little of those ``taken``, or None where there is no room."""
+    for _ in range(_PLACEMENT_TRIES):
+        x, y = float(rng.uniform(width / 2, SIDE - width / 2)), float(rng.uniform(height / 2, SIDE - height / 2))
+        if all(_covered((x, y, width, height), box) <= _OVERLAP for box in taken):
+            taken.append((x, y, width, height))
+            return x, y
+    return None
+
+
+def _covered(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> float:
+    """Share of the smaller box that the two have in common; boxes are (middle x, middle y, width, height)."""
+    across = min(one[0] + one[2] / 2, other[0] + other[2] / 2) - max(one[0] - one[2] / 2, other[0] - other[2] / 2)
+    down = min(one[1] + one[3] / 2, other[1] + other[3] / 2) - max(one[1] - one[3] / 2, other[1] - other[3] / 2)
+    return max(0.0, across) * max(0.0, down) / min(one[2] * one[3], other[2] * other[3])

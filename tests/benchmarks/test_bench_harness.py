@@ -11,7 +11,7 @@ import pytest
 from benchmarks import harness
 
 pytestmark = pytest.mark.xdist_group("bench harness")  # one run for all
-SMALL = ["limit=2", "methods=none,random", "tokens=64", "benchmarks=world_ocr", "threads=1"]
+SMALL = ["limit=2", "methods=none,random", "tokens=64", "benchmarks=tiny_textvqa", "threads=1"]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_other_answers_are_reported_and_are_a_failure(
         ("limit=x", ["limit='x'"]),
         ("tokens=900", ["900", "576"]),
         ("methods=fastvee", ["fastvee", "fastv"]),
-        ("benchmarks=world_ocd", ["world_ocd", "world_ocr"]),
+        ("benchmarks=tiny_textvqb", ["tiny_textvqb", "tiny_textvqa"]),
     ],
 )
 def test_bad_input_is_one_sentence(

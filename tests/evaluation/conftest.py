@@ -39,7 +39,7 @@ def small() -> tuple[Any, Any]:
 @pytest.fixture(scope="session")
 def questions(data_root: Path) -> list[Question]:
     """Two questions of every benchmark, of different lengths."""
-    files = ensure(data_root, ["easy_vqa", "world_attribute", "world_counting", "world_ocr", "world_spatial"])
+    files = ensure(data_root, ["easy_vqa", "tiny_mmvet", "tiny_vqav2", "tiny_textvqa", "tiny_sqa"])
     rows = [row for file in files.values() for row in pyarrow.parquet.read_table(file.path).slice(0, 2).to_pylist()]
     return [
         Question(

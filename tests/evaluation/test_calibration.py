@@ -124,7 +124,7 @@ def test_calibration_on_the_tiny_backbone_writes_a_policy_that_a_run_takes(
 ) -> None:
     config = varied(configured("benchmarks=calibration", "limit=10"), {"a": ("deep", 1.0), "b": ("mid_deep", 0.0)})
     planned = plan(config)
-    data = calibrating.check_disjoint(config, planned, ["world_ocr", "world_scene"])
+    data = calibrating.check_disjoint(config, planned, ["tiny_textvqa", "tiny_gqa"])
     outcome = run_cells(planned, config)
     assert (outcome.computed, outcome.failed) == (12, ())
     chosen = calibrating.choose(config, planned)
@@ -154,13 +154,13 @@ def test_evaluation_images_are_refused(configured: Callable[..., RunConfig]) -> 
     config = varied(configured("benchmarks.names=[calibration_ocr]", "limit=5"), {"a": ("deep", 1.0)})
     with pytest.raises(ConfigError, match=r"not held out: \d+ overlaps .*calibration_ocr\[\d+\] and calibration_scene"):
         calibrating.check_disjoint(config, plan(config), ["calibration_scene"])
-    with pytest.raises(ConfigError, match=r"against: unknown benchmark 'world_ocra'.*world_ocr"):
-        calibrating.check_disjoint(config, plan(config), ["world_ocra"])
+    with pytest.raises(ConfigError, match=r"against: unknown benchmark 'tiny_textvqaa'.*tiny_textvqa"):
+        calibrating.check_disjoint(config, plan(config), ["tiny_textvqaa"])
 
 
 def test_own_lines_are_checked_too(configured: Callable[..., RunConfig], data_root: Path, tmp_path: Path) -> None:
     """One image of an evaluation set among a user's own calibration lines is enough."""
-    evaluated = ensure(data_root, ["world_ocr"])["world_ocr"]
+    evaluated = ensure(data_root, ["tiny_textvqa"])["tiny_textvqa"]
     row = pyarrow.parquet.read_table(evaluated.path).slice(3, 1).to_pylist()[0]
     (tmp_path / "taken.png").write_bytes(row["image"]["bytes"])
     image(7).save(tmp_path / "own.png")
@@ -168,8 +168,8 @@ def test_own_lines_are_checked_too(configured: Callable[..., RunConfig], data_ro
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = varied(configured("benchmarks=custom", f"data={file}", "limit=2"), {"a": ("deep", 1.0)})
-    with pytest.raises(ConfigError, match=r"not held out: .*custom_mine\[1\] and world_ocr\[3\]"):
-        calibrating.check_disjoint(config, plan(config), ["world_ocr"])
+    with pytest.raises(ConfigError, match=r"not held out: .*custom_mine\[1\] and tiny_textvqa\[3\]"):
+        calibrating.check_disjoint(config, plan(config), ["tiny_textvqa"])
 
 
 def test_rows_that_are_no_setting_are_refused(configured: Callable[..., RunConfig]) -> None:

@@ -26,7 +26,7 @@ from clasp.report.summarize import summarize
 from clasp.results import experiments
 from clasp.results.store import CellStore
 from clasp.strict import ConfigError
-from clasp.tiny.drawing import render
+from clasp.tiny.painting import paint
 from clasp.tiny.world import scene
 
 GOOD = {"image": "a.png", "question": "is there a circle?", "answer": ["yes", "no"]}
@@ -37,8 +37,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two images, a cut one, and a text that calls itself an image."""
     folder = tmp_path_factory.mktemp("pictures")
     for index, name in enumerate(("a", "b")):
-        Image.fromarray(render(scene("test", index))).save(folder / f"{name}.png")
-    Image.fromarray(render(scene("test", 2))).save(folder / "whole.jpg")
+        Image.fromarray(paint(scene("test", index)).pixels).save(folder / f"{name}.png")
+    Image.fromarray(paint(scene("test", 2)).pixels).save(folder / "whole.jpg")
     whole = (folder / "whole.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "text.png").write_text("not an image")
@@ -172,8 +172,8 @@ def test_the_plan(configured: Callable[..., RunConfig], pictures: Path) -> None:
     assert (cell.benchmark, cell.limit) == ("custom_desk_1", "all")
     assert plan(configured(*base, "limit=2")).cells[0].limit == 2
     assert plan(configured(*base, "limit=3")).cells[0].signature == cell.signature
-    both = plan(configured(*base[1:], "benchmarks.names=[world_ocr,custom]"))
-    assert [spec.benchmark for spec in both.cells] == ["world_ocr", "custom_desk_1"]
+    both = plan(configured(*base[1:], "benchmarks.names=[tiny_textvqa,custom]"))
+    assert [spec.benchmark for spec in both.cells] == ["tiny_textvqa", "custom_desk_1"]
     write(pictures, [GOOD] * 2 + [GOOD | {"answer": "no"}])
     assert plan(configured(*base)).cells[0].signature != cell.signature
 

@@ -19,19 +19,21 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = 3
+ROWS = 4
 """Questions of the embedded benchmarks there."""
 
-FASTV, CLASP, KEYWORD, TOWER, VIDEO, OWN = "fastv", "clasp", "clasp, keyword", "cdpruner, tower", "video", "own data"
+FASTV, CLASP, KEYWORD, VIDEO, OWN = "fastv", "clasp", "clasp, keyword", "video", "own data"
+TOWER, BROUGHT = "cdpruner, tower", "cdpruner, the backbone's tower"
 CELLS: dict[str, list[str]] = {
-    FASTV: ["method=fastv", "benchmarks.names=[world_ocr]"],
-    CLASP: ["method=clasp", "router=embedding", "benchmarks.names=[world_ocr]"],
-    KEYWORD: ["method=clasp", "router=keyword", "benchmarks.names=[world_ocr]"],
-    TOWER: ["method=cdpruner", "method.text_tower=tower", "benchmarks.names=[world_ocr]"],
+    FASTV: ["method=fastv", "benchmarks.names=[tiny_textvqa]"],
+    CLASP: ["method=clasp", "router=embedding", "benchmarks.names=[tiny_textvqa]"],
+    KEYWORD: ["method=clasp", "router=keyword", "benchmarks.names=[tiny_textvqa]"],
+    TOWER: ["method=cdpruner", "method.text_tower=tower", "benchmarks.names=[tiny_textvqa]"],
+    BROUGHT: ["method=cdpruner", "benchmarks.names=[tiny_textvqa]"],
     VIDEO: ["method=fastv", "backbone=video_llava_7b", "tokens=256", "benchmarks.names=[msvd]"],
     OWN: ["method=fastv", "benchmarks=custom", "data=own.jsonl"],
 }
-EVERY, WORLD, NONE = set(CELLS), {FASTV, CLASP, KEYWORD, TOWER}, set[str]()
+EVERY, WORLD, NONE = set(CELLS), {FASTV, CLASP, KEYWORD, TOWER, BROUGHT}, set[str]()
 TINY = EVERY - {VIDEO}
 
 Change = Callable[[Path], object]
@@ -100,7 +102,7 @@ def parquet(edit: Callable[[dict[str, Any]], object], back: bool = False, **opti
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        path = root / "data" / "benchmarks" / "test" / "world_ocr.parquet"
+        path = root / "data" / "benchmarks" / "test" / "tiny_textvqa.parquet"
         state, table = path.stat(), pq.read_table(path)
         rows = table.to_pylist()
         edit(rows[0])
@@ -144,9 +146,9 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     "a pixel edited there": (parquet(picture), WORLD),
     "the same rows written otherwise": (parquet(lambda row: None, compression="gzip"), NONE),
     "a question edited there, its time set back": (parquet(lambda row: row.update(question="what?"), back=True), WORLD),
-    "the code that draws the world": (world("drawing.py", "_NOISE = 5.0", "_NOISE = 6.0"), WORLD),
-    "other code that draws the same": (world("drawing.py", "_NOISE = 5.0", "_NOISE = 2.5 * 2"), NONE),
-    "a remark in it": (remark("tiny/drawing.py"), NONE),
+    "the code that draws the world": (world("world.py", "uniform(10, 16)", "uniform(10, 17)"), WORLD),
+    "other code that draws the same": (world("world.py", "uniform(10, 16)", "uniform(10, 4 * 4)"), NONE),
+    "a remark in it": (remark("tiny/painting.py"), NONE),
     "a video edited in place": (other("data/video/msvd/videos/a.mp4", b"frame", b"farme"), {VIDEO}),
     "a video question": (other("data/video/msvd/test_q.json", b"what", b"whom"), {VIDEO}),
     "an own question": (other("own.jsonl", b"what", b"whom"), {OWN}),
@@ -162,7 +164,8 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     "the encoder's package": (package("sentence-transformers"), {CLASP}),
     "the text tower": (other("tower/model.safetensors", b"weights", b"weighty"), {TOWER}),
     "the text tower in another folder": (moved("tower", "elsewhere"), NONE),
-    "its code": (code("backbones/clip_text.py"), {TOWER}),
+    "the one that the backbone brings": (more("clasp/tiny/weights/clip/config.json"), {BROUGHT}),
+    "its code": (code("backbones/clip_text.py"), {TOWER, BROUGHT}),
     "the version of torch": (package("torch"), EVERY),
     "of av": (package("av"), {VIDEO}),
     "of wandb": (package("wandb"), NONE),
@@ -177,10 +180,11 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     "how lmms-eval is asked": (code("evaluation/lmms.py"), EVERY),
     "how images are decoded": (code("evaluation/model.py"), EVERY),
     "how frames are taken": (code("evaluation/questions/frames.py"), {VIDEO}),
-    "how the world is scored": (code("evaluation/tasks/scoring.py"), TINY),
+    "how the world is asked": (code("evaluation/tasks/scoring.py"), TINY),
+    "how the world's forms are scored": (code("evaluation/tasks/tiny.py"), WORLD),
     "how own data are": (code("evaluation/tasks/custom.py"), {OWN}),
     "how videos are": (code("evaluation/tasks/unscored.py"), {VIDEO}),
-    "the task's file": (more("clasp/evaluation/tasks/clasp_world_ocr.yaml", "\nmore: 1\n"), WORLD),
+    "the task's file": (more("clasp/evaluation/tasks/clasp_tiny_textvqa.yaml", "\nmore: 1\n"), WORLD),
     "another task's": (more("clasp/evaluation/tasks/clasp_mmvet.yaml", "\nmore: 1\n"), NONE),
     **{
         name: (code(name), NONE)
@@ -193,7 +197,7 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     },
     # the environment
     "a key that is a word of the method": (environment(MY_KEY="output_average"), NONE),
-    "a token that is another": (environment(MY_TOKEN="density_peaks", A_SECRET="world_ocr", B_KEY="original"), NONE),
+    "a token that is another": (environment(MY_TOKEN="density_peaks", A_SECRET="tiny_textvqa", B_KEY="original"), NONE),
     "a password that is in the path": (environment(MY_PASSWORD="ROOT"), NONE),
     "another home and cache": (environment(HOME="ROOT", XDG_CACHE_HOME="ROOT"), NONE),
 }
@@ -206,7 +210,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     for name in ("clasp", "configs"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("*.pyc"))
     few = root / "clasp" / "tiny" / "benchmarks.py"
-    few.write_text(few.read_text().replace("= 500\n", f"= {ROWS}\n").replace("= 1_000\n", f"= {ROWS}\n"))
+    few.write_text(few.read_text().replace("= 480\n", f"= {ROWS}\n"))
     variables = {**os.environ, "PYTHONPATH": str(root), "XDG_CACHE_HOME": str(root.with_name("cache"))}
     done = subprocess.run(
         [sys.executable, __file__], cwd=root, env=variables, capture_output=True, text=True, check=False
@@ -250,7 +254,7 @@ def _image(path: Path, shade: int) -> None:
 
 def _draw_anew() -> None:
     """The modules that draw, as their files are now."""
-    for name in ("world", "drawing", "questions", "easy", "rows", "benchmarks"):
+    for name in ("world", "questions", "forms", "rows", "benchmarks"):
         importlib.reload(importlib.import_module(f"clasp.tiny.{name}"))
 
 
@@ -269,7 +273,7 @@ def _prepare(root: Path) -> None:
     (root / "own.jsonl").write_text('{"image": "a.png", "question": "what?", "answer": "a"}\n')
     from clasp.evaluation.questions.embedded import ensure
 
-    ensure(root / "data", ["world_ocr"])
+    ensure(root / "data", ["tiny_textvqa"])
 
 
 def _states(root: Path) -> dict[Path, tuple[int, ...]]:

@@ -420,9 +420,9 @@ def test_a_run_stores_unjudged_cells_and_judges_where_it_can(
 
     from clasp.evaluation.benchmarks import BENCHMARKS
 
-    as_judged = dataclasses.replace(BENCHMARKS["world_scene"], judge="mmvet")
-    monkeypatch.setitem(BENCHMARKS, "world_scene", as_judged)
-    config = configured("method=random", "tokens=64", "benchmarks.names=[world_scene]", "limit=3")
+    as_judged = dataclasses.replace(BENCHMARKS["tiny_gqa"], judge="mmvet")
+    monkeypatch.setitem(BENCHMARKS, "tiny_gqa", as_judged)
+    config = configured("method=random", "tokens=64", "benchmarks.names=[tiny_gqa]", "limit=3")
     outcome = run_cells(plan(config), config)
     (cell,) = outcome.cells
     assert (cell["score"], cell["scores"], outcome.failed) == (None, {}, ())
@@ -440,5 +440,5 @@ def test_a_run_stores_unjudged_cells_and_judges_where_it_can(
     assert known["signature"] == cell["signature"]
     assert store.get(cell["signature"]) == cell
 
-    fresh = configured("method=random", "tokens=32", "benchmarks.names=[world_scene]", "limit=3")
+    fresh = configured("method=random", "tokens=32", "benchmarks.names=[tiny_gqa]", "limit=3")
     assert run_cells(plan(fresh), fresh).cells[0]["score"] == pytest.approx(0.4)

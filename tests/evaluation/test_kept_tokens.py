@@ -25,7 +25,7 @@ from clasp.methods import METHODS, get
 from clasp.report.retention_run import load_retention
 from clasp.strict import ConfigError
 
-SMALL = ["limit=1", "benchmarks.names=[world_ocr]", "grid.tokens=[64]", "name=maps"]
+SMALL = ["limit=1", "benchmarks.names=[tiny_textvqa]", "grid.tokens=[64]", "name=maps"]
 
 
 def record(config: RunConfig) -> dict[str, Any]:
@@ -38,9 +38,15 @@ def test_it_holds_what_the_engine_kept_and_what_was_asked(
     configured: Callable[..., RunConfig], tiny: tuple[Any, Any], data_root: Path
 ) -> None:
     stored = record(configured(*SMALL, "grid.method=[clasp]", "policy=default", "dtype=float32"))
-    row = pyarrow.parquet.read_table(ensure(data_root, ["world_ocr"])["world_ocr"].path).slice(0, 1).to_pylist()[0]
+    row = (
+        pyarrow.parquet.read_table(ensure(data_root, ["tiny_textvqa"])["tiny_textvqa"].path).slice(0, 1).to_pylist()[0]
+    )
     (question,), (one,) = stored["questions"], stored["maps"]
-    assert (question["question"], question["answer"], question["category"]) == (row["question"], row["answer"], "ocr")
+    assert (question["question"], question["answer"], question["category"]) == (
+        row["question"],
+        row["answer"],
+        row["category"],
+    )
     model, processor = tiny
     image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": row["question"]}]}

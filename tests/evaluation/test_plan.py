@@ -14,7 +14,7 @@ from clasp.evaluation.plan import plan
 from clasp.strict import ConfigError
 
 Configured = Callable[..., RunConfig]
-ONE = "benchmarks.names=[world_ocr]"
+ONE = "benchmarks.names=[tiny_textvqa]"
 EXPERIMENTS = sorted((Path(__file__).resolve().parents[2] / "configs" / "experiment").glob("*.yaml"))
 
 
@@ -27,14 +27,14 @@ def signatures(config: RunConfig) -> list[str]:
     return [cell.signature for cell in plan(config).cells]
 
 
-def test_the_main_experiment_is_22_groups_of_7(configured: Configured) -> None:
+def test_the_main_experiment_is_22_groups_of_8(configured: Configured) -> None:
     planned = plan(configured("experiment=tiny_main"))
     labels = [group.label for group in planned.groups]
     assert [name for name, _ in planned.rows] == [label.partition(" at ")[0] for label in labels]
     methods = ("random", "random_inside", "stride", "pool", "fastv", "visionzip", "clasp")
     pruned = [f"{method} at {tokens}" for method in methods for tokens in (192, 128, 64)]
     assert labels == ["none", *pruned]
-    assert len(planned.cells) == len({cell.signature for cell in planned.cells}) == 22 * 7
+    assert len(planned.cells) == len({cell.signature for cell in planned.cells}) == 22 * 8
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_main_experiment_is_22_groups_of_7(configured: Configured) -> None:
         "policy.categories.scene.weights=[0,0,0.5,0.5]",
         "method.completion=farthest_point",
         "method.stage_layers=[1,3]",
-        "benchmarks.names=[world_scene]",
+        "benchmarks.names=[tiny_gqa]",
         "method=fastv",
     ],
 )
@@ -140,16 +140,16 @@ def test_code_questions_and_packages_are_part_of_the_identity(
     ("overrides", "words"),
     [
         (["method=clasp"], ["clasp", "needs a budget", "tokens=64"]),
-        (["tokens=64", "benchmarks.names=[world_ocrr]"], ["'world_ocrr'", "world_ocr", "did you mean"]),
+        (["tokens=64", "benchmarks.names=[tiny_textvqar]"], ["'tiny_textvqar'", "tiny_textvqa", "did you mean"]),
         (["grid.method=[clasp,slowv]", "grid.tokens=[64]"], ["'slowv'", "fastv"]),
-        (["tokens=64", "method.stage_layers=[2,12]"], ["layer 12", "0 to 11"]),
+        (["tokens=64", "method.stage_layers=[2,32]"], ["layer 32", "0 to 31"]),
         (["tokens=64", "method.stage_layers=[6,2]"], ["increase"]),
         (["tokens=64", "method.completion=nearest"], ["'nearest'", "density_peaks"]),
         (["tokens=64", "+method.complete=x"], ["'complete'", "completion"]),
         (["tokens=64", "fusion.name=sharp"], ["'sharp'", "deep"]),
         (["tokens=64", "router.name=coin"], ["'coin'", "embedding"]),
         (["tokens=64", "fusion=custom", "fusion.weights=[0.5,0.5]", "fusion.layers=[3,9]"], ["9", "0 to 6"]),
-        (["method=fastv", "tokens=64", "method.layer=0"], ["layer=0", "1 to 11"]),
+        (["method=fastv", "tokens=64", "method.layer=0"], ["layer=0", "1 to 31"]),
         (["method=fastv", "tokens=2", "method.layer=6"], ["2", "smallest is"]),
         (["tokens=64", "backbone.visual_tokens=400"], ["400", "576"]),
     ],
@@ -243,9 +243,9 @@ def test_a_reference_must_be_a_row(configured: Configured) -> None:
 
 
 def test_benchmarks_keep_their_order_and_come_once(configured: Configured) -> None:
-    planned = plan(configured("tokens=64", "benchmarks.names=[world_scene,world_ocr,world_scene]"))
-    assert [benchmark.name for benchmark in planned.benchmarks] == ["world_scene", "world_ocr"]
-    assert [spec.benchmark for spec in planned.cells] == ["world_scene", "world_ocr"]
+    planned = plan(configured("tokens=64", "benchmarks.names=[tiny_gqa,tiny_textvqa,tiny_gqa]"))
+    assert [benchmark.name for benchmark in planned.benchmarks] == ["tiny_gqa", "tiny_textvqa"]
+    assert [spec.benchmark for spec in planned.cells] == ["tiny_gqa", "tiny_textvqa"]
 
 
 def test_a_benchmark_that_needs_a_judge_is_planned_without_one(
@@ -253,6 +253,6 @@ def test_a_benchmark_that_needs_a_judge_is_planned_without_one(
 ) -> None:
     """Its cell has answers and no score until a judge completes it."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    planned = plan(configured("method=none", "benchmarks.names=[world_ocr,mmvet]"))
-    assert [cell.benchmark for cell in planned.cells] == ["world_ocr", "mmvet"]
+    planned = plan(configured("method=none", "benchmarks.names=[tiny_textvqa,mmvet]"))
+    assert [cell.benchmark for cell in planned.cells] == ["tiny_textvqa", "mmvet"]
     assert planned.notices == ()

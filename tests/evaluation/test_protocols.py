@@ -194,7 +194,7 @@ PAD, BRIEF = "backbone.preprocessing=pad", "backbone.system_prompt='Be brief.'"
 def test_what_departs_from_the_processor_is_signed_and_told_only_where_it_does(
     configured: Callable[..., RunConfig],
 ) -> None:
-    run = ("method=none", "benchmarks.names=[world_ocr]", "limit=2")
+    run = ("method=none", "benchmarks.names=[tiny_textvqa]", "limit=2")
     usual = plan(configured(*run))
     assert "presentation" not in usual.cells[0].identity()
     assert plan(configured(*run, "backbone.preprocessing=processor")).cells == usual.cells
@@ -253,7 +253,7 @@ def test_the_documented_command_asks_as_llavas_own_code(configured: Callable[...
 
 
 def test_a_run_asks_as_its_configuration_says(configured: Callable[..., RunConfig]) -> None:
-    run = ("method=none", "benchmarks.names=[world_ocr]", "limit=2")
+    run = ("method=none", "benchmarks.names=[tiny_textvqa]", "limit=2")
     cells = [run_cells(plan(config), config).cells[0] for config in (configured(*run), configured(*run, BRIEF))]
     usual, briefed = (cell["costs"]["text_tokens"] for cell in cells)
     assert briefed > usual

@@ -17,7 +17,7 @@ from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import RunOutcome, run_cells
 from clasp.results.store import BadCellWarning, CellStore
 
-TWO = ["method=clasp", "tokens=64", "benchmarks.names=[world_ocr,world_scene]", "limit=6"]
+TWO = ["method=clasp", "tokens=64", "benchmarks.names=[tiny_textvqa,tiny_gqa]", "limit=6"]
 
 
 def run(config: RunConfig) -> RunOutcome:
@@ -64,7 +64,7 @@ def test_cells_hold_together(configured: Callable[..., RunConfig]) -> None:
     experiment = json.loads((config.paths.results / "experiments" / "run.json").read_text())
     assert [line["signature"] for line in experiment["cells"]] == [cell["signature"] for cell in outcome.cells]
     assert [line["row"] for line in experiment["cells"]] == ["none", "none", "clasp", "clasp"]
-    assert [column["name"] for column in experiment["benchmarks"]] == ["world_ocr", "world_scene"]
+    assert [column["name"] for column in experiment["benchmarks"]] == ["tiny_textvqa", "tiny_gqa"]
     assert experiment["report"]["table"] == "accuracy"
 
 
@@ -101,15 +101,15 @@ def test_a_failing_cell_writes_nothing_and_the_others_still_run(
     answer = Answerer.answer
 
     def failing(self: Any, questions: Any, *rest: Any) -> Any:
-        if "world_ocr" in questions[0].name:
+        if "tiny_textvqa" in questions[0].name:
             raise EvaluationError("broken on purpose")
         return answer(self, questions, *rest)
 
     config = configured(*TWO)
     monkeypatch.setattr(Answerer, "answer", failing)
     outcome = run(config)
-    assert outcome.failed == ("tiny, clasp at 64, world_ocr",)
-    assert [cell["benchmark"] for cell in outcome.cells] == ["world_scene"]
+    assert outcome.failed == ("tiny, clasp at 64, tiny_textvqa",)
+    assert [cell["benchmark"] for cell in outcome.cells] == ["tiny_gqa"]
     assert len(files(config)) == 2
     monkeypatch.undo()
     assert run(config).computed == 1
@@ -121,13 +121,13 @@ def test_finished_groups_are_told_with_all_their_cells(configured: Callable[...,
     def remember(cells: list[Any]) -> None:
         told.append([cell["benchmark"] for cell in cells])
 
-    one = configured("method=random", "tokens=64", "benchmarks.names=[world_ocr]", "limit=2")
+    one = configured("method=random", "tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=2")
     run_cells(plan(one), one, remember)
-    assert told == [["world_ocr"]]
+    assert told == [["tiny_textvqa"]]
     both = configured(*TWO, "method=random", "limit=2")
     run_cells(plan(both), both, remember)
     run_cells(plan(both), both, remember)
-    assert told[1:] == [["world_ocr", "world_scene"]], "the cell that was there is told of too, and nothing twice"
+    assert told[1:] == [["tiny_textvqa", "tiny_gqa"]], "the cell that was there is told of too, and nothing twice"
 
 
 def test_rows_of_one_cell_are_computed_once_and_reported_under_both_names(
@@ -139,7 +139,7 @@ def test_rows_of_one_cell_are_computed_once_and_reported_under_both_names(
 
     variants = "+grid.variants={same: {method: {name: random}}, other: {method: {name: random, positions: contiguous}}}"
     grid = ["grid.method=[none,random]", variants, "grid.tokens=[64]", "report.reference=random"]
-    config = configured(*grid, "benchmarks.names=[world_ocr]", "limit=4")
+    config = configured(*grid, "benchmarks.names=[tiny_textvqa]", "limit=4")
     outcome = run(config)
     assert (outcome.computed, outcome.failed) == (3, ())
     summary = summarize(load_experiment("run", config.paths.results))
@@ -151,7 +151,7 @@ def test_rows_of_one_cell_are_computed_once_and_reported_under_both_names(
 
 def test_results_do_not_depend_on_order_packing_or_batch_size(configured: Callable[..., RunConfig]) -> None:
     """All at once in plan order, and cell by cell backwards, two groups of a method mixed, in other batches."""
-    grid = ["grid.method=[random,clasp]", "grid.tokens=[64]", "benchmarks.names=[world_ocr,world_scene]", "limit=5"]
+    grid = ["grid.method=[random,clasp]", "grid.tokens=[64]", "benchmarks.names=[tiny_textvqa,tiny_gqa]", "limit=5"]
     whole = configured(*grid, "batch_size=4")
     first = run(whole)
     apart = configured(*grid, "batch_size=2", f"paths.results={whole.paths.results}_apart")

@@ -23,8 +23,8 @@ SPEC = CellSpec(
     dtype="float32",
     method={"name": "clasp", "parameters": {"tokens": 64}, "code": "c0de"},
     budget={"tokens": 64, "ratio": None, "visual_tokens": 576},
-    benchmark="world_ocr",
-    task={"task": "clasp_world_ocr", "content": "aa", "scoring": "bb"},
+    benchmark="tiny_textvqa",
+    task={"task": "clasp_tiny_textvqa", "content": "aa", "scoring": "bb"},
     limit=100,
     protocol="p",
     versions={"torch": "2.15.0"},
@@ -68,9 +68,9 @@ def test_a_cell_is_read_back_as_written(tmp_path: Path) -> None:
         ("dtype", "bfloat16"),
         ("method", {"name": "clasp", "parameters": {"tokens": 65}, "code": "c0de"}),
         ("method", {"name": "clasp", "parameters": {"tokens": 64}, "code": "c0de2"}),
-        ("benchmark", "world_scene"),
-        ("task", {"task": "clasp_world_ocr", "content": "ab", "scoring": "bb"}),
-        ("task", {"task": "clasp_world_ocr", "content": "aa", "scoring": "bc"}),
+        ("benchmark", "tiny_gqa"),
+        ("task", {"task": "clasp_tiny_textvqa", "content": "ab", "scoring": "bb"}),
+        ("task", {"task": "clasp_tiny_textvqa", "content": "aa", "scoring": "bc"}),
         ("limit", "all"),
         ("protocol", "q"),
         ("versions", {"torch": "2.16.0"}),
@@ -184,7 +184,7 @@ def test_a_process_that_dies_between_the_two_files_leaves_no_cell(
 
 def test_experiments_list_rows_and_cells_in_plan_order_and_are_left_alone_when_unchanged(tmp_path: Path) -> None:
     other = dataclasses.replace(SPEC, limit=7)
-    benchmarks = [{"name": "world_ocr", "metric": "accuracy"}]
+    benchmarks = [{"name": "tiny_textvqa", "metric": "accuracy"}]
     rows = [("deep", [other, SPEC]), ("default", [SPEC])]
     path = experiments.write(tmp_path, "main", rows, benchmarks, "run.py", {"table": "accuracy"})
     record = json.loads(path.read_text())

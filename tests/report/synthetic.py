@@ -14,15 +14,16 @@ from clasp.report.load import load_experiment
 from clasp.report.summarize import summarize
 from clasp.report.table_rows import Summary
 
-BENCHMARKS = (
-    "easy_vqa",
-    "world_attribute",
-    "world_counting",
-    "world_ocr",
-    "world_spatial",
-    "world_scene",
-    "world_general",
-)
+CATEGORY = {
+    "tiny_mmvet": "attribute",
+    "tiny_vqav2": "counting",
+    "tiny_textvqa": "ocr",
+    "tiny_sqa": "spatial",
+    "tiny_gqa": "scene",
+    "tiny_pope": "general",
+}
+"""The one question category of a benchmark here."""
+BENCHMARKS = ("easy_vqa", *CATEGORY)
 MIXED = ("attribute", "counting", "scene")
 """Question categories of easy-VQA here."""
 METHODS = ("random", "fastv", "visionzip", "clasp")
@@ -84,7 +85,7 @@ def cell(method: str, tokens: int, benchmark: str, scores: list[float], **change
         "method": method,
         "budget": {"tokens": None if method == "none" else tokens, "ratio": None, "visual_tokens": VISUAL},
         "benchmark": benchmark,
-        "category": benchmark.removeprefix("world_") if benchmark.startswith("world_") else None,
+        "category": CATEGORY.get(benchmark),
         "metric": "accuracy",
         "score": float(np.mean(scores)),
         "scores": {"accuracy": float(np.mean(scores))},

@@ -34,7 +34,9 @@ def test_png_has_column_width(results: Path, every: Summary, tmp_path: Path) -> 
 
 
 def test_every_method_is_a_curve_of_every_budget_and_gaps_stay_gaps(tmp_path: Path) -> None:
-    write_experiment(tmp_path, keep=lambda method, tokens, name: (method, tokens, name) != ("fastv", 64, "world_ocr"))
+    write_experiment(
+        tmp_path, keep=lambda method, tokens, name: (method, tokens, name) != ("fastv", 64, "tiny_textvqa")
+    )
     found = curves(summary_of(tmp_path))
     assert {method: [row.tokens for row in rows] for method, rows in found.items()} == {
         method: [128, 192] if method == "fastv" else [64, 128, 192] for method in METHODS
@@ -142,7 +144,7 @@ def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
 
 def test_a_method_whose_average_is_undefined_is_not_drawn(results: Path) -> None:
     """An unpruned score of zero: every cell is there, but no ratio exists."""
-    write_cell(results, cell("none", 576, "world_ocr", [0.0] * 120), [0.0] * 120)
+    write_cell(results, cell("none", 576, "tiny_textvqa", [0.0] * 120), [0.0] * 120)
     summary = summary_of(results)
     assert all(row.flops_ratio is not None for row in summary.rows)
     assert curves(summary) == {}

@@ -28,11 +28,11 @@ def experiment(folder: Path, budgets: Sequence[int] = (128,)) -> Summary:
     for row, share in SHARES.items():
         method = row if row in ("none", "random") else "clasp"
         for tokens in [576] if row == "none" else budgets:
-            for benchmark in ("world_attribute", "world_counting", "world_ocr"):
-                right = round(100 * share) + (2 if (row, benchmark) == ("A", "world_counting") else 0)
+            for benchmark in ("tiny_mmvet", "tiny_vqav2", "tiny_textvqa"):
+                right = round(100 * share) + (2 if (row, benchmark) == ("A", "tiny_vqav2") else 0)
                 scores = [1.0] * right + [0.0] * (100 - right)
                 cells.append(planned(method, tokens, benchmark, row=row))
-                if (row, benchmark) != ("B", "world_ocr"):
+                if (row, benchmark) != ("B", "tiny_textvqa"):
                     write_cell(
                         folder,
                         cell(method, tokens, benchmark, scores, signature=signature(row, tokens, benchmark)),

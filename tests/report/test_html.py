@@ -91,7 +91,7 @@ def write_hostile(results: Path) -> None:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         hostile = [{**line, "prompt": HOSTILE, "answer": [HOSTILE], "prediction": HOSTILE} for line in lines]
         path.write_text("".join(json.dumps(line) + "\n" for line in hostile))
-    (results / "cells" / f"{own('random', 64, 'world_ocr')}.json").unlink()
+    (results / "cells" / f"{own('random', 64, 'tiny_textvqa')}.json").unlink()
     cells = [
         {**planned(method, tokens, name, row), "signature": own(row, tokens, name)}
         for method, tokens, name, row in rows
@@ -222,9 +222,9 @@ def test_every_number_names_its_cells(text: str, parsed: Parsed) -> None:
     assert [facts[int(at)]["cell"] for at in line["data-c"].split()] == [
         signature("visionzip", 128, name) for name in BENCHMARKS
     ]
-    number, content = parsed.cells[members[2 + BENCHMARKS.index("world_ocr")]]
+    number, content = parsed.cells[members[2 + BENCHMARKS.index("tiny_textvqa")]]
     fact = facts[int(number["data-c"])]
-    assert fact["cell"] == signature("visionzip", 128, "world_ocr")
+    assert fact["cell"] == signature("visionzip", 128, "tiny_textvqa")
     assert fact["questions"] == "40 of 500"
     assert fact["code"] == "commit 0123abc"
     assert fact["device"] == "CPU: Example 2 cores, batch size 8"
@@ -270,10 +270,10 @@ def test_examples_show_first_where_the_rows_differ(parsed: Parsed) -> None:
     tables = [verdicts[at : at + 4] for at in range(0, len(verdicts), 4)]
     assert len(tables) == 2 * len(BENCHMARKS)  # of two backbones
     assert all(any(len(set(row)) > 1 for row in table) for table in tables[:7])
-    # the hostile ones, four questions in all: the third differs, and one of the three rows has no cell of world_ocr
+    # the hostile ones, four questions in all: the third differs, and one of the three rows has no cell of tiny_textvqa
     right, wrong = ["right"] * 3, ["wrong"] * 3
     assert tables[7] == [right, wrong, ["right", "right", "wrong"], right]
-    assert [len(row) for row in tables[7 + BENCHMARKS.index("world_ocr")]] == [2] * 4
+    assert [len(row) for row in tables[7 + BENCHMARKS.index("tiny_textvqa")]] == [2] * 4
 
 
 def test_routers_stand_with_the_best_one_first_and_its_confusions(parsed: Parsed) -> None:
@@ -444,7 +444,7 @@ class TestInBrowser:
         assert opened.evaluate(column(2)) == [sorted(group, reverse=True) for group in groups]
 
     def test_empty_entries_come_last_in_either_direction(self, opened: Browser) -> None:
-        place = BENCHMARKS.index("world_ocr") + 3
+        place = BENCHMARKS.index("tiny_textvqa") + 3
         last = (
             "(() => { const rows = [...document.querySelectorAll('#e-hostile tbody')].at(-1).rows; "
             f"return rows[rows.length - 1].cells[{place - 1}].textContent; }})()"

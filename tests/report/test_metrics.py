@@ -9,7 +9,7 @@ import pytest
 from lmms_eval.tasks.mme import utils as mme
 from lmms_eval.tasks.pope import utils as pope
 
-from clasp.report.metrics import Sampled, sampled
+from clasp.report.metrics import Sampled, own_score, sampled
 
 MME_CATEGORIES = ("existence", "count", "OCR", "code_reasoning", "text_translation")
 
@@ -151,3 +151,42 @@ def test_repeated_question_ids_are_told_apart_by_occurrence() -> None:
     made = sampled("accuracy", answers, 1.0)
     assert made is not None
     assert list(made.units) == ["a#0", "b#0", "a#1", "a#2", "b#1"]
+
+
+def circular_answers(rng: np.random.Generator, questions: int) -> list[dict[str, Any]]:
+    """Rotations of questions with two to four options, in any order."""
+    answers = []
+    for question in range(questions):
+        for rotation in range(int(rng.integers(2, 5))):
+            detail = {"group": f"q{question}", "score": float(rng.random() < 0.8)}
+            answers.append({"question_id": f"q{question}-{rotation}", "score": None, "detail": detail})
+    return [answers[i] for i in rng.permutation(len(answers))]
+
+
+def circular(answers: list[dict[str, Any]]) -> float:
+    groups = {answer["detail"]["group"] for answer in answers}
+    right = [all(a["detail"]["score"] for a in answers if a["detail"]["group"] == group) for group in groups]
+    return sum(right) / len(right)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_circular_counts_questions_that_are_right_in_every_rotation(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    answers = circular_answers(rng, 20)
+    made = sampled("circular", answers, circular(answers))
+    assert made is not None
+    assert 0 < made.score() < 1
+    assert len(made.units) == 20
+    units = rng.integers(0, 20, 20).tolist()
+    kept = [[a for a in answers if a["detail"]["group"] == made.units[unit]] for unit in units]
+    assert taken(made, units) == pytest.approx(np.mean([circular(group) for group in kept]))
+
+
+def test_circular_without_groups_does_not_follow() -> None:
+    assert sampled("circular", [{"question_id": 1, "score": None, "detail": {"score": 1.0}}], 1.0) is None
+
+
+def test_an_answer_is_worth_its_own_score_or_its_details() -> None:
+    assert own_score({"score": 0.3, "detail": {"score": 1.0}}) == 0.3
+    assert own_score({"score": None, "detail": {"score": 1, "prediction": "yes"}}) == 1.0
+    assert own_score({"score": None, "detail": {"prediction": "yes"}}) is own_score({"score": None}) is None

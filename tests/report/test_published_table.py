@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clasp.report.published.protocols import FORMS
 from command_line import call
 from synthetic import VISUAL, alter, cell, planned, signature, summary_of, write_cell, write_plan
 
 from clasp.report.build import build_published
 from clasp.report.load import ReportError
-from clasp.report.published.compare import PublishedRow, published_rows
+from clasp.report.published.compare import FOLDER, PublishedRow, published_rows
 from clasp.report.published.write import published_csv, published_sheet
 from clasp.report.table import sheet_latex, sheet_markdown
 from clasp.report.table_rows import Summary
@@ -176,10 +177,37 @@ def test_on_another_backbone_nothing_compares_and_one_sentence_says_so(tmp_path:
     assert any(value.ours is not None for value in values)
     assert all(value.difference is None for value in values)
     text = sheet_markdown(published_sheet(summary, rows))
-    assert text.count("nothing here compares") == 1
+    assert text.count("Nothing here compares") == 1
     assert "ours of tiny" in text
     assert "60.4" in text
     assert not re.search(r"\(~?[+-]\d", text)
+
+
+def test_published_columns_stand_beside_the_forms_of_the_small_world(tmp_path: Path) -> None:
+    """Each published number in the column of the benchmark that has its form, on a line that names the other model."""
+    forms = tuple(FORMS)
+    assert {*FORMS.values()} == {"gqa", "mmbench", "mme", "pope", "sqa", "vqav2", "textvqa", "mmvet"}
+    summary = write(tmp_path, backbone="tiny", benchmarks=forms)
+    rows = published_rows(summary)
+    unpruned = max(rows_of(rows, "none", VISUAL), key=lambda row: len(row.values))
+    with (FOLDER / "accuracy.csv").open(encoding="utf-8", newline="") as file:
+        known = {
+            line["benchmark"]: line["value"]
+            for line in csv.DictReader(file)
+            if (line["backbone"], line["method"]) == ("llava_1_5_7b", "none")
+            and line["source"] == unpruned.source
+            and line["protocol"] == unpruned.protocol
+        }
+    assert {name: value.text for name, value in unpruned.values.items() if name in forms} == {
+        form: known[name] for form, name in FORMS.items() if name in known
+    }
+    assert len(forms) == sum(name in forms for name in unpruned.values)
+    assert all(unpruned.values[name].ours is not None for name in forms)
+    assert all(value.difference is None for value in unpruned.values.values())
+    text = sheet_markdown(published_sheet(summary, rows))
+    assert lines_of(text, "| CLASP on llava_1_5_7b")
+    assert "tiny GQA |" in text
+    assert lines_of(text, "| CLASP on llava_1_5_7b (128)")
 
 
 def test_budgets_and_methods_that_we_lack_stand_apart(tmp_path: Path) -> None:

@@ -83,14 +83,14 @@ def test_one_legend_names_everything_once_and_nothing_leaves_the_figure(every: S
 
 
 def test_a_missing_cell_is_a_gap_and_a_sum_of_points_is_no_percentage(results: Path) -> None:
-    (results / "cells" / f"{signature('clasp', 128, 'world_ocr')}.json").unlink()
+    (results / "cells" / f"{signature('clasp', 128, 'tiny_textvqa')}.json").unlink()
     for method in METHODS:
         for tokens in (192, 128, 64):
-            alter(results, signature(method, tokens, "world_scene"), score=1500.0, metric="mme")
+            alter(results, signature(method, tokens, "tiny_gqa"), score=1500.0, metric="mme")
     found = panels(summary_of(results))
     lines = {axes: {str(line.get_label()): line for line in found[axes].lines} for axes in found}
-    assert list(lines["world ocr"]["CLASP"].get_xdata()) == [64, 192]
-    assert set(lines["world scene"]["CLASP"].get_ydata()) == {1500.0}
+    assert list(lines["tiny TextVQA"]["CLASP"].get_xdata()) == [64, 192]
+    assert set(lines["tiny GQA"]["CLASP"].get_ydata()) == {1500.0}
 
 
 def test_bytes_are_stable_at_column_width(results: Path, tmp_path: Path) -> None:

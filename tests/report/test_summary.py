@@ -137,13 +137,13 @@ def test_what_is_called_better_or_worse(tmp_path: Path) -> None:
 
 
 def test_a_comparison_with_a_missing_cell_is_none_and_not_counted(tmp_path: Path) -> None:
-    write_experiment(tmp_path, keep=lambda *key: key != ("fastv", 64, "world_ocr"))
+    write_experiment(tmp_path, keep=lambda *key: key != ("fastv", 64, "tiny_textvqa"))
     assert rows_of(summary_of(tmp_path))["fastv", 64].comparison is None
     assert "for the 8 comparisons" in markdown(summary_of(tmp_path))
-    write_experiment(tmp_path / "b", keep=lambda *key: key != ("random", 64, "world_ocr"))
+    write_experiment(tmp_path / "b", keep=lambda *key: key != ("random", 64, "tiny_textvqa"))
     rows = rows_of(summary_of(tmp_path / "b"))
     assert {key[1] for key, row in rows.items() if row.comparison is not None} == {192, 128}
-    write_experiment(tmp_path / "c", keep=lambda *key: key != ("none", VISUAL, "world_ocr"))
+    write_experiment(tmp_path / "c", keep=lambda *key: key != ("none", VISUAL, "tiny_textvqa"))
     assert all(row.comparison is None for row in summary_of(tmp_path / "c").rows)
 
 
@@ -204,7 +204,7 @@ def test_planned_rows_without_any_cell_stand_in_the_table_with_empty_entries(tmp
     row = rows_of(summary)["E | deep", 128]
     assert (row.method, row.tokens) == ("clasp", 128)
     assert {*row.scores.values(), *row.intervals.values(), *row.costs.values(), *row.speedups.values()} == {None}
-    assert row.average.value is row.world.value is row.flops_ratio is row.comparison is None
+    assert row.average.value is row.flops_ratio is row.comparison is None
     (line,) = (line for line in markdown(summary).splitlines() if line.startswith(r"| E \|"))
     assert {entry.strip() for entry in line.replace(r"\|", "/").strip("|").split("|")} == {"E / deep", ""}
     assert f"INCOMPLETE: {len(BENCHMARKS)} of {5 * len(BENCHMARKS)} planned cells" in markdown(summary)
@@ -218,14 +218,14 @@ def test_the_unpruned_row_without_any_cell_stands_first(tmp_path: Path) -> None:
 
 def test_unjudged_cells_have_an_empty_entry_and_leave_no_average(results: Path) -> None:
     for method, tokens, name in plan():
-        if name == "world_general":
+        if name == "tiny_pope":
             value = cell(method, tokens, name, [1.0] * 120, score=None, metric="judged share")
             write_cell(results, value, [None] * 120)
     summary = summary_of(results)
     for row in summary.rows:
-        assert row.scores["world_general"] is row.intervals["world_general"] is None
-        assert row.average.value is row.world.value is row.comparison is None
-        assert row.scores["world_ocr"] is not None
+        assert row.scores["tiny_pope"] is row.intervals["tiny_pope"] is None
+        assert row.average.value is row.comparison is None
+        assert row.scores["tiny_textvqa"] is not None
         assert row.costs["kv_mib"] is not None  # the answers are there, and what they cost
     assert "INCOMPLETE" not in markdown(summary)
     assert not re.search(r"\bnan\b", markdown(summary))
@@ -233,9 +233,9 @@ def test_unjudged_cells_have_an_empty_entry_and_leave_no_average(results: Path) 
 
 
 def test_one_unjudged_cell_empties_its_own_row_alone(results: Path) -> None:
-    alter(results, signature("clasp", 64, "world_ocr"), score=None)
+    alter(results, signature("clasp", 64, "tiny_textvqa"), score=None)
     rows = rows_of(summary_of(results))
-    assert rows["clasp", 64].scores["world_ocr"] is rows["clasp", 64].average.value is None
+    assert rows["clasp", 64].scores["tiny_textvqa"] is rows["clasp", 64].average.value is None
     assert all(row.average.value is not None for key, row in rows.items() if key != ("clasp", 64))
 
 

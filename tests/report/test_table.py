@@ -55,7 +55,6 @@ def test_averages_and_costs_follow_from_the_cells(results: Path) -> None:
     row, base = row_of(summary, "clasp", 64), row_of(summary, "none", 576)
     ratios = {name: row.scores[name] / base.scores[name] for name in BENCHMARKS}
     assert row.average.value == pytest.approx(sum(ratios.values()) / 7)
-    assert row.world.value == pytest.approx(sum(v for k, v in ratios.items() if k.startswith("world_")) / 6)
     assert row.average.interval.low < row.average.value < row.average.interval.high
     assert base.average.value == 1.0
     assert base.average.interval is None
@@ -68,35 +67,27 @@ def test_averages_and_costs_follow_from_the_cells(results: Path) -> None:
 
 
 def test_a_missing_pruned_cell_empties_its_entry_its_average_and_its_costs_only(results: Path) -> None:
-    (results / "cells" / f"{signature('clasp', 64, 'world_ocr')}.json").unlink()
+    (results / "cells" / f"{signature('clasp', 64, 'tiny_textvqa')}.json").unlink()
     summary = summary_of(results)
     row = row_of(summary, "clasp", 64)
-    assert row.scores["world_ocr"] is None
+    assert row.scores["tiny_textvqa"] is None
     assert row.scores["easy_vqa"] is not None
-    assert row.average.value is row.average.interval is row.world.value is row.speedups["prefill"] is None
+    assert row.average.value is row.average.interval is row.speedups["prefill"] is None
     assert set(row.costs.values()) == {None}
     assert row_of(summary, "clasp", 128).average.interval is not None
     shown = next(line for line in reversed(table_rows(markdown(summary))) if line[0] == "CLASP")
     assert shown[4] == ""
-    assert shown[8:] == [""] * 9
+    assert shown[8:] == [""] * 8
     assert "1 of 91 planned cells" in markdown(summary)
 
 
-def test_a_missing_world_cell_leaves_no_world_average_but_easy_vqa_missing_does(results: Path) -> None:
-    (results / "cells" / f"{signature('fastv', 128, 'easy_vqa')}.json").unlink()
-    row = row_of(summary_of(results), "fastv", 128)
-    assert row.average.value is None
-    assert row.world.value is not None
-    assert row.world.interval is not None
-
-
 def test_without_an_unpruned_score_no_average_exists(tmp_path: Path) -> None:
-    write_experiment(tmp_path, keep=lambda method, tokens, name: (method, name) != ("none", "world_scene"))
-    assert all(row.average.value is None and row.world.value is None for row in summary_of(tmp_path).rows)
+    write_experiment(tmp_path, keep=lambda method, tokens, name: (method, name) != ("none", "tiny_gqa"))
+    assert all(row.average.value is None for row in summary_of(tmp_path).rows)
 
 
 def test_a_benchmark_that_nobody_ran_is_still_a_column(tmp_path: Path) -> None:
-    write_experiment(tmp_path, keep=lambda method, tokens, name: name != "world_scene")
+    write_experiment(tmp_path, keep=lambda method, tokens, name: name != "tiny_gqa")
     summary = summary_of(tmp_path)
     assert summary.benchmarks == BENCHMARKS
     assert row_of(summary, "clasp", 64).average.value is None
@@ -152,7 +143,7 @@ def test_hours_between_a_row_and_the_unpruned_model(
     results: Path, started: str | None, finished: str | None, hours: float
 ) -> None:
     when = {"started": started, "finished": finished} if started else None
-    path = results / "cells" / f"{signature('fastv', 128, 'world_ocr')}.json"
+    path = results / "cells" / f"{signature('fastv', 128, 'tiny_textvqa')}.json"
     value = json.loads(path.read_text())
     value["provenance"] = {k: v for k, v in value["provenance"].items() if k not in ("started", "finished")} | (
         when or {}
@@ -182,10 +173,9 @@ def test_a_metric_without_scores_per_question_has_no_interval(results: Path) -> 
     row = row_of(summary_of(results), "clasp", 64)
     assert row.scores["easy_vqa"] == 1500.0
     assert row.intervals["easy_vqa"] is row.comparison is None
-    assert row.intervals["world_ocr"] is not None
+    assert row.intervals["tiny_textvqa"] is not None
     assert row.average.value is not None
     assert row.average.interval is None
-    assert row.world.interval is not None
 
 
 def test_different_questions_are_not_compared(results: Path) -> None:
@@ -341,7 +331,7 @@ def test_csv_holds_every_accounting_and_both_formulas_at_full_precision(results:
     assert records[0]["p"] == records[0]["reference"] == ""
     assert float(record["total_speedup"]) == row.speedups["total"]
     assert float(record["normalized_average"]) == row.average.value
-    assert float(record["world_average_high"]) == row.world.interval.high
+    assert float(record["normalized_average_high"]) == row.average.interval.high
 
 
 def test_latex_is_balanced_and_escaped(results: Path) -> None:

@@ -142,7 +142,7 @@ def test_offline_run_holds_id_group_job_type_config_and_scores(offline: dict[str
     assert config["budget"]["tokens"] == 64
     assert "benchmark" not in config
     assert len(config["signatures"]) == 7
-    assert found["score/world_ocr"] == pytest.approx(2 / 3)
+    assert found["score/tiny_textvqa"] == pytest.approx(2 / 3)
     assert found["questions/easy_vqa"] == 3
     table = json.loads(next(Path(where).rglob("*.table.json")).read_text())
     assert [line[1] for line in table["data"]] == list(BENCHMARKS)
@@ -165,7 +165,7 @@ def test_report_is_one_run_with_the_rows_and_an_artifact_of_the_files(offline: d
     assert [line["row"] for line in lines] == ["none", *["random", "fastv"] * 3]
     assert lines[1]["budget"] == 192
     assert lines[0]["normalized_average_low"] is None
-    assert lines[1]["world_ocr_low"] <= lines[1]["world_ocr"] <= lines[1]["world_ocr_high"]
+    assert lines[1]["tiny_textvqa_low"] <= lines[1]["tiny_textvqa"] <= lines[1]["tiny_textvqa_high"]
 
 
 def test_report_of_more_cells_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

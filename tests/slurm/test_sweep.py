@@ -24,7 +24,7 @@ SWEPT = [
     "-m",
     "method=random,fastv",
     "tokens=64",
-    "benchmarks.names=[world_ocr,world_scene,world_counting]",
+    "benchmarks.names=[tiny_textvqa,tiny_gqa,tiny_vqav2]",
     "limit=4",
 ]
 QUEUE = [

@@ -1,10 +1,11 @@
-"""The benchmark files: complete, the same bytes twice, rebuilt only where something is missing."""
+"""The benchmark files: whole groups, the same bytes twice, rebuilt only where something is missing."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections import Counter
 from io import BytesIO
 from pathlib import Path
 
@@ -17,123 +18,133 @@ from clasp.categories import CATEGORIES
 from clasp.reading import InvalidFile
 from clasp.tiny import benchmarks
 from clasp.tiny.benchmarks import CONTENTS, NAMES, build, read_manifest, stated
-from clasp.tiny.rows import drawing_code
+from clasp.tiny.forms import BENCHMARKS
+from clasp.tiny.rows import content_hash, draw, drawing_code
 
 pytestmark = pytest.mark.xdist_group("tiny benchmarks")  # the same files for all
-ROWS = 12
+ROWS = 8
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
     root = tmp_path_factory.mktemp("benchmarks")
-    return root, build(root, easy_rows=ROWS, category_rows=ROWS)
+    return root, build(root, rows=ROWS)
 
 
-def test_every_benchmark_is_there(built: tuple[Path, dict[str, Path]]) -> None:
+def test_rows_are_whole_groups_with_their_answers(built: tuple[Path, dict[str, Path]]) -> None:
     root, paths = built
-    assert tuple(paths) == NAMES
+    assert tuple(paths) == NAMES["test"]
     manifest = read_manifest(root / "test")
     for name, path in paths.items():
-        table = pq.read_table(path)
-        assert table.column_names == ["question_id", "image", "question", "answer", "category"]
-        assert table.num_rows == ROWS
-        assert len(set(table["question_id"].to_pylist())) == ROWS
-        assert (manifest[name]["code"], manifest[name]["rows"]) == (drawing_code(), ROWS)
-        assert set(table["category"].to_pylist()) <= set(CATEGORIES)
-        if name != "easy_vqa":
-            assert set(table["category"].to_pylist()) == {name.removeprefix("world_")}
+        rows = pq.read_table(path).to_pylist()
+        assert ROWS - 3 <= len(rows) <= ROWS, name
+        assert (manifest[name]["code"], manifest[name]["rows"]) == (drawing_code(), len(rows))
+        assert len({row["question_id"] for row in rows}) == len(rows)
+        assert {row["category"] for row in rows} <= set(CATEGORIES)
+        sizes = set(Counter(row["group"] for row in rows).values())
+        assert sizes <= {"tiny_mme": {2}, "tiny_mmbench": {2, 3, 4}}.get(name, {1}), name
+        assert ("groups" in manifest[name]) == (max(sizes) > 1)
+        answers = {len(row["answers"]) for row in rows}
+        assert answers == ({10} if name in ("tiny_vqav2", "tiny_textvqa") else {0}), name
 
 
 def test_images_open_and_datasets_knows_them(built: tuple[Path, dict[str, Path]]) -> None:
-    _, paths = built
-    for name, path in paths.items():
+    for name, path in built[1].items():
         table = pq.read_table(path)
-        row = table.slice(0, 1).to_pylist()[0]
-        with Image.open(BytesIO(row["image"]["bytes"])) as image:
+        with Image.open(BytesIO(table.slice(0, 1).to_pylist()[0]["image"]["bytes"])) as image:
             assert image.size == ((64, 64) if name == "easy_vqa" else (192, 192))
         features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
         assert features["image"] == {"_type": "Image"}
 
 
-def test_pictures_differ_between_rows(built: tuple[Path, dict[str, Path]]) -> None:
-    rows = pq.read_table(built[1]["world_ocr"]).to_pylist()
-    pictures = [np.asarray(Image.open(BytesIO(row["image"]["bytes"]))) for row in rows]
-    assert len({picture.tobytes() for picture in pictures}) == ROWS
+def test_images_differ_between_groups(built: tuple[Path, dict[str, Path]]) -> None:
+    for name in ("tiny_textvqa", "tiny_mmbench"):
+        rows = pq.read_table(built[1][name]).to_pylist()
+        images = {np.asarray(Image.open(BytesIO(row["image"]["bytes"]))).tobytes() for row in rows}
+        assert len(images) == len({row["group"] for row in rows}) > 1
 
 
 def test_the_same_bytes_twice(built: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
-    root, paths = built
-    again = build(tmp_path, easy_rows=ROWS, category_rows=ROWS)
-    for name in NAMES:
-        assert again[name].read_bytes() == paths[name].read_bytes()
-    assert read_manifest(tmp_path / "test") == read_manifest(root / "test")
+    again = build(tmp_path, rows=ROWS)
+    for name, path in built[1].items():
+        assert again[name].read_bytes() == path.read_bytes()
+    assert read_manifest(tmp_path / "test") == read_manifest(built[0] / "test")
 
 
 def test_a_longer_file_starts_with_the_shorter(built: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
-    longer = build(tmp_path, easy_rows=ROWS + 5, category_rows=ROWS + 5)
-    for name in NAMES:
-        ids = pq.read_table(longer[name])["question_id"].to_pylist()
-        assert ids[:ROWS] == pq.read_table(built[1][name])["question_id"].to_pylist()
-        assert len(ids) == ROWS + 5
+    longer = build(tmp_path, rows=ROWS + 5)
+    for name, path in built[1].items():
+        short, more = (pq.read_table(file)["question_id"].to_pylist() for file in (path, longer[name]))
+        assert more[: len(short)] == short
+        assert len(more) > len(short)
 
 
 def test_only_what_is_missing_is_built(built: tuple[Path, dict[str, Path]]) -> None:
     root, paths = built
     before = {name: path.stat().st_mtime_ns for name, path in paths.items()}
-    paths["world_scene"].unlink()
-    build(root, easy_rows=ROWS, category_rows=ROWS)
-    changed = {name for name, path in paths.items() if path.stat().st_mtime_ns != before[name]}
-    assert changed == {"world_scene"}
+    paths["tiny_sqa"].unlink()
+    build(root, rows=ROWS)
+    assert {name for name, path in paths.items() if path.stat().st_mtime_ns != before[name]} == {"tiny_sqa"}
 
 
-def test_calibration_rows_are_not_test_rows(built: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
-    other = build(tmp_path, "calibration", easy_rows=ROWS, category_rows=ROWS)
-    for name in NAMES:
-        images = [
-            {row["image"]["bytes"] for row in pq.read_table(paths[name]).to_pylist()} for paths in (other, built[1])
-        ]
-        assert not images[0] & images[1]
+def test_calibration_asks_one_category_a_file_about_other_images(
+    built: tuple[Path, dict[str, Path]], tmp_path: Path
+) -> None:
+    shown = {row["image"]["bytes"] for path in built[1].values() for row in pq.read_table(path).to_pylist()}
+    for name, path in build(tmp_path, "calibration", ROWS).items():
+        rows = pq.read_table(path).to_pylist()
+        assert {row["category"] for row in rows} == {name.removeprefix("calibration_")}
+        assert len(rows) == ROWS
+        assert not shown & {row["image"]["bytes"] for row in rows}
+
+
+def test_every_form_can_be_asked_on_the_calibration_split() -> None:
+    """What the trainer may look at: the benchmarks' forms about scenes that no test shows."""
+    for name in ("easy_vqa", *BENCHMARKS):
+        other, own = list(draw(name, "calibration", 4)), list(draw(name, "test", 4))
+        assert len(other) >= 2
+        assert not {row.image for row in other} & {row.image for row in own}, name
 
 
 def test_what_is_shipped_of_the_benchmarks_is_what_is_built(tmp_path: Path) -> None:
-    """Code and names of all, and the content of those that are quickly built; runs compare the others."""
+    """Code and names of all, and the content of two that are quickly built; runs compare the others."""
     shipped = json.loads(CONTENTS.read_text())
     assert shipped["code"] == drawing_code(), "the world is drawn by other code: run python -m clasp.tiny.benchmarks"
-    for split in benchmarks.SPLITS:
-        assert set(shipped[split]) == set(NAMES)
-        planned = stated(tmp_path, split, "easy_vqa")
-        assert not (tmp_path / split).exists(), "a plan builds nothing"
-        build(tmp_path, split, names=["easy_vqa"])
-        assert planned == stated(tmp_path, split, "easy_vqa")
-        assert read_manifest(tmp_path / split)["easy_vqa"]["sha256"] == shipped[split]["easy_vqa"]
+    for split, names in NAMES.items():
+        assert set(shipped[split]) == set(names)
+    planned = stated(tmp_path, "test", "easy_vqa")
+    assert not (tmp_path / "test").exists(), "a plan builds nothing"
+    build(tmp_path, names=["easy_vqa"])
+    assert planned == stated(tmp_path, "test", "easy_vqa")
+    assert read_manifest(tmp_path / "test")["easy_vqa"]["sha256"] == shipped["test"]["easy_vqa"]["sha256"]
+    choices = stated(tmp_path, "test", "tiny_mmbench")
+    assert choices is not None
+    assert sum(choices.groups) == choices.rows
+    drawn = list(draw("tiny_mmbench", "test", choices.groups[0]))
+    assert [row.group for row in drawn] == [drawn[0].group] * choices.groups[0]
 
 
-def test_an_edited_file_stays_and_says_what_stands_in_it(
-    built: tuple[Path, dict[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(benchmarks, "ROWS_PER_CATEGORY", ROWS)
-    path = build(tmp_path, category_rows=ROWS, names=["world_ocr"])["world_ocr"]
-    before, table = stated(tmp_path, "test", "world_ocr"), pq.read_table(path)
-    pq.write_table(table, path, compression="gzip")
-    assert before == stated(tmp_path, "test", "world_ocr"), "the same rows"
-    pq.write_table(table.slice(1), path)
-    build(tmp_path, category_rows=ROWS, names=["world_ocr"])
-    after = stated(tmp_path, "test", "world_ocr")
+def test_an_edited_file_stays_and_says_what_stands_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmarks, "ROWS", ROWS)
+    path = build(tmp_path, rows=ROWS, names=["tiny_mme"])["tiny_mme"]
+    before, table = stated(tmp_path, "test", "tiny_mme"), pq.read_table(path)
     assert before is not None
+    assert before.content == content_hash(draw("tiny_mme", "test", ROWS))
+    pq.write_table(table, path, compression="gzip")
+    assert before == stated(tmp_path, "test", "tiny_mme"), "the same rows"
+    pq.write_table(table.slice(2), path)
+    build(tmp_path, rows=ROWS, names=["tiny_mme"])
+    after = stated(tmp_path, "test", "tiny_mme")
     assert after is not None
-    assert (after.rows, after.content != before.content) == (ROWS - 1, True)
+    assert (after.rows, after.groups, after.content != before.content) == (ROWS - 2, (2,) * 3, True)
     path.write_bytes(b"no parquet")
     with pytest.raises(InvalidFile, match="delete it and it is built anew"):
-        stated(tmp_path, "test", "world_ocr")
+        stated(tmp_path, "test", "tiny_mme")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        ({"split": "train"}, "'train'.*test or calibration"),
-        ({"easy_rows": 0}, "easy_rows=0"),
-        ({"category_rows": 0}, "=0"),
-    ],
+    [({"split": "valid"}, "'valid': use test or calibration"), ({"rows": 3}, "rows=3 is out of range: use 4 to 9673")],
 )
 def test_bad_arguments_are_named(tmp_path: Path, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -146,7 +146,10 @@ class FakeState:
         scale = hidden.float().square().mean(dim=-1, keepdim=True).add(1e-6).rsqrt()
         return hidden * scale * self.gain
 
-    def clip_similarity(self, text_tower: str, without: Sequence[str] = ()) -> Tensor:
+    def clip_similarity(self, text_tower: str | None, without: Sequence[str] = ()) -> Tensor | None:
+        """Of a backbone that brings no CLIP model."""
+        if text_tower is None:
+            return None
         self.text_towers.append(text_tower)
         self.without = tuple(without)
         return self.similarity

@@ -46,7 +46,7 @@ class FakeState(PlainState):
 
     asked: str | None = None
 
-    def clip_similarity(self, text_tower: str, without: Sequence[str] = ()) -> Tensor:
+    def clip_similarity(self, text_tower: str | None, without: Sequence[str] = ()) -> Tensor | None:
         self.asked = text_tower
         return super().clip_similarity(text_tower, without)
 
@@ -413,7 +413,7 @@ def test_cdpruner_prefers_low_clip_similarity() -> None:
     assert CDPruner(tokens=1, text_tower="a CLIP").select(state, 3).index.tolist() == [[1, 3, 5]]
     assert len(state.without) == 2, "CLIP does not read how short the answer is to be"
     assert CDPruner(tokens=1, text_tower="a CLIP").vision_states(7) == (7,), "patches in the state that is projected"
-    assert CDPruner(tokens=1).vision_states(7) == ()
+    assert CDPruner(tokens=1).vision_states(7) == (7,), "the backbone may bring a tower of its own"
 
 
 def test_cdpruner_prefers_what_is_like_the_words_where_these_stand_in() -> None:
@@ -427,6 +427,7 @@ def test_cdpruner_says_what_stands_in_for_the_text_tower() -> None:
     (note,) = CDPruner(tokens=64).fallbacks(LLAVA)
     assert "no CLIP text tower" in note
     assert CDPruner(tokens=64, text_tower="openai/clip-vit-large-patch14-336").fallbacks(LLAVA) == ()
+    assert CDPruner(tokens=64).fallbacks(geometry("tiny")) == ()
 
 
 # published budgets and refusals

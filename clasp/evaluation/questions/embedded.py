@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clasp.reading import InvalidFile
 from clasp.strict import ConfigError
 
-WORLD, CALIBRATION = "world_", "calibration_"
-"""Prefixes of the picture world's benchmarks: of the test split, and of the one that calibrates."""
+if TYPE_CHECKING:
+    from clasp.tiny.rows import Split
+
+CALIBRATION = "calibration_"
+"""Prefix of the benchmarks of the split that calibrates; the others are of the test split."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,18 @@ class LocalFile:
         path: the parquet file.
         content: hash of what is asked and shown, the same on every machine.
         questions: how many there are.
+        groups: sizes of the groups that are scored as one, in order; empty where each question is scored alone.
     """
 
     path: Path
     content: str
     questions: int
+    groups: tuple[int, ...] = ()
+
+    def whole(self, limit: int) -> int:
+        """The first questions that a limit leaves: at most ``limit`` in whole groups, and at least the first group."""
+        ends = list(accumulate(self.groups))
+        return max([end for end in ends if end <= limit] or ends[:1] or [limit])
 
 
 def find(data: Path | str, names: Sequence[str]) -> dict[str, LocalFile]:
@@ -38,16 +50,16 @@ def find(data: Path | str, names: Sequence[str]) -> dict[str, LocalFile]:
 
     root, found = Path(data) / "benchmarks", {}
     for name in names:
-        split, file = _place(name)
+        split = _split(name)
         try:
-            known = stated(root, split, file)
+            known = stated(root, split, name)
             if known is None:
-                build(root, split, names=[file])
-                known = stated(root, split, file)
+                build(root, split, names=[name])
+                known = stated(root, split, name)
         except InvalidFile as error:
             raise ConfigError(str(error)) from error
         assert known is not None
-        found[name] = LocalFile(known.path, known.content, known.rows)
+        found[name] = LocalFile(known.path, known.content, known.rows, known.groups)
     return found
 
 
@@ -59,8 +71,8 @@ def ensure(data: Path | str, names: Sequence[str]) -> dict[str, LocalFile]:
     """
     from clasp.tiny.benchmarks import build
 
-    for split, file in map(_place, names):
-        build(Path(data) / "benchmarks", split, names=[file])
+    for name in names:
+        build(Path(data) / "benchmarks", _split(name), names=[name])
     return find(data, names)
 
 
@@ -72,7 +84,7 @@ def ensure_as_planned(data: Path | str, planned: Mapping[str, LocalFile]) -> Non
     """
     from clasp.tiny.benchmarks import NAMES
 
-    names = [name for name in planned if _place(name)[1] in NAMES]
+    names = [name for name in planned if name in NAMES[_split(name)]]
     for name, file in ensure(data, names).items():
         if file.content != planned[name].content:
             raise ConfigError(
@@ -81,6 +93,5 @@ def ensure_as_planned(data: Path | str, planned: Mapping[str, LocalFile]) -> Non
             )
 
 
-def _place(name: str) -> tuple[str, str]:
-    """Split and file of a benchmark; the calibration split holds the same sets, over other images."""
-    return ("calibration" if name.startswith(CALIBRATION) else "test"), name.replace(CALIBRATION, WORLD)
+def _split(name: str) -> Split:
+    return "calibration" if name.startswith(CALIBRATION) else "test"

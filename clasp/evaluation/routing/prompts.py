@@ -1,4 +1,4 @@
-"""Labelled prompts that routers are measured on: two sets of our own, and the picture world's questions.
+"""Labelled prompts that routers are measured on: two sets of our own, and the small world's questions.
 
 Written for this project: ``unseen`` in the manner of the public benchmarks, wrapped in their templates as lmms-eval
 sends them, and ``wordings`` as people ask in words of their own, most of it without a template. A question belongs to
@@ -6,8 +6,7 @@ the category of what must be found to answer it: a property of a thing, a number
 relation, the place, time or weather; everything else (existence, actions, identity, knowledge, reasoning, description)
 is ``general``.
 
-No prototype (:mod:`clasp.methods.clasp.prototypes`) was made for an error on ``unseen`` or ``wordings``. Some were
-made after errors on the world's questions, so that set is not an unseen one. Torch-free.
+No prototype (:mod:`clasp.methods.clasp.prototypes`) was made for an error on any of these sets. Torch-free.
 """
 
 from __future__ import annotations
@@ -19,12 +18,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from clasp.categories import CATEGORIES
-from clasp.tiny.questions import ask
+from clasp.tiny.forms import BENCHMARKS
 from clasp.tiny.world import generator, scene
 
-WORLD_SCENES = 200
-"""Scenes of the world's test split whose questions are collected; more add hardly a new text."""
+WORLD_SCENES = 60
+"""Scenes of the world's test split whose questions are collected, one of each benchmark."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +74,16 @@ def _dressed(
 
 
 def world_prompts(scenes: int = WORLD_SCENES) -> tuple[Prompt, ...]:
-    """The different questions that the picture world asks about its first test scenes, each once, as it sends them."""
+    """The different questions that the small world asks about its first test scenes, each once, as it sends them.
+
+    They are rows of its benchmarks; of a pair the first question, of a choice the first rotation.
+    """
     found: dict[str, Prompt] = {}
     for index in range(scenes):
-        image = scene("test", index)
-        for category in CATEGORIES:
-            question = ask(image, category, generator("test", index, 2 + CATEGORIES.index(category)))
-            if question is not None:
-                found.setdefault(question.text, Prompt(question.text, category, "world"))
+        shown = scene("test", index)
+        for purpose, form in enumerate(BENCHMARKS.values(), start=1):
+            for item in form(shown, generator("test", index, purpose))[:1]:
+                found.setdefault(item.question, Prompt(item.question, item.category, "world"))
     return tuple(found.values())
 
 

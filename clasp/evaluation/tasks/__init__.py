@@ -1,1 +1,1 @@
-"""Our lmms-eval tasks: easy-VQA and the generated picture world, over local files."""
+"""Our lmms-eval tasks: the small world's and easy-VQA over local files, and published ones where lmms-eval's differ."""

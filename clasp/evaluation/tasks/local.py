@@ -12,6 +12,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 from lmms_eval.api.task import ConfigurableTask
+from PIL import Image
 
 from clasp.evaluation.generation.answering import EvaluationError
 from clasp.evaluation.questions import videos
@@ -24,15 +25,20 @@ class LocalTask(ConfigurableTask):
     """Questions of one embedded benchmark.
 
     The data root is ``dataset_kwargs.root`` of the task's configuration (the runner sets it), else the environment
-    variable ``CLASP_DATA``, else ``data`` in the working directory. Missing files are built there first.
+    variable ``CLASP_DATA``, else ``data`` in the working directory. Missing files are built there first. With
+    ``dataset_kwargs.file`` the rows are that parquet file's, and with ``dataset_kwargs.blank`` every image is gray.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
-        path = ensure(data_root(dataset_kwargs), [self.config.dataset_path])[self.config.dataset_path].path
+        given = (dataset_kwargs or {}).get("file")
+        name = self.config.dataset_path
+        path = Path(given) if given else ensure(data_root(dataset_kwargs), [name])[name].path
         questions = _questions(path, path.stat().st_mtime_ns)
+        if (dataset_kwargs or {}).get("blank"):
+            questions = questions.map(_blanked, load_from_cache_file=False, keep_in_memory=True)
         self.dataset = datasets.DatasetDict(test=questions)
         self.dataset_no_image = datasets.DatasetDict(test=questions.remove_columns("image"))
 
@@ -55,6 +61,10 @@ class VideoTask(LocalTask):
 def data_root(dataset_kwargs: Mapping[str, Any] | None) -> Path:
     """Where the benchmarks' files are, as :class:`LocalTask` says."""
     return Path((dataset_kwargs or {}).get("root") or os.environ.get(ROOT_VARIABLE) or "data")
+
+
+def _blanked(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {"image": Image.new("RGB", document["image"].size, (128, 128, 128))}
 
 
 @lru_cache(maxsize=16)

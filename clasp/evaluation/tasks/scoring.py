@@ -24,7 +24,7 @@ def doc_to_text(document: Mapping[str, Any]) -> str:
 
 def process_results(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Exact match after :func:`normalise`, 1.0 or 0.0."""
-    return {"accuracy": float(normalise(results[0]) == normalise(str(document["answer"])))}
+    return {"exact_match": float(normalise(results[0]) == normalise(str(document["answer"])))}
 
 
 def normalise(answer: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from clasp.report.layout import benchmark_label, method_label
 from clasp.report.load import UNPRUNED, Experiment
-from clasp.report.metrics import occurrences
+from clasp.report.metrics import occurrences, own_score
 from clasp.report.table_rows import RANDOM, Summary, TableRow
 
 QUESTIONS = 4
@@ -62,7 +62,7 @@ def _examples(summary: Summary, backbone: str, benchmark: str) -> Examples | Non
         ExampleQuestion(
             _text(answers[0][key].get("prompt")),
             _text(answers[0][key].get("answer")),
-            [(_text(one[key].get("prediction")), verdict(one[key].get("score"))) for one in answers],
+            [(_text(one[key].get("prediction")), verdict(own_score(one[key]))) for one in answers],
         )
         for key in _chosen(shared, answers)
     ]
@@ -86,7 +86,7 @@ def _by_question(experiment: Experiment, signature: str) -> dict[str, Mapping[st
 
 def _chosen(shared: Sequence[str], answers: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
     """The first questions on which the rows differ, then the first others, in the benchmark's order."""
-    differing = [key for key in shared if len({verdict(one[key].get("score")) for one in answers}) > 1][:DIFFERING]
+    differing = [key for key in shared if len({verdict(own_score(one[key])) for one in answers}) > 1][:DIFFERING]
     others = [key for key in shared if key not in differing][: QUESTIONS - len(differing)]
     return sorted([*differing, *others], key=shared.index)
 

@@ -184,7 +184,7 @@ def _accuracy_values(summary: Summary, row: TableRow | None, line: Mapping[str, 
 _MEGABYTES = 2**20 / 1e6
 _COSTS: Mapping[str, Callable[[TableRow], float | None]] = {
     "accuracy_retention_pct": lambda row: _times(row.average.value, 100),
-    "pope_f1": lambda row: _times(row.scores.get("pope"), 100),
+    "pope_f1": lambda row: _times(row.scores.get("pope", row.scores.get("tiny_pope")), 100),
     "time_speedup": lambda row: row.speedups["total"],
     "latency_ms": lambda row: row.costs["total_ms"],
     "prefill_ms": lambda row: row.costs["prefill_ms"],

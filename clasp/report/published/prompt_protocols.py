@@ -15,7 +15,9 @@ Comparable = Literal["same", "unsure", "different"]
 ORDER: tuple[Comparable, ...] = ("same", "unsure", "different")
 AVERAGE = "normalized_average"
 """Published name of the mean over benchmarks of score / unpruned score, in percent."""
-COUNTERPARTS = {"vqav2_testdev": "vqav2", "textvqa_ocr": "textvqa"}
+FORMS = {f"tiny_{name}": name for name in ("gqa", "vqav2", "pope", "mme", "mmbench", "sqa", "textvqa", "mmvet")}
+"""The small world's benchmarks -> the published one whose form each has; its numbers are of another model's."""
+COUNTERPARTS = {"vqav2_testdev": "vqav2", "textvqa_ocr": "textvqa", **FORMS}
 """Benchmark of ours -> its published name, where the two differ."""
 EIGHT: tuple[Collection[str], ...] = (
     *({name} for name in ("gqa", "mmbench", "mme", "pope", "sqa", "mmvet")),

@@ -130,6 +130,9 @@ def _groups(
 ) -> Iterator[RowGroup]:
     compared = same_backbone(summary)
 
+    def label(row: PublishedRow) -> str:
+        return method_label(row.method) + ("" if compared else f" on {summary.experiment.spec.published}")
+
     def tail(value: PublishedValue) -> str:
         return _tail(value, letters, compared)
 
@@ -138,11 +141,11 @@ def _groups(
         for row in members:
             lines.append(_own_line(summary, row, columns))
             beside = [other for other in rows if (other.method, other.tokens) == row.key]
-            lines += [_line(other, method_label(other.method), columns, tail) for other in beside]
+            lines += [_line(other, label(other), columns, tail) for other in beside]
         yield RowGroup(f"{'all ' if unpruned else ''}{tokens} visual tokens", lines)
     rest = [row for row in rows if row.tokens is None]
     if rest:
-        labels = [f"{method_label(row.method)} ({row.budget or 'budget not stated'})" for row in rest]
+        labels = [f"{label(row)} ({row.budget or 'budget not stated'})" for row in rest]
         lines = [_line(row, label, columns, tail) for row, label in zip(rest, labels, strict=True)]
         yield RowGroup("published only: budgets or methods that this experiment does not have", lines)
 
@@ -182,8 +185,8 @@ def _notes(summary: Summary, rows: Sequence[PublishedRow], letters: Mapping[str,
         ]
     else:
         notes.append(
-            f"The published numbers are of {spec.published}, ours of {backbone}: nothing here compares, so no "
-            "differences are shown."
+            f"The published numbers are of {spec.published}, ours of {backbone}: another model, asked questions of the "
+            "same form at most. Nothing here compares, so no differences are shown."
         )
     notes += [f"{letter}: {text}." for text, letter in letters.items()]
     origins = [origin for origin in ORIGINS if any(row.origin == origin for row in rows)]

@@ -155,7 +155,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
 def test_a_cell_that_does_not_fit_at_all_fails_by_name_and_the_next_one_runs(
     configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = configured("grid.method=[none,random]", "grid.tokens=[64]", "benchmarks.names=[world_ocr]", "limit=4")
+    config = configured("grid.method=[none,random]", "grid.tokens=[64]", "benchmarks.names=[tiny_textvqa]", "limit=4")
     with monkeypatch.context() as patched:
         from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
@@ -168,10 +168,10 @@ def test_a_cell_that_does_not_fit_at_all_fails_by_name_and_the_next_one_runs(
 
         patched.setattr(LlamaDecoderLayer, "forward", limited)
         outcome = run_cells(plan(config), config)
-    assert outcome.failed == ("tiny, none, world_ocr",)
+    assert outcome.failed == ("tiny, none, tiny_textvqa",)
     assert [cell["method"] for cell in outcome.cells] == ["random"]
     (failure,) = failures.read(config.paths.results).values()
-    assert "clasp_world_ocr[" in failure.error
+    assert "clasp_tiny_textvqa[" in failure.error
     assert "out of memory with one question at a time" in failure.error
     assert "Traceback" in failure.traceback
     assert run_cells(plan(config), config).failed == ()
@@ -179,7 +179,7 @@ def test_a_cell_that_does_not_fit_at_all_fails_by_name_and_the_next_one_runs(
 
 
 def test_a_cell_records_what_did_not_fit(configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    config = configured("method=random", "tokens=64", "benchmarks.names=[world_ocr]", "limit=4", "batch_size=4")
+    config = configured("method=random", "tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=4", "batch_size=4")
     starve(monkeypatch, 2)
     (cell,) = run_cells(plan(config), config).cells
     assert cell["provenance"]["events"] == [{"event": "out of memory", "questions": 4, "then": 2}]

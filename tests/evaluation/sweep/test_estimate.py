@@ -19,12 +19,12 @@ REFERENCE = Path(__file__).resolve().parents[3] / "results" / "reference"
 TINY = geometry("tiny")
 
 
-def spec(method: str = "fastv", tokens: int = 64, benchmark: str = "world_ocr", limit: int | str = 100) -> CellSpec:
+def spec(method: str = "fastv", tokens: int = 64, benchmark: str = "tiny_textvqa", limit: int | str = 100) -> CellSpec:
     budget = {"tokens": tokens, "ratio": None, "visual_tokens": 576}
     return CellSpec("tiny", "w", "float32", {"name": method}, budget, benchmark, {"task": benchmark}, limit, "p", {})
 
 
-def store(root: Path, method: str, tokens: int, clock: int, benchmark: str = "world_ocr", **other: Any) -> None:
+def store(root: Path, method: str, tokens: int, clock: int, benchmark: str = "tiny_textvqa", **other: Any) -> None:
     """A cell of 100 questions, as far as an estimate reads it, with an answers file of 20,000 bytes."""
     tmacs = 3.4e-6 * tokens  # about what the tiny decoder takes
     seconds = {"vision": 0.05, "prefill": 500 * tmacs, "decode": 0.01, "total": 0.06 + 500 * tmacs}
@@ -63,10 +63,10 @@ def test_other_budgets_are_scaled_by_the_cost_model(tmp_path: Path) -> None:
 
 
 def test_cells_of_the_same_benchmark_say_most(tmp_path: Path) -> None:
-    store(tmp_path, "fastv", 64, clock=50, benchmark="world_scene")
+    store(tmp_path, "fastv", 64, clock=50, benchmark="tiny_gqa")
     store(tmp_path, "random", 64, clock=5)
     assert over(tmp_path).of(spec("fastv", 64)).seconds == pytest.approx(5, rel=0.1)
-    assert 5 < over(tmp_path).of(spec("fastv", 64, "world_attribute")).seconds < 50
+    assert 5 < over(tmp_path, tiny_vqav2=500).of(spec("fastv", 64, "tiny_vqav2")).seconds < 50
 
 
 def test_only_the_newest_device_of_the_kind_counts(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_only_the_newest_device_of_the_kind_counts(tmp_path: Path) -> None:
 
 
 def test_nothing_measured_is_called_an_assumption(tmp_path: Path) -> None:
-    estimator = over(tmp_path, world_ocr=500)
+    estimator = over(tmp_path, tiny_textvqa=500)
     assert estimator.device is None
     cell = estimator.of(spec(limit="all"))
     assert (cell.basis, cell.questions) == ("assumption", 500)
@@ -92,7 +92,7 @@ def test_nothing_measured_is_called_an_assumption(tmp_path: Path) -> None:
 
 
 def test_the_assumed_speed_is_the_users(tmp_path: Path) -> None:
-    slow, fast = (Estimator(tmp_path, "tiny", TINY, "auto", {"world_ocr": 500}, tmacs) for tmacs in (0.001, 1.0))
+    slow, fast = (Estimator(tmp_path, "tiny", TINY, "auto", {"tiny_textvqa": 500}, tmacs) for tmacs in (0.001, 1.0))
     assert slow.of(spec()).seconds > 2 * fast.of(spec()).seconds
     store(tmp_path, "fastv", 64, clock=20)
     assert Estimator(tmp_path, "tiny", TINY, "auto", {}, 1.0).of(spec()).seconds == 20

@@ -24,7 +24,7 @@ from clasp.launch import sweep as launch
 from clasp.launch.submit import composing, override_value
 from clasp.strict import ConfigError
 
-RUN = ("tokens=64", "benchmarks.names=[world_ocr]", "limit=2")
+RUN = ("tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=2")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from clasp.strict import ConfigError
 PLAN = SCRIPT.with_name("plan.py")
 GRID = [
     *("method=none", "grid.method=[none,random,fastv]", "grid.tokens=[64,192]"),
-    "benchmarks.names=[world_ocr,easy_vqa]",
+    "benchmarks.names=[tiny_textvqa,easy_vqa]",
 ]
 
 
@@ -43,9 +43,9 @@ def test_cells_are_counted_where_they_stand(planned: tuple[Plan, RunConfig]) -> 
         assert locks.take(cells[2].signature, "label")
         text = plan_report(*planned)
     assert "10 cells on tiny, 5 of method x budget on 2 benchmarks; 1 done, 1 running, 1 failed, 7 missing" in text
-    lines = {line.split()[0]: line.split()[1:7] for line in text.splitlines() if line.startswith(("world_", "easy_"))}
+    lines = {line.split()[0]: line.split()[1:7] for line in text.splitlines() if line.startswith(("tiny_", "easy_"))}
     assert lines == {
-        "world_ocr": ["400", "5", "1", "1", "0", "3"],
+        "tiny_textvqa": ["400", "5", "1", "1", "0", "3"],
         "easy_vqa": ["400", "5", "0", "0", "1", "4"],
     }
 

@@ -211,7 +211,7 @@ def test_a_newer_version_of_a_data_set_is_one_sentence(config: RunConfig) -> Non
 
 
 def test_what_needs_no_hub_needs_no_prefetch(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = configuration("tokens=64", "benchmarks.names=[world_ocr]")
+    config = configuration("tokens=64", "benchmarks.names=[tiny_textvqa]")
     check_prefetched(config)
     logged: list[str] = []
     monkeypatch.setattr("clasp.methods.clasp.router.make_router", lambda name: KeywordRouter())
@@ -221,7 +221,7 @@ def test_what_needs_no_hub_needs_no_prefetch(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_a_hub_what_was_fetched_is_checked(config: RunConfig) -> None:
     """The tests' own process is offline."""
-    config = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, names=("world_ocr",)))
+    config = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, names=("tiny_textvqa",)))
     logged: list[str] = []
     download.fetch(config, logged.append)
     assert logged[0].startswith("backbone mine: the hub cannot be reached; 7 files, 8.1 MiB here, unaltered")

@@ -15,7 +15,7 @@ import pytest
 
 from clasp.results.answer_log import RESUMED
 
-CELL = ["method=random", "tokens=64", "benchmarks.names=[world_ocr]"]
+CELL = ["method=random", "tokens=64", "benchmarks.names=[tiny_textvqa]"]
 Order = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.xdist_group("survival")  # one process that has the model loaded for all
 
@@ -109,7 +109,7 @@ def test_a_death_before_any_file_operation_loses_nothing(
 def test_two_runs_at_once_compute_each_cell_once(
     fork: Order, undisturbed: Callable[[list[str]], dict[str, Any]], tmp_path: Path
 ) -> None:
-    overrides = [*CELL[:2], "benchmarks.names=[world_ocr,world_scene,easy_vqa]", "limit=2"]
+    overrides = [*CELL[:2], "benchmarks.names=[tiny_textvqa,tiny_gqa,easy_vqa]", "limit=2"]
     outcome = fork("together", overrides, tmp_path / "r", processes=2)
     assert outcome["statuses"] == [0, 0]
     assert sum(outcome["computed"]) == 3

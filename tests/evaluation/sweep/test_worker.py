@@ -18,7 +18,7 @@ SIGNATURE = "a" * 24
 
 @pytest.fixture
 def values(composed_run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    return composed_run("method=random", "tokens=64", "benchmarks.names=[world_ocr]", "limit=2")
+    return composed_run("method=random", "tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=2")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,0 @@
-"""Trains the small backbone on the small world, from nothing."""
-
-from __future__ import annotations
-
-from typing import Literal, get_args
-
-Stage = Literal["see", "refine", "read", "align", "answer", "deepen"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
-"""Stages of the training, in order; see :mod:`clasp.testbed.training.course`."""

@@ -1,0 +1,253 @@
+"""The stages of the small backbone's training, in order, each seeded and resumable from its checkpoint.
+
+``see`` trains a vision tower of 6 layers and the text tower on captions and dense labels, in windows; ``refine``
+spreads the 6 layers over 12 and trains on whole images; ``read`` trains a decoder of 8 layers on label embeddings in
+place of visual tokens; ``align`` fits the projector to those embeddings; ``answer`` trains projector and decoder on the
+frozen features; ``deepen`` spreads the 8 layers over 32 and trains on, at the end on all 576 tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from clasp.tiny.training import STAGES
+from clasp.tiny.training.answering import LabelEmbedding, answer_loss, choose_places, choose_tokens
+from clasp.tiny.training.attention import keep_memory, use_products
+from clasp.tiny.training.deepening import deepen
+from clasp.tiny.training.features import Gallery
+from clasp.tiny.training.images import Batch, easy_train, image_batch, plain_questions_of, questions_of
+from clasp.tiny.training.loop import Plan, Trainer, device
+from clasp.tiny.training.model import (
+    DECODER_LAYERS,
+    VISUAL_TOKENS,
+    build_clip,
+    build_config,
+    build_model,
+    build_tokenizer,
+)
+from clasp.tiny.training.packing import Packer
+from clasp.tiny.training.seeing import PatchHead, seeing_loss
+
+_READ_NOISE = 0.1  # standard deviation added to the label embeddings, whose own is about 1
+_EASY_SHARE = 12  # one image in so many of the answer stages is easy-VQA's
+_PLAIN_SHARE = (
+    4  # one image in so many is asked for lists and plain questions where they are mixed with the benchmarks'
+)
+_TOKENS_A_QUESTION = 16
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of an answer stage: its steps, visual tokens, images per batch and question tokens per image."""
+
+    steps: int
+    tokens: int
+    images: int
+    length: int = 192
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the trained weights.
+
+    Args:
+        see_layers: layers of the vision tower before ``refine``.
+        shallow: layers of the decoder before ``deepen``.
+        read_plain: ``read`` asks lists and plain questions alone before the first of these steps, none up to the
+            second, and then of every fourth image.
+        answer_phases, deepen_phases: one after another; the last one lasts to the end of the stage.
+        scenes: train scenes that ``read`` draws from.
+        world, easy: images of each kind whose features are kept for ``align`` and ``answer``.
+        fresh: step of ``deepen`` from which scenes are drawn anew, without end: counts are learnt by heart otherwise.
+    """
+
+    seed: int = 0
+    see: Plan = field(default_factory=lambda: Plan(steps=2400, rate=2e-3, warmup=80, decay=500, boost=2.0))
+    see_batch: int = 32
+    see_layers: int = 6
+    refine: Plan = field(default_factory=lambda: Plan(steps=500, rate=1.5e-3, warmup=40, decay=400, boost=2.0))
+    refine_batch: int = 24
+    shallow: int = 8
+    read: Plan = field(default_factory=lambda: Plan(steps=2200, rate=2e-3, warmup=100, decay=500))
+    read_plain: tuple[int, int] = (1000, 1400)
+    read_tokens: int = 144
+    read_batch: int = 16
+    align: Plan = field(default_factory=lambda: Plan(steps=400, rate=3e-3, warmup=20, decay=200))
+    answer: Plan = field(default_factory=lambda: Plan(steps=2200, rate=1.5e-3, warmup=60, decay=400))
+    answer_phases: tuple[Phase, ...] = (Phase(0, 192, 16),)
+    deepen: Plan = field(default_factory=lambda: Plan(steps=800, rate=1e-3, warmup=60, decay=600))
+    deepen_phases: tuple[Phase, ...] = (Phase(400, 192, 16), Phase(0, VISUAL_TOKENS, 8))
+    scenes: int = 16_000
+    world: int = 14_000
+    easy: int = 1_500
+    fresh: int = 500
+
+    def phase(self, stage: str, step: int) -> Phase:
+        """The phase of ``answer`` or ``deepen`` that a step belongs to."""
+        phases = self.answer_phases if stage == "answer" else self.deepen_phases
+        begin = 0
+        for phase in phases[:-1]:
+            begin += phase.steps
+            if step < begin:
+                return phase
+        return phases[-1]
+
+
+class Course:
+    """One training run: a fresh model that passes through the stages, with checkpoints in ``folder``."""
+
+    def __init__(self, folder: Path, recipe: Recipe | None = None) -> None:
+        keep_memory()
+        self.folder, self.recipe = folder, recipe or Recipe()
+        self.tokenizer: PreTrainedTokenizerFast = build_tokenizer()
+        self.small_clip = build_clip(self.tokenizer, self.recipe.see_layers, self.recipe.seed).to(device())
+        self.clip: CLIPModel = build_clip(self.tokenizer, seed=self.recipe.seed).to(device())
+        use_products(self.small_clip.vision_model)
+        self.head = PatchHead(self.clip.config.vision_config.hidden_size).to(device())
+        self.model = self._llava(self.recipe.shallow)
+        self.deep = self._llava(DECODER_LAYERS)
+        self.labels = LabelEmbedding(self.model.model.language_model.embed_tokens, self.tokenizer).to(device())
+        self.packer = Packer(self.tokenizer)
+        self._painter: ProcessPoolExecutor | None = None
+        self._painted: dict[int, Future[Batch]] = {}
+        self.scenes = Gallery(range(self.recipe.scenes))
+        easy = min(self.recipe.easy, len(easy_train()))
+        self.gallery = Gallery(range(-easy, self.recipe.world))
+
+    def _llava(self, layers: int) -> LlavaForConditionalGeneration:
+        model = build_model(build_config(self.tokenizer, layers), self.recipe.seed).to(device())
+        model.model.vision_tower = self.clip.vision_model
+        use_products(model.model.vision_tower, model.model.language_model)
+        return model
+
+    def trainer(self, stage: str) -> Trainer:
+        """The stage's trainer with its checkpoint, if any, taken over into the model."""
+        modules: dict[str, list[nn.Module]] = {
+            "see": [self.small_clip, self.head],
+            "refine": [self.clip, self.head],
+            "read": [*_decoder(self.model), self.labels],
+            "align": [self.model.model.multi_modal_projector],
+            "answer": [self.model.model.multi_modal_projector, *_decoder(self.model)],
+            "deepen": [self.deep.model.multi_modal_projector, *_decoder(self.deep)],
+        }
+        if stage not in modules:
+            raise ValueError(f"Unknown stage {stage!r}: use one of {', '.join(STAGES)}.")
+        trainer = Trainer(stage, modules[stage], getattr(self.recipe, stage), self.folder)
+        if not trainer.resume() and stage == "refine":
+            deepen(self.small_clip, self.clip, "vision_model.encoder.layers")
+        elif trainer.step == 0 and stage == "deepen":
+            deepen(self.model, self.deep, "model.language_model.layers")
+        return trainer
+
+    def run(self, stage: str, until: int | None = None) -> Trainer:
+        """Trains ``stage`` to its end (or to step ``until``) and returns its trainer, for the log."""
+        trainer = self.trainer(stage)
+        end = trainer.plan.steps if until is None else until
+        if trainer.step < end:
+            if stage in ("align", "answer", "deepen"):
+                self._open_features()
+            steps = {"see": self._see, "refine": self._refine, "read": self._read, "align": self._align}
+            trainer.run(steps.get(stage, lambda step: self._answer(stage, step)), end)
+            self._painted.clear()
+        return trainer
+
+    def _open_features(self) -> None:
+        tower = self.clip.vision_model.state_dict()
+        digest = hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in tower.values()))
+        self.gallery.compute(self.model, self.folder / "features.bin", digest.hexdigest()[:16])
+
+    def _rng(self, stage: str, step: int) -> np.random.Generator:
+        return np.random.default_rng([self.recipe.seed, STAGES.index(stage), step])
+
+    def _see(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        batch = self._images(step, 0, self.recipe.see_batch)
+        return seeing_loss(self.small_clip, self.head, self.tokenizer, batch, seed=step, windowed=True)
+
+    def _refine(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        batch = self._images(step, 1, self.recipe.refine_batch)
+        return seeing_loss(self.clip, self.head, self.tokenizer, batch, seed=step)
+
+    def _images(self, step: int, stage: int, size: int) -> Batch:
+        """The batch of ``step``, painted in a process beside this one while the step before it was computed."""
+        if self._painter is None:
+            self._painter = ProcessPoolExecutor(1, get_context("spawn"))
+        for ahead in (step, step + 1):
+            if ahead not in self._painted:
+                self._painted[ahead] = self._painter.submit(image_batch, [self.recipe.seed, stage, ahead], size)
+        return self._painted.pop(step).result()
+
+    def _read(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = self._rng("read", step)
+        numbers = [int(n) for n in rng.integers(self.recipe.scenes, size=self.recipe.read_batch)]
+        visual, kept = self._label_embeddings(self.scenes, numbers, self.recipe.read_tokens, step)
+        noise = torch.randn(visual.shape, generator=torch.Generator().manual_seed(step)).to(device())
+        alone, again = self.recipe.read_plain
+        every = 1 if step < alone else _PLAIN_SHARE if step >= again else 0
+        return self._loss(self.model, visual + _READ_NOISE * noise, kept, numbers, rng, step, 192, every)
+
+    def _label_embeddings(self, gallery: Gallery, numbers: list[int], tokens: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Label embeddings ``(batch, tokens, width)`` of chosen patches, and their indices ``(batch, tokens)``."""
+        labels = gallery.labels(numbers)
+        kept = choose_tokens(labels[:, 0] != 0, tokens, seed)
+        shown = labels.gather(2, kept[:, None].expand(-1, labels.shape[1], -1))
+        return self.labels(shown.to(device())), kept
+
+    def _align(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        numbers = [int(n) for n in self._rng("align", step).integers(self.recipe.world, size=16)]
+        with torch.no_grad():
+            wanted, kept = self._label_embeddings(self.gallery, numbers, 192, step)
+        visual = self.model.model.multi_modal_projector(self.gallery.features(self.model, numbers, kept).float())
+        return functional.mse_loss(visual, wanted), {"spread": wanted.var().item()}
+
+    def _answer(self, stage: str, step: int) -> tuple[Tensor, dict[str, float]]:
+        phase, rng = self.recipe.phase(stage, step), self._rng(stage, step)
+        fresh = stage == "deepen" and step >= self.recipe.fresh
+        numbers = [int(n) for n in rng.integers(1 << 30 if fresh else self.recipe.world, size=phase.images)]
+        easy = -self.gallery.numbers[0]
+        if easy > 0:
+            numbers[::_EASY_SHARE] = [-1 - int(rng.integers(easy)) for _ in numbers[::_EASY_SHARE]]
+        covered = self.gallery.labels(numbers)[:, 0] != 0
+        kept = choose_tokens(covered, phase.tokens, step)
+        model = self.model if stage == "answer" else self.deep
+        with torch.autocast(device().type, dtype=torch.bfloat16):
+            visual = model.model.multi_modal_projector(self.gallery.features(model, numbers, kept))
+        every = _PLAIN_SHARE if stage == "answer" else 0
+        return self._loss(model, visual, kept, numbers, rng, step, phase.length, every)
+
+    def _loss(
+        self,
+        model: LlavaForConditionalGeneration,
+        visual: Tensor,
+        kept: Tensor,
+        numbers: list[int],
+        rng: np.random.Generator,
+        seed: int,
+        length: int,
+        plain_every: int,
+    ) -> tuple[Tensor, dict[str, float]]:
+        count = length // _TOKENS_A_QUESTION + 1
+        asked = [
+            plain_questions_of(number, rng, count)
+            if plain_every and row % plain_every == plain_every - 1 and number >= 0
+            else questions_of(number, rng, count)
+            for row, number in enumerate(numbers)
+        ]
+        rows = self.packer.pack(asked, length)
+        orders, places, ends = choose_places(kept, seed)
+        visual = visual.gather(1, orders[..., None].expand(-1, -1, visual.shape[-1]).to(visual.device))
+        with torch.autocast(device().type, dtype=torch.bfloat16):
+            return answer_loss(model, self.packer, visual, places, ends, rows)
+
+
+def _decoder(model: LlavaForConditionalGeneration) -> list[nn.Module]:
+    return [model.model.language_model, model.lm_head]

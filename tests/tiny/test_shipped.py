@@ -1,0 +1,166 @@
+"""The shipped folder: it loads offline, asks as LLaVA does, is small, and holds its vision tower's text tower."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, CLIPModel
+
+import clasp
+from clasp.backbones import geometry, resolve
+from clasp.backbones.clip_text import ClipText, clip_text
+from clasp.backbones.hub import own_text_tower
+from clasp.backbones.llava import LlavaAdapter
+from clasp.methods.cdpruner import CDPruner, scaled
+from clasp.ops.diversity import dpp_map
+from clasp.ops.similarity import Cosines
+from clasp.tiny import directory
+from clasp.tiny.forms import BENCHMARKS
+from clasp.tiny.painting import paint
+from clasp.tiny.questions import ask
+from clasp.tiny.scene import GRID, PATCH
+from clasp.tiny.training.model import DECODER_LAYERS, VISUAL_TOKENS, prompt
+from clasp.tiny.world import generator, scene
+
+pytestmark = pytest.mark.xdist_group("shipped")  # one loaded model for all
+
+
+@pytest.fixture(scope="module")
+def shipped() -> tuple[torch.nn.Module, AutoProcessor]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        model = AutoModelForImageTextToText.from_pretrained(directory(), local_files_only=True).eval()
+        return model, AutoProcessor.from_pretrained(directory(), local_files_only=True)
+
+
+def test_any_text_survives_the_tokenizer(shipped: tuple[torch.nn.Module, AutoProcessor]) -> None:
+    tokenizer = shipped[1].tokenizer
+    for text in ("what color is the cup?", "Zürich, 3 €\n\tok", "日本 🙂", "Answer with a single word."):
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_words_are_single_tokens_and_signs_are_read_letter_by_letter(
+    shipped: tuple[torch.nn.Module, AutoProcessor],
+) -> None:
+    tokenizer = shipped[1].tokenizer
+    items = [
+        item
+        for index in range(40)
+        for purpose, form in enumerate(BENCHMARKS.values(), start=1)
+        for item in form(scene("test", index), generator("test", index, purpose))
+    ]
+    answers = {item.answer for item in items}
+    assert len(answers) > 50
+    for answer in answers:
+        ids = tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
+        spelt = len(answer) if answer.isupper() or answer.isdigit() else 1
+        assert len(ids) <= spelt + 1 if spelt > 1 else len(ids) == 1, answer
+
+
+def test_it_loads_offline_with_576_visual_tokens(shipped: tuple[torch.nn.Module, AutoProcessor]) -> None:
+    model, processor = shipped
+    assert model.dtype == torch.float32
+    assert len(model.model.language_model.layers) == DECODER_LAYERS == 32
+    picture = Image.fromarray(np.full((64, 64, 3), 200, dtype=np.uint8))
+    inputs = processor(images=[picture], text=[prompt("what is it?")], return_tensors="pt")
+    assert int((inputs["input_ids"] == model.config.image_token_id).sum()) == VISUAL_TOKENS
+    with torch.no_grad():
+        said = model.generate(**inputs, max_new_tokens=2)
+    assert said.shape[1] > inputs["input_ids"].shape[1]
+
+
+def test_the_chat_template_writes_the_prompt(shipped: tuple[torch.nn.Module, AutoProcessor]) -> None:
+    talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it?"}]}]
+    assert shipped[1].apply_chat_template(talk, add_generation_prompt=True) == prompt("what is it?")
+
+
+def test_what_is_counted_without_loading_is_what_its_configuration_says(
+    shipped: tuple[torch.nn.Module, AutoProcessor],
+) -> None:
+    assert geometry("tiny") == LlavaAdapter.geometry_of(shipped[0].config)
+    assert geometry("tiny").text_tower
+
+
+def test_the_package_is_small() -> None:
+    files = [path for path in Path(clasp.__file__).parent.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert sum(path.stat().st_size for path in files) <= 45 * 2**20
+
+
+def test_the_text_tower_belongs_to_the_vision_tower(shipped: tuple[torch.nn.Module, AutoProcessor]) -> None:
+    tower = CLIPModel.from_pretrained(directory() / "clip").vision_model.state_dict()
+    own = shipped[0].model.vision_tower.state_dict()
+    assert tower.keys() == own.keys()
+    assert all(torch.equal(value, own[name]) for name, value in tower.items())
+
+
+def test_the_text_tower_reads_a_text_at_its_end() -> None:
+    """As in its training: the pooled state is that of the end token, so every word counts."""
+    tokenizer = AutoTokenizer.from_pretrained(directory() / "clip")
+    ids = tokenizer("a red cup")["input_ids"]
+    assert (ids[0], ids[-1], ids.count(tokenizer.eos_token_id)) == (tokenizer.bos_token_id, tokenizer.eos_token_id, 1)
+    texts = _tower().texts("a red cup"), _tower().texts("a blue cup")
+    assert float((texts[0] * texts[1]).sum()) < 0.999
+
+
+def _tower() -> ClipText:
+    folder = own_text_tower(resolve("tiny"))
+    assert folder is not None
+    return clip_text(folder, "cpu")
+
+
+def _states(model: torch.nn.Module, processor: AutoProcessor, images: list[Image.Image]) -> torch.Tensor:
+    """(images, 576, width) of the layer that the projector reads."""
+    pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    return states[model.config.vision_feature_layer][:, 1:]
+
+
+def test_cdpruner_ranks_the_asked_things_patches_beyond_chance(
+    shipped: tuple[torch.nn.Module, AutoProcessor],
+) -> None:
+    """By relevance, minus the cosine: CLIP's patches are the less similar to a text the more they show of it."""
+    asked, images, covers = [], [], []
+    for index in range(40):
+        shown = scene("test", index)
+        question = ask(shown, "color_of", np.random.default_rng(index))
+        if question is None or len(asked) == 24:
+            continue
+        number = [(thing.x, thing.y) for thing in shown.things].index(question.about) + 1  # type: ignore[arg-type]
+        painting = paint(shown)
+        share = (painting.owner.reshape(GRID, PATCH, GRID, PATCH) == number).mean((1, 3)).reshape(-1)
+        asked.append(question.text)
+        images.append(Image.fromarray(painting.pixels))
+        covers.append(torch.from_numpy(share >= 0.2))
+    ranks = []
+    for text, cover, states in zip(asked, covers, _states(*shipped, images), strict=True):
+        relevance = -_tower().similarity(states, text)
+        if 0 < int(cover.sum()) < len(cover):
+            inside, outside = relevance[cover], relevance[~cover]
+            ranks.append(float((inside[:, None] > outside[None, :]).float().mean()))  # 0.5 is chance
+    assert len(ranks) >= 20
+    mean, error = float(np.mean(ranks)), float(np.std(ranks, ddof=1) / len(ranks) ** 0.5)
+    assert mean - 3 * error > 0.5
+
+
+def test_cdpruner_reads_the_shipped_tower(shipped: tuple[torch.nn.Module, AutoProcessor]) -> None:
+    model, processor = shipped
+    shown, question = Image.fromarray(paint(scene("test", 3)).pixels), "what color is the biggest thing?"
+    inputs = processor(images=[shown], text=[prompt(question)], return_tensors="pt")
+    with CDPruner(tokens=48)(model, processor) as run, torch.no_grad():
+        model(**inputs)
+        projected = model.model.get_image_features(inputs["pixel_values"]).pooler_output[0]
+    similarity = _tower().similarity(_states(model, processor, [shown])[0], question)
+    expected = dpp_map(Cosines(projected[None]), scaled(-similarity[None]), 48)[0].sort().values
+    assert run.fallbacks == ()
+    assert run.trace.samples[0].kept[0].tolist() == expected.tolist()
+
+
+def test_where_no_tower_is_brought_the_words_stand_in() -> None:
+    bare = dataclasses.replace(geometry("tiny"), text_tower=False)
+    assert len(CDPruner(tokens=64).fallbacks(bare)) == len(CDPruner(tokens=64).fallbacks(geometry("tiny"))) + 1
