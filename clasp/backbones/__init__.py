@@ -43,8 +43,11 @@ ADAPTERS: dict[str, tuple[str, str]] = {
     "LlavaNextForConditionalGeneration": ("clasp.backbones.llava_next", "LlavaNextAdapter"),
     "LlavaOnevisionForConditionalGeneration": ("clasp.backbones.llava_onevision", "LlavaOnevisionAdapter"),
     "VideoLlavaForConditionalGeneration": ("clasp.backbones.video_llava", "VideoLlavaAdapter"),
+    "Qwen2VLForConditionalGeneration": ("clasp.backbones.qwen2_vl", "Qwen2VLAdapter"),
     "Qwen2_5_VLForConditionalGeneration": ("clasp.backbones.qwen2_5_vl", "Qwen25VLAdapter"),
     "Qwen3VLForConditionalGeneration": ("clasp.backbones.qwen3_vl", "Qwen3VLAdapter"),
+    "InternVLForConditionalGeneration": ("clasp.backbones.internvl", "InternVLAdapter"),
+    "SmolVLMForConditionalGeneration": ("clasp.backbones.smolvlm", "SmolVLMAdapter"),
 }
 """Class name in transformers -> module and class of the adapter that serves it."""
 

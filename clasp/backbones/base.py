@@ -140,6 +140,18 @@ class Adapter(ABC):
             arguments.pop(encoder.pixels, None)
         return {**arguments, "mm_encoder_outputs": encoded}
 
+    def read(self, seen: VisionPass, ids: Tensor) -> None:
+        """Notes in a pass what the prompts alone tell of it, before anything else is asked of the pass.
+
+        Args:
+            ids: (batch, length) input ids on the CPU, padding -1; where beams repeat prompts, their copies follow each
+                other.
+
+        Raises:
+            UnsupportedError: the placeholders are not those that the family's processor writes.
+        """
+        return
+
     def counts(self, seen: VisionPass) -> list[int]:
         """Visual tokens of each medium of a pass, in order."""
         return [len(features) for features in seen.output.pooler_output]

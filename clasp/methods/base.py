@@ -103,6 +103,11 @@ class Method(ABC):
                 f"method {self.name!r} merges inside the vision tower, which packs the patches of a batch into one "
                 f"sequence on this backbone; use another method"
             )
+        if geometry.joined_patches and self.merge_layers(geometry.feature_layer):
+            raise ValueError(
+                f"method {self.name!r} merges patches inside the vision tower, of which several make one visual token "
+                f"on this backbone; use another method"
+            )
         schedule = self.schedule(geometry.visual_tokens, geometry.layers)
         cuts = [stage.cut for stage in schedule.stages]
         for layer in self.decoder_states(cuts):
