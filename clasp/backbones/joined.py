@@ -39,6 +39,11 @@ class JoinedAdapter(CropAdapter):
         rows = [runs_of(row, placeholder) for row in ids.tolist()]
         encoded = sum(len(features.flatten(0, -2)) for features in seen.output.pooler_output)
         held = sum(run.length for runs in rows for run in runs)
+        if held % max(1, encoded):
+            raise UnsupportedError(
+                f"the prompts have {held} placeholders, but the crops of their pictures have {encoded} visual tokens; "
+                f"build inputs with the backbone's processor, and pass the pictures of these prompts alone"
+            )
         copies = max(1, held // max(1, encoded))  # beams repeat prompts
         counts: list[int] = []
         for runs in rows[::copies]:

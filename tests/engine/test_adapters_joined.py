@@ -203,14 +203,18 @@ def test_frames_of_a_video_are_pictures(name: str) -> None:
 
 def test_prompts_that_no_processor_writes_are_refused() -> None:
     family, inputs = FAMILIES["internvl"], dict(inputs_of("internvl"))
-    ids = inputs["input_ids"].clone()
-    place = (ids[0] == adapter_of("internvl").placeholders["image"]).nonzero()[5]
-    ids[0, place] = 1
-    with (
-        get("stride")(ratio=0.5)(family.model(), family.processor()),
-        pytest.raises(UnsupportedError, match="each of its crops has 16"),
-    ):
-        family.model()(**{**inputs, "input_ids": ids})
+    image = adapter_of("internvl").placeholders["image"]
+    fewer = inputs["input_ids"].clone()
+    fewer[0, (fewer[0] == image).nonzero()[5]] = 1
+    # a placeholder of the first picture is moved to before it
+    moved = fewer.clone()
+    moved[0, (moved[0] == image).nonzero()[0] - 2] = image
+    for ids, words in ((fewer, "191 placeholders.*192 visual tokens"), (moved, "each of its crops has 16")):
+        with (
+            get("stride")(ratio=0.5)(family.model(), family.processor()),
+            pytest.raises(UnsupportedError, match=words),
+        ):
+            family.model()(**{**inputs, "input_ids": ids})
 
 
 def test_a_picture_padded_within_a_crop_is_refused() -> None:
