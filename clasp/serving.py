@@ -128,7 +128,7 @@ def _selected(method: Method, embeds: Tensor, frames: int, rows: int, columns: i
         if keep == 0:
             continue
         held = frames if end - start == total else 1
-        state = EmbeddingState(method.name, stages[0], embeds[start:end], (held, rows, columns))
+        state: Any = EmbeddingState(method.name, stages[0], embeds[start:end], (held, rows, columns))
         selection: Selection = method.select(state, keep)
         if selection.valid is not None:
             raise NotServableError(f"method {method.name!r} keeps as many tokens as the values say; use another one")

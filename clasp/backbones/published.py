@@ -7,7 +7,7 @@ import is longer than all else that a check of a configuration does.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clasp.budget import Geometry
 
@@ -78,7 +78,7 @@ def _qwen(
     )
 
 
-def _joined(visual_tokens: int, *, cls: bool, **counts: int) -> Geometry:
+def _joined(visual_tokens: int, *, cls: bool, **counts: Any) -> Geometry:
     """A ViT over crops, read at its end, of which a square of patches makes one visual token."""
     layers = counts["vision_layers"]
     return Geometry(

@@ -370,6 +370,16 @@ def smolvlm_crops(width: int, height: int) -> int:
     return 4 * -(-int(short * 1536 / long) // 384) + 1
 
 
+def internvl_crops(width: int, height: int) -> int:
+    """Crops of a picture in InternVL: tiles in the shape of at most twelve that is nearest to its own, of equally near
+    ones the largest that is at most twice the picture; and the whole, where there are several."""
+    shapes = sorted(((w, h) for w in range(1, 13) for h in range(1, 13) if w * h <= 12), key=lambda s: s[0] * s[1])
+    nearest = min(abs(width / height - w / h) for w, h in shapes)
+    near = [w * h for w, h in shapes if abs(width / height - w / h) == nearest]
+    tiles = max([count for count in near if width * height > 0.5 * 448**2 * count], default=near[0])
+    return tiles + (tiles > 1)
+
+
 COUNTS: dict[str, Callable[[int, int], int]] = {
     "LlavaForConditionalGeneration": lambda width, height: 576,
     "VideoLlavaForConditionalGeneration": lambda width, height: 256,  # a frame of a video has its CLS beside them
@@ -378,6 +388,7 @@ COUNTS: dict[str, Callable[[int, int], int]] = {
     "Qwen3VLForConditionalGeneration": lambda w, h: qwen_count(w, h, 32, 65536, 16777216),
     "Qwen2VLForConditionalGeneration": lambda w, h: qwen_count(w, h, 28, 3136, 12845056),
     "SmolVLMForConditionalGeneration": lambda w, h: 81 * smolvlm_crops(w, h),
+    "InternVLForConditionalGeneration": lambda w, h: 256 * internvl_crops(w, h),
 }
 """Visual tokens of a picture by its size; LLaVA-OneVision's are held to the model's own features alone."""
 
@@ -411,7 +422,9 @@ def tokens_and_features(on: Subject, processor: Any, width: int, height: int) ->
     if "pixel_attention_mask" in inputs:  # it says which crops are none, by values
         arguments |= {name: inputs[name] for name in ("pixel_values", "pixel_attention_mask")}
     seen.output = getattr(on.adapter.multimodal, encoder.function)(**arguments, return_dict=True)
-    on.adapter.read(seen, inputs["input_ids"])
+    ids = inputs["input_ids"]  # of a small vocabulary
+    placeholder = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    on.adapter.read(seen, ids.masked_fill(ids == placeholder, on.adapter.placeholders["image"]))
     assert on.adapter.counts(seen) == [asked]
     return asked
 
