@@ -242,6 +242,10 @@ class Adapter(ABC):
         """(crops, vision_dim) CLS tokens of one medium's crops."""
         raise UnsupportedError(f"the vision tower of {self.architectures[0]} has no CLS token")
 
+    def cls_features(self, seen: VisionPass, item: int, state: Tensor) -> Tensor:
+        """(crops, dim) CLS tokens of one medium's crops in the form that :meth:`project` takes."""
+        return self.cls_states(seen, item, state)
+
     # Positions ----------------------------------------------------------------------------------------------------
     # Inside the engine positions are (axes, batch, length): one axis, or one each for time, height and width.
 

@@ -45,8 +45,8 @@ class JoinedAdapter(CropAdapter):
                 f"build inputs with the backbone's processor, and pass the pictures of these prompts alone"
             )
         copies = max(1, held // max(1, encoded))  # beams repeat prompts
-        counts: list[int] = []
-        for runs in rows[::copies]:
+        counts, owners = list[int](), list[int]()
+        for row, runs in enumerate(rows[::copies]):
             lengths = iter(run.length for run in runs)
             for number in self.pictures(runs):
                 tokens = sum(next(lengths) for _ in range(number))
@@ -56,7 +56,8 @@ class JoinedAdapter(CropAdapter):
                         f"tokens; build inputs with the backbone's processor"
                     )
                 counts.append(tokens // self.crop_tokens)
-        seen.memo["crop_counts"] = counts
+                owners.append(row)
+        seen.memo["crop_counts"], seen.memo["owners"] = counts, owners
 
     def crop_counts(self, seen: VisionPass) -> list[int]:
         return seen.memo["crop_counts"]
@@ -80,6 +81,10 @@ class JoinedAdapter(CropAdapter):
     def parted(self, features: Tensor) -> Tensor:
         """(rows, tokens, unit * dim) joined patches -> (rows, tokens, unit, dim)."""
         return features.unflatten(-1, (self.unit_side**2, -1))
+
+    def cls_features(self, seen: VisionPass, item: int, state: Tensor) -> Tensor:
+        """A square of CLS tokens (assumption: no such model projects its CLS token)."""
+        return self.cls_states(seen, item, state).repeat(1, self.unit_side**2)
 
     def reassemble(self, seen: VisionPass, item: int, blocks: Tensor) -> Tensor:
         return self.project(self.joined(blocks).flatten(2)).flatten(0, 1)

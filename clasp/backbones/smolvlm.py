@@ -73,10 +73,14 @@ class SmolVLMAdapter(JoinedAdapter):
                 )
 
     def pixels(self, seen: VisionPass, item: int) -> Tensor:
-        crops = seen.arguments["pixel_values"].flatten(0, 1)
-        real = crops[crops.flatten(1).any(dim=1)]  # rows with fewer crops are padded with zeros
-        start, end = self._range(seen, item)
-        return real[start:end]
+        pixels, owners = seen.arguments["pixel_values"], seen.memo["owners"]  # a row a prompt, padded with empty crops
+        if len(pixels) <= max(owners):  # prompts without a picture have no row
+            rows = sorted(set(owners))
+            owners = [rows.index(owner) for owner in owners]
+        before = [
+            count for count, owner in zip(self.crop_counts(seen)[:item], owners, strict=False) if owner == owners[item]
+        ]
+        return pixels[owners[item], sum(before) : sum(before) + self.crop_counts(seen)[item]]
 
     def project(self, features: Tensor) -> Tensor:
         tower: Any = self.tower("image")

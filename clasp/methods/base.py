@@ -123,6 +123,8 @@ class Method(ABC):
         notes: list[str] = []
         if self.reads_cls and not geometry.cls:
             notes.append(f"{self.name}: no CLS token; the attention received from the crop's patches stands in")
+        if getattr(self, "with_cls", False) and geometry.cls and geometry.joined_patches:
+            notes.append(f"{self.name}: CLS goes through the projector as a square of patches that are all CLS")
         if self.positions == "contiguous" and geometry.multimodal_rotary:
             notes.append(f"{self.name}: multimodal rotary positions are kept; contiguous ones are not defined for them")
         return tuple(notes)

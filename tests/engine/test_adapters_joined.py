@@ -166,6 +166,20 @@ def before_width(block: Any) -> int:
     return block.attention.k_proj.out_features
 
 
+def test_a_cls_token_goes_through_the_projector_as_a_square_of_itself() -> None:
+    adapter, seen = adapter_of("internvl"), seen_of("internvl")
+    state = seen.states[adapter.geometry.feature_layer]
+    with torch.no_grad():
+        projected = adapter.project(adapter.cls_features(seen, 1, state)[:, None])[:, 0]
+        crops = adapter.blocks(seen, 1, state)
+        everywhere = adapter.cls_states(seen, 1, state)[:, None].expand_as(crops)
+        rebuilt = adapter.reassemble(seen, 1, everywhere).view(len(crops), -1, projected.shape[-1])
+    torch.testing.assert_close(rebuilt, projected[:, None].expand_as(rebuilt))
+    assert projected.shape == (CROPS["internvl"][1], adapter.geometry.hidden)
+    assert any("square" in note for note in get("visionzip")(ratio=0.5).stand_ins(adapter.geometry))
+    assert not any("square" in note for note in get("visionzip")(ratio=0.5, with_cls=False).stand_ins(adapter.geometry))
+
+
 def test_runs_of_placeholders() -> None:
     found = [(run.before, run.length) for run in runs_of([7, 7, 1, 7, 2, 7, 7, 7], 7)]
     assert found == [(-1, 2), (1, 1), (2, 3)]
