@@ -59,7 +59,7 @@ def run(
         say: told what begins.
 
     Raises:
-        ConfigError: a family or method that is unknown.
+        ConfigError: a family that is unknown.
     """
     known = _families()
     if unknown := [name for name in families if name not in known]:
@@ -73,7 +73,7 @@ def run(
                 if time.monotonic() > until:
                     not_run += 1
                 else:
-                    rows.append({"family": family, "method": name, **_row(subject, _method(name))})
+                    rows.append({"family": family, "method": name, **_row(subject, name)})
     return {"ratio": RATIO, "near": NEAR, "rows": rows, "not_run": not_run, "package": _package(device) is None}
 
 
@@ -84,13 +84,6 @@ def _families() -> dict[str, Any]:
     from families import FAMILIES
 
     return FAMILIES
-
-
-def _method(name: str) -> Method:
-    try:
-        return build(name, {"ratio": RATIO, **({"router": "keyword"} if name == "clasp" else {})})
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 @contextmanager
@@ -139,10 +132,11 @@ class Subject:
         return Outcome([[kept.tolist() for kept in sample.kept] for sample in run.trace.samples], logits)
 
 
-def _row(subject: Subject, method: Method) -> dict[str, Any]:
+def _row(subject: Subject, name: str) -> dict[str, Any]:
     """One method on one family; ``refused`` is the reason why it cannot be, ``error`` what went wrong."""
     geometry = adapter_for(subject.plain).geometry
     try:
+        method = build(name, {"ratio": RATIO, **({"router": "keyword"} if name == "clasp" else {})})
         method.check(geometry)
     except ValueError as reason:
         return {"refused": str(reason)}

@@ -13,12 +13,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu_check.scales import Scale, Shape
-from benchmarks.methods import UNPRUNED, probes, rows_of, tokens_per_layer, variants_of
+from benchmarks.methods import UNPRUNED, probes, rows_of, tokens_per_layer
 from benchmarks.models import TEXT_TOKENS, LoadedModel, geometry_of, load_spec, newlines, visual_tokens
 from benchmarks.profile import named_parts, part_of
 from benchmarks.timing import Times, Variant, measure, reference_product, run_once, warm_up
 from clasp.budget import BudgetError, Geometry, scaled_layers
-from clasp.methods import build
+from clasp.methods import METHODS, build
 
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 """Calls of the CUDA runtime in which the host waits for the device, as the profiler names them."""
@@ -100,11 +100,14 @@ def waits(loaded: LoadedModel, shape: Shape, scale: Scale) -> dict[str, Any]:
     Raises:
         RuntimeError: on a GPU the profiler saw no call of the CUDA runtime, so that no wait would be one of none.
     """
-    config = loaded.model.config
-    visual, budget = visual_tokens(config), shape.tokens[-2]
-    variants, left_out = variants_of(scale.watched, {"tokens": budget}, geometry_of(config), visual, extras=False)
-    prompts, rows = loaded.prompts(1), []
-    for variant in variants[1:]:
+    geometry, visual, budget = geometry_of(loaded.model.config), visual_tokens(loaded.model.config), shape.tokens[-2]
+    prompts, rows, left_out = loaded.prompts(1), list[dict[str, Any]](), dict[str, str]()
+    for name in scale.watched or [name for name in METHODS if name != "none"]:
+        try:
+            variant = timed_variant(name, budget, geometry, visual)
+        except ValueError as reason:  # of the budget or of what the backbone lacks
+            left_out[name] = f"{name}: {reason}"
+            continue
         run_once(loaded, variant, prompts, Times())
         events = _recorded(loaded, variant, prompts)
         counted = None
@@ -112,9 +115,9 @@ def waits(loaded: LoadedModel, shape: Shape, scale: Scale) -> dict[str, Any]:
             if not any(event.name.startswith(RUNTIME) for event in events):
                 raise RuntimeError("the profiler saw no call of the CUDA runtime; is CUPTI allowed on this machine?")
             assert variant.method is not None
-            stages = len(variant.method.schedule(visual, geometry_of(config).layers).stages)
+            stages = len(variant.method.schedule(visual, geometry.layers).stages)
             counted = stage_waits(events, stages)
-        rows.append({"name": variant.name, "stages": counted})
+        rows.append({"name": name, "stages": counted})
     return {"shape": shape.name, "tokens": budget, "rows": rows, "left_out": left_out}
 
 

@@ -31,11 +31,14 @@ PACKED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Families whose ViT packs patches, so that nothing can be merged inside it."""
 JOINED = ("internvl", "smolvlm")
 """Families that join patches into a visual token, with the same consequence."""
+KIN = {"qwen2_vl": ("random", "fastv", "sparsevlm", "visionzip", "pool", "clasp")}
+"""Families that differ from another one only in what their adapter's tests look at -> the methods that run on them."""
 COMBINATIONS = [
     (method, family)
     for family in FAMILIES
     for method in METHODS
-    if not (family in (*PACKED, *JOINED) and method.startswith(("tome", "mustdrop")))
+    if method in KIN.get(family, METHODS)
+    and not (family in (*PACKED, *JOINED) and method.startswith(("tome", "mustdrop")))
 ]
 
 
