@@ -148,23 +148,27 @@ class CropAdapter(Adapter):
 
     def keys_of(self, modality: Modality, layer: int, hidden: Tensor) -> Tensor:
         """(crops, sequence, head_dim) head-mean keys of a layer from its input, for merging inside the tower."""
+        return self.heads_of(modality, layer, hidden, "k").mean(dim=1)
+
+    def heads_of(self, modality: Modality, layer: int, hidden: Tensor, kind: Projection) -> Tensor:
+        """(crops, heads, sequence, head_dim) queries, keys or values of a layer from its input."""
         block: Any = self.vision_layers(modality)[layer]
         attention = self._attending(block)
-        key = attention.k_proj(self._normed(block, hidden))
-        return key.unflatten(-1, (attention.num_heads, attention.head_dim)).mean(dim=2)
+        heads = getattr(attention, f"{kind}_proj")(self._normed(block, hidden))
+        return heads.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+
+    def vision_scaling(self, modality: Modality, layer: int) -> float:
+        """Factor on the products of a layer's queries and keys."""
+        return self._attending(self.vision_layers(modality)[layer]).scale
 
     def _queries_keys(self, seen: VisionPass, layer: int) -> tuple[Tensor, Tensor, float]:
         """Queries and keys (crops, heads, sequence, head_dim) of ViT layer ``layer`` from its input; the scaling."""
-        scaling = self._attending(self.vision_layers(seen.modality)[layer]).scale
+        scaling = self.vision_scaling(seen.modality, layer)
         return self._projected(seen, layer, "q"), self._projected(seen, layer, "k"), scaling
 
     def _projected(self, seen: VisionPass, layer: int, kind: Projection) -> Tensor:
         """(crops, heads, sequence, head_dim)."""
-        block: Any = self.vision_layers(seen.modality)[layer]
-        attention = self._attending(block)
-        projection = getattr(attention, f"{kind}_proj")
-        heads = projection(self._normed(block, seen.states[layer]))
-        return heads.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+        return self.heads_of(seen.modality, layer, seen.states[layer], kind)
 
     def _normed(self, block: Any, hidden: Tensor) -> Tensor:
         """What a ViT layer's attention sees of its input."""

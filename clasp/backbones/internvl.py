@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from clasp.backbones.base import Projection, UnsupportedError, VisionPass, text_geometry
+from clasp.backbones.base import Modality, Projection, UnsupportedError, text_geometry
 from clasp.backbones.crops import refuse_sliding_window
 from clasp.backbones.joined import JoinedAdapter, Run, check_side
 from clasp.budget import Geometry
@@ -62,7 +62,7 @@ class InternVLAdapter(JoinedAdapter):
         vision = self.model.config.vision_config
         return vision.image_size[0] // vision.patch_size[0]
 
-    def vision_layers(self, modality: Any) -> Any:
+    def vision_layers(self, modality: Modality) -> Any:
         tower: Any = self.tower(modality)
         return tower.encoder.layer
 
@@ -80,10 +80,10 @@ class InternVLAdapter(JoinedAdapter):
     def _attending(self, block: Any) -> Any:
         return block.attention
 
-    def _projected(self, seen: VisionPass, layer: int, kind: Projection) -> Tensor:
-        block: Any = self.vision_layers(seen.modality)[layer]
+    def heads_of(self, modality: Modality, layer: int, hidden: Tensor, kind: Projection) -> Tensor:
+        block: Any = self.vision_layers(modality)[layer]
         attention = block.attention
-        heads = getattr(attention, f"{kind}_proj")(self._normed(block, seen.states[layer]))
+        heads = getattr(attention, f"{kind}_proj")(self._normed(block, hidden))
         if kind != "v":
             heads = getattr(attention, f"{kind}_norm")(heads)  # over all heads together, where the ViT has it
         return heads.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
