@@ -11,7 +11,7 @@ RUN_OPTIONS := $(if $(LIMIT),limit=$(LIMIT)) $(if $(LAUNCHER),launcher=$(LAUNCHE
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo docs bench bench-harness test lint audit format train-tiny score-tiny clean
+.PHONY: help setup demo docs bench bench-harness gpu-check test lint audit format train-tiny score-tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -151,6 +151,9 @@ bench: $(READY)  ## times of every method on random weights; MEASURE=ops, growth
 
 bench-harness: $(READY)  ## questions per second: the default against a loop of single ones and against no ViT cache
 	$(BIN)/python scripts/bench_harness.py
+
+gpu-check: $(READY)  ## what only a GPU shows, in under 8 minutes; GEOMETRY=small runs the same code on a CPU
+	$(BIN)/python scripts/gpu_check.py geometry=$(or $(GEOMETRY),full)
 
 docs: $(READY)  ## the pages of docs/ and the Python API as a site, in site/
 	$(BIN)/python -m mkdocs build

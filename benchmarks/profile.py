@@ -57,13 +57,13 @@ def profile_parts(loaded: LoadedModel, variant: Variant, batch: int) -> list[dic
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler otherwise prints each start and stop
     on_gpu = loaded.model.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with _named_ranges(loaded.model), profile(activities=activities) as found:
+    with named_parts(loaded.model), profile(activities=activities) as found:
         run_once(loaded, variant, prompts, Times())
     spent: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for event in found.events():
         own = float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)
         if own and not event.name.startswith(_PREFIX):
-            spent[_part(event)][event.name.removeprefix("aten::")].append(own / 1e3)
+            spent[part_of(event)][event.name.removeprefix("aten::")].append(own / 1e3)
     parts = []
     for part, operators in sorted(spent.items()):
         longest_first = sorted(operators.items(), key=lambda item: -sum(item[1]))
@@ -72,7 +72,7 @@ def profile_parts(loaded: LoadedModel, variant: Variant, batch: int) -> list[dic
     return parts
 
 
-def _part(event: FunctionEvent) -> str:
+def part_of(event: FunctionEvent) -> str:
     """The innermost part that the operator was called in."""
     caller = event.cpu_parent
     while caller is not None and not caller.name.startswith(_PREFIX):
@@ -81,8 +81,8 @@ def _part(event: FunctionEvent) -> str:
 
 
 @contextmanager
-def _named_ranges(model: Any) -> Iterator[None]:
-    """Marks the parts of every run while it is open."""
+def named_parts(model: Any) -> Iterator[None]:
+    """Marks the parts of every run while it is open, for :func:`part_of`."""
     adapter, stages = adapter_for(model), itertools.count(1)
     open_ranges: list[Any] = []
 

@@ -27,7 +27,8 @@ def steadiness(reference_ms: Sequence[float]) -> str:
     return f"{text}: not steady, something else works on this machine; times below differ by as much."
 
 
-def _mib(count: float | None) -> str:
+def mib(count: float | None) -> str:
+    """Bytes as MiB."""
     return "-" if count is None else f"{count / 2**20:.1f}"
 
 
@@ -42,23 +43,28 @@ def methods_table(found: Mapping[str, Any]) -> str:
         "Times in ms for the whole batch; prefill holds router, fusion and selection. End to end is one `generate` as "
         "POPE asks: an image, a short question, an answer of one word and the end token, so ViT, prefill and one "
         "decoding step.",
-        f"Peak: the most that tensors held at once beside the weights ({_mib(found['weight_bytes'])} MiB), in a run of "
+        f"Peak: the most that tensors held at once beside the weights ({mib(found['weight_bytes'])} MiB), in a run of "
         "its own.",
         "FLOPs-ideal: the speed-up if time were multiply-adds. Plain layers: what the plain decoder reaches at the "
         "lengths of the method's schedule, without router, fusion, selection or engine.",
     ]
     lines += [f"Left out: {reason}." for reason in found["left_out"].values()]
     lines.append(steadiness(found["pulse_ms"]))
-    columns = ["method", "ViT", "router", "fusion", "selection", "by stage", "prefill", "[quartiles]", "decode a token"]
-    columns += ["end to end", "KV, MiB", "peak, MiB", "prefill speed-up", "FLOPs-ideal", "share of ideal"]
-    columns += ["plain layers", "share of plain"]
-    columns += ["end-to-end speed-up", *(["waits for the GPU by stage"] if waits else [])]
     for batch, rows in found["batches"].items():
-        lines += ["", f"Batch {batch}", "", *_grid(columns, [_method_cells(row, waits) for row in rows])]
+        lines += ["", f"Batch {batch}", "", *grid(method_columns(waits), [method_cells(row, waits) for row in rows])]
     return "\n".join(lines) + "\n"
 
 
-def _method_cells(row: Mapping[str, Any], waits: bool) -> list[str]:
+def method_columns(waits: bool) -> list[str]:
+    """Heads of the columns of :func:`method_cells`."""
+    columns = ["method", "ViT", "router", "fusion", "selection", "by stage", "prefill", "[quartiles]", "decode a token"]
+    columns += ["end to end", "KV, MiB", "peak, MiB", "prefill speed-up", "FLOPs-ideal", "share of ideal"]
+    columns += ["plain layers", "share of plain"]
+    return [*columns, "end-to-end speed-up", *(["waits for the GPU by stage"] if waits else [])]
+
+
+def method_cells(row: Mapping[str, Any], waits: bool) -> list[str]:
+    """One row of the measurements."""
     ms, (low, high) = row["ms"], row["quartiles_ms"]["prefill"]
     times = [f"{ms[part]:.1f}" for part in ("vision", "router", "fusion", "selection")]
     times += [" + ".join(f"{stage:.1f}" for stage in row["stages_ms"]) or "-", f"{ms['prefill']:.1f}"]
@@ -66,7 +72,7 @@ def _method_cells(row: Mapping[str, Any], waits: bool) -> list[str]:
     names = ("prefill_speedup", "ideal_speedup", "share_of_ideal", "plain_speedup", "share_of_plain", "total_speedup")
     ratios = [f"{row[name]:.2f}" for name in names]
     waited = [", ".join(map(str, row["waits"])) or "-"] if waits else []
-    return [row["name"], *times, _mib(row["kv_bytes"]), _mib(row["peak_bytes"]), *ratios, *waited]
+    return [row["name"], *times, mib(row["kv_bytes"]), mib(row["peak_bytes"]), *ratios, *waited]
 
 
 def ops_table(found: Mapping[str, Any]) -> str:
@@ -80,10 +86,10 @@ def ops_table(found: Mapping[str, Any]) -> str:
     columns = ["op", "ms", "ratio", f"within {WITHIN:g}", "peak, MiB"]
     for size, rows in found["sizes"].items():
         cells = [
-            [row["name"], f"{row['ms']:.2f}", f"{row['ratio']:.2f}", _yes(row["within"]), _mib(row["peak_bytes"])]
+            [row["name"], f"{row['ms']:.2f}", f"{row['ratio']:.2f}", _yes(row["within"]), mib(row["peak_bytes"])]
             for row in rows
         ]
-        lines += ["", f"{size} tokens", "", *_grid(columns, cells)]
+        lines += ["", f"{size} tokens", "", *grid(columns, cells)]
     return "\n".join(lines) + "\n"
 
 
@@ -100,19 +106,19 @@ def growth_table(found: Mapping[str, Any]) -> str:
     ]
     lines += [f"Left out: {reason}." for reason in found["left_out"].values()]
     seconds = [[op["name"], *(_s(value) for value in op["seconds"])] for op in found["ops"]]
-    lines += ["", "Selection ops, seconds", "", *_grid(["op", *names], seconds)]
-    memory = [[op["name"], *map(_mib, op["peak_bytes"]), *_order(op["memory_exponent"])] for op in found["ops"]]
+    lines += ["", "Selection ops, seconds", "", *grid(["op", *names], seconds)]
+    memory = [[op["name"], *map(mib, op["peak_bytes"]), *_order(op["memory_exponent"])] for op in found["ops"]]
     columns = ["op", *names, f"exponent past {PAST}", "quadratic"]
-    lines += ["", "Selection ops, peak memory in MiB", "", *_grid(columns, memory)]
+    lines += ["", "Selection ops, peak memory in MiB", "", *grid(columns, memory)]
     columns = ["method", "visual tokens", "prefill, s", "selection, s", "of its own prefill", "of the unpruned prefill"]
     rows = [
         [run["name"], name, _s(run["prefill_s"][i]), _s(run["selection_s"][i])]
         + [f"{100 * run[share][i]:.1f} %" for share in ("of_own", "of_unpruned")]
-        + [_mib(run["peak_bytes"][i])]
+        + [mib(run["peak_bytes"][i])]
         for i, name in enumerate(names)
         for run in found["prefills"]
     ]
-    lines += ["", "Whole prefills", "", *_grid([*columns, "peak, MiB"], rows)]
+    lines += ["", "Whole prefills", "", *grid([*columns, "peak, MiB"], rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -131,11 +137,12 @@ def profile_table(found: Mapping[str, Any]) -> str:
             longest = part["operators"][:LISTED]
             shown = ", ".join(f"{one['name']} {one['ms']:.1f} ({one['calls']})" for one in longest)
             cells.append([part["part"], f"{part['ms']:.1f}", str(sum(o["calls"] for o in part["operators"])), shown])
-        lines += _grid(["part", "ms", "calls", "operators: ms (calls)"], cells)
+        lines += grid(["part", "ms", "calls", "operators: ms (calls)"], cells)
     return "\n".join(lines) + "\n"
 
 
-def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table's lines."""
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 

@@ -79,6 +79,7 @@ class Geometry:
         dynamic: the number of visual tokens depends on the picture's size.
         packed_vision: the ViT takes all patches of a batch as one sequence, so that none can be merged inside it.
         text_tower: beside the weights lies the CLIP model, text tower included, whose vision tower the ViT is.
+        joined_patches: several patches of a crop make one visual token, so that none can be merged inside the ViT.
     """
 
     visual_tokens: int
@@ -94,6 +95,7 @@ class Geometry:
     dynamic: bool = False
     packed_vision: bool = False
     text_tower: bool = False
+    joined_patches: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,10 @@ FAMILIES = {
     "LLaVA-NeXT": PUBLISHED["llava-hf/llava-v1.6-vicuna-7b-hf"],
     "Video-LLaVA": PUBLISHED["LanguageBind/Video-LLaVA-7B-hf"],
     "LLaVA-OneVision": PUBLISHED["llava-hf/llava-onevision-qwen2-7b-ov-hf"],
-    "Qwen2.5-VL": PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"],
+    "Qwen2-VL, Qwen2.5-VL": PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"],
     "Qwen3-VL": PUBLISHED["Qwen/Qwen3-VL-8B-Instruct"],
+    "InternVL3": PUBLISHED["OpenGVLab/InternVL3-8B-hf"],
+    "SmolVLM2": PUBLISHED["HuggingFaceTB/SmolVLM2-2.2B-Instruct"],
 }
 """Column of the README's table -> a model of the family, without what is only beside `tiny`'s weights."""
 

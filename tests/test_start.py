@@ -95,7 +95,7 @@ def test_help_of_what_hydra_composes(tmp_path: Path, script: str) -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        *("audit.py", "bench.py", "bench_harness.py", "demo.py", "judge.py", "report.py", "status.py"),
+        *("audit.py", "bench.py", "bench_harness.py", "demo.py", "gpu_check.py", "judge.py", "report.py", "status.py"),
         *("score_tiny.py", "submission.py", "train_tiny.py"),
     ],
 )

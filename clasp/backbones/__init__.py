@@ -17,6 +17,7 @@ from clasp.budget import Geometry
 __all__ = [
     "ADAPTERS",
     "PUBLISHED",
+    "REFUSED",
     "BackboneRefused",
     "BackboneUnavailable",
     "Trust",
@@ -43,10 +44,21 @@ ADAPTERS: dict[str, tuple[str, str]] = {
     "LlavaNextForConditionalGeneration": ("clasp.backbones.llava_next", "LlavaNextAdapter"),
     "LlavaOnevisionForConditionalGeneration": ("clasp.backbones.llava_onevision", "LlavaOnevisionAdapter"),
     "VideoLlavaForConditionalGeneration": ("clasp.backbones.video_llava", "VideoLlavaAdapter"),
+    "Qwen2VLForConditionalGeneration": ("clasp.backbones.qwen2_vl", "Qwen2VLAdapter"),
     "Qwen2_5_VLForConditionalGeneration": ("clasp.backbones.qwen2_5_vl", "Qwen25VLAdapter"),
     "Qwen3VLForConditionalGeneration": ("clasp.backbones.qwen3_vl", "Qwen3VLAdapter"),
+    "InternVLForConditionalGeneration": ("clasp.backbones.internvl", "InternVLAdapter"),
+    "SmolVLMForConditionalGeneration": ("clasp.backbones.smolvlm", "SmolVLMAdapter"),
 }
 """Class name in transformers -> module and class of the adapter that serves it."""
+
+REFUSED: dict[str, str] = {
+    "Gemma3ForConditionalGeneration": (
+        "its decoder alternates layers of two masks and two rotary bases, and lets the tokens of a picture see each "
+        "other both ways, while the engine gives all layers behind a stage one causal mask and one rotary base"
+    ),
+}
+"""Class name in transformers -> why no method can prune it rightly."""
 
 
 def resolve(name: str) -> str:
@@ -214,6 +226,8 @@ def _known(architecture: str) -> str:
     if architecture not in ADAPTERS:
         from clasp.backbones.base import UnsupportedError
 
+        if reason := REFUSED.get(architecture):
+            raise UnsupportedError(f"{architecture} cannot be pruned: {reason}; use one of {', '.join(ADAPTERS)}")
         raise UnsupportedError(
             f"no adapter for {architecture}; known: {', '.join(ADAPTERS)}. If it wraps one of these, pass the "
             "model inside it. A new family is one file in clasp/backbones/"

@@ -147,6 +147,18 @@ class Adapter(ABC):
             arguments.pop(encoder.pixels, None)
         return {**arguments, "mm_encoder_outputs": encoded}
 
+    def read(self, seen: VisionPass, ids: Tensor) -> None:
+        """Notes in a pass what the prompts alone tell of it, before anything else is asked of the pass.
+
+        Args:
+            ids: (batch, length) input ids on the CPU, padding -1; where beams repeat prompts, their copies follow each
+                other.
+
+        Raises:
+            UnsupportedError: the placeholders are not those that the family's processor writes.
+        """
+        return
+
     def counts(self, seen: VisionPass) -> list[int]:
         """Visual tokens of each medium of a pass, in order."""
         return [len(features) for features in seen.output.pooler_output]
@@ -236,6 +248,10 @@ class Adapter(ABC):
     def cls_states(self, seen: VisionPass, item: int, state: Tensor) -> Tensor:
         """(crops, vision_dim) CLS tokens of one medium's crops."""
         raise UnsupportedError(f"the vision tower of {self.architectures[0]} has no CLS token")
+
+    def cls_features(self, seen: VisionPass, item: int, state: Tensor) -> Tensor:
+        """(crops, dim) CLS tokens of one medium's crops in the form that :meth:`project` takes."""
+        return self.cls_states(seen, item, state)
 
     # Positions ----------------------------------------------------------------------------------------------------
     # Inside the engine positions are (axes, batch, length): one axis, or one each for time, height and width.

@@ -148,23 +148,35 @@ class CropAdapter(Adapter):
 
     def keys_of(self, modality: Modality, layer: int, hidden: Tensor) -> Tensor:
         """(crops, sequence, head_dim) head-mean keys of a layer from its input, for merging inside the tower."""
+        return self.heads_of(modality, layer, hidden, "k").mean(dim=1)
+
+    def heads_of(self, modality: Modality, layer: int, hidden: Tensor, kind: Projection) -> Tensor:
+        """(crops, heads, sequence, head_dim) queries, keys or values of a layer from its input."""
         block: Any = self.vision_layers(modality)[layer]
-        attention = block.self_attn
-        key = attention.k_proj(block.layer_norm1(hidden))
-        return key.unflatten(-1, (attention.num_heads, attention.head_dim)).mean(dim=2)
+        attention = self._attending(block)
+        heads = getattr(attention, f"{kind}_proj")(self._normed(block, hidden))
+        return heads.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+
+    def vision_scaling(self, modality: Modality, layer: int) -> float:
+        """Factor on the products of a layer's queries and keys."""
+        return self._attending(self.vision_layers(modality)[layer]).scale
 
     def _queries_keys(self, seen: VisionPass, layer: int) -> tuple[Tensor, Tensor, float]:
         """Queries and keys (crops, heads, sequence, head_dim) of ViT layer ``layer`` from its input; the scaling."""
-        block: Any = self.vision_layers(seen.modality)[layer]
-        return self._projected(seen, layer, "q"), self._projected(seen, layer, "k"), block.self_attn.scale
+        scaling = self.vision_scaling(seen.modality, layer)
+        return self._projected(seen, layer, "q"), self._projected(seen, layer, "k"), scaling
 
     def _projected(self, seen: VisionPass, layer: int, kind: Projection) -> Tensor:
         """(crops, heads, sequence, head_dim)."""
-        block: Any = self.vision_layers(seen.modality)[layer]
-        attention = block.self_attn
-        projection = getattr(attention, f"{kind}_proj")
-        heads = projection(block.layer_norm1(seen.states[layer]))
-        return heads.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+        return self.heads_of(seen.modality, layer, seen.states[layer], kind)
+
+    def _normed(self, block: Any, hidden: Tensor) -> Tensor:
+        """What a ViT layer's attention sees of its input."""
+        return block.layer_norm1(hidden)
+
+    def _attending(self, block: Any) -> Any:
+        """A ViT layer's attention."""
+        return block.self_attn
 
     def _range(self, seen: VisionPass, item: int) -> tuple[int, int]:
         ends = list(accumulate(self.crop_counts(seen)))
@@ -199,12 +211,8 @@ def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False) -> Geo
             f"{config.model_type} with tie_last_hidden_states has its last ViT hidden state normalised, which is not "
             "covered; leave that option of the vision configuration unset"
         )
-    if getattr(config.text_config, "sliding_window", None) is not None:
-        raise UnsupportedError(
-            f"{config.model_type} with sliding-window attention in its decoder is not covered; set sliding_window to "
-            "None where prompts are shorter than the window"
-        )
-    text = text_geometry(config.text_config)
+    refuse_sliding_window(config)
+    text: dict[str, Any] = text_geometry(config.text_config)
     return Geometry(
         visual_tokens=visual_tokens,
         vision_layers=vision.num_hidden_layers,
@@ -214,3 +222,12 @@ def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False) -> Geo
         text_tower=CLS[vision.model_type] and own_text_tower(config.name_or_path) is not None,
         **text,
     )
+
+
+def refuse_sliding_window(config: Any) -> None:
+    """Raises UnsupportedError where the decoder attends in a window: it counts tokens, and pruning moves them."""
+    if getattr(config.text_config, "sliding_window", None) is not None:
+        raise UnsupportedError(
+            f"{config.model_type} with sliding-window attention in its decoder is not covered; set sliding_window to "
+            "None where prompts are shorter than the window"
+        )

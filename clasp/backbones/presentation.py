@@ -15,7 +15,7 @@ from clasp.strict import ConfigError
 
 PADDED = ("clasp.backbones.llava", "clasp.backbones.video_llava")
 """Adapters of the families whose own code pads pictures to a square; the others keep a picture's shape."""
-BOUNDED = ("clasp.backbones.qwen2_5_vl", "clasp.backbones.qwen3_vl")
+BOUNDED = ("clasp.backbones.qwen2_vl", "clasp.backbones.qwen2_5_vl", "clasp.backbones.qwen3_vl")
 """Adapters of the families that scale a picture to a number of pixels between two bounds."""
 
 

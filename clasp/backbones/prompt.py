@@ -27,7 +27,14 @@ CHAT_TEMPLATES = {
 _MARK, _SYSTEM = "\x07instruction\x07", "\x07system\x07"
 _BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
 _UNKNOWN_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece vocabularies name single bytes
-_FRAME_TIME = re.compile(rb"<\d+(\.\d+)? seconds>")  # Qwen3-VL's processor writes one before each frame
+_BETWEEN = re.compile(
+    rb"<\d+(\.\d+)? seconds>"  # Qwen3-VL's processor, before each frame
+    rb"|\n?Frame\d+: "  # InternVL's, likewise
+    rb"|((<row_\d+_col_\d+>)+\n)+\n"  # SmolVLM's, before the tiles of each row of a picture
+    rb"|You are provided the following series of [\w -]+ frames from a [\d:]+ \[H:MM:SS\] video\.\n"
+    rb"|\nFrame from \d+:\d\d:"  # SmolVLM's, before a video and before each of its frames
+)
+"""What processors write between the parts of a picture or video."""
 
 
 def with_template(processor: Any) -> Any:
@@ -73,7 +80,7 @@ class PromptReader:
         words = self._words(ids, typed=True)
         before = b"".join(part for place, part in words if place < media)
         after = b"".join(part for place, part in words if place >= media)
-        return (_FRAME_TIME.sub(b"", before) + after).decode(errors="replace").strip()
+        return (_BETWEEN.sub(b"", before) + after).decode(errors="replace").strip()
 
     def positions(self, ids: Sequence[int]) -> list[int]:
         """Indices of the instruction's tokens that can see the image; the last token where no other can.

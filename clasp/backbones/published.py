@@ -7,7 +7,7 @@ import is longer than all else that a check of a configuration does.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clasp.budget import Geometry
 
@@ -78,6 +78,14 @@ def _qwen(
     )
 
 
+def _joined(visual_tokens: int, *, cls: bool, **counts: Any) -> Geometry:
+    """A ViT over crops, read at its end, of which a square of patches makes one visual token."""
+    layers = counts["vision_layers"]
+    return Geometry(
+        visual_tokens=visual_tokens, feature_layer=layers, cls=cls, dynamic=True, joined_patches=True, **counts
+    )
+
+
 SHIPPED = Published(
     "LlavaForConditionalGeneration",
     Geometry(
@@ -121,6 +129,10 @@ PUBLISHED: dict[str, Published] = {
     "llava-hf/llava-onevision-qwen2-7b-ov-hf": Published(
         "LlavaOnevisionForConditionalGeneration", _onevision(layers=28, hidden=3584, ffn=18944, heads=28, kv_dim=512)
     ),
+    "Qwen/Qwen2-VL-7B-Instruct": Published(
+        "Qwen2VLForConditionalGeneration",
+        _qwen(36 * 36, vision_layers=32, layers=28, hidden=3584, ffn=18944, heads=28, kv_dim=512),
+    ),
     "Qwen/Qwen2.5-VL-3B-Instruct": Published(
         "Qwen2_5_VLForConditionalGeneration",
         _qwen(36 * 36, vision_layers=32, layers=36, hidden=2048, ffn=11008, heads=16, kv_dim=256),
@@ -136,5 +148,13 @@ PUBLISHED: dict[str, Published] = {
     "Qwen/Qwen3-VL-8B-Instruct": Published(
         "Qwen3VLForConditionalGeneration",
         _qwen(32 * 32, vision_layers=27, layers=36, hidden=4096, ffn=12288, heads=32, kv_dim=1024),
+    ),
+    "OpenGVLab/InternVL3-8B-hf": Published(
+        "InternVLForConditionalGeneration",
+        _joined(16 * 16, cls=True, vision_layers=24, layers=28, hidden=3584, ffn=18944, heads=28, kv_dim=512),
+    ),
+    "HuggingFaceTB/SmolVLM2-2.2B-Instruct": Published(
+        "SmolVLMForConditionalGeneration",
+        _joined(9 * 9, cls=False, vision_layers=27, layers=24, hidden=2048, ffn=8192, heads=32, kv_dim=2048),
     ),
 }

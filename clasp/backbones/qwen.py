@@ -187,6 +187,7 @@ def qwen_geometry(config: Any, visual_tokens: int) -> Geometry:
             f"moves them; use a checkpoint with use_sliding_window=False"
         )
     depth = config.vision_config.depth
+    text: dict[str, Any] = text_geometry(config.text_config)
     return Geometry(
         visual_tokens=visual_tokens,
         vision_layers=depth,
@@ -195,5 +196,5 @@ def qwen_geometry(config: Any, visual_tokens: int) -> Geometry:
         multimodal_rotary=True,
         dynamic=True,
         packed_vision=True,
-        **text_geometry(config.text_config),
+        **text,
     )

@@ -174,7 +174,7 @@ class StageState:
         for row in self._rows:
             medium = row.media[0]
             geometry = medium.adapter.geometry
-            if len(row.media) > 1 or not geometry.cls:
+            if len(row.media) > 1 or not geometry.cls or geometry.joined_patches:
                 raise UnsupportedError(
                     "a CLIP text tower needs a CLIP vision tower and one image at a time; leave text_tower out"
                 )

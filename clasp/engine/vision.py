@@ -103,7 +103,7 @@ class Medium:
 
     def cls_states(self, index: int) -> Tensor:
         """(crops, vision_dim)."""
-        return self.adapter.cls_states(self.seen, self.item, self.state(index))
+        return self.adapter.cls_features(self.seen, self.item, self.state(index))
 
     def crops(self) -> Tensor:
         """(tokens,) long on the CPU: each token's crop, -1 for none."""

@@ -103,6 +103,11 @@ class Method(PruningMethod, ABC):
                 f"method {self.name!r} merges inside the vision tower, which packs the patches of a batch into one "
                 f"sequence on this backbone; use another method"
             )
+        if geometry.joined_patches and self.merge_layers(geometry.feature_layer):
+            raise ValueError(
+                f"method {self.name!r} merges patches inside the vision tower, of which several make one visual token "
+                f"on this backbone; use another method"
+            )
         schedule = self.schedule(geometry.visual_tokens, geometry.layers)
         cuts = [stage.cut for stage in schedule.stages]
         for layer in self.decoder_states(cuts):
@@ -118,6 +123,8 @@ class Method(PruningMethod, ABC):
         notes: list[str] = []
         if self.reads_cls and not geometry.cls:
             notes.append(f"{self.name}: no CLS token; the attention received from the crop's patches stands in")
+        if getattr(self, "with_cls", False) and geometry.cls and geometry.joined_patches:
+            notes.append(f"{self.name}: CLS goes through the projector as a square of patches that are all CLS")
         if self.positions == "contiguous" and geometry.multimodal_rotary:
             notes.append(f"{self.name}: multimodal rotary positions are kept; contiguous ones are not defined for them")
         return tuple(notes)

@@ -31,7 +31,8 @@ class Grid:
     """Where each visual token of some rows lies.
 
     A picture that is cut into tiles has two frames: 0 is the whole of it and 1 the tiles beside each other, without the
-    padding at the edges. Frames of several images or videos are numbered on. Rows and columns count the visual tokens
+    padding at the edges; where a model is not told how its tiles lie (InternVL3, SmolVLM2), each of them is a frame and
+    the whole is the last. Frames of several images or videos are numbered on. Rows and columns count the visual tokens
     of a frame, so that a merged or pooled token is one; in scope ``crop``, those that the crop has left.
 
     Args:

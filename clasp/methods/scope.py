@@ -9,9 +9,12 @@ C_ij - m_i) is added, m_i being the highest similarity of i to a chosen token, 0
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from clasp.budget import Schedule, single_stage
+import torch
+from torch import Tensor
+
+from clasp.budget import Geometry, Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.covering import Similar, cover
@@ -23,6 +26,8 @@ class SCOPE(Method):
 
     Args:
         alpha: exponent of the saliency, non-negative; 1 in the official run scripts. 0 leaves coverage alone.
+        features: whose similarities are covered: the ViT's before the projector (``vision``), as in the paper, or the
+            ``projected`` ones, which with alpha=0 is all that is read (assumption; for servers, :mod:`clasp.serving`).
     """
 
     name: ClassVar[str] = "scope"
@@ -33,20 +38,42 @@ class SCOPE(Method):
     )
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
     alpha: float = 1.0
+    features: Literal["vision", "projected"] = "vision"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.features not in ("vision", "projected"):
+            raise ValueError(f"unknown features {self.features!r}; use vision or projected")
         if self.alpha < 0:
             raise ValueError(f"alpha={self.alpha} is negative; use 0 for coverage alone, 1 for the published rule")
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
+    def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
+        notes = super().stand_ins(geometry)
+        return notes if self.alpha else tuple(note for note in notes if "CLS" not in note)
+
+    def assumed(self) -> tuple[str, ...]:
+        own = ("SCOPE covers projected features instead of the ViT's",) if self.features == "projected" else ()
+        return (*super().assumed(), *own)
+
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
-        return (feature_layer - 1, feature_layer)
+        read = [feature_layer - 1] if self.alpha else []
+        return tuple(read + [feature_layer] * (self.features == "vision"))
 
     def select(self, state: State, keep: int) -> Selection:
+        if self.features == "vision":
+            vision = state.vision()
+            similar = vision.hidden_state(vision.feature_layer)
+        else:
+            similar = state.tokens()
+        return Selection(cover(Similar(similar), self._saliency(state, similar), keep))
+
+    def _saliency(self, state: State, features: Tensor) -> Tensor:
+        """(rows, tokens) float32."""
+        if not self.alpha:
+            return torch.ones(features.shape[:2], device=features.device)
         vision = state.vision()
         # the mean over heads orders products as their sum does
-        saliency = vision.attention(vision.feature_layer - 1).float() ** self.alpha
-        return Selection(cover(Similar(vision.hidden_state(vision.feature_layer)), saliency, keep))
+        return vision.attention(vision.feature_layer - 1).float() ** self.alpha

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from clasp.backbones import adapter_for
 from clasp.budget import Schedule, Stage
 from clasp.methods import get
 from clasp.methods.base import Method
@@ -116,7 +117,7 @@ def masked_forward(model: Any, inputs: Any, visual: Tensor, stages: dict[int, li
         return hook
 
     handles, current = [], None
-    for index, layer in enumerate(model.model.language_model.layers):
+    for index, layer in enumerate(adapter_for(model).layers):
         current = hide(stages[index]) if index in stages else current
         if current is not None:
             handles.append(layer.register_forward_pre_hook(current, with_kwargs=True))

@@ -79,7 +79,7 @@ class Family:
             arguments["images"] = [list(prompt.images) for prompt in prompts]
         if videos:
             arguments["videos"] = videos
-            if self.name in ("qwen2_5_vl", "qwen3_vl"):  # frames come without a clock; these two encode the time
+            if self.name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):  # frames come without a clock, and are taken as is
                 arguments["video_metadata"] = [
                     {"fps": 2.0, "total_num_frames": len(frames), "frames_indices": list(range(len(frames)))}
                     for frames in videos
@@ -117,8 +117,12 @@ def llama_tokenizer() -> Any:
 
 
 @lru_cache
-def qwen_tokenizer(placeholders: tuple[str, ...]) -> Any:
-    """Qwen2's tokenizer (bytes as letters) over a small vocabulary, with its chat tokens and the given ones."""
+def qwen_tokenizer(placeholders: tuple[str, ...], named: tuple[tuple[str, str], ...] = ()) -> Any:
+    """Qwen2's tokenizer (bytes as letters) over a small vocabulary, with its chat tokens and the given ones.
+
+    Args:
+        named: attributes of the tokenizer that tell its processor which token is which.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -131,6 +135,7 @@ def qwen_tokenizer(placeholders: tuple[str, ...]) -> Any:
         **_vocabulary(tokenizer),
         eos_token="<|im_end|>",
         additional_special_tokens=["<|im_start|>", "<|im_end|>", *placeholders],
+        **({"model_specific_special_tokens": dict(named)} if named else {}),
         padding_side="left",
     )
 
@@ -391,6 +396,33 @@ def _qwen2_5_vl_processor() -> Any:
     )
 
 
+def _qwen2_vl_config(tokenizer: Any) -> Any:
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    text = {**_text_sizes(tokenizer), "rms_norm_eps": 1e-6, "rope_parameters": rope}
+    sizes = {
+        name: value for name, value in _QWEN_VISION.items() if name not in ("intermediate_size", "out_hidden_size")
+    }
+    vision = {
+        **sizes,
+        "embed_dim": VISION_HIDDEN,
+        "hidden_size": HIDDEN,
+        "mlp_ratio": 2,
+    }  # the output's width is hidden
+    return transformers.Qwen2VLConfig(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))
+
+
+def _qwen2_vl_processor() -> Any:
+    size = {"shortest_edge": 4 * _CELL, "longest_edge": 120 * _CELL}
+    return transformers.Qwen2VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(size=dict(size), **_QWEN_PIXELS),
+        video_processor=transformers.Qwen2VLVideoProcessor(
+            size={**size, "longest_edge": 30 * _CELL}, cap_pixels_per_frame=False, **_QWEN_PIXELS
+        ),
+        tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
+        chat_template=QWEN2_5,
+    )
+
+
 def _qwen3_vl_config(tokenizer: Any) -> Any:
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
     text = {**_text_sizes(tokenizer), "head_dim": HEAD_DIM, "rms_norm_eps": 1e-6, "rope_parameters": rope}
@@ -409,6 +441,101 @@ def _qwen3_vl_processor() -> Any:
         ),
         tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
         chat_template=QWEN3,
+    )
+
+
+# --- InternVL3, SmolVLM2: tiles, a square of patches a visual token ------------------------------------------------
+
+INTERNVL_SIDE, SMOLVLM_SIDE = 32, 24
+# "<|im_start|>user\n<IMG_CONTEXT>\n{question}<|im_end|>\n<|im_start|>assistant\n"
+INTERNVL = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+    + _parts("image", "<IMG_CONTEXT>{{ '\n' }}")
+    + _parts("video", "<video>{{ '\n' }}")
+    + _parts("text", "{{ part.text }}")
+    + "{{ '<|im_end|>\n' }}{% endfor %}{{ '<|im_start|>assistant\n' if add_generation_prompt }}"
+)
+# "<|im_start|>User:<image>{question}<end_of_utterance>\nAssistant:"; text alone has a space behind the colon
+SMOLVLM = (
+    "<|im_start|>{% for message in messages %}{{ message.role | capitalize }}"
+    "{{ ':' if message.content[0].type == 'image' else ': ' }}{% for part in message.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% else %}{{ '<' + part.type + '>' }}{% endif %}{% endfor %}"
+    "<end_of_utterance>{{ '\n' }}{% endfor %}{{ 'Assistant:' if add_generation_prompt }}"
+)
+INTERNVL_TOKENS = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<video>",
+}
+SMOLVLM_TOKENS = {
+    "image_token": "<image>",
+    "fake_image_token": "<fake_token_around_image>",
+    "global_image_token": "<global-img>",
+    "video_token": "<video>",
+    "end_of_utterance_token": "<end_of_utterance>",
+}
+_PLACES = tuple(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5))
+
+
+def _internvl_config(tokenizer: Any) -> Any:
+    vision = transformers.InternVLVisionConfig(
+        hidden_size=VISION_HIDDEN,
+        intermediate_size=VISION_FFN,
+        num_attention_heads=VISION_HEADS,
+        num_hidden_layers=5,
+        patch_size=4,
+        image_size=INTERNVL_SIDE,
+        attention_bias=True,
+    )
+    return transformers.InternVLConfig(
+        vision_config=vision,
+        text_config=transformers.Qwen2Config(**_text_sizes(tokenizer)),
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=16,
+        tie_word_embeddings=False,
+    )
+
+
+def _internvl_processor() -> Any:
+    size = {"height": INTERNVL_SIDE, "width": INTERNVL_SIDE}
+    return transformers.InternVLProcessor(
+        image_processor=transformers.GotOcr2ImageProcessor(size=size, crop_to_patches=True, max_patches=4),
+        video_processor=transformers.InternVLVideoProcessor(size=size),
+        tokenizer=qwen_tokenizer(tuple(INTERNVL_TOKENS.values()), tuple(INTERNVL_TOKENS.items())),
+        image_seq_length=16,
+        chat_template=INTERNVL,
+    )
+
+
+def _smolvlm_config(tokenizer: Any) -> Any:
+    vision = transformers.models.smolvlm.SmolVLMVisionConfig(
+        hidden_size=VISION_HIDDEN,
+        intermediate_size=VISION_FFN,
+        num_attention_heads=VISION_HEADS,
+        num_hidden_layers=5,
+        patch_size=2,
+        image_size=SMOLVLM_SIDE,
+    )
+    return transformers.SmolVLMConfig(
+        vision_config=vision,
+        text_config=_llama(tokenizer),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=3,
+    )
+
+
+def _smolvlm_processor() -> Any:
+    pixels = {"size": {"longest_edge": 3 * SMOLVLM_SIDE}, "max_image_size": {"longest_edge": SMOLVLM_SIDE}}
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    return transformers.SmolVLMProcessor(
+        image_processor=transformers.SmolVLMImageProcessor(**pixels, **half),
+        video_processor=transformers.SmolVLMVideoProcessor(
+            size={"longest_edge": SMOLVLM_SIDE}, max_image_size={"longest_edge": SMOLVLM_SIDE}, **half
+        ),
+        tokenizer=qwen_tokenizer((*SMOLVLM_TOKENS.values(), *_PLACES), tuple(SMOLVLM_TOKENS.items())),
+        image_seq_len=16,
+        chat_template=SMOLVLM,
     )
 
 
@@ -462,6 +589,14 @@ FAMILIES: dict[str, Family] = {
             videos=True,
         ),
         _family(
+            "qwen2_vl",
+            "Qwen2VLForConditionalGeneration",
+            "Qwen/Qwen2-VL-7B-Instruct",
+            _qwen2_vl_config,
+            _qwen2_vl_processor,
+            videos=True,
+        ),
+        _family(
             "qwen2_5_vl",
             "Qwen2_5_VLForConditionalGeneration",
             "Qwen/Qwen2.5-VL-7B-Instruct",
@@ -476,6 +611,22 @@ FAMILIES: dict[str, Family] = {
             _qwen3_vl_config,
             _qwen3_vl_processor,
             videos=True,
+        ),
+        _family(
+            "internvl",
+            "InternVLForConditionalGeneration",
+            "OpenGVLab/InternVL3-8B-hf",
+            _internvl_config,
+            _internvl_processor,
+            videos=False,
+        ),
+        _family(
+            "smolvlm",
+            "SmolVLMForConditionalGeneration",
+            "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+            _smolvlm_config,
+            _smolvlm_processor,
+            videos=False,
         ),
     )
 }

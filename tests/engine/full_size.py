@@ -12,11 +12,15 @@ from typing import Any
 
 import transformers
 from families import (
+    INTERNVL,
+    INTERNVL_TOKENS,
     ONEVISION,
     ONEVISION_PLACEHOLDERS,
     QWEN2_5,
     QWEN3,
     QWEN_PLACEHOLDERS,
+    SMOLVLM,
+    SMOLVLM_TOKENS,
     VICUNA,
     llama_tokenizer,
     qwen_tokenizer,
@@ -29,10 +33,13 @@ ARCHITECTURES: dict[str, str] = {
     "LanguageBind/Video-LLaVA-7B-hf": "VideoLlavaForConditionalGeneration",
     "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": "LlavaOnevisionForConditionalGeneration",
     "llava-hf/llava-onevision-qwen2-7b-ov-hf": "LlavaOnevisionForConditionalGeneration",
+    "Qwen/Qwen2-VL-7B-Instruct": "Qwen2VLForConditionalGeneration",
     "Qwen/Qwen2.5-VL-3B-Instruct": "Qwen2_5_VLForConditionalGeneration",
     "Qwen/Qwen2.5-VL-7B-Instruct": "Qwen2_5_VLForConditionalGeneration",
     "Qwen/Qwen3-VL-4B-Instruct": "Qwen3VLForConditionalGeneration",
     "Qwen/Qwen3-VL-8B-Instruct": "Qwen3VLForConditionalGeneration",
+    "OpenGVLab/InternVL3-8B-hf": "InternVLForConditionalGeneration",
+    "HuggingFaceTB/SmolVLM2-2.2B-Instruct": "SmolVLMForConditionalGeneration",
 }
 """Class in transformers."""
 
@@ -180,6 +187,59 @@ def qwen3_vl_8b() -> Any:
     return _qwen3_vl(4096, 12288, False, {})  # the class's default ViT: 27 layers, deepstack at 8, 16, 24
 
 
+def qwen2_vl_7b() -> Any:
+    text = {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+    }
+    return transformers.Qwen2VLConfig(text_config=text, vision_config={})  # the class's default ViT: 32 layers
+
+
+def internvl3_8b() -> Any:
+    """InternViT-300M at 448 px (the class's defaults), Qwen2.5-7B."""
+    text = transformers.Qwen2Config(
+        vocab_size=151674,
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        max_position_embeddings=32768,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    )
+    vision = transformers.InternVLVisionConfig(attention_bias=True)
+    return transformers.InternVLConfig(vision_config=vision, text_config=text, tie_word_embeddings=False)
+
+
+def smolvlm2_2b() -> Any:
+    """SigLIP so400m/14 at 384 px, 3 x 3 patches a visual token, SmolLM2-1.7B."""
+    vision = {
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "image_size": 384,
+        "patch_size": 14,
+    }
+    text = transformers.LlamaConfig(
+        vocab_size=49280,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=24,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        max_position_embeddings=8192,
+        rope_parameters={"rope_type": "default", "rope_theta": 130000.0},
+    )
+    return transformers.SmolVLMConfig(vision_config=vision, text_config=text, scale_factor=3, image_token_id=49190)
+
+
 CONFIGS: dict[str, Callable[[], Any]] = {
     "llava-hf/llava-1.5-7b-hf": llava_1_5_7b,
     "llava-hf/llava-1.5-13b-hf": llava_1_5_13b,
@@ -187,10 +247,13 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "LanguageBind/Video-LLaVA-7B-hf": video_llava_7b,
     "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": llava_onevision_0_5b,
     "llava-hf/llava-onevision-qwen2-7b-ov-hf": llava_onevision_7b,
+    "Qwen/Qwen2-VL-7B-Instruct": qwen2_vl_7b,
     "Qwen/Qwen2.5-VL-3B-Instruct": qwen2_5_vl_3b,
     "Qwen/Qwen2.5-VL-7B-Instruct": qwen2_5_vl_7b,
     "Qwen/Qwen3-VL-4B-Instruct": qwen3_vl_4b,
     "Qwen/Qwen3-VL-8B-Instruct": qwen3_vl_8b,
+    "OpenGVLab/InternVL3-8B-hf": internvl3_8b,
+    "HuggingFaceTB/SmolVLM2-2.2B-Instruct": smolvlm2_2b,
 }
 """Hub id -> its configuration, built new at each call."""
 
@@ -282,6 +345,39 @@ def qwen3_vl_processor() -> Any:
     )
 
 
+def qwen2_vl_processor() -> Any:
+    pixels = {"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
+    return transformers.Qwen2VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(**pixels),
+        video_processor=transformers.Qwen2VLVideoProcessor(**pixels),
+        tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
+        chat_template=QWEN2_5,
+    )
+
+
+def internvl_processor() -> Any:
+    size = {"height": 448, "width": 448}
+    return transformers.InternVLProcessor(
+        image_processor=transformers.GotOcr2ImageProcessor(size=size, crop_to_patches=False, max_patches=12),
+        video_processor=transformers.InternVLVideoProcessor(size=size),
+        tokenizer=qwen_tokenizer(tuple(INTERNVL_TOKENS.values()), tuple(INTERNVL_TOKENS.items())),
+        image_seq_length=256,
+        chat_template=INTERNVL,
+    )
+
+
+def smolvlm_processor() -> Any:
+    places = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
+    pixels: dict[str, Any] = {"size": {"longest_edge": 1536}, "max_image_size": {"longest_edge": 384}}
+    return transformers.SmolVLMProcessor(
+        image_processor=transformers.SmolVLMImageProcessor(**pixels, **HALF),
+        video_processor=transformers.SmolVLMVideoProcessor(size={"longest_edge": 384}, **HALF),
+        tokenizer=qwen_tokenizer((*SMOLVLM_TOKENS.values(), *places), tuple(SMOLVLM_TOKENS.items())),
+        image_seq_len=81,
+        chat_template=SMOLVLM,
+    )
+
+
 PROCESSORS: dict[str, Callable[[], Any]] = {
     "LlavaForConditionalGeneration": llava_processor,
     "LlavaNextForConditionalGeneration": llava_next_processor,
@@ -289,5 +385,8 @@ PROCESSORS: dict[str, Callable[[], Any]] = {
     "LlavaOnevisionForConditionalGeneration": onevision_processor,
     "Qwen2_5_VLForConditionalGeneration": qwen2_5_vl_processor,
     "Qwen3VLForConditionalGeneration": qwen3_vl_processor,
+    "Qwen2VLForConditionalGeneration": qwen2_vl_processor,
+    "InternVLForConditionalGeneration": internvl_processor,
+    "SmolVLMForConditionalGeneration": smolvlm_processor,
 }
 """Class in transformers -> its released processor, but for the tokenizer, whose vocabulary is small."""

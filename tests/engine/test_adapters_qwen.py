@@ -1,4 +1,4 @@
-"""The adapters of Qwen2.5-VL and Qwen3-VL against the models themselves: features, places, attention, positions."""
+"""The adapters of the Qwen-VL families against the models themselves: features, places, attention, positions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ from torch import Tensor
 from clasp.backbones.base import Modality, UnsupportedError, VisionPass
 from clasp.backbones.qwen import QwenAdapter
 from clasp.backbones.qwen2_5_vl import Qwen25VLAdapter
+from clasp.backbones.qwen2_vl import Qwen2VLAdapter
 from clasp.backbones.qwen3_vl import Qwen3VLAdapter
 from clasp.ops.attention import attention_rows
 
-ADAPTERS: dict[str, type[QwenAdapter]] = {"qwen2_5_vl": Qwen25VLAdapter, "qwen3_vl": Qwen3VLAdapter}
+ADAPTERS: dict[str, type[QwenAdapter]] = {
+    "qwen2_vl": Qwen2VLAdapter,
+    "qwen2_5_vl": Qwen25VLAdapter,
+    "qwen3_vl": Qwen3VLAdapter,
+}
 MODALITIES: tuple[Modality, ...] = ("image", "video")
 SIZES = ((37, 91), (200, 60), (64, 64), (53, 120))
 """Widths and heights of the pictures: odd ones, so that windows at the edges are cut."""
@@ -167,7 +172,7 @@ def test_blocks_are_in_the_order_of_the_pixels(recorded: Recorded) -> None:
     if isinstance(adapter, Qwen3VLAdapter):  # adds position embeddings before its first layer, and never reorders
         expected = seen.states[0]
         assert not torch.equal(expected, recorded.embedded)
-    else:
+    elif isinstance(adapter, Qwen25VLAdapter):
         assert not torch.equal(expected, seen.states[0]), "windows should have reordered these pictures"
     for item, places in enumerate(recorded.patches()):
         assert torch.equal(adapter.blocks(seen, item, seen.states[0]), expected[places][None])

@@ -36,7 +36,7 @@ def batch(family: Family) -> list[Prompt]:
 def placeholders(family: Family, ids: torch.Tensor) -> list[int]:
     """Placeholders in each row."""
     processor = family.processor()
-    known = torch.tensor([getattr(processor, f"{kind}_token_id", -1) for kind in ("image", "video")])
+    known = torch.tensor([getattr(processor, f"{kind}_token_id", None) or -1 for kind in ("image", "video")])
     return torch.isin(ids, known).sum(-1).tolist()
 
 
@@ -71,17 +71,23 @@ def test_every_weight_is_drawn(family: Family) -> None:
 # Visual tokens of the three sizes, counted by hand from the published rule:
 # LLaVA: 8 x 8. NeXT: the whole picture's 4 x 4, then the unpadded best tiling (h x w) and one newline per row.
 # OneVision: 5 x 5 in place of 4 x 4. Qwen: cells of 8 x 8 pixels after smart_resize, at most 120.
+# InternVL: 4 x 4 a crop of 32 pixels, the nearest shape of at most 4 tiles and the whole. SmolVLM: 4 x 4 a crop of 24
+# pixels, the longer side scaled to 3 of them, and the whole.
 COUNTS = {
     "llava": (64, 64, 64),
     "llava_next": (16 + 4 * 10 + 4, 16 + 4 * 12 + 4, 16 + 8 * 8 + 8),
     "llava_onevision": (25 + 5 * 13 + 5, 25 + 6 * 20 + 6, 25 + 10 * 10 + 10),
     "video_llava": (16, 16, 16),
+    "qwen2_vl": (5 * 11, 6 * 20, 8 * 8),
     "qwen2_5_vl": (5 * 11, 6 * 20, 8 * 8),
+    "internvl": (16 * (2 + 1), 16 * (3 + 1), 16 * (4 + 1)),
+    "smolvlm": (16 * (2 * 3 + 1), 16 * (1 * 3 + 1), 16 * (3 * 3 + 1)),
     "qwen3_vl": (5 * 11, 6 * 20, 8 * 8),
 }
 VIDEO_COUNTS = {
     "video_llava": VIDEO * 17,  # CLS stays
     "llava_onevision": VIDEO * 9 + 1,  # 5 x 5 pooled to 3 x 3, one newline for all
+    "qwen2_vl": VIDEO // 2 * 4 * 6,
     "qwen2_5_vl": VIDEO // 2 * 4 * 6,  # 30 cells a frame pair at most
     "qwen3_vl": VIDEO // 2 * 4 * 6,
 }
@@ -148,6 +154,12 @@ FORMATS = {
     "llava_next": "USER: <image>\nWhat? ASSISTANT:",
     "video_llava": "USER: <image>\nWhat? ASSISTANT:",
     "llava_onevision": "<|im_start|>user <image>\nWhat?<|im_end|><|im_start|>assistant\n",
+    "internvl": "<|im_start|>user\n<IMG_CONTEXT>\nWhat?<|im_end|>\n<|im_start|>assistant\n",
+    "smolvlm": "<|im_start|>User:<image>What?<end_of_utterance>\nAssistant:",
+    "qwen2_vl": (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n<|im_start|>assistant\n"
+    ),
     "qwen2_5_vl": (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
         "<|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n<|im_start|>assistant\n"
@@ -168,7 +180,10 @@ def test_prompt_format(family: Family) -> None:
         video = expected.replace("<image>", "<video>").replace("image_pad", "video_pad")
         assert rendered(Prompt(text="What?", videos=[None])) == video
     system = rendered(Prompt(text="What?", images=[None], system="Be brief."))
-    if "im_start" in expected:
+    if family.name == "smolvlm":
+        opened = "<|im_start|>System: Be brief.<end_of_utterance>\n"
+        assert system == opened + expected.removeprefix("<|im_start|>")
+    elif "im_start" in expected:
         default = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         between, end = (" \n", "") if family.name == "llava_onevision" else ("\n", "\n")
         assert system == f"<|im_start|>system{between}Be brief.<|im_end|>{end}" + expected.removeprefix(default)

@@ -36,10 +36,13 @@ BILLIONS = {
     "LanguageBind/Video-LLaVA-7B-hf": 7.37,
     "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": 0.89,
     "llava-hf/llava-onevision-qwen2-7b-ov-hf": 8.03,
+    "Qwen/Qwen2-VL-7B-Instruct": 8.29,
     "Qwen/Qwen2.5-VL-3B-Instruct": 3.75,
     "Qwen/Qwen2.5-VL-7B-Instruct": 8.29,
     "Qwen/Qwen3-VL-4B-Instruct": 4.44,
     "Qwen/Qwen3-VL-8B-Instruct": 8.77,
+    "OpenGVLab/InternVL3-8B-hf": 7.94,
+    "HuggingFaceTB/SmolVLM2-2.2B-Instruct": 2.25,
 }
 """Parameters that the checkpoints are listed with."""
 MERGING_IN_THE_TOWER = ("tome", "mustdrop")
@@ -93,14 +96,18 @@ def reference_input(adapter: Adapter) -> tuple[Modality, dict[str, Any]]:
     """The encoder's arguments for what the geometry counts: see the configuration files of the backbones."""
     vision, family = adapter.model.config.vision_config, type(adapter.model).__name__
     if family.startswith("Qwen"):
-        side = {"Qwen2_5_VLForConditionalGeneration": 1008, "Qwen3VLForConditionalGeneration": 1024}[family]
+        side = 1024 if family == "Qwen3VLForConditionalGeneration" else 1008
         patches = side // vision.patch_size
         values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         return "image", {
             "pixel_values": shaped(patches**2, values),
             "image_grid_thw": torch.tensor([[1, patches, patches]]),
         }
+    if family == "InternVLForConditionalGeneration":
+        return "image", {"pixel_values": shaped(1, 3, *vision.image_size)}
     crop = (3, vision.image_size, vision.image_size)
+    if family == "SmolVLMForConditionalGeneration":
+        return "image", {"pixel_values": torch.ones(1, 1, *crop)}  # crops of zeros are padding: values matter
     if family == "VideoLlavaForConditionalGeneration":
         return "video", {"pixel_values_videos": shaped(1, 8, *crop)}
     if family == "LlavaNextForConditionalGeneration":  # a large square picture: 2 x 2 tiles, nothing cut off
@@ -134,12 +141,21 @@ def encode(adapter: Adapter) -> VisionPass:
     seen.output = getattr(adapter.multimodal, adapter.encoders[modality].function)(**arguments, return_dict=True)
     for handle in handles:
         handle.remove()
+    asked = sum(len(features) for features in _flat(seen.output.pooler_output))
+    adapter.read(seen, torch.tensor([[adapter.placeholders[modality]] * asked]))
     return seen
+
+
+def _flat(features: Any) -> list[Tensor]:
+    """(tokens, hidden) of each medium or crop."""
+    return [part.flatten(0, -2) for part in features]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _weightless() -> Iterator[None]:
-    with torch.no_grad(), Weightless():
+    with torch.no_grad(), Weightless(), pytest.MonkeyPatch.context() as patch:
+        # SmolVLM asks whether a mask hides anything, by value; no crop here is padded
+        patch.setattr("transformers.models.smolvlm.modeling_smolvlm.create_bidirectional_mask", lambda **_: None)
         yield
 
 
@@ -245,7 +261,8 @@ def test_queries_and_keys_of_the_decoder(on: Subject) -> None:
 def test_values_inside_the_vision_tower(on: Subject) -> None:
     adapter, seen, layer = on.adapter, on.seen, on.geometry.feature_layer - 1
     state, tokens = seen.states[layer], adapter.counts(seen)[0]
-    width = on.model.config.vision_config.hidden_size
+    vision = on.model.config.vision_config
+    width = getattr(vision, "embed_dim", vision.hidden_size)
     assert state.shape[-1] == width
     attention, keys = adapter.vision_attention(seen, layer), adapter.vision_keys(seen, layer)
     assert adapter.arrange(seen, 0, attention).shape == (tokens, 1)
@@ -273,14 +290,20 @@ def budgets(name: str) -> list[dict[str, Any]]:
     return [{"ratio": ratio} for ratio in (0.667, 0.778, 0.889)]
 
 
+def unmergeable(geometry: Geometry) -> bool:
+    """Whether nothing can be merged inside the ViT."""
+    return geometry.packed_vision or geometry.joined_patches
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("method", [name for name in METHODS if get(name).prunes])
 def test_every_method_meets_the_papers_budgets(name: str, method: str) -> None:
     geometry = PUBLISHED[name].geometry
     for budget in budgets(name):
         pruning = get(method)(**budget)
-        if geometry.packed_vision and method in MERGING_IN_THE_TOWER:
-            with pytest.raises(ValueError, match=f"method '{method}' merges inside the vision tower.*another method"):
+        if unmergeable(geometry) and method in MERGING_IN_THE_TOWER:
+            refused = f"method '{method}' merges .*inside the vision tower.*another method"
+            with pytest.raises(ValueError, match=refused):
                 pruning.check(geometry)
             continue
         schedule = pruning.check(geometry)
@@ -294,7 +317,7 @@ def test_every_method_meets_the_papers_budgets(name: str, method: str) -> None:
 @pytest.mark.parametrize("method", [name for name in METHODS if get(name).prunes])
 def test_a_budget_beyond_the_picture_is_refused_on_every_backbone(method: str) -> None:
     for name, (_, geometry) in PUBLISHED.items():
-        if geometry.packed_vision and method in MERGING_IN_THE_TOWER:
+        if unmergeable(geometry) and method in MERGING_IN_THE_TOWER:
             continue
         count = geometry.visual_tokens
         with pytest.raises(BudgetError, match=f"tokens={count + 1} is more than the {count} visual tokens.*use 1 to"):
@@ -341,12 +364,31 @@ def qwen_count(width: int, height: int, unit: int, least: int, most: int) -> int
     return high * wide // unit**2
 
 
+def smolvlm_crops(width: int, height: int) -> int:
+    """Crops of a picture in SmolVLM: its longer side scaled to 1,536 pixels, cut into tiles of 384, and the whole."""
+    long, short = max(width, height), min(width, height)
+    return 4 * -(-int(short * 1536 / long) // 384) + 1
+
+
+def internvl_crops(width: int, height: int) -> int:
+    """Crops of a picture in InternVL: tiles in the shape of at most twelve that is nearest to its own, of equally near
+    ones the largest that is at most twice the picture; and the whole, where there are several."""
+    shapes = sorted(((w, h) for w in range(1, 13) for h in range(1, 13) if w * h <= 12), key=lambda s: s[0] * s[1])
+    nearest = min(abs(width / height - w / h) for w, h in shapes)
+    near = [w * h for w, h in shapes if abs(width / height - w / h) == nearest]
+    tiles = max([count for count in near if width * height > 0.5 * 448**2 * count], default=near[0])
+    return tiles + (tiles > 1)
+
+
 COUNTS: dict[str, Callable[[int, int], int]] = {
     "LlavaForConditionalGeneration": lambda width, height: 576,
     "VideoLlavaForConditionalGeneration": lambda width, height: 256,  # a frame of a video has its CLS beside them
     "LlavaNextForConditionalGeneration": next_count,
     "Qwen2_5_VLForConditionalGeneration": lambda w, h: qwen_count(w, h, 28, 3136, 12845056),
     "Qwen3VLForConditionalGeneration": lambda w, h: qwen_count(w, h, 32, 65536, 16777216),
+    "Qwen2VLForConditionalGeneration": lambda w, h: qwen_count(w, h, 28, 3136, 12845056),
+    "SmolVLMForConditionalGeneration": lambda w, h: 81 * smolvlm_crops(w, h),
+    "InternVLForConditionalGeneration": lambda w, h: 256 * internvl_crops(w, h),
 }
 """Visual tokens of a picture by its size; LLaVA-OneVision's are held to the model's own features alone."""
 
@@ -377,16 +419,24 @@ def tokens_and_features(on: Subject, processor: Any, width: int, height: int) ->
     }
     encoder = on.adapter.encoders["image"]
     seen = VisionPass("image", arguments)
+    if "pixel_attention_mask" in inputs:  # it says which crops are none, by values
+        arguments |= {name: inputs[name] for name in ("pixel_values", "pixel_attention_mask")}
     seen.output = getattr(on.adapter.multimodal, encoder.function)(**arguments, return_dict=True)
+    ids = inputs["input_ids"]  # of a small vocabulary
+    placeholder = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    on.adapter.read(seen, ids.masked_fill(ids == placeholder, on.adapter.placeholders["image"]))
     assert on.adapter.counts(seen) == [asked]
     return asked
+
+
+FRAMES_AS_PICTURES = ("InternVLForConditionalGeneration", "SmolVLMForConditionalGeneration")
 
 
 @pytest.mark.parametrize("architecture", PROCESSORS)
 def test_eight_frames_of_a_video(architecture: str) -> None:
     """The count that tables state for a video, and what the processors make of 8 frames of 320 x 240 pixels."""
     processor = PROCESSORS[architecture]()
-    if not getattr(processor, "video_processor", None):
+    if not getattr(processor, "video_processor", None) or architecture in FRAMES_AS_PICTURES:
         return
     clip = sample(np.zeros((40, 240, 320, 3), dtype=np.uint8), 8)
     turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What?"}]}
@@ -406,6 +456,7 @@ def test_eight_frames_of_a_video(architecture: str) -> None:
             "VideoLlavaForConditionalGeneration": 8 * 257,
             "LlavaOnevisionForConditionalGeneration": 8 * 14 * 14 + 1,
             "Qwen2_5_VLForConditionalGeneration": 4 * 9 * 11,  # two frames a step, 28 pixels a token
+            "Qwen2VLForConditionalGeneration": 4 * 9 * 11,
             "Qwen3VLForConditionalGeneration": 4 * 8 * 10,  # 240 = 7.5 x 32, rounded to the even number
         }[architecture]
     )

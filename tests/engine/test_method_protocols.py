@@ -294,10 +294,12 @@ def test_a_tokens_place_is_where_it_sees(family: str, at: tuple[float, float]) -
     ]
     grid = seen[0][0]
     change = (seen[1][1] - seen[0][1])[0].norm(dim=-1)
-    expected = 2 if family in ("llava_next", "llava_onevision") else 1
+    expected = {"llava_next": 2, "llava_onevision": 2, "internvl": 2 * 2 + 1, "smolvlm": 3 * 3 + 1}.get(family, 1)
     assert len(grid.sizes[0]) == expected
     assert int(grid.frame.max()) == expected - 1
     for frame, (rows, columns) in enumerate(grid.sizes[0]):
+        if expected > 2 and frame + 1 < expected:  # a tile that may not show the spot (test_adapters_joined.py)
+            continue
         here = (grid.frame[0] == frame).nonzero().squeeze(1)
         assert len(here) == rows * columns
         most = here[change[here].argmax()]

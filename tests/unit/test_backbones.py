@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
@@ -93,6 +94,17 @@ def test_towers_that_the_adapter_does_not_cover_are_refused() -> None:
         LlavaAdapter.geometry_of(LlavaConfig(vision_feature_layer=[-2, -5]))
     with pytest.raises(UnsupportedError, match="feature selection 'full'"):
         LlavaAdapter.geometry_of(LlavaConfig(vision_feature_select_strategy="full"))
+
+
+def test_gemma_3_is_refused_with_the_reason() -> None:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    with torch.device("meta"):
+        model = Gemma3ForConditionalGeneration(Gemma3Config())
+    kinds = set(model.config.text_config.layer_types)
+    assert kinds == {"sliding_attention", "full_attention"}, "what the reason says is so"
+    with pytest.raises(UnsupportedError, match=r"Gemma3ForConditionalGeneration.*two masks.*use one of Llava"):
+        adapter_for(model)
 
 
 def test_a_class_without_an_adapter_lists_those_that_have_one() -> None:

@@ -104,7 +104,7 @@ def test_an_answer_that_is_already_begun_is_no_instruction(family: Family, reade
 
 
 def test_only_the_last_turn_where_special_tokens_mark_turns(family: Family, reader: PromptReader) -> None:
-    if "im_start" not in family.processor().chat_template:
+    if "im_start" not in family.processor().chat_template or family.name == "smolvlm":  # it opens the dialogue alone
         pytest.skip("turns of plain words cannot be told from the user's own words")
     answer = {"role": "assistant", "content": [{"type": "text", "text": "Red."}]}
     first, second = Prompt(text="What color?", images=[PICTURE]), Prompt(text="Why?")

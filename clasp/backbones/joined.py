@@ -1,0 +1,136 @@
+"""What families share whose ViT sees square crops and of which a square of patches makes one visual token.
+
+A processor cuts a picture into tiles and adds the whole of it as the last crop. A prompt alone says which crops make a
+picture: the encoder gets all crops of a batch one behind the other. A video's frames are pictures of one crop each.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clasp.backbones.base import UnsupportedError, VisionPass, rasters
+from clasp.backbones.crops import CropAdapter
+
+
+class JoinedAdapter(CropAdapter):
+    """A family that joins ``unit_side`` x ``unit_side`` patches into a visual token, in raster order."""
+
+    @property
+    @abstractmethod
+    def unit_side(self) -> int:
+        """Patches along one side of the square that makes one visual token."""
+
+    @abstractmethod
+    def pictures(self, runs: Sequence[Run]) -> list[int]:
+        """How many of a prompt's runs of placeholders, in order, make each of its pictures."""
+
+    @property
+    def crop_tokens(self) -> int:
+        """Visual tokens of a crop."""
+        return self.patches // self.unit_side**2
+
+    def read(self, seen: VisionPass, ids: Tensor) -> None:
+        (placeholder,) = self.placeholders.values()
+        rows = [runs_of(row, placeholder) for row in ids.tolist()]
+        encoded = sum(len(features.flatten(0, -2)) for features in seen.output.pooler_output)
+        held = sum(run.length for runs in rows for run in runs)
+        if held % max(1, encoded):
+            raise UnsupportedError(
+                f"the prompts have {held} placeholders, but the crops of their pictures have {encoded} visual tokens; "
+                f"build inputs with the backbone's processor, and pass the pictures of these prompts alone"
+            )
+        copies = max(1, held // max(1, encoded))  # beams repeat prompts
+        counts, owners = list[int](), list[int]()
+        for row, runs in enumerate(rows[::copies]):
+            lengths = iter(run.length for run in runs)
+            for number in self.pictures(runs):
+                tokens = sum(next(lengths) for _ in range(number))
+                if tokens % self.crop_tokens:
+                    raise UnsupportedError(
+                        f"a picture has {tokens} placeholders, while each of its crops has {self.crop_tokens} visual "
+                        f"tokens; build inputs with the backbone's processor"
+                    )
+                counts.append(tokens // self.crop_tokens)
+                owners.append(row)
+        seen.memo["crop_counts"], seen.memo["owners"] = counts, owners
+
+    def crop_counts(self, seen: VisionPass) -> list[int]:
+        return seen.memo["crop_counts"]
+
+    def counts(self, seen: VisionPass) -> list[int]:
+        return [crops * self.crop_tokens for crops in self.crop_counts(seen)]
+
+    def pixels(self, seen: VisionPass, item: int) -> Tensor:
+        start, end = self._range(seen, item)
+        return seen.arguments["pixel_values"][start:end]
+
+    def pack(self, seen: VisionPass, item: int, blocks: Tensor, newline: Tensor) -> Tensor:
+        return blocks.flatten(0, 1)
+
+    def joined(self, patches: Tensor) -> Tensor:
+        """(crops, patches, dim) in raster order -> (crops, tokens, patches of a token, dim), both in raster order."""
+        unit, tokens = self.unit_side, self.side // self.unit_side
+        grid = patches.unflatten(1, (tokens, unit, tokens, unit))
+        return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+    def parted(self, features: Tensor) -> Tensor:
+        """(rows, tokens, unit * dim) joined patches -> (rows, tokens, unit, dim)."""
+        return features.unflatten(-1, (self.unit_side**2, -1))
+
+    def cls_features(self, seen: VisionPass, item: int, state: Tensor) -> Tensor:
+        """A square of CLS tokens (assumption: no such model projects its CLS token)."""
+        return self.cls_states(seen, item, state).repeat(1, self.unit_side**2)
+
+    def reassemble(self, seen: VisionPass, item: int, blocks: Tensor) -> Tensor:
+        return self.project(self.joined(blocks).flatten(2)).flatten(0, 1)
+
+    def arrange(self, seen: VisionPass, item: int, values: Tensor, joined: bool = False) -> Tensor:
+        units = self.joined(self.blocks(seen, item, values)).flatten(0, 1)
+        return units.flatten(1) if joined else units.mean(dim=1)
+
+    def crops(self, seen: VisionPass, item: int) -> Tensor:
+        numbers = torch.arange(self.crop_counts(seen)[item], device=seen.output.last_hidden_state.device)
+        return numbers.repeat_interleave(self.crop_tokens)
+
+    def grid(self, seen: VisionPass, item: int) -> list[Tensor]:
+        tokens = self.side // self.unit_side
+        return rasters(self.crop_counts(seen)[item], tokens, tokens)
+
+
+class Run:
+    """Placeholders of a prompt without another token between them.
+
+    Args:
+        before: the token id before them, -1 at the prompt's beginning.
+        length: how many they are.
+    """
+
+    def __init__(self, before: int, length: int) -> None:
+        self.before, self.length = before, length
+
+
+def runs_of(ids: Sequence[int], placeholder: int) -> list[Run]:
+    """The runs of ``placeholder`` in a prompt, in order."""
+    runs: list[Run] = []
+    previous = -1
+    for token in ids:
+        if token == placeholder and previous == placeholder and runs:
+            runs[-1].length += 1
+        elif token == placeholder:
+            runs.append(Run(previous, 1))
+        previous = token
+    return runs
+
+
+def check_side(config: Any, side: int, unit_side: int) -> None:
+    """Raises UnsupportedError where a crop's patches do not divide into whole tokens."""
+    if side % unit_side:
+        raise UnsupportedError(
+            f"{config.model_type} with {side} patches a side and {unit_side} a visual token is not covered; use a "
+            f"configuration in which one divides the other"
+        )

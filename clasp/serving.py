@@ -1,0 +1,217 @@
+"""Pruning for servers that see an image's or a video's embeddings alone: how many tokens stay, and which.
+
+A server such as vLLM writes a prompt's placeholders before it computes any feature, so it asks two things of a rule: a
+count from the sizes alone, and later, of the encoder's output, a mask of exactly that many. Both functions take what
+vLLM's ``compute_retained_tokens_count`` and ``compute_retention_mask`` take (``vllm/multimodal/evs.py``, arXiv
+2510.14624), with a method in place of the pruning rate ``q``; its proposal for images (vllm-project/vllm#45098, open)
+has the same form, an image being one frame. Where q of vLLM is the share removed, it is ``ratio`` here::
+
+    rule = DivPrune(ratio=0.75)
+    count = compute_retained_tokens_count(rule, tokens_per_frame, num_frames)
+    mask = compute_retention_mask(rule, embeds, (frames, height, width), spatial_merge_size)
+
+Any method works that prunes once, before the decoder, and looks at nothing but the tokens and where they lie: stride,
+pooling, DivPrune, SCOPE with ``alpha=0, features="projected"``; others are refused by name, before a feature is there.
+The count and the mask are the engine's own, for whole images and videos whose tokens are a grid: no newlines, no tiles.
+Positions are the server's: most rules here expect ``contiguous`` ones, as vLLM gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from clasp.budget import Stage
+from clasp.methods.base import Method
+from clasp.methods.contract import Grid, Selection
+
+LAYERS = 32
+"""Decoder layers that a schedule is asked for; with one stage before the first of them, none of them matters."""
+
+
+class NotServableError(ValueError):
+    """A rule that needs more than embeddings; the message names it and what it reads."""
+
+
+def compute_retained_tokens_count(method: Method, tokens_per_frame: int, num_frames: int = 1) -> int:
+    """How many of an image's or video's tokens stay, from its sizes alone.
+
+    Args:
+        tokens_per_frame: visual tokens of a frame; of an image, all of them.
+
+    Raises:
+        NotServableError: the rule reads more than embeddings, or its counts depend on them.
+        BudgetError: more tokens are asked for than there are.
+    """
+    return _count(method, tokens_per_frame, num_frames)
+
+
+def compute_retention_mask(
+    method: Method, embeds: Tensor, size_thw: Sequence[int] | Tensor, spatial_merge_size: int = 1
+) -> Tensor:
+    """Which of an image's or video's tokens stay.
+
+    Args:
+        embeds: (tokens, hidden) the encoder's output, projected, frame by frame in raster order.
+        size_thw: frames, and rows and columns of patches.
+        spatial_merge_size: patches along one side of the square that makes one token; 1 where rows and columns count
+            tokens.
+
+    Returns:
+        (tokens,) bool, as many True as :func:`compute_retained_tokens_count` says.
+
+    Raises:
+        NotServableError: as for the count.
+        ValueError: the sizes are not those of the embeddings.
+    """
+    return _retained(method, embeds, size_thw, spatial_merge_size)[0]
+
+
+def retained_embeddings(
+    method: Method, embeds: Tensor, size_thw: Sequence[int] | Tensor, spatial_merge_size: int = 1
+) -> Tensor:
+    """(kept, hidden) what takes the place of the kept placeholders: the kept embeddings, or what the rule makes of them
+    (pooling: each window's mean). Arguments and errors as for :func:`compute_retention_mask`."""
+    mask, changed = _retained(method, embeds, size_thw, spatial_merge_size)
+    return changed[mask]
+
+
+def _retained(
+    method: Method, embeds: Tensor, size_thw: Sequence[int] | Tensor, spatial_merge_size: int
+) -> tuple[Tensor, Tensor]:
+    """(tokens,) bool what stays, and (tokens, hidden) the embeddings with the rule's own at the kept places."""
+    frames, high, wide = (int(side) for side in size_thw)
+    rows, columns = high // spatial_merge_size, wide // spatial_merge_size
+    if embeds.ndim != 2 or len(embeds) != frames * rows * columns:
+        raise ValueError(
+            f"embeddings of shape {tuple(embeds.shape)} are not those of {frames} frames of {rows} x {columns} tokens; "
+            f"give (tokens, hidden) without newlines, and the sizes that the processor says"
+        )
+    count = _count(method, rows * columns, frames)
+    mask, changed = _selected(method, embeds, frames, rows, columns)
+    if int(mask.sum()) != count:
+        raise NotServableError(f"method {method.name!r} keeps as many tokens as the embeddings say; use another one")
+    return mask, changed
+
+
+@lru_cache(maxsize=4096)
+def _count(method: Method, tokens_per_frame: int, num_frames: int) -> int:
+    """From a run on embeddings of any value, which is also what tells whether the rule looks at anything else."""
+    total = tokens_per_frame * num_frames
+    if tokens_per_frame < 1 or num_frames < 1:
+        raise ValueError(f"{num_frames} frames of {tokens_per_frame} tokens are no image; both are 1 or more")
+    stages = method.schedule(total, LAYERS).stages if method.prunes else ()
+    if method.merge_layers(1) or [stage.cut for stage in stages] not in ([], [0]):
+        raise NotServableError(
+            f"method {method.name!r} acts inside the vision tower or the decoder, and a server sees embeddings alone; "
+            f"use one that prunes before the decoder, such as divprune"
+        )
+    values = torch.randn(total, 8, generator=torch.Generator().manual_seed(0))
+    return int(_selected(method, values, num_frames, 1, tokens_per_frame)[0].sum())
+
+
+def _selected(method: Method, embeds: Tensor, frames: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    total, size = frames * rows * columns, rows * columns
+    mask, changed = torch.ones(total, dtype=torch.bool, device=embeds.device), embeds.clone()
+    stages = method.schedule(total, LAYERS).stages if method.prunes else ()
+    if not stages:
+        return mask, changed
+    for start, end, keep in _parts(method, stages[0], total, size):
+        if keep >= end - start:
+            continue
+        mask[start:end] = False
+        if keep == 0:
+            continue
+        held = frames if end - start == total else 1
+        state: Any = EmbeddingState(method.name, stages[0], embeds[start:end], (held, rows, columns))
+        selection: Selection = method.select(state, keep)
+        if selection.valid is not None:
+            raise NotServableError(f"method {method.name!r} keeps as many tokens as the values say; use another one")
+        index = selection.index[0].to(embeds.device) + start
+        mask[index] = True
+        if selection.features is not None:
+            changed[index] = selection.features[0].to(changed.dtype)
+    return mask, changed
+
+
+def _parts(method: Method, stage: Stage, total: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """What is ranked together: first token, the one after the last, and how many stay."""
+    if method.scope_at(stage) != "crop" or stage.keep >= total:
+        yield 0, total, stage.keep
+        return
+    crops = FrameSizes(method.name, [size] * (total // size))
+    for number, keep in enumerate(method.allocate(crops, stage.keep)):
+        yield number * size, (number + 1) * size, keep
+
+
+class _Refusing:
+    """What is not an embedding is refused by name when a rule asks for it."""
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise NotServableError(
+            f"method {self._method!r} reads {name!r}, while a server sees embeddings alone; use one that reads nothing "
+            f"else, such as divprune"
+        )
+
+
+class FrameSizes(_Refusing):
+    """Implements of :class:`clasp.methods.contract.Crops` what sizes alone tell."""
+
+    whole = False
+
+    def __init__(self, method: str, sizes: Sequence[int]) -> None:
+        super().__init__(method)
+        self.sizes = sizes
+        self.video = len(sizes) > 1
+
+
+@dataclass(frozen=True)
+class _Unseeded(Sequence[int]):
+    """As many seeds as rows; the engine draws them from the pixels, so that none has a value here."""
+
+    method: str
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, place: Any) -> NoReturn:
+        raise NotServableError(f"method {self.method!r} draws by the image's pixels; use one that draws nothing")
+
+
+class EmbeddingState(_Refusing):
+    """Implements of :class:`clasp.methods.contract.State` what the embeddings of one image or video tell.
+
+    Args:
+        embeds: (tokens, hidden).
+        size: frames, and rows and columns of tokens.
+    """
+
+    categories = None
+
+    def __init__(self, method: str, stage: Stage, embeds: Tensor, size: tuple[int, int, int]) -> None:
+        super().__init__(method)
+        self.stage, self.layer, self.visual_tokens = stage, stage.cut, len(embeds)
+        self.scratch: list[dict[Any, Any]] = [{}]
+        self._embeds, self._size = embeds, size
+
+    def tokens(self) -> Tensor:
+        return self._embeds[None]
+
+    def seeds(self) -> Sequence[int]:
+        return _Unseeded(self._method)
+
+    def grid(self) -> Grid:
+        frames, rows, columns = self._size
+        places = torch.arange(self.visual_tokens, device=self._embeds.device)[None]
+        within = places % (rows * columns)
+        return Grid(places // (rows * columns), within // columns, within % columns, [[(rows, columns)] * frames])

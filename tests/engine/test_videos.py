@@ -1,0 +1,114 @@
+"""Videos as people batch them: of several sizes and lengths, several in a prompt, with a picture beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from cases import METHODS, masked_logits
+from families import FAMILIES, Prompt
+from test_adapters_crops import picture
+from torch import Tensor
+
+from clasp.backbones import adapter_for
+from clasp.engine.trace import Trace
+
+VIDEO_FAMILIES = [name for name, family in FAMILIES.items() if family.takes_videos]
+STACKING = ("llava_onevision", "video_llava")
+"""Families that hold all videos of a batch in one tensor, so that all need equally many frames."""
+NAMES = ("divprune", "fastv", "clasp")
+
+
+def film(frames: int, width: int, height: int, seed: int) -> list[Any]:
+    return [picture((width, height), seed + number) for number in range(frames)]
+
+
+def frames_of(family: str) -> int:
+    return 8 if family == "video_llava" else 4
+
+
+def forward(family: str, name: str, inputs: Any) -> tuple[Tensor, Trace]:
+    model = FAMILIES[family].model()
+    with METHODS[name](model, FAMILIES[family].processor()) as run, torch.no_grad():
+        logits = model(**inputs).logits[:, -1]
+    assert run.trace is not None
+    return logits, run.trace
+
+
+def assert_batch_equals_alone(family: str, name: str, prompts: list[Prompt]) -> Trace:
+    together, trace = forward(family, name, FAMILIES[family].inputs(prompts))
+    for row, prompt in enumerate(prompts):
+        alone, single = forward(family, name, FAMILIES[family].inputs([prompt]))
+        assert (together[row] - alone[0]).abs().max() < 1e-3, row
+        kept = [stage.tolist() for stage in single.samples[0].kept]
+        assert [stage.tolist() for stage in trace.samples[row].kept] == kept, row
+    return trace
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("family", VIDEO_FAMILIES)
+def test_videos_of_several_sizes_and_several_in_a_prompt(family: str, name: str) -> None:
+    count = frames_of(family)
+    prompts = [
+        Prompt(text="What happens?", videos=[film(count, 48, 40, 0)]),
+        Prompt(text="Where is the star?", videos=[film(count, 72, 33, 10), film(count, 40, 64, 20)]),
+    ]
+    trace = assert_batch_equals_alone(family, name, prompts)
+    assert [sample.images for sample in trace.samples] == [1, 2]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("family", [name for name in VIDEO_FAMILIES if name not in STACKING])
+def test_videos_of_several_lengths(family: str, name: str) -> None:
+    prompts = [
+        Prompt(text="What happens?", videos=[film(2, 48, 40, 0)]),
+        Prompt(text="Where is the star?", videos=[film(6, 40, 48, 10), film(4, 72, 33, 30)]),
+    ]
+    trace = assert_batch_equals_alone(family, name, prompts)
+    entering = [sample.visual_entering[0] for sample in trace.samples]
+    assert entering[1] > 2 * entering[0]
+
+
+@pytest.mark.parametrize("family", STACKING)
+def test_lengths_that_a_processor_cannot_stack_are_its_error_and_work_one_by_one(family: str) -> None:
+    """docs/refused.md names the remedy; evaluation samples equally many frames of every video."""
+    count = frames_of(family)
+    prompts = [
+        Prompt(text="What happens?", videos=[film(count, 48, 40, 0)]),
+        Prompt(text="Where is the star?", videos=[film(count // 2, 40, 48, 10)]),
+    ]
+    with pytest.raises((ValueError, RuntimeError), match="stack expects each tensor to be equal size"):
+        FAMILIES[family].inputs(prompts)
+    for prompt, frames in zip(prompts, (count, count // 2), strict=True):
+        _, trace = forward(family, "fastv", FAMILIES[family].inputs([prompt]))
+        a_frame = trace.samples[0].visual_entering[0] // frames
+        assert a_frame == (17 if family == "video_llava" else 9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("family", VIDEO_FAMILIES)
+def test_a_picture_and_a_video_in_one_prompt(family: str, name: str) -> None:
+    count = frames_of(family)
+    prompts = [
+        Prompt(text="Which is brighter?", images=[picture((48, 48), 1)], videos=[film(count, 48, 40, 0)]),
+        Prompt(text="Why?", images=[picture((60, 44), 2)]),
+        Prompt(text="What happens?", videos=[film(count, 48, 40, 40)]),
+    ]
+    trace = assert_batch_equals_alone(family, name, prompts)
+    assert [sample.images for sample in trace.samples] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("family", VIDEO_FAMILIES)
+def test_a_picture_and_a_video_dropped_equal_masked(family: str) -> None:
+    count = frames_of(family)
+    prompt = Prompt(text="Which is brighter?", images=[picture((48, 48), 1)], videos=[film(count, 48, 40, 0)])
+    model, inputs = FAMILIES[family].model("eager"), FAMILIES[family].inputs([prompt])
+    method = dataclasses.replace(METHODS["fastv"], positions="original")
+    with method(model, FAMILIES[family].processor()) as run, torch.no_grad():
+        logits = model(**inputs).logits[:, -1]
+    assert run.trace is not None
+    stages = {stage.cut: [run.trace.samples[0].kept[number]] for number, stage in enumerate(run.schedule.stages)}
+    visual = torch.isin(inputs["input_ids"], torch.tensor(list(adapter_for(model).placeholders.values())))
+    assert (logits - masked_logits(model, inputs, visual, stages)[:, -1]).abs().max() < 1e-4
