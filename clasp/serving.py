@@ -28,7 +28,7 @@ from torch import Tensor
 
 from clasp.budget import Stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Grid, Selection
+from clasp.methods.protocols import Grid, Selection
 
 LAYERS = 32
 """Decoder layers that a schedule is asked for; with one stage before the first of them, none of them matters."""
@@ -165,7 +165,7 @@ class _Refusing:
 
 
 class FrameSizes(_Refusing):
-    """Implements of :class:`clasp.methods.contract.Crops` what sizes alone tell."""
+    """Implements of :class:`clasp.methods.protocols.Crops` what sizes alone tell."""
 
     whole = False
 
@@ -189,7 +189,7 @@ class _Unseeded(Sequence[int]):
 
 
 class EmbeddingState(_Refusing):
-    """Implements of :class:`clasp.methods.contract.State` what the embeddings of one image or video tell.
+    """Implements of :class:`clasp.methods.protocols.State` what the embeddings of one image or video tell.
 
     Args:
         embeds: (tokens, hidden).

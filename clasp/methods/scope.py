@@ -50,8 +50,8 @@ class SCOPE(Method):
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
-    def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
-        notes = super().stand_ins(geometry)
+    def fallbacks(self, geometry: Geometry) -> tuple[str, ...]:
+        notes = super().fallbacks(geometry)
         return notes if self.alpha else tuple(note for note in notes if "CLS" not in note)
 
     def assumed(self) -> tuple[str, ...]:
