@@ -1,7 +1,7 @@
 """What ``make prefetch`` has fetched, so that jobs need no hub: the manifests, and the check before jobs are queued.
 
 ``<data>/prefetch/<backbone>.json`` and ``<data>/prefetch/datasets/<benchmark>.json`` list the files of a model and of a
-data set in the hub's own caches, with their SHA-256. Torch-free; ``fetching.py`` does the fetching.
+data set in the hub's own caches, with their SHA-256. Torch-free; ``download.py`` does the fetching.
 """
 
 from __future__ import annotations

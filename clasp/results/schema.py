@@ -29,13 +29,19 @@ def _writable(value: str) -> str:
     return value
 
 
+def _signature(value: str) -> str:
+    if not is_signature(value):
+        raise ValueError("should be a signature of 24 hex digits")
+    return value
+
+
 Text = Annotated[str, AfterValidator(_writable)]
 Label = Annotated[Text, Field(max_length=LONGEST_LABEL)]
 Number = Annotated[float, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
 Amount = Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]
 Count = Annotated[int, Field(ge=0, le=int(LARGEST_NUMBER))]
 Positive = Annotated[int, Field(ge=1, le=int(LARGEST_NUMBER))]
-Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
+Signature = Annotated[str, AfterValidator(_signature)]
 
 
 class CellBudget(TypedDict, total=False):
@@ -269,7 +275,7 @@ def reason(error: ValidationError, value: object) -> str:
             place, here = f"{place}.{part}" if place else part, here.get(part) if isinstance(here, dict) else None
     if first["type"] == "missing":
         return f"the key {place!r} is missing"
-    needed = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    needed = re.sub(r"^(Value error,|Input|String|List|Dictionary) ", "", first["msg"])
     return f"{place or 'its content'} is {_shown(first['input'])}, which {needed}"[:LONGEST_REASON]
 
 

@@ -109,7 +109,7 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 
 @dataclass(frozen=True)
 class KeywordRouter:
-    """Keyword rules; the stand-in where no sentence encoder is installed.
+    """Keyword rules; the fallback where no sentence encoder is installed.
 
     Args:
         stands_in: it was not asked for, but takes the place of the embedding router.

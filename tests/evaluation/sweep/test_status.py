@@ -112,7 +112,7 @@ def test_a_process_here_is_at_work_as_long_as_it_lives(tmp_path: Path) -> None:
     assert progress(tmp_path)[0].missing == (RUNNING,)
 
 
-def test_long_journals_are_told_from_their_size(root: Path) -> None:
+def test_long_answer_logs_are_estimated_from_their_size(root: Path) -> None:
     take_lock(root, MISSING)
     answer_log = AnswerLog(root, MISSING)
     for number in range(90):
