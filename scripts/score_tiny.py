@@ -1,6 +1,6 @@
 """Scores the small backbone on its benchmarks: all visual tokens, a gray image, and what methods keep.
 
-    python scripts/score_tiny.py [weights=clasp/tiny/weights] [split=calibration] [rows=96] [settings=all,blank,...]
+    python scripts/score_tiny.py [weights=clasp/tiny/weights] [split=calibration] [rows=N] [settings=all,blank,...]
 
 ``split=calibration`` asks scenes that no test shows, for looking while a model is trained; by default beside random
 those methods that may be looked at then. ``split=test`` is for a model whose weights are frozen; with ``log=FILE`` its
@@ -19,10 +19,12 @@ from typing import Literal
 from clasp.arguments import run
 from clasp.strict import ConfigError
 from clasp.tiny import directory
-from clasp.tiny.benchmarks import EASY_ALL, FEWEST
+from clasp.tiny.benchmarks import EASY_ALL, FEWEST, ROWS
 
 WEIGHTS = directory()
 RANDOM = ("random_192", "random_128", "random_64")
+USUAL = {"calibration": 96, "test": ROWS}
+"""Rows of each benchmark, at most."""
 SETTINGS = {
     "calibration": ("all", "blank", *RANDOM, "fastv_64", "visionzip_64", "divprune_64", "pdrop_64"),
     "test": ("all", "blank", *RANDOM, "random_64_contiguous", "fastervlm_64"),
@@ -31,18 +33,18 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Arguments:
-    """``settings`` empty: the split's own (:data:`SETTINGS`)."""
+    """``rows`` None, ``settings`` empty: the split's own (:data:`USUAL`, :data:`SETTINGS`)."""
 
     weights: Path = WEIGHTS
     split: Literal["calibration", "test"] = "calibration"
-    rows: int = 96
+    rows: int | None = None
     settings: tuple[str, ...] = ()
     batch_size: int = 8
     threads: int | None = None
     log: Path | None = None
 
     def __post_init__(self) -> None:
-        if not FEWEST <= self.rows <= EASY_ALL:
+        if self.rows is not None and not FEWEST <= self.rows <= EASY_ALL:
             raise ConfigError(f"rows={self.rows} is out of range; use {FEWEST} to {EASY_ALL}")
         if self.log is not None and self.split != "test":
             raise ConfigError("log takes the scores on test questions; use split=test, or leave it out")
@@ -58,7 +60,7 @@ def score(asked: Arguments) -> int:
     from clasp.evaluation.tiny_scores import averages, measure, method_of
     from clasp.tiny.training.loop import write_json
 
-    settings = asked.settings or SETTINGS[asked.split]
+    settings, rows = asked.settings or SETTINGS[asked.split], asked.rows or USUAL[asked.split]
     try:
         for setting in settings:
             method_of(setting)
@@ -71,13 +73,13 @@ def score(asked: Arguments) -> int:
     def advance(label: str) -> None:
         print(label, file=sys.stderr, flush=True)
 
-    scores = measure(model, processor, settings, asked.split, asked.rows, batch_size=asked.batch_size, advance=advance)
+    scores = measure(model, processor, settings, asked.split, rows, batch_size=asked.batch_size, advance=advance)
     shown = scores | ({"average, %": averages(scores)} if "all" in settings else {})
     print(" | ".join(["benchmark", *settings]))
     for name, own in shown.items():
         print(" | ".join([name, *(f"{own[setting]:.1f}" for setting in settings)]))
     if asked.log is not None:
-        write_json(asked.log, json.loads(asked.log.read_text()) | {"rows": asked.rows, "accuracy": scores})
+        write_json(asked.log, json.loads(asked.log.read_text()) | {"rows": rows, "accuracy": scores})
     return 0
 
 

@@ -7,9 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from clasp.fingerprint import folder_fingerprint
-
-CLIP_FOLDER = "clip"
-"""Folder inside a backbone's own that holds the CLIP model whose vision tower the backbone uses."""
+from clasp.tiny import CLIP_FOLDER
 
 
 def own_text_tower(source: str) -> str | None:

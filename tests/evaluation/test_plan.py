@@ -148,7 +148,7 @@ def test_code_questions_and_packages_are_part_of_the_identity(
         (["tokens=64", "+method.complete=x"], ["'complete'", "completion"]),
         (["tokens=64", "fusion.name=sharp"], ["'sharp'", "deep"]),
         (["tokens=64", "router.name=coin"], ["'coin'", "embedding"]),
-        (["tokens=64", "fusion=custom", "fusion.weights=[0.5,0.5]", "fusion.layers=[3,9]"], ["9", "0 to 6"]),
+        (["tokens=64", "fusion=custom", "fusion.weights=[0.5,0.5]", "fusion.layers=[3,19]"], ["19", "0 to 11"]),
         (["method=fastv", "tokens=64", "method.layer=0"], ["layer=0", "1 to 31"]),
         (["method=fastv", "tokens=2", "method.layer=6"], ["2", "smallest is"]),
         (["tokens=64", "backbone.visual_tokens=400"], ["400", "576"]),

@@ -32,7 +32,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from clasp.backbones.hub import CLIP_FOLDER
+from clasp.tiny import CLIP_FOLDER
 from clasp.tiny.scene import GRID, PATCH, SIDE
 
 VISUAL_TOKENS = GRID * GRID
