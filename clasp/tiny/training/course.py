@@ -85,12 +85,12 @@ class Recipe:
     align: Plan = field(default_factory=lambda: Plan(steps=400, rate=3e-3, warmup=20, decay=200))
     answer: Plan = field(default_factory=lambda: Plan(steps=2200, rate=1.5e-3, warmup=60, decay=400))
     answer_phases: tuple[Phase, ...] = (Phase(0, 192, 16),)
-    deepen: Plan = field(default_factory=lambda: Plan(steps=800, rate=1e-3, warmup=60, decay=600))
-    deepen_phases: tuple[Phase, ...] = (Phase(400, 192, 16), Phase(0, VISUAL_TOKENS, 8))
+    deepen: Plan = field(default_factory=lambda: Plan(steps=600, rate=1e-3, warmup=60, decay=450))
+    deepen_phases: tuple[Phase, ...] = (Phase(250, 192, 16), Phase(0, VISUAL_TOKENS, 8))
     scenes: int = 16_000
     world: int = 14_000
     easy: int = 1_500
-    fresh: int = 500
+    fresh: int = 250
 
     def phase(self, stage: str, step: int) -> Phase:
         """The phase of ``answer`` or ``deepen`` that a step belongs to."""
