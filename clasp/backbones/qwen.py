@@ -6,7 +6,7 @@ of neighbouring patches (published: 2 x 2), always consecutive in that sequence,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from math import prod
 from typing import Any, ClassVar
@@ -167,6 +167,30 @@ class QwenAdapter(Adapter):
         places = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
         last = places.masked_fill(~valid, 0).amax(dim=1, keepdim=True)
         return positions.gather(2, last.expand(len(positions), -1, -1)) + 1
+
+    def continued(
+        self,
+        ids: Tensor,
+        valid: Tensor,
+        media: Sequence[tuple[VisionPass, int]],
+        start: Tensor,
+        arguments: Mapping[str, Any],
+    ) -> Tensor:
+        text = super().continued(ids, valid, media, start, arguments)
+        if not media:
+            return text
+        kinds, given = torch.zeros_like(ids), {}
+        for kind, (modality, token) in enumerate(self.placeholders.items(), start=1):
+            kinds[ids == token] = kind  # 1: image, 2: video
+            grids = [self.grids(seen)[item] for seen, item in media if seen.modality == modality]
+            given[f"{modality}_grid_thw"] = torch.tensor(grids) if grids else None
+        seconds = arguments.get("second_per_grid_ts")
+        if seconds is not None:
+            seconds = [float(seconds[item]) for seen, item in media if seen.modality == "video"]
+        places, _ = self.model.model.get_rope_index(
+            ids, mm_token_type_ids=kinds, attention_mask=valid.long(), second_per_grid_ts=seconds, **given
+        )
+        return torch.cat([text[:-3], start[-3:] + places.to(start.device, non_blocking=True)])
 
     def layer_positions(self, positions: Tensor) -> Tensor | None:
         return positions[0] if len(positions) == 4 else None
