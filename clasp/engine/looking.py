@@ -101,7 +101,7 @@ class LayerRows:
         if not self._earlier:
             return self._keys
         layer = self._state.prefill.cache.layers[self.layer]
-        if getattr(layer.keys, "ndim", 0) != 4 or layer.keys.shape[-2] < self._earlier:
+        if layer.keys.shape[-2:-1] != (layer.get_seq_length(),):  # a quantised layer holds its latest ones alone
             raise UnsupportedError(
                 f"method {self._state.prefill.method.name!r} looks at attention, to which the tokens of earlier turns "
                 f"belong, and {type(layer).__name__} keeps no keys to look at; use a plain dynamic cache, or prefill "

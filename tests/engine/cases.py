@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import QuantizedLayer
 
 from clasp.budget import Schedule, Stage
 from clasp.methods import get
@@ -87,6 +88,17 @@ class Fixed(Method):
     def select(self, state: State, keep: int) -> Selection:
         kept = dict(self.stages)[state.stage.layer]
         return Selection(torch.tensor(kept).expand(len(state.tokens()), -1))
+
+
+class Int8(QuantizedLayer):
+    """A cache's layer with keys and values as bytes, one scale each; the latest tokens as they are."""
+
+    def _quantize(self, tensor: Tensor, axis: int) -> Any:
+        scale = tensor.abs().amax() / 127
+        return (tensor / scale).round().to(torch.int8), {"scale": scale}
+
+    def _dequantize(self, quantised: Any) -> Tensor:
+        return quantised[0] * quantised[1]["scale"]
 
 
 def masked_logits(model: Any, inputs: Any, visual: Tensor, stages: dict[int, list[Tensor]]) -> Tensor:

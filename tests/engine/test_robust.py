@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from cases import METHODS, PROMPTS
+from cases import METHODS, PROMPTS, Int8
 from families import FAMILIES, Prompt
 from test_matrix import _picture
 from test_state import ONE, Probe
 from torch import Tensor, nn
 from transformers import DynamicCache, LlavaForConditionalGeneration
-from transformers.cache_utils import Cache, QuantizedLayer
+from transformers.cache_utils import Cache
 
 from clasp.backbones.base import UnsupportedError
 from clasp.engine.cache import cache_bytes
@@ -115,17 +115,6 @@ def test_an_emptied_cache_is_like_new(model: Any) -> None:
     cache.crop(-10_000)
     with torch.no_grad():
         assert torch.equal(model(input_ids=token, past_key_values=cache).logits, model(input_ids=token).logits)
-
-
-class Int8(QuantizedLayer):
-    """Keys and values as bytes with one scale each."""
-
-    def _quantize(self, tensor: Tensor, axis: int) -> Any:
-        scale = tensor.abs().amax() / 127
-        return (tensor / scale).round().to(torch.int8), {"scale": scale}
-
-    def _dequantize(self, quantised: Any) -> Tensor:
-        return quantised[0] * quantised[1]["scale"]
 
 
 def test_bytes_of_a_quantised_cache_are_those_that_it_holds(model: Any) -> None:
