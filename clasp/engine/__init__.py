@@ -275,8 +275,8 @@ class Run:
         if under_way is None:
             return None
         cache = getattr(output, "past_key_values", None)
-        if prefill is not None and prefill.pruned:
-            output.last_hidden_state = prefill.scatter(output.last_hidden_state)
+        if prefill is not None and prefill.narrowing.pruned:
+            output.last_hidden_state = prefill.narrowing.scatter(output.last_hidden_state)
         if cache is not None and self._cuts:
             mark(cache, self, self.method.name, under_way.after())
         if prefill is not None:
@@ -301,7 +301,7 @@ class Run:
                 prefill.held.clear()
         if index in self._read:
             prefill.held[index] = (hidden, prefill.layouts[-1])
-        return (hidden, *args[1:]), {**kwargs, **prefill.arguments(hidden, cache)}
+        return (hidden, *args[1:]), {**kwargs, **prefill.narrowing.arguments(hidden, cache)}
 
 
 def _refuse_compiled(model: Any) -> None:

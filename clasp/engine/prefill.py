@@ -20,8 +20,9 @@ from clasp.backbones.base import Adapter, UnsupportedError, VisionPass
 from clasp.backbones.prompt import PromptReader
 from clasp.budget import Schedule, Stage
 from clasp.engine.decoding import checked, counts_anew, first_arguments, plain
-from clasp.engine.layout import Layout, causal_mask
-from clasp.engine.past import Past, Run, count_before
+from clasp.engine.layout import Layout
+from clasp.engine.narrowing import Narrowing
+from clasp.engine.past import Past, count_before
 from clasp.engine.prompts import Placeholders
 from clasp.engine.shares import grouped
 from clasp.engine.state import StageState
@@ -73,14 +74,13 @@ class Prefill:
         self.categories = list(oracle) if oracle is not None and any(self.media) else self._route()
         if self.categories is not None and len(self.categories) != len(ids):
             raise UnsupportedError(f"run.oracle names {len(self.categories)} categories for {len(ids)} prompts")
-        self.layouts: list[Layout] = []
-        self.pruned = False
+        self._reindexed = counts_anew(method, adapter)
+        self.narrowing = Narrowing(adapter, self.valid, past, self._reindexed)
         self.held: dict[int, tuple[Tensor, Layout]] = {}
         self.embedded: Tensor | None = None
         self.positions: Tensor | None = None
         self.additions: list[Tensor] = []
         self._records: list[Record] = []
-        self._arguments: dict[int, dict[str, Any]] = {}
         self._scratch: dict[Any, dict[Any, Any]] = {}
 
     def scratch_of(self, *key: Any) -> dict[Any, Any]:
@@ -195,48 +195,18 @@ class Prefill:
         """(batch, length) bool; None where no token is padding."""
         return None if bool(self.valid.all()) else self.valid.to(device)
 
+    @property
+    def layouts(self) -> list[Layout]:
+        """By layer; the latest is the current one."""
+        return self.narrowing.layouts
+
     def enter(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """The input of decoder layer ``index``, before its stage drops any of it."""
-        if not self.layouts:
-            self._start(hidden, kwargs)
-        elif self.past is not None and self.past.starts(index):
-            self._cross(index, hidden)
+        if not self.layouts:  # the first layer that the engine watches
+            positions = kwargs["position_ids"] if self.positions is None else self.positions
+            self.narrowing.start(hidden, positions, kwargs["position_embeddings"])
+        self.narrowing.enter(index, hidden)
         return self._add(index, hidden)
-
-    def _start(self, hidden: Tensor, arguments: dict[str, Any]) -> None:
-        """Takes the original layout from the arguments of the first decoder layer that the engine watches."""
-        batch, length = self.ids.shape
-        positions = arguments["position_ids"] if self.positions is None else self.positions
-        positions = positions if positions.ndim == 3 else positions[None]
-        positions = positions.expand(-1, batch, -1)
-        index = torch.arange(length).expand(batch, -1)
-        cos, sin = arguments["position_embeddings"]
-        rotary = (cos.expand(batch, -1, -1), sin.expand(batch, -1, -1))
-        padded = not bool(self.valid.all())
-        valid = self.valid.to(hidden.device)
-        following = self.adapter.next_position(positions, valid)
-        past = None
-        if self.past is not None:
-            past = self.past.runs[0]
-            following = torch.where(valid.any(dim=1)[:, None], following, past.next_position)
-        known = (index, self.valid)
-        self.layouts = [Layout(0, index.to(hidden.device), valid, padded, positions, rotary, following, known, past)]
-
-    def _cross(self, layer: int, hidden: Tensor) -> None:
-        """Appends the layout of the layers from which on the cache holds something else."""
-        assert self.past is not None
-        layout, run = self.layouts[-1], self.past.at(layer)
-        if self._reindexed:
-            layout = self._counted(layout, run, hidden)
-        self.layouts.append(replace(layout, layer=layer, past=run))
-
-    def _counted(self, layout: Layout, run: Run | None, hidden: Tensor) -> Layout:
-        """The layout with positions counted anew, behind those of a run of the past."""
-        before, count = count_before(layout.valid), layout.valid.sum(dim=1, keepdim=True)
-        start = before.new_zeros(len(layout.positions), len(before), 1) if run is None else run.next_position
-        positions = start + before
-        rotary = self.adapter.rotary(hidden, positions)
-        return replace(layout, positions=positions, rotary=rotary, next_position=start + count)
 
     def _add(self, layer: int, hidden: Tensor) -> Tensor:
         """The input of a layer with what the backbone's decoder adds to the output of the one before it."""
@@ -284,13 +254,9 @@ class Prefill:
         if counted:  # how many stay depends on the data
             lengths = keep[:, :-1].sum(dim=1).tolist()
         if pruned:
-            hidden = self._compact(stage.cut, hidden, keep[:, :-1], source[:, :-1], lengths, layout)
+            hidden = self.narrowing.compact(stage.cut, hidden, keep[:, :-1], source[:, :-1], lengths)
         self._records.append(Record(self.layouts[-1], pivots))
         return hidden
-
-    @property
-    def _reindexed(self) -> bool:
-        return counts_anew(self.method, self.adapter)
 
     def _pivots(self, known: Tensor | None, layout: Layout, rows: Tensor, chosen: Tensor, pivot: Tensor) -> Tensor:
         """``known`` (batch, original length) bool with the pivots among the chosen places (rows, keep) marked."""
@@ -300,68 +266,11 @@ class Prefill:
         marked[rows, layout.index[rows, chosen].masked_fill(~pivot, length)] = True
         return marked[:, :-1] if known is None else known | marked[:, :-1]
 
-    def _compact(
-        self, layer: int, hidden: Tensor, keep: Tensor, source: Tensor, lengths: Sequence[int], layout: Layout
-    ) -> Tensor:
-        """Gathers what stays, right-aligned, and appends the layout that layers from ``layer`` on see.
-
-        Args:
-            keep: (batch, length) bool, the places that stay.
-            source: (batch, length) long, the place from which each is filled.
-            lengths: how many stay in each row.
-        """
-        length = max(lengths)
-        slots = keep.int().argsort(dim=1, stable=True)[:, -length:]
-        order = source.gather(1, slots)
-        hidden = take(hidden, order)
-        compact = replace(
-            layout,
-            layer=layer,
-            index=layout.index.gather(1, order),
-            valid=keep.gather(1, slots),
-            padded=min(lengths) < length,
-            positions=layout.positions.gather(2, order.expand(len(layout.positions), -1, -1)),
-            rotary=(take(layout.rotary[0], order), take(layout.rotary[1], order)),
-            known=None,
-        )
-        if self._reindexed:
-            compact = self._counted(compact, compact.past, hidden)
-        self.layouts.append(compact)
-        self.pruned = True
-        return hidden
-
-    def arguments(self, hidden: Tensor, cache: Any) -> dict[str, Any]:
-        """What decoder layers of the latest layout are called with, where that is not the original one.
-
-        Args:
-            hidden: (batch, length, hidden) in that layout.
-        """
-        layout = self.layouts[-1]
-        if len(self.layouts) == 1:
-            return {}
-        if layout.layer not in self._arguments:
-            self._arguments[layout.layer] = {
-                "attention_mask": causal_mask(self.adapter, hidden, layout.layer, layout.seen(), cache),
-                "position_ids": self.adapter.layer_positions(layout.positions),
-                "position_embeddings": layout.rotary,
-            }
-        return self._arguments[layout.layer]
-
     def after(self) -> Past:
         """What the cache holds after this prefill."""
-        by_layer = {layout.layer: layout for layout in self.layouts}  # a later one replaces one of the same layer
-        origin, modalities = self.layouts[0], list(self.adapter.placeholders)
-        counts = [[sum(m.seen.modality == name for m in media) for name in modalities] for media in self.media]
-        media = torch.tensor(counts).to(origin.index.device, non_blocking=True)
-        given, pruned = origin.held(), self.pruned
-        if self.past is not None:
-            following = origin.next_position
-            if self._reindexed:
-                following = self.past.given.next_position + origin.valid.sum(dim=1, keepdim=True)
-            given = self.past.given.grown(origin.real, origin.length, following)
-            media = torch.where(self.past.media < 0, -1, self.past.media + media)
-            pruned |= self.past.pruned
-        return Past(given, tuple(layout.held() for layout in by_layer.values()), self._tail(), media, pruned)
+        modalities = list(self.adapter.placeholders)
+        media = [[sum(m.seen.modality == name for m in media) for name in modalities] for media in self.media]
+        return self.narrowing.after(self._tail(), media)
 
     def _tail(self) -> int:
         """How many of the last tokens are text in every row, so that all layers hold them, one position each."""
@@ -369,15 +278,6 @@ class Prefill:
             return 0  # a long video's last times may be larger than the positions of the text behind it
         text = self.valid & ~self.placeholders.visual
         return int(text.flip(1).long().cumprod(dim=1).sum(dim=1).min())
-
-    def scatter(self, hidden: Tensor) -> Tensor:
-        """(batch, shorter, hidden) -> (batch, original length, hidden); dropped and padding rows are zero."""
-        layout = self.layouts[-1]
-        full = hidden.new_zeros(*self.ids.shape, hidden.shape[-1])
-        batch = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(layout.index)
-        if not layout.padded:
-            return full.index_put_((batch, layout.index), hidden)
-        return full.index_put_((batch[layout.valid], layout.index[layout.valid]), hidden[layout.valid])
 
     def trace(self, kv_bytes: int) -> Trace:
         """What this prefill kept."""

@@ -69,9 +69,11 @@ def attention_received(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     heads, length = query.shape[1:3]
     # a CPU takes the heads one by one: products of few rows are slow, and rows of all heads would leave it few
     held, together = (ON_DEVICE, heads) if query.is_cuda else (IN_CACHE, 1)
-    total = torch.zeros(len(key), length, dtype=torch.float32, device=key.device)
-    for received, queries, keys in zip(total, query, key.transpose(-1, -2), strict=True):
+    total = []
+    for queries, keys in zip(query, key.transpose(-1, -2), strict=True):
+        received = torch.zeros(length, dtype=torch.float32, device=key.device)
         for some, others in zip(queries.split(together), keys.split(together), strict=True):
             for rows in blocks(length, together * length, held):
                 received += torch.softmax((some[:, rows] @ others).float().mul_(scaling), dim=-1).sum(dim=(0, 1))
-    return total / (heads * length)
+        total.append(received)
+    return torch.stack(total) / (heads * length)

@@ -122,7 +122,7 @@ class _Partners:
 
     def _of_all(self, best: Tensor, first: Tensor, absent: Tensor) -> Tensor:
         """``best`` with those that have no partner in their list looked up among all."""
-        if not best.is_cuda and float(best.amin()) > float("-inf"):
+        if not best.is_cuda and float(best.detach().amin()) > float("-inf"):
             return best
         alone = best.isinf()
         few = first.shape[1] if best.is_cuda else int(alone.sum(dim=1).max())  # to count them is to wait for the device

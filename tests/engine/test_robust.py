@@ -190,23 +190,11 @@ def test_wrapped_and_subclassed_models_are_pruned_as_what_they_are(model: Any) -
         method(nn.Sequential(model), LLAVA.processor())
 
 
-@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
-def test_outputs_as_tuples(family: str) -> None:
-    small = copy.deepcopy(FAMILIES[family].model())
-    inputs = FAMILIES[family].inputs([ONE])
-    with METHODS["fastv"](small, FAMILIES[family].processor()), torch.no_grad():
-        expected = small(**inputs).logits
-        tokens = small.generate(**inputs, max_new_tokens=2, do_sample=False)
-        small.config.return_dict = False
-        assert torch.equal(small(**inputs)[0], expected)
-        assert torch.equal(small.generate(**inputs, max_new_tokens=2, do_sample=False), tokens)
-
-
 # --- mixed precision -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["tome", "mustdrop", "clasp"])
-def test_methods_work_under_autocast(name: str, model: Any) -> None:
+@pytest.mark.parametrize("name", ["tome", "mustdrop"])
+def test_merging_works_under_autocast(name: str, model: Any) -> None:
     with METHODS[name](model, LLAVA.processor()) as run, torch.no_grad():
         model(**LLAVA.inputs([ONE]))
         counts = [len(kept) for kept in run.trace.samples[0].kept]

@@ -25,6 +25,7 @@ from clasp.backbones import adapter_for
 from clasp.backbones.base import UnsupportedError
 from clasp.methods.base import Method
 from clasp.methods.clasp import CLASP
+from clasp.methods.none import Unpruned
 
 NEW = 3
 CLOSE = 1e-4
@@ -381,6 +382,20 @@ def test_another_question_on_the_same_picture(family: str, name: str) -> None:
         spare.crop(-(on.first["input_ids"].shape[1] // 2))
         with pytest.raises(UnsupportedError, match=r"crop no further than the text behind the last image"):
             on.model(input_ids=question, past_key_values=spare)
+
+
+@pytest.mark.parametrize("name", ["none", "random"])
+def test_a_generated_placeholder_is_text(name: str) -> None:
+    prompts = [Prompt(text=PROMPTS[0], images=[_picture(48, 48, 0)]), Prompt(text=PROMPTS[2])]
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), family.inputs(prompts)
+    fresh = torch.full((2, 1), model.config.image_token_id)
+    seen = inputs["attention_mask"].cumsum(dim=1)
+    with METHODS.get(name, Unpruned())(model, family.processor()), torch.no_grad():
+        cache = model(**inputs, position_ids=(seen - 1).clamp(min=0), use_cache=True).past_key_values
+        grown = torch.cat([inputs["attention_mask"], torch.ones_like(fresh)], dim=1)
+        step = model(input_ids=fresh, attention_mask=grown, position_ids=seen[:, -1:], past_key_values=cache)
+    assert step.logits.isfinite().all()
 
 
 def test_generate_prefills_text_in_chunks_and_refuses_to_cut_a_picture() -> None:
