@@ -229,9 +229,11 @@ class Run:
             return kwargs
         if ids is None:
             raise UnsupportedError("pruning goes on with a cache by input_ids; pass input_ids, not inputs_embeds")
-        if past is not None and len(ids) != len(past.media):
+        if not pruned and past is not None and len(ids) != len(past.visual):
+            past = None
+        if past is not None and len(ids) != len(past.visual):
             raise UnsupportedError(
-                f"the batch changed from {len(past.media)} to {len(ids)} rows on a pruned cache; repeat or select its "
+                f"the batch changed from {len(past.visual)} to {len(ids)} rows on a pruned cache; repeat or select its "
                 f"rows by its own batch_repeat_interleave or batch_select_indices"
             )
         mask = fresh_mask(ids, cache, kwargs.get("attention_mask"))

@@ -36,6 +36,9 @@ class Mark:
     def __deepcopy__(self, memo: dict[int, Any]) -> Mark:
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # another process has no such run
+
     def refusal(self) -> UnsupportedError:
         return UnsupportedError(
             f"this cache was pruned by method {self.method!r}: its layers have lengths and positions that only the "
@@ -74,7 +77,7 @@ class _Marked:
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
         if (mark := mark_of(self)) is not None:
-            self._follow(torch.arange(len(mark.past.media)).repeat_interleave(repeats))
+            self._follow(torch.arange(len(mark.past.visual)).repeat_interleave(repeats))
 
     def _follow(self, rows: Tensor) -> None:
         if (mark := mark_of(self)) is not None:
@@ -87,8 +90,8 @@ def _marked(plain: Any) -> type:
 
 
 def mark(cache: Any, owner: Any, method: str, past: Past) -> None:
-    """Notes what a cache holds."""
-    if not isinstance(cache, _Marked):
+    """Notes what a cache holds; one that is not pruned stays of its class."""
+    if past.pruned and not isinstance(cache, _Marked):
         kind: Any = type(cache)
         cache.__class__ = _marked(kind)
     setattr(cache, _MARK, Mark(ref(owner), method, past))

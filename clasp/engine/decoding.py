@@ -34,7 +34,7 @@ class Continuation:
     ) -> None:
         self._adapter, self._past, self.cache = adapter, past, cache
         self._valid, self._length, self._reindexed = valid, length, reindexed
-        self._before = count_before(valid) if valid is not None else torch.arange(length, device=past.media.device)
+        self._before = count_before(valid) if valid is not None else torch.arange(length, device=past.visual.device)
         self._arguments: dict[int, dict[str, Any]] = {}
 
     def model_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:

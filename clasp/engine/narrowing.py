@@ -116,23 +116,23 @@ class Narrowing:
             }
         return self._arguments[layout.layer]
 
-    def after(self, tail: int, media: Sequence[Sequence[int]]) -> Past:
+    def after(self, tail: int, visual: Sequence[Sequence[int]]) -> Past:
         """What the cache holds after it.
 
         Args:
             tail: how many of the last tokens are text in every row.
-            media: of each row, how many of each modality.
+            visual: of each row, how many visual tokens of each modality.
         """
         by_layer = {layout.layer: layout for layout in self.layouts}
         origin, past = self.layouts[0], self._past
         given, pruned = origin.held(), self.pruned
-        seen = torch.tensor(media).to(origin.index.device, non_blocking=True)
+        seen = torch.tensor(visual).to(origin.index.device, non_blocking=True)
         if past is not None:
             following = origin.next_position
             if self._reindexed:
                 following = past.given.next_position + origin.valid.sum(dim=1, keepdim=True)
             given = past.given.grown(origin.real, origin.length, following)
-            seen = torch.where(past.media < 0, -1, past.media + seen)
+            seen = torch.where(past.visual < 0, -1, past.visual + seen)
             pruned |= past.pruned
         return Past(given, tuple(layout.held() for layout in by_layer.values()), tail, seen, pruned)
 

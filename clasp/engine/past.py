@@ -67,14 +67,14 @@ class Past:
         given: all that were passed to the model.
         runs: by ascending layer, the first from layer 0; what is dropped is in none from its stage on.
         tail: how many of the last tokens are text that every run holds: these may be cropped.
-        media: (batch, modalities) long, how many of each modality a row has had.
+        visual: (batch, modalities) long, visual tokens of each row as they were given; negative: not known.
         pruned: whether anything was dropped.
     """
 
     given: Run
     runs: tuple[Run, ...]
     tail: int
-    media: Tensor
+    visual: Tensor
     pruned: bool
 
     def at(self, layer: int) -> Run:
@@ -123,6 +123,6 @@ class Past:
 
     def rows(self, index: Tensor) -> Past:
         """Some rows of the batch, in this order: as a cache is reordered, repeated or thinned."""
-        index = index.to(self.media.device)
+        index = index.to(self.visual.device)
         runs = tuple(run.rows(index) for run in self.runs)
-        return replace(self, given=self.given.rows(index), runs=runs, media=self.media[index])
+        return replace(self, given=self.given.rows(index), runs=runs, visual=self.visual[index])

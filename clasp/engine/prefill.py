@@ -67,7 +67,7 @@ class Prefill:
         mask = torch.ones_like(ids) if attention_mask is None else attention_mask.to(ids.dtype)
         self.ids, valid = torch.stack([ids, mask]).cpu()
         self.valid = valid.bool()
-        self.placeholders = Placeholders(adapter, self.ids, self.valid, passes, None if past is None else past.media)
+        self.placeholders = Placeholders(adapter, self.ids, self.valid, passes, None if past is None else past.visual)
         self.media = self.placeholders.media
         self.schedules = [[schedules(medium.tokens) for medium in media] for media in self.media]
         self._prompts = [self.ids[row][self.valid[row]].tolist() for row in range(len(ids))]
@@ -269,8 +269,10 @@ class Prefill:
     def after(self) -> Past:
         """What the cache holds after this prefill."""
         modalities = list(self.adapter.placeholders)
-        media = [[sum(m.seen.modality == name for m in media) for name in modalities] for media in self.media]
-        return self.narrowing.after(self._tail(), media)
+        visual = [
+            [sum(m.tokens for m in media if m.seen.modality == name) for name in modalities] for media in self.media
+        ]
+        return self.narrowing.after(self._tail(), visual)
 
     def _tail(self) -> int:
         """How many of the last tokens are text in every row, so that all layers hold them, one position each."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -21,9 +20,9 @@ class Placeholders:
         ids: (batch, length) input ids on the CPU.
         valid: (batch, length) bool on the CPU, False at padding.
         passes: the encoder's calls of this prefill, one per modality.
-        before: (batch, modalities) media of each row in earlier turns, for a prefill that follows on a cache; negative
-            where that is not known. They may have been encoded again with the new ones, as a processor gives a whole
-            conversation.
+        before: (batch, modalities) visual tokens of each row in earlier turns, for a prefill that follows on a cache;
+            negative where that is not known. Their media may have been encoded again with the new ones, as a processor
+            gives a whole conversation.
 
     Attributes:
         media: per row its media, in the order of the prompt.
@@ -67,8 +66,8 @@ class Placeholders:
                 self.medium[row][rows[row] >= 0] = self.medium[row - 1][rows[row - 1] >= 0]
                 self.place[row][rows[row] >= 0] = self.place[row - 1][rows[row - 1] >= 0]
             else:
-                for name, numbers in skipped.items():
-                    following[name] = islice(following[name], numbers[row], None)
+                for name, tokens in skipped.items():
+                    self._skip(name, tokens[row], following[name])
                 self.media.append(list(self._assign(row, rows[row], order, following)))
         for name in skipped:
             if left := len(list(following[name])):
@@ -81,21 +80,30 @@ class Placeholders:
     def _skipped(
         kinds: Tensor, order: Sequence[Modality], counts: dict[Modality, list[int]], before: Tensor
     ) -> dict[Modality, list[int]]:
-        """Modalities of which the encoded media are more than the placeholders: how many of each row's are of earlier
-        turns."""
+        """Modalities of which the encoded media are more than the placeholders: how many tokens of each row's are of
+        earlier turns."""
         skipped: dict[Modality, list[int]] = {}
         for number, name in enumerate(order):
             wanted, given = int((kinds == number).sum()), sum(counts[name])
-            if not given or (wanted and wanted % given == 0):
-                continue
             known = before[:, number].tolist()
-            if min(known) < 0:
-                if len(kinds) > 1:
-                    continue
-                ends = torch.tensor([0, *counts[name]]).cumsum(0)
-                known = [int((ends <= given - wanted).sum()) - 1]  # the last ones are the new ones
-            skipped[name] = known
+            if min(known) < 0 and len(kinds) == 1:
+                known = [given - wanted]
+            if given and (not wanted or wanted % given) and min(known) >= 0:
+                skipped[name] = known
         return skipped
+
+    @staticmethod
+    def _skip(name: Modality, tokens: int, media: Iterator[Medium]) -> None:
+        """Passes over a row's media of earlier turns."""
+        left = tokens
+        while left > 0:
+            medium = next(media, None)
+            left = -1 if medium is None else left - medium.tokens
+        if left:
+            raise UnsupportedError(
+                f"the {name}s of earlier turns had {tokens} visual tokens and have others now (LLaVA-OneVision cuts "
+                f"the only picture of a prompt); pass the new tokens and the new {name}s alone"
+            )
 
     def _assign(
         self, row: int, kinds: Tensor, order: Sequence[Modality], following: dict[Modality, Iterator[Medium]]

@@ -37,7 +37,7 @@ def fresh_mask(ids: Tensor, cache: Any, mask: Tensor | None) -> Tensor | None:
 def fits(past: Past, ids: Tensor | None, arguments: Mapping[str, Any]) -> bool:
     """Whether what follows can be noted; where nothing is pruned, a forward of another form is transformers' own."""
     mask = arguments.get("attention_mask")
-    if ids is None or len(ids) != len(past.media):
+    if ids is None or len(ids) != len(past.visual):
         return False
     return mask is None or mask.shape == (len(ids), past.given.length + ids.shape[1])
 
@@ -65,5 +65,5 @@ def unknown_past(adapter: Adapter, ids: Tensor, cache: Any, arguments: Mapping[s
         first = torch.zeros_like(ids[:, :1]) if mask is None else mask[:, held:].long().argmax(dim=1, keepdim=True)
         start = given.gather(2, first.expand(len(given), -1, -1))
     run = Run(0, held, None if mask is None else mask[:, :held].bool(), start)
-    media = torch.full((len(ids), len(adapter.placeholders)), -1, device=ids.device)
-    return Past(run, (run,), 0, media, pruned=False)
+    visual = torch.full((len(ids), len(adapter.placeholders)), -1, device=ids.device)
+    return Past(run, (run,), 0, visual, pruned=False)

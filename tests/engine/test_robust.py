@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -102,9 +103,9 @@ def test_a_cache_that_was_not_pruned_goes_on_anywhere(model: Any) -> None:
         with get("fastv")(tokens=64)(model, LLAVA.processor()):
             cache = model(**inputs, use_cache=True).past_key_values
         spare = model(**inputs, use_cache=True).past_key_values
-        token = inputs["input_ids"][:, -1:]
-        ours, plain = (model(input_ids=token, past_key_values=one).logits for one in (cache, spare))
-    assert torch.equal(ours, plain)
+        token, sent = inputs["input_ids"][:, -1:], pickle.loads(pickle.dumps(cache))
+        plain, *ours = (model(input_ids=token, past_key_values=one).logits for one in (spare, cache, sent))
+    assert all(torch.equal(one, plain) for one in ours)
 
 
 def test_an_emptied_cache_is_like_new(model: Any) -> None:

@@ -437,6 +437,21 @@ def test_a_caches_rows_may_be_repeated_selected_and_reordered(name: str) -> None
         assert (logits - expected.repeat_interleave(2, dim=0)).abs().max() < 1e-5
 
 
+def test_a_picture_that_is_cut_otherwise_in_a_conversation_is_refused() -> None:
+    """LLaVA-OneVision cuts the only picture of a prompt into tiles: two turns' pictures together are not those."""
+    on = talk("llava_onevision")
+    with entered(METHODS["divprune"], on), torch.no_grad():
+        cache = on.model(**on.first, use_cache=True).past_key_values
+        alone = on.inputs(2, since=1)
+        spare = copy.deepcopy(cache)
+        logits = on.model(input_ids=alone["input_ids"], past_key_values=spare, **on.media(alone)).logits
+        assert logits.isfinite().all()
+        places = on.visual(on.whole["input_ids"][0]).nonzero().squeeze(1)
+        later = on.whole["input_ids"][:, int(places[len(places) // 2]) :]
+        with pytest.raises(UnsupportedError, match=r"earlier turns had \d+ visual tokens and have others now"):
+            on.model(input_ids=later, past_key_values=cache, **on.media(on.whole))
+
+
 def test_what_cannot_go_on_is_refused_by_name() -> None:
     on = talk("llava")
     layers = [Int8() for _ in on.model.model.language_model.layers]
@@ -450,6 +465,10 @@ def test_what_cannot_go_on_is_refused_by_name() -> None:
             on.model(inputs_embeds=torch.zeros(1, 2, 64), past_key_values=cache)
         with pytest.raises(UnsupportedError, match=r"1 of 2 encoded images have no placeholder in what follows"):
             on.model(input_ids=on.since[:, -4:], past_key_values=cache, **on.media(on.whole))
+        wider = on.media(on.whole)
+        wider["pixel_values"] = torch.cat([wider["pixel_values"][:1], wider["pixel_values"]])
+        with pytest.raises(UnsupportedError, match=r"2 of 3 encoded|prompt 0 has 64 image placeholders"):
+            on.model(input_ids=on.since, past_key_values=cache, **wider)
         quantised = on.model(**on.first, past_key_values=Cache(layers=layers), use_cache=True).past_key_values
         with pytest.raises(UnsupportedError, match=r"'fastv' looks at attention.*Int8 keeps no keys"):
             on.model(input_ids=on.since, past_key_values=quantised, **on.later)
