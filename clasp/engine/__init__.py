@@ -66,6 +66,8 @@ class Run:
         self.method = method
         self.adapter = adapter_for(model)
         _refuse_compiled(self.adapter.model)
+        if method.weighs():
+            _refuse_unweighable(method, self.adapter)
         self.schedule = method.check(self.adapter.geometry)
         self.stand_ins = method.stand_ins(self.adapter.geometry)
         self.trace: Trace | None = None
@@ -253,7 +255,7 @@ class Run:
         if len(prefill.layouts) > 1:
             output.last_hidden_state = prefill.scatter(output.last_hidden_state)
             if cache is not None:
-                mark(cache, self, self.method.name, prefill.layouts)
+                mark(cache, self, self.method.name, prefill.cached)
         self.trace = prefill.trace(cache_bytes(cache))
         return output
 
@@ -294,3 +296,12 @@ def _layer_kwargs(adapter: Adapter, layout: Layout) -> dict[str, Any]:
 def _refuse_compiled(model: Any) -> None:
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
         raise UnsupportedError("a compiled model cannot be pruned: its graph has fixed shapes; pass the model itself")
+
+
+def _refuse_unweighable(method: Method, adapter: Adapter) -> None:
+    attention = str(adapter.decoder.config._attn_implementation)
+    if attention not in ("eager", "sdpa"):
+        raise UnsupportedError(
+            f"method {method.name!r} weighs merged tokens by an attention bias, which {attention} does not take; load "
+            f"the model with attention='sdpa', or tell the method to leave that out (proportional=False)"
+        )

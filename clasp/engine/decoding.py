@@ -51,7 +51,7 @@ class DecodingStep:
 
     def layer_arguments(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         layout = next(layout for layout in reversed(self._layouts) if layout.layer <= index)
-        if layout is self._layouts[0]:
+        if layout is self._layouts[0] and layout.bias is None:
             return kwargs
         if layout.layer not in self._arguments:
             positions = layout.next_position + self._generated

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.masking_utils import create_causal_mask
 
 from clasp.backbones.base import Adapter
@@ -25,6 +26,7 @@ class Layout:
         mask: attention mask in the form that the backbone's attention wants; None where none is needed.
         next_position: (axes, batch, 1) rotary position of the first generated token.
         known: ``index`` and ``valid`` on the CPU, where the prompts alone say them.
+        bias: (batch, length) float32, what is added to the attention logits of each key; None: nothing.
     """
 
     layer: int
@@ -36,6 +38,7 @@ class Layout:
     mask: Any
     next_position: Tensor
     known: tuple[Tensor, Tensor] | None = None
+    bias: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -57,6 +60,8 @@ def causal_mask(adapter: Adapter, hidden: Tensor, layout: Layout, cache: Any, ge
         hidden: (batch, queries, hidden), for sizes, dtype and device.
         generated: tokens in the cache that came after the prefill, this step's included.
     """
+    if layout.bias is not None:
+        return _biased_mask(layout, layout.bias, hidden, generated)
     seen = None
     if layout.padded:
         fresh = layout.valid.new_ones(len(layout.valid), generated)
@@ -68,3 +73,13 @@ def causal_mask(adapter: Adapter, hidden: Tensor, layout: Layout, cache: Any, ge
         past_key_values=cache,
         layer_idx=layout.layer,
     )
+
+
+def _biased_mask(layout: Layout, bias: Tensor, hidden: Tensor, generated: int) -> Tensor:
+    """(batch, 1, queries, keys) to be added to the logits, as eager attention and sdpa take it."""
+    length = layout.length + generated
+    order = torch.arange(length, device=hidden.device)
+    seen = pad(layout.valid, (0, generated), value=True)
+    hidden_from = (order > order[length - hidden.shape[1] :, None]) | ~seen[:, None]
+    added = pad(bias, (0, generated)).to(hidden.dtype)[:, None].expand(-1, hidden.shape[1], -1)
+    return added.masked_fill(hidden_from, torch.finfo(hidden.dtype).min)[:, None]

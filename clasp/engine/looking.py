@@ -18,7 +18,7 @@ from clasp.ops.similarity import blocks
 if TYPE_CHECKING:
     from clasp.engine.state import StageState
 
-Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 HELD = 1 << 26
 """Probabilities that are held at a time, where the mean over many query rows is asked for."""
 
@@ -78,7 +78,8 @@ class LayerRows:
         """(rows, ..., queries, visual) float32 attention of the query rows, places in the layout, by ``attend``."""
         order = torch.arange(self._layout.length, device=rows.device)
         allowed = (order <= rows[..., None]) & self._state.own(self._layout.valid)[:, None, :]
-        scores = attend(self._heads("q", rows, True), self._keys, allowed, self.scaling())
+        bias = None if self._layout.bias is None else self._state.own(self._layout.bias)
+        scores = attend(self._heads("q", rows, True), self._keys, allowed, self.scaling(), bias)
         visual = self._places("visual")
         visual = visual.view(len(visual), *[1] * (scores.ndim - 2), -1)
         return scores.gather(-1, visual.expand(*scores.shape[:-1], -1))

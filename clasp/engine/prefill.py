@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from clasp.backbones.base import Adapter, UnsupportedError, VisionPass
 from clasp.backbones.prompt import PromptReader
 from clasp.budget import Schedule, Stage
+from clasp.engine.cache import cut
 from clasp.engine.layout import Layout, causal_mask
 from clasp.engine.prompts import Placeholders
 from clasp.engine.shares import grouped
@@ -185,7 +186,7 @@ class Prefill:
         # one column more than there are places, for what a selection drops after all
         keep = pad(stays, (0, 1)).to(device, non_blocking=True)
         source = torch.arange(layout.length + 1, device=device).repeat(len(hidden), 1)
-        pivots: Tensor | None = None
+        pivots, bias = None, layout.bias
         counted = False
         for shares in groups:
             state = StageState(self, stage, hidden, layout, [share.row for share in shares])
@@ -195,6 +196,9 @@ class Prefill:
             chosen, rows = state.places.gather(1, selection.index), state.samples[:, None]
             places, moved = _order(chosen, selection.valid, layout.length, self._reindexed)
             hidden = _replaced(hidden, rows, chosen, selection)
+            if selection.sizes is not None:
+                bias = torch.zeros(layout.index.shape, device=device) if bias is None else bias
+                bias = bias.index_put((rows, chosen), selection.sizes.float().log())
             keep[rows, moved] = True
             source[rows, moved] = places
             for share in shares:
@@ -205,6 +209,7 @@ class Prefill:
         if counted:  # how many stay depends on the data
             lengths = keep[:, :-1].sum(dim=1).tolist()
         if pruned:
+            layout = replace(layout, bias=bias)
             hidden = self._compact(stage.cut, hidden, keep[:, :-1], source[:, :-1], lengths, layout, cache)
         self._records.append(Record(self.layouts[-1], pivots))
         return hidden
@@ -253,9 +258,20 @@ class Prefill:
         else:
             rotary = (take(layout.rotary[0], order), take(layout.rotary[1], order))
             following = layout.next_position
-        compact = Layout(layer, layout.index.gather(1, order), valid, padded, positions, rotary, None, following)
+        bias = None if layout.bias is None else layout.bias.gather(1, order)
+        index = layout.index.gather(1, order)
+        compact = Layout(layer, index, valid, padded, positions, rotary, None, following, bias=bias)
         self.layouts.append(replace(compact, mask=causal_mask(self.adapter, hidden, compact, cache)))
+        if self.method.cuts_passed and cache is not None:
+            cut(cache, layer, order, self.method.name)
         return hidden
+
+    @property
+    def cached(self) -> list[Layout]:
+        """What the layers of the KV cache hold, the original sequence first."""
+        if not self.method.cuts_passed:
+            return self.layouts
+        return [self.layouts[0], replace(self.layouts[-1], layer=0)]
 
     def scatter(self, hidden: Tensor) -> Tensor:
         """(batch, shorter, hidden) -> (batch, original length, hidden); dropped and padding rows are zero."""
@@ -288,7 +304,7 @@ def _checked(method: Method, selection: Selection) -> Selection:
 def _on(device: torch.device, selection: Selection) -> Selection:
     parts = {
         name: None if (value := getattr(selection, name)) is None else value.to(device)
-        for name in ("index", "replaced", "pivots", "valid")
+        for name in ("index", "replaced", "pivots", "valid", "sizes")
     }
     return replace(selection, **parts)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from clasp.methods import METHODS
 from clasp.report.figures import style
 from clasp.report.figures.style import COLOURS, Look
-from clasp.report.layout import INSIDE_DECODER, method_label
+from clasp.report.layout import method_label
 from clasp.report.load import UNPRUNED, ReportError
 from clasp.report.table_rows import RANDOM, Summary, TableRow
 
@@ -71,7 +72,7 @@ def _panels(figure: Figure, found: Mapping[str, list[TableRow]], look: Mapping[s
         axes.set_title(title, fontsize="medium")
         if RANDOM in found:
             _band(axes, found[RANDOM], look[RANDOM].colour)
-        shown = [name for name in found if name == RANDOM or (name in INSIDE_DECODER) == inside]
+        shown = [name for name in found if name == RANDOM or _inside(name) == inside]
         for method in sorted(shown, key=lambda name: found[name][-1].average.value or 0.0, reverse=True):
             _curve(axes, method, found[method], look[method])
         axes.legend(
@@ -116,3 +117,8 @@ def _band(axes: Axes, rows: Sequence[TableRow], colour: str) -> None:
 
 def _flops(row: TableRow) -> float:
     return 100.0 / (row.flops_ratio or 1.0)
+
+
+def _inside(method: str) -> bool:
+    """Whether it is known to drop visual tokens between decoder layers."""
+    return method in METHODS and METHODS[method].inside
