@@ -33,7 +33,7 @@ def test_a_method_is_inside_the_decoder_where_its_stages_are(name: str) -> None:
 def test_tables_have_baselines_first_and_then_the_papers_in_their_order() -> None:
     papers = [entry.paper for entry in METHODS.values()]
     assert papers == sorted(papers)
-    assert [name for name, entry in METHODS.items() if not entry.paper][0] == "none"
+    assert next(name for name, entry in METHODS.items() if not entry.paper) == "none"
     assert list(METHODS)[-1] == "clasp"
 
 
