@@ -95,7 +95,7 @@ class CropAdapter(Adapter):
         return self._queries_keys(seen, layer)[1].mean(dim=1)
 
     def vision_attention(self, seen: VisionPass, layer: int) -> Tensor:
-        query, key, scaling = self._queries_keys(seen, layer)
+        query, key, scaling = self._asking_keys(seen, layer)
         if seen.merged is not None:  # what was dropped is a copy of the first patch that stayed
             return self._merged_attention(query, key, scaling, seen.merged.clamp(min=0))
         return self._attention(query, key, scaling)
@@ -129,7 +129,7 @@ class CropAdapter(Adapter):
         return attention_received(*self._queries_keys(seen, layer), skip)[..., None]
 
     def vision_attention_heads(self, seen: VisionPass, layer: int) -> Tensor:
-        query, key, scaling = self._queries_keys(seen, layer)
+        query, key, scaling = self._asking_keys(seen, layer)
         if not self.geometry.cls:
             heads = zip(query.split(1, dim=1), key.split(1, dim=1), strict=True)
             return torch.stack([attention_received(q, k, scaling) for q, k in heads], dim=-1)
@@ -162,6 +162,12 @@ class CropAdapter(Adapter):
         """Factor on the products of a layer's queries and keys."""
         block: Any = self.vision_layers(modality)[layer]
         return block.self_attn.scale
+
+    def _asking_keys(self, seen: VisionPass, layer: int) -> tuple[Tensor, Tensor, float]:
+        """As :meth:`_queries_keys`, with CLS's query alone where there is one."""
+        hidden = seen.states[layer]
+        query = self.heads_of(seen.modality, layer, hidden[:, :1] if self.geometry.cls else hidden, "q")
+        return query, self._projected(seen, layer, "k"), self.vision_scaling(seen.modality, layer)
 
     def _queries_keys(self, seen: VisionPass, layer: int) -> tuple[Tensor, Tensor, float]:
         """Queries and keys (crops, heads, sequence, head_dim) of ViT layer ``layer`` from its input; the scaling."""
