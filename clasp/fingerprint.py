@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clasp.backbones.hub import BackboneUnavailable, hub_commit
 from clasp.files import file_digest
+from clasp.methods.registry import SHOWN
 
 PACKAGE = "clasp"
 
@@ -87,13 +88,19 @@ def part_fingerprint(source: str) -> str:
 
 
 def normalised(source: str) -> str:
-    """Python source reduced to what runs."""
+    """Python source reduced to what runs, without what a method says for its readers alone."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            node.body = [item for item in body if not _is_docstring(item)] or [ast.Pass()]  # type: ignore[attr-defined]
+            said = [item for item in body if not (_is_docstring(item) or _is_shown(node, item))]
+            node.body = said or [ast.Pass()]  # type: ignore[attr-defined]
     return ast.unparse(tree)
+
+
+def _is_shown(owner: ast.AST, node: ast.AST) -> bool:
+    named = isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    return isinstance(owner, ast.ClassDef) and named and node.target.id in SHOWN  # type: ignore[attr-defined]
 
 
 def _is_docstring(node: ast.AST) -> bool:

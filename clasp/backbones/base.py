@@ -209,9 +209,13 @@ class Adapter(ABC):
         """Attention of CLS, or received from the crop where there is no CLS, in tower layout with 1 last, float32."""
 
     @abstractmethod
-    def vision_received(self, seen: VisionPass, layer: int) -> Tensor:
+    def vision_received(self, seen: VisionPass, layer: int, others: bool = False) -> Tensor:
         """Attention that each token of the tower receives from its crop, mean over heads, in tower layout with 1 last,
-        float32."""
+        float32.
+
+        Args:
+            others: without what CLS and the token itself pay; the mean is still over all that ask.
+        """
 
     @abstractmethod
     def vision_attention_heads(self, seen: VisionPass, layer: int) -> Tensor:

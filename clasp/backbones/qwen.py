@@ -101,19 +101,19 @@ class QwenAdapter(Adapter):
         window's, and scores of different windows would not compare."""
         return self._received(seen, layer, slice(None))
 
-    def _received(self, seen: VisionPass, layer: int, heads: slice) -> Tensor:
-        """(patches, 1), the mean over some heads."""
+    def _received(self, seen: VisionPass, layer: int, heads: slice, skip: int | None = None) -> Tensor:
+        """(patches, 1), the mean over some heads; ``skip`` as of :func:`attention_received`."""
         attention: Any = self._block(seen, layer).attn
         query, key = apply_rotary_pos_emb_vision(*self._queries_keys(seen, layer), *seen.inputs["position_embeddings"])
         frames = [rows * columns for count, rows, columns in self.grids(seen) for _ in range(count)]
         received = [
-            attention_received(q.transpose(0, 1)[None], k.transpose(0, 1)[None], attention.scaling)[0]
+            attention_received(q.transpose(0, 1)[None], k.transpose(0, 1)[None], attention.scaling, skip)[0]
             for q, k in zip(split(query[:, heads], frames), split(key[:, heads], frames), strict=True)
         ]
         return torch.cat(received)[:, None]
 
-    def vision_received(self, seen: VisionPass, layer: int) -> Tensor:
-        return self.vision_attention(seen, layer)
+    def vision_received(self, seen: VisionPass, layer: int, others: bool = False) -> Tensor:
+        return self._received(seen, layer, slice(None), 0) if others else self.vision_attention(seen, layer)
 
     def vision_attention_heads(self, seen: VisionPass, layer: int) -> Tensor:
         return torch.cat(

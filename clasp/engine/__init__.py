@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from torch import Tensor, nn
 
-from clasp.backbones.base import UnsupportedError
+from clasp.backbones.base import Adapter, UnsupportedError
 from clasp.backbones.prompt import PromptReader
 from clasp.budget import BudgetError, Schedule
 from clasp.engine import assisting
@@ -67,6 +67,8 @@ class Run:
         self.method = method
         self.adapter = adapter_for(model)
         _refuse_compiled(self.adapter.model)
+        if method.weighs():
+            _refuse_unweighable(method, self.adapter)
         self.schedule = method.check(self.adapter.geometry)
         self.stand_ins = method.stand_ins(self.adapter.geometry)
         self.trace: Trace | None = None
@@ -309,3 +311,12 @@ class Run:
 def _refuse_compiled(model: Any) -> None:
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
         raise UnsupportedError("a compiled model cannot be pruned: its graph has fixed shapes; pass the model itself")
+
+
+def _refuse_unweighable(method: Method, adapter: Adapter) -> None:
+    attention = str(adapter.decoder.config._attn_implementation)
+    if attention not in ("eager", "sdpa"):
+        raise UnsupportedError(
+            f"method {method.name!r} weighs merged tokens by an attention bias, which {attention} does not take; load "
+            f"the model with attention='sdpa', or tell the method to leave that out (proportional=False)"
+        )

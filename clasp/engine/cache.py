@@ -14,6 +14,7 @@ from weakref import ReferenceType, ref
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from transformers.cache_utils import DynamicLayer
 
 from clasp.backbones.base import UnsupportedError
 from clasp.engine.past import Past
@@ -105,6 +106,28 @@ def mark_of(cache: Any) -> Mark | None:
 def held_lengths(cache: Any) -> list[int]:
     """Tokens that each layer of a cache holds."""
     return [layer.get_seq_length() for layer in cache.layers]
+
+
+def cut(cache: Any, layers: int, places: Tensor, method: str) -> None:
+    """Leaves some places alone in the first ``layers`` layers of a cache.
+
+    Args:
+        places: (batch, any) long, which, in their new order.
+        method: that asks for it.
+
+    Raises:
+        UnsupportedError: the cache keeps keys and values in a form that cannot be gathered from.
+    """
+    for layer in cache.layers[:layers]:
+        if type(layer) is not DynamicLayer:
+            raise UnsupportedError(
+                f"method {method!r} cuts the KV cache of layers already passed, which a {type(layer).__name__} does "
+                f"not let it; use the default cache (cache_implementation='dynamic')"
+            )
+        for name in ("keys", "values"):
+            held = getattr(layer, name)
+            index = places.to(held.device)[:, None, :, None].expand(-1, held.shape[1], -1, held.shape[3])
+            setattr(layer, name, held.gather(2, index))
 
 
 def cache_bytes(cache: Any) -> int:

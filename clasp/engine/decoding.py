@@ -55,11 +55,12 @@ class Continuation:
     def layer_arguments(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Those of decoder layer ``index``."""
         run = self._past.at(index)
-        if run is self._past.runs[0]:
+        if run is self._past.runs[0] and run.bias is None:
             return kwargs
         if run.layer not in self._arguments:
             seen = run.seen(self._valid, self._length)
-            own = {"attention_mask": causal_mask(self._adapter, hidden, run.layer, seen, self.cache)}
+            bias = run.weighed(None, self._length)
+            own = {"attention_mask": causal_mask(self._adapter, hidden, run.layer, seen, self.cache, bias)}
             if self._reindexed:
                 own |= self._placed(run, hidden)
             self._arguments[run.layer] = own

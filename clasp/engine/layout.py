@@ -26,6 +26,7 @@ class Layout:
         next_position: (axes, batch, 1) rotary position of the token that follows.
         known: ``index`` and ``valid`` on the CPU, where the prompts alone say them.
         past: what these layers' cache holds before these tokens; None: nothing.
+        bias: (batch, length) float32, what is added to the attention logits of each key; None: nothing.
     """
 
     layer: int
@@ -37,6 +38,7 @@ class Layout:
     next_position: Tensor
     known: tuple[Tensor, Tensor] | None = None
     past: Run | None = None
+    bias: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -59,20 +61,28 @@ class Layout:
         """(batch, tokens of the past and these) bool, those that are no padding; None: all."""
         return self.real if self.past is None else self.past.seen(self.real, self.length)
 
+    def weighed(self) -> Tensor | None:
+        """(batch, tokens of the past and these) what is added to the attention logits of each key."""
+        return self.bias if self.past is None else self.past.weighed(self.bias, self.length)
+
     def held(self) -> Run:
         """What these layers' cache holds after these tokens."""
-        if self.past is None:
-            return Run(self.layer, self.length, self.real, self.next_position)
-        return Run(self.layer, self.past.length + self.length, self.seen(), self.next_position)
+        before = 0 if self.past is None else self.past.length
+        return Run(self.layer, before + self.length, self.seen(), self.next_position, self.weighed())
 
 
-def causal_mask(adapter: Adapter, hidden: Tensor, layer: int, seen: Tensor | None, cache: Any) -> Any:
+def causal_mask(
+    adapter: Adapter, hidden: Tensor, layer: int, seen: Tensor | None, cache: Any, bias: Tensor | None = None
+) -> Any:
     """Attention mask for decoder layers from ``layer`` on, in whatever form the backbone's attention wants.
 
     Args:
         hidden: (batch, queries, hidden), for sizes, dtype and device.
         seen: (batch, tokens of that layer's cache and the queries) bool, those that are no padding; None: all.
+        bias: of the same shape, float32, added to the logits of each key; None: nothing.
     """
+    if bias is not None:
+        return _biased_mask(bias, seen, hidden)
     return create_causal_mask(
         config=adapter.decoder.config,
         inputs_embeds=hidden,
@@ -80,3 +90,14 @@ def causal_mask(adapter: Adapter, hidden: Tensor, layer: int, seen: Tensor | Non
         past_key_values=cache,
         layer_idx=layer,
     )
+
+
+def _biased_mask(bias: Tensor, seen: Tensor | None, hidden: Tensor) -> Tensor:
+    """(batch, 1, queries, keys) to be added to the logits, as eager attention and sdpa take it."""
+    length = bias.shape[1]
+    order = torch.arange(length, device=hidden.device)
+    hidden_from = order > order[length - hidden.shape[1] :, None]
+    if seen is not None:
+        hidden_from = hidden_from | ~seen[:, None]
+    added = bias.to(hidden.dtype)[:, None].expand(-1, hidden.shape[1], -1)
+    return added.masked_fill(hidden_from, torch.finfo(hidden.dtype).min)[:, None]

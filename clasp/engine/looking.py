@@ -19,7 +19,7 @@ from clasp.ops.similarity import blocks
 if TYPE_CHECKING:
     from clasp.engine.state import StageState
 
-Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 HELD = 1 << 26
 """Probabilities that are held at a time, where the mean over many query rows is asked for."""
 
@@ -81,7 +81,8 @@ class LayerRows:
         allowed = order <= rows[..., None]
         if (seen := self._layout.seen()) is not None:
             allowed = allowed & self._state.own(seen)[:, None, :]
-        scores = attend(self._heads("q", rows, True), self._all_keys, allowed, self.scaling())
+        bias = None if (weighed := self._layout.weighed()) is None else self._state.own(weighed)
+        scores = attend(self._heads("q", rows, True), self._all_keys, allowed, self.scaling(), bias)
         visual = self._places("visual") + self._earlier
         visual = visual.view(len(visual), *[1] * (scores.ndim - 2), -1)
         return scores.gather(-1, visual.expand(*scores.shape[:-1], -1))

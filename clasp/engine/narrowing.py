@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clasp.backbones.base import Adapter
+from clasp.engine.cache import cut
 from clasp.engine.layout import Layout, causal_mask
 from clasp.engine.past import Past, Run, count_before
 from clasp.ops.select import take
@@ -33,6 +34,7 @@ class Narrowing:
         self.layouts: list[Layout] = []
         self.pruned = False
         self._arguments: dict[int, dict[str, Any]] = {}
+        self._order = torch.empty(0)
 
     def start(self, hidden: Tensor, positions: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
         """Takes the original layout.
@@ -71,17 +73,26 @@ class Narrowing:
         rotary = self._adapter.rotary(hidden, positions)
         return replace(layout, positions=positions, rotary=rotary, next_position=start + count)
 
-    def compact(self, layer: int, hidden: Tensor, keep: Tensor, source: Tensor, lengths: Sequence[int]) -> Tensor:
+    def compact(
+        self,
+        layer: int,
+        hidden: Tensor,
+        keep: Tensor,
+        source: Tensor,
+        lengths: Sequence[int],
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """Gathers what stays, right-aligned, and appends the layout that layers from ``layer`` on see.
 
         Args:
             keep: (batch, length) bool, the places that stay.
             source: (batch, length) long, the place from which each is filled.
             lengths: how many stay in each row.
+            bias: (batch, length) float32, what is added to the attention logits of each key; None: nothing.
         """
         layout, length = self.layouts[-1], max(lengths)
         slots = keep.int().argsort(dim=1, stable=True)[:, -length:]
-        order = source.gather(1, slots)
+        order = self._order = source.gather(1, slots)
         hidden = take(hidden, order)
         compact = replace(
             layout,
@@ -92,12 +103,25 @@ class Narrowing:
             positions=layout.positions.gather(2, order.expand(len(layout.positions), -1, -1)),
             rotary=(take(layout.rotary[0], order), take(layout.rotary[1], order)),
             known=None,
+            bias=None if bias is None else bias.gather(1, order),
         )
         if self._reindexed:
             compact = self._counted(compact, compact.past, hidden)
         self.layouts.append(compact)
         self.pruned = True
         return hidden
+
+    def cut(self, cache: Any, method: str) -> None:
+        """Drops from the cache of the layers already passed what the latest stage dropped.
+
+        Raises:
+            UnsupportedError: see :func:`~clasp.engine.cache.cut`.
+        """
+        layout, order = self.layouts[-1], self._order
+        if layout.past is not None:  # what earlier turns left stays
+            before = torch.arange(layout.past.length, device=order.device).expand(len(order), -1)
+            order = torch.cat([before, order + layout.past.length], dim=1)
+        cut(cache, layout.layer, order, method)
 
     def arguments(self, hidden: Tensor, cache: Any) -> dict[str, Any]:
         """What decoder layers of the latest layout are called with, where that is not the original one.
@@ -110,20 +134,25 @@ class Narrowing:
             return {}
         if layout.layer not in self._arguments:
             self._arguments[layout.layer] = {
-                "attention_mask": causal_mask(self._adapter, hidden, layout.layer, layout.seen(), cache),
+                "attention_mask": causal_mask(
+                    self._adapter, hidden, layout.layer, layout.seen(), cache, layout.weighed()
+                ),
                 "position_ids": self._adapter.layer_positions(layout.positions),
                 "position_embeddings": layout.rotary,
             }
         return self._arguments[layout.layer]
 
-    def after(self, tail: int, visual: Sequence[Sequence[int]]) -> Past:
+    def after(self, tail: int, visual: Sequence[Sequence[int]], alike: bool = False) -> Past:
         """What the cache holds after it.
 
         Args:
             tail: how many of the last tokens are text in every row.
             visual: of each row, how many visual tokens of each modality.
+            alike: whether the cache of every layer holds what the last one's does.
         """
         by_layer = {layout.layer: layout for layout in self.layouts}
+        if alike:
+            by_layer = {0: replace(self.layouts[-1], layer=0)}
         origin, past = self.layouts[0], self._past
         given, pruned = origin.held(), self.pruned
         seen = torch.tensor(visual).to(origin.index.device, non_blocking=True)

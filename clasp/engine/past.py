@@ -21,12 +21,14 @@ class Run:
     Args:
         valid: (batch, length) bool; None: no padding.
         next_position: (axes, batch, 1) rotary position of the token that follows.
+        bias: (batch, length) float32, what is added to the attention logits of each key; None: nothing.
     """
 
     layer: int
     length: int
     valid: Tensor | None
     next_position: Tensor
+    bias: Tensor | None = None
 
     def positions(self, before: Tensor) -> Tensor:
         """(axes, batch, length) positions of tokens that follow, with ``before`` valid ones of them before each."""
@@ -44,19 +46,29 @@ class Run:
         ones = (like.new_ones(batch, count, dtype=torch.bool) if part is None else part for part, count in parts)
         return torch.cat([*ones], dim=1)
 
+    def weighed(self, more: Tensor | None, fresh: int) -> Tensor | None:
+        """(batch, length + fresh) the bias with ``fresh`` tokens behind, whose own is ``more``; None: there is none."""
+        if self.bias is None and more is None:
+            return None
+        batch = self.next_position.shape[1]
+        parts = ((self.bias, self.length), (more, fresh))
+        like = self.next_position
+        none = (like.new_zeros(batch, count, dtype=torch.float32) if part is None else part for part, count in parts)
+        return torch.cat([*none], dim=1)
+
     def grown(self, more: Tensor | None, fresh: int, next_position: Tensor) -> Run:
-        """With ``fresh`` tokens more."""
-        return replace(self, length=self.length + fresh, valid=self.seen(more, fresh), next_position=next_position)
+        """With ``fresh`` tokens more, of no bias."""
+        return Run(self.layer, self.length + fresh, self.seen(more, fresh), next_position, self.weighed(None, fresh))
 
     def cropped(self, tokens: int, removed: Tensor) -> Run:
         """Without the last ``tokens``, of which ``removed`` (batch, 1) are valid in each row."""
-        valid = None if self.valid is None else self.valid[:, :-tokens]
-        return replace(self, length=self.length - tokens, valid=valid, next_position=self.next_position - removed)
+        valid, bias = (None if part is None else part[:, :-tokens] for part in (self.valid, self.bias))
+        return Run(self.layer, self.length - tokens, valid, self.next_position - removed, bias)
 
     def rows(self, index: Tensor) -> Run:
         """Some rows of the batch, in this order."""
-        valid = None if self.valid is None else self.valid[index]
-        return replace(self, valid=valid, next_position=self.next_position[:, index])
+        valid, bias = (None if part is None else part[index] for part in (self.valid, self.bias))
+        return Run(self.layer, self.length, valid, self.next_position[:, index], bias)
 
 
 @dataclass(frozen=True)

@@ -234,7 +234,7 @@ class Prefill:
         # one column more than there are places, for what a selection drops after all
         keep = pad(stays, (0, 1)).to(device, non_blocking=True)
         source = torch.arange(layout.length + 1, device=device).repeat(len(hidden), 1)
-        pivots: Tensor | None = None
+        pivots, bias = None, layout.bias
         counted = False
         for shares in groups:
             state = StageState(self, stage, hidden, layout, [share.row for share in shares])
@@ -244,6 +244,9 @@ class Prefill:
             chosen, rows = state.places.gather(1, selection.index), state.samples[:, None]
             places, moved = _order(chosen, selection.valid, layout.length, self._reindexed)
             hidden = _replaced(hidden, rows, chosen, selection)
+            if selection.sizes is not None:
+                bias = torch.zeros(layout.index.shape, device=device) if bias is None else bias
+                bias = bias.index_put((rows, chosen), selection.sizes.float().log())
             keep[rows, moved] = True
             source[rows, moved] = places
             for share in shares:
@@ -254,7 +257,9 @@ class Prefill:
         if counted:  # how many stay depends on the data
             lengths = keep[:, :-1].sum(dim=1).tolist()
         if pruned:
-            hidden = self.narrowing.compact(stage.cut, hidden, keep[:, :-1], source[:, :-1], lengths)
+            hidden = self.narrowing.compact(stage.cut, hidden, keep[:, :-1], source[:, :-1], lengths, bias)
+            if self.method.cuts_passed and cache is not None:
+                self.narrowing.cut(cache, self.method.name)
         self._records.append(Record(self.layouts[-1], pivots))
         return hidden
 
@@ -272,7 +277,7 @@ class Prefill:
         visual = [
             [sum(m.tokens for m in media if m.seen.modality == name) for name in modalities] for media in self.media
         ]
-        return self.narrowing.after(self._tail(), visual)
+        return self.narrowing.after(self._tail(), visual, self.method.cuts_passed)
 
     def _tail(self) -> int:
         """How many of the last tokens are text in every row, so that all layers hold them, one position each."""
@@ -303,7 +308,7 @@ def _checked(method: Method, selection: Selection) -> Selection:
 def _on(device: torch.device, selection: Selection) -> Selection:
     parts = {
         name: None if (value := getattr(selection, name)) is None else value.to(device)
-        for name in ("index", "replaced", "pivots", "valid")
+        for name in ("index", "replaced", "pivots", "valid", "sizes")
     }
     return replace(selection, **parts)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clasp.budget import Schedule, single_stage
+from clasp.budget import Accounting, Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.contract import Positions, Scope, Selection, State
 from clasp.ops.covering import Similar, cover
@@ -26,6 +26,8 @@ class SCOPE(Method):
     """
 
     name: ClassVar[str] = "scope"
+    paper: ClassVar[str] = "2510.24214"
+    convention: ClassVar[Accounting | None] = "nominal"
     scope: ClassVar[Scope] = "crop"
     reads_cls: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = (

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Literal, NamedTuple
 
+from clasp.methods import METHODS
 from clasp.report.categories import Category, by_category
 from clasp.report.load import CUSTOM, UNPRUNED, WORLD
 from clasp.report.sessions import MARK
@@ -18,37 +19,6 @@ from clasp.report.table_rows import Average, Standing, Summary, TableRow
 
 Mark = Literal["best", "second"]
 
-METHODS = {
-    "none": "Unpruned",
-    "random": "Random",
-    "random_inside": "Random (inside)",
-    "stride": "Stride",
-    "pool": "Pooling",
-    "tome": "ToMe",
-    "fastv": "FastV",
-    "prumerge": "PruMerge",
-    "prumerge_plus": "PruMerge+",
-    "hired": "HiRED",
-    "pdrop": "PDrop",
-    "sparsevlm": "SparseVLM",
-    "mustdrop": "MustDrop",
-    "fastervlm": "FasterVLM",
-    "visionzip": "VisionZip",
-    "vispruner": "VisPruner",
-    "dart": "DART",
-    "divprune": "DivPrune",
-    "cdpruner": "CDPruner",
-    "vscan": "VScan",
-    "hiprune": "HiPrune",
-    "mmtok": "MMTok",
-    "holov": "HoloV",
-    "scope": "SCOPE",
-    "prunesid": "PruneSID",
-    "clasp": "CLASP",
-}
-"""Names of methods as papers write them; a method that is not listed goes by its own name."""
-INSIDE_DECODER = frozenset({"random_inside", "fastv", "pdrop", "sparsevlm", "mustdrop", "dart", "vscan", "clasp"})
-"""Methods that drop visual tokens between decoder layers; the others hand the decoder fewer to begin with."""
 DAGGERS: dict[Standing, str] = {"below": "†", "apart": "‡"}
 """What follows the name of a method that is below random; the caption explains it."""
 BENCHMARKS = {
@@ -87,7 +57,8 @@ class RowGroup(NamedTuple):
 
 
 def method_label(method: str) -> str:
-    return METHODS.get(method, method)
+    """As papers write it; one that the library does not have goes by its own name."""
+    return METHODS[method].label if method in METHODS else method
 
 
 def marked_label(name: str, standing: Standing | None) -> str:

@@ -57,6 +57,11 @@ METHODS: dict[str, Method] = {
     **_cases("holov"),
     **_cases("scope"),
     **_cases("prunesid"),
+    **_cases("flowcut"),
+    **_cases("v2drop"),
+    **_cases("pact", plain={"proportional": False}),
+    **_cases("visiontrim"),
+    **_cases("ivcprune"),
     **_cases(
         "clasp",
         farthest={"completion": "farthest_point", "fusion": "balanced"},
@@ -65,7 +70,9 @@ METHODS: dict[str, Method] = {
     ),
 }
 
-MERGING = ("visionzip", "prumerge", "tome", "mustdrop", "prunesid", "pool", "vscan")
+INSIDE = ("tome", "mustdrop", "flowcut")
+"""Methods that merge or drop patches inside the vision tower: not where it packs patches, nor where it interpolates."""
+MERGING = (*INSIDE, "visionzip", "prumerge", "prunesid", "pool", "vscan", "pact", "visiontrim")
 """Methods that change features, so that what they do to the sequence is not told by the kept places alone."""
 
 

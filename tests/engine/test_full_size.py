@@ -42,7 +42,7 @@ BILLIONS = {
     "Qwen/Qwen3-VL-8B-Instruct": 8.77,
 }
 """Parameters that the checkpoints are listed with."""
-MERGING_IN_THE_TOWER = ("tome", "mustdrop")
+MERGING_IN_THE_TOWER = ("tome", "mustdrop", "flowcut")
 WORDS = 7
 
 
