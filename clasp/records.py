@@ -108,6 +108,7 @@ EXPERIMENT: Shape = {
             "table": one_of(*TABLES),
             "figures": [one_of(*FIGURES)],
             "reference": _LABEL,
+            "filter": _LABEL,
             "published": _LABEL,
         },
         nothing,

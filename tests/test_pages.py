@@ -12,6 +12,7 @@ import yaml
 
 from clasp.backbones.published import PUBLISHED, SHIPPED
 from clasp.methods import METHODS, get
+from clasp.report.reference import RECENT
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "notebooks" / "README.md"])
@@ -79,6 +80,8 @@ def test_the_readme_says_which_method_runs_on_which_family() -> None:
 def test_every_method_and_backbone_is_described() -> None:
     described = [row[0].strip("`") for row in table("docs/methods.md", "`method=`")[1:]]
     assert described == [name for name in METHODS if name != "none"]
+    recent = [row[0].strip("`") for row in table("docs/methods-2026.md", "`method=`")[1:]]
+    assert recent == [name for name, entry in METHODS.items() if entry.paper >= RECENT]
     named = [name for row in table("docs/backbones.md", "`backbone=`")[1:] for name in re.findall(r"`(\w+)`", row[0])]
     assert sorted(named) == sorted(path.stem for path in (ROOT / "configs" / "backbone").glob("*.yaml"))
 

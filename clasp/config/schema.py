@@ -277,6 +277,8 @@ class ReportConfig:
         figures: which figures are drawn.
         reference: the row that every other one is tested against, over the same questions.
         published: name of the backbone whose published rows belong beside this table.
+        filter: a downsampling row, for example ``pool``: a column then has the scores on the questions that it gets
+            wrong and the unpruned model right.
     """
 
     title: str = ""
@@ -284,6 +286,7 @@ class ReportConfig:
     figures: tuple[Figure, ...] = ("accuracy_vs_flops",)
     reference: str | None = None
     published: str | None = None
+    filter: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from clasp.methods import METHODS
 from clasp.report.categories import Category, by_category
+from clasp.report.hard import hard_questions
 from clasp.report.load import CUSTOM, UNPRUNED, WORLD
 from clasp.report.sessions import MARK
 from clasp.report.statistics import Interval
@@ -124,6 +125,7 @@ def _accuracy(summary: Summary) -> list[Column]:
     return [
         *(_score(summary, name) for name in summary.benchmarks),
         ("average %", lambda rows: _averages(rows, lambda row: row.average)),
+        *([_hard(summary)] if summary.experiment.spec.filter else []),
         *([("world average %", lambda rows: _averages(rows, lambda row: row.world))] if _has_world(summary) else []),
         ("visual tokens (output avg.)", _cost("output_average")),
         _flops_column(summary),
@@ -185,6 +187,16 @@ def _category(name: str, found: Mapping[tuple[str, int], Category]) -> Column:
         return [Shown(*entry) for entry in zip(texts, marks(texts), tails, strict=True)]
 
     return name, entries
+
+
+def hard_heading(summary: Summary) -> str:
+    """Of the column of scores on hard questions, see :mod:`clasp.report.hard`."""
+    return f"right where {method_label(summary.experiment.spec.filter or '')} fails %"
+
+
+def _hard(summary: Summary) -> Column:
+    _, entries = _category("", hard_questions(summary))
+    return hard_heading(summary), entries
 
 
 def _averages(rows: Sequence[TableRow], which: Callable[[TableRow], Average]) -> list[Shown]:

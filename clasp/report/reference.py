@@ -5,23 +5,33 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from clasp.files import write_atomically
+from clasp.methods import METHODS as REGISTRY
 from clasp.report.caption import apart, below_random
 from clasp.report.layout import benchmark_label, marked_label, method_label
 from clasp.report.load import UNPRUNED, Experiment, ReportError, load_experiment
 from clasp.report.sessions import MARK
 from clasp.report.summarize import summarize
-from clasp.report.table_rows import Average, Summary, TableRow
+from clasp.report.table_rows import Average, Comparison, Key, Summary, TableRow
 
 TRAINING = "tiny_training.json"
 MAIN, METHODS = "tiny_main", "table_llava15_tiny"
 FOLDERS = ("cells", "experiments", "tables", "figures", "retention")
 COMMANDS = {MAIN: "make tables", METHODS: "make table-llava15"}
 """What builds the tables that pages show."""
-PAGES = {"main table": "README.md", "methods table": "docs/results.md", "tiny table": "docs/tiny-backbone.md"}
+PAGES = {
+    "main table": "README.md",
+    "methods table": "docs/results.md",
+    "recent table": "docs/methods-2026.md",
+    "tiny table": "docs/tiny-backbone.md",
+}
 """Measured block -> the page that shows it, relative to the repository."""
+RECENT = "2504"
+"""arXiv number from which a method is a recent one: April 2025."""
+SIGNS = {"better": "+", "not told apart": "=", "worse": "−"}
 
 
 def publish(results: Path, root: Path) -> list[Path]:
@@ -78,9 +88,11 @@ def _others(results: Path) -> list[Path]:
 
 def renewed(root: Path, reference: Path) -> dict[Path, str]:
     """The pages below ``root`` with their measured blocks as they follow from ``reference``."""
+    methods = summarize(load_experiment(METHODS, reference))
     blocks = {
         "main table": main_block(summarize(load_experiment(MAIN, reference))),
-        "methods table": methods_block(summarize(load_experiment(METHODS, reference))),
+        "methods table": methods_block(methods),
+        "recent table": recent_block(methods),
         "tiny table": tiny_block(reference / TRAINING),
     }
     pages: dict[Path, str] = {}
@@ -115,6 +127,45 @@ def methods_block(summary: Summary) -> str:
         ]
         lines.append(_line(method_label(name), *values, _speedup(pruned[name, smallest])))
     return "\n".join([*lines, "", *_notes(summary, [row for row in pruned.values() if row.tokens == smallest], "../")])
+
+
+def recent_block(summary: Summary) -> str:
+    """Averages of the recent methods beside the baselines, and which tests tell a method apart from each of these.
+
+    A baseline's tests are corrected for the number of all rows that are tested against it.
+    """
+    pruned = {row.key: row for row in summary.rows if row.method in REGISTRY and row.method != UNPRUNED}
+    budgets = list(dict.fromkeys(tokens for _, tokens in pruned))
+    names = list(dict.fromkeys(name for name, _ in pruned))
+    papers = {name: REGISTRY[name].paper for name in names}
+    baselines = [name for name in names if not papers[name]]
+    tested = {name: _comparisons(summary, name) for name in baselines}
+    heads = [f"than {method_label(name)}" for name in baselines]
+    lines = _heading("method", *(f"{tokens} tokens, % [95 %]" for tokens in budgets), *heads)
+    for name in sorted((name for name in names if papers[name] >= RECENT or not papers[name]), key=papers.__getitem__):
+        values = [_average(pruned[name, tokens].average) for tokens in budgets]
+        found = [[tested[base].get((name, tokens)) for tokens in budgets] for base in baselines]
+        signs = [
+            " ".join("·" if one is None else SIGNS[one.verdict] for one in row) if any(row) else "" for row in found
+        ]
+        lines.append(_line(method_label(name), *values, *signs))
+    awaited = [entry.label for name, entry in REGISTRY.items() if entry.paper >= RECENT and name not in names]
+    notes = [
+        f"Normalized averages by `{COMMANDS[summary.experiment.name]}`. Better (+), not told apart (=) or worse "
+        f"({SIGNS['worse']}) at {', '.join(map(str, budgets))} tokens by a paired permutation test, corrected for all "
+        "rows of the experiment.",
+        *([f"Awaited with the next computation of the stored results: {', '.join(awaited)}."] if awaited else []),
+    ]
+    return "\n".join([*lines, "", *notes])
+
+
+def _comparisons(summary: Summary, reference: str) -> dict[Key, Comparison | None]:
+    """Every row against a row of one's choice."""
+    experiment = summary.experiment
+    if experiment.spec.reference != reference:
+        experiment = replace(experiment, spec=replace(experiment.spec, reference=reference))
+        summary = summarize(experiment)
+    return {row.key: row.comparison for row in summary.rows}
 
 
 def tiny_block(path: Path) -> str:

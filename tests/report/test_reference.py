@@ -13,6 +13,7 @@ from synthetic import (
     ALL_METHODS,
     BUDGETS,
     METHODS,
+    REGISTRY,
     VISUAL,
     alter,
     cell,
@@ -26,7 +27,7 @@ from clasp.report.build import build_figures, build_table
 from clasp.report.caption import below_random
 from clasp.report.layout import DAGGERS, method_label
 from clasp.report.load import ReportError
-from clasp.report.reference import PAGES, main_block, methods_block, publish, renewed
+from clasp.report.reference import PAGES, RECENT, main_block, methods_block, publish, recent_block, renewed
 from clasp.report.table import write_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +75,8 @@ def rows(block: str) -> list[list[str]]:
 def check_blocks(reference: Path, awaited: Sequence[str] = ()) -> None:
     main, methods = main_block(summary_of(reference)), methods_block(summary_of(reference, METHODS_TABLE))
     assert [row[0] for row in rows(main)] == [f"all {VISUAL}", *(str(b) for b in BUDGETS for _ in METHODS)]
-    assert [row[0] for row in rows(methods)] == [method_label(name) for name in ALL_METHODS if name not in awaited]
+    shown = [row[0] for row in rows(methods)]
+    assert sorted(shown) == sorted(method_label(name) for name in ALL_METHODS if name not in awaited)
     for table, columns in ((rows(main), 6), (rows(methods), 2 + len(BUDGETS))):
         assert {len(row) for row in table} == {columns}
         assert all(all(row) for row in table)
@@ -153,6 +155,27 @@ def test_publishing_copies_every_experiment_and_fills_the_pages(built: Path, tmp
     assert text.endswith("after\n")
     assert text == "".join(renewed(tmp_path, reference).values())
     assert all(f"| {method_label(name)} |" in text for name in ALL_METHODS if name != "tome")
+
+
+def test_recent_methods_stand_beside_the_baselines_with_tests_against_each(tmp_path: Path) -> None:
+    methods = ("random", "pool", "fastv", "vscan", "clasp")
+    write_experiment(tmp_path, METHODS_TABLE, methods=methods)
+    summary = summary_of(tmp_path, METHODS_TABLE)
+    block = recent_block(summary)
+    shown = {row[0]: row[1:] for row in rows(block)}
+    assert list(shown) == ["Random", "Pooling", "VScan", "CLASP"], "FastV is older"
+    against = {"random": summary, "pool": None}
+    write_experiment(tmp_path, "again", methods=methods, reference="pool")
+    against["pool"] = summary_of(tmp_path, "again")
+    signs = {"better": "+", "not told apart": "=", "worse": "−"}
+    for column, tested in enumerate(against.values()):
+        verdicts = {row.key: row.comparison for row in tested.rows}
+        for name in ("vscan", "clasp"):
+            expected = " ".join(signs[verdicts[name, tokens].verdict] for tokens in BUDGETS)
+            assert shown[method_label(name)][len(BUDGETS) + column] == expected
+    assert shown["Random"][len(BUDGETS)] == ""
+    awaited = [entry.label for name, entry in REGISTRY.items() if entry.paper >= RECENT and name not in methods]
+    assert f"Awaited with the next computation of the stored results: {', '.join(awaited)}." in block
 
 
 def test_the_published_folder_is_a_results_root_of_its_own(built: Path, tmp_path: Path) -> None:
