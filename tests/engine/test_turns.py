@@ -384,7 +384,7 @@ def test_assisted_and_prompt_lookup_decoding_give_the_greedy_answer(family: str,
     assert "_get_candidate_generator" not in vars(on.model)
 
 
-@pytest.mark.parametrize("name", [*DROPPING, "visionzip"])
+@pytest.mark.parametrize("name", [*DROPPING, "visionzip", "pact", "ivcprune"])
 @pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
 def test_another_question_on_the_same_picture(family: str, name: str) -> None:
     """The cache cropped back into the text behind the picture: as if the first question had not gone on."""
@@ -438,7 +438,7 @@ def test_generate_prefills_text_in_chunks_and_refuses_to_cut_a_picture() -> None
                 on.model.generate(**on.first, past_key_values=DynamicCache(), prefill_chunk_size=16, **options)
 
 
-@pytest.mark.parametrize("name", DROPPING)
+@pytest.mark.parametrize("name", [*DROPPING, "pact", "ivcprune"])
 def test_a_caches_rows_may_be_repeated_selected_and_reordered(name: str) -> None:
     prompts = [Prompt(text=PROMPTS[row], images=[_picture(48, 48, row)]) for row in (0, 1)]
     family = FAMILIES["llava"]
