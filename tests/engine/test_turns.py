@@ -397,11 +397,11 @@ def test_another_question_on_the_same_picture(family: str, name: str) -> None:
         cache.crop(-6)
         again = [on.model(input_ids=part, past_key_values=cache).logits for part in question.split(2, dim=1)]
         assert (torch.cat(again, dim=1) - at_once).abs().max() < CLOSE
-        # the prompt's own last tokens once more
+        # the prompt's own last tokens once more; where the cache of earlier layers was cut, they see less than before
         spare.crop(-2)
         tail = on.first["input_ids"][:, -2:]
         repeated = on.model(input_ids=torch.cat([tail, question], dim=1), past_key_values=spare).logits
-        assert (repeated[:, 2:] - at_once).abs().max() < CLOSE
+        assert ((repeated[:, 2:] - at_once).abs().max() < CLOSE) != METHODS[name].cuts_passed
         spare.crop(-(on.first["input_ids"].shape[1] // 2))
         with pytest.raises(UnsupportedError, match=r"crop no further than the text behind the last image"):
             on.model(input_ids=question, past_key_values=spare)
