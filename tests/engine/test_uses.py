@@ -378,9 +378,9 @@ def test_a_use_gives_the_pruned_models_answer(family: str, name: str, use: Calla
 def test_every_method_trains(family: str) -> None:
     """A loss and its gradients, also of features that a method changes."""
     model = copy.deepcopy(FAMILIES[family].model()).train()
-    inputs = used(family, CHOSEN[0]).inputs
+    inputs, last = used(family, CHOSEN[0]).inputs, adapter_for(model).geometry.feature_layer
     for name, method in METHODS.items():
-        if not (family in PACKED and method.merge_layers(1)):
+        if not (family in PACKED and method.merge_layers(last)):
             model.zero_grad()
             with method(model, FAMILIES[family].processor()):
                 model(**inputs, labels=inputs["input_ids"]).loss.backward()
