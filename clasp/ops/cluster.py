@@ -139,7 +139,7 @@ def density_centres(cosines: Cosines, count: int, breadth: float) -> tuple[Tenso
         unit = cosines.unit[row]
 
         def alike(rank: int, row: int = row, ranks: Tensor = ranks, unit: Tensor = unit) -> Any:
-            return (held[row, rank] if held is not None else (unit @ unit[ranks[rank]]).cpu()).numpy()
+            return (held[row, rank] if held is not None else (unit @ unit[ranks[rank]]).cpu()).detach().numpy()
 
         low, high = 0.0, 2.0
         picks = _apart(alike, places, low, count)
