@@ -248,7 +248,7 @@ class Run:
     ) -> dict[str, Any]:
         """Arguments of a forward of text behind what a cache holds."""
         valid = None if mask is None else mask.bool()
-        anew = counts_anew(self.method, self.adapter)
+        anew = counts_anew(self.method.positions, self.adapter)
         self._step = Continuation(self.adapter, past, cache, valid, ids.shape[1], anew)
         return self._step.model_arguments(kwargs)
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from clasp.backbones.base import Adapter, UnsupportedError
 from clasp.engine.layout import causal_mask
 from clasp.engine.past import Past, Run, count_before
-from clasp.methods.base import Method
 
 BROKEN = (
     "this step does not continue the pruned prefill: its position_ids or the cache's lengths disagree on what came "
@@ -78,9 +77,9 @@ class Continuation:
         return self._past.grown(self._valid, self._length)
 
 
-def counts_anew(method: Method, adapter: Adapter) -> bool:
-    """Whether rotary positions are counted anew after a stage."""
-    return method.positions == "contiguous" and not adapter.geometry.multimodal_rotary
+def counts_anew(positions: str, adapter: Adapter) -> bool:
+    """Whether a method's ``positions`` are counted anew after a stage."""
+    return positions == "contiguous" and not adapter.geometry.multimodal_rotary
 
 
 def first_arguments(past: Past, before: Tensor, valid: Tensor | None, length: int, reindexed: bool) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Prefill:
         self.categories = list(oracle) if oracle is not None and any(self.media) else self._route()
         if self.categories is not None and len(self.categories) != len(ids):
             raise UnsupportedError(f"run.oracle names {len(self.categories)} categories for {len(ids)} prompts")
-        self._reindexed = counts_anew(method, adapter)
+        self._reindexed = counts_anew(method.positions, adapter)
         self.narrowing = Narrowing(adapter, self.valid, past, self._reindexed)
         self.held: dict[int, tuple[Tensor, Layout]] = {}
         self.embedded: Tensor | None = None
