@@ -26,8 +26,8 @@ from clasp.engine.prefill import Prefill
 from clasp.methods import METHODS, get
 
 COUNTED = {"tome": ["tolist"], "mustdrop": ["tolist"], "flowcut": ["tolist"], "prunesid": ["_local_scalar_dense"]}
-"""Methods inside the vision tower: how many tokens of each row stay is what their first stage computes. PruneSID: its groups are found
-on the CPU, and the largest says how long suppression takes."""
+"""Methods inside the vision tower: how many tokens of each row stay is what their first stage computes. PruneSID: its
+groups are found on the CPU, and the largest says how long suppression takes."""
 ALLOCATED = {
     ("hired", "llava_next"): ["tolist", "tolist"],
     ("prunesid", "llava_next"): ["_local_scalar_dense"],
