@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from clasp.report.caption import apart, below_random
 from clasp.report.layout import benchmark_label, marked_label, method_label
 from clasp.report.load import UNPRUNED, Experiment, ReportError, load_experiment
 from clasp.report.sessions import MARK
-from clasp.report.summarize import summarize
-from clasp.report.table_rows import Average, Comparison, Key, Summary, TableRow
+from clasp.report.summarize import summarize, tests_against
+from clasp.report.table_rows import Average, Comparison, Summary, TableRow
 
 TRAINING = "tiny_training.json"
 MAIN, METHODS = "tiny_main", "table_llava15_tiny"
@@ -130,42 +130,38 @@ def methods_block(summary: Summary) -> str:
 
 
 def recent_block(summary: Summary) -> str:
-    """Averages of the recent methods beside the baselines, and which tests tell a method apart from each of these.
-
-    A baseline's tests are corrected for the number of all rows that are tested against it.
-    """
-    pruned = {row.key: row for row in summary.rows if row.method in REGISTRY and row.method != UNPRUNED}
-    budgets = list(dict.fromkeys(tokens for _, tokens in pruned))
-    names = list(dict.fromkeys(name for name, _ in pruned))
-    papers = {name: REGISTRY[name].paper for name in names}
+    """Averages of the recent methods beside the baselines, and which tests tell a method apart from each of these."""
+    rows = {row.key: row for row in summary.rows if row.method in REGISTRY and row.method != UNPRUNED}
+    papers = {name: REGISTRY[row.method].paper for (name, _), row in rows.items()}
+    budgets = list(dict.fromkeys(tokens for _, tokens in rows))
+    names = sorted((name for name, paper in papers.items() if paper >= RECENT or not paper), key=papers.__getitem__)
     baselines = [name for name in names if not papers[name]]
-    tested = {name: _comparisons(summary, name) for name in baselines}
+    tested = tests_against(_narrowed(summary.experiment, names), baselines)
     heads = [f"than {method_label(name)}" for name in baselines]
     lines = _heading("method", *(f"{tokens} tokens, % [95 %]" for tokens in budgets), *heads)
-    for name in sorted((name for name in names if papers[name] >= RECENT or not papers[name]), key=papers.__getitem__):
-        values = [_average(pruned[name, tokens].average) for tokens in budgets]
+    for name in names:
+        values = [_average(rows[name, tokens].average) for tokens in budgets]
         found = [[tested[base].get((name, tokens)) for tokens in budgets] for base in baselines]
-        signs = [
-            " ".join("·" if one is None else SIGNS[one.verdict] for one in row) if any(row) else "" for row in found
-        ]
-        lines.append(_line(method_label(name), *values, *signs))
-    awaited = [entry.label for name, entry in REGISTRY.items() if entry.paper >= RECENT and name not in names]
+        lines.append(_line(method_label(name), *values, *(_signs(row) for row in found)))
+    awaited = [entry.label for name, entry in REGISTRY.items() if entry.paper >= RECENT and name not in papers]
     notes = [
         f"Normalized averages by `{COMMANDS[summary.experiment.name]}`. Better (+), not told apart (=) or worse "
-        f"({SIGNS['worse']}) at {', '.join(map(str, budgets))} tokens by a paired permutation test, corrected for all "
-        "rows of the experiment.",
+        f"({SIGNS['worse']}) at {', '.join(map(str, budgets))} tokens by a paired permutation test, corrected for the "
+        "number of tests in its column.",
         *([f"Awaited with the next computation of the stored results: {', '.join(awaited)}."] if awaited else []),
     ]
     return "\n".join([*lines, "", *notes])
 
 
-def _comparisons(summary: Summary, reference: str) -> dict[Key, Comparison | None]:
-    """Every row against a row of one's choice."""
-    experiment = summary.experiment
-    if experiment.spec.reference != reference:
-        experiment = replace(experiment, spec=replace(experiment.spec, reference=reference))
-        summary = summarize(experiment)
-    return {row.key: row.comparison for row in summary.rows}
+def _signs(found: Sequence[Comparison | None]) -> str:
+    return " ".join("·" if one is None else SIGNS[one.verdict] for one in found) if any(found) else ""
+
+
+def _narrowed(experiment: Experiment, names: Collection[str]) -> Experiment:
+    """The experiment with some of its rows, and the unpruned model."""
+    planned = tuple(cell for cell in experiment.planned if cell.row in names or cell.method == UNPRUNED)
+    rows = {cell.row for cell in planned}
+    return replace(experiment, planned=planned, frame=experiment.frame[experiment.frame["row"].isin(rows)])
 
 
 def tiny_block(path: Path) -> str:
