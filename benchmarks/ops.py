@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import twins
 from benchmarks.models import configuration, geometry_of, spec_of
 from benchmarks.settings import BenchmarkSettings
 from benchmarks.timing import Advance, peak_bytes, progress, timed
@@ -18,12 +19,13 @@ from clasp.ops.attention import attention_received, attention_rows, masked_mean
 from clasp.ops.cluster import (
     cluster_means,
     coverage,
+    density_centres,
     density_peak_clusters,
     density_peaks,
     farthest_point,
     similarity_to,
 )
-from clasp.ops.covering import Attracted, cover
+from clasp.ops.covering import Attracted, Similar, cover
 from clasp.ops.diversity import dpp_map, max_min, take_least_similar
 from clasp.ops.grouping import mean_cosine, nearest_of, principal_groups, suppress, within
 from clasp.ops.matching import absorb, merge_most_similar, merge_windows, ragged_index, thin
@@ -38,6 +40,8 @@ WORDS = 32
 """Query rows and words of an instruction."""
 PIVOTS = 8
 """DART's."""
+ALTERNATED = 5
+"""Rounds of a twin and its op for each of the others."""
 WITHIN = 3.0
 """Times of one matrix product that an op may take."""
 
@@ -57,6 +61,7 @@ class Inputs:
         chosen: (1, tokens) bool: half of those that stay.
         real: (1, tokens) bool, all True.
         index: (1, keep) long.
+        keys: (1, tokens, head_dim), as those of a ViT.
     """
 
     def __init__(self, tokens: int, width: int, device: torch.device) -> None:
@@ -67,6 +72,7 @@ class Inputs:
         self.chosen = top_mask(self.scores, self.count(max(1, self.keep // 2)))
         self.real = torch.ones(1, tokens, dtype=torch.bool, device=device)
         self.index = top_k(self.scores, self.keep)
+        self.keys = self.noise(tokens, HEAD_DIM)
 
     def noise(self, *shape: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -161,6 +167,7 @@ OPS: dict[str, Callable[[Inputs], Call]] = {
     "attention_received": _attention_received,
     "density_peaks": lambda on: lambda: density_peaks(Cosines(on.values), ~on.chosen),
     "density_peak_clusters": _density_peak_clusters,
+    "density_centres": lambda on: lambda: density_centres(Cosines(on.values), on.keep, 2.0),
     "cluster_means": _cluster_means,
     "farthest_point": lambda on: lambda: farthest_point(on.values, Cosines(on.values), on.chosen, on.keep),
     "similarity_to": lambda on: lambda: similarity_to(Cosines(on.values), on.chosen),
@@ -190,6 +197,27 @@ OPS: dict[str, Callable[[Inputs], Call]] = {
 method does."""
 
 
+TWINS: dict[str, Callable[[Inputs], tuple[Call, Call]]] = {
+    "ToMe's matching": lambda on: (
+        lambda: twins.bipartite_matching(on.keys, on.keep),
+        lambda: merge_most_similar(on.keys, [on.keep]),
+    ),
+    "top-k with gathering": lambda on: (
+        lambda: twins.top_tokens(on.scores, on.values, on.keep),
+        lambda: take(on.values, top_k(on.scores, on.keep)),
+    ),
+    "SCOPE's coverage": lambda on: (
+        lambda: twins.greedy_coverage(on.values, on.scores, on.keep),
+        lambda: cover(Similar(on.values), on.scores, on.keep),
+    ),
+    "DivPrune's max-min": lambda on: (
+        lambda: twins.farthest_tokens(on.values, on.keep),
+        lambda: max_min(on.values, on.keep),
+    ),
+}
+"""What an official code does -> a function that makes its call, by :mod:`benchmarks.twins`, and the op's."""
+
+
 HELPERS = ("attention_probabilities", "blocks", "nearest")
 """Functions of :mod:`clasp.ops` that choose nothing, of which other ops are made."""
 
@@ -202,9 +230,11 @@ def call(name: str, on: Inputs) -> Call:
 def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """Every op against one matrix product of its size, at every size, as JSON values; always in float32."""
     width = geometry_of(configuration(spec_of(settings.geometry))).hidden
-    with progress(len(settings.counts) * (len(OPS) + 1) * (settings.rounds + 1)) as advance:
+    steps = (len(OPS) + 1) * (settings.rounds + 1) + len(TWINS)
+    with progress(len(settings.counts) * steps) as advance:
         sizes = {str(n): against_product(n, width, device, settings.rounds, advance) for n in settings.counts}
-    return {"width": width, "sizes": sizes}
+        official = {str(n): against_twins(n, width, device, settings.rounds, advance) for n in settings.counts}
+    return {"width": width, "sizes": sizes, "twins": official}
 
 
 @torch.inference_mode()
@@ -232,4 +262,24 @@ def against_product(
         ratio = median(seconds[name]) / base
         row = {"name": name, "ms": 1e3 * median(seconds[name]), "ratio": ratio, "within": ratio <= WITHIN}
         rows.append({**row, "peak_bytes": peaks[name]})
+    return rows
+
+
+@torch.inference_mode()
+def against_twins(tokens: int, width: int, device: torch.device, rounds: int, advance: Advance) -> list[dict[str, Any]]:
+    """Every twin and its op, alternately, in more rounds than others, since they are short.
+
+    Returns:
+        One row a twin: median ms of both, and ``ratio``, the twin's to the op's.
+    """
+    on, rows = Inputs(tokens, width, device), []
+    for name, made in TWINS.items():
+        advance(name)
+        calls = made(on)
+        seconds: tuple[list[float], list[float]] = ([], [])
+        for each in range(ALTERNATED * rounds + 1):
+            for place in (0, 1) if each % 2 else (1, 0):
+                seconds[place].append(timed(calls[place], device))
+        theirs, ours = (median(part[1:]) for part in seconds)
+        rows.append({"name": name, "official_ms": 1e3 * theirs, "ms": 1e3 * ours, "ratio": theirs / ours})
     return rows

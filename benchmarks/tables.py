@@ -90,6 +90,14 @@ def ops_table(found: Mapping[str, Any]) -> str:
             for row in rows
         ]
         lines += ["", f"{size} tokens", "", *grid(columns, cells)]
+    lines += [
+        "",
+        "Against twins of what official code does, written from its behaviour, alternately in the same run; ratio: how "
+        "many times as long the twin takes.",
+    ]
+    for size, rows in found["twins"].items():
+        cells = [[row["name"], f"{row['official_ms']:.3f}", f"{row['ms']:.3f}", f"{row['ratio']:.2f}"] for row in rows]
+        lines += ["", f"{size} tokens", "", *grid(["rule", "official, ms", "ours, ms", "ratio"], cells)]
     return "\n".join(lines) + "\n"
 
 

@@ -15,37 +15,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from clasp.methods import METHODS
+
 __version__ = "0.2.0"
 
-_EXPORTS = {
-    "CDPruner": "clasp.methods.cdpruner",
-    "CLASP": "clasp.methods.clasp.method",
-    "DART": "clasp.methods.dart",
-    "DivPrune": "clasp.methods.divprune",
-    "FasterVLM": "clasp.methods.fastervlm",
-    "FastV": "clasp.methods.fastv",
-    "HiPrune": "clasp.methods.hiprune",
-    "HiRED": "clasp.methods.hired",
-    "HoloV": "clasp.methods.holov",
-    "MMTok": "clasp.methods.mmtok",
-    "MustDrop": "clasp.methods.mustdrop",
-    "PDrop": "clasp.methods.pdrop",
-    "Pool": "clasp.methods.pool",
-    "PruMerge": "clasp.methods.prumerge",
-    "PruMergePlus": "clasp.methods.prumerge",
-    "PruneSID": "clasp.methods.prunesid",
-    "Random": "clasp.methods.random",
-    "RandomInside": "clasp.methods.random",
-    "SCOPE": "clasp.methods.scope",
-    "SparseVLM": "clasp.methods.sparsevlm",
-    "Stride": "clasp.methods.stride",
-    "ToMe": "clasp.methods.tome",
-    "Unpruned": "clasp.methods.none",
-    "VisionZip": "clasp.methods.visionzip",
-    "VisPruner": "clasp.methods.vispruner",
-    "VScan": "clasp.methods.vscan",
-    "load": "clasp.backbones",
-}
+_EXPORTS = {entry.class_name: entry.module for entry in METHODS.values()} | {"load": "clasp.backbones"}
 __all__ = [*_EXPORTS]
 
 

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from clasp.files import file_digest
+from clasp.methods.registry import SHOWN
 
 PACKAGE = "clasp"
 
@@ -72,13 +73,19 @@ def folder_fingerprint(folder: Path, code: bool = False, nested: bool = False) -
 
 
 def normalised(source: str) -> str:
-    """Python source reduced to what runs."""
+    """Python source reduced to what runs, without what a method says for its readers alone."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            node.body = [item for item in body if not _is_docstring(item)] or [ast.Pass()]  # type: ignore[attr-defined]
+            said = [item for item in body if not (_is_docstring(item) or _is_shown(node, item))]
+            node.body = said or [ast.Pass()]  # type: ignore[attr-defined]
     return ast.unparse(tree)
+
+
+def _is_shown(owner: ast.AST, node: ast.AST) -> bool:
+    named = isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    return isinstance(owner, ast.ClassDef) and named and node.target.id in SHOWN  # type: ignore[attr-defined]
 
 
 def _is_docstring(node: ast.AST) -> bool:

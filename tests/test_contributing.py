@@ -20,7 +20,6 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"`([\w./]+)`[^`\n]*:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL))
 """File that the page names before a code block -> the block: a new file, or a line of a table that exists."""
 TABLES = {
-    "clasp/methods/__init__.py": "METHODS: dict[str, tuple[str, str]] = {\n",
     "tests/engine/cases.py": "METHODS: dict[str, Method] = {\n",
 }
 COMMANDS = re.findall(r"^    (\.venv/bin/python .*\blargest)$", PAGE, re.MULTILINE)
@@ -104,7 +103,6 @@ def narrowed(command: str, families: str) -> str:
 def test_the_page_has_the_example_and_its_commands() -> None:
     assert set(BLOCKS) == {
         "clasp/methods/largest.py",
-        "clasp/methods/__init__.py",
         "configs/method/largest.yaml",
         "tests/engine/cases.py",
         "tests/unit/test_largest.py",

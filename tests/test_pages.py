@@ -12,6 +12,7 @@ import yaml
 
 from clasp.backbones.published import PUBLISHED
 from clasp.methods import METHODS, get
+from clasp.report.reference import RECENT
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "notebooks" / "README.md"])
@@ -81,6 +82,8 @@ def test_the_readme_says_which_method_runs_on_which_family() -> None:
 def test_every_method_and_backbone_is_described() -> None:
     described = [row[0].strip("`") for row in table("docs/methods.md", "`method=`")[1:]]
     assert described == [name for name in METHODS if name != "none"]
+    recent = [row[0].strip("`") for row in table("docs/methods-2026.md", "`method=`")[1:]]
+    assert recent == [name for name, entry in METHODS.items() if entry.paper >= RECENT]
     named = [name for row in table("docs/backbones.md", "`backbone=`")[1:] for name in re.findall(r"`(\w+)`", row[0])]
     assert sorted(named) == sorted(path.stem for path in (ROOT / "configs" / "backbone").glob("*.yaml"))
 
@@ -90,8 +93,8 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
     api = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
-    for module, name in {module_and_class for key, module_and_class in METHODS.items()}:
-        assert f'id="{module}.{name}"' in api
+    for entry in METHODS.values():
+        assert f'id="{entry.module}.{entry.class_name}"' in api
     for page in (ROOT / "docs").glob("*.md"):
         assert page.stem == "index" or (tmp_path / "site" / page.stem / "index.html").is_file()
     speed = (tmp_path / "site" / "speed" / "index.html").read_text(encoding="utf-8")

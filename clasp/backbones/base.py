@@ -7,6 +7,7 @@ layout* is whatever leading shape a ViT's hidden states have on that family.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -163,6 +164,12 @@ class Adapter(ABC):
         """Visual tokens of each medium of a pass, in order."""
         return [len(features) for features in seen.output.pooler_output]
 
+    def part(self, seen: VisionPass, items: Sequence[int]) -> Any:
+        """What the call returned, with the features of some of its media alone, in this order."""
+        output = copy.copy(seen.output)
+        output.pooler_output = chosen(seen.output.pooler_output, items)
+        return output
+
     def pixels(self, seen: VisionPass, item: int) -> Tensor:
         """The preprocessed pixels of one medium, any shape, without what a batch pads them with."""
         return seen.arguments[self.encoders[seen.modality].pixels][item]
@@ -221,9 +228,13 @@ class Adapter(ABC):
         """Attention of CLS, or received from the crop where there is no CLS, in tower layout with 1 last, float32."""
 
     @abstractmethod
-    def vision_received(self, seen: VisionPass, layer: int) -> Tensor:
+    def vision_received(self, seen: VisionPass, layer: int, others: bool = False) -> Tensor:
         """Attention that each token of the tower receives from its crop, mean over heads, in tower layout with 1 last,
-        float32."""
+        float32.
+
+        Args:
+            others: without what CLS and the token itself pay; the mean is still over all that ask.
+        """
 
     @abstractmethod
     def vision_attention_heads(self, seen: VisionPass, layer: int) -> Tensor:
@@ -263,6 +274,25 @@ class Adapter(ABC):
     def next_position(self, positions: Tensor, valid: Tensor) -> Tensor:
         """(axes, batch, 1) position of the token after the prompt, from its positions (axes, batch, length)."""
         return positions.masked_fill(~valid, -1).amax(dim=-1, keepdim=True) + 1
+
+    def continued(
+        self,
+        ids: Tensor,
+        valid: Tensor,
+        media: Sequence[tuple[VisionPass, int]],
+        start: Tensor,
+        arguments: Mapping[str, Any],
+    ) -> Tensor:
+        """(axes, batch, length) positions of tokens that follow on what a cache holds, as the whole prompt has them.
+
+        Args:
+            ids, valid: (batch, length) on the CPU.
+            media: that their placeholders stand for, in order.
+            start: (axes, batch, 1) position of the token that follows on the cache.
+            arguments: of the multimodal forward.
+        """
+        before = valid.long().cumsum(dim=1) - valid.long()
+        return start + before.to(start.device, non_blocking=True)
 
     def layer_positions(self, positions: Tensor) -> Tensor | None:
         """What a decoder layer gets as ``position_ids``."""
@@ -335,6 +365,11 @@ def rasters(count: int, rows: int, columns: int, before: int = 0) -> list[Tensor
     size = before + rows * columns
     grid = torch.arange(rows * columns).view(rows, columns)
     return [number * size + before + grid for number in range(count)]
+
+
+def chosen(features: Any, items: Sequence[int]) -> Any:
+    """Some media's features, of a list or a tensor with media first."""
+    return features[list(items)] if isinstance(features, Tensor) else [features[item] for item in items]
 
 
 def split(values: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:

@@ -41,14 +41,34 @@ class ClipText:
     @torch.no_grad()
     def patches(self, state: Tensor) -> Tensor:
         """(tokens, vision_dim) ViT hidden states, of whichever layer -> (tokens, dim) unit vectors."""
-        weight = self._model.visual_projection.weight
+        weight = self._fitting(state)
+        normed = self._model.vision_model.post_layernorm(state.to(weight.dtype))
+        return torch.nn.functional.normalize(self._model.visual_projection(normed).float(), dim=-1)
+
+    def _fitting(self, state: Tensor) -> Tensor:
+        """The visual projection's weight, if it takes such states."""
+        weight: Tensor = self._model.visual_projection.weight
         if state.shape[-1] != weight.shape[1]:
             raise UnsupportedError(
                 f"the text tower {self._model.name_or_path!r} belongs to a ViT of width {weight.shape[1]}, the "
                 f"backbone's has {state.shape[-1]}; name the CLIP model whose vision tower the backbone uses"
             )
-        normed = self._model.vision_model.post_layernorm(state.to(weight.dtype))
-        return torch.nn.functional.normalize(self._model.visual_projection(normed).float(), dim=-1)
+        return weight
+
+    @torch.no_grad()
+    def words(self, text: str) -> Tensor:
+        """(tokens, dim) unit vectors of every token of a text, start and end included; what is beyond as many tokens as
+        CLIP reads at once is cut off, the end token being the last."""
+        limit = self._model.config.text_config.max_position_embeddings
+        ids = self._tokenizer(text, truncation=True, max_length=limit)["input_ids"]
+        states = self._model.text_model(input_ids=torch.tensor([ids], device=self._model.device)).last_hidden_state
+        return torch.nn.functional.normalize(self._model.text_projection(states)[0].float(), dim=-1)
+
+    @torch.no_grad()
+    def plain_patches(self, state: Tensor) -> Tensor:
+        """(..., vision_dim) ViT hidden states -> (..., dim) unit vectors, by the visual projection alone."""
+        weight = self._fitting(state)
+        return torch.nn.functional.normalize((state.to(weight.dtype) @ weight.T).float(), dim=-1)
 
     def similarity(self, state: Tensor, text: str) -> Tensor:
         """(tokens,) mean cosine similarity of each patch to the text's chunks."""

@@ -95,9 +95,9 @@ class CropAdapter(Adapter):
         return self._queries_keys(seen, layer)[1].mean(dim=1)
 
     def vision_attention(self, seen: VisionPass, layer: int) -> Tensor:
-        query, key, scaling = self._queries_keys(seen, layer)
-        if seen.merged is not None:
-            return self._merged_attention(query, key, scaling, seen.merged)
+        query, key, scaling = self._asking_keys(seen, layer)
+        if seen.merged is not None:  # what was dropped is a copy of the first patch that stayed
+            return self._merged_attention(query, key, scaling, seen.merged.clamp(min=0))
         return self._attention(query, key, scaling)
 
     def _merged_attention(self, query: Tensor, key: Tensor, scaling: float, merged: Tensor) -> Tensor:
@@ -124,11 +124,12 @@ class CropAdapter(Adapter):
         everywhere = torch.ones(len(query), 1, key.shape[2], dtype=torch.bool, device=key.device)
         return attention_rows(query[:, :, :1], key, everywhere, scaling).transpose(1, 2)
 
-    def vision_received(self, seen: VisionPass, layer: int) -> Tensor:
-        return attention_received(*self._queries_keys(seen, layer))[..., None]
+    def vision_received(self, seen: VisionPass, layer: int, others: bool = False) -> Tensor:
+        skip = int(self.geometry.cls) if others else None
+        return attention_received(*self._queries_keys(seen, layer), skip)[..., None]
 
     def vision_attention_heads(self, seen: VisionPass, layer: int) -> Tensor:
-        query, key, scaling = self._queries_keys(seen, layer)
+        query, key, scaling = self._asking_keys(seen, layer)
         if not self.geometry.cls:
             heads = zip(query.split(1, dim=1), key.split(1, dim=1), strict=True)
             return torch.stack([attention_received(q, k, scaling) for q, k in heads], dim=-1)
@@ -160,6 +161,12 @@ class CropAdapter(Adapter):
     def vision_scaling(self, modality: Modality, layer: int) -> float:
         """Factor on the products of a layer's queries and keys."""
         return self._attending(self.vision_layers(modality)[layer]).scale
+
+    def _asking_keys(self, seen: VisionPass, layer: int) -> tuple[Tensor, Tensor, float]:
+        """As :meth:`_queries_keys`, with CLS's query alone where there is one."""
+        hidden = seen.states[layer]
+        query = self.heads_of(seen.modality, layer, hidden[:, :1] if self.geometry.cls else hidden, "q")
+        return query, self._projected(seen, layer, "k"), self.vision_scaling(seen.modality, layer)
 
     def _queries_keys(self, seen: VisionPass, layer: int) -> tuple[Tensor, Tensor, float]:
         """Queries and keys (crops, heads, sequence, head_dim) of ViT layer ``layer`` from its input; the scaling."""

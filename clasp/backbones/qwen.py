@@ -6,7 +6,7 @@ of neighbouring patches (published: 2 x 2), always consecutive in that sequence,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from math import prod
 from typing import Any, ClassVar
@@ -101,19 +101,19 @@ class QwenAdapter(Adapter):
         window's, and scores of different windows would not compare."""
         return self._received(seen, layer, slice(None))
 
-    def _received(self, seen: VisionPass, layer: int, heads: slice) -> Tensor:
-        """(patches, 1), the mean over some heads."""
+    def _received(self, seen: VisionPass, layer: int, heads: slice, skip: int | None = None) -> Tensor:
+        """(patches, 1), the mean over some heads; ``skip`` as of :func:`attention_received`."""
         attention: Any = self._block(seen, layer).attn
         query, key = apply_rotary_pos_emb_vision(*self._queries_keys(seen, layer), *seen.inputs["position_embeddings"])
         frames = [rows * columns for count, rows, columns in self.grids(seen) for _ in range(count)]
         received = [
-            attention_received(q.transpose(0, 1)[None], k.transpose(0, 1)[None], attention.scaling)[0]
+            attention_received(q.transpose(0, 1)[None], k.transpose(0, 1)[None], attention.scaling, skip)[0]
             for q, k in zip(split(query[:, heads], frames), split(key[:, heads], frames), strict=True)
         ]
         return torch.cat(received)[:, None]
 
-    def vision_received(self, seen: VisionPass, layer: int) -> Tensor:
-        return self.vision_attention(seen, layer)
+    def vision_received(self, seen: VisionPass, layer: int, others: bool = False) -> Tensor:
+        return self._received(seen, layer, slice(None), 0) if others else self.vision_attention(seen, layer)
 
     def vision_attention_heads(self, seen: VisionPass, layer: int) -> Tensor:
         return torch.cat(
@@ -167,6 +167,30 @@ class QwenAdapter(Adapter):
         places = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
         last = places.masked_fill(~valid, 0).amax(dim=1, keepdim=True)
         return positions.gather(2, last.expand(len(positions), -1, -1)) + 1
+
+    def continued(
+        self,
+        ids: Tensor,
+        valid: Tensor,
+        media: Sequence[tuple[VisionPass, int]],
+        start: Tensor,
+        arguments: Mapping[str, Any],
+    ) -> Tensor:
+        text = super().continued(ids, valid, media, start, arguments)
+        if not media:
+            return text
+        kinds, given = torch.zeros_like(ids), {}
+        for kind, (modality, token) in enumerate(self.placeholders.items(), start=1):
+            kinds[ids == token] = kind  # 1: image, 2: video
+            grids = [self.grids(seen)[item] for seen, item in media if seen.modality == modality]
+            given[f"{modality}_grid_thw"] = torch.tensor(grids) if grids else None
+        seconds = arguments.get("second_per_grid_ts")
+        if seconds is not None:
+            seconds = [float(seconds[item]) for seen, item in media if seen.modality == "video"]
+        places, _ = self.model.model.get_rope_index(
+            ids, mm_token_type_ids=kinds, attention_mask=valid.long(), second_per_grid_ts=seconds, **given
+        )
+        return torch.cat([text[:-3], start[-3:] + places.to(start.device, non_blocking=True)])
 
     def layer_positions(self, positions: Tensor) -> Tensor | None:
         return positions[0] if len(positions) == 4 else None

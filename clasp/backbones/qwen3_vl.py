@@ -6,11 +6,12 @@ groups together hold its tokens. Layer fusion changes what enters the decoder; w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from clasp.backbones.base import Projection
+from clasp.backbones.base import Projection, VisionPass, chosen
 from clasp.backbones.qwen import QwenAdapter, qwen_geometry
 from clasp.budget import Geometry
 
@@ -36,6 +37,11 @@ class Qwen3VLAdapter(QwenAdapter):
         if places is None or layers is None:
             return rest, []
         return rest, [_dense(places.to(features.device), features) for features in layers]
+
+    def part(self, seen: VisionPass, items: Sequence[int]) -> Any:
+        output = super().part(seen, items)
+        output.deepstack_features = [chosen(features, items) for features in seen.output.deepstack_features]
+        return output
 
     def _heads(self, attention: Any, kind: Projection, normed: Tensor) -> Tensor:
         heads = super()._heads(attention, kind, normed)

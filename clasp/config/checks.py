@@ -88,8 +88,10 @@ def _check_rows(config: RunConfig) -> None:
             raise ConfigError(f"grid.variants has the row {name!r}; use a printable name of at most 60 characters")
         if name in config.grid.method:
             raise ConfigError(f"grid has the row {name!r} twice, as a method and as a variant; rename the variant")
-    if config.report.reference is not None and config.report.reference not in rows:
-        raise ConfigError(f"report.reference={config.report.reference!r} is no row; use one of {', '.join(rows)}")
+    for key in ("reference", "filter"):
+        named = getattr(config.report, key)
+        if named is not None and named not in rows:
+            raise ConfigError(f"report.{key}={named!r} is no row; use one of {', '.join(rows)}")
 
 
 def _check_budget(config: RunConfig) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from clasp.backbones.presentation import Presentation
 from clasp.backbones.trust import Trust
+from clasp.methods import METHODS
 from clasp.strict import ConfigError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -193,12 +194,16 @@ class VariantConfig:
     router: RouterConfig | None = None
 
 
+ALL = "all"
+"""Of an experiment's methods: every one that there is, in the order of tables."""
+
+
 @dataclass(frozen=True)
 class GridConfig:
     """Rows of an experiment, each at every budget. Empty: the one method and budget of the run itself.
 
     Args:
-        method: methods by name; the unpruned model has no budget and comes once.
+        method: methods by name, or ``all`` alone; the unpruned model has no budget and comes once.
         variants: further rows by the name that tables show.
         tokens: budgets as counts; or
         ratio: budgets as shares removed.
@@ -208,6 +213,10 @@ class GridConfig:
     variants: Mapping[str, VariantConfig] = field(default_factory=dict)
     tokens: tuple[int, ...] = ()
     ratio: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.method == (ALL,):
+            object.__setattr__(self, "method", tuple(METHODS))
 
 
 @dataclass(frozen=True)
@@ -268,6 +277,8 @@ class ReportConfig:
         figures: which figures are drawn.
         reference: the row that every other one is tested against, over the same questions.
         published: name of the backbone whose published rows belong beside this table.
+        filter: a downsampling row, for example ``pool``: a column then has the scores on the questions that it gets
+            wrong and the unpruned model right.
     """
 
     title: str = ""
@@ -275,6 +286,7 @@ class ReportConfig:
     figures: tuple[Figure, ...] = ("accuracy_vs_flops",)
     reference: str | None = None
     published: str | None = None
+    filter: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ forward.
 
 from __future__ import annotations
 
-import copy
 import functools
 import threading
 from collections.abc import Sequence
@@ -22,13 +21,15 @@ from torch import Tensor, nn
 from clasp.backbones.base import Adapter, UnsupportedError
 from clasp.backbones.prompt import PromptReader
 from clasp.budget import BudgetError, Schedule
-from clasp.engine.cache import cache_bytes, mark, mark_of
-from clasp.engine.decoding import DecodingStep
+from clasp.engine import assisting
+from clasp.engine.cache import cache_bytes, held_lengths, mark, mark_of
+from clasp.engine.decoding import BROKEN, Continuation, counts_anew
 from clasp.engine.encoding import EncoderWatch
 from clasp.engine.hooks import Hook, Indexed
-from clasp.engine.layout import Layout
+from clasp.engine.past import Past
 from clasp.engine.prefill import Prefill
 from clasp.engine.trace import Trace
+from clasp.engine.turns import fits, fresh_mask, unknown_past
 from clasp.methods.protocols import PruningMethod
 
 _ACTIVE: WeakSet[nn.Module] = WeakSet()
@@ -66,6 +67,8 @@ class Run:
         self.method = method
         self.adapter = adapter_for(model)
         _refuse_compiled(self.adapter.model)
+        if method.weighs():
+            _refuse_unweighable(method, self.adapter)
         self.schedule = method.check(self.adapter.geometry)
         self.fallbacks = method.fallbacks(self.adapter.geometry)
         self.trace: Trace | None = None
@@ -80,7 +83,7 @@ class Run:
         self._watch = EncoderWatch(method, self.adapter, self._lock)
         self._handles: list[Any] = []
         self._prefill: Prefill | None = None
-        self._step: DecodingStep | None = None
+        self._step: Continuation | None = None
 
     def __enter__(self) -> Run:
         if self._model in _ACTIVE:
@@ -95,6 +98,7 @@ class Run:
         for handle in self._handles:
             handle.remove()
         self._watch.remove()
+        self._unassisted()
         self._handles.clear()
         self._prefill = self._step = None
         _ACTIVE.discard(self._model)
@@ -129,6 +133,7 @@ class Run:
         keep(adapter.decoder.register_forward_pre_hook(Hook(self._before_decoder), with_kwargs=True))
         keep(adapter.decoder.register_forward_hook(Hook(self._after_decoder)))
         self._watch.install()
+        self._unassisted = assisting.install(self._model)
         if self._cuts:
             for index, layer in enumerate(adapter.layers):
                 keep(layer.register_forward_pre_hook(Indexed(self._before_layer, index), with_kwargs=True))
@@ -155,12 +160,18 @@ class Run:
         if ids is None:
             raise UnsupportedError("pruning finds visual tokens by input_ids; pass input_ids, not inputs_embeds")
         if any(bool((ids == token).any()) for token in self.adapter.placeholders.values()):
-            return args, self._start(ids, kwargs)
+            return args, self._start(ids, kwargs, kwargs.get("attention_mask"))
         return args, kwargs
 
-    def _start(self, ids: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Begins a prefill; returns the arguments with images encoded and features replaced where the method fuses."""
-        mask = kwargs.get("attention_mask")
+    def _start(
+        self, ids: Tensor, kwargs: dict[str, Any], mask: Tensor | None, past: Past | None = None, cache: Any = None
+    ) -> dict[str, Any]:
+        """Begins a prefill; returns the arguments with images encoded and features replaced where the method fuses.
+
+        Args:
+            mask: (batch, length) of these tokens.
+            past: what the cache holds before them.
+        """
         if mask is not None and mask.ndim != 2:
             raise UnsupportedError(
                 f"a {mask.ndim}-dimensional attention mask cannot be pruned; pass the 2D padding mask"
@@ -177,9 +188,12 @@ class Run:
             seen is None or output.last_hidden_state is not seen.output.last_hidden_state
             for seen, output in zip(passes, encoded.values(), strict=True)
         ):
-            raise UnsupportedError("the images were encoded outside of this context; pass pixel_values, not features")
+            raise UnsupportedError(
+                "the images were encoded outside of this context, or cut by prefill_chunk_size; pass pixel_values, not "
+                "features, and leave prefill_chunk_size out: a stage sees all of an image at once"
+            )
         oracle, self.oracle = self.oracle, None
-        self._prefill = Prefill(
+        prefill = Prefill(
             self.method,
             self.adapter,
             self._reader,
@@ -188,37 +202,54 @@ class Run:
             mask,
             [seen for seen in passes if seen is not None],
             oracle,
+            past,
+            cache,
         )
-        changed = dict(encoded)
-        for name, features in self._prefill.fused().items():
-            changed[name] = copy.copy(encoded[name])
-            changed[name].pooler_output = features
-        return {**kwargs, "mm_encoder_outputs": changed}
+        kwargs["mm_encoder_outputs"] = prefill.features(encoded)
+        if past is not None and not any(prefill.media):  # all were seen in earlier turns
+            self.oracle = oracle
+            return self._follow(ids, kwargs, mask, past, cache)
+        self.trace = None
+        self._prefill = prefill
+        return prefill.model_arguments(kwargs)
 
     def _continue(self, ids: Tensor | None, cache: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        pruned = mark_of(cache)
-        length = None if ids is None else ids.shape[1]
-        if pruned is None:
-            # a generated placeholder is only text; an image comes with its pixels or features
-            encoded = kwargs.get("mm_encoder_outputs") or {}
-            pixels = [kwargs.get(encoder.pixels) for encoder in self.adapter.encoders.values()]
-            if any(value is not None for value in (*pixels, *encoded.values())):
-                raise UnsupportedError("an image after cached tokens cannot be pruned; prefill the prompt as a whole")
+        """Arguments of a forward behind what a cache holds: text, or a further turn's images, which are pruned."""
+        known = mark_of(cache)
+        past, pruned = None, False
+        if known is not None:
+            past, pruned = known.past.fitted(held_lengths(cache)), known.past.pruned
+            if pruned and known.owner() is not self:
+                raise known.refusal()
+            if pruned and past is None:
+                raise UnsupportedError(BROKEN)
+        # a generated placeholder is only text; an image comes with its pixels or features
+        encoded = kwargs.get("mm_encoder_outputs") or {}
+        pixels = [kwargs.get(encoder.pixels) for encoder in self.adapter.encoders.values()]
+        shows = any(value is not None for value in (*pixels, *encoded.values()))
+        if not pruned and not shows and (past is None or not fits(past, ids, kwargs)):
             return kwargs
-        if pruned.owner() is not self:
-            raise pruned.refusal()
-        layouts = pruned.layouts
-        if length != 1:
+        if ids is None:
+            raise UnsupportedError("pruning goes on with a cache by input_ids; pass input_ids, not inputs_embeds")
+        if not pruned and past is not None and len(ids) != len(past.visual):
+            past = None
+        if past is not None and len(ids) != len(past.visual):
             raise UnsupportedError(
-                f"{length} tokens at once on a pruned cache (assisted decoding, chunked prefill or a further turn) are "
-                f"not supported; decode token by token, or prefill the whole conversation anew"
+                f"the batch changed from {len(past.visual)} to {len(ids)} rows on a pruned cache; repeat or select its "
+                f"rows by its own batch_repeat_interleave or batch_select_indices"
             )
-        assert ids is not None
-        if len(ids) != len(layouts[0].index):
-            raise UnsupportedError(
-                f"the batch changed from {len(layouts[0].index)} to {len(ids)} rows on a pruned cache"
-            )
-        self._step = DecodingStep(self.adapter, layouts, cache)
+        mask = fresh_mask(ids, cache, kwargs.get("attention_mask"))
+        if past is not None and not shows:
+            return self._follow(ids, kwargs, mask, past, cache)
+        return self._start(ids, kwargs, mask, past or unknown_past(self.adapter, ids, cache, kwargs), cache)
+
+    def _follow(
+        self, ids: Tensor, kwargs: dict[str, Any], mask: Tensor | None, past: Past, cache: Any
+    ) -> dict[str, Any]:
+        """Arguments of a forward of text behind what a cache holds."""
+        valid = None if mask is None else mask.bool()
+        anew = counts_anew(self.method.positions, self.adapter)
+        self._step = Continuation(self.adapter, past, cache, valid, ids.shape[1], anew)
         return self._step.model_arguments(kwargs)
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -229,32 +260,31 @@ class Run:
         self._lock.release()
 
     def serves(self, cache: Any) -> bool:
-        """Whether the forward that is under way decodes on this pruned cache."""
-        return self._step is not None and self._step.cache is cache
+        """Whether the forward that is under way goes on with this pruned cache."""
+        under_way = self._step or self._prefill
+        return under_way is not None and under_way.cache is cache
 
     # Decoder -------------------------------------------------------------------------------------------------------
 
     def _before_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if self._step is not None:
-            return args, self._step.decoder_arguments(kwargs)
-        if self._prefill is None or not self._cuts:
+        under_way = self._step or self._prefill
+        if under_way is None or not self._cuts:
             return None
-        self._prefill.embedded, self._prefill.positions = kwargs["inputs_embeds"], kwargs.get("position_ids")
-        kwargs, self._prefill.additions = self.adapter.additions(kwargs)
-        return args, kwargs
+        return args, under_way.decoder_arguments(kwargs)
 
     def _after_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        prefill = self._prefill
-        if prefill is None:
+        under_way, prefill = self._step or self._prefill, self._prefill
+        if under_way is None:
             return None
         cache = getattr(output, "past_key_values", None)
-        if len(prefill.layouts) > 1:
-            output.last_hidden_state = prefill.scatter(output.last_hidden_state)
-            if cache is not None:
-                mark(cache, self, self.method.name, prefill.layouts)
-        self.trace = prefill.trace(cache_bytes(cache))
+        if prefill is not None and prefill.narrowing.pruned:
+            output.last_hidden_state = prefill.narrowing.scatter(output.last_hidden_state)
+        if cache is not None and self._cuts:
+            mark(cache, self, self.method.name, under_way.after())
+        if prefill is not None:
+            self.trace = prefill.trace(cache_bytes(cache))
         return output
 
     def _before_layer(
@@ -266,31 +296,27 @@ class Run:
         prefill = self._prefill
         if prefill is None:
             return None
-        hidden = args[0]
-        if not prefill.layouts:
-            prefill.start(hidden, kwargs)
-        hidden = prefill.add(index, hidden)
+        cache = kwargs.get("past_key_values")
+        hidden = prefill.enter(index, args[0], kwargs)
         if index in self._cuts:
             number = self._cuts[index]
-            hidden = prefill.prune(number, self.schedule.stages[number], hidden, kwargs.get("past_key_values"))
+            hidden = prefill.prune(number, self.schedule.stages[number], hidden, cache)
             if number + 1 == len(self._cuts):
                 prefill.held.clear()
         if index in self._read:
             prefill.held[index] = (hidden, prefill.layouts[-1])
-        layout = prefill.layouts[-1]
-        if len(prefill.layouts) > 1:
-            kwargs = {**kwargs, **_layer_kwargs(self.adapter, layout)}
-        return (hidden, *args[1:]), kwargs
-
-
-def _layer_kwargs(adapter: Adapter, layout: Layout) -> dict[str, Any]:
-    return {
-        "attention_mask": layout.mask,
-        "position_ids": adapter.layer_positions(layout.positions),
-        "position_embeddings": layout.rotary,
-    }
+        return (hidden, *args[1:]), {**kwargs, **prefill.narrowing.arguments(hidden, cache)}
 
 
 def _refuse_compiled(model: Any) -> None:
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
         raise UnsupportedError("a compiled model cannot be pruned: its graph has fixed shapes; pass the model itself")
+
+
+def _refuse_unweighable(method: Method, adapter: Adapter) -> None:
+    attention = str(adapter.decoder.config._attn_implementation)
+    if attention not in ("eager", "sdpa"):
+        raise UnsupportedError(
+            f"method {method.name!r} weighs merged tokens by an attention bias, which {attention} does not take; load "
+            f"the model with attention='sdpa', or tell the method to leave that out (proportional=False)"
+        )

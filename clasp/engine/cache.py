@@ -1,4 +1,4 @@
-"""A KV cache that knows that it is pruned: only the context that pruned it may go on with it.
+"""A KV cache that knows what it holds, and when it is pruned: then only the context that pruned it may go on with it.
 
 Its layers have different lengths, and rotary positions and masks that nothing but the prefill's layouts tell. A model
 that goes on with it as with any other cache would compute on wrong ones without an error.
@@ -11,30 +11,34 @@ from functools import cache
 from typing import Any
 from weakref import ReferenceType, ref
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from transformers.cache_utils import DynamicLayer
 
 from clasp.backbones.base import UnsupportedError
-from clasp.engine.layout import Layout
+from clasp.engine.past import Past
 
-_MARK = "_clasp_pruned"
+_MARK = "_clasp_past"
 
 
 class Mark:
-    """Who pruned a cache, and how; copies of the cache share it.
+    """Who filled a cache, and with what; copies of the cache share it.
 
     Args:
-        owner: the run that may go on with it, whose ``serves(cache)`` says that it is doing so.
+        owner: the run that may go on with it if it is pruned, whose ``serves(cache)`` says that it is doing so.
         method: its name.
-        layouts: of the prefill.
+        past: what the cache holds.
     """
 
-    def __init__(self, owner: Any, method: str, layouts: list[Layout]) -> None:
-        self.owner: ReferenceType[Any] = ref(owner)
-        self.method, self.layouts = method, layouts
+    def __init__(self, owner: ReferenceType[Any], method: str, past: Past) -> None:
+        self.owner, self.method, self.past = owner, method, past
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Mark:
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # another process has no such run
 
     def refusal(self) -> UnsupportedError:
         return UnsupportedError(
@@ -43,39 +47,87 @@ class Mark:
         )
 
 
-class _Guarded:
-    """Mixed into the class of a pruned cache: refuses tokens that come from elsewhere."""
+class _Marked:
+    """Mixed into the class of a cache: tells how long the sequence is, follows its rows, and refuses tokens that come
+    from elsewhere where it is pruned."""
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
         mark = mark_of(self)
-        if mark is not None:
-            if not self.get_seq_length():  # type: ignore[attr-defined]  # emptied, to be filled anew
-                _unmark(self)
+        if mark is not None and mark.past.pruned:
+            if not super().get_seq_length():  # type: ignore[misc]  # emptied, to be filled anew
+                delattr(self, _MARK)
             elif (owner := mark.owner()) is None or not owner.serves(self):
                 raise mark.refusal()
         return super().update(*args, **kwargs)  # type: ignore[misc]
 
+    def get_seq_length(self, layer_idx: int | None = None) -> int:
+        """Tokens of the sequence as `generate` counts them, also where layer 0 holds fewer; or what one layer holds."""
+        if layer_idx is not None:
+            return super().get_seq_length(layer_idx)  # type: ignore[misc]
+        held, mark = super().get_seq_length(), mark_of(self)  # type: ignore[misc]
+        return held + mark.past.hidden if held and mark is not None else held
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        self._follow(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self._follow(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        if (mark := mark_of(self)) is not None:
+            self._follow(torch.arange(len(mark.past.visual)).repeat_interleave(repeats))
+
+    def _follow(self, rows: Tensor) -> None:
+        if (mark := mark_of(self)) is not None:
+            setattr(self, _MARK, Mark(mark.owner, mark.method, mark.past.rows(rows)))
+
 
 @cache
-def _guarded(plain: Any) -> type:
-    return type(plain.__name__, (_Guarded, plain), {"__module__": plain.__module__})
+def _marked(plain: Any) -> type:
+    return type(plain.__name__, (_Marked, plain), {"__module__": plain.__module__})
 
 
-def mark(cache: Any, owner: Any, method: str, layouts: list[Layout]) -> None:
-    """Marks a cache as pruned."""
-    if not isinstance(cache, _Guarded):
+def mark(cache: Any, owner: Any, method: str, past: Past) -> None:
+    """Notes what a cache holds; one that is not pruned stays of its class."""
+    if past.pruned and not isinstance(cache, _Marked):
         kind: Any = type(cache)
-        cache.__class__ = _guarded(kind)
-    setattr(cache, _MARK, Mark(owner, method, layouts))
+        cache.__class__ = _marked(kind)
+    setattr(cache, _MARK, Mark(ref(owner), method, past))
 
 
 def mark_of(cache: Any) -> Mark | None:
-    """How a cache was pruned, if it was."""
+    """What is known of a cache that was filled inside a context."""
     return getattr(cache, _MARK, None)
 
 
-def _unmark(cache: Any) -> None:
-    delattr(cache, _MARK)
+def held_lengths(cache: Any) -> list[int]:
+    """Tokens that each layer of a cache holds."""
+    return [layer.get_seq_length() for layer in cache.layers]
+
+
+def cut(cache: Any, layers: int, places: Tensor, method: str) -> None:
+    """Leaves some places alone in the first ``layers`` layers of a cache.
+
+    Args:
+        places: (batch, any) long, which, in their new order.
+        method: that asks for it.
+
+    Raises:
+        UnsupportedError: the cache keeps keys and values in a form that cannot be gathered from.
+    """
+    for layer in cache.layers[:layers]:
+        if type(layer) is not DynamicLayer:
+            raise UnsupportedError(
+                f"method {method!r} cuts the KV cache of layers already passed, which a {type(layer).__name__} does "
+                f"not let it; use the default cache (cache_implementation='dynamic')"
+            )
+        for name in ("keys", "values"):
+            held = getattr(layer, name)
+            index = places.to(held.device)[:, None, :, None].expand(-1, held.shape[1], -1, held.shape[3])
+            setattr(layer, name, held.gather(2, index))
 
 
 def cache_bytes(cache: Any) -> int:

@@ -1,4 +1,4 @@
-"""Decoding on a pruned cache."""
+"""Text behind a pruned cache: a decoding step, a further turn, several candidates at once."""
 
 from __future__ import annotations
 
@@ -8,61 +8,106 @@ import torch
 from torch import Tensor
 
 from clasp.backbones.base import Adapter, UnsupportedError
-from clasp.engine.layout import Layout, causal_mask
+from clasp.engine.layout import causal_mask
+from clasp.engine.past import Past, Run, count_before
 
-_BROKEN = (
-    "this step does not continue the pruned prefill: its position_ids or the cache's lengths disagree on what was "
-    "generated since (assisted decoding crops caches, and threads that share a Qwen-VL model share its positions); "
-    "decode token by token without an assistant, one prompt or batch at a time"
+BROKEN = (
+    "this step does not continue the pruned prefill: its position_ids or the cache's lengths disagree on what came "
+    "since (prompts padded on the right, a cache that was cropped beyond its last text); pad on the left, crop no "
+    "further than the text behind the last image, or prefill the whole conversation anew"
 )
 
 
-class DecodingStep:
-    """One decoding step on a pruned cache: each run of layers has its own length, mask and maybe positions."""
+class Continuation:
+    """Tokens of text on a pruned cache: each run of layers has its own length, mask and maybe positions.
 
-    def __init__(self, adapter: Adapter, layouts: list[Layout], cache: Any) -> None:
-        self._adapter, self.cache = adapter, cache
-        # a later layout that starts at the same layer replaces an earlier one
-        self._layouts = list({layout.layer: layout for layout in layouts}.values())
-        self._origin = layouts[0]
-        first = self._layouts[0]
-        self._generated = cache.get_seq_length(first.layer) - first.length
-        if any(cache.get_seq_length(run.layer) - run.length != self._generated for run in self._layouts):
-            raise UnsupportedError(_BROKEN)
+    Args:
+        past: what the cache holds.
+        valid: (batch, length) bool, those that are no padding; None: all.
+        length: how many tokens.
+        reindexed: whether each run counts its positions anew.
+    """
+
+    def __init__(
+        self, adapter: Adapter, past: Past, cache: Any, valid: Tensor | None, length: int, reindexed: bool
+    ) -> None:
+        self._adapter, self._past, self.cache = adapter, past, cache
+        self._valid, self._length, self._reindexed = valid, length, reindexed
+        self._before = count_before(valid) if valid is not None else torch.arange(length, device=past.visual.device)
         self._arguments: dict[int, dict[str, Any]] = {}
 
     def model_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The multimodal forward's arguments with the original sequence's positions, which a shorter cache hides."""
-        given, expected = kwargs.get("position_ids"), self._origin.next_position + self._generated
-        if given is not None:
-            if bool(((given if given.ndim == 3 else given[None]) != expected).any()):
-                raise UnsupportedError(_BROKEN)
+        """The multimodal forward's arguments with the original sequence's positions.
+
+        Raises:
+            UnsupportedError: others were given, where they are the caller's.
+        """
+        if not self._past.pruned:
             return kwargs
-        return {**kwargs, "position_ids": _plain(expected)}
+        positions = checked(self._adapter, self._past.given.positions(self._before), self._valid, kwargs)
+        return {**kwargs, "position_ids": plain(positions)}
 
     def decoder_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Positions and padding mask where layer 0 itself is pruned, as the decoder's forward expects them."""
-        first = self._layouts[0]
-        if first is self._origin:
-            return kwargs
-        fresh = first.valid.new_ones(len(first.valid), self._generated + 1)
-        mask = torch.cat([first.valid, fresh], dim=1) if first.padded else None
-        return {**kwargs, "position_ids": _plain(first.next_position + self._generated), "attention_mask": mask}
+        """Positions and padding mask as layer 0 has them, for the decoder's forward."""
+        return {**kwargs, **first_arguments(self._past, self._before, self._valid, self._length, self._reindexed)}
 
     def layer_arguments(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
-        layout = next(layout for layout in reversed(self._layouts) if layout.layer <= index)
-        if layout is self._layouts[0]:
+        """Those of decoder layer ``index``."""
+        run = self._past.at(index)
+        if run is self._past.runs[0] and run.bias is None:
             return kwargs
-        if layout.layer not in self._arguments:
-            positions = layout.next_position + self._generated
-            self._arguments[layout.layer] = {
-                "attention_mask": causal_mask(self._adapter, hidden, layout, self.cache, self._generated + 1),
-                "position_ids": self._adapter.layer_positions(positions),
-                "position_embeddings": self._adapter.rotary(hidden, positions),
-            }
-        return {**kwargs, **self._arguments[layout.layer]}
+        if run.layer not in self._arguments:
+            seen = run.seen(self._valid, self._length)
+            bias = run.weighed(None, self._length)
+            own = {"attention_mask": causal_mask(self._adapter, hidden, run.layer, seen, self.cache, bias)}
+            if self._reindexed:
+                own |= self._placed(run, hidden)
+            self._arguments[run.layer] = own
+        return {**kwargs, **self._arguments[run.layer]}
+
+    def _placed(self, run: Run, hidden: Tensor) -> dict[str, Any]:
+        positions = run.positions(self._before)
+        return {
+            "position_ids": self._adapter.layer_positions(positions),
+            "position_embeddings": self._adapter.rotary(hidden, positions),
+        }
+
+    def after(self) -> Past:
+        """What the cache holds after it."""
+        return self._past.grown(self._valid, self._length)
 
 
-def _plain(positions: Tensor) -> Tensor:
-    """(axes, batch, 1) as a forward takes it: (batch, 1) with one axis."""
+def counts_anew(positions: str, adapter: Adapter) -> bool:
+    """Whether a method's ``positions`` are counted anew after a stage."""
+    return positions == "contiguous" and not adapter.geometry.multimodal_rotary
+
+
+def first_arguments(past: Past, before: Tensor, valid: Tensor | None, length: int, reindexed: bool) -> dict[str, Any]:
+    """The decoder's arguments that differ from the model's where layer 0 holds less than was given."""
+    first = past.runs[0]
+    own: dict[str, Any] = {"attention_mask": first.seen(valid, length)} if past.pruned else {}
+    if reindexed and past.pruned:
+        own["position_ids"] = plain(first.positions(before))
+    return own
+
+
+def checked(adapter: Adapter, expected: Tensor, valid: Tensor | None, arguments: dict[str, Any]) -> Tensor:
+    """(axes, batch, length) the expected positions.
+
+    Those that a caller gives must be these. With multimodal positions they are not the caller's: transformers derives
+    them from what the model saw last, which may be another conversation.
+
+    Raises:
+        UnsupportedError: other ones are given.
+    """
+    given = arguments.get("position_ids")
+    if given is not None and not adapter.geometry.multimodal_rotary:
+        differs = given != expected[0]
+        if bool((differs if valid is None else differs & valid).any()):
+            raise UnsupportedError(BROKEN)
+    return expected
+
+
+def plain(positions: Tensor) -> Tensor:
+    """(axes, batch, length) as a forward takes it: (batch, length) with one axis."""
     return positions[0] if len(positions) == 1 else positions

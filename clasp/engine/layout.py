@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.masking_utils import create_causal_mask
 
 from clasp.backbones.base import Adapter
+from clasp.engine.past import Run
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,10 @@ class Layout:
         valid: (batch, length) bool.
         positions: (axes, batch, length) rotary positions.
         rotary: cosines and sines at those positions, (batch, length, head_dim) each.
-        mask: attention mask in the form that the backbone's attention wants; None where none is needed.
-        next_position: (axes, batch, 1) rotary position of the first generated token.
+        next_position: (axes, batch, 1) rotary position of the token that follows.
         known: ``index`` and ``valid`` on the CPU, where the prompts alone say them.
+        past: what these layers' cache holds before these tokens; None: nothing.
+        bias: (batch, length) float32, what is added to the attention logits of each key; None: nothing.
     """
 
     layer: int
@@ -33,9 +35,10 @@ class Layout:
     padded: bool
     positions: Tensor
     rotary: tuple[Tensor, Tensor]
-    mask: Any
     next_position: Tensor
     known: tuple[Tensor, Tensor] | None = None
+    past: Run | None = None
+    bias: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -49,22 +52,52 @@ class Layout:
         index, valid = torch.stack([self.index, self.valid.long()]).cpu()
         return index, valid.bool()
 
+    @property
+    def real(self) -> Tensor | None:
+        """``valid``; None where all are."""
+        return self.valid if self.padded else None
 
-def causal_mask(adapter: Adapter, hidden: Tensor, layout: Layout, cache: Any, generated: int = 0) -> Any:
-    """Attention mask for the layers of a layout, in whatever form the backbone's attention implementation wants.
+    def seen(self) -> Tensor | None:
+        """(batch, tokens of the past and these) bool, those that are no padding; None: all."""
+        return self.real if self.past is None else self.past.seen(self.real, self.length)
+
+    def weighed(self) -> Tensor | None:
+        """(batch, tokens of the past and these) what is added to the attention logits of each key."""
+        return self.bias if self.past is None else self.past.weighed(self.bias, self.length)
+
+    def held(self) -> Run:
+        """What these layers' cache holds after these tokens."""
+        before = 0 if self.past is None else self.past.length
+        return Run(self.layer, before + self.length, self.seen(), self.next_position, self.weighed())
+
+
+def causal_mask(
+    adapter: Adapter, hidden: Tensor, layer: int, seen: Tensor | None, cache: Any, bias: Tensor | None = None
+) -> Any:
+    """Attention mask for decoder layers from ``layer`` on, in whatever form the backbone's attention wants.
 
     Args:
         hidden: (batch, queries, hidden), for sizes, dtype and device.
-        generated: tokens in the cache that came after the prefill, this step's included.
+        seen: (batch, tokens of that layer's cache and the queries) bool, those that are no padding; None: all.
+        bias: of the same shape, float32, added to the logits of each key; None: nothing.
     """
-    seen = None
-    if layout.padded:
-        fresh = layout.valid.new_ones(len(layout.valid), generated)
-        seen = torch.cat([layout.valid, fresh], dim=1)
+    if bias is not None:
+        return _biased_mask(bias, seen, hidden)
     return create_causal_mask(
         config=adapter.decoder.config,
         inputs_embeds=hidden,
         attention_mask=seen,
         past_key_values=cache,
-        layer_idx=layout.layer,
+        layer_idx=layer,
     )
+
+
+def _biased_mask(bias: Tensor, seen: Tensor | None, hidden: Tensor) -> Tensor:
+    """(batch, 1, queries, keys) to be added to the logits, as eager attention and sdpa take it."""
+    length = bias.shape[1]
+    order = torch.arange(length, device=hidden.device)
+    hidden_from = order > order[length - hidden.shape[1] :, None]
+    if seen is not None:
+        hidden_from = hidden_from | ~seen[:, None]
+    added = bias.to(hidden.dtype)[:, None].expand(-1, hidden.shape[1], -1)
+    return added.masked_fill(hidden_from, torch.finfo(hidden.dtype).min)[:, None]

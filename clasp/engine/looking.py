@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from clasp.backbones.base import UnsupportedError
 from clasp.engine.layout import Layout
 from clasp.methods.protocols import Projection, Queries
 from clasp.ops.attention import attention_probabilities, attention_rows
@@ -18,7 +19,7 @@ from clasp.ops.similarity import blocks
 if TYPE_CHECKING:
     from clasp.engine.state import StageState
 
-Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 HELD = 1 << 26
 """Probabilities that are held at a time, where the mean over many query rows is asked for."""
 
@@ -63,7 +64,7 @@ class LayerRows:
     def _mean(self, attend: Attend, summing: str, queries: Queries | Tensor) -> Tensor:
         """Mean over the tokens that ask, a bounded number of probabilities at a time."""
         rows, asked = self._asking(queries)
-        width = len(rows) * self._adapter.geometry.heads * self._layout.length
+        width = len(rows) * self._adapter.geometry.heads * (self._earlier + self._layout.length)
         total: Any = 0.0
         for part in blocks(rows.shape[1], width, HELD):
             total += torch.einsum(summing, self._probabilities(attend, rows[:, part]), asked[:, part].float())
@@ -76,12 +77,39 @@ class LayerRows:
 
     def _probabilities(self, attend: Attend, rows: Tensor) -> Tensor:
         """(rows, ..., queries, visual) float32 attention of the query rows, places in the layout, by ``attend``."""
-        order = torch.arange(self._layout.length, device=rows.device)
-        allowed = (order <= rows[..., None]) & self._state.own(self._layout.valid)[:, None, :]
-        scores = attend(self._heads("q", rows, True), self._keys, allowed, self.scaling())
-        visual = self._places("visual")
+        order = torch.arange(-self._earlier, self._layout.length, device=rows.device)
+        allowed = order <= rows[..., None]
+        if (seen := self._layout.seen()) is not None:
+            allowed = allowed & self._state.own(seen)[:, None, :]
+        bias = None if (weighed := self._layout.weighed()) is None else self._state.own(weighed)
+        scores = attend(self._heads("q", rows, True), self._all_keys, allowed, self.scaling(), bias)
+        visual = self._places("visual") + self._earlier
         visual = visual.view(len(visual), *[1] * (scores.ndim - 2), -1)
         return scores.gather(-1, visual.expand(*scores.shape[:-1], -1))
+
+    @property
+    def _earlier(self) -> int:
+        """Tokens of earlier turns that the layer's cache holds."""
+        return 0 if self._layout.past is None else self._layout.past.length
+
+    @cached_property
+    def _all_keys(self) -> Tensor:
+        """(rows, kv_heads, earlier + length, head_dim) also those of the tokens of earlier turns.
+
+        Raises:
+            UnsupportedError: the cache does not keep them as they were.
+        """
+        if not self._earlier:
+            return self._keys
+        layer = self._state.prefill.cache.layers[self.layer]
+        if layer.keys.shape[-2:-1] != (layer.get_seq_length(),):  # a quantised layer holds its latest ones alone
+            raise UnsupportedError(
+                f"method {self._state.prefill.method.name!r} looks at attention, to which the tokens of earlier turns "
+                f"belong, and {type(layer).__name__} keeps no keys to look at; use a plain dynamic cache, or prefill "
+                f"the whole conversation anew"
+            )
+        earlier = self._state.own(layer.keys[:, :, : self._earlier]).to(self._keys)
+        return torch.cat([earlier, self._keys], dim=2)
 
     @cached_property
     def _keys(self) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clasp.backbones.crops import CropAdapter
 from clasp.engine.precision import Ambient
-from clasp.methods.protocols import Patches, PruningMethod
+from clasp.methods.protocols import Patches, Projection, PruningMethod
 from clasp.ops.select import take
 
 
@@ -31,7 +31,8 @@ class VisionMerger:
         self._input: Tensor | None = None
         self._places: Tensor | None = None  # (crops, m) original place of each patch that is left
         self._sizes: Tensor | None = None  # (crops, m) patches that it stands for; 0: padding
-        self.slot: Tensor | None = None  # (crops, patches) where in the shortened sequence each patch is now
+        self.slot: Tensor | None = None  # (crops, patches) where in the shortened sequence each patch is; -1: nowhere
+        self._scratch: dict[Any, Any] = {}
 
     def before(self, layer: int, hidden: Tensor) -> Tensor | None:
         """The attention bias of a ViT layer, which counts merged patches by their sizes; None before any merged."""
@@ -46,24 +47,38 @@ class VisionMerger:
         """The layer's output, shortened where the method merges after it."""
         if layer not in self._layers:
             return hidden
-        assert self._input is not None
+        entered = self._input
+        assert entered is not None
         patches = hidden[:, self._cls :]
         crops, count, _ = patches.shape
         if self._places is None or self._sizes is None:
             self._places = torch.arange(count, device=hidden.device).expand(crops, -1)
             self._sizes = torch.ones(crops, count, dtype=torch.long, device=hidden.device)
             self.slot = self._places
+        ambient = Ambient(hidden.device)
+
+        def heads(kind: Projection) -> Tensor:
+            with ambient():
+                return self._adapter.heads_of(self._modality, layer, entered, kind)
+
         seen = Patches(
             hidden=patches,
-            keys=self._adapter.keys_of(self._modality, layer, self._input)[:, self._cls :],
+            keys=self._adapter.keys_of(self._modality, layer, entered)[:, self._cls :],
             sizes=self._sizes,
             places=self._places,
             grid=(self._adapter.side, self._adapter.side),
             keep=self._keep,
             remaining=len([merging for merging in self._layers if merging >= layer]),
+            heads=heads,
+            scaling=self._adapter.vision_scaling(self._modality, layer),
+            cls=bool(self._cls),
+            scratch=self._scratch,
         )
-        with Ambient(hidden.device).off():
-            target, leading = self._method.merge(layer, seen), self._method.leading(layer, seen)
+        with ambient.off():
+            target = self._method.merge(layer, seen)
+            if target is None:
+                return hidden
+            leading = self._method.leading(layer, seen)
         merged = self._merge(patches, target, leading)
         return torch.cat([hidden[:, : self._cls], merged], dim=1)
 
@@ -73,9 +88,11 @@ class VisionMerger:
         assert self._sizes is not None
         assert self._places is not None
         assert self.slot is not None
-        weighted = patches.float() * self._sizes[..., None]
+        gone = target < 0
+        target, left = target.clamp(min=0), self._sizes.masked_fill(gone, 0)
+        weighted = patches.float() * left[..., None]
         totals = torch.zeros_like(weighted).scatter_add(1, target[..., None].expand_as(weighted), weighted)
-        sizes = torch.zeros_like(self._sizes).scatter_add(1, target, self._sizes)
+        sizes = torch.zeros_like(left).scatter_add(1, target, left)
         stays = sizes > 0
         count = int(stays.sum(dim=1).max())
         order = stays.int().argsort(dim=1, descending=True, stable=True)[:, :count]
@@ -85,9 +102,10 @@ class VisionMerger:
                 :, :count
             ]
         where = torch.zeros_like(target).scatter(1, order, torch.arange(count, device=target.device).expand_as(order))
-        self.slot = where.gather(1, target).gather(1, self.slot)
+        moved = where.gather(1, target).masked_fill(gone, -1).gather(1, self.slot.clamp(min=0))
+        self.slot = moved.masked_fill(self.slot < 0, -1)
         self._places, self._sizes = self._places.gather(1, order), sizes.gather(1, order)
-        members = torch.zeros_like(target).scatter_add(1, target, torch.ones_like(target)).gather(1, order)
+        members = torch.zeros_like(target).scatter_add(1, target, (~gone).long()).gather(1, order)
         means = (take(totals, order) / self._sizes.clamp(min=1)[..., None]).to(patches.dtype)
         return torch.where((members == 1)[..., None], take(patches, order), means)  # what stays alone stays bit for bit
 
@@ -95,4 +113,4 @@ class VisionMerger:
         """(crops, shortened sequence, dim) -> (crops, full sequence, dim)."""
         if self.slot is None:
             return hidden
-        return torch.cat([hidden[:, : self._cls], take(hidden[:, self._cls :], self.slot)], dim=1)
+        return torch.cat([hidden[:, : self._cls], take(hidden[:, self._cls :], self.slot.clamp(min=0))], dim=1)

@@ -1,7 +1,12 @@
-"""One prefill: what each stage keeps, and the shorter sequence that later layers see."""
+"""One prefill: what each stage keeps, and the shorter sequence that later layers see.
+
+It may follow on what a cache holds, in a later turn of a conversation: then the new images alone are pruned, and what
+asks for attention attends to the cache's tokens too.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -14,7 +19,10 @@ from torch.nn.functional import pad
 from clasp.backbones.base import Adapter, UnsupportedError, VisionPass
 from clasp.backbones.prompt import PromptReader
 from clasp.budget import Schedule, Stage
-from clasp.engine.layout import Layout, causal_mask
+from clasp.engine.decoding import checked, counts_anew, first_arguments, plain
+from clasp.engine.layout import Layout
+from clasp.engine.narrowing import Narrowing
+from clasp.engine.past import Past, count_before
 from clasp.engine.prompts import Placeholders
 from clasp.engine.shares import grouped
 from clasp.engine.state import StageState
@@ -33,6 +41,8 @@ class Prefill:
         attention_mask: (batch, length) or None.
         passes: the encoder's calls for these prompts.
         oracle: true categories of the prompts, where the caller knows them.
+        past: what the cache holds before them; None: nothing.
+        cache: it.
 
     Raises:
         UnsupportedError: the placeholders of the prompts are not those of the encoded images.
@@ -48,20 +58,23 @@ class Prefill:
         attention_mask: Tensor | None,
         passes: Sequence[VisionPass],
         oracle: Sequence[str] | None,
+        past: Past | None = None,
+        cache: Any = None,
     ) -> None:
         self.method, self.adapter, self.reader = method, adapter, reader
-        self.passes = passes
+        self.passes, self.past, self.cache = passes, past, cache
         mask = torch.ones_like(ids) if attention_mask is None else attention_mask.to(ids.dtype)
         self.ids, valid = torch.stack([ids, mask]).cpu()
         self.valid = valid.bool()
-        self.placeholders = Placeholders(adapter, self.ids, self.valid, passes)
+        self.placeholders = Placeholders(adapter, self.ids, self.valid, passes, None if past is None else past.visual)
         self.media = self.placeholders.media
         self.schedules = [[schedules(medium.tokens) for medium in media] for media in self.media]
         self._prompts = [self.ids[row][self.valid[row]].tolist() for row in range(len(ids))]
-        self.categories = list(oracle) if oracle is not None else self._route()
+        self.categories = list(oracle) if oracle is not None and any(self.media) else self._route()
         if self.categories is not None and len(self.categories) != len(ids):
             raise UnsupportedError(f"run.oracle names {len(self.categories)} categories for {len(ids)} prompts")
-        self.layouts: list[Layout] = []
+        self._reindexed = counts_anew(method.positions, adapter)
+        self.narrowing = Narrowing(adapter, self.valid, past, self._reindexed)
         self.held: dict[int, tuple[Tensor, Layout]] = {}
         self.embedded: Tensor | None = None
         self.positions: Tensor | None = None
@@ -79,6 +92,8 @@ class Prefill:
         if type(self.method).route is PruningMethod.route:  # reading the instructions takes longer than not to route
             return None
         seeing = [row for row, media in enumerate(self.media) if media]
+        if not seeing:
+            return None
         routed = self.method.route([self.prompt(row) for row in seeing])
         if routed is None:
             return None
@@ -89,32 +104,40 @@ class Prefill:
         """The instruction of a prompt."""
         return self.reader.text(self._prompts[sample])
 
-    def fused(self) -> dict[str, list[Tensor] | Tensor]:
-        """Projected features by modality, where the method fuses ViT layers for a prompt of this batch."""
-        changed: dict[tuple[int, int], Tensor] = {}
+    def features(self, encoded: dict[str, Any]) -> dict[str, Any]:
+        """The encoder's outputs as the backbone's forward takes them, by modality: with features of its own where the
+        method fuses ViT layers, and without media that were seen in an earlier turn."""
+        fused: dict[tuple[int, int], Tensor] = {}
         for row, media in enumerate(self.media):
             category = self.categories[row] if self.categories is not None else None
             for medium in media:
                 key = (id(medium.seen), medium.item)
-                if key not in changed and (fused := self.method.fuse(FusionView(medium), category)) is not None:
-                    changed[key] = self.adapter.reassemble(medium.seen, medium.item, fused)
-        return {seen.modality: self._pooled(seen, changed) for seen in self.passes if self._changes(seen, changed)}
+                if key not in fused and (own := self.method.fuse(FusionView(medium), category)) is not None:
+                    fused[key] = self.adapter.reassemble(medium.seen, medium.item, own)
+        changed: dict[str, Any] = {}
+        for seen in self.passes:
+            shown = [medium for media in self.media for medium in media if medium.seen is seen]
+            output = encoded[seen.modality]
+            if seen.modality in self.placeholders.earlier:
+                output = self.adapter.part(seen, [medium.item for medium in shown]) if shown else None
+            if any(key == id(seen) for key, _ in fused):
+                output = copy.copy(output)
+                output.pooler_output = self._pooled(seen, shown, fused)
+            changed[seen.modality] = output
+        return changed
 
-    @staticmethod
-    def _changes(seen: VisionPass, changed: dict[tuple[int, int], Tensor]) -> bool:
-        return any(key == id(seen) for key, _ in changed)
-
-    def _pooled(self, seen: VisionPass, changed: dict[tuple[int, int], Tensor]) -> list[Tensor] | Tensor:
-        """Features of a modality in the shape that the backbone's forward takes, repeated as beams repeat prompts."""
+    def _pooled(
+        self, seen: VisionPass, shown: Sequence[Medium], fused: dict[tuple[int, int], Tensor]
+    ) -> list[Tensor] | Tensor:
+        """Features of some media in the shape that the backbone's forward takes."""
         own = seen.output.pooler_output
         ends = torch.tensor(self.adapter.counts(seen)).cumsum(0).tolist()
         flat = own.flatten(0, -2) if isinstance(own, Tensor) else torch.cat(list(own))
         parts = []
-        for media in self.media:
-            for medium in (m for m in media if m.seen is seen):
-                end = ends[medium.item]
-                plain = flat[end - medium.tokens : end]
-                parts.append(changed.get((id(seen), medium.item), plain).to(plain.dtype))
+        for medium in shown:
+            end = ends[medium.item]
+            plain = flat[end - medium.tokens : end]
+            parts.append(fused.get((id(seen), medium.item), plain).to(plain.dtype))
         return torch.cat(parts).unflatten(0, (-1, own.shape[-2])) if isinstance(own, Tensor) else parts
 
     @cached_property
@@ -142,23 +165,49 @@ class Prefill:
         slots = [slot for slot, medium in enumerate(self.media[sample]) if medium in media]
         return torch.isin(self.placeholders.medium[sample], torch.tensor(slots)).nonzero().squeeze(1)
 
-    def start(self, hidden: Tensor, arguments: dict[str, Any]) -> None:
-        """Takes the original layout from the arguments of the first decoder layer that the engine watches."""
-        batch, length = self.ids.shape
-        positions = arguments["position_ids"] if self.positions is None else self.positions
-        positions = positions if positions.ndim == 3 else positions[None]
-        positions = positions.expand(-1, batch, -1)
-        index = torch.arange(length).expand(batch, -1)
-        cos, sin = arguments["position_embeddings"]
-        rotary = (cos.expand(batch, -1, -1), sin.expand(batch, -1, -1))
-        padded = not bool(self.valid.all())
-        valid = self.valid.to(hidden.device)
-        following = self.adapter.next_position(positions, valid)
-        mask = arguments.get("attention_mask")
-        known = (index, self.valid)
-        self.layouts = [Layout(0, index.to(hidden.device), valid, padded, positions, rotary, mask, following, known)]
+    def model_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The multimodal forward's arguments with the positions of the whole conversation, where the cache's past is
+        known.
 
-    def add(self, layer: int, hidden: Tensor) -> Tensor:
+        Raises:
+            UnsupportedError: others were given, where they are the caller's.
+        """
+        if self.past is None:
+            return kwargs
+        media = [(medium.seen, medium.item) for media in self.media for medium in media]
+        start = self.past.given.next_position
+        expected = self.adapter.continued(self.ids, self.valid, media, start, kwargs)
+        return {**kwargs, "position_ids": plain(checked(self.adapter, expected, self._real(start.device), kwargs))}
+
+    def decoder_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The decoder's arguments as layer 0 has them; takes what goes into the decoder from them."""
+        if self.past is not None:
+            device = kwargs["inputs_embeds"].device
+            before, real = count_before(self.valid).to(device), self._real(device)
+            own = first_arguments(self.past, before, real, self.valid.shape[1], self._reindexed)
+            kwargs = {**kwargs, **own}
+        self.embedded, self.positions = kwargs["inputs_embeds"], kwargs.get("position_ids")
+        kwargs, self.additions = self.adapter.additions(kwargs)
+        return kwargs
+
+    def _real(self, device: torch.device) -> Tensor | None:
+        """(batch, length) bool; None where no token is padding."""
+        return None if bool(self.valid.all()) else self.valid.to(device)
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """By layer; the latest is the current one."""
+        return self.narrowing.layouts
+
+    def enter(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """The input of decoder layer ``index``, before its stage drops any of it."""
+        if not self.layouts:  # the first layer that the engine watches
+            positions = kwargs["position_ids"] if self.positions is None else self.positions
+            self.narrowing.start(hidden, positions, kwargs["position_embeddings"])
+        self.narrowing.enter(index, hidden)
+        return self._add(index, hidden)
+
+    def _add(self, layer: int, hidden: Tensor) -> Tensor:
         """The input of a layer with what the backbone's decoder adds to the output of the one before it."""
         if not 0 < layer <= len(self.additions):
             return hidden
@@ -184,7 +233,7 @@ class Prefill:
         # one column more than there are places, for what a selection drops after all
         keep = pad(stays, (0, 1)).to(device, non_blocking=True)
         source = torch.arange(layout.length + 1, device=device).repeat(len(hidden), 1)
-        pivots: Tensor | None = None
+        pivots, bias = None, layout.bias
         counted = False
         for shares in groups:
             state = StageState(self, stage, hidden, layout, [share.row for share in shares])
@@ -194,6 +243,9 @@ class Prefill:
             chosen, rows = state.places.gather(1, selection.index), state.samples[:, None]
             places, moved = _order(chosen, selection.valid, layout.length, self._reindexed)
             hidden = _replaced(hidden, rows, chosen, selection)
+            if selection.sizes is not None:
+                bias = torch.zeros(layout.index.shape, device=device) if bias is None else bias
+                bias = bias.index_put((rows, chosen), selection.sizes.float().log())
             keep[rows, moved] = True
             source[rows, moved] = places
             for share in shares:
@@ -204,14 +256,11 @@ class Prefill:
         if counted:  # how many stay depends on the data
             lengths = keep[:, :-1].sum(dim=1).tolist()
         if pruned:
-            hidden = self._compact(stage.cut, hidden, keep[:, :-1], source[:, :-1], lengths, layout, cache)
+            hidden = self.narrowing.compact(stage.cut, hidden, keep[:, :-1], source[:, :-1], lengths, bias)
+            if self.method.cuts_passed and cache is not None:
+                self.narrowing.cut(cache, self.method.name)
         self._records.append(Record(self.layouts[-1], pivots))
         return hidden
-
-    @property
-    def _reindexed(self) -> bool:
-        """Whether rotary positions are counted anew after a stage."""
-        return self.method.positions == "contiguous" and not self.adapter.geometry.multimodal_rotary
 
     def _pivots(self, known: Tensor | None, layout: Layout, rows: Tensor, chosen: Tensor, pivot: Tensor) -> Tensor:
         """``known`` (batch, original length) bool with the pivots among the chosen places (rows, keep) marked."""
@@ -221,49 +270,20 @@ class Prefill:
         marked[rows, layout.index[rows, chosen].masked_fill(~pivot, length)] = True
         return marked[:, :-1] if known is None else known | marked[:, :-1]
 
-    def _compact(
-        self,
-        layer: int,
-        hidden: Tensor,
-        keep: Tensor,
-        source: Tensor,
-        lengths: Sequence[int],
-        layout: Layout,
-        cache: Any,
-    ) -> Tensor:
-        """Gathers what stays, right-aligned, and appends the layout that layers from ``layer`` on see.
+    def after(self) -> Past:
+        """What the cache holds after this prefill."""
+        modalities = list(self.adapter.placeholders)
+        visual = [
+            [sum(m.tokens for m in media if m.seen.modality == name) for name in modalities] for media in self.media
+        ]
+        return self.narrowing.after(self._tail(), visual, self.method.cuts_passed)
 
-        Args:
-            keep: (batch, length) bool, the places that stay.
-            source: (batch, length) long, the place from which each is filled.
-            lengths: how many stay in each row.
-        """
-        length = max(lengths)
-        slots = keep.int().argsort(dim=1, stable=True)[:, -length:]
-        valid = keep.gather(1, slots)
-        order = source.gather(1, slots)
-        hidden = take(hidden, order)
-        padded = min(lengths) < length
-        positions = layout.positions.gather(2, order.expand(len(layout.positions), -1, -1))
-        if self._reindexed:
-            positions = (valid.long().cumsum(dim=1) - 1).clamp(min=0).expand_as(positions)
-            following = valid.sum(dim=1)[None, :, None].expand(len(positions), -1, -1)
-            rotary = self.adapter.rotary(hidden, positions)
-        else:
-            rotary = (take(layout.rotary[0], order), take(layout.rotary[1], order))
-            following = layout.next_position
-        compact = Layout(layer, layout.index.gather(1, order), valid, padded, positions, rotary, None, following)
-        self.layouts.append(replace(compact, mask=causal_mask(self.adapter, hidden, compact, cache)))
-        return hidden
-
-    def scatter(self, hidden: Tensor) -> Tensor:
-        """(batch, shorter, hidden) -> (batch, original length, hidden); dropped and padding rows are zero."""
-        layout = self.layouts[-1]
-        full = hidden.new_zeros(*self.ids.shape, hidden.shape[-1])
-        batch = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(layout.index)
-        if not layout.padded:
-            return full.index_put_((batch, layout.index), hidden)
-        return full.index_put_((batch[layout.valid], layout.index[layout.valid]), hidden[layout.valid])
+    def _tail(self) -> int:
+        """How many of the last tokens are text in every row, so that all layers hold them, one position each."""
+        if len(self.layouts[0].positions) == 3 and any(seen.modality == "video" for seen in self.passes):
+            return 0  # a long video's last times may be larger than the positions of the text behind it
+        text = self.valid & ~self.placeholders.visual
+        return int(text.flip(1).long().cumprod(dim=1).sum(dim=1).min())
 
     def trace(self, kv_bytes: int) -> Trace:
         """What this prefill kept."""
@@ -287,7 +307,7 @@ def _checked(method: PruningMethod, selection: Selection) -> Selection:
 def _on(device: torch.device, selection: Selection) -> Selection:
     parts = {
         name: None if (value := getattr(selection, name)) is None else value.to(device)
-        for name in ("index", "replaced", "pivots", "valid")
+        for name in ("index", "replaced", "pivots", "valid", "sizes")
     }
     return replace(selection, **parts)
 

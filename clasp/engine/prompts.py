@@ -20,18 +20,29 @@ class Placeholders:
         ids: (batch, length) input ids on the CPU.
         valid: (batch, length) bool on the CPU, False at padding.
         passes: the encoder's calls of this prefill, one per modality.
+        before: (batch, modalities) visual tokens of each row in earlier turns, for a prefill that follows on a cache;
+            negative where that is not known. Their media may have been encoded again with the new ones, as a processor
+            gives a whole conversation.
 
     Attributes:
         media: per row its media, in the order of the prompt.
         visual: (batch, length) bool on the CPU, the placeholders.
         medium, place: (batch, length) long on the CPU, per placeholder: which of the row's media, and which of that
             medium's visual tokens; -1 elsewhere.
+        earlier: modalities of which media of earlier turns were encoded again.
 
     Raises:
         UnsupportedError: the placeholders are not those of the encoded media.
     """
 
-    def __init__(self, adapter: Adapter, ids: Tensor, valid: Tensor, passes: Sequence[VisionPass]) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        ids: Tensor,
+        valid: Tensor,
+        passes: Sequence[VisionPass],
+        before: Tensor | None = None,
+    ) -> None:
         rows = torch.full_like(ids, -1)
         order = list(adapter.placeholders)
         for number, token in enumerate(adapter.placeholders.values()):
@@ -44,7 +55,9 @@ class Placeholders:
         media = {
             name: [Medium(adapter, encoded[name], i, tokens) for i, tokens in enumerate(counts[name])] for name in order
         }
-        copies = self._copies(rows, order, counts)
+        skipped = {} if before is None else self._skipped(rows, order, counts, before)
+        self.earlier = set(skipped)
+        copies = self._copies(rows, order, {name: counts[name] for name in order if name not in skipped})
         self.media: list[list[Medium]] = []
         self.medium = torch.full(rows.shape, -1)
         self.place = torch.full(rows.shape, -1)
@@ -55,7 +68,44 @@ class Placeholders:
                 self.medium[row][rows[row] >= 0] = self.medium[row - 1][rows[row - 1] >= 0]
                 self.place[row][rows[row] >= 0] = self.place[row - 1][rows[row - 1] >= 0]
             else:
+                for name, tokens in skipped.items():
+                    self._skip(name, tokens[row], following[name])
                 self.media.append(list(self._assign(row, rows[row], order, following)))
+        for name in skipped:
+            if left := len(list(following[name])):
+                raise UnsupportedError(
+                    f"{left} of {len(counts[name])} encoded {name}s have no placeholder in what follows on the cache; "
+                    f"pass those of the whole conversation or the new ones alone, one {name} per placeholder"
+                )
+
+    @staticmethod
+    def _skipped(
+        kinds: Tensor, order: Sequence[Modality], counts: dict[Modality, list[int]], before: Tensor
+    ) -> dict[Modality, list[int]]:
+        """Modalities of which the encoded media are more than the placeholders: how many tokens of each row's are of
+        earlier turns."""
+        skipped: dict[Modality, list[int]] = {}
+        for number, name in enumerate(order):
+            wanted, given = int((kinds == number).sum()), sum(counts[name])
+            known = before[:, number].tolist()
+            if min(known) < 0 and len(kinds) == 1:
+                known = [given - wanted]
+            if given and (not wanted or wanted % given) and min(known) >= 0:
+                skipped[name] = known
+        return skipped
+
+    @staticmethod
+    def _skip(name: Modality, tokens: int, media: Iterator[Medium]) -> None:
+        """Passes over a row's media of earlier turns."""
+        left = tokens
+        while left > 0:
+            medium = next(media, None)
+            left = -1 if medium is None else left - medium.tokens
+        if left:
+            raise UnsupportedError(
+                f"the {name}s of earlier turns had {tokens} visual tokens and have others now (LLaVA-OneVision cuts "
+                f"the only picture of a prompt); pass the new tokens and the new {name}s alone"
+            )
 
     def _assign(
         self, row: int, kinds: Tensor, order: Sequence[Modality], following: dict[Modality, Iterator[Medium]]
@@ -83,6 +133,8 @@ class Placeholders:
         """How often each prompt is repeated: 1, or the number of beams."""
         found = set()
         for number, name in enumerate(order):
+            if name not in counts:
+                continue
             wanted, given = int((kinds == number).sum()), sum(counts[name])
             if not wanted and not given:
                 continue

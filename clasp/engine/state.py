@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from clasp.backbones.base import UnsupportedError
 from clasp.budget import Stage
@@ -139,10 +140,10 @@ class StageState:
         if of == "instruction":
             return self._marked(self.prefill.instruction[self._numbers].gather(1, index) & valid)
         order = torch.arange(self.layout.length)
-        if of == "text":
+        if of in ("text", "start"):
             visual = self.prefill.placeholders.visual[self._numbers].gather(1, index)
             behind = torch.stack([order > row.places.max() for row in self._rows])
-            return self._marked(behind & valid & ~visual)
+            return self._marked(valid & (behind & ~visual if of == "text" else ~behind))
         if of == "last":
             last = _to(self._hidden.device, order.masked_fill(~valid, -1).amax(dim=1, keepdim=True))
             return last, torch.ones_like(last, dtype=torch.bool)
@@ -185,6 +186,22 @@ class StageState:
             with self.ambient():
                 similarities.append(clip.similarity(features[row.tokens.to(features.device)], text))
         return torch.stack(similarities)
+
+    def clip_words(self, text_tower: str) -> tuple[Tensor, Tensor]:
+        from clasp.backbones.clip_text import clip_text  # so that its code counts for methods alone that read it
+
+        clip = clip_text(text_tower, str(self._hidden.device))
+        with self.ambient():
+            known = {row.sample: clip.words(self.prefill.prompt(row.sample)) for row in self._rows}
+        words = [known[row.sample] for row in self._rows]
+        real = [torch.ones(len(own), dtype=torch.bool, device=own.device) for own in words]
+        return pad_sequence(words, batch_first=True), pad_sequence(real, batch_first=True)
+
+    def clip_patches(self, text_tower: str, features: Tensor) -> Tensor:
+        from clasp.backbones.clip_text import clip_text
+
+        with self.ambient():
+            return clip_text(text_tower, str(self._hidden.device)).plain_patches(features)
 
     def seeds(self) -> list[int]:
         seeds = []

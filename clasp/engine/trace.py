@@ -22,7 +22,8 @@ class SampleTrace:
 
     ``kept`` holds one ascending index tensor per stage into the prompt's visual tokens; ``pivots`` a matching bool
     tensor per stage where the method tells relevance from coverage; both are on the CPU. The per-layer counts are
-    visual tokens of the whole prompt, ``nominal`` what its images and videos were asked to keep at the pruning step.
+    visual tokens of the whole prompt, ``visual_cached`` those in the layer's KV cache after the prefill; ``nominal`` is
+    what its images and videos were asked to keep at the pruning step.
     """
 
     category: str | None
@@ -31,6 +32,7 @@ class SampleTrace:
     images: int
     visual_entering: tuple[int, ...]
     visual_leaving: tuple[int, ...]
+    visual_cached: tuple[int, ...]
     nominal: float
     text_tokens: int
 
@@ -85,6 +87,9 @@ def trace(prefill: Prefill, records: Sequence[Record], kv_bytes: int) -> Trace:
                 images=len(media),
                 visual_entering=schedule.entering(),
                 visual_leaving=schedule.leaving(),
+                visual_cached=schedule.leaving()[-1:] * schedule.layers
+                if prefill.method.cuts_passed
+                else schedule.entering(),
                 nominal=sum(one.token_counts().nominal for one in schedules),
                 text_tokens=lengths[row] - counts[row],
             )

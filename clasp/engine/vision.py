@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,12 +62,12 @@ class Medium:
         arranged = self._arranged(self.adapter.vision_attention_heads, "attention heads", layer)
         return arranged.transpose(0, 1)
 
-    def received(self, layer: int) -> Tensor:
+    def received(self, layer: int, others: bool) -> Tensor:
         """(tokens,) float32."""
         self.state(layer)
-        return self._once(
-            ("received", layer), lambda: self._arranged(self.adapter.vision_received, "received", layer)[:, 0]
-        )
+        name = "received of others" if others else "received"
+        compute = partial(self.adapter.vision_received, others=True) if others else self.adapter.vision_received
+        return self._once((name, layer), lambda: self._arranged(compute, name, layer)[:, 0])
 
     def heads(self, layer: int, kind: Projection) -> Tensor:
         """(heads, tokens, head_dim)."""
@@ -133,7 +134,8 @@ class Medium:
         return torch.zeros_like(first).scatter(0, order, first)
 
     def _labels(self) -> Tensor:
-        """(tokens,) long: a number for each group that was merged, in the ViT's order; 0 for newlines."""
+        """(tokens,) long: a number for each group that was merged, in the ViT's order; 0 for newlines and for what was
+        dropped."""
         merged, cls = self.seen.merged, int(self.adapter.geometry.cls)
         assert merged is not None
         crops, patches = merged.shape
@@ -141,6 +143,7 @@ class Medium:
         self._refuse_mixing(torch.cat([torch.zeros(crops, cls), numbers.view(crops, patches)], dim=1))
         # a number of its own for every group of every crop, so that the same place in two crops is not one group
         groups = merged + torch.arange(0, crops * patches, patches, device=merged.device)[:, None] + 1
+        groups = groups.masked_fill(merged < 0, 0)
         values = torch.cat([groups.new_zeros(crops, cls), groups], dim=1)[..., None].double()
         if cls and self.adapter.blocks(self.seen, self.item, values).shape[1] == patches + 1:
             values[:, 0, 0] = -1.0 - torch.arange(crops, device=values.device)  # CLS is a visual token of its own
@@ -293,8 +296,8 @@ class VisionRows:
     def attention_heads(self, layer: int) -> Tensor:
         return self._stack(lambda medium: medium.attention_heads(layer), dim=1)
 
-    def received(self, layer: int) -> Tensor:
-        return self._stack(lambda medium: medium.received(layer))
+    def received(self, layer: int, *, others: bool = False) -> Tensor:
+        return self._stack(lambda medium: medium.received(layer, others))
 
     def keys(self, layer: int) -> Tensor:
         return self._stack(lambda medium: medium.keys(layer))

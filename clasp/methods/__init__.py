@@ -9,40 +9,16 @@ import dataclasses
 import difflib
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from clasp.methods.registry import read
 
 if TYPE_CHECKING:
     from clasp.methods.base import Method
 
-METHODS: dict[str, tuple[str, str]] = {
-    "none": ("clasp.methods.none", "Unpruned"),
-    "random": ("clasp.methods.random", "Random"),
-    "random_inside": ("clasp.methods.random", "RandomInside"),
-    "stride": ("clasp.methods.stride", "Stride"),
-    "pool": ("clasp.methods.pool", "Pool"),
-    "tome": ("clasp.methods.tome", "ToMe"),
-    "fastv": ("clasp.methods.fastv", "FastV"),
-    "prumerge": ("clasp.methods.prumerge", "PruMerge"),
-    "prumerge_plus": ("clasp.methods.prumerge", "PruMergePlus"),
-    "hired": ("clasp.methods.hired", "HiRED"),
-    "pdrop": ("clasp.methods.pdrop", "PDrop"),
-    "sparsevlm": ("clasp.methods.sparsevlm", "SparseVLM"),
-    "mustdrop": ("clasp.methods.mustdrop", "MustDrop"),
-    "fastervlm": ("clasp.methods.fastervlm", "FasterVLM"),
-    "visionzip": ("clasp.methods.visionzip", "VisionZip"),
-    "vispruner": ("clasp.methods.vispruner", "VisPruner"),
-    "dart": ("clasp.methods.dart", "DART"),
-    "divprune": ("clasp.methods.divprune", "DivPrune"),
-    "cdpruner": ("clasp.methods.cdpruner", "CDPruner"),
-    "vscan": ("clasp.methods.vscan", "VScan"),
-    "hiprune": ("clasp.methods.hiprune", "HiPrune"),
-    "mmtok": ("clasp.methods.mmtok", "MMTok"),
-    "holov": ("clasp.methods.holov", "HoloV"),
-    "scope": ("clasp.methods.scope", "SCOPE"),
-    "prunesid": ("clasp.methods.prunesid", "PruneSID"),
-    "clasp": ("clasp.methods.clasp.method", "CLASP"),
-}
-"""Name on the command line and in results -> module and class."""
+METHODS = read(Path(__file__).parent, __name__)
+"""Name on the command line and in results -> where it is and how it is shown, in the order of tables."""
 
 
 def get(name: str) -> type[Method]:
@@ -53,8 +29,8 @@ def get(name: str) -> type[Method]:
     """
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}; use one of {', '.join(METHODS)}{_did_you_mean(name, METHODS)}")
-    module, class_name = METHODS[name]
-    return getattr(importlib.import_module(module), class_name)
+    entry = METHODS[name]
+    return getattr(importlib.import_module(entry.module), entry.class_name)
 
 
 def build(name: str, parameters: Mapping[str, Any]) -> Method:

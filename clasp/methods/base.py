@@ -42,6 +42,14 @@ class Method(PruningMethod, ABC):
     """
 
     name: ClassVar[str]
+    label: ClassVar[str] = ""
+    """As papers write it; empty: as its class is called."""
+    paper: ClassVar[str] = ""
+    """Its arXiv number, by which tables are ordered; empty for a baseline."""
+    inside: ClassVar[bool] = False
+    """Whether it drops visual tokens between decoder layers; the others hand the decoder fewer to begin with."""
+    convention: ClassVar[Accounting | None] = None
+    """What the token counts of its papers mean; None: no source says it."""
     scope: ClassVar[Scope] = "sample"
     """What is ranked together: all visual tokens of a prompt, of one image or video, or of one crop or frame of it.
     With ``crop``, tokens that belong to no crop (newlines) go first."""
@@ -52,6 +60,8 @@ class Method(PruningMethod, ABC):
     weighs_merged: ClassVar[bool] = True
     """Whether the ViT's attention counts a merged patch by how many it stands for (ToMe's proportional attention)."""
     prunes: ClassVar[bool] = True
+    cuts_passed: ClassVar[bool] = False
+    """Whether a stage takes what it drops out of the KV cache of the layers before it, too."""
     accountings: ClassVar[tuple[Accounting, ...]] = ACCOUNTINGS
     """Values of ``accounting`` that the method knows, the default first."""
     towers: ClassVar[tuple[str, ...]] = ()
@@ -166,14 +176,15 @@ class Method(PruningMethod, ABC):
         """ViT layers (0-based) after which the method merges patches inside the vision tower."""
         return ()
 
-    def merge(self, layer: int, patches: Patches) -> Tensor:
+    def merge(self, layer: int, patches: Patches) -> Tensor | None:
         """Which patch each patch is merged into after ViT layer ``layer``.
 
         Returns:
             (crops, patches) long indices into the patches; a patch that stays points at itself, and only at such a
             one may others point. Merged patches become their size-weighted mean; the ViT's further attention counts
             them by size where the method :attr:`weighs_merged`. The projector's input is unmerged: every patch has the
-            features of what it was merged into.
+            features of what it was merged into. -1: the patch is dropped, and nothing further on has its features.
+            None: all stay.
         """
         raise NotImplementedError
 
@@ -184,6 +195,10 @@ class Method(PruningMethod, ABC):
             (crops, patches) float: by falling value, the lower index of equal ones first; None: the order stays.
         """
         return None
+
+    def weighs(self) -> bool:
+        """Whether its selections have :attr:`Selection.sizes`, which not every kind of attention can take."""
+        return False
 
     def fuse(self, vision: Tower, category: str | None) -> Tensor | None:
         """Features of one image for the projector, (crops, patches, vision_dim); None leaves the backbone's."""

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from clasp.budget import Geometry, Schedule
+from clasp.budget import Accounting, Geometry, Schedule
 from clasp.methods.crops import PerCrop
 from clasp.methods.protocols import Positions, Selection, State
 from clasp.ops.attention import masked_mean
@@ -44,6 +44,8 @@ class CDPruner(PerCrop):
     """
 
     name: ClassVar[str] = "cdpruner"
+    paper: ClassVar[str] = "2506.10967"
+    convention: ClassVar[Accounting | None] = "nominal"
     towers: ClassVar[tuple[str, ...]] = ("text_tower",)
     assumptions: ClassVar[tuple[str, ...]] = (
         "CDPruner's relevance is scaled within each crop; its code scales over all crops of an image",

@@ -41,6 +41,9 @@ class DART(Listening):
     """
 
     name: ClassVar[str] = "dart"
+    paper: ClassVar[str] = "2502.11494"
+    inside: ClassVar[bool] = True
+    convention: ClassVar[Accounting | None] = "nominal"
     lookback: ClassVar[int] = 1
     accountings: ClassVar[tuple[Accounting, ...]] = ("output_average", "nominal", "published")
     assumptions: ClassVar[tuple[str, ...]] = (

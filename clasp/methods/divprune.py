@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clasp.budget import Schedule, single_stage
+from clasp.budget import Accounting, Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.diversity import max_min
@@ -21,6 +21,8 @@ class DivPrune(Method):
     """DivPrune (arXiv 2503.02175). It needs neither the question nor attention."""
 
     name: ClassVar[str] = "divprune"
+    paper: ClassVar[str] = "2503.02175"
+    convention: ClassVar[Accounting | None] = "nominal"
     scope: ClassVar[Scope] = "image"
     assumptions: ClassVar[tuple[str, ...]] = (
         "DivPrune's equal distances go to the lower index",

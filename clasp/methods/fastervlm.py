@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from clasp.budget import Accounting
 from clasp.methods.crops import PerCrop
 from clasp.methods.protocols import Positions, Selection, State
 from clasp.ops.select import top_k
@@ -20,6 +21,8 @@ class FasterVLM(PerCrop):
     """FasterVLM (arXiv 2412.01818v1); no parameters but the crops' budget."""
 
     name: ClassVar[str] = "fastervlm"
+    paper: ClassVar[str] = "2412.01818"
+    convention: ClassVar[Accounting | None] = "nominal"
     reads_cls: ClassVar[bool] = True
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
 

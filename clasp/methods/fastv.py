@@ -29,6 +29,8 @@ class FastV(Method):
     """
 
     name: ClassVar[str] = "fastv"
+    paper: ClassVar[str] = "2403.06764"
+    inside: ClassVar[bool] = True
     lookback: ClassVar[int] = 1
     assumptions: ClassVar[tuple[str, ...]] = (
         "FastV's layer K = 2 of 32 scales with the decoder's depth; later demonstrations of it use K = 3",

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 
-from clasp.budget import Geometry, Schedule, single_stage
+from clasp.budget import Accounting, Geometry, Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.select import top_k
@@ -33,6 +33,8 @@ class HiPrune(Method):
     """
 
     name: ClassVar[str] = "hiprune"
+    paper: ClassVar[str] = "2508.00553"
+    convention: ClassVar[Accounting | None] = "nominal"
     scope: ClassVar[Scope] = "crop"
     assumptions: ClassVar[tuple[str, ...]] = (
         "HiPrune's object layer, 8 of CLIP-L's 22 before the projector, scales with other towers' depth; its code for "

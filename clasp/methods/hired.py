@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from clasp.budget import Schedule, single_stage
+from clasp.budget import Accounting, Schedule, single_stage
 from clasp.methods.base import Method, proportional
 from clasp.methods.protocols import Crops, Positions, Scope, Selection, State
 from clasp.ops.select import top_k
@@ -33,6 +33,8 @@ class HiRED(Method):
     """
 
     name: ClassVar[str] = "hired"
+    paper: ClassVar[str] = "2408.10945"
+    convention: ClassVar[Accounting | None] = "nominal"
     scope: ClassVar[Scope] = "crop"
     reads_cls: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = (

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clasp.budget import PUBLISHED_TOKENS, Schedule, single_stage
+from clasp.budget import PUBLISHED_TOKENS, Accounting, Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.select import top_k
@@ -37,6 +37,8 @@ class HoloV(Method):
     """
 
     name: ClassVar[str] = "holov"
+    paper: ClassVar[str] = "2510.02912"
+    convention: ClassVar[Accounting | None] = "nominal"
     scope: ClassVar[Scope] = "crop"
     reads_cls: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = (

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from clasp.budget import Schedule, single_stage
+from clasp.budget import Accounting, Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.covering import Attracted, cover
@@ -31,6 +31,8 @@ class MMTok(Method):
     """
 
     name: ClassVar[str] = "mmtok"
+    paper: ClassVar[str] = "2508.18264"
+    convention: ClassVar[Accounting | None] = "nominal"
     scope: ClassVar[Scope] = "crop"
     assumptions: ClassVar[tuple[str, ...]] = (
         "MMTok's words are all tokens of the instruction; its code leaves out 50 function words and format prompts",

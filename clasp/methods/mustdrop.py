@@ -55,6 +55,8 @@ class MustDrop(Listening):
     """
 
     name: ClassVar[str] = "mustdrop"
+    paper: ClassVar[str] = "2411.10803"
+    inside: ClassVar[bool] = True
     lookback: ClassVar[int] = 1
     reads_cls: ClassVar[bool] = True
     accountings: ClassVar[tuple[Accounting, ...]] = ("output_average", "thresholds")

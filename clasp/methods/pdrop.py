@@ -47,6 +47,9 @@ class PDrop(Staged):
     """
 
     name: ClassVar[str] = "pdrop"
+    paper: ClassVar[str] = "2410.17247"
+    inside: ClassVar[bool] = True
+    convention: ClassVar[Accounting | None] = "output_average"
     accountings: ClassVar[tuple[Accounting, ...]] = ("output_average", "published")
     assumptions: ClassVar[tuple[str, ...]] = (
         "PDrop's stage layers scale with the decoder's depth",

@@ -28,6 +28,7 @@ class Pool(Method):
     """Adaptive average pooling of each crop's projected tokens; no parameters of its own."""
 
     name: ClassVar[str] = "pool"
+    label: ClassVar[str] = "Pooling"
     scope: ClassVar[Scope] = "crop"
     assumptions: ClassVar[tuple[str, ...]] = (
         "Pool's budget is split over the crops of an image in proportion to their tokens",

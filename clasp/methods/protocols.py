@@ -6,7 +6,7 @@ acts on the :class:`Selection` that comes back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -15,10 +15,11 @@ from torch import Tensor
 from clasp.budget import Geometry, Schedule, Stage
 
 Positions = Literal["original", "contiguous"]
-Queries = Literal["instruction", "last", "text", "visual", "prompt"]
+Queries = Literal["instruction", "last", "text", "visual", "start", "prompt"]
 """Tokens of a row's prompt: ``instruction`` the user's own text after the image, without system prompt and template;
 ``last`` the last token; ``text`` all that is behind the row's visual tokens, template included, and no placeholder;
-``visual`` the row's visual tokens; ``prompt`` everything but padding."""
+``visual`` the row's visual tokens; ``start`` all up to the last of these, system prompt included; ``prompt`` everything
+but padding."""
 Projection = Literal["q", "k", "v"]
 Scope = Literal["sample", "image", "crop"]
 Span = Literal["instruction", "after_image"]
@@ -85,9 +86,13 @@ class Vision(Protocol):
         """(rows, heads, tokens) float32: as :meth:`attention`, for each head alone."""
         ...
 
-    def received(self, layer: int) -> Tensor:
+    def received(self, layer: int, *, others: bool = False) -> Tensor:
         """(rows, tokens) float32: attention that each patch receives in ViT layer ``layer`` from all of its crop,
-        itself and CLS included, mean over heads and over those that ask."""
+        itself and CLS included, mean over heads and over those that ask.
+
+        Args:
+            others: leave out what CLS and the patch itself pay; the mean is still over all that ask.
+        """
         ...
 
     def keys(self, layer: int) -> Tensor:
@@ -258,6 +263,17 @@ class State(Protocol):
         """The vision tower's values."""
         ...
 
+    def clip_words(self, text_tower: str) -> tuple[Tensor, Tensor]:
+        """(rows, words, dim) float32 unit vectors of every token of the prompt's text, start and end included, as the
+        CLIP model ``text_tower`` puts them into its common space, cut after as many as it reads at once; and (rows,
+        words) bool, which are no padding."""
+        ...
+
+    def clip_patches(self, text_tower: str, features: Tensor) -> Tensor:
+        """(rows, any, vision_dim) ViT hidden states, or what was made of them -> (rows, any, dim) float32 unit vectors
+        in that space, by its visual projection alone."""
+        ...
+
     def seeds(self) -> list[int]:
         """One seed a row, from the image's pixels alone: the same whatever the batch, the order or the beam."""
         ...
@@ -327,6 +343,10 @@ class Patches:
         grid: rows and columns of the crop's grid.
         keep: patches that each crop is to end with.
         remaining: merging layers from this one on, itself included.
+        heads: queries, keys or values of the layer, computed when called: (crops, heads, sequence, head_dim), the
+            sequence being CLS, where there is one (``cls``), and the patches that the layer computed on.
+        scaling: factor on the products of queries and keys.
+        scratch: what the method has noted at earlier layers of this pass; empty at first, gone after it.
     """
 
     hidden: Tensor
@@ -336,6 +356,10 @@ class Patches:
     grid: tuple[int, int]
     keep: int
     remaining: int
+    heads: Callable[[Projection], Tensor]
+    scaling: float
+    cls: bool
+    scratch: dict[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -352,6 +376,9 @@ class Selection:
         pivots: (rows, keep) bool, for traces: kept for relevance rather than for coverage.
         valid: (rows, any) bool, for methods whose counts depend on the data: ``index`` then has as many columns as
             this, more or fewer than asked for, and its False entries are dropped after all. At least one a row is True.
+        sizes: (rows, keep) how many tokens each kept one stands for, at least 1: from here on, decoding included, its
+            logarithm is added to the attention that it is paid (ToMe's proportional attention). Of a method that
+            :meth:`Method.weighs`.
     """
 
     index: Tensor
@@ -359,6 +386,7 @@ class Selection:
     replaced: Tensor | None = None
     pivots: Tensor | None = None
     valid: Tensor | None = None
+    sizes: Tensor | None = None
 
 
 class PruningMethod(Protocol):
@@ -367,6 +395,7 @@ class PruningMethod(Protocol):
     name: ClassVar[str]
     lookback: ClassVar[int]
     weighs_merged: ClassVar[bool]
+    cuts_passed: ClassVar[bool]
 
     @property
     def tokens(self) -> int | None: ...
@@ -385,6 +414,7 @@ class PruningMethod(Protocol):
     def merge_layers(self, feature_layer: int) -> tuple[int, ...]: ...
     def merge(self, layer: int, patches: Patches) -> Tensor: ...
     def leading(self, layer: int, patches: Patches) -> Tensor | None: ...
+    def weighs(self) -> bool: ...
     def fuse(self, vision: Tower, category: str | None) -> Tensor | None: ...
 
     def route(self, prompts: Sequence[str]) -> list[str] | None:

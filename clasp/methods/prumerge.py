@@ -39,6 +39,7 @@ class PruMerge(PerCrop):
     """
 
     name: ClassVar[str] = "prumerge"
+    paper: ClassVar[str] = "2403.15388"
     reads_cls: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = _ASSUMPTIONS
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
@@ -85,6 +86,7 @@ class PruMergePlus(PruMerge):
     """
 
     name: ClassVar[str] = "prumerge_plus"
+    label: ClassVar[str] = "PruMerge+"
     assumptions: ClassVar[tuple[str, ...]] = (
         *_ASSUMPTIONS,
         "PruMerge+'s samples are evenly spaced, in raster order, among the tokens not kept for their attention",

@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clasp.budget import Schedule, single_stage
+from clasp.budget import Accounting, Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.grouping import mean_cosine, principal_groups, suppress, within
@@ -42,6 +42,8 @@ class PruneSID(Method):
     """
 
     name: ClassVar[str] = "prunesid"
+    paper: ClassVar[str] = "2603.09480"
+    convention: ClassVar[Accounting | None] = "nominal"
     scope: ClassVar[Scope] = "crop"
     reads_cls: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = (

@@ -52,6 +52,8 @@ class RandomInside(Random):
     """The same inside the decoder: before layer 2 of 32, moved to the same relative depth of others (1 of 12)."""
 
     name: ClassVar[str] = "random_inside"
+    label: ClassVar[str] = "Random (inside)"
+    inside: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = ("Random's layer inside the decoder is FastV's and DART's, 2 of 32",)
 
     def usual_layer(self, layers: int) -> int:

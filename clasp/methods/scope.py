@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from clasp.budget import Geometry, Schedule, single_stage
+from clasp.budget import Accounting, Geometry, Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.covering import Similar, cover
@@ -31,6 +31,8 @@ class SCOPE(Method):
     """
 
     name: ClassVar[str] = "scope"
+    paper: ClassVar[str] = "2510.24214"
+    convention: ClassVar[Accounting | None] = "nominal"
     scope: ClassVar[Scope] = "crop"
     reads_cls: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = (

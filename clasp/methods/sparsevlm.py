@@ -57,6 +57,9 @@ class SparseVLM(Listening, Staged):
     """
 
     name: ClassVar[str] = "sparsevlm"
+    paper: ClassVar[str] = "2410.04417"
+    inside: ClassVar[bool] = True
+    convention: ClassVar[Accounting | None] = "output_average"
     lookback: ClassVar[int] = 1  # the attention of the layer whose output is pruned
     accountings: ClassVar[tuple[Accounting, ...]] = ("output_average", "published")
     assumptions: ClassVar[tuple[str, ...]] = (

@@ -24,6 +24,7 @@ class ToMe(Method):
     """ToMe (arXiv 2210.09461, section 3); the budget sets r, so it has no parameters of its own."""
 
     name: ClassVar[str] = "tome"
+    paper: ClassVar[str] = "2210.09461"
     scope: ClassVar[Scope] = "crop"
     assumptions: ClassVar[tuple[str, ...]] = (
         "how the published LLaVA rows applied ToMe is stated nowhere: merged inside the ViT, after each block, up to "

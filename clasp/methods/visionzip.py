@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from clasp.budget import Accounting
 from clasp.methods.crops import PerCrop
 from clasp.methods.protocols import Positions, Selection, State
 from clasp.ops.select import take, top_mask
@@ -33,6 +34,8 @@ class VisionZip(PerCrop):
     """
 
     name: ClassVar[str] = "visionzip"
+    paper: ClassVar[str] = "2412.04467"
+    convention: ClassVar[Accounting | None] = "nominal"
     reads_cls: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = (
         "VisionZip's split of other budgets than 64, 128 and 192: the same share of contextual tokens, rounded",

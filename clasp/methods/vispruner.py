@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import torch
 
+from clasp.budget import Accounting
 from clasp.methods.crops import PerCrop
 from clasp.methods.protocols import Positions, Selection, State
 from clasp.ops.matching import thin
@@ -30,6 +31,8 @@ class VisPruner(PerCrop):
     """
 
     name: ClassVar[str] = "vispruner"
+    paper: ClassVar[str] = "2412.01818"
+    convention: ClassVar[Accounting | None] = "nominal"
     reads_cls: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = (
         "VisPruner's order between rounds (first side by falling similarity, then the second side) is its code's",

@@ -41,6 +41,9 @@ class VScan(Method):
     """
 
     name: ClassVar[str] = "vscan"
+    paper: ClassVar[str] = "2505.22654"
+    inside: ClassVar[bool] = True
+    convention: ClassVar[Accounting | None] = "output_average"
     scope: ClassVar[Scope] = "crop"
     reads_cls: ClassVar[bool] = True
     accountings: ClassVar[tuple[Accounting, ...]] = ("output_average",)

@@ -13,7 +13,7 @@ ON_DEVICE = 1 << 26
 """Numbers that an accelerator works on at a time."""
 
 
-def attention_rows(query: Tensor, key: Tensor, allowed: Tensor, scaling: float) -> Tensor:
+def attention_rows(query: Tensor, key: Tensor, allowed: Tensor, scaling: float, bias: Tensor | None = None) -> Tensor:
     """Softmax attention of the given query rows over all keys, averaged over heads.
 
     Args:
@@ -21,24 +21,30 @@ def attention_rows(query: Tensor, key: Tensor, allowed: Tensor, scaling: float) 
         key: (batch, kv_heads, length, head_dim); heads is a multiple of kv_heads (grouped-query attention).
         allowed: (batch, rows, length) bool, True where the row may look.
         scaling: factor on the logits, usually head_dim ** -0.5.
+        bias: (batch, length) float32, added to the logits of each key.
 
     Returns:
         (batch, rows, length) float32; a row that may look nowhere is all zero.
     """
-    return _softmax(query, key, allowed, scaling).mean(dim=1).nan_to_num_(0.0)  # a fully masked row is 0/0
+    return _softmax(query, key, allowed, scaling, bias).mean(dim=1).nan_to_num_(0.0)  # a fully masked row is 0/0
 
 
-def attention_probabilities(query: Tensor, key: Tensor, allowed: Tensor, scaling: float) -> Tensor:
+def attention_probabilities(
+    query: Tensor, key: Tensor, allowed: Tensor, scaling: float, bias: Tensor | None = None
+) -> Tensor:
     """As :func:`attention_rows`, for each head: (batch, heads, rows, length) float32."""
-    return _softmax(query, key, allowed, scaling).nan_to_num_(0.0)
+    return _softmax(query, key, allowed, scaling, bias).nan_to_num_(0.0)
 
 
-def _softmax(query: Tensor, key: Tensor, allowed: Tensor, scaling: float) -> Tensor:
+def _softmax(query: Tensor, key: Tensor, allowed: Tensor, scaling: float, bias: Tensor | None) -> Tensor:
     batch, heads, rows, head_dim = query.shape
     groups = heads // key.shape[1]
     grouped = query.reshape(batch, key.shape[1], groups * rows, head_dim)
     logits = (grouped @ key.transpose(-1, -2)).float().mul_(scaling)
-    logits = logits.view(batch, heads, rows, key.shape[2]).masked_fill_(~allowed[:, None], float("-inf"))
+    logits = logits.view(batch, heads, rows, key.shape[2])
+    if bias is not None:
+        logits = logits.add_(bias[:, None, None])
+    logits = logits.masked_fill_(~allowed[:, None], float("-inf"))
     return torch.softmax(logits, dim=-1)
 
 
@@ -56,22 +62,29 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return torch.einsum("brw,br->bw", values, weights) / weights.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
-def attention_received(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+def attention_received(query: Tensor, key: Tensor, scaling: float, skip: int | None = None) -> Tensor:
     """Softmax attention that each key receives, averaged over heads and over all queries.
 
     Args:
         query, key: (batch, heads, length, head_dim).
         scaling: factor on the logits.
+        skip: what so many first queries pay does not count, nor what any key pays itself; None: everything counts.
 
     Returns:
-        (batch, length) float32, each row summing to one.
+        (batch, length) float32, each row summing to one where everything counts.
     """
     heads, length = query.shape[1:3]
     # a CPU takes the heads one by one: products of few rows are slow, and rows of all heads would leave it few
     held, together = (ON_DEVICE, heads) if query.is_cuda else (IN_CACHE, 1)
-    total = torch.zeros(len(key), length, dtype=torch.float32, device=key.device)
-    for received, queries, keys in zip(total, query, key.transpose(-1, -2), strict=True):
+    total = []
+    for queries, keys in zip(query, key.transpose(-1, -2), strict=True):
+        received = torch.zeros(length, dtype=torch.float32, device=key.device)
         for some, others in zip(queries.split(together), keys.split(together), strict=True):
             for rows in blocks(length, together * length, held):
-                received += torch.softmax((some[:, rows] @ others).float().mul_(scaling), dim=-1).sum(dim=(0, 1))
-    return total / (heads * length)
+                paid = torch.softmax((some[:, rows] @ others).float().mul_(scaling), dim=-1)
+                if skip is not None:
+                    own = torch.arange(length, device=paid.device)
+                    paid = paid.masked_fill(own == own[rows, None], 0.0)[:, max(0, skip - rows.start) :]
+                received += paid.sum(dim=(0, 1))
+        total.append(received)
+    return torch.stack(total) / (heads * length)

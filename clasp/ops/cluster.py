@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from clasp.ops.select import cosine_between, top_k
-from clasp.ops.similarity import Closeness, Cosines, Pairs, blocks
+from clasp.ops.similarity import HELD, Closeness, Cosines, Pairs, blocks
 
+CUTOFF = 2.0**-20
+"""How exactly the cutoff of :func:`density_centres` is found."""
 LISTED = 16
 """Nearest neighbours among which a denser one is looked for before all others are."""
 
@@ -91,17 +97,84 @@ def cluster_means(values: Tensor, members: Tensor, clusters: int) -> Tensor:
 
     Args:
         values: (batch, tokens, dim).
-        members: (batch, tokens) long, the cluster of each token; no cluster is empty.
+        members: (batch, tokens) long, the cluster of each token; those of ``clusters`` or more are of none.
 
     Returns:
-        (batch, clusters, dim) in the type of ``values``.
+        (batch, clusters, dim) in the type of ``values``; zero where a cluster is empty.
     """
     means = []
     for part in blocks(clusters, members.shape[1]):
         numbers = torch.arange(part.start, part.stop, device=members.device)
         weights = (members[:, None] == numbers[:, None]).float()
-        means.append(weights @ values.float() / weights.sum(dim=-1, keepdim=True))
+        means.append(weights @ values.float() / weights.sum(dim=-1, keepdim=True).clamp(min=1.0))
     return torch.cat(means, dim=1).to(values.dtype)
+
+
+def density_centres(cosines: Cosines, count: int, breadth: float) -> tuple[Tensor, Tensor]:
+    """Centres of distance-bounded density peaks (DBDPC, arXiv 2504.08966), the cutoff being the one that yields them.
+
+    Distance is 1 - cosine, density the sum over all tokens of exp(-(distance / breadth)^2). At a cutoff the centres are
+    the tokens, taken by falling density, that are further than it from every centre before them. The cutoff is the
+    largest, to within 2^-20, that has ``count`` of them; where more than that are further than zero apart from one
+    another at no cutoff, the densest others fill up.
+
+    The small problem that is left once densities are known is solved on the CPU: one wait for the device.
+
+    Args:
+        count: from 1 to tokens.
+        breadth: d_c of the density, above 0.
+
+    Returns:
+        (batch, count) long, ascending, and (batch,) float32, the cutoffs.
+    """
+    density = torch.cat(
+        [torch.exp(-((1.0 - block).clamp(min=0.0) / breadth).square()).sum(dim=-1) for _, block in cosines.blocks()],
+        dim=1,
+    )
+    order = density.argsort(dim=1, descending=True, stable=True).cpu()
+    held = cosines.rows(order.to(density.device)).cpu() if cosines.tokens <= HELD else None
+    found, cutoffs = [], []
+    for row, ranks in enumerate(order):
+        places = ranks.numpy()
+        unit = cosines.unit[row]
+
+        def alike(rank: int, row: int = row, ranks: Tensor = ranks, unit: Tensor = unit) -> Any:
+            return (held[row, rank] if held is not None else (unit @ unit[ranks[rank]]).cpu()).detach().numpy()
+
+        low, high = 0.0, 2.0
+        picks = _apart(alike, places, low, count)
+        while high - low > CUTOFF and len(picks) == count:
+            middle = (low + high) / 2
+            tried = _apart(alike, places, middle, count)
+            if len(tried) == count:
+                low, picks = middle, tried
+            else:
+                high = middle
+        taken = set(picks)
+        picks += [place for place in places.tolist() if place not in taken][: count - len(picks)]
+        found.append(sorted(picks))
+        cutoffs.append(low)
+    device = density.device
+    return torch.tensor(found).to(device, non_blocking=True), torch.tensor(cutoffs).to(device, non_blocking=True)
+
+
+def _apart(alike: Callable[[int], Any], order: Any, cutoff: float, most: int) -> list[int]:
+    """Up to ``most`` tokens, in the given order, of which no later one is within ``cutoff`` of an earlier one.
+
+    Args:
+        alike: cosines of all tokens to the one at a place of ``order``.
+        order: (tokens,) numpy.
+    """
+    left = np.ones(len(order), dtype=bool)
+    picks: list[int] = []
+    while len(picks) < most:
+        rank = int(left[order].argmax())
+        if not left[order[rank]]:
+            break
+        picks.append(int(order[rank]))
+        left &= 1.0 - alike(rank) > cutoff
+        left[order[rank]] = False
+    return picks
 
 
 def farthest_point(

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clasp.ops.select import take
-from clasp.ops.similarity import Cosines, blocks
+from clasp.ops.similarity import HELD, Cosines, blocks
 
 ITERATIONS = 2
 """Rounds of power iteration, as in torch.pca_lowrank."""
@@ -51,6 +51,10 @@ def principal_groups(values: Tensor, groups: int, seeds: Sequence[int]) -> Tenso
 def suppress(cosines: Cosines, group: Tensor, sizes: Tensor, scores: Tensor, threshold: Tensor) -> Tensor:
     """Non-maximum suppression: in each group the best token that is left is kept, and those like it are left out.
 
+    Where the matrix of all pairs is held, all tokens are looked at at once, again and again: who was right in a round
+    has none above it in the next that is not (Zheng et al. 2022, Cluster-NMS). Beyond, a round takes one token of each
+    group.
+
     Args:
         cosines: of all pairs of tokens.
         group: (batch, tokens) long, each below the number of groups.
@@ -64,6 +68,8 @@ def suppress(cosines: Cosines, group: Tensor, sizes: Tensor, scores: Tensor, thr
     tokens, device = cosines.tokens, scores.device
     order = scores.argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1)
+    if tokens <= HELD:
+        return _suppress_at_once(cosines, group, int(sizes.max()), rank, threshold)
     left = torch.ones_like(scores, dtype=torch.bool)
     kept = torch.zeros(len(scores), tokens + 1, dtype=torch.bool, device=device)  # the last: of groups without any left
     nobody = torch.full(sizes.shape, tokens, device=device)
@@ -76,6 +82,22 @@ def suppress(cosines: Cosines, group: Tensor, sizes: Tensor, scores: Tensor, thr
         alike = cosines.rows(pick).gather(1, group[:, None]).squeeze(1) > threshold[:, None]
         left = left & ~alike & (rank != best.gather(1, group))
     return kept[:, :-1]
+
+
+def _suppress_at_once(cosines: Cosines, group: Tensor, rounds: int, rank: Tensor, threshold: Tensor) -> Tensor:
+    """:func:`suppress` in as many rounds as the largest group has tokens, or until one changes nothing.
+
+    Args:
+        rank: (batch, tokens) long, 0 for the best.
+    """
+    beats = torch.cat([block > threshold[:, None, None] for _, block in cosines.blocks()], dim=1)
+    beats &= (group[:, :, None] == group[:, None]) & (rank[:, :, None] < rank[:, None])
+    above, kept = beats.float(), torch.ones(rank.shape, device=rank.device)
+    for _ in range(rounds):
+        before, kept = kept, ((kept[:, None] @ above).squeeze(1) == 0).float()
+        if not kept.is_cuda and torch.equal(before, kept):
+            break
+    return kept.bool()
 
 
 def mean_cosine(cosines: Cosines) -> Tensor:

@@ -13,6 +13,8 @@ from clasp.ops.similarity import Cosines, blocks, nearest
 
 LISTED = 32
 """Neighbours of each token that are looked at before all others are."""
+AT_ONCE = 1 << 17
+"""Cosines up to which to find the highest and whose it is in one go is faster than one after the other."""
 EPSILON = 1e-12
 """Least length by which a token is divided, so that one of zeros has cosine 0 to everything."""
 
@@ -38,6 +40,32 @@ def merge_most_similar(values: Tensor, counts: Sequence[int], real: Tensor | Non
     values = values.float()
     unit = values / values.norm(dim=-1, keepdim=True).clamp_(min=EPSILON)
     first, second = unit[:, ::2], unit[:, 1::2].transpose(-1, -2)
+    if real is None and first.shape[1] * second.shape[2] <= AT_ONCE:
+        similarity, partner = (first @ second).max(dim=-1)
+        order = similarity.argsort(dim=1, descending=True, stable=True)[:, :most]
+        partner, alike = partner.gather(1, order), None
+    else:
+        order, partner, alike = _closest_pairs(first, second, most, real)
+    partner, order = partner.mul_(2).add_(1), 2 * order
+    if real is not None or min(counts) < most:
+        ranks = torch.arange(most, device=values.device)
+        pairs = ranks < torch.tensor(counts, device=values.device)[:, None]
+        if alike is not None:
+            pairs &= alike > float("-inf")
+        if real is not None:
+            pairs &= real.gather(1, order)
+        partner = torch.where(pairs, partner, order)
+    return itself.scatter(1, order, partner)
+
+
+def _closest_pairs(first: Tensor, second: Tensor, most: int, real: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(batch, most) each: which of the first side have the highest cosines to any of the second, whose, and these.
+
+    Args:
+        first: (batch, m, dim) unit vectors.
+        second: (batch, dim, n) unit vectors.
+        real: (batch, m + n) bool, False at padding.
+    """
     absent = None if real is None else torch.zeros(real.shape, device=real.device).masked_fill_(~real, float("-inf"))
 
     def cosines(some: Tensor) -> Tensor:
@@ -58,14 +86,7 @@ def merge_most_similar(values: Tensor, counts: Sequence[int], real: Tensor | Non
         products = products.gather(1, some.expand(-1, -1, products.shape[2]))
     else:
         products = cosines(first.gather(1, some.expand(-1, -1, first.shape[2])))
-    partner, order = products.argmax(dim=-1).mul_(2).add_(1), 2 * order
-    if absent is not None or min(counts) < most:
-        ranks = torch.arange(most, device=values.device)
-        pairs = (ranks < torch.tensor(counts, device=values.device)[:, None]) & (products.amax(dim=-1) > float("-inf"))
-        if real is not None:
-            pairs &= real.gather(1, order)
-        partner = torch.where(pairs, partner, order)
-    return itself.scatter(1, order, partner)
+    return order, products.argmax(dim=-1), products.amax(dim=-1)
 
 
 def thin(values: Tensor, keep: int, step: int) -> Tensor:
@@ -122,7 +143,7 @@ class _Partners:
 
     def _of_all(self, best: Tensor, first: Tensor, absent: Tensor) -> Tensor:
         """``best`` with those that have no partner in their list looked up among all."""
-        if not best.is_cuda and float(best.amin()) > float("-inf"):
+        if not best.is_cuda and float(best.detach().amin()) > float("-inf"):
             return best
         alone = best.isinf()
         few = first.shape[1] if best.is_cuda else int(alone.sum(dim=1).max())  # to count them is to wait for the device

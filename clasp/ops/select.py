@@ -63,6 +63,8 @@ def take(values: Tensor, index: Tensor) -> Tensor:
     Returns:
         (batch, k, ...).
     """
+    if len(values) == 1:  # copies whole rows, which is several times faster
+        return values[0].index_select(0, index[0])[None]
     rows = torch.arange(values.shape[0], device=values.device)[:, None]
     return values[rows, index]
 

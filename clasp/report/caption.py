@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from clasp.report.layout import DAGGERS, benchmark_label, method_label
+from clasp.report.hard import RIGHT, hard_questions
+from clasp.report.layout import DAGGERS, benchmark_label, hard_heading, method_label
 from clasp.report.load import UNPRUNED
 from clasp.report.sessions import APART_H, MARK
 from clasp.report.statistics import LEVEL, RESAMPLES, SWAPS
@@ -27,6 +28,7 @@ def caption(summary: Summary) -> list[str]:
         f"{LEVEL:.0%} percentile bootstrap interval, {RESAMPLES} resamples of the questions within each benchmark, the "
         "same questions for all rows; ± is half of such an interval's width (bounds in the CSV), and stands where the "
         "score follows from the answers one by one.",
+        *_hard(summary),
         *_compared(summary),
         "Within a budget: best in bold, second best underlined, by the numbers as shown. An empty entry has no value: "
         "a cell that it needs has not been run, or it is undefined.",
@@ -38,6 +40,19 @@ def caption(summary: Summary) -> list[str]:
     ]
     version = f"Code version of the cells: {', '.join(dict.fromkeys(frame['commit']))}."
     return [*notes, *_below_random(summary), *_missing(summary), version]
+
+
+def _hard(summary: Summary) -> list[str]:
+    found = hard_questions(summary)
+    if not found:
+        return []
+    counts = {key[1]: entry.questions for key, entry in found.items()}
+    asked = ", ".join(f"{count} at {tokens}" for tokens, count in counts.items())
+    return [
+        f"{hard_heading(summary)} = mean score on the questions that the unpruned model has right and that row has "
+        f"wrong at the same budget, of all benchmarks together (protocol of VTC-Bench, arXiv 2510.07143; right is a "
+        f"score of at least {RIGHT:g}): {asked} visual tokens."
+    ]
 
 
 def assumptions(summary: Summary) -> list[str]:

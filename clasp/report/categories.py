@@ -48,7 +48,7 @@ def by_category(summary: Summary) -> dict[str, dict[Key, Category]]:
         if identity not in known:  # rows that share their cells
             members = {place: scored for signature in identity for place, scored in answers[signature].items()}
             known[identity] = {
-                category: _category(category, [answer for name in names for answer in members[category, name]])
+                category: scored(category, [answer for name in names for answer in members[category, name]])
                 for category, names in sources.items()
                 if all((category, name) in members for name in names)
             }
@@ -66,7 +66,8 @@ def _grouped(answers: Answers, benchmark: str) -> dict[tuple[str, str], list[Map
     return grouped
 
 
-def _category(name: str, answers: Answers) -> Category:
+def scored(name: str, answers: Answers) -> Category:
+    """Mean score of some answers that all have one, at least one; ``name`` keys the resamples."""
     score = float(np.mean([answer["score"] for answer in answers]))
     made = sampled("mean", answers, score)
     assert made is not None  # a mean follows from its questions

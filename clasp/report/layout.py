@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Literal, NamedTuple
 
+from clasp.methods import METHODS
 from clasp.report.categories import Category, by_category
+from clasp.report.hard import hard_questions
 from clasp.report.load import CUSTOM, UNPRUNED
 from clasp.report.sessions import MARK
 from clasp.report.statistics import Interval
@@ -18,37 +20,6 @@ from clasp.report.table_rows import Standing, Summary, TableRow
 
 Mark = Literal["best", "second"]
 
-METHODS = {
-    "none": "Unpruned",
-    "random": "Random",
-    "random_inside": "Random (inside)",
-    "stride": "Stride",
-    "pool": "Pooling",
-    "tome": "ToMe",
-    "fastv": "FastV",
-    "prumerge": "PruMerge",
-    "prumerge_plus": "PruMerge+",
-    "hired": "HiRED",
-    "pdrop": "PDrop",
-    "sparsevlm": "SparseVLM",
-    "mustdrop": "MustDrop",
-    "fastervlm": "FasterVLM",
-    "visionzip": "VisionZip",
-    "vispruner": "VisPruner",
-    "dart": "DART",
-    "divprune": "DivPrune",
-    "cdpruner": "CDPruner",
-    "vscan": "VScan",
-    "hiprune": "HiPrune",
-    "mmtok": "MMTok",
-    "holov": "HoloV",
-    "scope": "SCOPE",
-    "prunesid": "PruneSID",
-    "clasp": "CLASP",
-}
-"""Names of methods as papers write them; a method that is not listed goes by its own name."""
-INSIDE_DECODER = frozenset({"random_inside", "fastv", "pdrop", "sparsevlm", "mustdrop", "dart", "vscan", "clasp"})
-"""Methods that drop visual tokens between decoder layers; the others hand the decoder fewer to begin with."""
 DAGGERS: dict[Standing, str] = {"below": "†", "apart": "‡"}
 """What follows the name of a method that is below random; the caption explains it."""
 BENCHMARKS = {
@@ -89,7 +60,8 @@ class RowGroup(NamedTuple):
 
 
 def method_label(method: str) -> str:
-    return METHODS.get(method, method)
+    """As papers write it; one that the library does not have goes by its own name."""
+    return METHODS[method].label if method in METHODS else method
 
 
 def marked_label(name: str, standing: Standing | None) -> str:
@@ -155,6 +127,7 @@ def _accuracy(summary: Summary) -> list[Column]:
     return [
         *(_score(summary, name) for name in summary.benchmarks),
         ("average %", _averages),
+        *([_hard(summary)] if summary.experiment.spec.filter else []),
         ("visual tokens (output avg.)", _cost("output_average")),
         _flops_column(summary),
         ("KV MiB", _cost("kv_mib", digits=2)),
@@ -215,6 +188,16 @@ def _category(name: str, found: Mapping[tuple[str, int], Category]) -> Column:
         return [Shown(*entry) for entry in zip(texts, marks(texts), tails, strict=True)]
 
     return name, entries
+
+
+def hard_heading(summary: Summary) -> str:
+    """Of the column of scores on hard questions, see :mod:`clasp.report.hard`."""
+    return f"right where {method_label(summary.experiment.spec.filter or '')} fails %"
+
+
+def _hard(summary: Summary) -> Column:
+    _, entries = _category("", hard_questions(summary))
+    return hard_heading(summary), entries
 
 
 def _averages(rows: Sequence[TableRow]) -> list[Shown]:

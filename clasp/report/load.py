@@ -82,6 +82,7 @@ class ReportSpec:
     figures: tuple[str, ...] = ("accuracy_vs_flops",)
     reference: str | None = None
     published: str | None = None
+    filter: str | None = None
 
 
 @dataclass(frozen=True)

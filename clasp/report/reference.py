@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from clasp.files import write_atomically
+from clasp.methods import METHODS as REGISTRY
 from clasp.report.caption import apart, below_random
 from clasp.report.layout import benchmark_label, marked_label, method_label
 from clasp.report.load import UNPRUNED, Experiment, ReportError, load_experiment
 from clasp.report.sessions import MARK
-from clasp.report.summarize import summarize
-from clasp.report.table_rows import Average, Summary, TableRow
+from clasp.report.summarize import summarize, tests_against
+from clasp.report.table_rows import Average, Comparison, Summary, TableRow
 
 TRAINING = "tiny_training.json"
 MAIN, METHODS = "tiny_main", "table_llava15_tiny"
 FOLDERS = ("cells", "experiments", "tables", "figures", "retention")
 COMMANDS = {MAIN: "make tables", METHODS: "make table-llava15"}
 """What builds the tables that pages show."""
-PAGES = {"main table": "README.md", "methods table": "docs/results.md", "tiny table": "docs/tiny-backbone.md"}
+PAGES = {
+    "main table": "README.md",
+    "methods table": "docs/results.md",
+    "recent table": "docs/methods-2026.md",
+    "tiny table": "docs/tiny-backbone.md",
+}
 """Measured block -> the page that shows it, relative to the repository."""
+RECENT = "2504"
+"""arXiv number from which a method is a recent one: April 2025."""
+SIGNS = {"better": "+", "not told apart": "=", "worse": "−"}
 
 
 def publish(results: Path, root: Path) -> list[Path]:
@@ -78,9 +88,11 @@ def _others(results: Path) -> list[Path]:
 
 def renewed(root: Path, reference: Path) -> dict[Path, str]:
     """The pages below ``root`` with their measured blocks as they follow from ``reference``."""
+    methods = summarize(load_experiment(METHODS, reference))
     blocks = {
         "main table": main_block(summarize(load_experiment(MAIN, reference))),
-        "methods table": methods_block(summarize(load_experiment(METHODS, reference))),
+        "methods table": methods_block(methods),
+        "recent table": recent_block(methods),
         "tiny table": tiny_block(reference / TRAINING),
     }
     pages: dict[Path, str] = {}
@@ -114,6 +126,41 @@ def methods_block(summary: Summary) -> str:
         ]
         lines.append(_line(method_label(name), *values, _speedup(pruned[name, smallest])))
     return "\n".join([*lines, "", *_notes(summary, [row for row in pruned.values() if row.tokens == smallest], "../")])
+
+
+def recent_block(summary: Summary) -> str:
+    """Averages of the recent methods beside the baselines, and which tests tell a method apart from each of these."""
+    rows = {row.key: row for row in summary.rows if row.method in REGISTRY and row.method != UNPRUNED}
+    papers = {name: REGISTRY[row.method].paper for (name, _), row in rows.items()}
+    budgets = list(dict.fromkeys(tokens for _, tokens in rows))
+    names = sorted((name for name, paper in papers.items() if paper >= RECENT or not paper), key=papers.__getitem__)
+    baselines = [name for name in names if not papers[name]]
+    tested = tests_against(_narrowed(summary.experiment, names), baselines)
+    heads = [f"than {method_label(name)}" for name in baselines]
+    lines = _heading("method", *(f"{tokens} tokens, % [95 %]" for tokens in budgets), *heads)
+    for name in names:
+        values = [_average(rows[name, tokens].average) for tokens in budgets]
+        found = [[tested[base].get((name, tokens)) for tokens in budgets] for base in baselines]
+        lines.append(_line(method_label(name), *values, *(_signs(row) for row in found)))
+    awaited = [entry.label for name, entry in REGISTRY.items() if entry.paper >= RECENT and name not in papers]
+    notes = [
+        f"Normalized averages by `{COMMANDS[summary.experiment.name]}`. Better (+), not told apart (=) or worse "
+        f"({SIGNS['worse']}) at {', '.join(map(str, budgets))} tokens by a paired permutation test, corrected for the "
+        "number of tests in its column.",
+        *([f"Awaited with the next computation of the stored results: {', '.join(awaited)}."] if awaited else []),
+    ]
+    return "\n".join([*lines, "", *notes])
+
+
+def _signs(found: Sequence[Comparison | None]) -> str:
+    return " ".join("·" if one is None else SIGNS[one.verdict] for one in found) if any(found) else ""
+
+
+def _narrowed(experiment: Experiment, names: Collection[str]) -> Experiment:
+    """The experiment with some of its rows, and the unpruned model."""
+    planned = tuple(cell for cell in experiment.planned if cell.row in names or cell.method == UNPRUNED)
+    rows = {cell.row for cell in planned}
+    return replace(experiment, planned=planned, frame=experiment.frame[experiment.frame["row"].isin(rows)])
 
 
 def tiny_block(path: Path) -> str:

@@ -49,8 +49,15 @@ def summarize(experiment: Experiment) -> Summary:
     # stable sort: rows of one budget stay in plan order
     keys = sorted(cells.groups, key=lambda key: (cells.methods[key] != UNPRUNED, -key[1]))
     averages = cells.averages(experiment.benchmarks)
-    compared = cells.comparisons(averages)
+    compared = cells.comparisons(averages, experiment.spec.reference)
     return Summary(experiment, tuple(cells.row(key, averages[key], compared.get(key)) for key in keys))
+
+
+def tests_against(experiment: Experiment, references: Sequence[str]) -> dict[str, dict[Key, Comparison]]:
+    """Reference row -> every other row against it at its budget, corrected for the number of these."""
+    cells = _Cells(experiment)
+    averages = cells.averages(experiment.benchmarks)
+    return {name: cells.comparisons(averages, name) for name in references}
 
 
 def resampled_ratios(experiment: Experiment) -> dict[str, dict[Key, Array]]:
@@ -161,9 +168,9 @@ class _Cells:
         by_key = dict(zip(keys, intervals, strict=True))
         return {key: Average(value, by_key.get(key)) for key, value in values.items()}
 
-    def comparisons(self, averages: Mapping[Key, Average]) -> dict[Key, Comparison]:
+    def comparisons(self, averages: Mapping[Key, Average], reference: str | None) -> dict[Key, Comparison]:
         """Every row against the reference row of its budget, corrected for their number."""
-        reference, benchmarks = self.experiment.spec.reference, self.benchmarks
+        benchmarks = self.benchmarks
         if reference is None or self.unpruned is None:
             return {}
         pairs = [(key, (reference, key[1])) for key in self.groups if key not in (self.unpruned, (reference, key[1]))]

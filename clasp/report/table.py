@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clasp.files import write_atomically
 from clasp.report.caption import ASSUMED, assumptions, caption
+from clasp.report.hard import hard_questions
 from clasp.report.layout import RowGroup, Shown, body, header, title
 from clasp.report.statistics import Interval
 from clasp.report.table_rows import Summary, TableRow
@@ -181,6 +182,16 @@ def _no_formula(cell: object) -> object:
     return cell
 
 
+def _hard(summary: Summary, row: TableRow) -> dict[str, object]:
+    """Columns that are there on demand."""
+    if not summary.experiment.spec.filter:
+        return {}
+    found = hard_questions(summary).get(row.key)
+    low, high = found.interval if found else (None, None)
+    count = found.questions if found else None
+    return {"hard": found.score if found else None, "hard_low": low, "hard_high": high, "hard_questions": count}
+
+
 def _record(summary: Summary, row: TableRow) -> dict[str, object]:
     def bounds(name: str, value: float | None, interval: Interval | None) -> dict[str, object]:
         low, high = interval or (None, None)
@@ -195,6 +206,7 @@ def _record(summary: Summary, row: TableRow) -> dict[str, object]:
         "budget": row.tokens,
         **{k: v for name in summary.benchmarks for k, v in bounds(name, row.scores[name], row.intervals[name]).items()},
         **bounds("normalized_average", row.average.value, row.average.interval),
+        **_hard(summary, row),
         "reference": compared.reference if compared else None,
         **bounds("difference", compared.difference if compared else None, compared.interval if compared else None),
         "p": compared.p if compared else None,

@@ -189,6 +189,7 @@ class ExperimentReport(TypedDict, total=False):
     table: Literal["accuracy", "efficiency", "categories"]
     figures: list[Literal["accuracy_vs_flops", "score_vs_budget", "heatmap"]]
     reference: Label | None
+    filter: Label | None
     published: Label | None
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 import clasp.ops
 from benchmarks import figure, growth, main, ops, timing
-from benchmarks.ops import HELPERS, OPS, PRODUCT, Inputs
+from benchmarks.ops import HELPERS, OPS, PRODUCT, TWINS, Inputs
 from benchmarks.tables import growth_table, ops_table
 
 CPU = torch.device("cpu")
@@ -128,6 +128,22 @@ def test_ops_are_held_against_the_product_of_their_size(
             assert row["ratio"] == pytest.approx(row["ms"] / rows[0]["ms"])
             assert row["within"] == (row["ratio"] <= 3)
             assert row["peak_bytes"] > 0 or row["name"] == "top_k", "which works in numpy's memory"
+    for size in found["sizes"]:
+        assert [row["name"] for row in found["twins"][size]] == list(TWINS)
+        assert all(row["ratio"] == pytest.approx(row["official_ms"] / row["ms"]) for row in found["twins"][size])
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_twin_does_what_its_op_does(name: str) -> None:
+    on = Inputs(96, 128, CPU)
+    theirs, ours = (made() for made in TWINS[name](on))
+    if name == "ToMe's matching":
+        stays, source, target = (part[0] for part in theirs)
+        expected = torch.arange(96)
+        expected[2 * source] = 2 * target + 1
+        assert len(stays) + len(source) == 48
+        theirs = expected[None]
+    assert theirs.equal(ours)
 
 
 # --- growth ----------------------------------------------------------------------------------------------------------

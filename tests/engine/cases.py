@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import QuantizedLayer
 
 from clasp.backbones import adapter_for
 from clasp.budget import Schedule, Stage
@@ -57,6 +58,11 @@ METHODS: dict[str, Method] = {
     **_cases("holov"),
     **_cases("scope"),
     **_cases("prunesid"),
+    **_cases("flowcut"),
+    **_cases("v2drop"),
+    **_cases("pact", plain={"proportional": False}),
+    **_cases("visiontrim"),
+    **_cases("ivcprune"),
     **_cases(
         "clasp",
         farthest={"completion": "farthest_point", "fusion": "balanced"},
@@ -65,7 +71,9 @@ METHODS: dict[str, Method] = {
     ),
 }
 
-MERGING = ("visionzip", "prumerge", "tome", "mustdrop", "prunesid", "pool", "vscan")
+INSIDE = ("tome", "mustdrop", "flowcut")
+"""Methods that merge or drop patches inside the vision tower: not where it packs patches, nor where it interpolates."""
+MERGING = (*INSIDE, "visionzip", "prumerge", "prunesid", "pool", "vscan", "pact", "visiontrim")
 """Methods that change features, so that what they do to the sequence is not told by the kept places alone."""
 
 
@@ -88,6 +96,17 @@ class Fixed(Method):
     def select(self, state: State, keep: int) -> Selection:
         kept = dict(self.stages)[state.stage.layer]
         return Selection(torch.tensor(kept).expand(len(state.tokens()), -1))
+
+
+class Int8(QuantizedLayer):
+    """A cache's layer with keys and values as bytes, one scale each; the latest tokens as they are."""
+
+    def _quantize(self, tensor: Tensor, axis: int) -> Any:
+        scale = tensor.abs().amax() / 127
+        return (tensor / scale).round().to(torch.int8), {"scale": scale}
+
+    def _dequantize(self, quantised: Any) -> Tensor:
+        return quantised[0] * quantised[1]["scale"]
 
 
 def masked_logits(model: Any, inputs: Any, visual: Tensor, stages: dict[int, list[Tensor]]) -> Tensor:

@@ -80,12 +80,6 @@ def test_refusals_name_the_remedy(model: Any, processor: Any, encode: Any) -> No
             model(**dict(inputs, attention_mask=torch.zeros(1, 1, 4, 4)))
         with pytest.raises(UnsupportedError, match="differs from the model's configuration"):
             model(**inputs, vision_feature_layer=1)
-        cache = model(**inputs, use_cache=True).past_key_values
-        with pytest.raises(UnsupportedError, match="not supported; decode token by token"):
-            model(input_ids=inputs["input_ids"][:, -2:], past_key_values=cache)
-        options = {"prompt_lookup_num_tokens": 2, "suppress_tokens": [model.config.image_token_id]}
-        with pytest.raises(UnsupportedError, match="assisted decoding"):
-            model.generate(**inputs, max_new_tokens=8, **options)
     with pytest.raises(UnsupportedError, match="compiled"):
         METHODS["random"](torch.compile(model), processor)
     with pytest.raises(UnsupportedError, match=r"no adapter for Linear; known: LlavaForConditionalGeneration"):
@@ -131,16 +125,6 @@ def test_a_fixed_cache_of_ones_own_is_refused_by_its_name(model: Any, processor:
         pytest.raises(UnsupportedError, match=r"StaticCache has a fixed length.*cache_implementation='dynamic'"),
     ):
         model(**encode((PROMPTS[0], (0,))), past_key_values=cache)
-
-
-def test_assisted_decoding_by_another_model_is_refused(model: Any, eager: Any, processor: Any, encode: Any) -> None:
-    inputs = encode((PROMPTS[0], (0,)))
-    with (
-        METHODS["fastv"](model, processor),
-        torch.no_grad(),
-        pytest.raises(UnsupportedError, match=r"assisted decoding.*decode token by token"),
-    ):
-        model.generate(**inputs, max_new_tokens=6, assistant_model=eager)
 
 
 def test_merging_where_features_are_interpolated_is_refused() -> None:

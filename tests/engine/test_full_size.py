@@ -45,7 +45,7 @@ BILLIONS = {
     "HuggingFaceTB/SmolVLM2-2.2B-Instruct": 2.25,
 }
 """Parameters that the checkpoints are listed with."""
-MERGING_IN_THE_TOWER = ("tome", "mustdrop")
+MERGING_IN_THE_TOWER = ("tome", "mustdrop", "flowcut")
 WORDS = 7
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import METHODS, PROMPTS, masked_logits, merges, snapshot
+from cases import INSIDE, METHODS, PROMPTS, masked_logits, merges, snapshot
 from families import FAMILIES, Family, Prompt
 from PIL import Image
 from torch import Tensor
@@ -38,7 +38,7 @@ COMBINATIONS = [
     for family in FAMILIES
     for method in METHODS
     if method in KIN.get(family, METHODS)
-    and not (family in (*PACKED, *JOINED) and method.startswith(("tome", "mustdrop")))
+    and not (family in (*PACKED, *JOINED) and method.startswith(INSIDE))
 ]
 
 
@@ -136,7 +136,7 @@ def subject(family: str, attention: str, dtype: torch.dtype = torch.float32, ins
 
 
 def subject_for(method: str, family: str, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Subject:
-    return subject(family, attention, dtype, method.startswith(("tome", "mustdrop")))
+    return subject(family, attention, dtype, method.startswith(INSIDE))
 
 
 @pytest.mark.skipif(
@@ -145,7 +145,7 @@ def subject_for(method: str, family: str, attention: str = "sdpa", dtype: torch.
 @pytest.mark.parametrize(("name", "family"), CASES)
 def test_flash_attention_stays_near_sdpa(name: str, family: str) -> None:
     """On a GPU alone, where its authors have not run it yet; in bfloat16 close scores may rank otherwise."""
-    if name.startswith(("tome", "mustdrop")):
+    if name.startswith(INSIDE):
         pytest.skip("sizes of merged patches need an attention bias in the ViT, which flash attention has not")
     small = subject_for(name, family, dtype=torch.bfloat16)
     outputs = []
@@ -192,7 +192,7 @@ def test_counts_order_determinism_exit_and_eager_attention(name: str, family: st
     assert (logits - expected).abs().max() < 1e-3, "eager attention and sdpa differ"
     for sample, same in zip(trace.samples, other.samples, strict=True):
         assert [kept.tolist() for kept in sample.kept] == [kept.tolist() for kept in same.kept]
-    exact = not name.startswith(("tome", "mustdrop")) and "adaptive" not in name
+    exact = not name.startswith(INSIDE) and "adaptive" not in name
     adapter = adapter_for(on.model)
     for sample, prompt, visual in zip(trace.samples, on.prompts, on.visual.sum(dim=1).tolist(), strict=True):
         assert sample.images == len(prompt.images) + len(prompt.videos)
@@ -209,7 +209,7 @@ def test_counts_order_determinism_exit_and_eager_attention(name: str, family: st
     assert trace.samples[2].kept == ()
     rows = [s.text_tokens for s in trace.samples]
     held = [
-        max(rows[i] + s.visual_entering[layer] for i, s in enumerate(trace.samples))
+        max(rows[i] + s.visual_cached[layer] for i, s in enumerate(trace.samples))
         for layer in range(len(adapter.layers))
     ]
     width = 2 * adapter.geometry.kv_dim * 4
@@ -302,7 +302,7 @@ def test_beams_equal_beams_one_by_one(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", [*PACKED, *JOINED])
-@pytest.mark.parametrize("name", ["tome", "mustdrop"])
+@pytest.mark.parametrize("name", INSIDE)
 def test_merging_inside_a_tower_that_does_not_allow_it_is_refused_by_name(family: str, name: str) -> None:
     on = subject(family, "sdpa")
     reason = "packs the patches" if family in PACKED else "several make one visual token"
@@ -310,7 +310,7 @@ def test_merging_inside_a_tower_that_does_not_allow_it_is_refused_by_name(family
         METHODS[name](on.model, on.family.processor())
 
 
-@pytest.mark.parametrize("name", ["tome", "mustdrop"])
+@pytest.mark.parametrize("name", INSIDE)
 def test_merging_under_flash_attention_is_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     on = subject("llava_next", "sdpa")
     monkeypatch.setattr(on.model.model.vision_tower.config, "_attn_implementation_internal", "flash_attention_2")

@@ -235,11 +235,15 @@ def test_attention_of_the_vision_towers_heads(family: str) -> None:
         s.vision().attention_heads(layer),
         s.vision().heads(layer, "v"),
         s.vision().cls_heads(layer, "v") if cls else None,
+        s.vision().received(layer, others=True),
     )
     seen, _ = probed(family, [ONE], look, within="crop", states=(layer,))
-    received, by_head, heads, cls_heads = zip(*seen[: len(seen) // 2], strict=True)
+    received, by_head, heads, cls_heads, others = zip(*seen[: len(seen) // 2], strict=True)
     crop = maps[0][0]  # (heads, sequence, sequence) of the first crop
     assert torch.allclose(received[0][0], crop.mean(dim=(0, 1))[cls:], **CLOSE)
+    patches = crop.mean(dim=0)[cls:, cls:]
+    paid = (patches.sum(dim=0) - patches.diagonal()) / crop.shape[1]
+    assert torch.allclose(others[0][0], paid, **CLOSE)
     expected = crop[:, 0, 1:] if cls else crop.mean(dim=1)
     assert torch.allclose(by_head[0][0], expected, **CLOSE)
     own = values[0][0].unflatten(-1, (len(crop), -1)).transpose(0, 1)

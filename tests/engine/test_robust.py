@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from cases import METHODS, PROMPTS
+from cases import METHODS, PROMPTS, Int8
 from families import FAMILIES, Prompt
 from test_matrix import _picture
 from test_state import ONE, Probe
 from torch import Tensor, nn
 from transformers import DynamicCache, LlavaForConditionalGeneration
-from transformers.cache_utils import Cache, QuantizedLayer
+from transformers.cache_utils import Cache
 
 from clasp.backbones.base import UnsupportedError
 from clasp.engine.cache import cache_bytes
@@ -102,9 +103,9 @@ def test_a_cache_that_was_not_pruned_goes_on_anywhere(model: Any) -> None:
         with get("fastv")(tokens=64)(model, LLAVA.processor()):
             cache = model(**inputs, use_cache=True).past_key_values
         spare = model(**inputs, use_cache=True).past_key_values
-        token = inputs["input_ids"][:, -1:]
-        ours, plain = (model(input_ids=token, past_key_values=one).logits for one in (cache, spare))
-    assert torch.equal(ours, plain)
+        token, sent = inputs["input_ids"][:, -1:], pickle.loads(pickle.dumps(cache))
+        plain, *ours = (model(input_ids=token, past_key_values=one).logits for one in (spare, cache, sent))
+    assert all(torch.equal(one, plain) for one in ours)
 
 
 def test_an_emptied_cache_is_like_new(model: Any) -> None:
@@ -115,17 +116,6 @@ def test_an_emptied_cache_is_like_new(model: Any) -> None:
     cache.crop(-10_000)
     with torch.no_grad():
         assert torch.equal(model(input_ids=token, past_key_values=cache).logits, model(input_ids=token).logits)
-
-
-class Int8(QuantizedLayer):
-    """Keys and values as bytes with one scale each."""
-
-    def _quantize(self, tensor: Tensor, axis: int) -> Any:
-        scale = tensor.abs().amax() / 127
-        return (tensor / scale).round().to(torch.int8), {"scale": scale}
-
-    def _dequantize(self, quantised: Any) -> Tensor:
-        return quantised[0] * quantised[1]["scale"]
 
 
 def test_bytes_of_a_quantised_cache_are_those_that_it_holds(model: Any) -> None:
@@ -201,23 +191,11 @@ def test_wrapped_and_subclassed_models_are_pruned_as_what_they_are(model: Any) -
         method(nn.Sequential(model), LLAVA.processor())
 
 
-@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
-def test_outputs_as_tuples(family: str) -> None:
-    small = copy.deepcopy(FAMILIES[family].model())
-    inputs = FAMILIES[family].inputs([ONE])
-    with METHODS["fastv"](small, FAMILIES[family].processor()), torch.no_grad():
-        expected = small(**inputs).logits
-        tokens = small.generate(**inputs, max_new_tokens=2, do_sample=False)
-        small.config.return_dict = False
-        assert torch.equal(small(**inputs)[0], expected)
-        assert torch.equal(small.generate(**inputs, max_new_tokens=2, do_sample=False), tokens)
-
-
 # --- mixed precision -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["tome", "mustdrop", "clasp"])
-def test_methods_work_under_autocast(name: str, model: Any) -> None:
+@pytest.mark.parametrize("name", ["tome", "mustdrop"])
+def test_merging_works_under_autocast(name: str, model: Any) -> None:
     with METHODS[name](model, LLAVA.processor()) as run, torch.no_grad():
         model(**LLAVA.inputs([ONE]))
         counts = [len(kept) for kept in run.trace.samples[0].kept]

@@ -32,7 +32,7 @@ def family_on_device(name: str) -> tuple[Any, Any, list[str]]:
 def _cases() -> Iterator[Any]:
     for family in FAMILIES:
         for name in METHODS:
-            if name != "none" and not (get(name)(ratio=0.5).merge_layers(1) and family.startswith(UNMERGEABLE)):
+            if name != "none" and not (get(name)(ratio=0.5).merge_layers(9) and family.startswith(UNMERGEABLE)):
                 yield pytest.param(
                     name, family, id=f"{family}-{name}", marks=pytest.mark.xdist_group(f"virtual cuda {family}")
                 )

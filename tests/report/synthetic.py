@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from clasp.methods import METHODS as REGISTRY
 from clasp.report.load import load_experiment
 from clasp.report.summarize import summarize
 from clasp.report.table_rows import Summary
@@ -27,11 +28,7 @@ BENCHMARKS = ("easy_vqa", *CATEGORY)
 MIXED = ("attribute", "counting", "scene")
 """Question categories of easy-VQA here."""
 METHODS = ("random", "fastv", "visionzip", "clasp")
-ALL_METHODS = (
-    *("random", "random_inside", "stride", "pool", "tome", "fastv", "prumerge", "prumerge_plus", "hired", "pdrop"),
-    *("sparsevlm", "mustdrop", "fastervlm", "visionzip", "vispruner", "dart", "divprune", "cdpruner"),
-    *("vscan", "hiprune", "mmtok", "holov", "scope", "prunesid", "clasp"),
-)
+ALL_METHODS = tuple(name for name in REGISTRY if name != "none")
 BUDGETS = (192, 128, 64)
 VISUAL = 576
 EARLY = {"fastv": 0.06, "dart": 0.06, "sparsevlm": 0.05, "pdrop": 0.04, "clasp": 0.03, "mustdrop": 0.02}

@@ -6,13 +6,12 @@ import struct
 from pathlib import Path
 
 import pytest
-from synthetic import ALL_METHODS, METHODS, cell, summary_of, write_cell, write_experiment
+from synthetic import ALL_METHODS, METHODS, REGISTRY, cell, summary_of, write_cell, write_experiment
 
 from clasp.report.figures import style
 from clasp.report.figures.accuracy_vs_flops import curves, draw
 from clasp.report.figures.style import COLOURS, COLUMN_MM, DPI, LOOKS, Look, looks, write
-from clasp.report.layout import INSIDE_DECODER
-from clasp.report.layout import METHODS as LABELS
+from clasp.report.layout import method_label
 from clasp.report.load import ReportError
 from clasp.report.table_rows import Summary
 
@@ -66,7 +65,7 @@ def test_no_two_looks_are_the_same_and_they_do_not_depend_on_company() -> None:
 @pytest.mark.parametrize("inside", [False, True])
 def test_within_a_panel_a_repeated_colour_has_another_marker_and_line(inside: bool) -> None:
     look = looks(ALL_METHODS)
-    panel = [look[method] for method in ALL_METHODS if method == "random" or (method in INSIDE_DECODER) == inside]
+    panel = [look[method] for method in ALL_METHODS if method == "random" or REGISTRY[method].inside == inside]
     for colour in COLOURS:
         alike = [one for one in panel if one.colour == colour]
         assert len(alike) <= -(-len(panel) // len(COLOURS)), "no more than the number of methods makes inevitable"
@@ -77,7 +76,9 @@ def test_within_a_panel_a_repeated_colour_has_another_marker_and_line(inside: bo
 def test_every_method_has_its_panel_and_random_is_in_both(every: Summary) -> None:
     figure = draw(every)
     shown = [[str(line.get_label()) for line in axes.lines] for axes in figure.axes]
-    before, inside = ({LABELS[name] for name in ALL_METHODS if (name in INSIDE_DECODER) == where} for where in (0, 1))
+    before, inside = (
+        {method_label(name) for name in ALL_METHODS if REGISTRY[name].inside == where} for where in (False, True)
+    )
     assert len(shown) == 2
     assert set(shown[0]) == {"Unpruned", *before}
     assert set(shown[1]) == {"Unpruned", "Random", *inside}
@@ -110,30 +111,6 @@ def test_the_band_is_the_interval_of_random(every: Summary) -> None:
             (round(100 / row.flops_ratio, 6), round(100 * bound, 6)) for row in rows for bound in row.average.interval
         }
         assert expected <= corners
-
-
-def test_methods_are_in_the_panel_where_they_prune() -> None:
-    """By their own schedules: inside the decoder is where the last stage comes after the first layer has begun."""
-    from clasp.methods import METHODS as REGISTRY
-    from clasp.methods import get
-
-    inside = set()
-    for name in REGISTRY:
-        method = get(name)
-        stages = method(tokens=128).schedule(576, 12).stages if method.prunes else ()
-        inside |= {name} if stages and stages[-1].cut > 0 else set()
-    assert inside == INSIDE_DECODER
-
-
-def test_every_method_of_the_library_has_its_published_name() -> None:
-    from clasp.methods import METHODS as REGISTRY
-
-    assert list(LABELS) == list(REGISTRY) == ["none", *ALL_METHODS]
-    assert list(LABELS.values())[1:] == [
-        *("Random", "Random (inside)", "Stride", "Pooling", "ToMe", "FastV", "PruMerge", "PruMerge+", "HiRED", "PDrop"),
-        *("SparseVLM", "MustDrop", "FasterVLM", "VisionZip", "VisPruner", "DART", "DivPrune", "CDPruner"),
-        *("VScan", "HiPrune", "MMTok", "HoloV", "SCOPE", "PruneSID", "CLASP"),
-    ]
 
 
 def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from synthetic import (
     ALL_METHODS,
     BUDGETS,
     METHODS,
+    REGISTRY,
     VISUAL,
     alter,
     cell,
@@ -25,10 +26,9 @@ from synthetic import (
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.report.build import build_figures, build_table
 from clasp.report.caption import below_random
-from clasp.report.layout import DAGGERS
-from clasp.report.layout import METHODS as LABELS
+from clasp.report.layout import DAGGERS, method_label
 from clasp.report.load import ReportError, load_experiment
-from clasp.report.reference import PAGES, main_block, methods_block, publish, renewed
+from clasp.report.reference import PAGES, RECENT, main_block, methods_block, publish, recent_block, renewed
 from clasp.report.table import write_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +81,8 @@ def rows(block: str) -> list[list[str]]:
 def check_blocks(reference: Path, awaited: Sequence[str] = ()) -> None:
     main, methods = main_block(summary_of(reference)), methods_block(summary_of(reference, METHODS_TABLE))
     assert [row[0] for row in rows(main)] == [f"all {VISUAL}", *(str(b) for b in BUDGETS for _ in METHODS)]
-    assert [row[0] for row in rows(methods)] == [LABELS[name] for name in ALL_METHODS if name not in awaited]
+    shown = [row[0] for row in rows(methods)]
+    assert sorted(shown) == sorted(method_label(name) for name in ALL_METHODS if name not in awaited)
     for table, columns in ((rows(main), 5), (rows(methods), 2 + len(BUDGETS))):
         assert {len(row) for row in table} == {columns}
         assert all(all(row) for row in table)
@@ -95,15 +96,20 @@ def test_pages_are_what_the_reference_results_say() -> None:
         assert page.read_text(encoding="utf-8") == text, f"{page.name}: run 'make reference'"
 
 
-AWAITED = ("random_inside", "stride", "pool", "vscan", "hiprune", "mmtok", "holov", "scope", "prunesid")
-"""Methods newer than the stored results of commit eebb139: their rows come with the next small model."""
+STORED = (
+    *("random", "tome", "fastv", "prumerge", "prumerge_plus", "hired", "pdrop", "sparsevlm", "mustdrop"),
+    *("fastervlm", "visionzip", "vispruner", "dart", "divprune", "cdpruner", "clasp"),
+)
+"""Methods of the stored results, those of commit eebb139, in their order."""
+AWAITED = tuple(name for name in ALL_METHODS if name not in STORED)
+"""Methods newer than these: their rows come with the next small model."""
 
 
 @pytest.mark.parametrize(("experiment", "methods"), SHOWN.items())
 def test_the_reference_tables_are_complete(experiment: str, methods: Sequence[str]) -> None:
     with (REFERENCE / "tables" / f"{experiment}.csv").open(encoding="utf-8", newline="") as file:
         records = list(csv.DictReader(file))
-    methods = [method for method in methods if method not in AWAITED]
+    methods = [method for method in STORED if method in methods]
     expected = [("none", VISUAL)] + [(method, tokens) for tokens in BUDGETS for method in methods]
     assert [(record["method"], int(record["budget"])) for record in records] == expected
     assert all(record["normalized_average"] and record["prefill_speedup"] for record in records)
@@ -156,7 +162,27 @@ def test_publishing_copies_every_experiment_and_fills_the_pages(built: Path, tmp
     assert text.startswith("before")
     assert text.endswith("after\n")
     assert text == "".join(renewed(tmp_path, reference).values())
-    assert all(f"| {LABELS[name]} |" in text for name in ALL_METHODS if name != "tome")
+    assert all(f"| {method_label(name)} |" in text for name in ALL_METHODS if name != "tome")
+
+
+def test_recent_methods_stand_beside_the_baselines_with_tests_against_each(tmp_path: Path) -> None:
+    methods = ("random", "pool", "vscan", "clasp")
+    write_experiment(tmp_path, METHODS_TABLE, methods=(*methods, "fastv"))
+    summary = summary_of(tmp_path, METHODS_TABLE)
+    block = recent_block(summary)
+    shown = {row[0]: row[1:] for row in rows(block)}
+    assert sorted(shown) == ["CLASP", "Pooling", "Random", "VScan"], "FastV is older"
+    signs = {"better": "+", "not told apart": "=", "worse": "\N{MINUS SIGN}"}
+    for column, reference in enumerate(("random", "pool")):
+        write_experiment(tmp_path, "again", methods=methods, reference=reference)
+        tested = summary_of(tmp_path, "again")
+        verdicts = {row.key: row.comparison for row in tested.rows}
+        for name in ("vscan", "clasp"):
+            expected = " ".join(signs[verdicts[name, tokens].verdict] for tokens in BUDGETS)
+            assert shown[method_label(name)][len(BUDGETS) + column] == expected
+    assert shown["Random"][len(BUDGETS)] == shown["Pooling"][len(BUDGETS) + 1] == "", "against itself"
+    awaited = [entry.label for name, entry in REGISTRY.items() if entry.paper >= RECENT and name not in methods]
+    assert f"Awaited with the next computation of the stored results: {', '.join(awaited)}." in block
 
 
 def test_the_published_folder_is_a_results_root_of_its_own(built: Path, tmp_path: Path) -> None:
@@ -186,7 +212,7 @@ def test_the_methods_block_shows_the_numbers(built: Path) -> None:
     assert block.splitlines()[0].endswith("| prefill speed-up at 64 |")
     shown = {row[0]: row[1:] for row in rows(block)}
     for row in summary.rows[1:]:
-        entry = shown[LABELS[row.method]][BUDGETS.index(row.tokens)]
+        entry = shown[method_label(row.method)][BUDGETS.index(row.tokens)]
         low, high = row.average.interval
         expected = f"{100 * row.average.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         # ToMe alone is below random here
@@ -194,7 +220,7 @@ def test_the_methods_block_shows_the_numbers(built: Path) -> None:
             DAGGERS[summary.standings[row.key]].rjust(2) if row.key in summary.standings else ""
         )
         if row.tokens == 64:
-            assert shown[LABELS[row.method]][-1] == f"{row.speedups['prefill']:.2f}"
+            assert shown[method_label(row.method)][-1] == f"{row.speedups['prefill']:.2f}"
     assert below_random(summary.standings, {row.key: row.average for row in summary.rows}) in block
 
 

@@ -12,7 +12,7 @@ from synthetic import ALL_METHODS, BENCHMARKS, METHODS, alter, signature, summar
 
 from clasp.report.figures import style
 from clasp.report.figures.score_vs_budget import OTHERS, OTHERS_LABEL, draw
-from clasp.report.figures.style import COLOURS, COLUMN_MM, DPI, ORDER
+from clasp.report.figures.style import COLOURS, COLUMN_MM, DPI, FIRST
 from clasp.report.layout import benchmark_label, method_label
 from clasp.report.load import ReportError
 from clasp.report.table_rows import Summary
@@ -61,7 +61,7 @@ def test_of_sixteen_methods_seven_have_colours_and_the_rest_are_grey(every: Summ
             colours.setdefault(str(line.get_label()), set()).add(str(line.get_color()))
         assert colours.pop(OTHERS_LABEL) == {OTHERS.colour}
         colours.pop("Unpruned")
-        assert set(colours) == {method_label(name) for name in ORDER[: len(COLOURS)]}
+        assert set(colours) == {method_label(name) for name in FIRST[: len(COLOURS)]}
         assert {colour for members in colours.values() for colour in members} == set(COLOURS)
         assert len([line for line in axes.lines if line.get_label() == OTHERS_LABEL]) == len(ALL_METHODS) - 7
 
@@ -73,7 +73,7 @@ def test_one_legend_names_everything_once_and_nothing_leaves_the_figure(every: S
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
     (legend,) = legends
     named = [text.get_text() for text in legend.get_texts()]
-    coloured = [method_label(name) for name in ORDER[: len(COLOURS)]]
+    coloured = [method_label(name) for name in FIRST[: len(COLOURS)]]
     assert named == [*coloured, OTHERS_LABEL, "Random, 95 %", "Unpruned"]
     extent = legend.get_window_extent()
     assert figure.bbox.x0 <= extent.x0 < extent.x1 <= figure.bbox.x1

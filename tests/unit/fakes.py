@@ -50,9 +50,9 @@ class FakeVision:
         self.reads.add(layer)
         return self.attentions[layer]
 
-    def received(self, layer: int) -> Tensor:
+    def received(self, layer: int, *, others: bool = False) -> Tensor:
         self.reads.add(layer)
-        return self.receives[layer]
+        return self.receives[layer].flip(1) if others else self.receives[layer]
 
     def cls_state(self, index: int) -> Tensor:
         assert self.has_cls, "there is no CLS token"
@@ -79,6 +79,50 @@ class FakeVision:
 
     def sequence(self) -> Tensor:
         return self.order
+
+
+START = 3
+"""Tokens of the system prompt before a row's visual ones."""
+
+
+class FakeDecoder:
+    """:class:`clasp.methods.contract.Decoder`: each row is a system prompt, its visual tokens and ``words`` real tokens
+    of text, padded on the right with values that nobody may look at."""
+
+    def __init__(self, rows: int, visual: int, words: Sequence[int], seed: int) -> None:
+        draw = torch.Generator().manual_seed(seed + 4000)
+        lengths, longest = torch.tensor(list(words)), max(words)
+        self.layer, heads, head_dim = 0, {"q": 4, "k": 2, "v": 2}, 6
+        length = START + visual + longest
+        self.whole = {
+            (kind, rotated): torch.randn(rows, count, length, head_dim, generator=draw)
+            for kind, count in heads.items()
+            for rotated in (True, False)
+        }
+        self.states = torch.randn(rows, length, 6, generator=draw)
+        self.there = torch.arange(length)[None] < (START + visual + lengths)[:, None]
+        self.cosines, self.sines = torch.rand(2, rows, visual, head_dim, generator=draw)
+        self._parts = {
+            "visual": slice(START, START + visual),
+            "start": slice(START + visual),
+            "text": slice(START + visual, length),
+            "prompt": slice(length),
+        }
+
+    def real(self, of: Queries) -> Tensor:
+        return self.there[:, self._parts[of]]
+
+    def hidden(self, of: Queries = "visual") -> Tensor:
+        return self.states[:, self._parts[of]]
+
+    def heads(self, kind: str, of: Queries = "visual", *, rotated: bool = True) -> Tensor:
+        return self.whole[kind, rotated and kind != "v"][:, :, self._parts[of]]
+
+    def rotary(self) -> tuple[Tensor, Tensor]:
+        return self.cosines, self.sines
+
+    def scaling(self) -> float:
+        return 0.3
 
 
 class FakeState:
@@ -121,6 +165,19 @@ class FakeState:
         self.text_towers: list[str] = []
         self.shape = (1, visual)
         self.tower = FakeVision(rows, visual, seed, has_cls=has_cls, feature_layer=feature_layer)
+        self.looked_at = FakeDecoder(rows, visual, lengths.tolist(), seed)
+        self.clip_weight = torch.randn(self.tower.states.shape[-1], 5, generator=draw)
+        self.clip_text = torch.nn.functional.normalize(torch.randn(rows, longest + 2, 5, generator=draw), dim=-1)
+
+    def decoder(self, layer: int | None = None) -> FakeDecoder:
+        return self.looked_at
+
+    def clip_words(self, text_tower: str) -> tuple[Tensor, Tensor]:
+        self.text_towers.append(text_tower)
+        return self.clip_text, torch.nn.functional.pad(self.real, (2, 0), value=True)
+
+    def clip_patches(self, text_tower: str, features: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(features.float() @ self.clip_weight, dim=-1)
 
     def tokens(self) -> Tensor:
         return self.visual_hidden
@@ -200,6 +257,7 @@ def fake_patches(
     keep: int = 1,
     remaining: int = 1,
     padding: int = 0,
+    cls: bool = True,
 ) -> Patches:
     """:class:`clasp.methods.protocols.Patches` of unmerged patches, the last ``padding`` of each crop being padding."""
     draw = torch.Generator().manual_seed(seed + 3000)
@@ -214,4 +272,8 @@ def fake_patches(
         grid=grid,
         keep=keep,
         remaining=remaining,
+        heads={kind: torch.randn(crops, 3, patches + cls, 5, generator=draw) for kind in ("q", "k", "v")}.__getitem__,
+        scaling=0.4,
+        cls=cls,
+        scratch={},
     )

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from clasp.budget import Geometry, Schedule, geometric
+from clasp.budget import Accounting, Geometry, Schedule, geometric
 from clasp.categories import FALLBACK
 from clasp.methods.clasp.fusion import NUM_LAYERS, Fusion, fuse, get_fusion
 from clasp.methods.clasp.policy import DEFAULT_POLICY, ClassPolicy
@@ -74,6 +74,9 @@ class CLASP(Staged):
     """
 
     name: ClassVar[str] = "clasp"
+    paper: ClassVar[str] = "2604.12767"
+    inside: ClassVar[bool] = True
+    convention: ClassVar[Accounting | None] = "output_average"
     fusion: str | Fusion = "class_adaptive"
     policy: ClassPolicy = DEFAULT_POLICY
     router: str | Router = "embedding"

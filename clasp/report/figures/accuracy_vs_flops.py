@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from clasp.methods import METHODS
 from clasp.report.figures import style
 from clasp.report.figures.style import COLOURS, Look
-from clasp.report.layout import INSIDE_DECODER, method_label
+from clasp.report.layout import method_label
 from clasp.report.load import UNPRUNED, ReportError
 from clasp.report.table_rows import RANDOM, Summary, TableRow
 
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEIGHT_MM = 70.0
-TALL_MM = 130.0
-"""Height of the figure with a panel each for methods before and inside the decoder."""
+TALL_MM, ENTRY_MM, MARGINS_MM = 130.0, 3.7, 26.0
+"""Least height of the figure with a panel each for methods before and inside the decoder; its height for each entry of
+the two legends, and beside these."""
 
 
 def draw(summary: Summary) -> Figure:
@@ -35,7 +37,7 @@ def draw(summary: Summary) -> Figure:
             "draw; run its missing cells first (the unpruned model's included)"
         )
     panelled = len(found) > len(COLOURS)
-    height = TALL_MM if panelled else HEIGHT_MM
+    height = max(TALL_MM, ENTRY_MM * sum(_entries(found)) + MARGINS_MM) if panelled else HEIGHT_MM
     figure = style.blank(height)
     look = style.looks(list(found))
     if panelled:
@@ -65,14 +67,15 @@ def curves(summary: Summary) -> dict[str, list[TableRow]]:
 def _panels(figure: Figure, found: Mapping[str, list[TableRow]], look: Mapping[str, Look]) -> None:
     """Methods before the decoder above, inside it below, random in both with its intervals as a band; the legends are
     in the order of the curves' right ends."""
-    upper, lower = figure.subplots(2, sharex=True, sharey=True)
+    upper, lower = figure.subplots(2, sharex=True, sharey=True, height_ratios=_entries(found))
     for axes, title, inside in ((upper, "before the decoder", False), (lower, "inside the decoder", True)):
         _frame(axes)
         axes.set_title(title, fontsize="medium")
         if RANDOM in found:
             _band(axes, found[RANDOM], look[RANDOM].colour)
-        shown = [name for name in found if name == RANDOM or (name in INSIDE_DECODER) == inside]
-        for method in sorted(shown, key=lambda name: found[name][-1].average.value or 0.0, reverse=True):
+        for method in sorted(
+            _shown(found, inside), key=lambda name: found[name][-1].average.value or 0.0, reverse=True
+        ):
             _curve(axes, method, found[method], look[method])
         axes.legend(
             loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7, handlelength=2.6, labelspacing=0.45
@@ -116,3 +119,13 @@ def _band(axes: Axes, rows: Sequence[TableRow], colour: str) -> None:
 
 def _flops(row: TableRow) -> float:
     return 100.0 / (row.flops_ratio or 1.0)
+
+
+def _shown(methods: Iterable[str], inside: bool) -> list[str]:
+    """Methods of one panel: those that are known to drop visual tokens between decoder layers, or the others."""
+    return [name for name in methods if name == RANDOM or (name in METHODS and METHODS[name].inside) == inside]
+
+
+def _entries(methods: Collection[str]) -> list[int]:
+    """Entries of the two legends, the unpruned model's and the band's included."""
+    return [len(_shown(methods, inside)) + 2 for inside in (False, True)]

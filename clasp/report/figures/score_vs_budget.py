@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clasp.report.figures import style
-from clasp.report.figures.style import COLOURS, ORDER, Look
+from clasp.report.figures.style import COLOURS, Look
 from clasp.report.layout import benchmark_label, method_label, percent_factor
 from clasp.report.load import UNPRUNED, ReportError
 from clasp.report.table_rows import RANDOM, Summary, TableRow
@@ -27,7 +27,8 @@ OTHERS_LABEL = "Other rows"
 def draw(summary: Summary) -> Figure:
     """Every row's score at its budgets, the unpruned model as a dashed line, random's 95 % interval as a band.
 
-    At most seven rows have colours, in the order of :data:`~clasp.report.figures.style.ORDER`; the rest are grey lines.
+    At most seven rows have colours, those of :data:`~clasp.report.figures.style.FIRST` before others; the rest are grey
+    lines.
 
     Raises:
         ReportError: no pruned row has a score.
@@ -39,7 +40,8 @@ def draw(summary: Summary) -> Figure:
             f"experiment {summary.experiment.name!r} has no score of a pruned row, so there is nothing to draw; run "
             "its missing cells first"
         )
-    coloured = sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))[: len(COLOURS)]
+    order = list(style.looks(names))
+    coloured = sorted(names, key=order.index)[: len(COLOURS)]
     look = {name: own if name in coloured else OTHERS for name, own in style.looks(names).items()}
     down = -(-len(scored) // ACROSS)
     free = len(scored) % ACROSS != 0
@@ -119,7 +121,7 @@ def _legend(panels: Sequence[Axes]) -> dict[str, Any]:
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         found |= {label: handle for label, handle in zip(labels, handles, strict=True) if label not in found}
-    rank = [*(method_label(name) for name in ORDER), "", OTHERS_LABEL, "Random, 95 %", "Unpruned"]
+    rank = [*(method_label(name) for name in style.looks(())), "", OTHERS_LABEL, "Random, 95 %", "Unpruned"]
     return {
         label: found[label] for label in sorted(found, key=lambda label: rank.index(label if label in rank else ""))
     }

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from clasp.files import write_atomically
+from clasp.methods import METHODS
+from clasp.report.load import UNPRUNED
+from clasp.report.table_rows import RANDOM
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +29,10 @@ SMALL, TINY = 7, 6
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The Okabe-Ito palette; its yellow, too pale for lines, is left out."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)))
+LINES: tuple[Any, ...] = (
+    *("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2))),
+    *((0, (7, 1.5)), (0, (4, 1.2, 1, 1.2, 1, 1.2)), (0, (2.5, 1))),
+)
 
 
 class Look(NamedTuple):
@@ -42,14 +50,8 @@ LOOKS = tuple(
     for i, colour in enumerate(COLOURS)
 )
 """Every colour with a solid line and a full marker, then again with other markers, hollow, on broken lines."""
-ORDER = (
-    *("clasp", "fastv", "visionzip", "random", "divprune", "cdpruner", "fastervlm"),
-    *("prumerge", "prumerge_plus", "pdrop", "hired", "sparsevlm", "mustdrop", "dart"),
-    *("tome", "vispruner", "stride", "random_inside", "pool", "scope", "prunesid"),
-    *("vscan", "mmtok", "holov", "hiprune"),
-)
-"""Methods whose look is the same in every figure, ordered so that few of a panel's methods share a colour; others take
-the looks that are left, in plan order."""
+FIRST = ("clasp", "fastv", "visionzip", "random", "divprune", "cdpruner", "fastervlm")
+"""Methods that have colours where there are too few for all."""
 
 RC: dict[str, Any] = {
     "font.size": 8,
@@ -106,11 +108,30 @@ def frame(axes: Axes) -> None:
 
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:
-    """Method -> look."""
-    fixed = dict(zip(ORDER, LOOKS, strict=False))
-    left = LOOKS[len(ORDER) :]
+    """Method -> look: the same in every figure for those of the library; others take what is left, in plan order."""
+    fixed = _fixed()
+    left = [look for look in LOOKS if look not in fixed.values()]
     others = [method for method in methods if method not in fixed]
     return {**fixed, **{method: left[i % len(left)] for i, method in enumerate(others)}}
+
+
+@cache
+def _fixed() -> dict[str, Look]:
+    """Looks of the library's methods: :data:`FIRST`, then as tables have them, each of the first of those left whose
+    colour fewest of its panel have."""
+    fixed: dict[str, Look] = {}
+    shared: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
+    for name in dict.fromkeys((*FIRST, *METHODS)):
+        if name == UNPRUNED:
+            continue
+        panels = (False, True) if name == RANDOM else (METHODS[name].inside,)
+        free = [look for look in LOOKS if look not in fixed.values()]
+        if name not in FIRST:
+            free.sort(key=lambda look: max(shared[panel][look.colour] for panel in panels))
+        fixed[name] = free[0]
+        for panel in panels:
+            shared[panel][free[0].colour] += 1
+    return fixed
 
 
 def _pictures(draw: Callable[[Source], Figure], source: Source, suffixes: Sequence[str]) -> dict[str, bytes]:

@@ -14,12 +14,12 @@ from pathlib import Path
 import pandas as pd
 
 from clasp.data import data_folder
+from clasp.methods import METHODS
 from clasp.report.caption import TOLERANCE
 from clasp.report.layout import percent_factor
 from clasp.report.load import UNPRUNED, ReportError
 from clasp.report.published.prompt_protocols import (
     AVERAGE,
-    CONVENTION,
     COUNTERPARTS,
     QUANTITIES,
     Comparable,
@@ -249,7 +249,7 @@ def _convention(summary: Summary, row: TableRow, benchmark: str | None) -> list[
     if row.method == UNPRUNED:
         return []
     frame, cells = summary.experiment.frame, _cells(summary, row, benchmark)
-    convention = CONVENTION.get(row.method)
+    convention = METHODS[row.method].convention if row.method in METHODS else None
     if convention is None:
         return [Finding("unsure", "budget: the source does not say which count of visual tokens it means")]
     base = frame[(frame["method"] == UNPRUNED) & frame["benchmark"].isin(cells["benchmark"])]

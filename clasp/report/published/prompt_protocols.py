@@ -25,12 +25,6 @@ EIGHT: tuple[Collection[str], ...] = (
     {"textvqa", "textvqa_ocr"},
 )
 """The benchmarks of the CLASP page's curves, in any protocol of ours."""
-CONVENTION = {
-    **dict.fromkeys(("sparsevlm", "pdrop", "vscan", "clasp"), "output_average"),
-    **dict.fromkeys(("visionzip", "dart", "divprune", "cdpruner", "hired", "vispruner", "fastervlm"), "nominal"),
-    **dict.fromkeys(("hiprune", "mmtok", "holov", "scope", "prunesid"), "nominal"),
-}
-"""Token-count convention of a method's papers; of methods that are not listed no source says it."""
 
 
 class Facts(NamedTuple):

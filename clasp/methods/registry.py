@@ -1,0 +1,82 @@
+"""Which methods there are and how they are shown, read from their files without running them: asking costs no torch.
+
+A method is a class of this folder that has a ``name`` of its own. What it says of itself beside that stands in its
+class as plain values, and is the same to the report, which knows no tensors.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from clasp.budget import Accounting
+
+SHOWN = ("label", "paper", "inside", "convention")
+"""What a class says for its readers alone; see :class:`clasp.methods.base.Method`. No answer depends on it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a method is, and how it is shown.
+
+    Args:
+        module, class_name: where.
+        label: as papers write it.
+        paper: arXiv number; empty for baselines.
+        inside: it drops visual tokens between decoder layers; the others hand the decoder fewer to begin with.
+        convention: what its papers' token counts mean; None: no source says it.
+    """
+
+    module: str
+    class_name: str
+    label: str
+    paper: str
+    inside: bool
+    convention: Accounting | None
+
+
+def read(folder: Path, package: str) -> dict[str, Entry]:
+    """Name -> method of the files of a folder: baselines first, then by their papers' arXiv numbers, oldest first."""
+    classes: dict[str, tuple[str, list[str], dict[str, Any]]] = {}
+    for path in sorted(folder.rglob("*.py")):
+        module = ".".join((package, *path.relative_to(folder).with_suffix("").parts))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+                classes[node.name] = (module, bases, _constants(node))
+    found = {}
+    for name, (module, _, own) in classes.items():
+        if "name" in own:
+            says = _inherited(name, classes)
+            found[own["name"]] = Entry(
+                module,
+                name,
+                label=own.get("label") or name,
+                paper=says.get("paper", ""),
+                inside=says.get("inside", False),
+                convention=cast("Accounting | None", says.get("convention")),
+            )
+    return dict(sorted(found.items(), key=lambda item: (item[1].paper, item[0])))
+
+
+def _inherited(name: str, classes: Mapping[str, tuple[str, list[str], dict[str, Any]]]) -> dict[str, Any]:
+    """A class's constants, and those of its bases that it has not."""
+    if name not in classes:
+        return {}
+    _, bases, own = classes[name]
+    return {key: value for base in reversed(bases) for key, value in _inherited(base, classes).items()} | own
+
+
+def _constants(node: ast.ClassDef) -> dict[str, Any]:
+    """Values of a class's own name and of :data:`SHOWN`, where its body says them."""
+    return {
+        item.target.id: item.value.value
+        for item in node.body
+        if isinstance(item, ast.AnnAssign)
+        and isinstance(item.target, ast.Name)
+        and item.target.id in ("name", *SHOWN)
+        and isinstance(item.value, ast.Constant)
+    }

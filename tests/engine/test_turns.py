@@ -1,0 +1,497 @@
+"""Conversations: further turns, chunks, candidates and crops on a pruned cache, and new images in later turns.
+
+What is expected is computed without any of it: by the whole conversation at once, the same tokens masked in full length
+from their stage on, or, for what no mask can say, by the engine's own prefill of the whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import pytest
+import torch
+from cases import METHODS, PROMPTS, Int8, masked_forward
+from families import FAMILIES, Prompt
+from test_matrix import _picture
+from test_state import Probe
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache
+
+from clasp.backbones import adapter_for
+from clasp.backbones.base import UnsupportedError
+from clasp.methods.base import Method
+from clasp.methods.clasp import CLASP
+from clasp.methods.none import Unpruned
+
+NEW = 3
+CLOSE = 1e-4
+SPOKEN = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl")
+"""Families whose processors treat a picture in a conversation as they treat it alone."""
+DROPPING = ("divprune", "fastv-late", "clasp")
+"""Stages before the decoder, at one layer, at several; what they do is told by the places that they keep."""
+ALONG = ("input_ids", "attention_mask", "mm_token_type_ids")
+"""Inputs that run along the sequence."""
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A conversation: what it is at each point, and its pictures, for one family."""
+
+    family: str
+    seed: int
+    pictured: tuple[bool, bool] = (True, True)
+    """Whether each turn brings a picture."""
+    attention: str = "eager"
+
+    @property
+    def model(self) -> Any:
+        return FAMILIES[self.family].model(self.attention)
+
+    @cached_property
+    def pictures(self) -> list[Any]:
+        return [_picture(48 + 27 * turn, 48 - 8 * turn, 10 * self.seed + turn) for turn in (0, 1)]
+
+    def inputs(self, turns: int, since: int = 0) -> Any:
+        """The processor's output for the conversation up to the question of that turn, or from one turn on."""
+        messages: list[dict[str, Any]] = []
+        for turn in range(since, turns):
+            content = [{"type": "image"}] * self.pictured[turn]
+            words = {"type": "text", "text": PROMPTS[(self.seed + turn) % 3]}
+            messages += [
+                {"role": "user", "content": [*content, words]},
+                {"role": "assistant", "content": [{"type": "text", "text": "red, I think"}]},
+            ]
+        processor = FAMILIES[self.family].processor()
+        text = processor.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
+        shown = [self.pictures[turn] for turn in range(since, turns) if self.pictured[turn]]
+        return processor(text=[text], images=[shown] if shown else None, return_tensors="pt")
+
+    @cached_property
+    def first(self) -> Any:
+        return self.inputs(1)
+
+    @cached_property
+    def whole(self) -> Any:
+        return self.inputs(2)
+
+    @property
+    def since(self) -> Tensor:
+        """(1, tokens) what the second turn adds."""
+        return self.whole["input_ids"][:, self.first["input_ids"].shape[1] :]
+
+    def media(self, inputs: Any) -> dict[str, Any]:
+        return {name: value for name, value in inputs.items() if name not in ALONG}
+
+    @property
+    def later(self) -> dict[str, Any]:
+        """The second turn's own picture."""
+        return self.media(self.inputs(2, since=1)) if self.pictured[1] else {}
+
+    def visual(self, ids: Tensor) -> Tensor:
+        return torch.isin(ids, torch.tensor(list(adapter_for(self.model).placeholders.values())))
+
+    def masked(self, run: Any, kept: list[list[Tensor]], more: Tensor | None = None) -> Tensor:
+        """Logits of the whole conversation with what each turn dropped masked.
+
+        Args:
+            kept: of each turn with a picture, by stage, places among that turn's visual tokens.
+            more: (1, tokens) text behind it.
+        """
+        inputs = dict(self.whole)
+        if more is not None:
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], more], dim=1)
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+            if "mm_token_type_ids" in inputs:
+                none = torch.zeros_like(more, dtype=inputs["mm_token_type_ids"].dtype)
+                inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], none], dim=1)
+        visual = self.visual(inputs["input_ids"])
+        visual[:, self.whole["input_ids"].shape[1] :] = False
+        border = self.first["input_ids"].shape[1]
+        offsets = [0, int(visual[:, :border].sum())]
+        starts = [offset for offset, shows in zip(offsets, self.pictured, strict=True) if shows]
+        stages = {
+            stage.cut: [torch.cat([turn[i] + start for turn, start in zip(kept, starts, strict=True)])]
+            for i, stage in enumerate(run.schedule.stages)
+        }
+        return masked_forward(self.model, inputs, visual, stages).logits[0]
+
+
+def told(name: str) -> Method:
+    """A method whose effect the kept places tell."""
+    method = dataclasses.replace(METHODS[name], positions="original")
+    return dataclasses.replace(method, fusion="deep") if isinstance(method, CLASP) else method
+
+
+@lru_cache
+def talk(family: str, seed: int = 0, pictured: tuple[bool, bool] = (True, True), attention: str = "eager") -> Talk:
+    return Talk(family, seed, pictured, attention)
+
+
+def entered(method: Method, talk: Talk) -> Any:
+    return method(talk.model, FAMILIES[talk.family].processor())
+
+
+def kept_of(run: Any, row: int = 0) -> list[Tensor]:
+    return list(run.trace.samples[row].kept)
+
+
+# --- turns -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shown", ["new", "all"])
+@pytest.mark.parametrize("name", DROPPING)
+@pytest.mark.parametrize("family", SPOKEN)
+def test_a_new_picture_is_pruned_in_its_turn(family: str, name: str, shown: str) -> None:
+    """Passed alone, or with those of the conversation; then what was generated since, and a question more."""
+    on = talk(family)
+    media = on.later if shown == "new" else on.media(on.whole)
+    with entered(told(name), on) as run, torch.no_grad():
+        cache = on.model(**on.first, use_cache=True).past_key_values
+        kept = [kept_of(run)]
+        held = [layer.get_seq_length() for layer in cache.layers]
+        seen = on.model(input_ids=on.since, past_key_values=cache, **media).logits[0]
+        kept.append(kept_of(run))
+        more = on.since[:, -4:]
+        parts = [
+            on.model(input_ids=part, past_key_values=cache).logits[0]
+            for part in (more[:, :1], more[:, 1:3], more[:, 3:])
+        ]
+    expected = on.masked(run, kept, more)
+    text = ~on.visual(on.since[0])
+    start, end = on.first["input_ids"].shape[1], on.whole["input_ids"].shape[1]
+    assert (seen[text] - expected[start:end][text]).abs().max() < CLOSE
+    assert (torch.cat(parts) - expected[end:]).abs().max() < CLOSE
+    assert cache.get_seq_length() == end + 4
+    dropped = [int(on.visual(on.since).sum()) - stage for stage in run.trace.samples[0].visual_leaving]
+    grown = [layer.get_seq_length() - before for layer, before in zip(cache.layers, held, strict=True)]
+    layers = [run.trace.samples[0].visual_entering[i] for i in range(len(grown))]
+    assert grown == [on.since.shape[1] - int(on.visual(on.since).sum()) + count + 4 for count in layers]
+    assert any(dropped), "the second picture must be pruned"
+    free = on.masked(run, [[*kept[0]], [torch.arange(int(on.visual(on.since).sum()))] * len(kept[1])], more)
+    assert (free[end:] - expected[end:]).abs().max() > 1e-3, "that must matter"
+
+
+@pytest.mark.parametrize("name", DROPPING)
+@pytest.mark.parametrize("family", SPOKEN)
+def test_generate_goes_on_with_a_conversation(family: str, name: str) -> None:
+    """As a user does: the processor's output for all of it, and the cache of the turn before."""
+    options = {"max_new_tokens": NEW, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    for on in (talk(family), talk(family, 1, (True, False)), talk(family, 2, (False, True))):
+        with entered(told(name), on) as run, torch.no_grad():
+            # the answer that the conversation records is longer than what is generated here
+            answered = on.model.generate(**on.first, **(options | {"max_new_tokens": 1}))
+            kept = [kept_of(run)] if on.pictured[0] else []
+            output = on.model.generate(**on.whole, past_key_values=answered.past_key_values, **options)
+            kept += [kept_of(run)] if on.pictured[1] else []
+        expected = on.masked(run, kept, output.sequences[:, on.whole["input_ids"].shape[1] :])
+        end = on.whole["input_ids"].shape[1]
+        for step, logits in enumerate(output.logits):
+            assert (logits[0] - expected[end - 1 + step]).abs().max() < CLOSE, (on, step)
+
+
+@pytest.mark.parametrize("name", ["divprune", "clasp"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_turns_of_a_batch_equal_those_of_each_conversation(family: str, name: str) -> None:
+    """One with a picture in each turn, one in its first alone: padded on the left in both turns."""
+    talks = [talk(family), talk(family, 1, (True, False))]
+    on = talks[0]
+
+    def padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+        length = max(row.shape[1] for row in rows)
+        ids = torch.zeros(len(rows), length, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for number, row in enumerate(rows):
+            ids[number, length - row.shape[1] :] = row[0]
+            mask[number, length - row.shape[1] :] = 1
+        return ids, mask
+
+    with entered(told(name), on) as run, torch.no_grad():
+        prompts = [one.first["input_ids"] for one in talks]
+        ids, mask = padded(prompts)
+        media = {key: torch.cat([one.media(one.first)[key] for one in talks]) for key in on.media(on.first)}
+        if "mm_token_type_ids" in on.first:
+            media["mm_token_type_ids"] = (ids == on.model.config.image_token_id).long()
+        seen = mask.cumsum(dim=1)
+        if family == "llava":
+            media["position_ids"] = (seen - 1).clamp(min=0)
+        cache = on.model(input_ids=ids, attention_mask=mask, use_cache=True, **media).past_key_values
+        kept = [[kept_of(run, row)] for row in (0, 1)]
+        later, later_mask = padded([one.since for one in talks])
+        everything = {key: torch.cat([one.media(one.whole)[key] for one in talks]) for key in on.media(on.whole)}
+        mask = torch.cat([mask, later_mask], dim=1)
+        logits = on.model(input_ids=later, attention_mask=mask, past_key_values=cache, **everything).logits
+        kept[0].append(kept_of(run, 0))
+        following = later[:, -1:]
+        mask = torch.cat([mask, torch.ones_like(following)], dim=1)
+        step = on.model(input_ids=following, attention_mask=mask, past_key_values=cache).logits
+    for row, one in enumerate(talks):
+        expected = one.masked(run, kept[row], following[row : row + 1])
+        length = one.since.shape[1]
+        text = ~one.visual(one.since[0])
+        assert (logits[row, -length:][text] - expected[-length - 1 : -1][text]).abs().max() < CLOSE, row
+        assert (step[row, 0] - expected[-1]).abs().max() < CLOSE, row
+
+
+@pytest.mark.parametrize("positions", ["original", "contiguous"])
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
+def test_two_turns_equal_the_whole_at_once(family: str, positions: Any) -> None:
+    """Where each picture is ranked by itself; also for features that change and positions that are counted anew."""
+    on = talk(family, attention="sdpa")
+    border = on.first["input_ids"].shape[1]
+    for name in ("random", "random_inside", "visionzip", "prunesid"):
+        method = dataclasses.replace(METHODS[name], positions=positions)
+        with entered(method, on), torch.no_grad():
+            expected = on.model(**on.whole).logits[0, border:]
+            cache = on.model(**on.first, use_cache=True).past_key_values
+            logits = on.model(input_ids=on.since, past_key_values=cache, **on.later).logits[0]
+        text = ~on.visual(on.since[0])
+        assert (logits[text] - expected[text]).abs().max() < CLOSE, name
+
+
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.takes_videos])
+def test_a_video_behind_a_picture_may_be_a_chunk_of_its_own(family: str) -> None:
+    small = FAMILIES[family]
+    model, frames = small.model(), 8 if family == "video_llava" else 4
+    video = [_picture(48, 48, 3 + frame) for frame in range(frames)]
+    inputs = small.inputs([Prompt(text=PROMPTS[0], images=[_picture(48, 48, 0)], videos=[video])])
+    ids = inputs["input_ids"]
+    border = int((ids[0] == model.config.image_token_id).nonzero().max()) + 1
+    rest = {name: value for name, value in inputs.items() if name not in ALONG}
+    shown = [
+        {name: v for name, v in rest.items() if (("video" in name or "second" in name) is late)}
+        for late in (False, True)
+    ]
+    if "mm_token_type_ids" in inputs:
+        shown[0]["mm_token_type_ids"] = inputs["mm_token_type_ids"][:, :border]
+    for name in ("random", "random_inside"):
+        with METHODS[name](model, small.processor()), torch.no_grad():
+            expected = model(**inputs).logits[0, -1]
+            cache = model(input_ids=ids[:, :border], use_cache=True, **shown[0]).past_key_values
+            logits = model(input_ids=ids[:, border:], past_key_values=cache, **shown[1]).logits[0, -1]
+        assert (logits - expected).abs().max() < CLOSE, name
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_attention_in_a_later_turn_is_over_the_whole_conversation(family: str) -> None:
+    on = talk(family)
+
+    def look(state: Any) -> Any:
+        decoder = state.decoder()
+        return decoder.attention("last"), decoder.attention_heads("text"), decoder.attention_rows("instruction")
+
+    probe = Probe(look=look, back=1)
+    with entered(probe, on) as run, torch.no_grad():
+        cache = on.model(**on.first, use_cache=True).past_key_values
+        kept = [kept_of(run)]
+        probe.seen.clear()
+        on.model(input_ids=on.since, past_key_values=cache, **on.later)
+    visual = on.visual(on.whole["input_ids"])
+    border = on.first["input_ids"].shape[1]
+    first = int(visual[:, :border].sum())
+    for number, stage in enumerate(run.schedule.stages):
+        before = {
+            s.cut: [torch.cat([kept[0][i], kept_of(run)[i] + first])]
+            for i, s in enumerate(run.schedule.stages)
+            if i < number
+        }
+        output = masked_forward(on.model, on.whole, visual, before, output_attentions=True)
+        maps = output.attentions[stage.cut - 1][0]
+        if number == 0:  # the first turn's own stage comes after this layer, and its cache is whole there
+            assert stage.cut == 1
+        places = visual[0].nonzero().squeeze(1)[first:]
+        left = places if number == 0 else places[kept_of(run)[number - 1]]
+        behind = torch.arange(int(places[-1]) + 1, len(visual[0]))
+        last, text, _ = probe.seen[number]
+        assert torch.allclose(last[0], maps[:, -1, left].mean(dim=0), atol=CLOSE)
+        assert torch.allclose(text[0], maps[:, behind][:, :, left].mean(dim=1), atol=CLOSE)
+
+
+def test_conversations_may_take_turns_in_one_model() -> None:
+    """Qwen-VL keeps the offset of the latest prompt's positions; a pruned cache has its own."""
+    for family in ("llava", "qwen2_5_vl"):
+        on, other = talk(family, 1, (True, False)), talk(family, 2)
+        with entered(told("fastv-late"), on) as run, torch.no_grad():
+            cache = on.model.generate(**on.first, max_new_tokens=1, return_dict_in_generate=True).past_key_values
+            kept = kept_of(run)
+            on.model.generate(**other.whole, max_new_tokens=2, do_sample=False)
+            output = on.model.generate(
+                **on.whole,
+                past_key_values=cache,
+                max_new_tokens=2,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+        expected = on.masked(run, [kept], output.sequences[:, on.whole["input_ids"].shape[1] :])
+        for step, logits in enumerate(output.logits):
+            assert (logits[0] - expected[on.whole["input_ids"].shape[1] - 1 + step]).abs().max() < CLOSE, family
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_a_picture_behind_a_prefix_of_another_context_is_pruned(family: str) -> None:
+    """Say, a system prompt that many prompts share."""
+    on = talk(family)
+    prefix = 3
+    with torch.no_grad():
+        cache = on.model(input_ids=on.first["input_ids"][:, :prefix], use_cache=True).past_key_values
+        shared = copy.deepcopy(cache)
+    with entered(told("fastv-late"), on) as run, torch.no_grad():
+        expected = on.model.generate(**on.first, max_new_tokens=NEW, do_sample=False)
+        at_once = kept_of(run)
+        output = on.model.generate(**on.first, past_key_values=cache, max_new_tokens=NEW, do_sample=False)
+        assert [one.tolist() for one in kept_of(run)] == [one.tolist() for one in at_once]
+        assert torch.equal(output, expected)
+        rest = on.first["input_ids"][:, prefix:]
+        if family == "llava":
+            logits = on.model(input_ids=rest, past_key_values=shared, **on.media(on.first)).logits
+            assert int(logits[0, -1].argmax()) == int(expected[0, on.first["input_ids"].shape[1]])
+        else:
+            with pytest.raises(UnsupportedError, match=r"filled without one are not to be told; pass position_ids"):
+                on.model(input_ids=rest, past_key_values=shared, **on.media(on.first))
+
+
+# --- several tokens, candidates, crops -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*DROPPING, "visionzip"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_assisted_and_prompt_lookup_decoding_give_the_greedy_answer(family: str, name: str) -> None:
+    on = talk(family, attention="sdpa")
+    helper = copy.deepcopy(on.model)  # unpruned, so that some of its candidates are right and some are not
+    method, options = METHODS[name], {"max_new_tokens": 8, "do_sample": False}
+    offered: list[int] = []
+    with entered(method, on) as run, torch.no_grad():
+        expected = on.model.generate(**on.first, **options)
+        kept = [one.tolist() for one in kept_of(run)]
+        handle = on.model.model.register_forward_pre_hook(
+            lambda module, args, kwargs: offered.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+        )
+        for how in ({"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}, {"assistant_model": helper}):
+            offered.clear()
+            output = on.model.generate(**on.first, **options, **how)
+            assert torch.equal(output, expected), how
+            assert [one.tolist() for one in kept_of(run)] == kept, "candidates have no part in what is pruned"
+            assert offered[0] == on.first["input_ids"].shape[1]
+            if "assistant_model" in how:
+                assert max(offered[1:]) > 1, "several tokens at once"
+        handle.remove()
+        with pytest.raises(UnsupportedError, match=r"assistant_early_exit=2 .*; use prompt_lookup_num_tokens"):
+            on.model.generate(**on.first, **options, assistant_early_exit=2)
+    assert "_get_candidate_generator" not in vars(on.model)
+
+
+@pytest.mark.parametrize("name", [*DROPPING, "visionzip", "pact", "ivcprune"])
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
+def test_another_question_on_the_same_picture(family: str, name: str) -> None:
+    """The cache cropped back into the text behind the picture: as if the first question had not gone on."""
+    on = talk(family, attention="sdpa")
+    question = on.since[:, -6:]
+    with entered(METHODS[name], on), torch.no_grad():
+        cache = on.model(**on.first, use_cache=True).past_key_values
+        spare = copy.deepcopy(cache)
+        at_once = on.model(input_ids=question, past_key_values=cache).logits
+        cache.crop(-6)
+        again = [on.model(input_ids=part, past_key_values=cache).logits for part in question.split(2, dim=1)]
+        assert (torch.cat(again, dim=1) - at_once).abs().max() < CLOSE
+        # the prompt's own last tokens once more; where the cache of earlier layers was cut, they see less than before
+        spare.crop(-2)
+        tail = on.first["input_ids"][:, -2:]
+        repeated = on.model(input_ids=torch.cat([tail, question], dim=1), past_key_values=spare).logits
+        assert ((repeated[:, 2:] - at_once).abs().max() < CLOSE) != METHODS[name].cuts_passed
+        spare.crop(-(on.first["input_ids"].shape[1] // 2))
+        with pytest.raises(UnsupportedError, match=r"crop no further than the text behind the last image"):
+            on.model(input_ids=question, past_key_values=spare)
+
+
+@pytest.mark.parametrize("name", ["none", "random"])
+def test_a_generated_placeholder_is_text(name: str) -> None:
+    prompts = [Prompt(text=PROMPTS[0], images=[_picture(48, 48, 0)]), Prompt(text=PROMPTS[2])]
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), family.inputs(prompts)
+    fresh = torch.full((2, 1), model.config.image_token_id)
+    seen = inputs["attention_mask"].cumsum(dim=1)
+    with METHODS.get(name, Unpruned())(model, family.processor()), torch.no_grad():
+        cache = model(**inputs, position_ids=(seen - 1).clamp(min=0), use_cache=True).past_key_values
+        grown = torch.cat([inputs["attention_mask"], torch.ones_like(fresh)], dim=1)
+        step = model(input_ids=fresh, attention_mask=grown, position_ids=seen[:, -1:], past_key_values=cache)
+    assert step.logits.isfinite().all()
+
+
+def test_generate_prefills_text_in_chunks_and_refuses_to_cut_a_picture() -> None:
+    for family in ("llava", "qwen2_5_vl"):
+        on = talk(family, 1, (True, False), "sdpa")
+        options = {"max_new_tokens": NEW, "do_sample": False}
+        with entered(METHODS["clasp"], on), torch.no_grad():
+            cache = on.model.generate(
+                **on.first, max_new_tokens=1, do_sample=False, return_dict_in_generate=True
+            ).past_key_values
+            spare = copy.deepcopy(cache)
+            along = {name: on.whole[name] for name in ("input_ids", "attention_mask")}
+            expected = on.model.generate(**along, past_key_values=cache, **options)
+            output = on.model.generate(**along, past_key_values=spare, prefill_chunk_size=4, **options)
+            assert torch.equal(output, expected)
+            with pytest.raises(UnsupportedError, match=r"cut by prefill_chunk_size.*leave prefill_chunk_size out"):
+                on.model.generate(**on.first, past_key_values=DynamicCache(), prefill_chunk_size=16, **options)
+
+
+@pytest.mark.parametrize("name", [*DROPPING, "pact", "ivcprune"])
+def test_a_caches_rows_may_be_repeated_selected_and_reordered(name: str) -> None:
+    prompts = [Prompt(text=PROMPTS[row], images=[_picture(48, 48, row)]) for row in (0, 1)]
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), family.inputs(prompts)
+    token = torch.tensor([[5], [9]])
+    with METHODS[name](model, family.processor()), torch.no_grad():
+        cache = model(**inputs, use_cache=True).past_key_values
+        expected = model(input_ids=token, past_key_values=copy.deepcopy(cache)).logits
+        for index in ([1, 0], [1, 1, 0], [0]):
+            for change in ("reorder_cache", "batch_select_indices"):
+                chosen = copy.deepcopy(cache)
+                getattr(chosen, change)(torch.tensor(index))
+                logits = model(input_ids=token[index], past_key_values=chosen).logits
+                assert (logits - expected[index]).abs().max() < 1e-5, (change, index)
+        cache.batch_repeat_interleave(2)
+        with pytest.raises(UnsupportedError, match="the batch changed from 4 to 2 rows on a pruned cache"):
+            model(input_ids=token, past_key_values=cache)
+        logits = model(input_ids=token.repeat_interleave(2, dim=0), past_key_values=cache).logits
+        assert (logits - expected.repeat_interleave(2, dim=0)).abs().max() < 1e-5
+
+
+def test_a_picture_that_is_cut_otherwise_in_a_conversation_is_refused() -> None:
+    """LLaVA-OneVision cuts the only picture of a prompt into tiles: two turns' pictures together are not those."""
+    on = talk("llava_onevision")
+    with entered(METHODS["divprune"], on), torch.no_grad():
+        cache = on.model(**on.first, use_cache=True).past_key_values
+        alone = on.inputs(2, since=1)
+        spare = copy.deepcopy(cache)
+        logits = on.model(input_ids=alone["input_ids"], past_key_values=spare, **on.media(alone)).logits
+        assert logits.isfinite().all()
+        places = on.visual(on.whole["input_ids"][0]).nonzero().squeeze(1)
+        later = on.whole["input_ids"][:, int(places[len(places) // 2]) :]
+        with pytest.raises(UnsupportedError, match=r"earlier turns had \d+ visual tokens and have others now"):
+            on.model(input_ids=later, past_key_values=cache, **on.media(on.whole))
+
+
+def test_what_cannot_go_on_is_refused_by_name() -> None:
+    on = talk("llava")
+    layers = [Int8() for _ in on.model.model.language_model.layers]
+    with entered(METHODS["fastv-late"], on), torch.no_grad():
+        cache = on.model(**on.first, use_cache=True).past_key_values
+        with pytest.raises(UnsupportedError, match=r"mask of shape \(1, 5\) does not fit a cache of \d+ tokens and 5"):
+            on.model(input_ids=on.since[:, :5], past_key_values=cache, attention_mask=torch.ones(1, 5))
+        with pytest.raises(UnsupportedError, match=r"position_ids.*pad on the left"):
+            on.model(input_ids=on.since[:, :2], past_key_values=cache, position_ids=torch.tensor([[1, 2]]))
+        with pytest.raises(UnsupportedError, match="pass input_ids, not inputs_embeds"):
+            on.model(inputs_embeds=torch.zeros(1, 2, 64), past_key_values=cache)
+        with pytest.raises(UnsupportedError, match=r"1 of 2 encoded images have no placeholder in what follows"):
+            on.model(input_ids=on.since[:, -4:], past_key_values=cache, **on.media(on.whole))
+        wider = on.media(on.whole)
+        wider["pixel_values"] = torch.cat([wider["pixel_values"][:1], wider["pixel_values"]])
+        with pytest.raises(UnsupportedError, match="1 of 3 encoded images have no placeholder"):
+            on.model(input_ids=on.since, past_key_values=cache, **wider)
+        quantised = on.model(**on.first, past_key_values=Cache(layers=layers), use_cache=True).past_key_values
+        with pytest.raises(UnsupportedError, match=r"'fastv' looks at attention.*Int8 keeps no keys"):
+            on.model(input_ids=on.since, past_key_values=quantised, **on.later)

@@ -1,0 +1,388 @@
+"""What people do with a model, times methods: each use gives the pruned model's own answer, computed another way.
+
+One use alone: ``pytest tests/engine/test_uses.py -k NAME``. Turns of a conversation are in ``test_turns.py``.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from cases import METHODS, PROMPTS
+from families import FAMILIES, Prompt
+from test_matrix import PACKED, _picture
+from torch import Tensor, nn
+from transformers import QuantizedCache
+from transformers.generation.streamers import BaseStreamer
+
+from clasp.backbones import adapter_for
+from clasp.backbones.base import UnsupportedError
+
+NEW = 3
+CLOSE = 1e-4
+PEOPLE = ("llava", "qwen2_5_vl")
+CHOSEN = ("visionzip", "fastv-late", "clasp")
+"""Before the decoder with other features, at one layer, at several behind fused features."""
+
+
+@dataclass(frozen=True)
+class Used:
+    """A method on a family: the answer to a batch of two prompts, one with a picture, one with two."""
+
+    family: str
+    name: str
+    attention: str = "sdpa"
+
+    @property
+    def model(self) -> Any:
+        return FAMILIES[self.family].model(self.attention)
+
+    @property
+    def processor(self) -> Any:
+        return FAMILIES[self.family].processor()
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        return [
+            Prompt(text=PROMPTS[0], images=[_picture(48, 48, 0)]),
+            Prompt(text=PROMPTS[1], images=[_picture(75, 37, 1), _picture(44, 60, 2)]),
+        ]
+
+    @cached_property
+    def inputs(self) -> Any:
+        return FAMILIES[self.family].inputs(self.prompts)
+
+    def copied(self) -> Any:
+        return copy.deepcopy(self.model)
+
+    def on(self, model: Any) -> Any:
+        """The context."""
+        return METHODS[self.name](model, self.processor)
+
+    def logits(self, model: Any) -> Tensor:
+        """(steps, rows, words) of a greedy answer."""
+        return torch.stack(self.answer(model, output_logits=True).logits)
+
+    def answer(self, model: Any, inputs: Any = None, **options: Any) -> Any:
+        settings = {"max_new_tokens": NEW, "do_sample": False, "return_dict_in_generate": True, **options}
+        with self.on(model), torch.no_grad():
+            return model.generate(**(inputs or self.inputs), **settings)
+
+    @cached_property
+    def expected(self) -> Tensor:
+        return self.logits(self.model)
+
+    @cached_property
+    def sequences(self) -> Tensor:
+        return self.answer(self.model).sequences
+
+    def stays(self, model: Any) -> None:
+        """What was changed in or around a model leaves the answer as it is."""
+        assert (self.logits(model) - self.expected).abs().max() < CLOSE
+
+
+used = lru_cache(Used)
+
+
+# --- generation ------------------------------------------------------------------------------------------------------
+
+
+def sampling(on: Used) -> None:
+    """Several sequences for each prompt, against each prompt so many times."""
+    model, drawn = on.model, []
+    times = FAMILIES[on.family].inputs([prompt for prompt in on.prompts for _ in range(3)])
+    for inputs, count in ((on.inputs, 3), (times, 1)):
+        torch.manual_seed(1)
+        options = {"do_sample": True, "temperature": 0.7, "num_return_sequences": count}
+        drawn.append(on.answer(model, inputs, **options).sequences)
+    assert torch.equal(*drawn)
+    assert len({tuple(row.tolist()) for row in drawn[0][:3]}) > 1
+
+
+def beams(on: Used) -> None:
+    """Several sequences for each prompt; without a cache, where what was generated is not what a method looks at."""
+    options = {"num_beams": 3, "num_return_sequences": 2}
+    cached = on.answer(on.model, **options).sequences
+    if not on.name.startswith("fastv"):
+        assert torch.equal(cached, on.answer(on.model, use_cache=False, **options).sequences)
+    alone = on.answer(on.model, FAMILIES[on.family].inputs(on.prompts[:1]), **options).sequences
+    assert torch.equal(cached[:2, -NEW:], alone[:, -NEW:])
+
+
+class Heard(BaseStreamer):
+    """A streamer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.ended = False
+
+    def put(self, value: Tensor) -> None:
+        self.tokens += value.flatten().tolist()
+
+    def end(self) -> None:
+        self.ended = True
+
+
+def streaming(on: Used) -> None:
+    heard, inputs = Heard(), FAMILIES[on.family].inputs(on.prompts[:1])
+    output = on.answer(on.model, inputs, streamer=heard)
+    assert heard.ended
+    assert heard.tokens == output.sequences[0].tolist()
+    assert heard.tokens[-NEW:] == on.sequences[0, -NEW:].tolist()
+
+
+def pipeline(on: Used) -> None:
+    model = on.copied()  # a pipeline sets what its model generates by
+    answers = transformers.pipeline("image-text-to-text", model=model, processor=on.processor)
+    prompt = on.prompts[0]
+    text = on.processor.apply_chat_template(prompt.messages(), add_generation_prompt=True, tokenize=False)
+    with on.on(model) as run:
+        said = answers(
+            images=list(prompt.images),
+            text=text,
+            max_new_tokens=NEW,
+            return_tensors=True,
+            generate_kwargs={"do_sample": False},
+        )
+    assert run.trace is not None
+    assert said[0]["generated_token_ids"][-NEW:].tolist() == on.sequences[0, -NEW:].tolist()
+
+
+def outputs_asked_for(on: Used) -> None:
+    """Scores, hidden states and attention maps are those of the tokens that each layer holds."""
+    eager = used(on.family, on.name, "eager")
+    asked = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+    with eager.on(eager.model) as run, torch.no_grad():
+        output = eager.model.generate(
+            **eager.inputs,
+            max_new_tokens=NEW,
+            do_sample=False,
+            return_dict_in_generate=True,
+            **dict.fromkeys(asked, True),
+        )
+    assert torch.equal(torch.stack(output.logits), eager.expected)
+    assert torch.equal(torch.stack(output.scores), eager.expected), "nothing that is set changes them"
+    assert torch.equal(torch.stack(output.scores).argmax(dim=-1).T, output.sequences[:, -NEW:])
+    layers = range(len(adapter_for(eager.model).layers))
+    held = [max(s.text_tokens + s.visual_entering[layer] for s in run.trace.samples) for layer in layers]
+    for step in range(NEW):
+        assert [maps.shape[-1] for maps in output.attentions[step]] == [length + step for length in held]
+        for row, sample in enumerate(run.trace.samples):
+            for layer in layers:
+                last = output.attentions[step][layer][row, :, -1]
+                assert torch.allclose(last.sum(dim=-1), torch.ones(len(last)), atol=1e-5)
+                real = sample.text_tokens + sample.visual_entering[layer] + step
+                assert (last > 0).sum(dim=-1).max() <= real, "nobody looks at padding"
+    assert [states.shape[1] for states in output.hidden_states[1]] == [1] * (len(held) + 1)
+
+
+def outputs_as_tuples(on: Used) -> None:
+    model = on.copied()
+    model.config.return_dict = False
+    with on.on(model), torch.no_grad():
+        last = model(**on.inputs)[0][:, -1]
+    with on.on(on.model), torch.no_grad():
+        assert torch.equal(last, on.model(**on.inputs).logits[:, -1])
+    on.stays(model)
+
+
+def padding_on_the_right(on: Used) -> None:
+    """The words' logits are those of left padding; to generate from it is refused, as transformers warns."""
+    processor = copy.deepcopy(on.processor)
+    processor.tokenizer.padding_side = "right"
+    right = FAMILIES[on.family].inputs(on.prompts, processor)
+    with on.on(on.model), torch.no_grad():
+        ours, theirs = (on.model(**inputs).logits for inputs in (right, on.inputs))
+        for row, mask in enumerate(right["attention_mask"].bool()):
+            words = int(mask.sum())
+            difference = (ours[row, :words] - theirs[row, -words:]).abs()
+            assert mask[:words].all()
+            assert difference.max() < CLOSE
+    if on.family == "llava":
+        with pytest.raises(UnsupportedError, match="pad on the left"):
+            on.answer(on.model, right)
+
+
+def quantised_cache(on: Used) -> None:
+    """Eight bits for keys and values: near what all bits give."""
+    cache = QuantizedCache("fp8", on.model.config)
+    output = on.answer(on.model, past_key_values=cache, output_logits=True)
+    logits = torch.stack(output.logits)
+    assert torch.equal(logits[0], on.expected[0])
+    assert 0 < (logits[1] - on.expected[1]).abs().max() < 0.3
+    lengths = [layer.get_seq_length() for layer in cache.layers]
+    plain = on.answer(on.model).past_key_values.layers
+    assert lengths == [layer.get_seq_length() for layer in plain]
+
+
+def offloaded_cache(on: Used) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("transformers offloads caches from CUDA devices alone")
+    model = on.copied().to("cuda")
+    inputs = copy.deepcopy(on.inputs).to("cuda")
+    plain, offloaded = (
+        on.answer(model, inputs, output_logits=True, cache_implementation=kind) for kind in ("dynamic", "offloaded")
+    )
+    assert torch.equal(torch.stack(plain.logits), torch.stack(offloaded.logits))
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+class Bytes(nn.Module):
+    """A linear layer that keeps its weights as bytes, as quantised ones do: no ``weight`` that fits a product."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.scale = linear.weight.detach().abs().amax(dim=1, keepdim=True) / 127
+        self.weight = nn.Parameter((linear.weight / self.scale).round().to(torch.int8), requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, values: Tensor) -> Tensor:
+        return nn.functional.linear(values, self.weight * self.scale, self.bias)
+
+
+def quantised_weights(on: Used) -> None:
+    """The same as a model whose weights are the rounded ones."""
+    quantised, rounded = on.copied(), on.copied()
+    for model in (quantised, rounded):
+        for part in [*model.model.language_model.layers.modules()]:
+            for name, child in part.named_children():
+                if isinstance(child, nn.Linear):
+                    packed = Bytes(child)
+                    if model is quantised:
+                        setattr(part, name, packed)
+                    else:
+                        child.weight.data = packed.weight * packed.scale
+    assert (on.logits(quantised) - on.logits(rounded)).abs().max() < 1e-5
+
+
+def weights_on_the_disk(on: Used) -> None:
+    accelerate = pytest.importorskip("accelerate", reason="device_map is accelerate's; the library needs none of it")
+    with tempfile.TemporaryDirectory() as folder:
+        model = on.copied()
+        accelerate.disk_offload(model, folder, execution_device=torch.device("cpu"), offload_buffers=True)
+        assert next(model.model.language_model.layers.parameters()).is_meta
+        assert torch.equal(on.logits(model), on.expected)
+
+
+def compiled_parts(on: Used) -> None:
+    """Modules inside that are compiled one by one: their inputs' lengths change from layer to layer."""
+    model = on.copied()
+    for layer in model.model.language_model.layers[1:4]:
+        layer.mlp.compile(backend="eager", dynamic=True)
+    on.stays(model)
+
+
+def lora(on: Used) -> None:
+    """The same as a model into whose weights the adapters are merged; the context takes either model."""
+    peft = pytest.importorskip("peft", reason="adapters are peft's; the library needs none of it")
+    torch.manual_seed(0)
+    config = peft.LoraConfig(target_modules=["q_proj", "k_proj", "v_proj"], r=2, init_lora_weights=False)
+    model = peft.get_peft_model(on.copied(), config).eval()
+    with on.on(model.get_base_model()), torch.no_grad():
+        inner = model(**on.inputs).logits[:, -1]
+    adapted = on.logits(model)
+    merged = on.logits(model.merge_and_unload())
+    assert (adapted - merged).abs().max() < CLOSE
+    assert (inner - merged[0]).abs().max() < CLOSE
+    assert (adapted - on.expected).abs().max() > 1e-3, "the adapters must matter"
+
+
+def autocast(on: Used) -> None:
+    """As many tokens stay as in full precision, and the answer is near."""
+    with on.on(on.model) as run, torch.no_grad():
+        plain = on.model(**on.inputs).logits[:, -1]
+        counts = [[len(kept) for kept in sample.kept] for sample in run.trace.samples]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = on.model(**on.inputs).logits[:, -1]
+        assert [[len(kept) for kept in sample.kept] for sample in run.trace.samples] == counts
+    assert torch.nn.functional.cosine_similarity(plain, mixed.float()).min() > 0.9
+
+
+def training(on: Used) -> None:
+    """transformers' Trainer with gradient checkpointing, against a step of gradient descent by hand without."""
+    labels = on.inputs["input_ids"].masked_fill(on.inputs["attention_mask"] == 0, -100)
+    batch = {**on.inputs, "labels": labels}
+    by_hand, trained = on.copied().train(), on.copied().train()
+    with on.on(by_hand):
+        loss = by_hand(**batch).loss
+        loss.backward()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = transformers.TrainingArguments(
+            output_dir=folder,
+            max_steps=1,
+            per_device_train_batch_size=1,
+            gradient_checkpointing=True,
+            learning_rate=1.0,
+            lr_scheduler_type="constant",
+            optim="sgd",
+            max_grad_norm=0.0,
+            report_to=[],
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        )
+        trainer = transformers.Trainer(trained, arguments, train_dataset=[0], data_collator=lambda rows: batch)
+        with on.on(trained) as run:
+            trainer.train()
+    assert run.trace is not None
+    assert abs(trainer.state.log_history[-1]["train_loss"] - loss.item()) < CLOSE
+    for part in ("lm_head", "model.language_model.layers.1.mlp.down_proj"):
+        before, after = by_hand.get_submodule(part).weight, trained.get_submodule(part).weight
+        assert before.grad.abs().max() > 0
+        assert (before - before.grad - after).abs().max() < CLOSE
+
+
+USES: tuple[Callable[[Used], None], ...] = (
+    sampling,
+    beams,
+    streaming,
+    pipeline,
+    outputs_asked_for,
+    outputs_as_tuples,
+    padding_on_the_right,
+    quantised_cache,
+    offloaded_cache,
+    quantised_weights,
+    weights_on_the_disk,
+    compiled_parts,
+    lora,
+    autocast,
+    training,
+)
+
+
+TOGETHER = [pytest.param(name, marks=pytest.mark.xdist_group(f"uses {name}")) for name in PEOPLE]
+"""One process runs what is on a family: its models are built once."""
+
+
+@pytest.mark.parametrize("use", [pytest.param(use, id=use.__name__) for use in USES])
+@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.xdist_group(f"uses {name}")) for name in PEOPLE]
+)
+def test_a_use_gives_the_pruned_models_answer(family: str, name: str, use: Callable[[Used], None]) -> None:
+    use(used(family, name))
+
+
+@pytest.mark.parametrize("family", TOGETHER)
+def test_every_method_trains(family: str) -> None:
+    """A loss and its gradients, also of features that a method changes."""
+    model = copy.deepcopy(FAMILIES[family].model()).train()
+    inputs, last = used(family, CHOSEN[0]).inputs, adapter_for(model).geometry.feature_layer
+    for name, method in METHODS.items():
+        if not (family in PACKED and method.merge_layers(last)):
+            model.zero_grad()
+            with method(model, FAMILIES[family].processor()):
+                model(**inputs, labels=inputs["input_ids"]).loss.backward()
+            grads = [parameter.grad for parameter in model.model.language_model.parameters()]
+            assert all(grad is not None and grad.isfinite().all() for grad in grads), name
