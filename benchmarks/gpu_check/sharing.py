@@ -102,7 +102,7 @@ def work(arguments: Sequence[str]) -> None:
 
     from benchmarks.gpu_check.scales import SCALES
     from benchmarks.models import load_spec
-    from clasp.methods.clasp import CLASP
+    from clasp.methods.clasp.method import CLASP
 
     geometry, device = arguments
     scale = SCALES[geometry]

@@ -313,7 +313,7 @@ def _refuse_compiled(model: Any) -> None:
         raise UnsupportedError("a compiled model cannot be pruned: its graph has fixed shapes; pass the model itself")
 
 
-def _refuse_unweighable(method: Method, adapter: Adapter) -> None:
+def _refuse_unweighable(method: PruningMethod, adapter: Adapter) -> None:
     attention = str(adapter.decoder.config._attn_implementation)
     if attention not in ("eager", "sdpa"):
         raise UnsupportedError(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clasp.budget import Accounting, Geometry, Schedule, single_stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Patches, Positions, Scope, Selection, State
+from clasp.methods.protocols import Patches, Positions, Scope, Selection, State
 from clasp.ops.attention import attention_rows
 from clasp.ops.matching import ragged_index
 from clasp.ops.select import top_mask
@@ -48,8 +48,8 @@ class FlowCut(Method):
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
-    def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
-        notes = super().stand_ins(geometry)
+    def fallbacks(self, geometry: Geometry) -> tuple[str, ...]:
+        notes = super().fallbacks(geometry)
         if not geometry.cls:
             notes += ("flowcut: no CLS value; scores are attention times |v|_1 alone, as its code has it for Qwen2-VL",)
         return notes

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clasp.budget import Accounting, Schedule, scaled_layers, single_stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Decoder, Selection, State
+from clasp.methods.protocols import Decoder, Selection, State
 from clasp.ops.select import take, top_k
 from clasp.ops.similarity import blocks
 

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 
 from clasp.budget import Schedule, scaled_layers, single_stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Decoder, Selection, State
+from clasp.methods.protocols import Decoder, Selection, State
 from clasp.ops.attention import masked_mean
 from clasp.ops.cluster import cluster_means, density_centres
 from clasp.ops.grouping import nearest_of

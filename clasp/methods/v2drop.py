@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from clasp.budget import Accounting, Schedule, Stage, geometric, published_budget, scaled_layers
-from clasp.methods.contract import Selection, State
+from clasp.methods.protocols import Selection, State
 from clasp.methods.staged import Staged
 from clasp.ops.select import top_k
 

@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 
 from clasp.budget import Accounting, Geometry, Schedule, single_stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Positions, Scope, Selection, State
+from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.cluster import cluster_means
 from clasp.ops.select import take, top_k
 
@@ -67,8 +67,8 @@ class VisionTrim(Method):
             )
         return super().check(geometry)
 
-    def stand_ins(self, geometry: Geometry) -> tuple[str, ...]:
-        notes = super().stand_ins(geometry)
+    def fallbacks(self, geometry: Geometry) -> tuple[str, ...]:
+        notes = super().fallbacks(geometry)
         if self.text_tower is None:
             notes += ("visiontrim: no CLIP text tower; cosine of projected tokens to the words' embeddings stands in",)
         return notes

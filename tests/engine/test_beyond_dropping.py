@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
 from clasp.backbones.base import UnsupportedError
-from clasp.methods.contract import Patches, Selection, State
 from clasp.methods.flowcut import FlowCut
 from clasp.methods.ivcprune import IVCPrune
 from clasp.methods.pact import PACT
+from clasp.methods.protocols import Patches, Selection, State
 
 CUT, KEPT = 3, (1, 4, 10, 11, 30, 63)
 SIZES = (1.0, 5.0, 2.0, 40.0, 1.0, 3.0)

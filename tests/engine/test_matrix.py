@@ -37,8 +37,7 @@ COMBINATIONS = [
     (method, family)
     for family in FAMILIES
     for method in METHODS
-    if method in KIN.get(family, METHODS)
-    and not (family in (*PACKED, *JOINED) and method.startswith(INSIDE))
+    if method in KIN.get(family, METHODS) and not (family in (*PACKED, *JOINED) and method.startswith(INSIDE))
 ]
 
 

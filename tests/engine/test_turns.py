@@ -24,7 +24,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from clasp.backbones import adapter_for
 from clasp.backbones.base import UnsupportedError
 from clasp.methods.base import Method
-from clasp.methods.clasp import CLASP
+from clasp.methods.clasp.method import CLASP
 from clasp.methods.none import Unpruned
 
 NEW = 3

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clasp.report.published.protocols import FORMS
 from command_line import call
 from synthetic import VISUAL, alter, cell, planned, signature, summary_of, write_cell, write_plan
 
 from clasp.report.build import build_published
 from clasp.report.load import ReportError
 from clasp.report.published.compare import FOLDER, PublishedRow, published_rows
+from clasp.report.published.prompt_protocols import FORMS
 from clasp.report.published.write import published_csv, published_sheet
 from clasp.report.table import sheet_latex, sheet_markdown
 from clasp.report.table_rows import Summary

@@ -86,8 +86,8 @@ START = 3
 
 
 class FakeDecoder:
-    """:class:`clasp.methods.contract.Decoder`: each row is a system prompt, its visual tokens and ``words`` real tokens
-    of text, padded on the right with values that nobody may look at."""
+    """:class:`clasp.methods.protocols.Decoder`: each row is a system prompt, its visual tokens and ``words`` real
+    tokens of text, padded on the right with values that nobody may look at."""
 
     def __init__(self, rows: int, visual: int, words: Sequence[int], seed: int) -> None:
         draw = torch.Generator().manual_seed(seed + 4000)

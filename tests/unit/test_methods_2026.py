@@ -14,10 +14,10 @@ from torch import Tensor
 
 from clasp.budget import BudgetError, Geometry, Stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Patches
 from clasp.methods.flowcut import FlowCut
 from clasp.methods.ivcprune import IVCPrune
 from clasp.methods.pact import PACT
+from clasp.methods.protocols import Patches
 from clasp.methods.v2drop import V2Drop
 from clasp.methods.visiontrim import VisionTrim
 from clasp.ops.cluster import density_centres
@@ -95,12 +95,12 @@ def test_bad_parameters_are_refused(method: Any, parameters: dict[str, Any], mes
 def test_v2drop_has_the_published_counts(tokens: int, counts: tuple[int, ...], average: float) -> None:
     schedule = V2Drop(tokens=tokens, accounting="published").check(LLAVA)
     assert schedule.stages == tuple(map(Stage, (3, 17, 22), counts))
-    assert schedule.accountings().output_average == pytest.approx(average, abs=0.005)
+    assert schedule.token_counts().output_average == pytest.approx(average, abs=0.005)
 
 
 def test_v2drop_averages_any_other_budget() -> None:
     for tokens in (60, 192, 500):
-        assert V2Drop(tokens=tokens).check(LLAVA).accountings().output_average == pytest.approx(tokens, abs=1)
+        assert V2Drop(tokens=tokens).check(LLAVA).token_counts().output_average == pytest.approx(tokens, abs=1)
     with pytest.raises(BudgetError, match="smallest is"):
         V2Drop(tokens=54).check(LLAVA)
 
@@ -322,7 +322,7 @@ def test_flowcut_equals_its_specification(layers: int, keep: int, cls: bool) -> 
 def test_flowcut_stops_before_the_layer_that_the_projector_reads() -> None:
     assert FlowCut(tokens=64).merge_layers(23) == tuple(range(22))
     assert FlowCut(tokens=64).check(LLAVA).stages == (Stage(0, 64),)
-    notes = FlowCut(tokens=64).stand_ins(dataclasses.replace(LLAVA, cls=False))
+    notes = FlowCut(tokens=64).fallbacks(dataclasses.replace(LLAVA, cls=False))
     assert any("no CLS value" in note for note in notes)
     with pytest.raises(ValueError, match="packs the patches"):
         FlowCut(tokens=64).check(dataclasses.replace(LLAVA, packed_vision=True))
@@ -379,5 +379,5 @@ def test_visiontrim_equals_its_specification(keep: int, tower: str | None) -> No
 def test_visiontrim_needs_clip_for_a_text_tower() -> None:
     with pytest.raises(ValueError, match="needs a backbone with CLIP's vision tower"):
         VisionTrim(tokens=64, text_tower="x").check(dataclasses.replace(LLAVA, cls=False))
-    assert any("no CLIP text tower" in note for note in VisionTrim(tokens=64).stand_ins(LLAVA))
-    assert VisionTrim(tokens=64, text_tower="x").stand_ins(LLAVA) == ()
+    assert any("no CLIP text tower" in note for note in VisionTrim(tokens=64).fallbacks(LLAVA))
+    assert VisionTrim(tokens=64, text_tower="x").fallbacks(LLAVA) == ()
