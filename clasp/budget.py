@@ -78,6 +78,7 @@ class Geometry:
         multimodal_rotary: rotary positions have an axis each for time, height and width.
         dynamic: the number of visual tokens depends on the picture's size.
         packed_vision: the ViT takes all patches of a batch as one sequence, so that none can be merged inside it.
+        videos: it takes videos.
     """
 
     visual_tokens: int
@@ -92,6 +93,7 @@ class Geometry:
     multimodal_rotary: bool = False
     dynamic: bool = False
     packed_vision: bool = False
+    videos: bool = False
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ class CropAdapter(Adapter):
         return (ends[item - 1] if item else 0), ends[item]
 
 
-def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False) -> Geometry:
+def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False, videos: bool = False) -> Geometry:
     """Counts of a LLaVA family from its configuration.
 
     Raises:
@@ -209,5 +209,6 @@ def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False) -> Geo
         feature_layer=feature_layer,
         cls=CLS[vision.model_type],
         dynamic=dynamic,
+        videos=videos,
         **text,
     )

@@ -40,6 +40,11 @@ METHODS: dict[str, tuple[str, str]] = {
     "holov": ("clasp.methods.holov", "HoloV"),
     "scope": ("clasp.methods.scope", "SCOPE"),
     "prunesid": ("clasp.methods.prunesid", "PruneSID"),
+    "evs": ("clasp.methods.evs", "EVS"),
+    "vidcom2": ("clasp.methods.vidcom2", "VidCom2"),
+    "fastvid": ("clasp.methods.fastvid", "FastVID"),
+    "holitom": ("clasp.methods.holitom", "HoliTom"),
+    "framefusion": ("clasp.methods.framefusion", "FrameFusion"),
     "clasp": ("clasp.methods.clasp", "CLASP"),
 }
 """Name on the command line and in results -> module and class."""
@@ -55,6 +60,11 @@ def get(name: str) -> type[Method]:
         raise ValueError(f"unknown method {name!r}; use one of {', '.join(METHODS)}{_did_you_mean(name, METHODS)}")
     module, class_name = METHODS[name]
     return getattr(importlib.import_module(module), class_name)
+
+
+def for_pictures() -> tuple[str, ...]:
+    """Names of the methods that need no video, so that they also run on backbones that take none."""
+    return tuple(name for name in METHODS if not get(name).needs_videos)
 
 
 def build(name: str, parameters: Mapping[str, Any]) -> Method:

@@ -44,10 +44,20 @@ METHODS = {
     "holov": "HoloV",
     "scope": "SCOPE",
     "prunesid": "PruneSID",
+    "evs": "EVS",
+    "vidcom2": "VidCom2",
+    "fastvid": "FastVID",
+    "holitom": "HoliTom",
+    "framefusion": "FrameFusion",
     "clasp": "CLASP",
 }
 """Names of methods as papers write them; a method that is not listed goes by its own name."""
-INSIDE_DECODER = frozenset({"random_inside", "fastv", "pdrop", "sparsevlm", "mustdrop", "dart", "vscan", "clasp"})
+INSIDE_DECODER = frozenset(
+    {
+        *("random_inside", "fastv", "pdrop", "sparsevlm", "mustdrop", "dart", "vscan"),
+        *("holitom", "framefusion", "clasp"),
+    }
+)
 """Methods that drop visual tokens between decoder layers; the others hand the decoder fewer to begin with."""
 DAGGERS: dict[Standing, str] = {"below": "†", "apart": "‡"}
 """What follows the name of a method that is below random; the caption explains it."""

@@ -56,6 +56,11 @@ METHODS: dict[str, Method] = {
     **_cases("holov"),
     **_cases("scope"),
     **_cases("prunesid"),
+    **_cases("evs"),
+    **_cases("vidcom2"),
+    **_cases("fastvid", fine={"segments": 2, "anchor_step": 2}),
+    **_cases("holitom", still={"threshold": -0.1}, before={"inner_share": 0.0}),
+    **_cases("framefusion", alike={"similarity": 0.0}),
     **_cases(
         "clasp",
         farthest={"completion": "farthest_point", "fusion": "balanced"},
@@ -64,7 +69,18 @@ METHODS: dict[str, Method] = {
     ),
 }
 
-MERGING = ("visionzip", "prumerge", "tome", "mustdrop", "prunesid", "pool", "vscan")
+MERGING = (
+    "visionzip",
+    "prumerge",
+    "tome",
+    "mustdrop",
+    "prunesid",
+    "pool",
+    "vscan",
+    "fastvid",
+    "holitom",
+    "framefusion",
+)
 """Methods that change features, so that what they do to the sequence is not told by the kept places alone."""
 
 

@@ -511,3 +511,9 @@ def _randomize(model: nn.Module) -> None:
                 parameter.normal_(std=parameter[0].numel() ** -0.5)
             else:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
+
+
+def fits(method: Any, family: str) -> bool:
+    """Whether a method runs on a family, or is refused by name."""
+    packed = family.startswith("qwen") and method.merge_layers(1)
+    return not packed and (FAMILIES[family].takes_videos or not method.needs_videos)

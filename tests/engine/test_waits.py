@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from cases import PROMPTS
-from families import FAMILIES, Prompt
+from families import FAMILIES, Prompt, fits
 from test_matrix import _picture
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -129,7 +129,7 @@ def _cases() -> Iterator[Any]:
         if name == "none":
             continue
         for family in FAMILIES:
-            if not (get(name)(ratio=0.5).merge_layers(1) and family.startswith("qwen")):
+            if fits(get(name)(ratio=0.5), family):
                 yield pytest.param(name, family, id=f"{name}-{family}")
 
 
