@@ -134,7 +134,8 @@ class Answerer:
         self._replay, self._presentation = replay, presentation
         self._preparing = copy.deepcopy(processor)  # a tokenizer's padding is state, and the engine reads tokens too
         presentation.prepare(self._preparing)
-        self._frames = adapter_for(model).frames
+        own = adapter_for(model).frames
+        self._frames = own and (presentation.frames or own)
         self._warm = False
 
     def answer(

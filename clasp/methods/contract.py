@@ -375,7 +375,8 @@ class Selection:
         index: (rows, keep) long, distinct, into the row's visual tokens at this stage. The order is the order in which
             the tokens go on (their places in the sequence stay the same set), so ascending keeps it. Where rotary
             positions are not re-indexed (``positions="original"``, multimodal ones), the order stays what it was.
-            All heads of a layer keep the same tokens: a budget per head is refused.
+            All heads of a layer keep the same tokens: a budget per head is refused. More or fewer columns than asked
+            for are taken as they are, for methods with a count of their own that is the same in all rows.
         features: (rows, keep, hidden) replaces the kept tokens' hidden states (merging methods).
         replaced: (rows, keep) bool, which of ``features`` are used; None: all.
         pivots: (rows, keep) bool, for traces: kept for relevance rather than for coverage.

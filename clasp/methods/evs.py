@@ -49,5 +49,4 @@ class EVS(Method):
         differs = 1.0 - cosine_similarity(tokens[:, 1:], tokens[:, :-1], dim=-1)
         kept = max(clip.keep, clip.frames.size)
         place = top_k(pad(differs, (0, 0, 1, 0), value=FIRST).flatten(1), kept)
-        index = torch.cat([clip.index.gather(1, place), clip.loose], dim=1).sort(dim=1).values
-        return Selection(index, valid=torch.ones_like(index, dtype=torch.bool) if kept > clip.keep else None)
+        return Selection(torch.cat([clip.index.gather(1, place), clip.loose], dim=1).sort(dim=1).values)
