@@ -88,8 +88,7 @@ class QwenAdapter(Adapter):
 
     def crops(self, seen: VisionPass, item: int) -> Tensor:
         frames, rows, columns = self.grids(seen)[item]
-        numbers = torch.arange(frames, device=seen.output.pooler_output[item].device)
-        return numbers.repeat_interleave(rows * columns // self.unit)
+        return torch.arange(frames).repeat_interleave(rows * columns // self.unit)
 
     def crop_total(self, seen: VisionPass, item: int) -> int:
         return self.grids(seen)[item][0]

@@ -63,7 +63,7 @@ class VidCom2(Method):
         tokens = normalize(steadiest(clip.by_frame(state.tokens()).float(), self.channel_share), dim=-1)
         to_video = nearness(tokens, tokens.mean(dim=(1, 2), keepdim=True))
         to_frame = nearness(tokens, tokens.mean(dim=2, keepdim=True))
-        rates = self._rates(to_video).tolist()
+        rates = self._rates(to_video).tolist() if clip.frames.count > 1 else [[1.0]] * len(tokens)
         limits = [clip.frames.size] * clip.frames.count
         quotas = torch.tensor([proportional(row, limits, clip.keep) for row in rates]).to(tokens.device)
         stays = top_mask(-(to_video + to_frame).flatten(0, 1), quotas.flatten())

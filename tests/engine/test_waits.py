@@ -151,6 +151,30 @@ def test_a_stage_waits_at_most_once(name: str, family: str, monkeypatch: pytest.
     assert others == [(1, [])] * len(others)
 
 
+ONCE = {"vidcom2", "fastvid", "holitom", "framefusion"}
+"""Methods whose first stage reads once which frames are alike, or, merging them, how many tokens that leaves."""
+
+
+@pytest.mark.parametrize("family", ["video_llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", [name for name in METHODS if get(name).needs_videos])
+def test_a_stage_on_videos_waits_at_most_once(name: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = FAMILIES[family]
+    videos = [[[_picture(48, 48, 10 * video + frame) for frame in range(8)]] for video in range(2)]
+    inputs = built.inputs([Prompt(text=PROMPTS[0], videos=clips) for clips in videos])
+    monkeypatch.setattr(Tensor, "is_cuda", property(lambda self: True))
+    monkeypatch.setattr("clasp.ops.select._partitioned", lambda scores, k: None)
+    method = get(name)(ratio=0.5, **({"similarity": -1.0} if name == "framefusion" else {}))
+    with (
+        watched(monkeypatch, *inputs.values()) as stages,
+        method(built.model("sdpa"), built.processor()),
+        torch.no_grad(),
+    ):
+        built.model("sdpa")(**inputs)
+    first, *others = [reads for _, reads in stages]
+    assert first == (["tolist"] if name in ONCE else [])
+    assert others == [[]] * len(others)
+
+
 def test_reading_what_a_stage_computes_is_a_wait() -> None:
     device, hidden = Device(), torch.ones(2, 3)
     device.mark(hidden)

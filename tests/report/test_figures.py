@@ -125,12 +125,15 @@ def test_methods_are_in_the_panel_where_they_prune() -> None:
 
 def test_every_method_of_the_library_has_its_published_name() -> None:
     from clasp.methods import METHODS as REGISTRY
+    from clasp.methods import for_pictures
 
-    assert list(LABELS) == list(REGISTRY) == ["none", *ALL_METHODS]
+    assert list(LABELS) == list(REGISTRY)
+    assert ["none", *ALL_METHODS] == list(for_pictures())
     assert list(LABELS.values())[1:] == [
         *("Random", "Random (inside)", "Stride", "Pooling", "ToMe", "FastV", "PruMerge", "PruMerge+", "HiRED", "PDrop"),
         *("SparseVLM", "MustDrop", "FasterVLM", "VisionZip", "VisPruner", "DART", "DivPrune", "CDPruner"),
-        *("VScan", "HiPrune", "MMTok", "HoloV", "SCOPE", "PruneSID", "CLASP"),
+        *("VScan", "HiPrune", "MMTok", "HoloV", "SCOPE", "PruneSID"),
+        *("EVS", "VidCom2", "FastVID", "HoliTom", "FrameFusion", "CLASP"),
     ]
 
 
