@@ -91,13 +91,16 @@ class FastVID(Method):
         stays = torch.zeros_like(salience, dtype=torch.bool)
         merged = tokens.clone()
         for row, own in enumerate(lengths):
-            salient, quotas = self._quotas(own, clip.frames.size, clip.keep)
+            salient, quotas, more = self._quotas(own, clip.frames.size, clip.keep)
             stays[row].scatter_(1, top_k(salience[row], salient), True)
             rest = stays[row].int().argsort(dim=1, stable=True)[:, : clip.frames.size - salient]
             for frames, frame, count in quotas:
                 place, features = self._anchors(tokens[row], rest, noise[row], frames, frame, count)
                 merged[row, frame, place] = features
                 stays[row, frame, place] = True
+            if more:
+                left = salience[row].masked_fill(stays[row], -1.0).view(1, -1)
+                stays[row].view(-1).index_fill_(0, top_k(left, more)[0], True)
         index = clip.chosen(stays)
         return Selection(index, take(clip.back(merged, state.tokens()), index))
 
@@ -108,26 +111,26 @@ class FastVID(Method):
         ends = [*(gap + 1 for gap in cuts), len(alike) + 1]
         return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
-    def _quotas(self, lengths: Sequence[int], size: int, keep: int) -> tuple[int, list[tuple[range, int, int]]]:
-        """How many attended tokens each frame keeps; and of each anchor frame its segment's frames, its number, and how
-        many anchors it has, if any."""
+    def _quotas(self, lengths: Sequence[int], size: int, keep: int) -> tuple[int, list[tuple[range, int, int]], int]:
+        """How many attended tokens each frame keeps; of each anchor frame that has any, its segment's frames, number
+        and anchors; and how many attended tokens stay beside, of whatever frame."""
         count, anchored = sum(lengths), [-(-length // self.anchor_step) for length in lengths]
         each = keep // count
         salient = each - int(each * self.contextual_share)
         if count > sum(anchored):  # more, where anchor frames cannot hold the others
-            salient = max(salient, -(-(keep - sum(anchored) * size) // (count - sum(anchored))))
+            salient = max(salient, (keep - sum(anchored) * size) // (count - sum(anchored)))
         limits = [frames * (size - salient) for frames in anchored]
+        contextual = min(keep - count * salient, sum(limits))
+        shares = proportional(lengths, limits, contextual)
         quotas, start = [], 0
-        for length, frames, quota in zip(
-            lengths, anchored, proportional(lengths, limits, keep - count * salient), strict=True
-        ):
+        for length, frames, quota in zip(lengths, anchored, shares, strict=True):
             for number in range(frames):  # from the segment's end, the first ones have what does not divide
                 own = quota // frames + (number < quota % frames)
                 last = start + length - 1
                 if own:
                     quotas.append((range(start, start + length), last - number * self.anchor_step, own))
             start += length
-        return salient, quotas
+        return salient, quotas, keep - count * salient - contextual
 
     def _anchors(
         self, tokens: Tensor, rest: Tensor, noise: Tensor, frames: range, frame: int, count: int

@@ -311,8 +311,9 @@ def test_fastvid_is_the_official_rule_where_counts_divide(segments_: int, step: 
 @pytest.mark.parametrize("keep", range(1, 6 * 10))
 def test_fastvids_counts_add_up_and_fit_their_frames(keep: int) -> None:
     for lengths, step in (([6], 4), ([1, 3, 2], 2), ([1] * 6, 4), ([5, 1], 1)):
-        salient, quotas = FastVID(tokens=1, anchor_step=step)._quotas(lengths, 10, keep)
-        assert salient * 6 + sum(count for *_, count in quotas) == keep
+        salient, quotas, more = FastVID(tokens=1, anchor_step=step)._quotas(lengths, 10, keep)
+        assert salient * 6 + sum(count for *_, count in quotas) + more == keep
+        assert 0 <= more < 6
         assert 0 <= salient <= 10
         for frames, frame, count in quotas:
             assert 1 <= count <= 10 - salient
@@ -532,9 +533,8 @@ def framefusion_in_loops(
                 shares.append(len(joins) / total)
                 merging = len(joins) / total >= 0.1
             else:
-                joins = sorted(alike, key=lambda i: -alike[i])[
-                    : int(needed * total + 1e-9)
-                ]  # at the first layer a whole number
+                many = int(needed * total + 1e-9)  # a whole number before the first layer, but for float
+                joins = sorted(alike, key=lambda i: -alike[i])[:many]
                 merging = pruning = False
             for spot in range(size):
                 runs: list[list[int]] = []
