@@ -40,7 +40,8 @@ def grouped(prefill: Prefill, number: int, index: Tensor, valid: Tensor) -> tupl
         if share.keep >= (original if prefill.method.own_counts else len(share.row.places)):
             whole.append(share.row)
         elif share.keep > 0:
-            key = (len(share.row.places), share.keep, original, *(m.frame_count() for m in share.row.media))
+            frames = (m.frame_count() if m.seen.modality == "video" else 0 for m in share.row.media)
+            key = (len(share.row.places), share.keep, original, *frames)
             groups.setdefault(key, []).append(share)
     return whole, list(groups.values())
 
