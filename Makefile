@@ -75,6 +75,9 @@ table-qwen25vl: $(READY)  ## every method with 66.7, 77.8, 88.9 % removed
 table-video: $(READY)  ## every method on video questions
 	$(call experiment,tiny,video4)
 
+table-video-methods: $(READY)  ## every method, those for videos too; BACKBONE=video_llava_7b, llava_onevision_7b, qwen2_5_vl_7b
+	$(call experiment,tiny,video4)
+
 table-efficiency: $(READY)  ## times, FLOPs, KV cache, visual tokens, accuracy kept
 	$(call experiment,tiny_pope,pope)
 

@@ -27,7 +27,7 @@ from clasp.ops.cluster import (
 )
 from clasp.ops.covering import Attracted, Similar, cover
 from clasp.ops.diversity import dpp_map, max_min, take_least_similar
-from clasp.ops.grouping import mean_cosine, nearest_of, principal_groups, suppress, within
+from clasp.ops.grouping import halved_into, mean_cosine, nearest_of, principal_groups, run_means, suppress, within
 from clasp.ops.matching import absorb, merge_most_similar, merge_windows, ragged_index, thin
 from clasp.ops.select import cosine_between, take, top_k, top_mask, uniform
 from clasp.ops.similarity import Cosines
@@ -42,6 +42,8 @@ PIVOTS = 8
 """DART's."""
 ALTERNATED = 5
 """Rounds of a twin and its op for each of the others."""
+FRAMES = 8
+"""Of a video; Video-LLaVA's."""
 WITHIN = 3.0
 """Times of one matrix product that an op may take."""
 
@@ -161,6 +163,12 @@ def _within(on: Inputs) -> Call:
     return lambda: within(group, sizes, order)
 
 
+def _run_means(on: Inputs) -> Call:
+    """FrameFusion's, of a video of eight frames that are all alike."""
+    joins = (torch.arange(on.tokens, device=on.device) % FRAMES > 0)[None]
+    return lambda: run_means(on.values, joins, FRAMES)
+
+
 OPS: dict[str, Callable[[Inputs], Call]] = {
     "attention_rows": _attention_rows,
     "masked_mean": _masked_mean,
@@ -178,6 +186,8 @@ OPS: dict[str, Callable[[Inputs], Call]] = {
     "suppress": _suppress,
     "mean_cosine": lambda on: lambda: mean_cosine(Cosines(on.values)),
     "within": _within,
+    "run_means": _run_means,
+    "halved_into": lambda on: lambda: halved_into(on.values, on.index),
     "nearest_of": lambda on: lambda: nearest_of(on.values, on.index),
     "dpp_map": lambda on: lambda: dpp_map(Cosines(on.values), on.scores, on.keep),
     "take_least_similar": _take_least_similar,
@@ -218,7 +228,7 @@ TWINS: dict[str, Callable[[Inputs], tuple[Call, Call]]] = {
 """What an official code does -> a function that makes its call, by :mod:`benchmarks.twins`, and the op's."""
 
 
-HELPERS = ("attention_probabilities", "blocks", "nearest")
+HELPERS = ("attention_probabilities", "blocks", "density_peak_scores", "nearest")
 """Functions of :mod:`clasp.ops` that choose nothing, of which other ops are made."""
 
 

@@ -80,6 +80,7 @@ class Geometry:
         packed_vision: the ViT takes all patches of a batch as one sequence, so that none can be merged inside it.
         text_tower: beside the weights lies the CLIP model, text tower included, whose vision tower the ViT is.
         joined_patches: several patches of a crop make one visual token, so that none can be merged inside the ViT.
+        videos: it takes videos.
     """
 
     visual_tokens: int
@@ -96,6 +97,7 @@ class Geometry:
     packed_vision: bool = False
     text_tower: bool = False
     joined_patches: bool = False
+    videos: bool = False
 
 
 @dataclass(frozen=True)

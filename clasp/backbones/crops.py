@@ -190,7 +190,7 @@ class CropAdapter(Adapter):
         return (ends[item - 1] if item else 0), ends[item]
 
 
-def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False) -> Geometry:
+def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False, videos: bool = False) -> Geometry:
     """Counts of a LLaVA family from its configuration.
 
     Raises:
@@ -227,6 +227,7 @@ def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False) -> Geo
         cls=CLS[vision.model_type],
         dynamic=dynamic,
         text_tower=CLS[vision.model_type] and own_text_tower(config.name_or_path) is not None,
+        videos=videos,
         **text,
     )
 

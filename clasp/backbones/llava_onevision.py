@@ -35,7 +35,7 @@ class LlavaOnevisionAdapter(AnyResAdapter):
         """Counts with one crop (27 x 27 = 729 as published), the only part that every picture has: the tiles of a grid
         add up to nine times as many, newlines excepted."""
         vision = config.vision_config
-        return crop_geometry(config, (vision.image_size // vision.patch_size) ** 2, dynamic=True)
+        return crop_geometry(config, (vision.image_size // vision.patch_size) ** 2, dynamic=True, videos=True)
 
     def cut(self, seen: VisionPass) -> Sequence[bool]:
         images = seen.arguments.get("batch_num_images")

@@ -16,7 +16,10 @@ from clasp.strict import ConfigError
 PADDED = ("clasp.backbones.llava", "clasp.backbones.video_llava")
 """Adapters of the families whose own code pads pictures to a square; the others keep a picture's shape."""
 BOUNDED = ("clasp.backbones.qwen2_vl", "clasp.backbones.qwen2_5_vl", "clasp.backbones.qwen3_vl")
-"""Adapters of the families that scale a picture to a number of pixels between two bounds."""
+"""Adapters of the families that scale a picture to a number of pixels between two bounds; they see a video's frames in
+pairs."""
+FILMED = ("clasp.backbones.video_llava", "clasp.backbones.llava_onevision", *BOUNDED)
+"""Adapters of the families that take videos."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,15 @@ class Presentation:
             picture in the middle (LLaVA, ``image_aspect_ratio: pad``).
         system_prompt: of every conversation; None: the chat template's own, if any.
         min_pixels, max_pixels: of a picture, after which it is scaled to a multiple of the family's unit (28 or 32
-            pixels a side); None: the processor's own.
+            pixels a side); None: the processor's own. Frames of videos have the processor's own bounds.
+        frames: sampled from a video; None: as many as the family's papers are evaluated with (``Adapter.frames``).
     """
 
     preprocessing: Literal["processor", "pad"] = "processor"
     system_prompt: str | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
+    frames: int | None = None
 
     def identity(self) -> dict[str, Any]:
         """What departs, as JSON values; empty where nothing does."""
@@ -49,6 +54,7 @@ class Presentation:
             "system_prompt": f"system prompt {self.system_prompt!r}",
             "min_pixels": f"at least {self.min_pixels} pixels a picture",
             "max_pixels": f"at most {self.max_pixels} pixels a picture",
+            "frames": f"{self.frames} frames a video",
         }
         return ", ".join(told[name] for name in self.identity())
 
@@ -80,8 +86,20 @@ class Presentation:
             raise ConfigError(
                 f"backbone.min_pixels={self.min_pixels} is above backbone.max_pixels={self.max_pixels}; swap them"
             )
+        if self.frames is not None:
+            self._check_frames(backbone, adapter)
         if self.system_prompt is not None and not self.system_prompt.strip():
             raise ConfigError("backbone.system_prompt is empty; give its words, or null for the template's own")
+
+    def _check_frames(self, backbone: str, adapter: str) -> None:
+        if adapter not in FILMED:
+            raise ConfigError(
+                f"backbone.frames={self.frames} is for backbones that take videos; backbone={backbone} takes none; "
+                "leave it out"
+            )
+        least = 2 if adapter in BOUNDED else 1
+        if self.frames is not None and self.frames < least:
+            raise ConfigError(f"backbone.frames={self.frames} is too few for backbone={backbone}; use {least} or more")
 
     def prepare(self, processor: Any) -> None:
         """Sets the bounds on pixels in a processor, which should be the caller's own."""

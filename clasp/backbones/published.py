@@ -27,6 +27,7 @@ def _llava(
     ffn: int = 11008,
     heads: int = 32,
     dynamic: bool = False,
+    videos: bool = False,
 ) -> Geometry:
     """CLIP ViT-L/14, read one layer before its last; Vicuna, whose heads have keys of their own."""
     return Geometry(
@@ -39,6 +40,7 @@ def _llava(
         vision_layers=24,
         feature_layer=23,
         dynamic=dynamic,
+        videos=videos,
     )
 
 
@@ -55,6 +57,7 @@ def _onevision(*, layers: int, hidden: int, ffn: int, heads: int, kv_dim: int) -
         feature_layer=26,
         cls=False,
         dynamic=True,
+        videos=True,
     )
 
 
@@ -75,6 +78,7 @@ def _qwen(
         multimodal_rotary=True,
         dynamic=True,
         packed_vision=True,
+        videos=True,
     )
 
 
@@ -121,7 +125,7 @@ PUBLISHED: dict[str, Published] = {
         "LlavaNextForConditionalGeneration", _llava(5 * 24 * 24, dynamic=True)
     ),
     "LanguageBind/Video-LLaVA-7B-hf": Published(
-        "VideoLlavaForConditionalGeneration", _llava(8 * (16 * 16 + 1), dynamic=True)
+        "VideoLlavaForConditionalGeneration", _llava(8 * (16 * 16 + 1), dynamic=True, videos=True)
     ),
     "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": Published(
         "LlavaOnevisionForConditionalGeneration", _onevision(layers=24, hidden=896, ffn=4864, heads=14, kv_dim=128)

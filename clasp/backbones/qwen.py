@@ -39,6 +39,7 @@ class QwenAdapter(Adapter):
         "image": Encoder("get_image_features", "pixel_values"),
         "video": Encoder("get_video_features", "pixel_values_videos"),
     }
+    frames = 32  # max_num_frames of lmms-eval's own classes qwen2_5_vl and qwen3_vl, with which papers evaluate
 
     def tower(self, modality: Modality) -> nn.Module:
         return self.model.model.visual
@@ -87,8 +88,10 @@ class QwenAdapter(Adapter):
 
     def crops(self, seen: VisionPass, item: int) -> Tensor:
         frames, rows, columns = self.grids(seen)[item]
-        numbers = torch.arange(frames, device=seen.output.pooler_output[item].device)
-        return numbers.repeat_interleave(rows * columns // self.unit)
+        return torch.arange(frames).repeat_interleave(rows * columns // self.unit)
+
+    def crop_total(self, seen: VisionPass, item: int) -> int:
+        return self.grids(seen)[item][0]
 
     def vision_keys(self, seen: VisionPass, layer: int) -> Tensor:
         """Head-mean keys (patches, head_dim) before rotary embedding, because methods take them for what a patch shows:
@@ -220,5 +223,6 @@ def qwen_geometry(config: Any, visual_tokens: int) -> Geometry:
         multimodal_rotary=True,
         dynamic=True,
         packed_vision=True,
+        videos=True,
         **text,
     )

@@ -34,7 +34,7 @@ class VideoLlavaAdapter(CropAdapter):
         """Counts with a video of eight frames; an image has one frame's patches, less its CLS token."""
         vision = config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
-        return crop_geometry(config, FRAMES * (patches + 1), dynamic=True)
+        return crop_geometry(config, FRAMES * (patches + 1), dynamic=True, videos=True)
 
     def tower(self, modality: Modality) -> nn.Module:
         return getattr(self.model.model, f"{modality}_tower")

@@ -33,7 +33,7 @@ class BackboneConfig:
         dtype: floating-point type of the weights and activations.
         batch_size: questions per forward pass that suits the model's usual machine.
         allow_pickle, trust_remote_code: see :class:`clasp.backbones.Trust`; both let files run code when they load.
-        preprocessing, system_prompt, min_pixels, max_pixels: what departs from the processor, see
+        preprocessing, system_prompt, min_pixels, max_pixels, frames: what departs from the processor, see
             :class:`clasp.backbones.presentation.Presentation`.
     """
 
@@ -50,11 +50,12 @@ class BackboneConfig:
     system_prompt: str | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
+    frames: int | None = None
 
     @property
     def presentation(self) -> Presentation:
         """How it is shown images and asked, where that departs from its processor."""
-        return Presentation(self.preprocessing, self.system_prompt, self.min_pixels, self.max_pixels)
+        return Presentation(self.preprocessing, self.system_prompt, self.min_pixels, self.max_pixels, self.frames)
 
     @property
     def trust(self) -> Trust:

@@ -27,7 +27,7 @@ MAX_METHODS = 4
 MAX_QUESTION = 1_000
 MAX_NEW_TOKENS = 64
 BACKBONES = (TINY, *PUBLISHED)
-METHODS = {name: methods.get(name).__name__ for name in methods.METHODS if methods.get(name).prunes}
+METHODS = {name: methods.get(name).__name__ for name in methods.for_pictures() if methods.get(name).prunes}
 """Name -> label of those that drop tokens; the unpruned model always answers beside them."""
 
 

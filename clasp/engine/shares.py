@@ -25,7 +25,7 @@ class Share:
 
 
 def grouped(prefill: Prefill, number: int, index: Tensor, valid: Tensor) -> tuple[list[Row], list[list[Share]]]:
-    """Rows that stay whole, and the others in groups of equal size and budget, each for one call of the method.
+    """Rows that stay whole, and the others in groups of equal size, frames and budget, each for one call of the method.
 
     Args:
         number: of the stage.
@@ -34,12 +34,14 @@ def grouped(prefill: Prefill, number: int, index: Tensor, valid: Tensor) -> tupl
     medium = prefill.placeholders.medium.gather(1, index).masked_fill(~valid, -1)
     place = prefill.placeholders.place.gather(1, index)
     whole: list[Row] = []
-    groups: dict[tuple[int, int, int], list[Share]] = {}
+    groups: dict[tuple[int, ...], list[Share]] = {}
     for share in _shares(prefill, number, medium, place):
-        if share.keep >= len(share.row.places):
+        original = sum(m.tokens for m in share.row.media)
+        if share.keep >= (original if prefill.method.own_counts else len(share.row.places)):
             whole.append(share.row)
         elif share.keep > 0:
-            key = (len(share.row.places), share.keep, sum(m.tokens for m in share.row.media))
+            frames = (m.frame_count() if m.seen.modality == "video" else 0 for m in share.row.media)
+            key = (len(share.row.places), share.keep, original, *frames)
             groups.setdefault(key, []).append(share)
     return whole, list(groups.values())
 

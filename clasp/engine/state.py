@@ -16,8 +16,8 @@ from clasp.budget import Stage
 from clasp.engine.layout import Layout
 from clasp.engine.looking import LayerRows
 from clasp.engine.precision import Ambient
-from clasp.engine.vision import Medium, VisionRows, grid_of
-from clasp.methods.protocols import Grid, Queries, Vision
+from clasp.engine.vision import Medium, VisionRows, frames_of, grid_of
+from clasp.methods.protocols import Frames, Grid, Queries, Vision
 from clasp.ops.select import take
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class StageState:
         self.places = _to(hidden.device, torch.stack([row.places for row in rows]))
         self.visual_tokens = self.places.shape[1]
         self.layer = stage.cut
+        self.depth = prefill.adapter.geometry.layers
         self.ambient = Ambient(hidden.device)
         self.prefill, self.layout = prefill, layout
         self._numbers = torch.tensor([row.sample for row in rows])
@@ -90,6 +91,9 @@ class StageState:
 
     def grid(self) -> Grid:
         return grid_of([(row.media, row.tokens, row.crop) for row in self._rows], self._hidden.device)
+
+    def frames(self) -> Frames:
+        return frames_of([(row.media, row.tokens, row.crop) for row in self._rows], self._hidden.device)
 
     def tokens(self) -> Tensor:
         return self._hidden[self.samples[:, None], self.places]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clasp.backbones.base import Adapter, UnsupportedError, VisionPass
 from clasp.engine.precision import Ambient
-from clasp.methods.protocols import Grid, Projection
+from clasp.methods.protocols import Frames, Grid, Projection
 
 if TYPE_CHECKING:
     from clasp.engine.prefill import Prefill
@@ -113,6 +113,24 @@ class Medium:
     def crop_total(self) -> int:
         """Crops that the ViT saw, also those of which padding left no token."""
         return self.adapter.crop_total(self.seen, self.item)
+
+    def frame_count(self) -> int:
+        """Frames of a video; a picture is one."""
+        return self.crop_total() if self.seen.modality == "video" else 1
+
+    def frames(self) -> Tensor:
+        """(tokens, 2) long on the CPU: frame, and place in it, of each token; -1 for none."""
+        return self._once("frames", self._frames)
+
+    def _frames(self) -> Tensor:
+        if self.seen.modality == "image":
+            return torch.stack([torch.zeros(self.tokens, dtype=torch.long), torch.arange(self.tokens)], dim=1)
+        frame = self.crops()
+        place = torch.full_like(frame, -1)
+        for number in range(self.frame_count()):
+            here = frame == number
+            place[here] = torch.arange(int(here.sum()))
+        return torch.stack([frame, place], dim=1)
 
     def representatives(self) -> Tensor:
         """(tokens,) bool: the first token of each group that was merged inside the ViT."""
@@ -264,6 +282,18 @@ def grid_of(rows: Sequence[tuple[Sequence[Medium], Tensor, int | None]], device:
         sizes.append(frames)
     frame, row, column = torch.stack(places).to(device, non_blocking=True).unbind(-1)
     return Grid(frame, row, column, sizes)
+
+
+def frames_of(rows: Sequence[tuple[Sequence[Medium], Tensor, int | None]], device: torch.device) -> Frames:
+    """The tokens of some rows by frame; ``rows`` as :class:`VisionRows` takes them, of equally many frames each."""
+    if any(len(media) > 1 or crop is not None for media, _, crop in rows):
+        raise ValueError("frames are those of one video; set the method's scope to 'image'")
+    count = rows[0][0][0].frame_count()
+    known = [media[0].frames() for media, _, _ in rows]
+    size = int(known[0][:, 1].max()) + 1
+    places = torch.stack([own[tokens] for own, (_, tokens, _) in zip(known, rows, strict=True)])
+    frame, place = places.to(device, non_blocking=True).unbind(-1)
+    return Frames(count, size, frame, place)
 
 
 def _on(values: Tensor, index: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def _hub(name: str, task: str, metric: str, protocol: str, *metrics: str, scale:
 
 
 def _video(name: str) -> Benchmark:
-    protocol = "test questions as written, 8 frames in Video-LLaVA, judged yes or no"
+    protocol = "test questions as written, 8 frames in Video-LLaVA and 32 in others, judged yes or no"
     return Benchmark(
         name, f"clasp_{name}", ("answered",), "judged accuracy", "files", judge="video_qa", protocol=protocol
     )

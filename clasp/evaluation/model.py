@@ -65,7 +65,8 @@ class ClaspModel(lmms):
     Args:
         pretrained: ``tiny``, a hub id or a local folder.
         method: name of a pruning method; further arguments are its parameters (``tokens=64``, ``seed=1``, ...).
-        preprocessing, system_prompt, min_pixels, max_pixels: see :class:`clasp.backbones.presentation.Presentation`.
+        preprocessing, system_prompt, min_pixels, max_pixels, frames: see
+            :class:`clasp.backbones.presentation.Presentation`.
         dtype, device: see :func:`clasp.load`.
         batch_size: questions per forward pass.
         max_batch_size: accepted because lmms-eval passes it; batches are not grown automatically.
@@ -88,13 +89,14 @@ class ClaspModel(lmms):
         system_prompt: str | None = None,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        frames: int | None = None,
         **parameters: Any,
     ) -> None:
         from clasp.backbones import adapter_module, load
         from clasp.methods import build
 
         chosen = build(method, parameters)  # before the model loads: a wrong parameter costs nothing
-        shown = Presentation(preprocessing, system_prompt, min_pixels, max_pixels)
+        shown = Presentation(preprocessing, system_prompt, min_pixels, max_pixels, frames)
         if shown.identity():
             shown.check(pretrained, adapter_module(pretrained))
         model, processor = load(pretrained, dtype=dtype, device=device)

@@ -59,6 +59,11 @@ class Method(PruningMethod, ABC):
     """Whether it ranks by the attention of CLS, for which something else stands in where there is none."""
     weighs_merged: ClassVar[bool] = True
     """Whether the ViT's attention counts a merged patch by how many it stands for (ToMe's proportional attention)."""
+    needs_videos: ClassVar[bool] = False
+    """Whether it compares the frames of a video; refused on backbones that take none."""
+    own_counts: ClassVar[bool] = False
+    """Whether how many tokens stay at a stage follows from the data and its schedule states their mean alone: it is
+    then asked at every stage, also where no more are left than ``keep``."""
     prunes: ClassVar[bool] = True
     cuts_passed: ClassVar[bool] = False
     """Whether a stage takes what it drops out of the KV cache of the layers before it, too."""
@@ -117,6 +122,11 @@ class Method(PruningMethod, ABC):
             raise ValueError(
                 f"method {self.name!r} merges patches inside the vision tower, of which several make one visual token "
                 f"on this backbone; use another method"
+            )
+        if self.needs_videos and not geometry.videos:
+            raise ValueError(
+                f"method {self.name!r} compares the frames of videos, which this backbone does not take; use one that "
+                f"does (video_llava_7b, llava_onevision_7b, qwen2_5_vl_7b), or a method for pictures"
             )
         schedule = self.schedule(geometry.visual_tokens, geometry.layers)
         cuts = [stage.cut for stage in schedule.stages]

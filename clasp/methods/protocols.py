@@ -48,6 +48,27 @@ class Grid:
     sizes: Sequence[Sequence[tuple[int, int]]]
 
 
+@dataclass(frozen=True)
+class Frames:
+    """The visual tokens of some rows by frame, all rows having equally many frames of equal size.
+
+    A picture counts as one frame, whatever tiles and newlines it has. A frame is what the ViT makes tokens of at once:
+    on Qwen-VL two pictures of the video. On Video-LLaVA its CLS token is its first one.
+
+    Args:
+        count: frames of each row.
+        size: tokens of each frame, as they entered the decoder.
+        frame: (rows, tokens) long, the frame of each token that is left, from 0 on; -1 where it is of none (newline).
+        place: (rows, tokens) long, its place in the frame, the same for what shows the same part of the picture; -1
+            where it is of none.
+    """
+
+    count: int
+    size: int
+    frame: Tensor
+    place: Tensor
+
+
 class Vision(Protocol):
     """The vision tower's inner values for the rows of one state, computed when asked for.
 
@@ -191,6 +212,8 @@ class State(Protocol):
     """Visual tokens of each row at this stage."""
     layer: int
     """Decoder layer that the stage's tokens enter; the layer that computes next."""
+    depth: int
+    """Layers of the decoder."""
 
     @property
     def scratch(self) -> Sequence[dict[Any, Any]]:
@@ -210,6 +233,14 @@ class State(Protocol):
 
     def grid(self) -> Grid:
         """Frame, row and column of each visual token."""
+        ...
+
+    def frames(self) -> Frames:
+        """The visual tokens by frame.
+
+        Raises:
+            ValueError: rows of several images or videos; the method's scope is to be ``image``.
+        """
         ...
 
     @property
@@ -370,7 +401,8 @@ class Selection:
         index: (rows, keep) long, distinct, into the row's visual tokens at this stage. The order is the order in which
             the tokens go on (their places in the sequence stay the same set), so ascending keeps it. Where rotary
             positions are not re-indexed (``positions="original"``, multimodal ones), the order stays what it was.
-            All heads of a layer keep the same tokens: a budget per head is refused.
+            All heads of a layer keep the same tokens: a budget per head is refused. More or fewer columns than asked
+            for are taken as they are, for methods with a count of their own that is the same in all rows.
         features: (rows, keep, hidden) replaces the kept tokens' hidden states (merging methods).
         replaced: (rows, keep) bool, which of ``features`` are used; None: all.
         pivots: (rows, keep) bool, for traces: kept for relevance rather than for coverage.

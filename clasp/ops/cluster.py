@@ -58,22 +58,41 @@ def density_peaks(cosines: Cosines, among: Tensor, neighbours: int = 5) -> Tenso
 def density_peak_clusters(values: Tensor, clusters: int, neighbours: int, noise: Tensor) -> tuple[Tensor, Tensor]:
     """DPC-KNN clusters as token-merging methods use them: the tokens with the highest scores are centres.
 
-    Density is exp(-mean squared distance to the ``neighbours`` nearest, the token itself among them) plus ``noise``;
-    the score is density times the distance to the nearest denser token (for the densest: the largest distance). Every
-    other token joins the nearest centre. Distances are Euclidean over sqrt(dim), so norms count, unlike in
-    :func:`density_peaks`.
+    Every other token joins the nearest centre.
 
     Args:
         values: (batch, tokens, dim).
         clusters: from 1 to tokens.
-        neighbours: from 1 to tokens.
-        noise: (batch, tokens), small; keeps densities distinct.
+        neighbours, noise: as in :func:`density_peak_scores`.
 
     Returns:
         (batch, clusters) long, the centres by falling score, and (batch, tokens) long, the place of each token's centre
         among them.
     """
     closeness = Closeness(values)
+    score = density_peak_scores(closeness, neighbours, noise)
+    centres = score.argsort(dim=1, descending=True, stable=True)[:, :clusters]
+    members = _closest_of(closeness, centres)
+    # a token that equals an earlier centre would join that one and leave its own cluster empty
+    places = torch.arange(clusters, device=values.device).expand_as(centres)
+    return centres, members.scatter(1, centres, places)
+
+
+def density_peak_scores(closeness: Closeness, neighbours: int, noise: Tensor) -> Tensor:
+    """Density-peak score of each token as token-merging methods use it.
+
+    Density is exp(-mean squared distance to the ``neighbours`` nearest, the token itself among them) plus ``noise``;
+    the score is density times the distance to the nearest denser token (for the densest: the largest distance).
+    Distances are Euclidean over sqrt(dim), so norms count, unlike in :func:`density_peaks`.
+
+    Args:
+        closeness: of all pairs of (batch, tokens, dim) values.
+        neighbours: from 1 to tokens.
+        noise: (batch, tokens), small; keeps densities distinct.
+
+    Returns:
+        (batch, tokens) float32.
+    """
     near, index, squares, furthest = [], [], [], []
     for _, block in closeness.blocks():
         best = block.topk(neighbours, dim=-1)
@@ -84,12 +103,7 @@ def density_peak_clusters(values: Tensor, clusters: int, neighbours: int, noise:
     density = torch.exp(-torch.cat(squares, dim=1)) + noise
     denser = _closest_denser(closeness, density, torch.cat(near, dim=1), torch.cat(index, dim=1))
     lowest = torch.stack(furthest).amin(dim=0)[:, None]
-    score = density * -torch.where(denser.isinf(), lowest, denser)
-    centres = score.argsort(dim=1, descending=True, stable=True)[:, :clusters]
-    members = _closest_of(closeness, centres)
-    # a token that equals an earlier centre would join that one and leave its own cluster empty
-    places = torch.arange(clusters, device=values.device).expand_as(centres)
-    return centres, members.scatter(1, centres, places)
+    return density * -torch.where(denser.isinf(), lowest, denser)
 
 
 def cluster_means(values: Tensor, members: Tensor, clusters: int) -> Tensor:

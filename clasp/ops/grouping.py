@@ -1,4 +1,4 @@
-"""Groups of tokens by their principal components, and suppression of near-duplicates within groups."""
+"""Groups of tokens: by principal components, by the nearest of some, by runs; and what of a group stays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from clasp.ops.select import take
 from clasp.ops.similarity import HELD, Cosines, blocks
@@ -135,3 +135,52 @@ def nearest_of(values: Tensor, chosen: Tensor) -> Tensor:
     nearest = torch.cat([(unit[:, part] @ centres).argmax(dim=-1) for part in parts], dim=1)
     places = torch.arange(chosen.shape[1], device=values.device)
     return nearest.scatter(1, chosen, places.expand_as(chosen))
+
+
+def run_means(values: Tensor, joins: Tensor, longest: int) -> Tensor:
+    """Mean of each run of tokens, in float32, at its first token; the other entries are of no use.
+
+    Args:
+        values: (batch, tokens, dim).
+        joins: (batch, tokens) bool, whether a token goes on with the run of the one before it.
+        longest: no run has more tokens.
+
+    Returns:
+        (batch, tokens, dim) float32.
+    """
+    run = (~joins).long().cumsum(dim=1)
+    sums, sizes = values.float(), torch.ones_like(run)
+    step = 1
+    while step < longest:  # an entry sums up to ``step`` tokens from itself on, those of its run alone
+        same = run[:, step:] == run[:, :-step]
+        sums = sums + pad(sums[:, step:] * same[..., None], (0, 0, 0, step))
+        sizes = sizes + pad(sizes[:, step:] * same, (0, step))
+        step *= 2
+    return sums / sizes[..., None]
+
+
+def halved_into(values: Tensor, chosen: Tensor) -> Tensor:
+    """The chosen tokens after every other one, in order, went into the one of highest cosine to it, which became the
+    mean of the two: the last to come has half of the weight.
+
+    Args:
+        values: (batch, tokens, dim).
+        chosen: (batch, k) long, distinct and ascending.
+
+    Returns:
+        (batch, k, dim) float32.
+    """
+    count = chosen.shape[1]
+    group = nearest_of(values, chosen)
+    stays = torch.zeros_like(group, dtype=torch.bool).scatter(1, chosen, True)
+    # a chosen one has been there before all others of its group: by falling place, and it last
+    order = torch.arange(values.shape[1] - 1, -1, -1, device=values.device).expand_as(group)
+    order = order.gather(1, stays.gather(1, order).int().argsort(dim=1, stable=True))
+    sizes = torch.zeros_like(chosen).scatter_add(1, group, torch.ones_like(group))
+    later = within(group, sizes, order)
+    weight = torch.exp2(-(later + 1 - stays.long()).float())
+    means = []
+    for part in blocks(count, values.shape[1]):
+        numbers = torch.arange(part.start, part.stop, device=values.device)
+        means.append((group[:, None] == numbers[:, None]) * weight[:, None] @ values.float())
+    return torch.cat(means, dim=1)

@@ -25,7 +25,7 @@ from benchmarks.models import (
 from benchmarks.timing import Times, decoder_seconds, run_once
 from clasp.backbones import PUBLISHED, adapter_for
 from clasp.budget import Geometry
-from clasp.methods import METHODS
+from clasp.methods import for_pictures
 
 pytestmark = pytest.mark.xdist_group("bench geometries")  # the thin models are built once
 HUB = {
@@ -134,7 +134,7 @@ def test_methods_that_a_backbone_does_not_allow_are_left_out_with_the_reason() -
     assert set(left_out) == {"tome", "mustdrop"}
     assert all("merges inside the vision tower" in reason for reason in left_out.values())
     named = {variant.name for variant in variants}
-    assert named == {"unpruned", "fastv, eager", *METHODS} - set(left_out)
+    assert named == {"unpruned", "fastv, eager", *for_pictures()} - set(left_out)
 
 
 def test_growing_prompts_have_pictures_whose_tokens_double() -> None:

@@ -63,6 +63,11 @@ METHODS: dict[str, Method] = {
     **_cases("pact", plain={"proportional": False}),
     **_cases("visiontrim"),
     **_cases("ivcprune"),
+    **_cases("evs"),
+    **_cases("vidcom2"),
+    **_cases("fastvid", fine={"segments": 2, "anchor_step": 2}),
+    **_cases("holitom", still={"threshold": -0.1}, before={"inner_share": 0.0}),
+    **_cases("framefusion", alike={"similarity": 0.0}),
     **_cases(
         "clasp",
         farthest={"completion": "farthest_point", "fusion": "balanced"},
@@ -73,7 +78,10 @@ METHODS: dict[str, Method] = {
 
 INSIDE = ("tome", "mustdrop", "flowcut")
 """Methods that merge or drop patches inside the vision tower: not where it packs patches, nor where it interpolates."""
-MERGING = (*INSIDE, "visionzip", "prumerge", "prunesid", "pool", "vscan", "pact", "visiontrim")
+MERGING = (
+    *(*INSIDE, "visionzip", "prumerge", "prunesid", "pool", "vscan", "pact", "visiontrim"),
+    *("fastvid", "holitom", "framefusion"),
+)
 """Methods that change features, so that what they do to the sequence is not told by the kept places alone."""
 
 

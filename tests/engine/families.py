@@ -662,3 +662,13 @@ def _randomize(model: nn.Module) -> None:
                 parameter.normal_(std=parameter[0].numel() ** -0.5)
             else:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
+
+
+UNMERGEABLE = ("qwen", "internvl", "smolvlm")
+"""Families in whose ViT nothing can be merged."""
+
+
+def fits(method: Any, family: str) -> bool:
+    """Whether a method runs on a family, or is refused by name."""
+    unmergeable = family.startswith(UNMERGEABLE) and method.merge_layers(9)
+    return not unmergeable and (FAMILIES[family].takes_videos or not method.needs_videos)

@@ -334,6 +334,52 @@ def test_frames_of_a_video_are_told_apart(family: str) -> None:
         assert (grid.frame[0] == bright // pairs).sum() == (changed & (grid.frame[0] >= 0)).sum()
 
 
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.takes_videos])
+def test_every_frame_of_a_video_has_the_same_places(family: str) -> None:
+    """A place is that of one row and column in every frame; CLS is the first one where it is a visual token, and what
+    is of no frame, the newline behind a video, has none. A picture is one frame; places follow through the stages."""
+    count = 8 if family == "video_llava" else 4
+    clip = Prompt(text="Why?", videos=[[_picture(48, 48, i) for i in range(count)]])
+    look = lambda s: (s.frames(), s.grid(), s.decoder(s.layer).layer, s.depth)  # noqa: E731
+    (first, second), _ = probed(family, [clip], look, within="image")
+    frames, grid, _, depth = first
+    assert depth == len(adapter_for(FAMILIES[family].model()).layers)
+    assert frames.count == (count // 2 if family.startswith("qwen") else count) == len(grid.sizes[0])
+    frame, place = frames.frame[0], frames.place[0]
+    inside = grid.frame[0] >= 0
+    assert frame[inside].equal(grid.frame[0][inside])
+    of_none = (frame < 0).nonzero().squeeze(1)
+    assert of_none.tolist() == ([len(frame) - 1] if family == "llava_onevision" else [])
+    assert (place < 0).equal(frame < 0)
+    held = [place[frame == number].tolist() for number in range(frames.count)]
+    assert held == [list(range(frames.size))] * frames.count
+    rows, columns = grid.sizes[0][0]
+    cls = int(family == "video_llava")
+    assert frames.size == rows * columns + cls
+    assert place[inside].equal(grid.row[0][inside] * columns + grid.column[0][inside] + cls)
+    kept = torch.arange(second[0].frame.shape[1]) * 2
+    assert second[0].frame[0].equal(frame[kept])
+    assert second[0].place[0].equal(place[kept])
+    assert (second[0].count, second[0].size) == (frames.count, frames.size)
+    ((picture, *_), *_), _ = probed(family, [ONE], look, within="image")
+    assert (picture.count, picture.size) == (1, picture.place.shape[1])
+    assert picture.place[0].tolist() == list(range(picture.size))
+    assert not bool(picture.frame.any())
+
+
+def test_frames_of_several_pictures_are_refused() -> None:
+    with pytest.raises(ValueError, match="set the method's scope to 'image'"):
+        probed("llava", [TWO], lambda s: s.frames())
+
+
+def test_videos_of_equally_many_tokens_in_other_frames_are_not_one_group() -> None:
+    """On Qwen-VL a long video of small frames can have as many tokens as a short one of large ones."""
+    clips = [[_picture(24, 32, i) for i in range(8)], [_picture(32, 48, i) for i in range(4)]]
+    prompts = [Prompt(text="Why?", videos=[clip]) for clip in clips]
+    seen, _ = probed("qwen2_5_vl", prompts, lambda s: (s.frames().count, s.frames().size), within="image")
+    assert sorted(seen[:2]) == [(2, 24), (4, 12)]
+
+
 def test_places_within_a_crop_and_of_several_pictures() -> None:
     seen, _ = probed(
         "llava_next", [Prompt(text="Why?", images=[_picture(64, 64, 0)])], lambda s: s.grid(), within="crop"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES
-from test_waits import BATCH, UNMERGEABLE
+from families import FAMILIES, fits
+from test_waits import BATCH
 from torch import Tensor
 from virtual_cuda import CUDA, OnDevice, VirtualCuda, model_on_device, on_device
 
@@ -32,7 +32,7 @@ def family_on_device(name: str) -> tuple[Any, Any, list[str]]:
 def _cases() -> Iterator[Any]:
     for family in FAMILIES:
         for name in METHODS:
-            if name != "none" and not (get(name)(ratio=0.5).merge_layers(9) and family.startswith(UNMERGEABLE)):
+            if name != "none" and fits(get(name)(ratio=0.5), family):
                 yield pytest.param(
                     name, family, id=f"{family}-{name}", marks=pytest.mark.xdist_group(f"virtual cuda {family}")
                 )

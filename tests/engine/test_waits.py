@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from cases import PROMPTS
-from families import FAMILIES, Prompt
+from families import FAMILIES, Prompt, fits
 from test_matrix import _picture
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -35,8 +35,6 @@ ALLOCATED = {
 }
 """HiRED splits a picture's budget over its tiles by what CLS attends to: one read a picture. PruneSID reads once for
 all crops of one size, and here the tiles' is not the whole picture's."""
-UNMERGEABLE = ("qwen", "internvl", "smolvlm")
-"""Families in whose ViT nothing can be merged."""
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "item"}
 BATCH = [Prompt(text=PROMPTS[0], images=[_picture(64, 64, 0)]), Prompt(text=PROMPTS[0], images=[_picture(64, 64, 1)])]
 
@@ -131,7 +129,7 @@ def _cases() -> Iterator[Any]:
         if name == "none":
             continue
         for family in FAMILIES:
-            if not (get(name)(ratio=0.5).merge_layers(9) and family.startswith(UNMERGEABLE)):
+            if fits(get(name)(ratio=0.5), family):
                 yield pytest.param(name, family, id=f"{name}-{family}")
 
 
@@ -151,6 +149,30 @@ def test_a_stage_waits_at_most_once(name: str, family: str, monkeypatch: pytest.
     first, *others = stages
     assert first == (0, COUNTED.get(name, []) + ALLOCATED.get((name, family), []))
     assert others == [(1, [])] * len(others)
+
+
+ONCE = {"vidcom2", "fastvid", "holitom", "framefusion"}
+"""Methods whose first stage reads once which frames are alike, or, merging them, how many tokens that leaves."""
+
+
+@pytest.mark.parametrize("family", ["video_llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", [name for name in METHODS if get(name).needs_videos])
+def test_a_stage_on_videos_waits_at_most_once(name: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = FAMILIES[family]
+    videos = [[[_picture(48, 48, 10 * video + frame) for frame in range(8)]] for video in range(2)]
+    inputs = built.inputs([Prompt(text=PROMPTS[0], videos=clips) for clips in videos])
+    monkeypatch.setattr(Tensor, "is_cuda", property(lambda self: True))
+    monkeypatch.setattr("clasp.ops.select._partitioned", lambda scores, k: None)
+    method = get(name)(ratio=0.5, **({"similarity": -1.0} if name == "framefusion" else {}))
+    with (
+        watched(monkeypatch, *inputs.values()) as stages,
+        method(built.model("sdpa"), built.processor()),
+        torch.no_grad(),
+    ):
+        built.model("sdpa")(**inputs)
+    first, *others = [reads for _, reads in stages]
+    assert first == (["tolist"] if name in ONCE else [])
+    assert others == [[]] * len(others)
 
 
 def test_reading_what_a_stage_computes_is_a_wait() -> None:

@@ -21,7 +21,7 @@ from clasp.config import RunConfig
 from clasp.evaluation import kept_tokens
 from clasp.evaluation.plan import plan
 from clasp.evaluation.questions.embedded import ensure
-from clasp.methods import METHODS, get
+from clasp.methods import for_pictures, get
 from clasp.report.retention_run import load_retention
 from clasp.strict import ConfigError
 
@@ -69,7 +69,7 @@ def test_it_holds_what_the_engine_kept_and_what_was_asked(
 
 
 def test_every_method_gives_a_map_that_the_report_reads(configured: Callable[..., RunConfig]) -> None:
-    names = [name for name in METHODS if get(name).prunes]
+    names = [name for name in for_pictures() if get(name).prunes]
     config = configured(*SMALL, f"grid.method=[{','.join(names)}]")
     kept_tokens.record(config, plan(config))
     ((_, maps),) = load_retention(config.paths.results, "maps")

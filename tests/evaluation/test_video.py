@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from families import FAMILIES
 from lmms_eval.tasks import TaskManager, get_task_dict
 
+from clasp.backbones.presentation import Presentation
 from clasp.config import RunConfig
 from clasp.evaluation.benchmarks import BENCHMARKS, TASKS
 from clasp.evaluation.generation.answering import Answerer, EvaluationError, Question
@@ -86,8 +89,8 @@ def asked(video: Path) -> list[Question]:
     ]
 
 
-@pytest.mark.parametrize("family", [TINY_VIDEO, "llava_onevision"])
-@pytest.mark.parametrize("method", ["none", "clasp", "visionzip"])
+@pytest.mark.parametrize("family", [TINY_VIDEO, "llava_onevision", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("method", ["none", "clasp", "framefusion"])
 def test_videos_in_batches_are_answered_as_alone(family: str, method: str, asked: list[Question]) -> None:
     model, processor = FAMILIES[family].model(), FAMILIES[family].processor()
     own = {} if method == "none" else {"ratio": 0.6} | ({"router": "keyword"} if method == "clasp" else {})
@@ -98,6 +101,34 @@ def test_videos_in_batches_are_answered_as_alone(family: str, method: str, asked
     assert together[2].entering == ()
     if family == TINY_VIDEO and method == "none":
         assert together[0].entering[0] == 8 * (4 * 4 + 1)  # 8 frames of 32 px in patches of 8, each with its CLS token
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_qwen_sees_as_many_frames_as_lmms_evals_classes_and_when_each_was(family: str, video: Path) -> None:
+    """32, in pairs; of a video of 40 frames at 10 a second."""
+    spec = importlib.util.find_spec(f"lmms_eval.models.simple.{family}")  # which itself asks for decord, not here
+    assert spec is not None
+    assert spec.origin is not None
+    count = int(re.findall(r"max_num_frames: int = (\d+)", Path(spec.origin).read_text())[0])
+    model, processor = FAMILIES[family].model(), FAMILIES[family].processor()
+    inputs = Answerer(model, processor, build("none", {}))._inputs([Question("v", "what?", (), {}, None, [str(video)])])
+    pairs, rows, columns = inputs["video_grid_thw"][0].tolist()
+    assert 2 * pairs == count == 32
+    placeholder = processor.tokenizer.convert_tokens_to_ids(processor.video_token)
+    assert int((inputs["input_ids"] == placeholder).sum()) == pairs * rows * columns // 4
+    if family == "qwen2_5_vl":  # seconds from one pair to the next
+        assert [float(seconds) for seconds in inputs["second_per_grid_ts"]] == [pytest.approx(2 * FRAMES / count / 10)]
+    else:
+        text = processor.tokenizer.decode(inputs["input_ids"][0])
+        shown = uniform(FRAMES, count).reshape(-1, 2).mean(axis=1) / 10
+        assert re.findall(r"<([\d.]+) seconds>", text) == [f"{seconds:.1f}" for seconds in shown]
+
+
+def test_a_backbone_can_be_shown_another_number_of_frames(asked: list[Question]) -> None:
+    model, processor = FAMILIES["qwen2_5_vl"].model(), FAMILIES["qwen2_5_vl"].processor()
+    for frames, pairs in ((6, 3), (5, 3), (None, 16)):
+        answerer = Answerer(model, processor, build("none", {}), presentation=Presentation(frames=frames))
+        assert answerer._inputs(asked[:1])["video_grid_thw"][0, 0] == pairs
 
 
 def test_a_damaged_or_missing_video_is_an_error_of_its_question(video: Path, tmp_path: Path) -> None:

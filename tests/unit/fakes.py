@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clasp.budget import Stage
-from clasp.methods.protocols import Grid, Patches, Queries
+from clasp.methods.protocols import Frames, Grid, Patches, Queries
 
 
 class FakeVision:
@@ -164,6 +164,9 @@ class FakeState:
         self.similarity = 2.0 * torch.rand(rows, visual, generator=draw) - 1.0
         self.text_towers: list[str] = []
         self.shape = (1, visual)
+        self.clip: tuple[int, int] | None = None  # frames, and tokens of each; further tokens behind them are of none
+        self.depth = 12
+        self.scratch: list[dict[str, object]] = [{} for _ in range(rows)]
         self.tower = FakeVision(rows, visual, seed, has_cls=has_cls, feature_layer=feature_layer)
         self.looked_at = FakeDecoder(rows, visual, lengths.tolist(), seed)
         self.clip_weight = torch.randn(self.tower.states.shape[-1], 5, generator=draw)
@@ -221,6 +224,12 @@ class FakeState:
         count = len(self.visual_hidden)
         parts = [part.expand(count, -1) for part in (torch.where(places < 0, -1, 0), rows, columns)]
         return Grid(*parts, [[self.shape]] * count)
+
+    def frames(self) -> Frames:
+        count, size = self.clip or (1, self.visual_tokens)
+        places = torch.arange(self.visual_tokens).expand(len(self.visual_hidden), -1)
+        nowhere = places >= count * size
+        return Frames(count, size, (places // size).masked_fill(nowhere, -1), (places % size).masked_fill(nowhere, -1))
 
     def seeds(self) -> list[int]:
         return list(range(100, 100 + len(self.visual_hidden)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ from families import FAMILIES
 from full_size import llava_processor, qwen2_5_vl_processor, qwen3_vl_processor, video_llava_processor
 from PIL import Image
 
-from clasp.backbones.presentation import Presentation, padded
+from clasp.backbones import ADAPTERS
+from clasp.backbones.presentation import FILMED, Presentation, padded
 from clasp.backbones.prompt import PromptReader, with_template
 from clasp.evaluation.generation.answering import Answerer, Question
 from clasp.methods import build
@@ -155,13 +157,15 @@ def test_the_system_prompt_makes_llavas_published_prompt() -> None:
 def test_without_anything_to_say_nothing_is_signed_or_told() -> None:
     assert Presentation().identity() == {}
     assert Presentation().protocol == ""
-    shown = Presentation("pad", "Be brief.", 1, 2)
+    shown = Presentation("pad", "Be brief.", 1, 2, 3)
     assert shown.identity() == {
         "preprocessing": "pad",
         "system_prompt": "Be brief.",
         "min_pixels": 1,
         "max_pixels": 2,
+        "frames": 3,
     }
+    assert shown.protocol.endswith("3 frames a video")
     assert shown.protocol.startswith("pictures padded to a square, system prompt 'Be brief.', at least 1 pixels")
 
 
@@ -173,6 +177,9 @@ def test_without_anything_to_say_nothing_is_signed_or_told() -> None:
         (Presentation(max_pixels=9), "llava", r"max_pixels=9 is for Qwen's.*leave it out"),
         (Presentation(min_pixels=0), "qwen2_5_vl", r"min_pixels=0 is no number of pixels"),
         (Presentation(min_pixels=9, max_pixels=8), "qwen2_5_vl", r"min_pixels=9 is above.*max_pixels=8"),
+        (Presentation(frames=8), "llava_next", r"frames=8 is for backbones that take videos.*leave it out"),
+        (Presentation(frames=1), "qwen3_vl", r"frames=1 is too few.*use 2 or more"),
+        (Presentation(frames=0), "video_llava", r"frames=0 is too few.*use 1 or more"),
         (Presentation(system_prompt=" "), "llava", r"system_prompt is empty.*null"),
     ],
 )
@@ -188,6 +195,8 @@ def test_what_a_backbone_cannot_be_shown_is_refused(shown: Presentation, adapter
         (Presentation("pad"), "video_llava"),
         (Presentation(**LMMS_EVAL_PIXELS), "qwen3_vl"),
         (Presentation(system_prompt="You are a helpful assistant."), "qwen3_vl"),
+        (Presentation(frames=64), "qwen2_5_vl"),
+        (Presentation(frames=1), "llava_onevision"),
     ],
 )
 def test_what_a_backbone_can_be_shown(shown: Presentation, adapter: str) -> None:
@@ -214,3 +223,9 @@ def test_video_llava_is_asked_as_its_card_says_although_its_processor_has_no_tem
     other = llava_processor()
     other.chat_template = None
     assert with_template(other).chat_template is None, "no template is made up for others"
+
+
+def test_frames_are_for_the_families_that_take_videos() -> None:
+    """The list, which needs no torch, against the adapters."""
+    takes = {module for module, name in ADAPTERS.values() if getattr(importlib.import_module(module), name).frames}
+    assert set(FILMED) == takes

@@ -165,7 +165,8 @@ class Answerer:
         self._largest: int | None = None  # questions that fit into memory at once, as far as is known
         self._preparing = copy.deepcopy(processor)  # a tokenizer's padding is state, and the engine reads tokens too
         presentation.prepare(self._preparing)
-        self._frames = adapter_for(model).frames
+        own = adapter_for(model).frames
+        self._frames = own and (presentation.frames or own)
         self._warm = False
 
     def answer(

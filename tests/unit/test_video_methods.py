@@ -1,0 +1,631 @@
+"""Methods for videos against plain loops that were written from what the official code does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise, product
+from typing import Any
+
+import pytest
+import torch
+from fakes import FakeState
+from torch import Tensor
+
+from clasp.budget import BudgetError, Geometry, Stage
+from clasp.methods import METHODS, for_pictures, get
+from clasp.methods.contract import Frames, Selection
+from clasp.methods.evs import EVS
+from clasp.methods.fastvid import FastVID
+from clasp.methods.framefusion import FrameFusion, last_stage
+from clasp.methods.holitom import HoliTom, segments
+from clasp.methods.vidcom2 import VidCom2
+from clasp.ops.grouping import halved_into, run_means
+
+FRAMES, SIZE = 6, 10
+PICTURES = Geometry(576, 32, 4096, 11008, 32, 4096, 24, 23)
+VIDEOS = replace(PICTURES, videos=True, dynamic=True)
+BEFORE = [EVS, VidCom2, FastVID, HoliTom]
+Loops = Callable[[Any], Any]
+
+
+def state_of(seed: int = 0, rows: int = 2, loose: int = 0, frames: int = FRAMES, size: int = SIZE) -> FakeState:
+    """Frames that resemble the ones before them, more or less."""
+    state = FakeState(rows, frames * size + loose, seed, stage=Stage(0, 1))
+    state.clip = (frames, size)
+    draw = torch.Generator().manual_seed(seed + 50)
+    video = state.visual_hidden[:, : frames * size].unflatten(1, (frames, size))
+    for frame in range(1, frames):
+        share = torch.rand(rows, size, 1, generator=draw)
+        video[:, frame] = share * video[:, frame - 1] + (1.0 - share) * video[:, frame]
+    return state
+
+
+def cos(a: Tensor, b: Tensor) -> float:
+    norm = float(a.double().norm()) * float(b.double().norm())
+    return float(a.double() @ b.double()) / norm if norm else 0.0
+
+
+def rising(values: Sequence[float]) -> list[int]:
+    return sorted(range(len(values)), key=lambda i: (values[i], i))
+
+
+def falling(values: Sequence[float]) -> list[int]:
+    return sorted(range(len(values)), key=lambda i: (-values[i], i))
+
+
+# What all have in common --------------------------------------------------------------------------------------------
+
+
+def test_methods_for_videos_are_known_by_what_they_say() -> None:
+    assert [name for name in METHODS if get(name).needs_videos] == [
+        "evs",
+        "vidcom2",
+        "fastvid",
+        "holitom",
+        "framefusion",
+    ]
+    assert set(METHODS) - set(for_pictures()) == {"evs", "vidcom2", "fastvid", "holitom", "framefusion"}
+
+
+@pytest.mark.parametrize("method", [*BEFORE, FrameFusion])
+def test_a_backbone_without_videos_is_refused_by_name_with_a_remedy(method: Any) -> None:
+    with pytest.raises(
+        ValueError, match=f"{method.name!r} compares the frames of videos.*video_llava_7b.*for pictures"
+    ):
+        method(tokens=64).check(PICTURES)
+    assert method(tokens=64).check(VIDEOS).accountings().output_average == pytest.approx(64, abs=1)
+    assert any("picture" in note for note in method(tokens=64).assumed()), "it says what it does to a picture"
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "message"),
+    [
+        (VidCom2, {"channel_share": 0.0}, r"channel_share=0.0 is outside \(0, 1\]"),
+        (VidCom2, {"temperature": 0.0}, "temperature=0.0 is not above 0"),
+        (FastVID, {"segments": 0}, "segments=0 is below 1"),
+        (FastVID, {"anchor_step": 0}, "anchor_step=0 is below 1"),
+        (FastVID, {"contextual_share": 1.1}, r"contextual_share=1.1 is outside \[0, 1\]"),
+        (FastVID, {"anchor_weight": -0.1}, r"anchor_weight=-0.1 is outside \[0, 1\]"),
+        (HoliTom, {"centre_weight": 2.0}, r"centre_weight=2.0 is outside \[0, 1\]"),
+        (HoliTom, {"inner_share": 1.0}, r"inner_share=1.0 is outside \[0, 1\)"),
+        (FrameFusion, {"merging_share": -1.0}, r"merging_share=-1.0 is outside \[0, 1\]"),
+    ],
+)
+def test_bad_parameters_are_refused(method: Any, parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        method(tokens=64, **parameters)
+
+
+@pytest.mark.parametrize("loose", [0, 1])
+@pytest.mark.parametrize("keep", [1, 2, 7, 11, 30, 47, 59])
+@pytest.mark.parametrize("method", [VidCom2, FastVID, HoliTom])
+def test_selections_are_distinct_of_the_asked_size_and_keep_newlines(method: Any, keep: int, loose: int) -> None:
+    state = state_of(loose=loose)
+    chosen = method(tokens=keep, **({"threshold": 1.0} if method is HoliTom else {})).select(state, keep)
+    assert chosen.valid is None
+    assert chosen.index.shape == (2, keep)
+    for row in chosen.index.tolist():
+        assert len(set(row)) == keep
+        assert (FRAMES * SIZE in row) == (bool(loose) and keep > 1)
+    if method is not HoliTom:
+        assert all(row == sorted(row) for row in chosen.index.tolist())
+    assert state.tower.reads <= set(method(tokens=keep).vision_states(state.tower.feature_layer))
+    if chosen.features is not None and loose and keep > 1:
+        newline = (chosen.index == FRAMES * SIZE).nonzero()[:, 1]
+        kept = chosen.features[torch.arange(2), newline]
+        assert kept.equal(state.visual_hidden[:, FRAMES * SIZE]), "it is as it was"
+
+
+@pytest.mark.parametrize("method", BEFORE)
+def test_equal_frames_tokens_and_zeros_are_no_special_case(method: Any) -> None:
+    for value in (1.0, 0.0):
+        state = state_of()
+        state.visual_hidden[:] = value
+        state.tower.attentions[:] = 0.1
+        state.tower.receives[:] = 0.1
+        chosen = method(tokens=20).select(state, 20)
+        assert all(len(set(row)) == len(row) for row in chosen.index.tolist())
+        assert chosen.features is None or bool(chosen.features.isfinite().all())
+
+
+@pytest.mark.parametrize("method", [VidCom2, FastVID, HoliTom])
+def test_rows_do_not_look_at_each_other(method: Any) -> None:
+    both = state_of(rows=3)
+    together = method(tokens=20).select(both, 20)
+    for row in range(3):
+        alone = state_of(rows=3)
+        for name in ("visual_hidden",):
+            setattr(alone, name, getattr(alone, name)[row : row + 1])
+        alone.tower.attentions = alone.tower.attentions[:, row : row + 1]
+        alone.tower.receives = alone.tower.receives[:, row : row + 1]
+        alone.seeds = lambda row=row: [100 + row]  # type: ignore[method-assign,misc]
+        single = method(tokens=20).select(alone, 20)
+        assert single.index[0].equal(together.index[row])
+        if single.features is not None and together.features is not None:
+            torch.testing.assert_close(single.features[0], together.features[row])
+
+
+# EVS ----------------------------------------------------------------------------------------------------------------
+
+
+def evs_in_loops(tokens: Tensor, frames: int, size: int, ratio: float) -> list[int]:
+    """As vLLM's compute_retention_mask."""
+    differs = [255.0] * size
+    for frame in range(1, frames):
+        differs += [1.0 - cos(tokens[frame * size + i], tokens[(frame - 1) * size + i]) for i in range(size)]
+    return sorted(falling(differs)[: max(size, int(frames * size * (1.0 - ratio)))])
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.75, 0.9])
+def test_evs_keeps_the_first_frame_and_what_differs_most(ratio: float) -> None:
+    state = state_of()
+    method = EVS(ratio=ratio)
+    keep = method.schedule(FRAMES * SIZE, 12).stages[0].keep
+    chosen = method.select(state, keep)
+    for row, tokens in enumerate(state.visual_hidden):
+        assert chosen.index[row].tolist() == evs_in_loops(tokens, FRAMES, SIZE, ratio)
+    assert chosen.index.shape[1] == max(keep, SIZE)
+
+
+def test_evs_keeps_pictures_whole_and_the_newline_behind_a_video() -> None:
+    state = FakeState(2, 17)
+    chosen = EVS(tokens=5).select(state, 5)
+    assert chosen.index.tolist() == [list(range(17))] * 2
+    state = state_of(loose=1)
+    assert EVS(tokens=15).select(state, 15).index[:, -1].tolist() == [FRAMES * SIZE] * 2
+
+
+# VidCom2 ------------------------------------------------------------------------------------------------------------
+
+
+def vidcom2_in_loops(tokens: Tensor, frames: int, size: int) -> tuple[list[float], list[list[float]]]:
+    """Per frame its rate for a base of one; per frame and token the sum of its nearness to both centres."""
+    dim = tokens.shape[1]
+    means = [sum(float(t[c]) for t in tokens) / len(tokens) for c in range(dim)]
+    variances = [sum((float(t[c]) - means[c]) ** 2 for t in tokens) / len(tokens) for c in range(dim)]
+    read = rising(variances)[: int(dim * 0.5)]
+    unit = [torch.tensor([float(t[c]) for c in read]).double() for t in tokens]
+    unit = [u / u.norm() for u in unit]
+    video = torch.stack(unit).mean(dim=0)
+
+    def near(token: Tensor, centre: Tensor) -> float:
+        square = float((token - centre).square().sum())
+        return sum(math.exp(-square / (2.0 * 2.0**power)) for power in range(-3, 2))
+
+    of_video = [[near(unit[f * size + i], video) for i in range(size)] for f in range(frames)]
+    of_frame = []
+    for f in range(frames):
+        centre = torch.stack(unit[f * size : (f + 1) * size]).mean(dim=0)
+        of_frame.append([near(unit[f * size + i], centre) for i in range(size)])
+    unlike = [-sum(row) / size for row in of_video]
+    raised = [math.exp((value - max(unlike)) / 0.01) for value in unlike]
+    odd = [value / sum(raised) for value in raised]
+    rates = [1.0 + value - sum(odd) / frames for value in odd]
+    return rates, [
+        [a + b for a, b in zip(one, other, strict=True)] for one, other in zip(of_video, of_frame, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("keep", [6, 15, 30, 48])
+def test_vidcom2_shares_by_rates_and_keeps_what_stands_out(keep: int) -> None:
+    state = state_of(3)
+    chosen = VidCom2(tokens=keep).select(state, keep).index
+    for row, tokens in enumerate(state.visual_hidden):
+        rates, scores = vidcom2_in_loops(tokens, FRAMES, SIZE)
+        base = keep / (FRAMES * SIZE)
+        kept = [[i - f * SIZE for i in chosen[row].tolist() if i // SIZE == f] for f in range(FRAMES)]
+        for own, rate, values in zip(kept, rates, scores, strict=True):
+            if base * max(rates) < 1.0:
+                assert abs(len(own) - base * rate * SIZE) < 1.0, "the official count, but for rounding"
+            assert own == sorted(rising(values)[: len(own)])
+        assert len({len(own) for own in kept}) > 1 or keep == FRAMES, "frames differ"
+
+
+# FastVID ------------------------------------------------------------------------------------------------------------
+
+
+def cuts_in_loops(tokens: Tensor, frames: int, size: int, segments: int, threshold: float) -> list[list[int]]:
+    """The frames of each segment."""
+    means = [tokens[f * size : (f + 1) * size].mean(dim=0) for f in range(frames)]
+    alike = [cos(means[f], means[f + 1]) for f in range(frames - 1)]
+    cut = {*rising(alike)[: segments - 1], *(f for f in range(frames - 1) if alike[f] < threshold)}
+    parts: list[list[int]] = [[]]
+    for frame in range(frames):
+        parts[-1].append(frame)
+        if frame in cut:
+            parts.append([])
+    return parts
+
+
+def peaks_in_loops(values: Tensor, count: int) -> list[int]:
+    """Density peaks with four neighbours, without the official noise."""
+    distance = [[float((a - b).double().norm()) / math.sqrt(values.shape[1]) for b in values] for a in values]
+    density = [math.exp(-sum(d**2 for d in sorted(row)[:4]) / len(sorted(row)[:4])) for row in distance]
+    furthest = max(max(row) for row in distance)
+    reach = [
+        min([d if density[j] > density[i] else furthest for j, d in enumerate(row)]) for i, row in enumerate(distance)
+    ]
+    return falling([a * b for a, b in zip(reach, density, strict=True)])[:count]
+
+
+def fastvid_in_loops(
+    tokens: Tensor,
+    attention: Tensor,
+    parts: list[list[int]],
+    size: int,
+    each: int,
+    share: float,
+    step: int,
+    weight: float,
+) -> dict[int, Tensor]:
+    """What stays of a video whose counts divide, by place: as the official LLaVA-OneVision code."""
+    salient = each - int(each * share)
+    kept: dict[int, Tensor] = {}
+    rest: dict[int, list[int]] = {}
+    for frame in (frame for part in parts for frame in part):
+        top = set(falling(attention[frame * size : (frame + 1) * size].tolist())[:salient])
+        kept |= {frame * size + i: tokens[frame * size + i] for i in top}
+        rest[frame] = [frame * size + i for i in range(size) if i not in top]
+    for part in parts:
+        anchored = [frame for frame in part if (part[-1] - frame) % step == 0]
+        count = len(part) * (each - salient) // len(anchored)
+        pool = [place for frame in part for place in rest[frame]]
+        for frame in anchored:
+            anchors = [rest[frame][i] for i in peaks_in_loops(tokens[rest[frame]], count)]
+            joined: dict[int, list[int]] = {anchor: [] for anchor in anchors}
+            for place in pool:
+                joined[max(anchors, key=lambda a, place=place: cos(tokens[place], tokens[a]))].append(place)
+            for anchor, members in joined.items():
+                own = max(1.0 / (len(members) + 1), weight)
+                kept[anchor] = own * tokens[anchor] + (1.0 - own) * tokens[members].mean(dim=0)
+    return kept
+
+
+@pytest.mark.parametrize(("segments_", "step", "each"), [(1, 2, 5), (2, 3, 5), (8, 4, 5), (2, 2, 10)])
+def test_fastvid_is_the_official_rule_where_counts_divide(segments_: int, step: int, each: int) -> None:
+    frames, size = 6, 20
+    found = 0
+    for seed in range(6):
+        state = state_of(seed, frames=frames, size=size)
+        method = FastVID(tokens=1, segments=segments_, anchor_step=step, threshold=0.5)
+        chosen = method.select(state, frames * each)
+        assert chosen.features is not None
+        for row, tokens in enumerate(state.visual_hidden):
+            parts = cuts_in_loops(tokens, frames, size, segments_, 0.5)
+            context = int(each * 0.4)
+            if any(
+                len(p) * context % -(-len(p) // step) or len(p) * context // -(-len(p) // step) > size - each
+                for p in parts
+            ):
+                continue
+            attention = state.tower.attentions[state.tower.feature_layer - 1][row]
+            kept = fastvid_in_loops(tokens, attention, parts, size, each, 0.4, step, 0.6)
+            assert chosen.index[row].tolist() == sorted(kept)
+            torch.testing.assert_close(chosen.features[row], torch.stack([kept[place] for place in sorted(kept)]))
+            found += 1
+    assert found > 3
+
+
+@pytest.mark.parametrize("keep", range(1, 6 * 10))
+def test_fastvids_counts_add_up_and_fit_their_frames(keep: int) -> None:
+    for lengths, step in (([6], 4), ([1, 3, 2], 2), ([1] * 6, 4), ([5, 1], 1)):
+        salient, quotas, more = FastVID(tokens=1, anchor_step=step)._quotas(lengths, 10, keep)
+        assert salient * 6 + sum(count for *_, count in quotas) + more == keep
+        assert 0 <= more < 6
+        assert 0 <= salient <= 10
+        for frames, frame, count in quotas:
+            assert 1 <= count <= 10 - salient
+            assert frame in frames
+            assert (frames[-1] - frame) % step == 0
+
+
+# HoliTom ------------------------------------------------------------------------------------------------------------
+
+
+def saved(still: Sequence[Sequence[bool]], first: int, last: int) -> int:
+    places = range(len(still[0])) if still else ()
+    return sum(all(still[f][i] for f in range(first, last)) for i in places) * (last - first)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_holitoms_segments_save_most(seed: int) -> None:
+    """Against every way to cut the video."""
+    frames = 2 + seed % 5
+    draw = torch.Generator().manual_seed(seed)
+    still = (torch.rand(frames - 1, 7, generator=draw) < 0.3 + 0.1 * (seed % 6)).tolist()
+    best = 0
+    for cuts in product((False, True), repeat=frames - 1):
+        edges = [0, *(f + 1 for f, cut in enumerate(cuts) if cut), frames]
+        best = max(best, sum(saved(still, a, b - 1) for a, b in pairwise(edges)))
+    found = segments(still, 7)
+    assert [frame for first, last, _ in found for frame in range(first, last + 1)] == list(range(frames))
+    assert sum(saved(still, first, last) for first, last, _ in found) == best
+    for first, last, places in found:
+        expected = [i for i in range(7) if first < last and all(still[f][i] for f in range(first, last))]
+        assert places == expected
+
+
+def test_holitoms_segments_of_still_and_of_unlike_frames() -> None:
+    assert segments([[True] * 4] * 3, 4) == [(0, 3, [0, 1, 2, 3])]
+    assert segments([[False] * 4] * 3, 4) == [(f, f, []) for f in range(4)]
+    assert segments([], 4) == [(0, 0, [])]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95])
+def test_holitom_keeps_attended_moving_and_central_still_tokens(threshold: float) -> None:
+    state, keep = state_of(5), 24
+    method = HoliTom(tokens=1, threshold=threshold)
+    chosen = method.select(state, keep)
+    assert chosen.features is not None
+    received = state.tower.receives[state.tower.feature_layer - 1]
+    for row, tokens in enumerate(state.visual_hidden):
+        still = [
+            [cos(tokens[f * SIZE + i], tokens[(f + 1) * SIZE + i]) > threshold for i in range(SIZE)]
+            for f in range(FRAMES - 1)
+        ]
+        parts = segments(still, SIZE)
+        left = FRAMES * SIZE - sum(saved(still, first, last) for first, last, _ in parts)
+        valid = [True] * keep if chosen.valid is None else chosen.valid[row].tolist()
+        kept = [i for i, real in zip(chosen.index[row].tolist(), valid, strict=False) if real]
+        assert len(kept) == min(keep, left)
+        order: list[int] = []
+        for first, last, places in parts:
+            share = min(keep / left, 1.0)
+            centres = [i for i in kept if i // SIZE == first and i % SIZE in places]
+            assert abs(len(centres) - share * len(places)) < 1.0
+            order += sorted(centres)
+            for frame in range(first, last + 1):
+                moving = [i for i in range(SIZE) if i not in places]
+                here = [i % SIZE for i in kept if i // SIZE == frame and i % SIZE in moving]
+                assert abs(len(here) - share * len(moving)) < 1.0
+                top = falling([float(received[row][frame * SIZE + i]) for i in moving])[: len(here)]
+                assert sorted(here) == sorted(moving[i] for i in top)
+                order += [frame * SIZE + i for i in sorted(here)]
+            _check_centres(tokens, first, last, places, centres, dict(zip(kept, chosen.features[row], strict=False)))
+        assert kept == order, "still tokens of a segment go before its frames"
+
+
+def _check_centres(
+    tokens: Tensor, first: int, last: int, places: list[int], centres: list[int], features: dict[int, Tensor]
+) -> None:
+    """Every still token that is left out joins the nearest centre, which keeps 0.6 of its weight."""
+    means = {first * SIZE + i: tokens[[f * SIZE + i for f in range(first, last + 1)]].mean(dim=0) for i in places}
+    for centre in centres:
+        joined = [
+            means[i]
+            for i in means
+            if i not in centres and min(centres, key=lambda c, i=i: float((means[i] - means[c]).norm())) == centre
+        ]
+        expected = means[centre]
+        if joined:
+            expected = 0.6 * expected + 0.4 * torch.stack(joined).mean(dim=0)
+        torch.testing.assert_close(features[centre], expected)
+
+
+def test_holitom_keeps_fewer_where_a_still_video_has_fewer() -> None:
+    state = state_of()
+    state.visual_hidden[1, :] = state.visual_hidden[1, :SIZE].repeat(FRAMES, 1)
+    chosen = HoliTom(tokens=1).select(state, 24)
+    assert chosen.valid is not None
+    assert chosen.valid.sum(dim=1).tolist()[1] == SIZE
+    assert sorted(chosen.index[1][chosen.valid[1]].tolist()) == list(range(SIZE))
+    assert chosen.features is not None
+    torch.testing.assert_close(chosen.features[1][chosen.valid[1]], state.visual_hidden[1, :SIZE])
+
+
+def test_holitom_merges_inside_the_decoder_one_after_the_other() -> None:
+    state = FakeState(2, 20, stage=Stage(8, 7))
+    method = HoliTom(tokens=64)
+    assert [stage.layer for stage in method.schedule(576, 28).stages] == [0, 18]
+    first, second = HoliTom(ratio=0.9, accounting="nominal").schedule(6272, 28).stages
+    assert (first.keep, second.keep) == (627, 314)
+    chosen = method.select(state, 7)
+    assert chosen.features is not None
+    for row, tokens in enumerate(state.visual_hidden):
+        kept = sorted(falling(state.last_attention[row].tolist())[:7])
+        assert chosen.index[row].tolist() == kept
+        merged = {i: tokens[i].clone() for i in kept}
+        for i in range(20):
+            if i not in kept:
+                best = max(kept, key=lambda k, i=i: cos(tokens[i], tokens[k]))
+                merged[best] = (merged[best] + tokens[i]) / 2
+        torch.testing.assert_close(chosen.features[row], torch.stack([merged[i] for i in kept]))
+    assert HoliTom(tokens=64, inner_share=0.0).schedule(576, 28).stages == (Stage(0, 64),)
+
+
+def test_halving_with_all_or_one_chosen() -> None:
+    values = torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(0))
+    assert halved_into(values, torch.arange(9)[None]).equal(values)
+    expected = values[0, 4]
+    for i in (0, 1, 2, 3, 5, 6, 7, 8):
+        expected = (expected + values[0, i]) / 2
+    torch.testing.assert_close(halved_into(values, torch.tensor([[4]]))[0, 0], expected)
+
+
+# FrameFusion --------------------------------------------------------------------------------------------------------
+
+
+def test_run_means_are_means_of_runs() -> None:
+    draw = torch.Generator().manual_seed(0)
+    values = torch.randn(3, 17, 4, generator=draw)
+    for share in (0.0, 0.3, 0.7, 1.0):
+        joins = torch.rand(3, 17, generator=draw) < share
+        joins[:, 0] = False
+        means = run_means(values, joins, 17)
+        for row in range(3):
+            starts = [i for i in range(17) if not joins[row, i]] + [17]
+            for first, end in pairwise(starts):
+                torch.testing.assert_close(means[row, first], values[row, first:end].mean(dim=0))
+
+
+class Decoder:
+    """Runs a method through layers that leave the tokens as they are, with an attention of each layer's own."""
+
+    def __init__(self, tokens: Tensor, layers: int, seed: int = 0, loose: int = 0) -> None:
+        self.tokens, self.layers, self.loose = tokens, layers, loose
+        self.attention = torch.rand(layers, *tokens.shape[:2], generator=torch.Generator().manual_seed(seed + 9))
+
+    def run(self, method: FrameFusion, frames: int, size: int) -> list[tuple[list[int], Tensor]]:
+        """Per layer what enters it: places of the one video, and features."""
+        (total,) = {self.tokens.shape[1]}
+        budget = method.target(total)
+        places, tokens, scratch = list(range(total)), self.tokens[0], [{}]
+        seen = []
+        for layer in range(self.layers):
+            if layer <= last_stage(self.layers):
+                state = FakeState(1, len(places), stage=Stage(layer, budget))
+                state.visual_hidden, state.scratch, state.depth = tokens[None], scratch, self.layers
+                where = torch.tensor(places)
+                nowhere = where >= frames * size
+                known = Frames(
+                    frames,
+                    size,
+                    (where // size).masked_fill(nowhere, -1)[None],
+                    (where % size).masked_fill(nowhere, -1)[None],
+                )
+                state.frames = lambda known=known: known  # type: ignore[method-assign,misc]
+                state.last_attention = self.attention[layer][:, where]
+                places, tokens = applied(method.select(state, budget), places, tokens)
+            seen.append((places, tokens))
+        return seen
+
+
+def applied(chosen: Selection, places: list[int], tokens: Tensor) -> tuple[list[int], Tensor]:
+    index = chosen.index[0]
+    features = tokens[index]
+    if chosen.features is not None and chosen.replaced is not None:
+        features = torch.where(chosen.replaced[0][:, None], chosen.features[0], features)
+    if chosen.valid is not None:
+        index, features = index[chosen.valid[0]], features[chosen.valid[0]]
+    return [places[i] for i in index.tolist()], features
+
+
+def framefusion_in_loops(
+    tokens: Tensor, attention: Tensor, frames: int, size: int, cost: float, layers: int, bound: float = 0.6
+) -> list[tuple[list[int], Tensor]]:
+    """As the official code, called before each layer; cost is the mean share of the tokens, over ``layers``."""
+    places, values = list(range(len(tokens))), {i: tokens[i] for i in range(len(tokens))}
+    shares: list[float] = []
+    merging, pruning = True, True
+    seen = []
+    for layer in range(layers):
+        left, used = 1.0, 0.0
+        for share in shares:
+            left *= 1.0 - share
+            used += left
+        room = layers * cost - used
+        needed = max(0.0, 1.0 - room / ((layers - len(shares)) * left)) if merging or pruning else 0.0
+        if not merging and pruning:
+            order = falling([float(attention[layer][i]) for i in places])
+            stays = {places[i] for i in order[: round(len(places) * (1.0 - needed))]}
+            places = [i for i in places if i in stays]
+            pruning = False
+        elif merging:
+            total = len(places)
+            alike: dict[int, float] = {}
+            for spot in range(size):
+                line = [i for i in places if i % size == spot and i < frames * size]
+                alike |= {later: cos(values[earlier], values[later]) for earlier, later in pairwise(line)}
+            joins = [i for i in alike if alike[i] >= bound]
+            if len(joins) / total < needed:
+                shares.append(len(joins) / total)
+                merging = len(joins) / total >= 0.1
+            else:
+                many = int(needed * total + 1e-9)  # a whole number before the first layer, but for float
+                joins = sorted(alike, key=lambda i: -alike[i])[:many]
+                merging = pruning = False
+            for spot in range(size):
+                runs: list[list[int]] = []
+                for i in (i for i in places if i % size == spot and i < frames * size):
+                    if i in joins:
+                        runs[-1].append(i)
+                    else:
+                        runs.append([i])
+                for run in runs:
+                    if len(run) > 1:
+                        values[run[0]] = torch.stack([values[i] for i in run]).mean(dim=0)
+            places = [i for i in places if i not in joins]
+        seen.append((places, torch.stack([values[i] for i in places])))
+    return seen
+
+
+@pytest.mark.parametrize("loose", [0, 1])
+@pytest.mark.parametrize(("cost", "bound"), [(0.5, 0.9), (0.4, 0.95), (0.35, 0.6), (0.5, 0.99), (0.6, 0.85)])
+def test_framefusion_is_the_official_rule(cost: float, bound: float, loose: int) -> None:
+    layers, steps = 28, set()
+    for seed in range(4):
+        total = FRAMES * SIZE + loose
+        tokens = state_of(seed, rows=1, loose=loose).visual_hidden
+        decoder = Decoder(tokens, layers, seed)
+        budget = round(cost * total)
+        ours = decoder.run(FrameFusion(tokens=budget, similarity=bound), FRAMES, SIZE)
+        official = framefusion_in_loops(tokens[0], decoder.attention[:, 0], FRAMES, SIZE, budget / total, layers, bound)
+        for (places, features), (expected, values) in zip(ours, official, strict=True):
+            assert places == expected
+            torch.testing.assert_close(features, values)
+        steps.add(len({len(places) for places, _ in ours}))
+    assert steps - {1}
+
+
+@pytest.mark.parametrize("layers", [8, 28])
+@pytest.mark.parametrize("bound", [-1.0, 0.3, 0.8, 1.1])
+@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.6, 0.8])
+def test_framefusions_counts_average_the_budget(ratio: float, bound: float, layers: int) -> None:
+    """Whatever merges, and where merging would go on too long."""
+    for seed in range(3):
+        tokens = state_of(seed, rows=1).visual_hidden
+        for share in (0.0, 0.1):
+            method = FrameFusion(ratio=ratio, similarity=bound, merging_share=share)
+            counts = [len(places) for places, _ in Decoder(tokens, layers, seed).run(method, FRAMES, SIZE)]
+            assert sum(counts) / layers == pytest.approx(method.target(FRAMES * SIZE), abs=1)
+            assert all(later <= earlier for earlier, later in pairwise(counts))
+
+
+def test_framefusion_prunes_pictures_by_attention_before_the_second_layer() -> None:
+    tokens = torch.randn(1, 24, 6, generator=torch.Generator().manual_seed(0))
+    decoder = Decoder(tokens, 12)
+    seen = decoder.run(FrameFusion(tokens=9), 1, 24)
+    counts = [len(places) for places, _ in seen]
+    assert counts[0] == 24
+    assert counts[1] == counts[-1] == round((9 * 12 - 24) / 11)
+    assert seen[1][0] == sorted(falling(decoder.attention[1, 0].tolist())[: counts[1]])
+
+
+def test_rows_that_merge_and_rows_that_are_pruned_go_together() -> None:
+    """Rows of one length whose histories differ."""
+    state = state_of(1, rows=2)
+    state.stage, state.depth = Stage(1, 20), 28
+    noted: list[dict[str, Any]] = [{"counts": [80]}, {"counts": [61]}]
+    state.scratch = [dict(one, counts=list(one["counts"])) for one in noted]
+    method = FrameFusion(tokens=20, similarity=0.9)
+    together = method.select(state, 20)
+    assert together.valid is not None
+    for row, one in enumerate(noted):
+        alone = state_of(1, rows=2)
+        alone.visual_hidden, alone.last_attention = (
+            state.visual_hidden[row : row + 1],
+            state.last_attention[row : row + 1],
+        )
+        alone.stage, alone.depth = state.stage, 28
+        alone.scratch = [dict(one, counts=list(one["counts"]))]
+        single, tokens = method.select(alone, 20), state.visual_hidden[row]
+        chosen = Selection(
+            together.index[row : row + 1],
+            together.features[row : row + 1] if together.features is not None else None,
+            together.replaced[row : row + 1] if together.replaced is not None else None,
+            valid=together.valid[row : row + 1],
+        )
+        everything = list(range(len(tokens)))
+        places, features = applied(chosen, everything, tokens)
+        expected, values = applied(single, everything, tokens)
+        assert places == expected
+        torch.testing.assert_close(features, values)
+        assert (single.features is not None) == (row == 0), "one merges, the other is pruned"
+
+
+def test_framefusions_budget_has_an_end() -> None:
+    with pytest.raises(BudgetError, match=r"20 visual tokens.*FrameFusion.*the smallest is 49; ask for more tokens"):
+        FrameFusion(tokens=20).schedule(576, 12)
+    assert FrameFusion(tokens=49).schedule(576, 12).accountings().output_average == 49
