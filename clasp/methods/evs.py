@@ -16,7 +16,7 @@ from torch.nn.functional import cosine_similarity, pad
 
 from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Positions, Scope, Selection, State
+from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.methods.video import Clip
 from clasp.ops.select import top_k
 

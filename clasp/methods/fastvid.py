@@ -21,7 +21,7 @@ from torch.nn.functional import cosine_similarity
 
 from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method, proportional
-from clasp.methods.contract import Scope, Selection, State
+from clasp.methods.protocols import Scope, Selection, State
 from clasp.methods.video import Clip
 from clasp.ops.cluster import cluster_means, density_peak_scores
 from clasp.ops.grouping import nearest_of

@@ -20,7 +20,7 @@ from torch.nn.functional import cosine_similarity, pad
 
 from clasp.budget import Accounting, BudgetError, Schedule, Stage
 from clasp.methods.base import Method
-from clasp.methods.contract import Frames, Scope, Selection, State
+from clasp.methods.protocols import Frames, Scope, Selection, State
 from clasp.ops.grouping import run_means
 from clasp.ops.select import take, top_k, top_mask
 

@@ -21,7 +21,7 @@ from torch.nn.functional import cosine_similarity
 
 from clasp.budget import BudgetError, Schedule, Stage, scaled_layers, single_stage
 from clasp.methods.base import Method, proportional
-from clasp.methods.contract import Positions, Scope, Selection, State
+from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.methods.video import Clip
 from clasp.ops.cluster import cluster_means, density_peak_clusters
 from clasp.ops.grouping import halved_into

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method, proportional
-from clasp.methods.contract import Positions, Scope, Selection, State
+from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.methods.video import Clip
 from clasp.ops.select import top_mask
 

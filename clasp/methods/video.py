@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clasp.methods.contract import Frames, State
+from clasp.methods.protocols import Frames, State
 from clasp.ops.select import take
 
 

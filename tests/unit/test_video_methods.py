@@ -15,11 +15,11 @@ from torch import Tensor
 
 from clasp.budget import BudgetError, Geometry, Stage
 from clasp.methods import METHODS, for_pictures, get
-from clasp.methods.contract import Frames, Selection
 from clasp.methods.evs import EVS
 from clasp.methods.fastvid import FastVID
 from clasp.methods.framefusion import FrameFusion, last_stage
 from clasp.methods.holitom import HoliTom, segments
+from clasp.methods.protocols import Frames, Selection
 from clasp.methods.vidcom2 import VidCom2
 from clasp.ops.grouping import halved_into, run_means
 
@@ -75,7 +75,7 @@ def test_a_backbone_without_videos_is_refused_by_name_with_a_remedy(method: Any)
         ValueError, match=f"{method.name!r} compares the frames of videos.*video_llava_7b.*for pictures"
     ):
         method(tokens=64).check(PICTURES)
-    assert method(tokens=64).check(VIDEOS).accountings().output_average == pytest.approx(64, abs=1)
+    assert method(tokens=64).check(VIDEOS).token_counts().output_average == pytest.approx(64, abs=1)
     assert any("picture" in note for note in method(tokens=64).assumed()), "it says what it does to a picture"
 
 
@@ -628,4 +628,4 @@ def test_rows_that_merge_and_rows_that_are_pruned_go_together() -> None:
 def test_framefusions_budget_has_an_end() -> None:
     with pytest.raises(BudgetError, match=r"20 visual tokens.*FrameFusion.*the smallest is 49; ask for more tokens"):
         FrameFusion(tokens=20).schedule(576, 12)
-    assert FrameFusion(tokens=49).schedule(576, 12).accountings().output_average == 49
+    assert FrameFusion(tokens=49).schedule(576, 12).token_counts().output_average == 49
