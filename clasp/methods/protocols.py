@@ -428,6 +428,7 @@ class PruningMethod(Protocol):
     lookback: ClassVar[int]
     weighs_merged: ClassVar[bool]
     cuts_passed: ClassVar[bool]
+    own_counts: ClassVar[bool]
 
     @property
     def tokens(self) -> int | None: ...
