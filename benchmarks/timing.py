@@ -28,7 +28,7 @@ NEW_TOKENS = 2
 PARTS = ("vision", "router", "fusion", "selection", "prefill", "decode", "total")
 """Seconds of a run: ViT; routing; layer fusion with its projection; all stages together; prefill without the ViT but
 with all that pruning adds; one decoding step; end to end, all of ``generate``."""
-STEPS = {"_route": "router", "fused": "fusion", "prune": "stage"}
+STEPS = {"_route": "router", "features": "fusion", "prune": "stage"}
 """Method of :class:`Prefill` -> what the engine does in it beside the model's own layers."""
 _SYNC_WARNING = "called a synchronizing CUDA operation"
 

@@ -41,7 +41,7 @@ class Entry:
 def read(folder: Path, package: str) -> dict[str, Entry]:
     """Name -> method of the files of a folder: baselines first, then by their papers' arXiv numbers, oldest first."""
     classes: dict[str, tuple[str, list[str], dict[str, Any]]] = {}
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted([*folder.glob("*.py"), *folder.glob("*/method.py")]):
         module = ".".join((package, *path.relative_to(folder).with_suffix("").parts))
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef):

@@ -86,7 +86,7 @@ def process(folder: Path, environment: dict[str, str], *arguments: str) -> subpr
 def fetched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A folder in which everything was fetched, some of it altered, and fetched again; and what that printed."""
     folder = tmp_path_factory.mktemp("prefetch")
-    model = {path.name: path.read_bytes() for path in directory().iterdir()}
+    model = {path.name: path.read_bytes() for path in directory().iterdir() if path.is_file()}
     model |= {"README.md": b"hello", "pytorch_model.bin": b"a pickle", "modeling.py": b"code"}
     card = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n    path: data/test-*\n---\n"
     data = {"README.md": card, "data/test-00000-of-00001.parquet": pope()}
@@ -106,11 +106,11 @@ def test_what_is_fetched_is_checked_and_told(fetched: tuple[Path, str]) -> None:
     assert "benchmark pope: 2 files" in first
     assert first.count("all that its 1 cells need is here\nexit code 0") == again.count("exit code 0") == 1
     names = {path.name for path in folder.glob("home/hub/models--*/snapshots/*/*")}
-    assert names == {path.name for path in directory().iterdir()}, "no pickle, no code"
+    assert names == {path.name for path in directory().iterdir() if path.is_file()}, "no pickle, no code"
     manifest = prefetch.read(folder / "data" / "prefetch" / "mine.json")
     assert manifest is not None
     assert manifest.commit == hub.commit(
-        {path.name: path.read_bytes() for path in directory().iterdir()}
+        {path.name: path.read_bytes() for path in directory().iterdir() if path.is_file()}
         | {"README.md": b"hello", "pytorch_model.bin": b"a pickle", "modeling.py": b"code"}
     )
 
