@@ -78,8 +78,8 @@ def test_ratios_follow_from_times_and_schedules(found: dict[str, Any]) -> None:
     assert by_name["none"]["ideal_speedup"] == by_name["none"]["plain_speedup"] == 1.0
     assert by_name["fastv"]["plain_speedup"] > 1.5, "40 tokens instead of 640 in all layers but one"
     geometry = adapter_for(load_spec(GEOMETRIES["tiny"], torch.float32, "cpu").model).geometry
-    entering = [576, *[17] * 11]  # FastV at layer 1 of 12 for 64 on average
-    expected = prefill_flops(geometry, [576] * 12, TEXT_TOKENS) / prefill_flops(geometry, entering, TEXT_TOKENS)
+    entering = [576, 576, *[30] * 30]  # FastV at layer 2 of 32 for 64 on average
+    expected = prefill_flops(geometry, [576] * 32, TEXT_TOKENS) / prefill_flops(geometry, entering, TEXT_TOKENS)
     assert by_name["fastv"]["ideal_speedup"] == pytest.approx(expected, rel=0.02)
 
 
@@ -110,7 +110,7 @@ def test_lengths_between_probes_are_interpolated() -> None:
 
 def test_cache_bytes_are_those_of_the_tokens(found: dict[str, Any]) -> None:
     by_name = rows(found)
-    assert by_name["none"]["kv_bytes"] == by_name["unpruned"]["kv_bytes"] == 2 * 12 * 2 * (576 + TEXT_TOKENS) * 128 * 4
+    assert by_name["none"]["kv_bytes"] == by_name["unpruned"]["kv_bytes"] == 2 * 32 * 2 * (576 + TEXT_TOKENS) * 128 * 4
     assert by_name["clasp"]["kv_bytes"] < by_name["none"]["kv_bytes"] / 3
 
 
@@ -178,7 +178,7 @@ def test_a_profile_divides_a_run_into_its_parts(tmp_path: Path) -> None:
         assert set(parts) == {"ViT", "prefill", "decode", "stage 1", "else"}, "neither routes nor fuses"
         calls = {name: {one["name"]: one["calls"] for one in part["operators"]} for name, part in parts.items()}
         for name in ("prefill", "decode"):
-            assert calls[name]["_scaled_dot_product_flash_attention_for_cpu"] == 12, "one a decoder layer"
+            assert calls[name]["_scaled_dot_product_flash_attention_for_cpu"] == 32, "one a decoder layer"
         assert calls["ViT"]["_scaled_dot_product_flash_attention_for_cpu"] == 7, "one a ViT layer"
         for part in run["parts"]:
             assert part["ms"] == pytest.approx(sum(one["ms"] for one in part["operators"]))

@@ -17,7 +17,8 @@ from clasp.backbones import load
 @pytest.fixture(scope="session")
 def processor() -> Any:
     processor = copy.deepcopy(load("tiny")[1])
-    processor.image_processor.size = {"height": 8 * SIDE, "width": 8 * SIDE}
+    processor.image_processor.size = {"shortest_edge": 8 * SIDE}
+    processor.image_processor.crop_size = {"height": 8 * SIDE, "width": 8 * SIDE}
     return processor
 
 
