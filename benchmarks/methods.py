@@ -19,6 +19,7 @@ from benchmarks.timing import PARTS, Times, Variant, measure, progress, referenc
 from clasp.budget import BudgetError, Geometry
 from clasp.cost import prefill_flops
 from clasp.methods import build, for_pictures
+from clasp.methods.base import Method
 from clasp.strict import ConfigError
 
 UNPRUNED = "unpruned"
@@ -67,21 +68,24 @@ def variants_of(
         extras: also the engine with all tokens kept, and FastV on eager attention.
 
     Raises:
-        ConfigError: an unknown method, or one that cannot meet the budget.
+        ConfigError: an unknown method, a budget beyond the image, or one that a named method cannot meet.
     """
     found, left_out = [Variant(UNPRUNED)], {}
     if extras:
         found.append(Variant("none", build("none", {})))
+    _check(build("random", budget), geometry, visual)
     for name in names or [name for name in for_pictures() if name != "none"]:
         try:
             method = build(name, budget)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         try:
-            method.check(geometry)
-            method.schedule(visual, geometry.layers)
-        except BudgetError as error:
-            raise ConfigError(str(error)) from error
+            _check(method, geometry, visual)
+        except ConfigError as error:  # too small for a method whose first stage comes late
+            if names:
+                raise
+            left_out[name] = str(error)
+            continue
         except ValueError as lacking:  # the backbone has not what the method needs
             left_out[name] = str(lacking)
             continue
@@ -89,6 +93,15 @@ def variants_of(
         if extras and name == "fastv":
             found.append(Variant("fastv, eager", method, "eager"))
     return found, left_out
+
+
+def _check(method: Method, geometry: Geometry, visual: int) -> None:
+    """Whether the budget can be met on the geometry, and on an image of ``visual`` tokens."""
+    try:
+        method.check(geometry)
+        method.schedule(visual, geometry.layers)
+    except BudgetError as error:
+        raise ConfigError(str(error)) from error
 
 
 def tokens_per_layer(variant: Variant, geometry: Geometry, visual: int) -> tuple[int, ...]:

@@ -11,9 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from clasp.files import file_digest
-from clasp.methods.registry import SHOWN
 
 PACKAGE = "clasp"
+SHOWN = ("label", "paper", "inside", "convention")
+"""What a method's class says for its readers alone, see :class:`clasp.methods.base.Method`; no answer depends on it."""
 
 _ANSWER_FILES = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
 """Of a model's folder: weights, tokenizer, processor, prompt template."""

@@ -63,7 +63,7 @@ def test_no_home_folder_and_no_secret_reaches_a_file(
         monkeypatch.setenv(name, value)
     done = run_script(
         folder,
-        *["-m", "grid.method=[none,random]", "grid.tokens=[64]", "limit=2", "benchmarks.names=[tiny_gqa]"],
+        *["-m", "grid.method=[none,random]", "grid.tokens=[64]", "limit=12", "benchmarks.names=[tiny_gqa]"],
         *[f"report.title={planted['HF_TOKEN']}", f"paths.results={folder}/results", f"paths.data={data_root}"],
     )
     assert done.returncode == 0, done.stderr
@@ -86,7 +86,7 @@ def test_a_sweep_goes_on_after_bad_input_and_says_so(
     status = call(
         monkeypatch,
         tmp_path,
-        *["-m", "method=none,random", "tokens=8,999", "limit=2", "benchmarks.names=[tiny_gqa]"],
+        *["-m", "method=none,random", "tokens=8,999", "limit=12", "benchmarks.names=[tiny_gqa]"],
         *["wandb.enabled=false", f"paths.data={data_root}"],
     )
     assert status == jobs.BAD_INPUT
@@ -100,7 +100,7 @@ def test_a_sweep_goes_on_after_bad_input_and_says_so(
     ("arguments", "words"),
     [
         (["backbone=llava"], ["unknown backbone 'llava'", "llava_1_5_7b, llava_next_7b"]),
-        (["method=fastvee"], ["unknown method 'fastvee'", "cdpruner, clasp, dart, divprune, fastervlm"]),
+        (["method=fastvee"], ["unknown method 'fastvee'", "cdpruner, clasp, dart, divprune, evs, fastervlm"]),
         (["fusion=deeper"], ["unknown fusion 'deeper'", "balanced", "deep"]),
         (["router=coin"], ["unknown router 'coin'", "keyword"]),
         (["benchmarks=big"], ["unknown benchmarks 'big'", "paper8, pope, tiny"]),
@@ -185,5 +185,5 @@ def test_a_failed_cell_is_exit_code_1(
 def test_help_names_the_choices(tmp_path: Path) -> None:
     shown = run_script(tmp_path, "--help")
     assert shown.returncode == 0
-    for word in ("method: cdpruner, clasp, dart, divprune, fastervlm", "experiment=tiny_main", "paper8", "limit"):
+    for word in ("method: cdpruner, clasp, dart, divprune, evs, fastervlm", "experiment=tiny_main", "paper8", "limit"):
         assert word in shown.stdout

@@ -250,10 +250,10 @@ def readers(root: Path) -> list[Reader]:
         (root / "retention" / "tiny.json", lambda: load_retention(root, "tiny")),
         (
             root / "experiments" / "one.json",
-            lambda: (experiments.planned(root, "one"), status.told(status.progress(root), root)),
+            lambda: (experiments.planned(root, "one"), status.status_report(status.progress(root), root)),
         ),
         (store.answers_path(signature), lambda: store.answers(signature)),
-        (store.path(signature), lambda: status.told(status.progress(root), root)),
+        (store.path(signature), lambda: status.status_report(status.progress(root), root)),
         (own_store.path(real), lambda: (own_store.get(real), put_back())),
         (
             own_store.judgement_path(real),

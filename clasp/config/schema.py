@@ -196,7 +196,7 @@ class VariantConfig:
 
 
 ALL = "all"
-"""Of an experiment's methods: every one that there is, in the order of tables."""
+"""Of an experiment's methods: every one that the backbone and the budget allow, in the order of tables."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,11 @@ class GridConfig:
     def __post_init__(self) -> None:
         if self.method == (ALL,):
             object.__setattr__(self, "method", tuple(METHODS))
+
+    @property
+    def every(self) -> bool:
+        """Whether every method is asked for; those that a backbone or a budget does not allow are then left out."""
+        return self.method == tuple(METHODS)
 
 
 @dataclass(frozen=True)

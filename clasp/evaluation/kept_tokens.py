@@ -69,7 +69,7 @@ def check(config: RunConfig, plan: Plan) -> None:
     backbone = config.backbone
     if adapter_module(backbone.source, backbone.revision, backbone.trust) != WHOLE_PICTURES:
         raise ConfigError(
-            f"backbone={backbone.name} cuts pictures into crops or frames, which a retention map does not show; "
+            f"backbone={backbone.name} cuts images into crops or frames, which a retention map does not show; "
             "use backbone=tiny, llava_1_5_7b or llava_1_5_13b"
         )
     if config.limit == "all":
@@ -180,10 +180,10 @@ def _custom(benchmark: Benchmark, file: LocalFile, limit: int) -> Iterator[Trace
     for row in custom.rows(file.path)[:limit]:
         name = f"{benchmark.name}[{row.number}]"
         if len(row.images) != 1:
-            raise ConfigError(f"data={file.path} line {row.number} has {len(row.images)} pictures; a map shows one")
-        pictures = [Image.open(path) for path in row.images]
+            raise ConfigError(f"data={file.path} line {row.number} has {len(row.images)} images; a map shows one")
+        images = [Image.open(path) for path in row.images]
         yield TracedQuestion(
-            benchmark.name, Question(name, row.question, pictures, GENERATION, row.category), row.answers
+            benchmark.name, Question(name, row.question, images, GENERATION, row.category), row.answers
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,9 +81,7 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
     geometry = _geometry(config)
     adapter, presentation = adapter_module(source, revision, config.backbone.trust), config.backbone.presentation
     presentation.check(config.backbone.name, adapter)
-    combinations = [
-        (name, *_method(own, tokens, ratio, geometry)) for name, own, tokens, ratio in _combinations(config, notices)
-    ]
+    combinations = list(_possible(config, geometry, notices))
     files = find(config.paths.data, [benchmark.name for benchmark in benchmarks if benchmark.source == "local"])
     files |= _videos(config, benchmarks)
     if own is not None:
@@ -178,6 +176,30 @@ def _combinations(config: RunConfig, notices: list[str]) -> list[tuple[str, RunC
     return combinations
 
 
+def _possible(
+    config: RunConfig, geometry: Geometry, notices: list[str]
+) -> Iterator[tuple[str, Method, dict[str, Any]]]:
+    """(row, method, budget) of the grid. Of a grid of every method, what the backbone does not allow is left out."""
+    for name, own, tokens, ratio in _combinations(config, notices):
+        _count(geometry, tokens, ratio)
+        try:
+            yield (name, *_method(own, tokens, ratio, geometry))
+        except ConfigError as error:
+            if not (config.grid.every and name in config.grid.method):
+                raise
+            notices.append(f"left out: {name}: {error}")
+
+
+def _count(geometry: Geometry, tokens: int | None, ratio: float | None) -> int:
+    """Visual tokens of a budget; all of them where there is none."""
+    if tokens is None and ratio is None:
+        return geometry.visual_tokens
+    try:
+        return Budget(tokens, ratio).resolve(geometry.visual_tokens)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _with_method(config: RunConfig, method: MethodConfig) -> RunConfig:
     """The run with this method; parameters of the run's own method hold for it too where it is the same one."""
     shared = config.method.params if method.name == config.method.name else {}
@@ -208,10 +230,9 @@ def _method(
 
     name, own = config.method.name, dict(config.method.params)
     accepted = {field.name for field in dataclasses.fields(_class(name))}
+    count = _count(geometry, tokens, ratio)
     try:
-        count = geometry.visual_tokens
         if tokens is not None or ratio is not None:
-            count = Budget(tokens, ratio).resolve(geometry.visual_tokens)
             # a share of images that differ in size is no count
             own |= {"ratio": ratio} if geometry.dynamic and ratio is not None else {"tokens": count}
         # CLASP draws in one of its completion rules only, and a run's seed has no say in the others

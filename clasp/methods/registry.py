@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from clasp.budget import Accounting
-
-SHOWN = ("label", "paper", "inside", "convention")
-"""What a class says for its readers alone; see :class:`clasp.methods.base.Method`. No answer depends on it."""
+from clasp.fingerprint import SHOWN
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from clasp.ops.similarity import Cosines, blocks, nearest
 
 LISTED = 32
 """Neighbours of each token that are looked at before all others are."""
-AT_ONCE = 1 << 17
+AT_ONCE = 1 << 16
 """Cosines up to which to find the highest and whose it is in one go is faster than one after the other."""
 EPSILON = 1e-12
 """Least length by which a token is divided, so that one of zeros has cosine 0 to everything."""

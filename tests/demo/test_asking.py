@@ -20,6 +20,7 @@ from torch import nn
 
 import clasp
 from clasp import FastV
+from clasp.categories import CATEGORIES
 from clasp.demo import asking
 from clasp.demo.asking import DemoRequest, Models
 from clasp.demo.drawing import (
@@ -170,12 +171,13 @@ def test_answers_and_costs_are_those_of_the_methods_alone(models: Models, shown:
     assert costs["Visual tokens, final"] == str(len(sample.kept[0]))
     assert costs["KV cache after prefill"] == f"{run.trace.kv_bytes / 2**20:.3f} MiB"
     assert [one["text"] for one in fastv["stages"]] == [
-        f"From decoder layer 1 on {len(sample.kept[0])} of 576 visual tokens"
+        f"From decoder layer 2 on {len(sample.kept[0])} of 576 visual tokens"
     ]
     assert plain["stages"] == []
     assert dict(plain["costs"])["Visual tokens, final"] == "576"
     assert (plain["category"], plain["confidence"]) == (None, None)
-    assert (own["category"], len(own["stages"])) == ("attribute", 3)
+    assert own["category"] in CATEGORIES
+    assert len(own["stages"]) == 3
     assert 0.5 < own["confidence"] <= 1.0
     for one in found:
         spent = {name: float(value.split()[0].replace(",", "")) for name, value in one["costs"] if " ms" in value}
@@ -241,5 +243,7 @@ def test_nothing_imports_the_demo_which_imports_neither_evaluation_nor_report() 
     inside = {path: "clasp/demo" in path.as_posix() for path in package.rglob("*.py")}
     assert sum(inside.values()) == 4
     for path, demo in inside.items():
+        if path == package / "cli" / "demo.py":  # its command
+            continue
         forbidden = r"clasp\.(evaluation|report|bench)" if demo else r"clasp\.demo"
         assert not re.search(rf"(from|import) {forbidden}", path.read_text(encoding="utf-8")), path

@@ -74,7 +74,7 @@ def test_refusals_name_the_remedy(model: Any, processor: Any, encode: Any) -> No
             model(input_ids=inputs["input_ids"])
         with pytest.raises(UnsupportedError, match="outside of this context"):
             model(input_ids=inputs["input_ids"], mm_encoder_outputs={"image": features})
-        with pytest.raises(UnsupportedError, match="63 image placeholders, but the 1 encoded images have 64"):
+        with pytest.raises(UnsupportedError, match="62 image placeholders, but the 1 encoded images have 64"):
             model(input_ids=inputs["input_ids"][:, 5:], pixel_values=inputs["pixel_values"])
         with pytest.raises(UnsupportedError, match="2D padding mask"):
             model(**dict(inputs, attention_mask=torch.zeros(1, 1, 4, 4)))

@@ -187,7 +187,9 @@ def test_a_layer_that_was_not_asked_for_is_refused(layer: int) -> None:
 
 
 def test_queries_that_do_not_exist_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"unknown tokens 'words'; use one of instruction, last, text, visual, prompt"):
+    with pytest.raises(
+        ValueError, match=r"unknown tokens 'words'; use one of instruction, last, text, visual, start, prompt"
+    ):
         probed("llava", [ONE], lambda s: s.attention("words"))  # type: ignore[arg-type]
 
 

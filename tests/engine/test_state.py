@@ -90,7 +90,7 @@ def test_hidden_states_embeddings_and_words(family: str) -> None:
     inputs, caught = FAMILIES[family].inputs([TWO]), {}
     handles = [
         layer.register_forward_pre_hook(lambda m, args, i=i: caught.setdefault(i, args[0]))
-        for i, layer in enumerate(model.model.language_model.layers)
+        for i, layer in enumerate(adapter_for(model).layers)
     ]
     with torch.no_grad():
         model(**inputs)

@@ -30,6 +30,7 @@ COUNTED = {"tome": ["tolist"], "mustdrop": ["tolist"], "flowcut": ["tolist"], "p
 groups are found on the CPU, and the largest says how long suppression takes."""
 ALLOCATED = {
     ("hired", "llava_next"): ["tolist", "tolist"],
+    ("hired", "llava_onevision"): ["tolist", "tolist"],
     ("prunesid", "llava_next"): ["_local_scalar_dense"],
     ("prunesid", "llava_onevision"): ["_local_scalar_dense"],
 }

@@ -162,7 +162,7 @@ def test_what_can_change_an_answer_changes_the_content_and_nothing_else_does(pic
     ("prediction", "score"), [("Grey.", 1.0), ("the gray", 1.0), ("greyish", 0.0), ("", 0.0), ("grey gray", 0.0)]
 )
 def test_any_accepted_answer_is_right(prediction: str, score: float) -> None:
-    assert process_results({"answers": ["grey", "Gray"]}, [prediction]) == {"accuracy": score}
+    assert process_results({"answers": ["grey", "Gray"]}, [prediction]) == {"exact_match": score}
 
 
 def test_the_plan(configured: Callable[..., RunConfig], pictures: Path) -> None:

@@ -70,7 +70,7 @@ def test_it_holds_what_the_engine_kept_and_what_was_asked(
 
 def test_every_method_gives_a_map_that_the_report_reads(configured: Callable[..., RunConfig]) -> None:
     names = [name for name in for_pictures() if get(name).prunes]
-    config = configured(*SMALL, f"grid.method=[{','.join(names)}]")
+    config = configured(*SMALL, f"grid.method=[{','.join(names)}]", "grid.tokens=[128]")
     kept_tokens.record(config, plan(config))
     ((_, maps),) = load_retention(config.paths.results, "maps")
     assert [one.row for one in maps] == names

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clasp.categories import CATEGORIES
 from clasp.config import RunConfig
 from clasp.evaluation import session
 from clasp.evaluation.generation.answering import Answerer, EvaluationError
@@ -50,7 +51,8 @@ def test_cells_hold_together(configured: Callable[..., RunConfig]) -> None:
         assert cell["score"] == pytest.approx(fmean(answer["score"] for answer in answers))
         assert len(answers) == cell["questions"] == cell["limit"] == 6
         assert cell["available"] == 40, "as many as the tests' data root has"
-        assert {answer["category"] for answer in answers} == {cell["category"]}
+        assert cell["category"] is None
+        assert {answer["category"] for answer in answers} <= set(CATEGORIES)
         assert len({answer["question_id"] for answer in answers}) == 6
         assert cell["provenance"]["versions"]["lmms_eval"]
     unpruned, pruned = outcome.cells[0], outcome.cells[2]

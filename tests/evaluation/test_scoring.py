@@ -23,7 +23,7 @@ from clasp.evaluation.tasks.scoring import doc_to_text, normalise, process_resul
     ],
 )
 def test_exact_match_after_normalisation(prediction: str, answer: str, score: float) -> None:
-    assert process_results({"answer": answer}, [prediction]) == {"accuracy": score}
+    assert process_results({"answer": answer}, [prediction]) == {"exact_match": score}
 
 
 def test_normalisation_is_idempotent_and_never_empties_a_word() -> None:

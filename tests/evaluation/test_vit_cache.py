@@ -167,7 +167,7 @@ def test_memory_is_bounded_and_the_model_is_as_before(tiny: Tiny) -> None:
     pixels = images(model, 3)
     calls, handles = counted(model)
     try:
-        with ViTCache(model, 4) as replay:  # 1.9 MiB an image: two fit
+        with ViTCache(model, 8) as replay:  # 3.7 MiB an image: two fit
             for places, computed in (
                 ([0], 1),
                 ([1], 2),
@@ -180,7 +180,7 @@ def test_memory_is_bounded_and_the_model_is_as_before(tiny: Tiny) -> None:
             ):
                 features(model, pixels[places])
                 assert set(calls) == {computed}, "what was kept first stays"
-                assert 0 < replay._bytes <= 4 * 2**20
+                assert 0 < replay._bytes <= 8 * 2**20
             assert replay._bytes == sum(state.numel() * 4 for crop in replay._crops.values() for state in crop.states)
         with ViTCache(model, 1) as replay:
             features(model, pixels)

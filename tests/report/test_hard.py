@@ -69,12 +69,12 @@ def test_what_is_not_scored_or_missing_has_no_hard_questions(tmp_path: Path) -> 
     gone = BENCHMARKS[0]
     write_experiment(
         tmp_path,
-        keep=lambda method, tokens, name: (method, name) not in ((FILTER, gone), ("clasp", "world_ocr")),
+        keep=lambda method, tokens, name: (method, name) not in ((FILTER, gone), ("clasp", BENCHMARKS[1])),
         filter=FILTER,
     )
-    unscored = cell("none", 576, "world_scene", [1.0] * 120)
+    unscored = cell("none", 576, BENCHMARKS[2], [1.0] * 120)
     write_cell(tmp_path, unscored, [None] * 120)
-    alter(tmp_path, signature("none", 576, "world_scene"), score=None)
+    alter(tmp_path, signature("none", 576, BENCHMARKS[2]), score=None)
     found = hard_questions(summary_of(tmp_path))
     write_experiment(tmp_path / "all", filter=FILTER)
     everything = hard_questions(summary_of(tmp_path / "all"))

@@ -24,7 +24,11 @@ def results(tmp_path: Path) -> Path:
         value = cell(method, tokens, benchmark, [0.0] * 6, score=None, metric="gpt_eval_score")
         write_cell(tmp_path, value, [None] * 6)
         answers = (tmp_path / "cells" / f"{value['signature']}.jsonl").read_bytes()
-        value["answers"] = {"sha256": hashlib.sha256(answers).hexdigest(), "count": 6}
+        value["answers"] = {
+            "file": f"{value['signature']}.jsonl",
+            "sha256": hashlib.sha256(answers).hexdigest(),
+            "count": 6,
+        }
         (tmp_path / "cells" / f"{value['signature']}.json").write_text(json.dumps(value))
     columns = [{"name": "mmvet", "metric": "gpt_eval_score", "protocol": "judged", "judge": "mmvet"}]
     write_plan(tmp_path, "vet", [planned(*key) for key in keys], benchmarks=columns)

@@ -174,10 +174,10 @@ def test_the_same_file_gives_the_same_bytes_at_column_width(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 0}, "schema 0"),
+        ({"schema": 0}, "its schema is 0"),
         ({"maps": [one(0, "clasp", [{"layer": 0, "kept": [SIDE * SIDE], "pivots": None}])]}, "outside of 16 patches"),
         ({"maps": [one(7, "clasp", [])]}, "question 7, of 2"),
-        ({"questions": [{}, {}]}, "Field required"),
+        ({"questions": [{}, {}]}, "is missing"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -62,12 +62,12 @@ def test_no_measurement_is_no_section(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("{", "cannot be read"),
-        ("[]", "cannot be read"),
+        ("{", "it is not valid JSON"),
+        ("[]", "it is not a JSON object"),
         ({"schema": 9}, "schema is 9"),
         ({"categories": ["ocr"]}, "does not fit"),
         ({"sets": {"unseen": {"hash": "x", "prompts": 11, "routers": content()["sets"]["unseen"]["routers"]}}}, "fit"),
-        ({"device": None}, "device: Input should be"),
+        ({"device": None}, "device is None, which should be an object"),
     ],
 )
 def test_a_bad_file_is_an_error_with_its_remedy(tmp_path: Path, change: Any, message: str) -> None:

@@ -399,8 +399,8 @@ def test_fingerprint_covers_what_a_method_imports_and_nothing_else(tmp_path: Pat
     names = (
         "ops/cluster.py",
         "ops/select.py",
-        "policy.py",
-        "prototypes.jsonl",
+        "methods/clasp/policy.py",
+        "methods/clasp/prototypes.jsonl",
         "engine/state.py",
         "methods/visionzip.py",
         "config/schema.py",
@@ -412,7 +412,7 @@ from clasp import fingerprint
 
 def prints():
     fingerprint.code_fingerprint.cache_clear()
-    return [fingerprint.code_fingerprint(f"clasp.methods.{name}", "clasp.engine") for name in ("clasp", "fastv")]
+    return [fingerprint.code_fingerprint(f"clasp.methods.{name}", "clasp.engine") for name in ("clasp.method", "fastv")]
 
 before, changed = prints(), {}
 for name in sys.argv[1:]:
@@ -428,8 +428,8 @@ print(json.dumps(changed))
     assert changed == {
         "ops/cluster.py": [True, False],
         "ops/select.py": [True, True],
-        "policy.py": [True, False],
-        "prototypes.jsonl": [True, False],
+        "methods/clasp/policy.py": [True, False],
+        "methods/clasp/prototypes.jsonl": [True, False],
         "engine/state.py": [True, True],
         "methods/visionzip.py": [False, False],
         "config/schema.py": [False, False],

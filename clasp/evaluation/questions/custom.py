@@ -91,7 +91,7 @@ def read(path: Path) -> Custom:
     benchmark = Benchmark(
         name=f"{PREFIX}{path.stem}",
         task=TASK,
-        metrics=("accuracy",),
+        metrics=("exact_match",),
         metric="accuracy",
         source="custom",
         category=categories.pop() if len(categories) == 1 else None,
@@ -186,7 +186,7 @@ def _wrong_question(question: Any) -> Iterator[str]:
     else:
         for mark in PLACEHOLDERS:
             if mark in question:
-                yield f"question holds the placeholder {mark}; leave it out, pictures come before the text"
+                yield f"question holds the placeholder {mark}; leave it out, images come before the text"
 
 
 def _is_texts(value: Any) -> bool:

@@ -62,4 +62,4 @@ def doc_to_target(document: Mapping[str, Any]) -> str:
 
 def process_results(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """1.0 where the answer is one of the accepted ones after :func:`normalise`, else 0.0."""
-    return {"accuracy": float(normalise(results[0]) in {normalise(answer) for answer in document["answers"]})}
+    return {"exact_match": float(normalise(results[0]) in {normalise(answer) for answer in document["answers"]})}

@@ -102,7 +102,7 @@ def test_what_is_fetched_is_checked_and_told(fetched: tuple[Path, str]) -> None:
     folder, logged = fetched
     first, again = logged.split("=== altered")
     assert f"backbone mine: {SOURCE} at " in first
-    assert "7 files, 8.1 MiB" in first
+    assert "7 files, 18 MiB" in first
     assert "benchmark pope: 2 files" in first
     assert first.count("all that its 1 cells need is here\nexit code 0") == again.count("exit code 0") == 1
     names = {path.name for path in folder.glob("home/hub/models--*/snapshots/*/*")}
@@ -224,7 +224,7 @@ def test_without_a_hub_what_was_fetched_is_checked(config: RunConfig) -> None:
     config = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, names=("tiny_textvqa",)))
     logged: list[str] = []
     download.fetch(config, logged.append)
-    assert logged[0].startswith("backbone mine: the hub cannot be reached; 7 files, 8.1 MiB here, unaltered")
+    assert logged[0].startswith("backbone mine: the hub cannot be reached; 7 files, 18 MiB here, unaltered")
     files("model", "models--*/snapshots/*/config.json").unlink()
     with pytest.raises(BackboneUnavailable, match=r"config\.json is missing, and the hub cannot be reached"):
         download.fetch(config, logged.append)
