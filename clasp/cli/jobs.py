@@ -96,7 +96,7 @@ def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_,
 
 
 def retention_job(composed: Any, draw: Callable[[Path, str], str]) -> None:
-    """As :func:`job`, for ``configs/kept_tokens.yaml``: stores what methods keep of a few images.
+    """As :func:`job`, for ``configs/retention.yaml``: stores what methods keep of a few images.
 
     Args:
         composed: the DictConfig that Hydra composed.

@@ -181,13 +181,15 @@ def _possible(
 ) -> Iterator[tuple[str, Method, dict[str, Any]]]:
     """(row, method, budget) of the grid. Of a grid of every method, what the backbone does not allow is left out."""
     for name, own, tokens, ratio in _combinations(config, notices):
-        _count(geometry, tokens, ratio)
+        method, budget = _method(own, tokens, ratio, geometry)
         try:
-            yield (name, *_method(own, tokens, ratio, geometry))
-        except ConfigError as error:
+            method.check(geometry)
+        except ValueError as error:
             if not (config.grid.every and name in config.grid.method):
-                raise
+                raise ConfigError(str(error)) from error
             notices.append(f"left out: {name}: {error}")
+        else:
+            yield name, method, budget
 
 
 def _count(geometry: Geometry, tokens: int | None, ratio: float | None) -> int:
@@ -225,7 +227,7 @@ def _class(name: str) -> type[Method]:
 def _method(
     config: RunConfig, tokens: int | None, ratio: float | None, geometry: Geometry
 ) -> tuple[Method, dict[str, Any]]:
-    """The method and its budget, as a count wherever the backbone has one, so that ratio and count are one cell."""
+    """The method, unchecked, and its budget, a count where the backbone has one: ratio and count are then one cell."""
     from clasp.methods import build
 
     name, own = config.method.name, dict(config.method.params)
@@ -246,7 +248,6 @@ def _method(
                 "router": _router(config.router),
             }
         method = build(name, own)
-        method.check(geometry)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
     return method, {"tokens": count, "ratio": ratio, "visual_tokens": geometry.visual_tokens}

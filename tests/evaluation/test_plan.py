@@ -179,6 +179,18 @@ def test_every_experiment_can_be_run_on_the_tiny_backbone(configured: Configured
     assert {spec.signature for _, specs in planned.rows for spec in specs} == {s.signature for s in planned.cells}
 
 
+def test_of_every_method_only_what_cannot_be_is_left_out(configured: Configured) -> None:
+    """A method's own bad parameter is an error, not a row less; a budget that only PACT cannot meet costs its row."""
+    every = ("grid.method=[all]", "grid.tokens=[64]", "limit=2", ONE)
+    left_out = {notice.split(": ")[1] for notice in plan(configured(*every)).notices if notice.startswith("left out: ")}
+    assert "pact" in left_out
+    assert not left_out & {"random", "fastv", "clasp"}
+    with pytest.raises(ConfigError, match="completion"):
+        plan(configured(*every, "method=clasp", "method.completion=nothing"))
+    with pytest.raises(ConfigError, match="tokens=900 is more than"):
+        plan(configured("grid.method=[all]", "grid.tokens=[900]", "limit=2", ONE))
+
+
 def test_the_methods_table_has_the_main_table_s_cells(configured: Configured) -> None:
     main, every = (configured(f"experiment={name}", "limit=2") for name in ("tiny_main", "table_llava15"))
     assert set(signatures(main)) < set(signatures(every))
