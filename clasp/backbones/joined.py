@@ -34,10 +34,10 @@ class JoinedAdapter(CropAdapter):
         """Visual tokens of a crop."""
         return self.patches // self.unit_side**2
 
-    def read(self, seen: VisionPass, ids: Tensor) -> None:
+    def read(self, vision_pass: VisionPass, ids: Tensor) -> None:
         (placeholder,) = self.placeholders.values()
         rows = [runs_of(row, placeholder) for row in ids.tolist()]
-        encoded = sum(len(features.flatten(0, -2)) for features in seen.output.pooler_output)
+        encoded = sum(len(features.flatten(0, -2)) for features in vision_pass.output.pooler_output)
         held = sum(run.length for runs in rows for run in runs)
         if held % max(1, encoded):
             raise UnsupportedError(
@@ -57,19 +57,19 @@ class JoinedAdapter(CropAdapter):
                     )
                 counts.append(tokens // self.crop_tokens)
                 owners.append(row)
-        seen.memo["crop_counts"], seen.memo["owners"] = counts, owners
+        vision_pass.memo["crop_counts"], vision_pass.memo["owners"] = counts, owners
 
-    def crop_counts(self, seen: VisionPass) -> list[int]:
-        return seen.memo["crop_counts"]
+    def crop_counts(self, vision_pass: VisionPass) -> list[int]:
+        return vision_pass.memo["crop_counts"]
 
-    def counts(self, seen: VisionPass) -> list[int]:
-        return [crops * self.crop_tokens for crops in self.crop_counts(seen)]
+    def counts(self, vision_pass: VisionPass) -> list[int]:
+        return [crops * self.crop_tokens for crops in self.crop_counts(vision_pass)]
 
-    def pixels(self, seen: VisionPass, item: int) -> Tensor:
-        start, end = self._range(seen, item)
-        return seen.arguments["pixel_values"][start:end]
+    def pixels(self, vision_pass: VisionPass, item: int) -> Tensor:
+        start, end = self._range(vision_pass, item)
+        return vision_pass.arguments["pixel_values"][start:end]
 
-    def pack(self, seen: VisionPass, item: int, blocks: Tensor, newline: Tensor) -> Tensor:
+    def pack(self, vision_pass: VisionPass, item: int, blocks: Tensor, newline: Tensor) -> Tensor:
         return blocks.flatten(0, 1)
 
     def joined(self, patches: Tensor) -> Tensor:
@@ -82,24 +82,24 @@ class JoinedAdapter(CropAdapter):
         """(rows, tokens, unit * dim) joined patches -> (rows, tokens, unit, dim)."""
         return features.unflatten(-1, (self.unit_side**2, -1))
 
-    def cls_features(self, seen: VisionPass, item: int, state: Tensor) -> Tensor:
+    def cls_features(self, vision_pass: VisionPass, item: int, state: Tensor) -> Tensor:
         """A square of CLS tokens (assumption: no such model projects its CLS token)."""
-        return self.cls_states(seen, item, state).repeat(1, self.unit_side**2)
+        return self.cls_states(vision_pass, item, state).repeat(1, self.unit_side**2)
 
-    def reassemble(self, seen: VisionPass, item: int, blocks: Tensor) -> Tensor:
+    def reassemble(self, vision_pass: VisionPass, item: int, blocks: Tensor) -> Tensor:
         return self.project(self.joined(blocks).flatten(2)).flatten(0, 1)
 
-    def arrange(self, seen: VisionPass, item: int, values: Tensor, joined: bool = False) -> Tensor:
-        units = self.joined(self.blocks(seen, item, values)).flatten(0, 1)
+    def arrange(self, vision_pass: VisionPass, item: int, values: Tensor, joined: bool = False) -> Tensor:
+        units = self.joined(self.blocks(vision_pass, item, values)).flatten(0, 1)
         return units.flatten(1) if joined else units.mean(dim=1)
 
-    def crops(self, seen: VisionPass, item: int) -> Tensor:
-        numbers = torch.arange(self.crop_counts(seen)[item], device=seen.output.last_hidden_state.device)
+    def crops(self, vision_pass: VisionPass, item: int) -> Tensor:
+        numbers = torch.arange(self.crop_counts(vision_pass)[item], device=vision_pass.output.last_hidden_state.device)
         return numbers.repeat_interleave(self.crop_tokens)
 
-    def grid(self, seen: VisionPass, item: int) -> list[Tensor]:
+    def grid(self, vision_pass: VisionPass, item: int) -> list[Tensor]:
         tokens = self.side // self.unit_side
-        return rasters(self.crop_counts(seen)[item], tokens, tokens)
+        return rasters(self.crop_counts(vision_pass)[item], tokens, tokens)
 
 
 class Run:

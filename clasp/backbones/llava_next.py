@@ -23,5 +23,5 @@ class LlavaNextAdapter(AnyResAdapter):
         patches = (vision.image_size // vision.patch_size) ** 2
         return crop_geometry(config, (1 + largest_grid(config)) * patches, dynamic=True)
 
-    def packing(self, seen: VisionPass) -> dict[str, Any]:
+    def packing(self, vision_pass: VisionPass) -> dict[str, Any]:
         return {"vision_feature_select_strategy": self.model.config.vision_feature_select_strategy}

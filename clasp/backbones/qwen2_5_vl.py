@@ -24,14 +24,14 @@ class Qwen25VLAdapter(QwenAdapter):
     def geometry_of(config: Any) -> Geometry:
         return qwen_geometry(config, Qwen25VLAdapter.REFERENCE_TOKENS)
 
-    def unit_order(self, seen: VisionPass) -> Tensor:
-        if "unit_order" not in seen.memo:
+    def unit_order(self, vision_pass: VisionPass) -> Tensor:
+        if "unit_order" not in vision_pass.memo:
             vision = self.model.config.vision_config
             windowed, _ = get_vision_window_index(
-                seen.arguments[f"{seen.modality}_grid_thw"],
+                vision_pass.arguments[f"{vision_pass.modality}_grid_thw"],
                 spatial_merge_size=vision.spatial_merge_size,
                 window_size=vision.window_size,
                 patch_size=vision.patch_size,
             )
-            seen.memo["unit_order"] = windowed.argsort()
-        return seen.memo["unit_order"]
+            vision_pass.memo["unit_order"] = windowed.argsort()
+        return vision_pass.memo["unit_order"]

@@ -61,9 +61,9 @@ class SmolVLMAdapter(JoinedAdapter):
         ends = [number + 1 for number, run in enumerate(runs) if run.before == runs[-1].before]
         return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
-    def read(self, seen: VisionPass, ids: Tensor) -> None:
-        super().read(seen, ids)
-        mask = seen.arguments.get("pixel_attention_mask")
+    def read(self, vision_pass: VisionPass, ids: Tensor) -> None:
+        super().read(vision_pass, ids)
+        mask = vision_pass.arguments.get("pixel_attention_mask")
         if mask is not None:
             seen_of_crop = torch.as_tensor(mask).bool().flatten(-2).flatten(0, -2)
             if bool((seen_of_crop.any(dim=1) & ~seen_of_crop.all(dim=1)).any()):
@@ -72,15 +72,18 @@ class SmolVLMAdapter(JoinedAdapter):
                     "processor resize pictures to whole crops, as it does by default"
                 )
 
-    def pixels(self, seen: VisionPass, item: int) -> Tensor:
-        pixels, owners = seen.arguments["pixel_values"], seen.memo["owners"]  # a row a prompt, padded with empty crops
-        if len(pixels) <= max(owners):  # prompts without a picture have no row
+    def pixels(self, vision_pass: VisionPass, item: int) -> Tensor:
+        # (prompts, most crops of a prompt, 3, height, width), padded with empty crops
+        pixels, owners = vision_pass.arguments["pixel_values"], vision_pass.memo["owners"]
+        if len(pixels) <= max(owners):  # prompts without an image have no row
             rows = sorted(set(owners))
             owners = [rows.index(owner) for owner in owners]
         before = [
-            count for count, owner in zip(self.crop_counts(seen)[:item], owners, strict=False) if owner == owners[item]
+            count
+            for count, owner in zip(self.crop_counts(vision_pass)[:item], owners, strict=False)
+            if owner == owners[item]
         ]
-        return pixels[owners[item], sum(before) : sum(before) + self.crop_counts(seen)[item]]
+        return pixels[owners[item], sum(before) : sum(before) + self.crop_counts(vision_pass)[item]]
 
     def project(self, features: Tensor) -> Tensor:
         tower: Any = self.tower("image")

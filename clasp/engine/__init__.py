@@ -185,8 +185,8 @@ class Run:
             )
         passes = [self._watch.passes.get(name) for name in encoded]
         if any(
-            seen is None or output.last_hidden_state is not seen.output.last_hidden_state
-            for seen, output in zip(passes, encoded.values(), strict=True)
+            vision_pass is None or output.last_hidden_state is not vision_pass.output.last_hidden_state
+            for vision_pass, output in zip(passes, encoded.values(), strict=True)
         ):
             raise UnsupportedError(
                 "the images were encoded outside of this context, or cut by prefill_chunk_size; pass pixel_values, not "
@@ -200,7 +200,7 @@ class Run:
             self._schedule_for,
             ids,
             mask,
-            [seen for seen in passes if seen is not None],
+            [vision_pass for vision_pass in passes if vision_pass is not None],
             oracle,
             past,
             cache,

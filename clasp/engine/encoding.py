@@ -127,12 +127,12 @@ class EncoderWatch:
     def _before_layer(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        seen = self._encoding
-        if seen is None:  # a tower that its user calls alone
+        vision_pass = self._encoding
+        if vision_pass is None:  # a tower that its user calls alone
             return None
         hidden = args[0] if args else kwargs["hidden_states"]
         self._keep(index, hidden)
-        seen.inputs = kwargs
+        vision_pass.inputs = kwargs
         bias = None if self._merger is None else self._merger.before(index, hidden)
         return None if bias is None else ((hidden,), {**kwargs, "attention_mask": bias})
 

@@ -79,8 +79,8 @@ class LayerRows:
         """(rows, ..., queries, visual) float32 attention of the query rows, places in the layout, by ``attend``."""
         order = torch.arange(-self._earlier, self._layout.length, device=rows.device)
         allowed = order <= rows[..., None]
-        if (seen := self._layout.seen()) is not None:
-            allowed = allowed & self._state.own(seen)[:, None, :]
+        if (attention_mask := self._layout.attention_mask()) is not None:
+            allowed = allowed & self._state.own(attention_mask)[:, None, :]
         bias = None if (weighed := self._layout.weighed()) is None else self._state.own(weighed)
         scores = attend(self._heads("q", rows, True), self._all_keys, allowed, self.scaling(), bias)
         visual = self._places("visual") + self._earlier

@@ -61,7 +61,7 @@ class VisionMerger:
             with ambient():
                 return self._adapter.heads_of(self._modality, layer, entered, kind)
 
-        seen = Patches(
+        view = Patches(
             hidden=patches,
             keys=self._adapter.keys_of(self._modality, layer, entered)[:, self._cls :],
             sizes=self._sizes,
@@ -75,10 +75,10 @@ class VisionMerger:
             scratch=self._scratch,
         )
         with ambient.off():
-            target = self._method.merge(layer, seen)
+            target = self._method.merge(layer, view)
             if target is None:
                 return hidden
-            leading = self._method.leading(layer, seen)
+            leading = self._method.leading(layer, view)
         merged = self._merge(patches, target, leading)
         return torch.cat([hidden[:, : self._cls], merged], dim=1)
 

@@ -34,7 +34,7 @@ class Run:
         """(axes, batch, length) positions of tokens that follow, with ``before`` valid ones of them before each."""
         return self.next_position + before
 
-    def seen(self, more: Tensor | None, fresh: int) -> Tensor | None:
+    def attention_mask(self, more: Tensor | None, fresh: int) -> Tensor | None:
         """(batch, length + fresh) bool with ``fresh`` tokens behind, ``more`` (batch, fresh) of them valid.
 
         None, of these and as a result: all are.
@@ -58,7 +58,9 @@ class Run:
 
     def grown(self, more: Tensor | None, fresh: int, next_position: Tensor) -> Run:
         """With ``fresh`` tokens more, of no bias."""
-        return Run(self.layer, self.length + fresh, self.seen(more, fresh), next_position, self.weighed(None, fresh))
+        return Run(
+            self.layer, self.length + fresh, self.attention_mask(more, fresh), next_position, self.weighed(None, fresh)
+        )
 
     def cropped(self, tokens: int, removed: Tensor) -> Run:
         """Without the last ``tokens``, of which ``removed`` (batch, 1) are valid in each row."""

@@ -111,33 +111,33 @@ class Prefill:
         for row, media in enumerate(self.media):
             category = self.categories[row] if self.categories is not None else None
             for medium in media:
-                key = (id(medium.seen), medium.item)
+                key = (id(medium.vision_pass), medium.item)
                 if key not in fused and (own := self.method.fuse(FusionView(medium), category)) is not None:
-                    fused[key] = self.adapter.reassemble(medium.seen, medium.item, own)
+                    fused[key] = self.adapter.reassemble(medium.vision_pass, medium.item, own)
         changed: dict[str, Any] = {}
-        for seen in self.passes:
-            shown = [medium for media in self.media for medium in media if medium.seen is seen]
-            output = encoded[seen.modality]
-            if seen.modality in self.placeholders.earlier:
-                output = self.adapter.part(seen, [medium.item for medium in shown]) if shown else None
-            if any(key == id(seen) for key, _ in fused):
+        for vision_pass in self.passes:
+            shown = [medium for media in self.media for medium in media if medium.vision_pass is vision_pass]
+            output = encoded[vision_pass.modality]
+            if vision_pass.modality in self.placeholders.earlier:
+                output = self.adapter.part(vision_pass, [medium.item for medium in shown]) if shown else None
+            if any(key == id(vision_pass) for key, _ in fused):
                 output = copy.copy(output)
-                output.pooler_output = self._pooled(seen, shown, fused)
-            changed[seen.modality] = output
+                output.pooler_output = self._pooled(vision_pass, shown, fused)
+            changed[vision_pass.modality] = output
         return changed
 
     def _pooled(
-        self, seen: VisionPass, shown: Sequence[Medium], fused: dict[tuple[int, int], Tensor]
+        self, vision_pass: VisionPass, shown: Sequence[Medium], fused: dict[tuple[int, int], Tensor]
     ) -> list[Tensor] | Tensor:
         """Features of some media in the shape that the backbone's forward takes."""
-        own = seen.output.pooler_output
-        ends = torch.tensor(self.adapter.counts(seen)).cumsum(0).tolist()
+        own = vision_pass.output.pooler_output
+        ends = torch.tensor(self.adapter.counts(vision_pass)).cumsum(0).tolist()
         flat = own.flatten(0, -2) if isinstance(own, Tensor) else torch.cat(list(own))
         parts = []
         for medium in shown:
             end = ends[medium.item]
             plain = flat[end - medium.tokens : end]
-            parts.append(fused.get((id(seen), medium.item), plain).to(plain.dtype))
+            parts.append(fused.get((id(vision_pass), medium.item), plain).to(plain.dtype))
         return torch.cat(parts).unflatten(0, (-1, own.shape[-2])) if isinstance(own, Tensor) else parts
 
     @cached_property
@@ -174,7 +174,7 @@ class Prefill:
         """
         if self.past is None:
             return kwargs
-        media = [(medium.seen, medium.item) for media in self.media for medium in media]
+        media = [(medium.vision_pass, medium.item) for media in self.media for medium in media]
         start = self.past.given.next_position
         expected = self.adapter.continued(self.ids, self.valid, media, start, kwargs)
         return {**kwargs, "position_ids": plain(checked(self.adapter, expected, self._real(start.device), kwargs))}
@@ -274,13 +274,14 @@ class Prefill:
         """What the cache holds after this prefill."""
         modalities = list(self.adapter.placeholders)
         visual = [
-            [sum(m.tokens for m in media if m.seen.modality == name) for name in modalities] for media in self.media
+            [sum(m.tokens for m in media if m.vision_pass.modality == name) for name in modalities]
+            for media in self.media
         ]
         return self.narrowing.after(self._tail(), visual, self.method.cuts_passed)
 
     def _tail(self) -> int:
         """How many of the last tokens are text in every row, so that all layers hold them, one position each."""
-        if len(self.layouts[0].positions) == 3 and any(seen.modality == "video" for seen in self.passes):
+        if len(self.layouts[0].positions) == 3 and any(vision_pass.modality == "video" for vision_pass in self.passes):
             return 0  # a long video's last times may be larger than the positions of the text behind it
         text = self.valid & ~self.placeholders.visual
         return int(text.flip(1).long().cumprod(dim=1).sum(dim=1).min())
