@@ -72,11 +72,11 @@ class Geometry:
     """What schedules and costs need to know of a backbone. Widths are in channels, all counts per image.
 
     Args:
-        visual_tokens: of one image; where it depends on the picture (``dynamic``), of the one that papers count with.
+        visual_tokens: of one image; where it depends on the image (``dynamic``), of the one that papers count with.
         feature_layer: index into the ViT's hidden states (0 = embeddings) that the projector reads, non-negative.
         cls: the ViT has a CLS token.
         multimodal_rotary: rotary positions have an axis each for time, height and width.
-        dynamic: the number of visual tokens depends on the picture's size.
+        dynamic: the number of visual tokens depends on the image's size.
         packed_vision: the ViT takes all patches of a batch as one sequence, so that none can be merged inside it.
         text_tower: beside the weights lies the CLIP model, text tower included, whose vision tower the ViT is.
         joined_patches: several patches of a crop make one visual token, so that none can be merged inside the ViT.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 TINY = "tiny"
 
 TRANSFORMERS = (5, 23)
-"""Oldest transformers whose parts the adapters name: pictures are encoded apart from the prompt's forward."""
+"""Oldest transformers whose parts the adapters name: images are encoded apart from the prompt's forward."""
 
 ADAPTERS: dict[str, tuple[str, str]] = {
     "LlavaForConditionalGeneration": ("clasp.backbones.llava", "LlavaAdapter"),
@@ -54,7 +54,7 @@ ADAPTERS: dict[str, tuple[str, str]] = {
 
 REFUSED: dict[str, str] = {
     "Gemma3ForConditionalGeneration": (
-        "its decoder alternates layers of two masks and two rotary bases, and lets the tokens of a picture see each "
+        "its decoder alternates layers of two masks and two rotary bases, and lets the tokens of an image see each "
         "other both ways, while the engine gives all layers behind a stage one causal mask and one rotary base"
     ),
 }

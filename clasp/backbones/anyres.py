@@ -1,7 +1,7 @@
-"""Any-resolution backbones: a picture is seen whole, and again as the tiles of a grid that suits its shape.
+"""Any-resolution backbones: an image is seen whole, and again as the tiles of a grid that suits its shape.
 
-Visual tokens of a cut picture are the whole picture's patches in one block, then the rows of patches of the whole grid:
-each runs through the tiles beside each other and ends in a newline token. What the picture's shape left empty at the
+Visual tokens of a cut image are the whole image's patches in one block, then the rows of patches of the whole grid:
+each runs through the tiles beside each other and ends in a newline token. What the image's shape left empty at the
 grid's edges (padding) gives no tokens.
 """
 
@@ -20,7 +20,7 @@ from clasp.backbones.crops import CropAdapter
 
 
 class AnyResAdapter(CropAdapter):
-    """What LLaVA-NeXT and LLaVA-OneVision share. Crop 0 of a cut picture is the whole of it, the others tile it."""
+    """What LLaVA-NeXT and LLaVA-OneVision share. Crop 0 of a cut image is the whole of it, the others tile it."""
 
     def cut(self, vision_pass: VisionPass) -> Sequence[bool]:
         """Which images of a pass are cut into tiles; the others are one crop each."""
@@ -68,9 +68,9 @@ class AnyResAdapter(CropAdapter):
         return [*whole, rest[:, :-1]]
 
     def covering(self, vision_pass: VisionPass, item: int) -> Tensor:
-        """(patches,) long: the tile under each patch's centre, were the grid laid over the picture without padding.
+        """(patches,) long: the tile under each patch's centre, were the grid laid over the image without padding.
 
-        The padding that tiles have at the grid's edges is left out of account: in a picture with much of it, a patch
+        The padding that tiles have at the grid's edges is left out of account: in an image with much of it, a patch
         near a tile's border may lie in the neighbouring tile.
         """
         if not self.whole_first(vision_pass, item):

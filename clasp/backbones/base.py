@@ -253,7 +253,7 @@ class Adapter(ABC):
     @abstractmethod
     def grid(self, vision_pass: VisionPass, item: int) -> list[Tensor]:
         """Where a medium's visual tokens lie, on the CPU: of each of its frames the places (rows, columns) long among
-        the medium's tokens. A cut picture has two frames, the whole of it and its tiles beside each other. Tokens that
+        the medium's tokens. A cut image has two frames, the whole of it and its tiles beside each other. Tokens that
         are in none of them (newline, CLS) lie in no row and no column."""
 
     def cls_states(self, vision_pass: VisionPass, item: int, state: Tensor) -> Tensor:

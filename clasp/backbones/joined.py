@@ -1,7 +1,7 @@
 """What families share whose ViT sees square crops and of which a square of patches makes one visual token.
 
-A processor cuts a picture into tiles and adds the whole of it as the last crop. A prompt alone says which crops make a
-picture: the encoder gets all crops of a batch one behind the other. A video's frames are pictures of one crop each.
+A processor cuts an image into tiles and adds the whole of it as the last crop. A prompt alone says which crops make an
+image: the encoder gets all crops of a batch one behind the other. A video's frames are images of one crop each.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class JoinedAdapter(CropAdapter):
         """Patches along one side of the square that makes one visual token."""
 
     @abstractmethod
-    def pictures(self, runs: Sequence[Run]) -> list[int]:
-        """How many of a prompt's runs of placeholders, in order, make each of its pictures."""
+    def runs_per_image(self, runs: Sequence[Run]) -> list[int]:
+        """How many of a prompt's runs of placeholders, in order, make each of its images."""
 
     @property
     def crop_tokens(self) -> int:
@@ -41,18 +41,18 @@ class JoinedAdapter(CropAdapter):
         held = sum(run.length for runs in rows for run in runs)
         if held % max(1, encoded):
             raise UnsupportedError(
-                f"the prompts have {held} placeholders, but the crops of their pictures have {encoded} visual tokens; "
-                f"build inputs with the backbone's processor, and pass the pictures of these prompts alone"
+                f"the prompts have {held} placeholders, but the crops of their images have {encoded} visual tokens; "
+                f"build inputs with the backbone's processor, and pass the images of these prompts alone"
             )
         copies = max(1, held // max(1, encoded))  # beams repeat prompts
         counts, owners = list[int](), list[int]()
         for row, runs in enumerate(rows[::copies]):
             lengths = iter(run.length for run in runs)
-            for number in self.pictures(runs):
+            for number in self.runs_per_image(runs):
                 tokens = sum(next(lengths) for _ in range(number))
                 if tokens % self.crop_tokens:
                     raise UnsupportedError(
-                        f"a picture has {tokens} placeholders, while each of its crops has {self.crop_tokens} visual "
+                        f"an image has {tokens} placeholders, while each of its crops has {self.crop_tokens} visual "
                         f"tokens; build inputs with the backbone's processor"
                     )
                 counts.append(tokens // self.crop_tokens)

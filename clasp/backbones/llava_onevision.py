@@ -1,6 +1,6 @@
-"""LLaVA-OneVision: SigLIP vision tower, two-layer projector, Qwen2 decoder; pictures at any resolution, and videos.
+"""LLaVA-OneVision: SigLIP vision tower, two-layer projector, Qwen2 decoder; images at any resolution, and videos.
 
-A prompt's only picture is cut into tiles; of several pictures, each is one crop. Where a picture's grid has more
+A prompt's only image is cut into tiles; of several images, each is one crop. Where an image's grid has more
 patches than nine tiles hold, its features are interpolated to about as many: a visual token may then mix neighbouring
 tiles, and counts as from the one that weighs most. A video's frames are one crop each, interpolated to half their
 height and width; one newline token ends the video.
@@ -32,7 +32,7 @@ class LlavaOnevisionAdapter(AnyResAdapter):
 
     @staticmethod
     def geometry_of(config: Any) -> Geometry:
-        """Counts with one crop (27 x 27 = 729 as published), the only part that every picture has: the tiles of a grid
+        """Counts with one crop (27 x 27 = 729 as published), the only part that every image has: the tiles of a grid
         add up to nine times as many, newlines excepted."""
         vision = config.vision_config
         return crop_geometry(config, (vision.image_size // vision.patch_size) ** 2, dynamic=True, videos=True)

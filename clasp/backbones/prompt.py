@@ -30,11 +30,11 @@ _UNKNOWN_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece vocabulari
 _BETWEEN = re.compile(
     rb"<\d+(\.\d+)? seconds>"  # Qwen3-VL's processor, before each frame
     rb"|\n?Frame\d+: "  # InternVL's, likewise
-    rb"|((<row_\d+_col_\d+>)+\n)+\n"  # SmolVLM's, before the tiles of each row of a picture
+    rb"|((<row_\d+_col_\d+>)+\n)+\n"  # SmolVLM's, before the tiles of each row of an image
     rb"|You are provided the following series of [\w -]+ frames from a [\d:]+ \[H:MM:SS\] video\.\n"
     rb"|\nFrame from \d+:\d\d:"  # SmolVLM's, before a video and before each of its frames
 )
-"""What processors write between the parts of a picture or video."""
+"""What processors write between the parts of an image or video."""
 
 
 def with_template(processor: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the Qwen-VL families share: a ViT at the picture's own resolution, multimodal rotary positions.
+"""What the Qwen-VL families share: a ViT at the image's own resolution, multimodal rotary positions.
 
 The ViT takes all patches of a pass as one sequence, (patches of all media, dim), and attends within frames. A *unit*
 of neighbouring patches (published: 2 x 2), always consecutive in that sequence, becomes one visual token in the merger.
@@ -207,7 +207,7 @@ def qwen_geometry(config: Any, visual_tokens: int) -> Geometry:
     """Counts of a Qwen-VL family from its configuration.
 
     Args:
-        visual_tokens: of the picture that stands for all of them, whose sizes differ.
+        visual_tokens: of the image that stands for all of them, whose sizes differ.
 
     Raises:
         UnsupportedError: the decoder attends in a sliding window.

@@ -18,7 +18,7 @@ class Qwen25VLAdapter(QwenAdapter):
     architectures: ClassVar[tuple[str, ...]] = ("Qwen2_5_VLForConditionalGeneration",)
 
     REFERENCE_TOKENS: ClassVar[int] = 1296
-    """Visual tokens of a picture of 1008 x 1008 pixels, 28 x 28 each (assumption: results give shares, no count)."""
+    """Visual tokens of an image of 1008 x 1008 pixels, 28 x 28 each (assumption: results give shares, no count)."""
 
     @staticmethod
     def geometry_of(config: Any) -> Geometry:

@@ -24,7 +24,7 @@ class Qwen3VLAdapter(QwenAdapter):
     architectures: ClassVar[tuple[str, ...]] = ("Qwen3VLForConditionalGeneration",)
 
     REFERENCE_TOKENS: ClassVar[int] = 1024
-    """Visual tokens of a picture of 1024 x 1024 pixels, 32 x 32 each (assumption)."""
+    """Visual tokens of an image of 1024 x 1024 pixels, 32 x 32 each (assumption)."""
 
     @staticmethod
     def geometry_of(config: Any) -> Geometry:

@@ -1,7 +1,7 @@
 """SmolVLM2 (arXiv 2504.05299): SigLIP over tiles, a square of patches a visual token, one matrix, Llama-shaped decoder.
 
-Each crop has a run of placeholders of its own: a picture's tiles with their row and column before them, and last the
-whole of it behind a token that says so. A video's frames are written as whole pictures, with their times between them,
+Each crop has a run of placeholders of its own: an image's tiles with their row and column before them, and last the
+whole of it behind a token that says so. A video's frames are written as whole images, with their times between them,
 and count as such: a budget is of a frame.
 """
 
@@ -26,8 +26,8 @@ class SmolVLMAdapter(JoinedAdapter):
 
     @staticmethod
     def geometry_of(config: Any) -> Geometry:
-        """Counts with one crop (81 visual tokens as published for 2.2B), the only part that every picture has: tiles
-        and the whole picture are as many times that."""
+        """Counts with one crop (81 visual tokens as published for 2.2B), the only part that every image has: tiles
+        and the whole image are as many times that."""
         vision = config.vision_config
         side = vision.image_size // vision.patch_size
         check_side(config, side, config.scale_factor)
@@ -54,7 +54,7 @@ class SmolVLMAdapter(JoinedAdapter):
     def tower(self, modality: Modality) -> nn.Module:
         return self.model.model.vision_model
 
-    def pictures(self, runs: Sequence[Run]) -> list[int]:
+    def runs_per_image(self, runs: Sequence[Run]) -> list[int]:
         """Each ends with its whole, as the prompt's last one does: what stands before that run says so of others."""
         if not runs:
             return []
@@ -68,8 +68,8 @@ class SmolVLMAdapter(JoinedAdapter):
             seen_of_crop = torch.as_tensor(mask).bool().flatten(-2).flatten(0, -2)
             if bool((seen_of_crop.any(dim=1) & ~seen_of_crop.all(dim=1)).any()):
                 raise UnsupportedError(
-                    "a picture is padded within its crop (pixel_attention_mask), which is not covered; let the "
-                    "processor resize pictures to whole crops, as it does by default"
+                    "an image is padded within its crop (pixel_attention_mask), which is not covered; let the "
+                    "processor resize images to whole crops, as it does by default"
                 )
 
     def pixels(self, vision_pass: VisionPass, item: int) -> Tensor:

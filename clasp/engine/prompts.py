@@ -104,7 +104,7 @@ class Placeholders:
         if left:
             raise UnsupportedError(
                 f"the {name}s of earlier turns had {tokens} visual tokens and have others now (LLaVA-OneVision cuts "
-                f"the only picture of a prompt); pass the new tokens and the new {name}s alone"
+                f"the only image of a prompt); pass the new tokens and the new {name}s alone"
             )
 
     def _assign(

@@ -115,7 +115,7 @@ class Medium:
         return self.adapter.crop_total(self.vision_pass, self.item)
 
     def frame_count(self) -> int:
-        """Frames of a video; a picture is one."""
+        """Frames of a video; an image is one."""
         return self.crop_total() if self.vision_pass.modality == "video" else 1
 
     def frames(self) -> Tensor:
@@ -172,7 +172,7 @@ class Medium:
         arranged = self.adapter.arrange(self.vision_pass, self.item, numbers[..., None].double())
         if bool((arranged != arranged.round()).any()):
             raise UnsupportedError(
-                "this backbone interpolates between patches of a picture of this size, so that patches merged inside "
+                "this backbone interpolates between patches of an image of this size, so that patches merged inside "
                 "the vision tower cannot be told apart; use another method"
             )
 

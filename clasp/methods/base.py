@@ -126,7 +126,7 @@ class Method(PruningMethod, ABC):
         if self.needs_videos and not geometry.videos:
             raise ValueError(
                 f"method {self.name!r} compares the frames of videos, which this backbone does not take; use one that "
-                f"does (video_llava_7b, llava_onevision_7b, qwen2_5_vl_7b), or a method for pictures"
+                f"does (video_llava_7b, llava_onevision_7b, qwen2_5_vl_7b), or a method for images"
             )
         schedule = self.schedule(geometry.visual_tokens, geometry.layers)
         cuts = [stage.cut for stage in schedule.stages]

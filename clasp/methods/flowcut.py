@@ -39,7 +39,7 @@ class FlowCut(Method):
     scope: ClassVar[Scope] = "crop"
     reads_cls: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = (
-        "FlowCut's number of patches that leave is each picture's own; its code takes the largest of a batch",
+        "FlowCut's number of patches that leave is each image's own; its code takes the largest of a batch",
         "FlowCut's second cut at decoder layer 1, which its code adds for LLaVA-NeXT, is not made: every crop ends "
         "with its share of the budget",
     )

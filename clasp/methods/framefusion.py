@@ -51,7 +51,7 @@ class FrameFusion(Method):
         "FrameFusion merges in the first quarter of the decoder at most, and prunes as soon as the budget would not "
         "bear another whole layer; its code has no such ends",
         "FrameFusion ranks newlines by attention too, and merges none",
-        "FrameFusion takes a picture, with all of its tiles, for a video of one frame: it is pruned by attention alone",
+        "FrameFusion takes an image, with all of its tiles, for a video of one frame: it is pruned by attention alone",
     )
     similarity: float = 0.6
     merging_share: float = 0.1

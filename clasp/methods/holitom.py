@@ -60,7 +60,7 @@ class HoliTom(Method):
         "HoliTom keeps fewer tokens than asked for where more than that is saved by still places alone",
         "HoliTom's attention is that received in the ViT layer whose output the projector reads, CLS's included",
         "HoliTom's centres have 0.6 of their cluster's weight, as in its code by default; its paper takes plain means",
-        "HoliTom takes a picture, with all of its tiles, for a video of one frame",
+        "HoliTom takes an image, with all of its tiles, for a video of one frame",
     )
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
     threshold: float = 0.8

@@ -36,7 +36,7 @@ class MMTok(Method):
     scope: ClassVar[Scope] = "crop"
     assumptions: ClassVar[tuple[str, ...]] = (
         "MMTok's words are all tokens of the instruction; its code leaves out 50 function words and format prompts",
-        "MMTok's patches in the padding of a square picture are candidates, which its code for LLaVA-1.5 leaves out",
+        "MMTok's patches in the padding of a square image are candidates, which its code for LLaVA-1.5 leaves out",
         "MMTok's budget is split over the crops of an image in proportion to their tokens",
     )
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence

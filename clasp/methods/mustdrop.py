@@ -64,7 +64,7 @@ class MustDrop(Listening):
         "MustDrop's layers 2, 6, 10, 14 of 32 scale with the decoder's depth; its thresholds do not change with it",
         "MustDrop's thresholds are those of its TextVQA scripts; that for VizWiz has others",
         "MustDrop's windows cut off by the edge merge likewise; its code refuses such grids",
-        "MustDrop's merged windows go first in pictures of one crop; in others every token keeps its place",
+        "MustDrop's merged windows go first in images of one crop; in others every token keeps its place",
         "MustDrop's images of one batch merge as many windows each as are alike, not the fewest of any",
         "MustDrop's counts at a fixed budget: geometric, from what is left of the merging on; too many representatives "
         "are ranked by CLS attention",

@@ -31,7 +31,7 @@ template; or everything after the last image, the template's closing included, a
 class Grid:
     """Where each visual token of some rows lies.
 
-    A picture that is cut into tiles has two frames: 0 is the whole of it and 1 the tiles beside each other, without the
+    An image that is cut into tiles has two frames: 0 is the whole of it and 1 the tiles beside each other, without the
     padding at the edges; where a model is not told how its tiles lie (InternVL3, SmolVLM2), each of them is a frame and
     the whole is the last. Frames of several images or videos are numbered on. Rows and columns count the visual tokens
     of a frame, so that a merged or pooled token is one; in scope ``crop``, those that the crop has left.
@@ -52,14 +52,14 @@ class Grid:
 class Frames:
     """The visual tokens of some rows by frame, all rows having equally many frames of equal size.
 
-    A picture counts as one frame, whatever tiles and newlines it has. A frame is what the ViT makes tokens of at once:
-    on Qwen-VL two pictures of the video. On Video-LLaVA its CLS token is its first one.
+    An image counts as one frame, whatever tiles and newlines it has. A frame is what the ViT makes tokens of at once:
+    on Qwen-VL two sampled frames of the video. On Video-LLaVA its CLS token is its first one.
 
     Args:
         count: frames of each row.
         size: tokens of each frame, as they entered the decoder.
         frame: (rows, tokens) long, the frame of each token that is left, from 0 on; -1 where it is of none (newline).
-        place: (rows, tokens) long, its place in the frame, the same for what shows the same part of the picture; -1
+        place: (rows, tokens) long, its place in the frame, the same for what shows the same part of the image; -1
             where it is of none.
     """
 

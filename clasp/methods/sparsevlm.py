@@ -1,4 +1,4 @@
-"""SparseVLM: rank visual tokens by the words that matter to the picture, and recycle some of those that go.
+"""SparseVLM: rank visual tokens by the words that matter to the image, and recycle some of those that go.
 
 Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference", arXiv 2410.04417,
 version 1.5 of the code. Raters are the words t whose relevance mean_v softmax_t(h_v . h_t), on the decoder's input

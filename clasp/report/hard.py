@@ -1,4 +1,4 @@
-"""Scores on the questions that a downsampled picture no longer answers (VTC-Bench, arXiv 2510.07143).
+"""Scores on the questions that a downsampled image no longer answers (VTC-Bench, arXiv 2510.07143).
 
 Most questions of common benchmarks survive any compression, plain pooling included, and tell methods apart as little as
 those that the unpruned model fails. What is left are the questions that the unpruned model has right and the

@@ -25,7 +25,7 @@ from benchmarks.models import (
 from benchmarks.timing import Times, decoder_seconds, run_once
 from clasp.backbones import PUBLISHED, adapter_for
 from clasp.budget import Geometry
-from clasp.methods import for_pictures
+from clasp.methods import for_images
 
 pytestmark = pytest.mark.xdist_group("bench geometries")  # the thin models are built once
 HUB = {
@@ -135,7 +135,7 @@ def test_methods_that_a_backbone_does_not_allow_are_left_out_with_the_reason() -
     assert all(("merges inside the vision tower" in left_out[name]) == (name != "pact") for name in left_out)
     assert "cannot be reached when the first stage is decoder layer 4" in left_out["pact"]
     named = {variant.name for variant in variants}
-    assert named == {"unpruned", "fastv, eager", *for_pictures()} - set(left_out)
+    assert named == {"unpruned", "fastv, eager", *for_images()} - set(left_out)
 
 
 def test_growing_prompts_have_pictures_whose_tokens_double() -> None:

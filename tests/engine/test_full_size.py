@@ -312,7 +312,7 @@ def test_every_method_meets_the_papers_budgets(name: str, method: str) -> None:
     for budget in budgets(name):
         pruning = get(method)(**budget)
         if pruning.needs_videos and not geometry.videos:
-            with pytest.raises(ValueError, match=f"method '{method}' compares the frames of videos.*for pictures"):
+            with pytest.raises(ValueError, match=f"method '{method}' compares the frames of videos.*for images"):
                 pruning.check(geometry)
             continue
         if unmergeable(geometry) and method in MERGING_IN_THE_TOWER:

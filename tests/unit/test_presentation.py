@@ -166,7 +166,7 @@ def test_without_anything_to_say_nothing_is_signed_or_told() -> None:
         "frames": 3,
     }
     assert shown.protocol.endswith("3 frames a video")
-    assert shown.protocol.startswith("pictures padded to a square, system prompt 'Be brief.', at least 1 pixels")
+    assert shown.protocol.startswith("images padded to a square, system prompt 'Be brief.', at least 1 pixels")
 
 
 @pytest.mark.parametrize(

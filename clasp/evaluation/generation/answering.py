@@ -361,7 +361,7 @@ class Answerer:
             shown = ", ".join([*map(_described, question.images), *map(str, question.videos)]) or "text alone"
             raise EvaluationError(
                 f"{question.name} ({shown}) is refused by {type(self._preparing).__name__}: "
-                f"{error or type(error).__name__}; change the picture or leave the question out"
+                f"{error or type(error).__name__}; change the image or leave the question out"
             ) from error
 
     @torch.inference_mode()
