@@ -95,7 +95,7 @@ class CropAdapter(Adapter):
         return self._queries_keys(vision_pass, layer)[1].mean(dim=1)
 
     def vision_attention(self, vision_pass: VisionPass, layer: int) -> Tensor:
-        query, key, scaling = self._asking_keys(vision_pass, layer)
+        query, key, scaling = self._pooling_queries_keys(vision_pass, layer)
         if vision_pass.merged is not None:  # what was dropped is a copy of the first patch that stayed
             return self._merged_attention(query, key, scaling, vision_pass.merged.clamp(min=0))
         return self._attention(query, key, scaling)
@@ -129,7 +129,7 @@ class CropAdapter(Adapter):
         return attention_received(*self._queries_keys(vision_pass, layer), skip)[..., None]
 
     def vision_attention_heads(self, vision_pass: VisionPass, layer: int) -> Tensor:
-        query, key, scaling = self._asking_keys(vision_pass, layer)
+        query, key, scaling = self._pooling_queries_keys(vision_pass, layer)
         if not self.geometry.cls:
             heads = zip(query.split(1, dim=1), key.split(1, dim=1), strict=True)
             return torch.stack([attention_received(q, k, scaling) for q, k in heads], dim=-1)
@@ -162,7 +162,7 @@ class CropAdapter(Adapter):
         """Factor on the products of a layer's queries and keys."""
         return self._attending(self.vision_layers(modality)[layer]).scale
 
-    def _asking_keys(self, vision_pass: VisionPass, layer: int) -> tuple[Tensor, Tensor, float]:
+    def _pooling_queries_keys(self, vision_pass: VisionPass, layer: int) -> tuple[Tensor, Tensor, float]:
         """As :meth:`_queries_keys`, with CLS's query alone where there is one."""
         hidden = vision_pass.states[layer]
         query = self.heads_of(vision_pass.modality, layer, hidden[:, :1] if self.geometry.cls else hidden, "q")

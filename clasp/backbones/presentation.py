@@ -49,14 +49,14 @@ class Presentation:
     @property
     def protocol(self) -> str:
         """That in a few words, for a table's legend; empty where nothing does."""
-        told = {
+        wordings = {
             "preprocessing": "images padded to a square",
             "system_prompt": f"system prompt {self.system_prompt!r}",
             "min_pixels": f"at least {self.min_pixels} pixels an image",
             "max_pixels": f"at most {self.max_pixels} pixels an image",
             "frames": f"{self.frames} frames a video",
         }
-        return ", ".join(told[name] for name in self.identity())
+        return ", ".join(wordings[name] for name in self.identity())
 
     def check(self, backbone: str, adapter: str) -> None:
         """Whether a backbone can be shown images like that.

@@ -189,6 +189,6 @@ def _content_form(rendered: Callable[..., str]) -> Callable[[str], Any]:
             reasons.append(" ".join(str(error).split())[:200])
     raise UnsupportedError(
         f"the processor's chat template cannot render a user's turn ({reasons[0]}; {reasons[1]}), so that instruction "
-        f"and template cannot be told apart; use the checkpoint's own template, or set processor.chat_template = None "
-        f"where prompts are plain text"
+        f"and template cannot be distinguished; use the checkpoint's own template, or set "
+        f"processor.chat_template = None where prompts are plain text"
     )

@@ -74,7 +74,7 @@ class Layout:
 def causal_mask(
     adapter: Adapter, hidden: Tensor, layer: int, attention_mask: Tensor | None, cache: Any, bias: Tensor | None = None
 ) -> Any:
-    """Attention mask for decoder layers from ``layer`` on, in whatever form the backbone's attention wants.
+    """Attention mask for decoder layers from ``layer`` on, in the form that the backbone's attention takes.
 
     Args:
         hidden: (batch, queries, hidden), for sizes, dtype and device.

@@ -105,7 +105,7 @@ class Past:
         return self.given.length - self.runs[0].length
 
     def fitted(self, lengths: Sequence[int]) -> Past | None:
-        """Without what was cropped from the cache since; None where that is not to be told.
+        """Without what was cropped from the cache since; None where the lengths do not say how much was.
 
         Args:
             lengths: tokens that each layer of the cache holds.

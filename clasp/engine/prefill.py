@@ -1,7 +1,7 @@
 """One prefill: what each stage keeps, and the shorter sequence that later layers see.
 
-It may follow on what a cache holds, in a later turn of a conversation: then the new images alone are pruned, and what
-asks for attention attends to the cache's tokens too.
+It may follow on what a cache holds, in a later turn of a conversation: then only the new images are pruned, and
+attention that a method reads includes the cache's tokens.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Prefill:
         passes: the encoder's calls for these prompts.
         oracle: true categories of the prompts, where the caller knows them.
         past: what the cache holds before them; None: nothing.
-        cache: it.
+        cache: the cache itself.
 
     Raises:
         UnsupportedError: the placeholders of the prompts are not those of the encoded images.
@@ -91,13 +91,13 @@ class Prefill:
         """Categories of the prompts. Those without an image are not pruned, hence not routed."""
         if type(self.method).route is PruningMethod.route:  # reading the instructions takes longer than not to route
             return None
-        seeing = [row for row, media in enumerate(self.media) if media]
-        if not seeing:
+        with_images = [row for row, media in enumerate(self.media) if media]
+        if not with_images:
             return None
-        routed = self.method.route([self.prompt(row) for row in seeing])
+        routed = self.method.route([self.prompt(row) for row in with_images])
         if routed is None:
             return None
-        known = dict(zip(seeing, routed, strict=True))
+        known = dict(zip(with_images, routed, strict=True))
         return [known.get(row, "") for row in range(len(self.media))]
 
     def prompt(self, sample: int) -> str:

@@ -56,7 +56,7 @@ def unknown_past(adapter: Adapter, ids: Tensor, cache: Any, arguments: Mapping[s
     if given is None:
         if adapter.geometry.multimodal_rotary:
             raise UnsupportedError(
-                "positions of an image behind a cache that was filled without one are not to be told; pass "
+                "positions of an image after a cache that was filled without one cannot be derived; pass "
                 "position_ids (generate does), or prefill the whole conversation anew"
             )
         start = torch.full((1, len(ids), 1), held, device=ids.device)

@@ -173,7 +173,7 @@ class Medium:
         if bool((arranged != arranged.round()).any()):
             raise UnsupportedError(
                 "this backbone interpolates between patches of an image of this size, so that patches merged inside "
-                "the vision tower cannot be told apart; use another method"
+                "the vision tower cannot be distinguished; use another method"
             )
 
     def seed(self) -> int:

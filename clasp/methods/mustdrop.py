@@ -3,9 +3,9 @@
 Liu et al., "Multi-Stage Vision Token Dropping: Towards Efficient Multimodal Large Language Model", arXiv 2411.10803.
 (1) After the first ViT layer, 3 x 3 windows of patches with a mean pairwise cosine of at least 0.8 become one patch.
 Merged ones go first, by falling similarity. (2) The 8 % of what is left that CLS attends to most in the last ViT layer
-are protected. (3) After decoder layers 2, 6, 10 and 14 a token that
-is not protected is dropped when its share of the text's attention to the image is below a global threshold and no word
-pays it the individual threshold of attention.
+are protected. (3) After decoder layers 2, 6, 10 and 14 a token that is not protected is dropped when its share of the
+text's attention to the image is below a global threshold and no word's attention to it reaches the individual
+threshold.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class MustDrop(Listening):
         similarity: mean cosine at which a window is merged; the paper's 0.8.
         protected_share: share of the visual tokens left after merging that is protected, in (0, 1]; the paper's 0.08.
         thresholds: global and individual threshold of ``accounting="thresholds"``, positive; None: those of
-            :data:`THRESHOLDS`. With others ``tokens`` is what they are called, no more.
+            :data:`THRESHOLDS`. With others ``tokens`` is only a label.
     """
 
     name: ClassVar[str] = "mustdrop"
@@ -145,8 +145,8 @@ class MustDrop(Listening):
         overall = words.sum(dim=1) / real.sum(dim=1, keepdim=True).clamp(min=1)
         if self.accounting == "thresholds":
             of_total, of_word = self.thresholds or THRESHOLDS[self.tokens or 0]
-            heard = (overall >= of_total * overall.sum(dim=1, keepdim=True)) | (words >= of_word).any(dim=1)
-            return _ragged(safe | heard, state.visual_tokens)
+            attended = (overall >= of_total * overall.sum(dim=1, keepdim=True)) | (words >= of_word).any(dim=1)
+            return _ragged(safe | attended, state.visual_tokens)
         first = top_mask(overall.masked_fill(~safe, -1.0), protected.clamp(max=keep))
         return Selection(top_k(overall.masked_fill(first, float("inf")), keep))
 

@@ -20,7 +20,7 @@ from clasp.report.table_rows import Standing, Summary, TableRow
 
 Mark = Literal["best", "second"]
 
-DAGGERS: dict[Standing, str] = {"below": "†", "apart": "‡"}
+DAGGERS: dict[Standing, str] = {"below": "†", "significant": "‡"}
 """What follows the name of a method that is below random; the caption explains it."""
 BENCHMARKS = {
     "easy_vqa": "easy-VQA",

@@ -207,7 +207,7 @@ def test_rows_of_a_padded_batch_ask_as_if_alone() -> None:
 def test_many_queries_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     look = lambda s: (s.decoder().attention("prompt"), s.decoder().attention_heads("visual"))  # noqa: E731
     whole, _ = probed("llava", [ONE], look)
-    monkeypatch.setattr("clasp.engine.looking.HELD", 1)
+    monkeypatch.setattr("clasp.engine.decoder_rows.HELD", 1)
     parts, _ = probed("llava", [ONE], look)
     for one, other in zip(whole, parts, strict=True):
         assert all(torch.allclose(ours, theirs, atol=1e-6) for ours, theirs in zip(one, other, strict=True))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PIVOT, COMPLETION, KEPT = style.COLOURS[4], style.COLOURS[1], style.COLOURS[2]
-"""Orange, blue and green: apart for colour-blind eyes, in lightness too."""
+"""Orange, blue and green that differ for colour-blind eyes, also in lightness."""
 TINT = 0.6
 """Share of the colour in a kept patch."""
 DIM = 0.8
