@@ -1,4 +1,4 @@
-"""Images of the demo: what a visitor sends is opened with care, and what a method kept is drawn over it."""
+"""Images of the demo: opens uploaded files safely, and draws the kept tokens over them."""
 
 from __future__ import annotations
 

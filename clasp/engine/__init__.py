@@ -41,13 +41,13 @@ class Run:
     Args:
         method: what is kept where.
         model: a loaded transformers model of a known family, eager, sdpa or flash attention, not compiled.
-        processor: its processor, whose tokenizer and chat template tell instruction from template.
+        processor: its processor, whose tokenizer and chat template separate the instruction from the template.
 
     Attributes:
         trace: what the latest prefill kept, :class:`~clasp.engine.trace.Trace`; None before the first, and after one
             without an image.
         oracle: true categories of the next prefill's prompts; used instead of the router, once.
-        fallbacks: what takes the place of something that this backbone lacks.
+        fallbacks: what replaces something that this backbone lacks.
 
     Raises:
         UnsupportedError: a compiled model, an unknown family.
@@ -58,8 +58,8 @@ class Run:
         _refuse_compiled(model)
         if getattr(processor, "tokenizer", None) is None and not hasattr(processor, "convert_ids_to_tokens"):
             raise UnsupportedError(
-                f"processor={type(processor).__name__} has no tokenizer, which tells the instruction from the "
-                f"template; pass the backbone's own (transformers.AutoProcessor.from_pretrained, or clasp.load)"
+                f"processor={type(processor).__name__} has no tokenizer, which separates the instruction "
+                f"from the template; pass the backbone's own (from transformers.AutoProcessor or clasp.load)"
             )
         # not at module level: what other backbones are and count is not code that this one's answers pass through
         from clasp.backbones import adapter_for
@@ -98,7 +98,7 @@ class Run:
         for handle in self._handles:
             handle.remove()
         self._watch.remove()
-        self._unassisted()
+        self._restore_assisting()
         self._handles.clear()
         self._prefill = self._step = None
         _ACTIVE.discard(self._model)
@@ -133,7 +133,7 @@ class Run:
         keep(adapter.decoder.register_forward_pre_hook(Hook(self._before_decoder), with_kwargs=True))
         keep(adapter.decoder.register_forward_hook(Hook(self._after_decoder)))
         self._watch.install()
-        self._unassisted = assisting.install(self._model)
+        self._restore_assisting = assisting.install(self._model)
         if self._cuts:
             for index, layer in enumerate(adapter.layers):
                 keep(layer.register_forward_pre_hook(Indexed(self._before_layer, index), with_kwargs=True))
@@ -253,7 +253,7 @@ class Run:
         return self._step.model_arguments(kwargs)
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if not getattr(self._turn, "held", False):  # another's hook failed before this forward was ours
+        if not getattr(self._turn, "held", False):  # a hook of another library failed before this forward took the lock
             return
         self._prefill = self._step = None
         self._turn.held = False
@@ -318,5 +318,5 @@ def _refuse_unweighable(method: PruningMethod, adapter: Adapter) -> None:
     if attention not in ("eager", "sdpa"):
         raise UnsupportedError(
             f"method {method.name!r} weighs merged tokens by an attention bias, which {attention} does not take; load "
-            f"the model with attention='sdpa', or tell the method to leave that out (proportional=False)"
+            f"the model with attention='sdpa', or switch that off in the method (proportional=False)"
         )

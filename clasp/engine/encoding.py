@@ -19,7 +19,7 @@ from clasp.methods.protocols import PruningMethod
 
 
 class EncoderWatch:
-    """Keeps the ViT states that a method reads, and merges patches where it asks for that.
+    """Keeps the ViT states that a method reads, and merges patches in its `merge_layers`.
 
     ``generate`` calls a model's encoders before any forward, and hands on neither pixels nor what says which crops make
     an image; so the encoders themselves are wrapped.

@@ -1,6 +1,6 @@
-"""What every pruning method is: a frozen dataclass of parameters with one `select` over named ops.
+"""The base class of pruning methods: a frozen dataclass of parameters with one `select` over named ops.
 
-What it is shown and what it answers is in `protocols.py`; the engine does everything else: dropping hidden states,
+What a method reads and returns is defined in `protocols.py`; the engine does everything else: dropping hidden states,
 masks, positions and KV cache.
 """
 
@@ -56,14 +56,14 @@ class Method(PruningMethod, ABC):
     lookback: ClassVar[int] = 0
     """How many layers before the cut the layer lies that the method looks at; 0: the stage's own."""
     reads_cls: ClassVar[bool] = False
-    """Whether it ranks by the attention of CLS, for which something else stands in where there is none."""
+    """Whether it ranks by the attention of CLS; :meth:`fallbacks` names the substitute where there is no CLS."""
     weighs_merged: ClassVar[bool] = True
     """Whether the ViT's attention counts a merged patch by how many it stands for (ToMe's proportional attention)."""
     needs_videos: ClassVar[bool] = False
     """Whether it compares the frames of a video; refused on backbones that take none."""
     own_counts: ClassVar[bool] = False
-    """Whether how many tokens stay at a stage follows from the data and its schedule states their mean alone: it is
-    then asked at every stage, also where no more are left than ``keep``."""
+    """Whether the number of tokens that stay at a stage depends on the data, the schedule stating only its mean:
+    :meth:`select` is then called at every stage, also where no more than ``keep`` are left."""
     prunes: ClassVar[bool] = True
     cuts_passed: ClassVar[bool] = False
     """Whether a stage takes what it drops out of the KV cache of the layers before it, too."""
@@ -72,7 +72,7 @@ class Method(PruningMethod, ABC):
     towers: ClassVar[tuple[str, ...]] = ()
     """Parameters that name a CLIP model (hub id or folder) whose text tower is read where one is given."""
     assumptions: ClassVar[tuple[str, ...]] = ()
-    """What of this method is not stated by its paper; :meth:`assumed` is what results say."""
+    """What of this method its paper does not state; results list it as :meth:`assumed`."""
 
     tokens: int | None = None
     ratio: float | None = None

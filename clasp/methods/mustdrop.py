@@ -28,7 +28,7 @@ from clasp.budget import (
     scaled_layers,
 )
 from clasp.methods.protocols import Patches, Positions, Selection, State
-from clasp.methods.text import Listening
+from clasp.methods.text import TextGuided
 from clasp.ops.matching import merge_windows, ragged_index
 from clasp.ops.select import top_k, top_mask
 
@@ -40,7 +40,7 @@ one for VizWiz at 64 has 0.005 and 0.001."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MustDrop(Listening):
+class MustDrop(TextGuided):
     """MustDrop (arXiv 2411.10803, section 3).
 
     Args:

@@ -26,7 +26,7 @@ from clasp.budget import (
 )
 from clasp.methods.protocols import Positions, Selection, State
 from clasp.methods.staged import Staged
-from clasp.methods.text import Listening
+from clasp.methods.text import TextGuided
 from clasp.ops.attention import masked_mean
 from clasp.ops.cluster import cluster_means, density_peak_clusters
 from clasp.ops.select import take, uniform
@@ -44,7 +44,7 @@ NOISE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseVLM(Listening, Staged):
+class SparseVLM(TextGuided, Staged):
     """SparseVLM (arXiv 2410.04417).
 
     With ``published`` accounting the stages are the official code's (budgets 192, 128, 96 and 64 of 576). With

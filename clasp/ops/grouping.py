@@ -14,7 +14,7 @@ from clasp.ops.similarity import HELD, Cosines, blocks
 ITERATIONS = 2
 """Rounds of power iteration, as in torch.pca_lowrank."""
 SPANNED = 1e-5
-"""Share of the largest singular value below which float32 cannot tell a component from nothing."""
+"""Share of the largest singular value below which a component is rounding noise in float32."""
 
 
 def principal_groups(values: Tensor, groups: int, seeds: Sequence[int]) -> Tensor:
@@ -51,9 +51,8 @@ def principal_groups(values: Tensor, groups: int, seeds: Sequence[int]) -> Tenso
 def suppress(cosines: Cosines, group: Tensor, sizes: Tensor, scores: Tensor, threshold: Tensor) -> Tensor:
     """Non-maximum suppression: in each group the best token that is left is kept, and those like it are left out.
 
-    Where the matrix of all pairs is held, all tokens are looked at at once, again and again: who was right in a round
-    has none above it in the next that is not (Zheng et al. 2022, Cluster-NMS). Beyond, a round takes one token of each
-    group.
+    Where the matrix of all pairs is held, rounds update all tokens at once until nothing changes (Cluster-NMS, Zheng et
+    al. 2022). For more tokens, a round takes one token of each group.
 
     Args:
         cosines: of all pairs of tokens.
@@ -72,11 +71,11 @@ def suppress(cosines: Cosines, group: Tensor, sizes: Tensor, scores: Tensor, thr
         return _suppress_at_once(cosines, group, int(sizes.max()), rank, threshold)
     left = torch.ones_like(scores, dtype=torch.bool)
     kept = torch.zeros(len(scores), tokens + 1, dtype=torch.bool, device=device)  # the last: of groups without any left
-    nobody = torch.full(sizes.shape, tokens, device=device)
+    no_token = torch.full(sizes.shape, tokens, device=device)
     for _ in range(int(sizes.max())):  # a round takes one token of each group that has any left
         if not left.is_cuda and not bool(left.any()):
             break
-        best = nobody.scatter_reduce(1, group, rank.masked_fill(~left, tokens), "amin")
+        best = no_token.scatter_reduce(1, group, rank.masked_fill(~left, tokens), "amin")
         pick = order.gather(1, best.clamp(max=tokens - 1))
         kept.scatter_(1, pick.masked_fill(best == tokens, tokens), True)
         alike = cosines.rows(pick).gather(1, group[:, None]).squeeze(1) > threshold[:, None]

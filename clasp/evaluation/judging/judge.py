@@ -141,7 +141,7 @@ def _ask_all(
 
 
 def _verdict(kind: Kind, answer: Mapping[str, Any], chat: Chat) -> dict[str, Any]:
-    """What the judge says of one answer; a reply in another form than the one asked for is an error, not a score."""
+    """The judge's verdict on one answer; a reply that cannot be parsed is an error, not a score."""
     reply = chat.ask(kind.messages(str(answer["prompt"]), str(answer["answer"]), str(answer["prediction"])))
     try:
         scores = kind.parse(reply)
