@@ -72,7 +72,7 @@ class Adapter(ABC):
     encoders: ClassVar[Mapping[Modality, Encoder]] = {"image": Encoder("get_image_features", "pixel_values")}
     """What the family takes, and how it encodes it."""
     frames: ClassVar[int | None] = None
-    """Frames that evaluation samples from a video; None: it asks the family no questions about videos."""
+    """Frames that evaluation samples from a video; None: the family is not evaluated on videos."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -81,7 +81,7 @@ class Adapter(ABC):
     @property
     def text_tower(self) -> str | None:
         """Folder of the CLIP model that the backbone brings, whose vision tower is its own."""
-        from clasp.backbones.hub import own_text_tower  # so that what the hub is asked counts for no method
+        from clasp.backbones.hub import own_text_tower  # here, so that its code is in no method's fingerprint
 
         return own_text_tower(self.model.name_or_path) if self.geometry.text_tower else None
 
@@ -149,7 +149,7 @@ class Adapter(ABC):
         return {**arguments, "mm_encoder_outputs": encoded}
 
     def read(self, vision_pass: VisionPass, ids: Tensor) -> None:
-        """Notes in a pass what the prompts alone tell of it, before anything else is asked of the pass.
+        """Stores in a pass what only the prompts say of it: which crops make an image. Called before any other method.
 
         Args:
             ids: (batch, length) input ids on the CPU, padding -1; where beams repeat prompts, their copies follow each

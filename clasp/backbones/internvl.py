@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clasp.backbones.base import Modality, Projection, UnsupportedError, text_geometry
 from clasp.backbones.crops import refuse_sliding_window
-from clasp.backbones.joined import JoinedAdapter, Run, check_side
+from clasp.backbones.joined import JoinedAdapter, PlaceholderRun, check_side
 from clasp.budget import Geometry
 
 
@@ -66,7 +66,7 @@ class InternVLAdapter(JoinedAdapter):
         tower: Any = self.tower(modality)
         return tower.encoder.layer
 
-    def runs_per_image(self, runs: Sequence[Run]) -> list[int]:
+    def runs_per_image(self, runs: Sequence[PlaceholderRun]) -> list[int]:
         return [1] * len(runs)
 
     def project(self, features: Tensor) -> Tensor:

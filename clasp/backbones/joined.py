@@ -26,7 +26,7 @@ class JoinedAdapter(CropAdapter):
         """Patches along one side of the square that makes one visual token."""
 
     @abstractmethod
-    def runs_per_image(self, runs: Sequence[Run]) -> list[int]:
+    def runs_per_image(self, runs: Sequence[PlaceholderRun]) -> list[int]:
         """How many of a prompt's runs of placeholders, in order, make each of its images."""
 
     @property
@@ -102,7 +102,7 @@ class JoinedAdapter(CropAdapter):
         return rasters(self.crop_counts(vision_pass)[item], tokens, tokens)
 
 
-class Run:
+class PlaceholderRun:
     """Placeholders of a prompt without another token between them.
 
     Args:
@@ -114,15 +114,15 @@ class Run:
         self.before, self.length = before, length
 
 
-def runs_of(ids: Sequence[int], placeholder: int) -> list[Run]:
+def runs_of(ids: Sequence[int], placeholder: int) -> list[PlaceholderRun]:
     """The runs of ``placeholder`` in a prompt, in order."""
-    runs: list[Run] = []
+    runs: list[PlaceholderRun] = []
     previous = -1
     for token in ids:
         if token == placeholder and previous == placeholder and runs:
             runs[-1].length += 1
         elif token == placeholder:
-            runs.append(Run(previous, 1))
+            runs.append(PlaceholderRun(previous, 1))
         previous = token
     return runs
 

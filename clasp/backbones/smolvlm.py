@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from clasp.backbones.base import Modality, UnsupportedError, VisionPass, text_geometry
 from clasp.backbones.crops import refuse_sliding_window
-from clasp.backbones.joined import JoinedAdapter, Run, check_side
+from clasp.backbones.joined import JoinedAdapter, PlaceholderRun, check_side
 from clasp.budget import Geometry
 
 
@@ -54,8 +54,8 @@ class SmolVLMAdapter(JoinedAdapter):
     def tower(self, modality: Modality) -> nn.Module:
         return self.model.model.vision_model
 
-    def runs_per_image(self, runs: Sequence[Run]) -> list[int]:
-        """Each ends with its whole, as the prompt's last one does: what stands before that run says so of others."""
+    def runs_per_image(self, runs: Sequence[PlaceholderRun]) -> list[int]:
+        """An image's last run shows the whole of it and follows a special token, as the prompt's last run does."""
         if not runs:
             return []
         ends = [number + 1 for number, run in enumerate(runs) if run.before == runs[-1].before]
@@ -65,8 +65,8 @@ class SmolVLMAdapter(JoinedAdapter):
         super().read(vision_pass, ids)
         mask = vision_pass.arguments.get("pixel_attention_mask")
         if mask is not None:
-            seen_of_crop = torch.as_tensor(mask).bool().flatten(-2).flatten(0, -2)
-            if bool((seen_of_crop.any(dim=1) & ~seen_of_crop.all(dim=1)).any()):
+            real_pixels = torch.as_tensor(mask).bool().flatten(-2).flatten(0, -2)
+            if bool((real_pixels.any(dim=1) & ~real_pixels.all(dim=1)).any()):
                 raise UnsupportedError(
                     "an image is padded within its crop (pixel_attention_mask), which is not covered; let the "
                     "processor resize images to whole crops, as it does by default"

@@ -230,7 +230,7 @@ class Run:
         if not pruned and not shows and (past is None or not fits(past, ids, kwargs)):
             return kwargs
         if ids is None:
-            raise UnsupportedError("pruning goes on with a cache by input_ids; pass input_ids, not inputs_embeds")
+            raise UnsupportedError("pruning continues a cache by input_ids; pass input_ids, not inputs_embeds")
         if not pruned and past is not None and len(ids) != len(past.visual):
             past = None
         if past is not None and len(ids) != len(past.visual):
@@ -260,29 +260,29 @@ class Run:
         self._lock.release()
 
     def serves(self, cache: Any) -> bool:
-        """Whether the forward that is under way goes on with this pruned cache."""
-        under_way = self._step or self._prefill
-        return under_way is not None and under_way.cache is cache
+        """Whether the current forward continues this pruned cache."""
+        current = self._step or self._prefill
+        return current is not None and current.cache is cache
 
     # Decoder -------------------------------------------------------------------------------------------------------
 
     def _before_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        under_way = self._step or self._prefill
-        if under_way is None or not self._cuts:
+        current = self._step or self._prefill
+        if current is None or not self._cuts:
             return None
-        return args, under_way.decoder_arguments(kwargs)
+        return args, current.decoder_arguments(kwargs)
 
     def _after_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        under_way, prefill = self._step or self._prefill, self._prefill
-        if under_way is None:
+        current, prefill = self._step or self._prefill, self._prefill
+        if current is None:
             return None
         cache = getattr(output, "past_key_values", None)
         if prefill is not None and prefill.narrowing.pruned:
             output.last_hidden_state = prefill.narrowing.scatter(output.last_hidden_state)
         if cache is not None and self._cuts:
-            mark(cache, self, self.method.name, under_way.after())
+            mark(cache, self, self.method.name, current.after())
         if prefill is not None:
             self.trace = prefill.trace(cache_bytes(cache))
         return output

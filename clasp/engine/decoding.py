@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clasp.backbones.base import Adapter, UnsupportedError
 from clasp.engine.layout import causal_mask
-from clasp.engine.past import Past, Run, count_before
+from clasp.engine.past import LayerRun, Past, count_before
 
 BROKEN = (
     "this step does not continue the pruned prefill: its position_ids or the cache's lengths disagree on what came "
@@ -65,7 +65,7 @@ class Continuation:
             self._arguments[run.layer] = own
         return {**kwargs, **self._arguments[run.layer]}
 
-    def _placed(self, run: Run, hidden: Tensor) -> dict[str, Any]:
+    def _placed(self, run: LayerRun, hidden: Tensor) -> dict[str, Any]:
         positions = run.positions(self._before)
         return {
             "position_ids": self._adapter.layer_positions(positions),

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.masking_utils import create_causal_mask
 
 from clasp.backbones.base import Adapter
-from clasp.engine.past import Run
+from clasp.engine.past import LayerRun
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Layout:
     rotary: tuple[Tensor, Tensor]
     next_position: Tensor
     known: tuple[Tensor, Tensor] | None = None
-    past: Run | None = None
+    past: LayerRun | None = None
     bias: Tensor | None = None
 
     @property
@@ -65,10 +65,10 @@ class Layout:
         """(batch, tokens of the past and these) what is added to the attention logits of each key."""
         return self.bias if self.past is None else self.past.weighed(self.bias, self.length)
 
-    def held(self) -> Run:
+    def held(self) -> LayerRun:
         """What these layers' cache holds after these tokens."""
         before = 0 if self.past is None else self.past.length
-        return Run(self.layer, before + self.length, self.attention_mask(), self.next_position, self.weighed())
+        return LayerRun(self.layer, before + self.length, self.attention_mask(), self.next_position, self.weighed())
 
 
 def causal_mask(

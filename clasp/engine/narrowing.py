@@ -1,4 +1,4 @@
-"""The layouts of one prefill, from the original sequence to the shortest, each behind what the cache holds there."""
+"""The layouts of one prefill, from the original sequence to the shortest, each after what the cache holds there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from clasp.backbones.base import Adapter
 from clasp.engine.cache import cut
 from clasp.engine.layout import Layout, causal_mask
-from clasp.engine.past import Past, Run, count_before
+from clasp.engine.past import LayerRun, Past, count_before
 from clasp.ops.select import take
 
 
@@ -65,7 +65,7 @@ class Narrowing:
             layout = self._counted(layout, run, hidden)
         self.layouts.append(replace(layout, layer=layer, past=run))
 
-    def _counted(self, layout: Layout, run: Run | None, hidden: Tensor) -> Layout:
+    def _counted(self, layout: Layout, run: LayerRun | None, hidden: Tensor) -> Layout:
         """The layout with positions counted anew, behind those of a run of the past."""
         before, count = count_before(layout.valid), layout.valid.sum(dim=1, keepdim=True)
         start = before.new_zeros(len(layout.positions), len(before), 1) if run is None else run.next_position

@@ -237,7 +237,7 @@ def _method(
         if tokens is not None or ratio is not None:
             # a share of images that differ in size is no count
             own |= {"ratio": ratio} if geometry.dynamic and ratio is not None else {"tokens": count}
-        # CLASP draws in one of its completion rules only, and a run's seed has no say in the others
+        # CLASP draws in one of its completion rules only, and a run's seed does not affect the others
         drawing = own.get("completion", getattr(_class(name), "completion", "random")) == "random"
         if "seed" in accepted and drawing:
             own.setdefault("seed", config.seed)

@@ -141,7 +141,7 @@ def run_means(values: Tensor, joins: Tensor, longest: int) -> Tensor:
 
     Args:
         values: (batch, tokens, dim).
-        joins: (batch, tokens) bool, whether a token goes on with the run of the one before it.
+        joins: (batch, tokens) bool, whether a token belongs to the run of the one before it.
         longest: no run has more tokens.
 
     Returns:
@@ -159,8 +159,8 @@ def run_means(values: Tensor, joins: Tensor, longest: int) -> Tensor:
 
 
 def halved_into(values: Tensor, chosen: Tensor) -> Tensor:
-    """The chosen tokens after every other one, in order, went into the one of highest cosine to it, which became the
-    mean of the two: the last to come has half of the weight.
+    """Merges every other token, in order, into the chosen token of highest cosine to it. Each merge takes the mean of
+    the two, so that the last token merged has half of the weight.
 
     Args:
         values: (batch, tokens, dim).
@@ -172,7 +172,7 @@ def halved_into(values: Tensor, chosen: Tensor) -> Tensor:
     count = chosen.shape[1]
     group = nearest_of(values, chosen)
     stays = torch.zeros_like(group, dtype=torch.bool).scatter(1, chosen, True)
-    # a chosen one has been there before all others of its group: by falling place, and it last
+    # by falling place within a group, the chosen token last: it was there before all others
     order = torch.arange(values.shape[1] - 1, -1, -1, device=values.device).expand_as(group)
     order = order.gather(1, stays.gather(1, order).int().argsort(dim=1, stable=True))
     sizes = torch.zeros_like(chosen).scatter_add(1, group, torch.ones_like(group))

@@ -70,7 +70,7 @@ def marked_label(name: str, standing: Standing | None) -> str:
 
 
 def benchmark_label(benchmark: str) -> str:
-    """As papers write it; a form of it in the small world says so, one's own data has its file's name."""
+    """As papers write it; "world ..." for a form of it in the small world, and the file's name for one's own data."""
     if benchmark.startswith(FORM):
         return f"tiny {benchmark_label(benchmark.removeprefix(FORM))}"
     return BENCHMARKS.get(benchmark, benchmark.removeprefix(CUSTOM))

@@ -75,7 +75,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class ReportSpec:
-    """What is to be made of an experiment; its configuration says so under ``report``."""
+    """What a report shows of an experiment: ``report`` in its configuration."""
 
     title: str = ""
     table: str = "accuracy"
@@ -97,7 +97,7 @@ class Experiment:
         columns: the planned benchmarks, in plan order, also where no cell of theirs exists yet.
         planned: every cell, existing or not.
         missing: those that do not exist.
-        spec: what a report makes of it.
+        spec: what a report shows of it.
     """
 
     name: str

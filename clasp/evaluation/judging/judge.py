@@ -25,7 +25,7 @@ from clasp.results.store import CellStore
 log = logging.getLogger(__name__)
 
 WORKERS = 8
-"""Requests under way at a time."""
+"""Concurrent requests."""
 
 MISSES = 8
 """Requests that fail in a row, after their own tries, before no further one is sent."""
@@ -77,7 +77,7 @@ def judge_cell(
         store: where the cell is.
         cell: one of :func:`unjudged`.
         chat: the endpoint.
-        workers: requests under way at a time.
+        workers: concurrent requests.
         advance: called with the number of questions after each verdict.
 
     Raises:
