@@ -111,16 +111,17 @@ class PromptReader:
         return words
 
     def _typed(self, ids: Sequence[int], place: int) -> bool:
-        """Whether a special token is a user's: not the first of the prompt, no placeholder, nor one that frames them.
+        """Whether a special token was typed by the user.
 
-        Those before and after placeholders do, and the same ones around a video whose frames have frames of their own.
+        It was not if it is the prompt's first token, stands before or after a placeholder, or stands before the last
+        placeholder and elsewhere marks one (as around a video each of whose frames is marked, too).
         """
         around = ids[max(place - 1, 0) : place + 2]
         if place == 0 or self._media.intersection(map(int, around)):
             return False
-        return place > self._after_media(ids) + 1 or ids[place] not in self._framing(ids)
+        return place > self._after_media(ids) + 1 or ids[place] not in self._media_marks(ids)
 
-    def _framing(self, ids: Sequence[int]) -> set[int]:
+    def _media_marks(self, ids: Sequence[int]) -> set[int]:
         """Special tokens that stand before or after a placeholder."""
         pairs = [pair for pair in pairwise(map(int, ids)) if self._media.intersection(pair)]
         return {token for pair in pairs for token in pair} & self._special

@@ -70,7 +70,7 @@ def marked_label(name: str, standing: Standing | None) -> str:
 
 
 def benchmark_label(benchmark: str) -> str:
-    """As papers write it; "world ..." for a form of it in the small world, and the file's name for one's own data."""
+    """As papers write it; with "tiny" before it for its form in the small world; of one's own data the file's name."""
     if benchmark.startswith(FORM):
         return f"tiny {benchmark_label(benchmark.removeprefix(FORM))}"
     return BENCHMARKS.get(benchmark, benchmark.removeprefix(CUSTOM))
