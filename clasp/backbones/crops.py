@@ -196,7 +196,7 @@ def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False, videos
     Raises:
         UnsupportedError: a vision tower or feature selection that is not covered.
     """
-    from clasp.backbones.hub import own_text_tower  # so that what the hub is asked counts for no method
+    from clasp.backbones.hub import own_text_tower  # here, so that its code is in no method's fingerprint
 
     vision, layer = config.vision_config, config.vision_feature_layer
     if vision.model_type not in CLS:
@@ -233,7 +233,7 @@ def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False, videos
 
 
 def refuse_sliding_window(config: Any) -> None:
-    """Raises UnsupportedError where the decoder attends in a window: it counts tokens, and pruning moves them."""
+    """Raises UnsupportedError where the decoder attends in a sliding window, whose distances pruning would change."""
     if getattr(config.text_config, "sliding_window", None) is not None:
         raise UnsupportedError(
             f"{config.model_type} with sliding-window attention in its decoder is not covered; set sliding_window to "

@@ -2,7 +2,7 @@
 
 LLaVA-1.5's own code pads an image to a square and asks behind a system prompt, the checkpoint in transformers' format
 crops the centre and has no system prompt; lmms-eval's classes for Qwen bound the pixels of an image. Each is an option
-and not a default: a result says which were chosen, and one without any is what the processor makes.
+and not a default: results name those that were chosen; without any, inputs are what the processor makes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PADDED = ("clasp.backbones.llava", "clasp.backbones.video_llava")
 BOUNDED = ("clasp.backbones.qwen2_vl", "clasp.backbones.qwen2_5_vl", "clasp.backbones.qwen3_vl")
 """Adapters of the families that scale an image to a number of pixels between two bounds; they see a video's frames in
 pairs."""
-FILMED = ("clasp.backbones.video_llava", "clasp.backbones.llava_onevision", *BOUNDED)
+WITH_VIDEOS = ("clasp.backbones.video_llava", "clasp.backbones.llava_onevision", *BOUNDED)
 """Adapters of the families that take videos."""
 
 
@@ -42,13 +42,13 @@ class Presentation:
     frames: int | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What departs, as JSON values; empty where nothing does."""
+        """The departures, as JSON values; empty where there are none."""
         usual = asdict(Presentation())
         return {name: value for name, value in asdict(self).items() if value != usual[name]}
 
     @property
     def protocol(self) -> str:
-        """That in a few words, for a table's legend; empty where nothing does."""
+        """The departures in words, for a table's legend; empty where there are none."""
         wordings = {
             "preprocessing": "images padded to a square",
             "system_prompt": f"system prompt {self.system_prompt!r}",
@@ -59,7 +59,7 @@ class Presentation:
         return ", ".join(wordings[name] for name in self.identity())
 
     def check(self, backbone: str, adapter: str) -> None:
-        """Whether a backbone can be shown images like that.
+        """Checks that a backbone can take images like that.
 
         Args:
             backbone: its name, for the message.
@@ -70,7 +70,7 @@ class Presentation:
         """
         if self.preprocessing == "pad" and adapter not in PADDED:
             raise ConfigError(
-                f"backbone.preprocessing=pad is the way of LLaVA-1.5 and Video-LLaVA; backbone={backbone} keeps a "
+                f"backbone.preprocessing=pad is the way of LLaVA-1.5 and Video-LLaVA; backbone={backbone} keeps an "
                 "image's shape by itself; use backbone.preprocessing=processor"
             )
         bounds = {name: value for name in ("min_pixels", "max_pixels") if (value := getattr(self, name)) is not None}
@@ -92,7 +92,7 @@ class Presentation:
             raise ConfigError("backbone.system_prompt is empty; give its words, or null for the template's own")
 
     def _check_frames(self, backbone: str, adapter: str) -> None:
-        if adapter not in FILMED:
+        if adapter not in WITH_VIDEOS:
             raise ConfigError(
                 f"backbone.frames={self.frames} is for backbones that take videos; backbone={backbone} takes none; "
                 "leave it out"

@@ -47,7 +47,7 @@ class Method(PruningMethod, ABC):
     paper: ClassVar[str] = ""
     """Its arXiv number, by which tables are ordered; empty for a baseline."""
     inside: ClassVar[bool] = False
-    """Whether it drops visual tokens between decoder layers; the others hand the decoder fewer to begin with."""
+    """Whether it drops visual tokens between decoder layers; the others pass the decoder fewer from the start."""
     convention: ClassVar[Accounting | None] = None
     """What the token counts of its papers mean; None: no source says it."""
     scope: ClassVar[Scope] = "sample"
