@@ -17,13 +17,13 @@ from typing import Literal
 Accounting = Literal["output_average", "nominal", "published", "thresholds"]
 """What a method's ``tokens`` can count; the last two stand for a paper's own stage counts or thresholds."""
 ACCOUNTINGS: tuple[Accounting, ...] = ("output_average", "nominal")
-"""Those that every method with a single stage knows."""
+"""Those that every method with a single stage takes."""
 PUBLISHED_TOKENS = 576
 """Visual tokens of an image in the tables of the papers whose counts are published (LLaVA-1.5)."""
 
 
 class BudgetError(ValueError):
-    """A budget or schedule that the backbone cannot honour; the message names the value, the bounds and a remedy."""
+    """A budget or schedule that the backbone cannot meet; the message names the value, the bounds and a remedy."""
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ class Run:
         except BudgetError:
             if tokens is not None:
                 raise
-            # a share that the backbone can honour, of an image so small that rounding takes the last token
+            # a share that the backbone can meet, of an image so small that rounding removes the last token
             stages = tuple(replace(stage, keep=1) for stage in self.schedule.stages)
             schedule = Schedule(visual_tokens, self.schedule.layers, stages, nominal=1)
         assert [s.cut for s in schedule.stages] == [s.cut for s in self.schedule.stages]

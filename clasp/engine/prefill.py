@@ -230,7 +230,7 @@ class Prefill:
             stays[row.sample, row.places] = True
         lengths = stays.sum(dim=1).tolist()
         pruned = bool(groups) or not torch.equal(stays, valid)
-        # one column more than there are places, for what a selection drops after all
+        # one column more than there are places, for entries of a selection that are not valid
         keep = pad(stays, (0, 1)).to(device, non_blocking=True)
         source = torch.arange(layout.length + 1, device=device).repeat(len(hidden), 1)
         pivots, bias = None, layout.bias
@@ -324,7 +324,7 @@ def _replaced(hidden: Tensor, rows: Tensor, places: Tensor, selection: Selection
 
 
 def _order(places: Tensor, valid: Tensor | None, length: int, own: bool) -> tuple[Tensor, Tensor]:
-    """Kept places in the order in which they go on, those that are dropped after all last; and where each of them goes.
+    """Kept places in the order of the later layers, entries that are not valid last; and the place of each there.
 
     Args:
         places: (rows, keep) places in the layout.

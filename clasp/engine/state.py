@@ -84,8 +84,8 @@ class StageState:
         held = self.prefill.held
         if layer not in held:
             raise ValueError(
-                f"the input of decoder layer {layer} is not at hand before layer {self.layer}; name earlier layers in "
-                f"the method's decoder_states (held: {', '.join(map(str, sorted(held))) or 'none'})"
+                f"the input of decoder layer {layer} is not available before layer {self.layer}; name earlier "
+                f"layers in the method's decoder_states (held: {', '.join(map(str, sorted(held))) or 'none'})"
             )
         return held[layer]
 

@@ -68,7 +68,7 @@ class Method(PruningMethod, ABC):
     cuts_passed: ClassVar[bool] = False
     """Whether a stage takes what it drops out of the KV cache of the layers before it, too."""
     accountings: ClassVar[tuple[Accounting, ...]] = ACCOUNTINGS
-    """Values of ``accounting`` that the method knows, the default first."""
+    """Values of ``accounting`` that the method takes, the default first."""
     towers: ClassVar[tuple[str, ...]] = ()
     """Parameters that name a CLIP model (hub id or folder) whose text tower is read where one is given."""
     assumptions: ClassVar[tuple[str, ...]] = ()
@@ -154,7 +154,7 @@ class Method(PruningMethod, ABC):
         return self.assumptions
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
-        """Indices of the ViT hidden states (0 = embeddings) that the method reads; only these are held on to."""
+        """Indices of the ViT hidden states (0 = embeddings) that the method reads; only these are stored."""
         return ()
 
     def span(self) -> Span:
@@ -163,7 +163,7 @@ class Method(PruningMethod, ABC):
 
     def decoder_states(self, cuts: Sequence[int]) -> tuple[int, ...]:
         """Decoder layers (0-based), beside the stages' own, whose inputs the method reads at its stages; only these are
-        held on to. By default those that ``lookback`` names; a stage before which there is none may not look.
+        stored. By default those that ``lookback`` names; a stage before which there is none may not look.
 
         Args:
             cuts: the layers that its stages' tokens enter.
@@ -223,7 +223,7 @@ class Method(PruningMethod, ABC):
             modules: dotted names of further code that its answers pass through (the backbone's adapter).
             text_tower: the CLIP model that the backbone brings; a method that is given none reads that one.
         """
-        # later: their own code changes no answer
+        # here, because their own code changes no answer
         from clasp.backbones.hub import part_fingerprint
         from clasp.fingerprint import code_fingerprint
 
@@ -235,7 +235,7 @@ class Method(PruningMethod, ABC):
 
     def __call__(self, model: Any, processor: Any) -> Run:
         """The context manager that prunes ``model`` while it is open."""
-        from clasp.engine import Run  # later: whoever only plans needs no engine
+        from clasp.engine import Run  # here, because planning needs no engine
 
         return Run(self, model, processor)
 

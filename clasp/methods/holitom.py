@@ -145,7 +145,7 @@ class HoliTom(Method):
         return centres[0, rising], mixed[0, rising]
 
     def _selection(self, clip: Clip, state: State, merged: Tensor, order: Sequence[Tensor]) -> Selection:
-        """Rows of which unequally many tokens stay are filled up with others, which are dropped after all."""
+        """Rows that keep fewer tokens than others are padded with entries that are not valid."""
         width = max(len(kept) for kept in order)
         real = torch.tensor([[place < len(kept) for place in range(width)] for kept in order])
         rows = [torch.cat([kept, _others(kept, merged[0, ..., 0].numel(), width - len(kept))]) for kept in order]

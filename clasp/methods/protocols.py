@@ -227,7 +227,7 @@ class State(Protocol):
             layer: :attr:`layer` itself, or an earlier one that :meth:`Method.decoder_states` names.
 
         Raises:
-            ValueError: a layer whose input was not held on to, or that has not computed yet.
+            ValueError: a layer whose input was not stored, or that has not computed yet.
         """
         ...
 
@@ -407,7 +407,7 @@ class Selection:
         replaced: (rows, keep) bool, which of ``features`` are used; None: all.
         pivots: (rows, keep) bool, for traces: kept for relevance rather than for coverage.
         valid: (rows, any) bool, for methods whose counts depend on the data: ``index`` then has as many columns as
-            this, more or fewer than asked for, and its False entries are dropped after all. At least one a row is True.
+            this, more or fewer than asked for, and its False entries are dropped. At least one a row is True.
         sizes: (rows, keep) how many tokens each kept one stands for, at least 1: from here on, decoding included, its
             logarithm is added to the logits of attention to it (ToMe's proportional attention). Of a method that
             :meth:`Method.weighs`.

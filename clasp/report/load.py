@@ -33,7 +33,7 @@ REMEDY = "run the experiment again, which sets bad files aside and fills the gap
 
 
 class ReportError(ValueError):
-    """A report cannot be built from the results at hand; the message says what is wrong and what to do."""
+    """A report cannot be built from the stored results; the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Column:
 
     @property
     def pending(self) -> str:
-        """What a cell reads that has answers and no score."""
+        """What a table shows for a cell with answers and no score."""
         return waiting(self.judge is not None, self.server) or ""
 
 

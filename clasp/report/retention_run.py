@@ -105,7 +105,7 @@ def load_retention(results: Path, name: str) -> RetentionRun:
     """The stored run ``name``.
 
     Raises:
-        ReportError: it is not there, or is not what it should be.
+        ReportError: it is missing or invalid.
     """
     path = results / "retention" / f"{name}.json"
     if not path.is_file():

@@ -64,7 +64,7 @@ class TableRow:
         tokens: budget in visual tokens per image.
         scores: benchmark -> score as stored, None where the cell is missing or unjudged.
         intervals: benchmark -> 95 % bootstrap interval of the score, None where the answers do not give the score.
-        pending: benchmarks whose cell has answers and no score yet, and what it reads until then.
+        pending: benchmarks whose cell has answers and no score yet -> what the table shows instead.
         average: normalized average over all benchmarks.
         costs: keys of :data:`clasp.report.summarize.COSTS`, None where a benchmark's cell is missing.
         speedups: phase (``prefill``, ``decode``, ``total``) -> unpruned / own seconds as measured; None where device or

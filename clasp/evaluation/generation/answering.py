@@ -120,7 +120,7 @@ class Checkpoint:
         return {}
 
     def before_batch(self) -> None:
-        """Called before each batch; what it raises ends the answering."""
+        """Called before each batch; an exception from it ends the answering."""
 
     def keep(self, questions: Sequence[Question], answers: Sequence[Answer]) -> None:
         """Keeps the answers of one batch."""
@@ -134,7 +134,7 @@ class Answerer:
         processor: its processor, with a chat template.
         method: what is pruned.
         batch_size: questions per forward pass; answers do not depend on it.
-        vit_cache: an open cache of the ViT's layers; what it saves counts as spent, so that times are those without it.
+        vit_cache: an open cache of the ViT's layers; the time it saves is added to the answers' times.
         presentation: how images and questions reach the processor.
 
     Attributes:
@@ -182,7 +182,7 @@ class Answerer:
         answers = self.checkpoint.given(questions)
         if answers:
             advance(len(answers))
-        # the stopwatch is the outer one, so that what pruning itself takes is inside what it times
+        # the stopwatch is the outer one, so that it also times the pruning itself
         with (
             Stopwatch(self.model) as watch,
             self.method(self.model, self.processor) as run,

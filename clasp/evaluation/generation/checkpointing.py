@@ -18,7 +18,7 @@ class LoggedAnswers(Checkpoint):
 
     Args:
         answer_log: of the cell.
-        before_batch: called before each batch; what it raises ends the cell.
+        before_batch: called before each batch; an exception from it ends the cell.
     """
 
     def __init__(self, answer_log: AnswerLog, before_batch: Callable[[], object] = lambda: None) -> None:

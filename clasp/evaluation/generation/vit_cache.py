@@ -5,8 +5,8 @@ small backbone the ViT takes most of the time. What its layers return for a crop
 bit for bit, as long as nothing has changed what enters them: methods that merge patches inside the ViT compute from
 their first merge on. Layers are replaced, not the tower, so that every hook sees what it would see.
 
-A crop's states may not depend on its neighbours in a batch, or the memory would change answers; so a crop is computed
-alone whether anything is kept or not, which on a CPU takes no longer than the whole batch at once.
+A crop's states may not depend on its neighbours in a batch, or the cache would change answers; so a crop is computed
+alone whether anything is cached or not, which on a CPU takes no longer than the whole batch at once.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class ViTCache:
                 if cached is not None and not cached.leads_to(index, entering):
                     cached = passing[place] = None  # from here on the layers' inputs differ, so that they are computed
                 states.append(self._state(cached, index, entering, compute))
-            return torch.cat(states)  # copies: whoever writes into what it gets does not write into the memory
+            return torch.cat(states)  # copies, so that in-place changes do not reach the cache
 
         return forward
 
@@ -165,5 +165,5 @@ def _same(one: Tensor, other: Tensor) -> bool:
     """Whether two contiguous tensors are equal bit by bit."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    words = INTEGERS[one.element_size()]  # bits, for which 0.0 is not -0.0, and whatever is no number is what it is
+    words = INTEGERS[one.element_size()]  # as bits: 0.0 differs from -0.0, and NaN equals itself
     return torch.equal(one.view(words), other.view(words))

@@ -37,7 +37,7 @@ TASK = "clasp_custom"
 REQUIRED, OPTIONAL = ("image", "question", "answer"), ("category",)
 
 PLACEHOLDERS = ("<image>", "<video>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-"""What the backbones' prompts mark images with; images come before the text, so no question holds one."""
+"""Image placeholders of the backbones' prompts; images come before the text, so no question may contain one."""
 
 
 Problem = tuple[int, str]
