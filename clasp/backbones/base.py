@@ -233,7 +233,7 @@ class Adapter(ABC):
         float32.
 
         Args:
-            others: without what CLS and the token itself pay; the mean is still over all that ask.
+            others: leaves out the attention of CLS and of the token itself; the mean is still over all queries.
         """
 
     @abstractmethod

@@ -21,8 +21,8 @@ from clasp.methods.protocols import PruningMethod
 class EncoderWatch:
     """Keeps the ViT states that a method reads, and merges patches in its `merge_layers`.
 
-    ``generate`` calls a model's encoders before any forward, and hands on neither pixels nor what says which crops make
-    an image; so the encoders themselves are wrapped.
+    ``generate`` calls a model's encoders before any forward, and passes on neither pixels nor what says which crops
+    make an image; so the encoders themselves are wrapped.
 
     Args:
         lock: held while an encoder runs, since the hooks inside it know one call at a time.

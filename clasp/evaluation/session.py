@@ -157,7 +157,7 @@ class Session:
         from clasp.evaluation.generation.checkpointing import LoggedAnswers
 
         benchmark = self._benchmarks[spec.benchmark]
-        forget_routes()  # each cell pays for its own routing, so that times do not depend on what ran before
+        forget_routes()  # each cell includes its own routing, so that times do not depend on what ran before
         self._team.begin(spec.signature, lambda: self._ready(group, benchmark))
         answerer = self._answering(group)
         answerer.checkpoint = LoggedAnswers(answer_log, between)

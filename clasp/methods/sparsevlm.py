@@ -2,7 +2,7 @@
 
 Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference", arXiv 2410.04417,
 version 1.5 of the code. Raters are the words t whose relevance mean_v softmax_t(h_v . h_t), on the decoder's input
-embeddings, exceeds the mean over words. A visual token's score is the head-mean attention that the raters pay to it.
+embeddings, exceeds the mean over words. A visual token's score is the head-mean attention of the raters to it.
 Layers 2, 6 and 15 run in full and their outputs are pruned to the highest scores. Of the n tokens dropped, the best
 m = int(0.3 n) + 1 are clustered by DPC-KNN into int(m / 10) + 1 clusters, whose means follow the kept tokens. Positions
 are re-indexed without gaps.

@@ -86,7 +86,7 @@ class Answer:
         text: the model's answer, cut at the task's stop strings.
         routed: category that the method's router chose, where it routes.
         entering: visual tokens that each decoder layer computed on; empty for a prompt without an image.
-        leaving: visual tokens that each decoder layer handed on.
+        leaving: visual tokens that left each decoder layer.
         nominal: the budget of its images, as :class:`clasp.budget.TokenCounts` counts it; 0 without an image.
         text_tokens: prompt tokens that are not visual.
         new_tokens: generated tokens, the end token included; the first one comes from the prefill.
