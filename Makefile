@@ -122,7 +122,7 @@ report: $(READY)  ## results/report.html from what is stored, and every table an
 calibrate: $(READY)  ## choose fusion and pivot share per category on held-out data; writes configs/policy/
 	$(BIN)/python scripts/calibrate.py backbone=$(BACKBONE)
 
-retention: $(READY)  ## which visual tokens methods keep of a few pictures, as maps
+retention: $(READY)  ## which visual tokens methods keep of a few images, as maps
 	$(BIN)/python scripts/retention.py backbone=$(BACKBONE)
 
 router: $(READY)  ## accuracy, confusion and speed of the text routers

@@ -17,13 +17,13 @@ from typing import Literal
 Accounting = Literal["output_average", "nominal", "published", "thresholds"]
 """What a method's ``tokens`` can count; the last two stand for a paper's own stage counts or thresholds."""
 ACCOUNTINGS: tuple[Accounting, ...] = ("output_average", "nominal")
-"""Those that every method with a single stage knows."""
+"""Those that every method with a single stage takes."""
 PUBLISHED_TOKENS = 576
 """Visual tokens of an image in the tables of the papers whose counts are published (LLaVA-1.5)."""
 
 
 class BudgetError(ValueError):
-    """A budget or schedule that the backbone cannot honour; the message names the value, the bounds and a remedy."""
+    """A budget or schedule that the backbone cannot meet; the message names the value, the bounds and a remedy."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class Geometry:
     """What schedules and costs need to know of a backbone. Widths are in channels, all counts per image.
 
     Args:
-        visual_tokens: of one image; where it depends on the picture (``dynamic``), of the one that papers count with.
+        visual_tokens: of one image; where it depends on the image (``dynamic``), of the one that papers count with.
         feature_layer: index into the ViT's hidden states (0 = embeddings) that the projector reads, non-negative.
         cls: the ViT has a CLS token.
         multimodal_rotary: rotary positions have an axis each for time, height and width.
-        dynamic: the number of visual tokens depends on the picture's size.
+        dynamic: the number of visual tokens depends on the image's size.
         packed_vision: the ViT takes all patches of a batch as one sequence, so that none can be merged inside it.
         text_tower: beside the weights lies the CLIP model, text tower included, whose vision tower the ViT is.
         joined_patches: several patches of a crop make one visual token, so that none can be merged inside the ViT.

@@ -31,7 +31,7 @@ from clasp.methods.base import Method
 from clasp.methods.protocols import Grid, Selection
 
 LAYERS = 32
-"""Decoder layers that a schedule is asked for; with one stage before the first of them, none of them matters."""
+"""Decoder layers of the schedules; any number gives the same single stage before the first of them."""
 
 
 class NotServableError(ValueError):
@@ -101,7 +101,7 @@ def _retained(
 
 @lru_cache(maxsize=4096)
 def _count(method: Method, tokens_per_frame: int, num_frames: int) -> int:
-    """From a run on embeddings of any value, which is also what tells whether the rule looks at anything else."""
+    """By a run on random embeddings, which also fails where the rule reads anything but embeddings."""
     total = tokens_per_frame * num_frames
     if tokens_per_frame < 1 or num_frames < 1:
         raise ValueError(f"{num_frames} frames of {tokens_per_frame} tokens are no image; both are 1 or more")
@@ -150,7 +150,7 @@ def _parts(method: Method, stage: Stage, total: int, size: int) -> Iterator[tupl
 
 
 class _Refusing:
-    """What is not an embedding is refused by name when a rule asks for it."""
+    """Refuses by name what a rule reads that is not an embedding."""
 
     def __init__(self, method: str) -> None:
         self._method = method
@@ -165,7 +165,7 @@ class _Refusing:
 
 
 class FrameSizes(_Refusing):
-    """Implements of :class:`clasp.methods.protocols.Crops` what sizes alone tell."""
+    """Implements the part of :class:`clasp.methods.protocols.Crops` that follows from sizes alone."""
 
     whole = False
 
@@ -189,7 +189,7 @@ class _Unseeded(Sequence[int]):
 
 
 class EmbeddingState(_Refusing):
-    """Implements of :class:`clasp.methods.protocols.State` what the embeddings of one image or video tell.
+    """Implements the part of :class:`clasp.methods.protocols.State` that follows from one medium's embeddings.
 
     Args:
         embeds: (tokens, hidden).

@@ -14,7 +14,7 @@ from clasp import methods
 from clasp.backbones import PUBLISHED, TINY, load
 from clasp.budget import Geometry, token_counts
 from clasp.cost import Stopwatch, prefill_flops
-from clasp.demo.drawing import DemoError, data_url, kept_map, opened, seen
+from clasp.demo.drawing import DemoError, data_url, kept_map, opened, preprocessed
 from clasp.methods.base import Method
 from clasp.methods.clasp.router import forget
 
@@ -27,7 +27,7 @@ MAX_METHODS = 4
 MAX_QUESTION = 1_000
 MAX_NEW_TOKENS = 64
 BACKBONES = (TINY, *PUBLISHED)
-METHODS = {name: methods.get(name).__name__ for name in methods.for_pictures() if methods.get(name).prunes}
+METHODS = {name: methods.get(name).__name__ for name in methods.for_images() if methods.get(name).prunes}
 """Name -> label of those that drop tokens; the unpruned model always answers beside them."""
 
 
@@ -82,15 +82,15 @@ class Models:
             DemoError: the image or the question cannot be used.
             BackboneUnavailable: the backbone is not on this machine.
         """
-        picture = opened(request.image)
+        image = opened(request.image)
         model, processor = self.get(request.backbone)
         for token in (getattr(processor, f"{kind}_token", None) for kind in ("image", "video")):
             if token and token in request.question:
                 raise DemoError(f"The question holds {token!r}, which stands for an image; leave it out.")
         content = [{"type": "image"}, {"type": "text", "text": request.question}]
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        inputs = processor(text=[prompt], images=[[picture]], return_tensors="pt")
-        shown = seen(picture, inputs, processor)
+        inputs = processor(text=[prompt], images=[[image]], return_tensors="pt")
+        shown = preprocessed(image, inputs, processor)
         inputs = inputs.to(model.device, model.dtype)
         columns = [_column(model, processor, inputs, shown, methods.build("none", {}), request.question)]
         for name in request.methods:

@@ -1,4 +1,4 @@
-"""Images of the demo: what a visitor sends is opened with care, and what a method kept is drawn over it."""
+"""Images of the demo: opens uploaded files safely, and draws the kept tokens over them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _damaged(image: str | None) -> DemoError:
     return DemoError(f"The image is damaged ({image or 'its head'} cannot be decoded); save it anew and try again.")
 
 
-def seen(image: Image.Image, inputs: Any, processor: Any) -> tuple[Image.Image, tuple[int, int]] | None:
+def preprocessed(image: Image.Image, inputs: Any, processor: Any) -> tuple[Image.Image, tuple[int, int]] | None:
     """The image as the ViT gets it, and the (rows, columns) of its visual tokens in reading order.
 
     Args:
@@ -103,7 +103,7 @@ def kept_map(
     """The image with dropped tokens paled and kept ones framed.
 
     Args:
-        shown, grid: of :func:`seen`.
+        shown, grid: of :func:`preprocessed`.
         kept: indices of the tokens that stay, in reading order.
         pivots: those of them that are pivots, the others being completion; None: the method has no such kinds.
     """

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from clasp.engine.trace import SampleTrace
 
 SCHEMA = 1
-WHOLE_PICTURES = "clasp.backbones.llava"
+WHOLE_IMAGES = "clasp.backbones.llava"
 """The adapter of backbones whose visual tokens are one square grid of patches over one square image."""
 GENERATION = {"max_new_tokens": 32}
 """Enough for a short answer."""
@@ -67,7 +67,7 @@ def check(config: RunConfig, plan: Plan) -> None:
             questions, or questions that are not on this machine.
     """
     backbone = config.backbone
-    if adapter_module(backbone.source, backbone.revision, backbone.trust) != WHOLE_PICTURES:
+    if adapter_module(backbone.source, backbone.revision, backbone.trust) != WHOLE_IMAGES:
         raise ConfigError(
             f"backbone={backbone.name} cuts images into crops or frames, which a retention map does not show; "
             "use backbone=tiny, llava_1_5_7b or llava_1_5_13b"
@@ -194,17 +194,17 @@ def _described(one: TracedQuestion, processor: Any, shown: Presentation) -> dict
         "question": one.question.text,
         "answer": one.answers[0],
         "category": one.question.category,
-        "picture": _png(_as_seen(one.question.images[0], processor, shown)),
+        "image": _png(_preprocessed(one.question.images[0], processor, shown)),
     }
 
 
-def _as_seen(image: Image, processor: Any, shown: Presentation) -> Image:
+def _preprocessed(image: Image, processor: Any, shown: Presentation) -> Image:
     """The image as the ViT gets it, resized and cropped or padded, so that patches lie where they are drawn."""
     from PIL import Image
 
     given = shown.image(rgb(image), processor)
-    seen = processor.image_processor(given, do_rescale=False, do_normalize=False, return_tensors="pt")
-    pixels = seen["pixel_values"][0].permute(1, 2, 0)  # (height, width, 3), 0 to 255
+    inputs = processor.image_processor(given, do_rescale=False, do_normalize=False, return_tensors="pt")
+    pixels = inputs["pixel_values"][0].permute(1, 2, 0)  # (height, width, 3), 0 to 255
     return Image.fromarray(pixels.round().clamp(0, 255).byte().numpy())
 
 

@@ -69,7 +69,7 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
         weights: the backbone's fingerprint, where that is known and the backbone is not to be looked at.
 
     Raises:
-        ConfigError: a benchmark, method, parameter or budget that the backbone cannot honour.
+        ConfigError: a benchmark, method, parameter or budget that the backbone cannot meet.
         BackboneUnavailable: the backbone's identity cannot be had.
     """
     notices: list[str] = []
@@ -237,7 +237,7 @@ def _method(
         if tokens is not None or ratio is not None:
             # a share of images that differ in size is no count
             own |= {"ratio": ratio} if geometry.dynamic and ratio is not None else {"tokens": count}
-        # CLASP draws in one of its completion rules only, and a run's seed has no say in the others
+        # CLASP draws in one of its completion rules only, and a run's seed does not affect the others
         drawing = own.get("completion", getattr(_class(name), "completion", "random")) == "random"
         if "seed" in accepted and drawing:
             own.setdefault("seed", config.seed)
@@ -305,7 +305,7 @@ def _videos(config: RunConfig, benchmarks: list[Benchmark]) -> dict[str, LocalFi
 def _tasks(
     config: RunConfig, benchmarks: list[Benchmark], files: Mapping[str, LocalFile]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int | str]]:
-    """Per benchmark: what it asks and how it scores, and its limit."""
+    """Per benchmark: its questions, its scoring and its limit."""
     tasks: dict[str, dict[str, Any]] = {}
     limits: dict[str, int | str] = {}
     for benchmark in benchmarks:

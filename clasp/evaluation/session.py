@@ -99,7 +99,7 @@ class Session:
     def _one(
         self, group: Group, spec: CellSpec, held: HeldLock, label: str, bar: Any, failed: dict[str, str]
     ) -> Cell | None:
-        """One locked cell; None where it failed or was another's after all."""
+        """One locked cell; None where it failed or another process had finished it."""
         results = self._config.paths.results
         answer_log = AnswerLog(results, spec.signature)
         if self._store.get(spec.signature) is not None:  # finished between our look and our lock
@@ -157,7 +157,7 @@ class Session:
         from clasp.evaluation.generation.checkpointing import LoggedAnswers
 
         benchmark = self._benchmarks[spec.benchmark]
-        forget_routes()  # each cell pays for its own routing, so that times do not depend on what ran before
+        forget_routes()  # each cell includes its own routing, so that times do not depend on what ran before
         self._team.begin(spec.signature, lambda: self._ready(group, benchmark))
         answerer = self._answering(group)
         answerer.checkpoint = LoggedAnswers(answer_log, between)

@@ -33,7 +33,7 @@ def get(name: str) -> type[Method]:
     return getattr(importlib.import_module(entry.module), entry.class_name)
 
 
-def for_pictures() -> tuple[str, ...]:
+def for_images() -> tuple[str, ...]:
     """Names of the methods that need no video, so that they also run on backbones that take none."""
     return tuple(name for name in METHODS if not get(name).needs_videos)
 

@@ -1,7 +1,6 @@
-"""Which methods there are and how they are shown, read from their files without running them: asking costs no torch.
+"""Lists the methods with the attributes that reports show, read from their files without importing them or torch.
 
-A method is a class of this folder that has a ``name`` of its own. What it says of itself beside that stands in its
-class as plain values, and is the same to the report, which knows no tensors.
+A method is a class of this folder with a ``name`` of its own; its attributes for reports are plain values in its class.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from clasp.fingerprint import SHOWN
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a method is, and how it is shown.
+    """A method's place in the package, and its attributes for reports.
 
     Args:
         module, class_name: where.
         label: as papers write it.
         paper: arXiv number; empty for baselines.
-        inside: it drops visual tokens between decoder layers; the others hand the decoder fewer to begin with.
+        inside: it drops visual tokens between decoder layers; the others pass the decoder fewer from the start.
         convention: what its papers' token counts mean; None: no source says it.
     """
 
@@ -48,20 +47,20 @@ def read(folder: Path, package: str) -> dict[str, Entry]:
     found = {}
     for name, (module, _, own) in classes.items():
         if "name" in own:
-            says = _inherited(name, classes)
+            shown = _inherited(name, classes)
             found[own["name"]] = Entry(
                 module,
                 name,
                 label=own.get("label") or name,
-                paper=says.get("paper", ""),
-                inside=says.get("inside", False),
-                convention=cast("Accounting | None", says.get("convention")),
+                paper=shown.get("paper", ""),
+                inside=shown.get("inside", False),
+                convention=cast("Accounting | None", shown.get("convention")),
             )
     return dict(sorted(found.items(), key=lambda item: (item[1].paper, item[0])))
 
 
 def _inherited(name: str, classes: Mapping[str, tuple[str, list[str], dict[str, Any]]]) -> dict[str, Any]:
-    """A class's constants, and those of its bases that it has not."""
+    """A class's constants, with those that it inherits."""
     if name not in classes:
         return {}
     _, bases, own = classes[name]
@@ -69,7 +68,7 @@ def _inherited(name: str, classes: Mapping[str, tuple[str, list[str], dict[str, 
 
 
 def _constants(node: ast.ClassDef) -> dict[str, Any]:
-    """Values of a class's own name and of :data:`SHOWN`, where its body says them."""
+    """Values of ``name`` and of :data:`SHOWN` that a class's body sets."""
     return {
         item.target.id: item.value.value
         for item in node.body

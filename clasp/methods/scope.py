@@ -17,7 +17,7 @@ from torch import Tensor
 from clasp.budget import Accounting, Geometry, Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
-from clasp.ops.covering import Similar, cover
+from clasp.ops.covering import CosineCoverage, cover
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class SCOPE(Method):
             similar = vision.hidden_state(vision.feature_layer)
         else:
             similar = state.tokens()
-        return Selection(cover(Similar(similar), self._saliency(state, similar), keep))
+        return Selection(cover(CosineCoverage(similar), self._saliency(state, similar), keep))
 
     def _saliency(self, state: State, features: Tensor) -> Tensor:
         """(rows, tokens) float32."""

@@ -18,7 +18,7 @@ class Staged(Method):
         stage_layers: decoder layers (0-based) of the stages; None: the paper's, moved to the same relative depth of
             other decoders. Fixed where the counts are the published ones.
         reference_depth: number of decoder layers that ``stage_layers`` are counted in; they are then moved to the same
-            relative depth of the decoder at hand. None: they are its own.
+            relative depth of the actual decoder. None: they are its own.
     """
 
     accountings: ClassVar[tuple[Accounting, ...]] = ("output_average",)

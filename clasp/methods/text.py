@@ -1,4 +1,4 @@
-"""What methods share that listen to the prompt's text: which tokens of it they take."""
+"""What text-guided methods share: which tokens of the prompt count as its text."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from clasp.methods.protocols import Span
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listening(Method):
-    """A method whose official code takes everything after the image for the text.
+class TextGuided(Method):
+    """A method guided by the prompt's text, which in its official code is everything after the image.
 
     Args:
         text: ``after_image``, as there: the question with what the chat template puts behind it; or the

@@ -15,7 +15,7 @@ from clasp.ops.similarity import HELD, Closeness, Cosines, Pairs, blocks
 CUTOFF = 2.0**-20
 """How exactly the cutoff of :func:`density_centres` is found."""
 LISTED = 16
-"""Nearest neighbours among which a denser one is looked for before all others are."""
+"""Nearest neighbours that are searched first for a denser token, before all tokens are."""
 
 
 def density_peaks(cosines: Cosines, among: Tensor, neighbours: int = 5) -> Tensor:
@@ -27,7 +27,7 @@ def density_peaks(cosines: Cosines, among: Tensor, neighbours: int = 5) -> Tenso
 
     Args:
         cosines: of all pairs of (batch, tokens, dim) values.
-        among: (batch, tokens) bool, the tokens that take part; the others neither score nor lend density.
+        among: (batch, tokens) bool, the tokens that take part; the others have no score and add to no density.
 
     Returns:
         (batch, tokens) float32, non-negative; 0 for tokens that do not take part.

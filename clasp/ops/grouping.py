@@ -14,7 +14,7 @@ from clasp.ops.similarity import HELD, Cosines, blocks
 ITERATIONS = 2
 """Rounds of power iteration, as in torch.pca_lowrank."""
 SPANNED = 1e-5
-"""Share of the largest singular value below which float32 cannot tell a component from nothing."""
+"""Share of the largest singular value below which a component is rounding noise in float32."""
 
 
 def principal_groups(values: Tensor, groups: int, seeds: Sequence[int]) -> Tensor:
@@ -51,9 +51,8 @@ def principal_groups(values: Tensor, groups: int, seeds: Sequence[int]) -> Tenso
 def suppress(cosines: Cosines, group: Tensor, sizes: Tensor, scores: Tensor, threshold: Tensor) -> Tensor:
     """Non-maximum suppression: in each group the best token that is left is kept, and those like it are left out.
 
-    Where the matrix of all pairs is held, all tokens are looked at at once, again and again: who was right in a round
-    has none above it in the next that is not (Zheng et al. 2022, Cluster-NMS). Beyond, a round takes one token of each
-    group.
+    Where the matrix of all pairs is held, rounds update all tokens at once until nothing changes (Cluster-NMS, Zheng et
+    al. 2022). For more tokens, a round takes one token of each group.
 
     Args:
         cosines: of all pairs of tokens.
@@ -72,11 +71,11 @@ def suppress(cosines: Cosines, group: Tensor, sizes: Tensor, scores: Tensor, thr
         return _suppress_at_once(cosines, group, int(sizes.max()), rank, threshold)
     left = torch.ones_like(scores, dtype=torch.bool)
     kept = torch.zeros(len(scores), tokens + 1, dtype=torch.bool, device=device)  # the last: of groups without any left
-    nobody = torch.full(sizes.shape, tokens, device=device)
+    no_token = torch.full(sizes.shape, tokens, device=device)
     for _ in range(int(sizes.max())):  # a round takes one token of each group that has any left
         if not left.is_cuda and not bool(left.any()):
             break
-        best = nobody.scatter_reduce(1, group, rank.masked_fill(~left, tokens), "amin")
+        best = no_token.scatter_reduce(1, group, rank.masked_fill(~left, tokens), "amin")
         pick = order.gather(1, best.clamp(max=tokens - 1))
         kept.scatter_(1, pick.masked_fill(best == tokens, tokens), True)
         alike = cosines.rows(pick).gather(1, group[:, None]).squeeze(1) > threshold[:, None]
@@ -142,7 +141,7 @@ def run_means(values: Tensor, joins: Tensor, longest: int) -> Tensor:
 
     Args:
         values: (batch, tokens, dim).
-        joins: (batch, tokens) bool, whether a token goes on with the run of the one before it.
+        joins: (batch, tokens) bool, whether a token belongs to the run of the one before it.
         longest: no run has more tokens.
 
     Returns:
@@ -160,8 +159,8 @@ def run_means(values: Tensor, joins: Tensor, longest: int) -> Tensor:
 
 
 def halved_into(values: Tensor, chosen: Tensor) -> Tensor:
-    """The chosen tokens after every other one, in order, went into the one of highest cosine to it, which became the
-    mean of the two: the last to come has half of the weight.
+    """Merges every other token, in order, into the chosen token of highest cosine to it. Each merge takes the mean of
+    the two, so that the last token merged has half of the weight.
 
     Args:
         values: (batch, tokens, dim).
@@ -173,7 +172,7 @@ def halved_into(values: Tensor, chosen: Tensor) -> Tensor:
     count = chosen.shape[1]
     group = nearest_of(values, chosen)
     stays = torch.zeros_like(group, dtype=torch.bool).scatter(1, chosen, True)
-    # a chosen one has been there before all others of its group: by falling place, and it last
+    # by falling place within a group, the chosen token last: it was there before all others
     order = torch.arange(values.shape[1] - 1, -1, -1, device=values.device).expand_as(group)
     order = order.gather(1, stays.gather(1, order).int().argsort(dim=1, stable=True))
     sizes = torch.zeros_like(chosen).scatter_add(1, group, torch.ones_like(group))

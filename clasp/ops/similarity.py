@@ -78,8 +78,8 @@ class Cosines:
 class Closeness:
     """Negative Euclidean distances over sqrt(dim); identical tokens are at distance zero.
 
-    On a CPU the products are summed in float64, since those of float32 would tear identical tokens apart, and what is
-    below float32's resolution of the tokens is zero.
+    On a CPU the products are summed in float64, since in float32 identical tokens would get a distance, and distances
+    below float32's resolution of the tokens are set to zero.
 
     Args:
         values: (batch, tokens, dim).
@@ -111,14 +111,14 @@ class Closeness:
         if values.is_cuda:  # where float64 is slow on many cards, and differences are not
             distance = torch.cdist(values, self._values, compute_mode="donot_use_mm_for_euclid_dist")
             return distance * -self._scale
-        apart = squares[..., None] + self._squares[:, None]
-        apart.baddbmm_(values, self._values.transpose(-1, -2), alpha=-2.0)
-        apart.masked_fill_(apart <= 2.0 * RESOLUTION**2 * squares[..., None], 0.0)
-        return apart.float().sqrt_().mul_(-self._scale)
+        squared = squares[..., None] + self._squares[:, None]
+        squared.baddbmm_(values, self._values.transpose(-1, -2), alpha=-2.0)
+        squared.masked_fill_(squared <= 2.0 * RESOLUTION**2 * squares[..., None], 0.0)
+        return squared.float().sqrt_().mul_(-self._scale)
 
 
 def nearest(pairs: Pairs, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` highest values of each token with any other, by falling value, and whose they are.
+    """The ``count`` highest values of each token with any other, by falling value, and the indices of those others.
 
     Returns:
         (batch, tokens, count) float32 and long; where there are fewer others, -inf.

@@ -82,8 +82,8 @@ def below_random(found: Mapping[Key, Standing], averages: Mapping[Key, Average])
         return ""
     budgets = dict.fromkeys(tokens for _, tokens in averages)
     meanings: dict[Standing, str] = {
-        "below": "not told apart by the paired test",
-        "apart": f"told apart (corrected p < {SIGNIFICANT})",
+        "below": "no significant difference by the paired test",
+        "significant": f"significant (corrected p < {SIGNIFICANT})",
     }
     parts = []
     for standing, meaning in meanings.items():

@@ -1,8 +1,8 @@
-"""Scores on the questions that a downsampled picture no longer answers (VTC-Bench, arXiv 2510.07143).
+"""Scores on the questions that a downsampled image no longer answers (VTC-Bench, arXiv 2510.07143).
 
-Most questions of common benchmarks survive any compression, plain pooling included, and tell methods apart as little as
-those that the unpruned model fails. What is left are the questions that the unpruned model has right and the
-downsampling row of the same budget has wrong.
+Most questions of common benchmarks survive any compression, plain pooling included, and distinguish methods as little
+as those that the unpruned model fails. What is left are the questions that the unpruned model answers correctly and
+the downsampling row of the same budget does not.
 """
 
 from __future__ import annotations
@@ -63,6 +63,6 @@ def _answered(answers: list[dict[str, Any]]) -> Answered:
     """The answers by question; none where one has no score yet."""
     if any(answer.get("score") is None for answer in answers):
         return {}
-    # under names that tell several questions of one id apart
+    # under names that distinguish several questions of one id
     named = occurrences(answers)
     return {name: {**answer, "question_id": name} for name, answer in zip(named, answers, strict=True)}

@@ -33,7 +33,7 @@ REMEDY = "run the experiment again, which sets bad files aside and fills the gap
 
 
 class ReportError(ValueError):
-    """A report cannot be built from the results at hand; the message says what is wrong and what to do."""
+    """A report cannot be built from the stored results; the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Column:
 
     @property
     def pending(self) -> str:
-        """What a cell reads that has answers and no score."""
+        """What a table shows for a cell with answers and no score."""
         return waiting(self.judge is not None, self.server) or ""
 
 
@@ -75,7 +75,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class ReportSpec:
-    """What is to be made of an experiment; its configuration says so under ``report``."""
+    """What a report shows of an experiment: ``report`` in its configuration."""
 
     title: str = ""
     table: str = "accuracy"
@@ -97,7 +97,7 @@ class Experiment:
         columns: the planned benchmarks, in plan order, also where no cell of theirs exists yet.
         planned: every cell, existing or not.
         missing: those that do not exist.
-        spec: what a report makes of it.
+        spec: what a report shows of it.
     """
 
     name: str

@@ -31,7 +31,7 @@ PAGES = {
 """Measured block -> the page that shows it, relative to the repository."""
 RECENT = "2504"
 """arXiv number from which a method is a recent one: April 2025."""
-SIGNS = {"better": "+", "not told apart": "=", "worse": "−"}
+SIGNS = {"better": "+", "no significant difference": "=", "worse": "−"}
 
 
 def publish(results: Path, root: Path) -> list[Path]:
@@ -129,7 +129,7 @@ def methods_block(summary: Summary) -> str:
 
 
 def recent_block(summary: Summary) -> str:
-    """Averages of the recent methods beside the baselines, and which tests tell a method apart from each of these."""
+    """Averages of the recent methods beside the baselines, and by which tests a method differs from each of these."""
     rows = {row.key: row for row in summary.rows if row.method in REGISTRY and row.method != UNPRUNED}
     papers = {name: REGISTRY[row.method].paper for (name, _), row in rows.items()}
     budgets = list(dict.fromkeys(tokens for _, tokens in rows))
@@ -142,12 +142,12 @@ def recent_block(summary: Summary) -> str:
         values = [_average(rows[name, tokens].average) for tokens in budgets]
         found = [[tested[base].get((name, tokens)) for tokens in budgets] for base in baselines]
         lines.append(_line(method_label(name), *values, *(_signs(row) for row in found)))
-    awaited = [entry.label for name, entry in REGISTRY.items() if entry.paper >= RECENT and name not in papers]
+    missing = [entry.label for name, entry in REGISTRY.items() if entry.paper >= RECENT and name not in papers]
     notes = [
-        f"Normalized averages by `{COMMANDS[summary.experiment.name]}`. Better (+), not told apart (=) or worse "
-        f"({SIGNS['worse']}) at {', '.join(map(str, budgets))} tokens by a paired permutation test, corrected for the "
-        "number of tests in its column.",
-        *([f"Awaited with the next computation of the stored results: {', '.join(awaited)}."] if awaited else []),
+        f"Normalized averages by `{COMMANDS[summary.experiment.name]}`. Better (+), no significant difference (=) or "
+        f"worse ({SIGNS['worse']}) at {', '.join(map(str, budgets))} tokens by a paired permutation test, "
+        "corrected for the number of tests in its column.",
+        *([f"Not yet in the stored results: {', '.join(missing)}."] if missing else []),
     ]
     return "\n".join([*lines, "", *notes])
 

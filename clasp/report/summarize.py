@@ -78,7 +78,7 @@ class _Cells:
     """An experiment's cells by row.
 
     Args:
-        experiment: whose they are.
+        experiment: the experiment.
 
     Attributes:
         methods: row -> method.

@@ -16,9 +16,9 @@ SIGNIFICANT = 0.05
 
 Key = tuple[str, int]
 """Name of the row, and its budget in visual tokens."""
-Standing = Literal["below", "apart"]
-"""Against random at the same budget. ``below``: a lower average; ``apart``: and the paired test tells them apart, with
-the number of comparisons corrected for."""
+Standing = Literal["below", "significant"]
+"""Against random at the same budget. ``below``: a lower average; ``significant``: also lower by the paired test,
+corrected for the number of comparisons."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Comparison:
     corrected: float
 
     @property
-    def verdict(self) -> Literal["better", "worse", "not told apart"]:
+    def verdict(self) -> Literal["better", "worse", "no significant difference"]:
         if self.corrected >= SIGNIFICANT:
-            return "not told apart"
+            return "no significant difference"
         return "better" if self.difference > 0 else "worse"
 
 
@@ -64,7 +64,7 @@ class TableRow:
         tokens: budget in visual tokens per image.
         scores: benchmark -> score as stored, None where the cell is missing or unjudged.
         intervals: benchmark -> 95 % bootstrap interval of the score, None where the answers do not give the score.
-        pending: benchmarks whose cell has answers and no score yet, and what it reads until then.
+        pending: benchmarks whose cell has answers and no score yet -> what the table shows instead.
         average: normalized average over all benchmarks.
         costs: keys of :data:`clasp.report.summarize.COSTS`, None where a benchmark's cell is missing.
         speedups: phase (``prefill``, ``decode``, ``total``) -> unpruned / own seconds as measured; None where device or
@@ -130,11 +130,11 @@ def standings(
 ) -> dict[Key, Standing]:
     """The rows that are below random's row of their budget, in the rows' order.
 
-    Averages are judged as shown, in percent to one decimal, so that equal-looking numbers are not told apart.
+    Averages are judged as shown, in percent to one decimal, so that numbers which look equal count as equal.
 
     Args:
         averages: of all rows.
-        comparisons: against random; without them no row is ``apart``.
+        comparisons: against random; without them no row is ``significant``.
     """
     found: dict[Key, Standing] = {}
     for (name, tokens), own in averages.items():
@@ -144,5 +144,5 @@ def standings(
         if round(100 * own.value, 1) < round(100 * random.value, 1):
             tested = (comparisons or {}).get((name, tokens))
             worse = tested is not None and tested.reference == RANDOM and tested.verdict == "worse"
-            found[name, tokens] = "apart" if worse else "below"
+            found[name, tokens] = "significant" if worse else "below"
     return found

@@ -208,7 +208,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_shares_follow_from_the_seconds(grown: Path) -> None:
     found = json.loads((grown / "tiny_growth.json").read_text())
-    assert (found["picture_tokens"], found["sizes"]) == (256, [256, 768])
+    assert (found["image_tokens"], found["sizes"]) == (256, [256, 768])
     unpruned, *pruned = found["prefills"]
     assert [run["name"] for run in pruned] == ["clasp", "fastv"]
     assert unpruned["selection_s"] == [0.0, 0.0]

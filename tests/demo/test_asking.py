@@ -33,7 +33,7 @@ from clasp.demo.drawing import (
     DemoError,
     kept_map,
     opened,
-    seen,
+    preprocessed,
 )
 from clasp.demo.server import Example
 
@@ -127,7 +127,7 @@ def test_the_grid_has_every_visual_token_where_its_pixels_are(name: str) -> None
     picture = Image.new("RGB", (112, 56))
     picture.paste("white", (56, 0, 112, 28))
     inputs = family.inputs([Prompt(text="What?", images=[picture])])
-    found = seen(picture, inputs, family.processor())
+    found = preprocessed(picture, inputs, family.processor())
     if name not in ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
         assert found is None
         return

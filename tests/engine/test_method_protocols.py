@@ -166,7 +166,7 @@ def test_looking_two_layers_back_reads_that_layer() -> None:
         family.model("eager")(**family.inputs([ONE]))
         maps = family.model("eager")(**family.inputs([ONE]), output_attentions=True).attentions
     assert torch.allclose(probe.seen[0][0], maps[1][0, :, -1, visual].mean(dim=0), **CLOSE)
-    with pytest.raises(ValueError, match="decoder layer -1 is not at hand before layer 1"):
+    with pytest.raises(ValueError, match="decoder layer -1 is not available before layer 1"):
         probed("llava", [ONE], lambda s: s.attention("last"), back=2)
     with pytest.raises(ValueError, match=r"looks at decoder layer 5.*use layers from 0 to the one before"):
         Probe(look=lambda s: None, layers=(5,))(family.model("eager"), family.processor())
@@ -182,7 +182,7 @@ class Late(Probe):
 
 @pytest.mark.parametrize("layer", [0, 2])
 def test_a_layer_that_was_not_asked_for_is_refused(layer: int) -> None:
-    with pytest.raises(ValueError, match=rf"decoder layer {layer} is not at hand before layer 1; .*decoder_states"):
+    with pytest.raises(ValueError, match=rf"decoder layer {layer} is not available before layer 1; .*decoder_states"):
         probed("llava", [ONE], lambda s: s.decoder(layer).hidden())
 
 
@@ -207,7 +207,7 @@ def test_rows_of_a_padded_batch_ask_as_if_alone() -> None:
 def test_many_queries_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     look = lambda s: (s.decoder().attention("prompt"), s.decoder().attention_heads("visual"))  # noqa: E731
     whole, _ = probed("llava", [ONE], look)
-    monkeypatch.setattr("clasp.engine.looking.HELD", 1)
+    monkeypatch.setattr("clasp.engine.decoder_rows.HELD", 1)
     parts, _ = probed("llava", [ONE], look)
     for one, other in zip(whole, parts, strict=True):
         assert all(torch.allclose(ours, theirs, atol=1e-6) for ours, theirs in zip(one, other, strict=True))

@@ -350,7 +350,7 @@ def test_a_picture_behind_a_prefix_of_another_context_is_pruned(family: str) -> 
             logits = on.model(input_ids=rest, past_key_values=shared, **on.media(on.first)).logits
             assert int(logits[0, -1].argmax()) == int(expected[0, on.first["input_ids"].shape[1]])
         else:
-            with pytest.raises(UnsupportedError, match=r"filled without one are not to be told; pass position_ids"):
+            with pytest.raises(UnsupportedError, match=r"filled without one cannot be derived; pass position_ids"):
                 on.model(input_ids=rest, past_key_values=shared, **on.media(on.first))
 
 

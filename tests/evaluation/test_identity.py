@@ -229,7 +229,7 @@ def test_every_file_on_the_way_to_a_score_is_signed_or_says_why_not() -> None:
     from clasp.fingerprint import _closure
 
     package = Path(identity.__file__).parents[1]
-    signed = {*identity.ASKING, *identity.WATCHING}
+    signed = {*identity.EVERY_QUESTION, *identity.VIDEO_QUESTIONS}
     assert all((package / name).exists() for name in (*signed, *identity.UNSIGNED))
     tasks = [f"evaluation/tasks/{path.name}" for path in (package / "evaluation/tasks").glob("[a-z]*.py")]
     asked = [*signed, *tasks, "evaluation/session.py"]

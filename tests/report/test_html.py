@@ -139,7 +139,7 @@ def write_retention(results: Path) -> None:
                 "question": "what color is it? <b>",
                 "answer": "black",
                 "category": "attribute",
-                "picture": base64.b64encode(picture.getvalue()).decode(),
+                "image": base64.b64encode(picture.getvalue()).decode(),
             }
         ],
         "maps": [

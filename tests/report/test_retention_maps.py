@@ -50,7 +50,7 @@ def one(question: int, row: str, stages: list[dict[str, Any]], **changes: Any) -
 
 
 def stored(**changes: Any) -> dict[str, Any]:
-    question = {"benchmark": "b", "question_id": "1", "answer": "red", "category": "attribute", "picture": png()}
+    question = {"benchmark": "b", "question_id": "1", "answer": "red", "category": "attribute", "image": png()}
     three = [
         {"layer": 2, "kept": [0, 1, 5, 15], "pivots": [0, 15]},
         {"layer": 4, "kept": [0, 1], "pivots": [0]},

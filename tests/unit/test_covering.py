@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clasp.ops import covering
-from clasp.ops.covering import Attracted, Demand, Similar, cover
+from clasp.ops.covering import CosineCoverage, Coverage, SoftmaxCoverage, cover
 from clasp.ops.grouping import mean_cosine, nearest_of, principal_groups, suppress, within
 from clasp.ops.similarity import Cosines
 
@@ -19,8 +19,8 @@ def cloud(batch: int, tokens: int, seed: int, dim: int = 6) -> Tensor:
     return torch.randn(batch, tokens, dim, generator=torch.Generator().manual_seed(seed))
 
 
-def matrix(demand: Demand) -> Tensor:
-    return torch.cat([block for _, block in demand.blocks()], dim=1)
+def matrix(coverage: Coverage) -> Tensor:
+    return torch.cat([block for _, block in coverage.blocks()], dim=1)
 
 
 def value(rows: list[list[float]], chosen: tuple[int, ...]) -> float:
@@ -53,14 +53,16 @@ def test_cover_equals_the_greedy_loop(tokens: int, place: str) -> None:
     cosines = torch.nn.functional.normalize(values.double(), dim=-1)
     cosines = cosines @ cosines.transpose(1, 2)
     for keep in range(1, tokens + 1):
-        index = cover(Similar(values), weight, keep).tolist()
+        index = cover(CosineCoverage(values), weight, keep).tolist()
         for row in range(3):
             assert index[row] == naive_cover(cosines[row].tolist(), weight[row].tolist(), keep), place
 
 
 def test_equal_weights_are_within_the_bound_of_greedy_sets() -> None:
     values = cloud(8, 8, 2, dim=3)
-    for row, index in zip(matrix(Similar(values)).tolist(), cover(Similar(values), torch.ones(8, 8), 3), strict=True):
+    for row, index in zip(
+        matrix(CosineCoverage(values)).tolist(), cover(CosineCoverage(values), torch.ones(8, 8), 3), strict=True
+    ):
         best = max(value(row, chosen) for chosen in itertools.combinations(range(8), 3))
         assert value(row, tuple(index.tolist())) >= (1 - 1 / math.e) * best
 
@@ -69,7 +71,7 @@ def test_identical_and_zero_tokens_leave_distinct_picks_from_the_first() -> None
     values = cloud(2, 10, 3)
     values[0] = values[0, :1]
     values[1] = 0.0
-    index = cover(Similar(values), torch.ones(2, 10), 4)
+    index = cover(CosineCoverage(values), torch.ones(2, 10), 4)
     assert index[1].tolist() == [0, 1, 2, 3], "nothing covers anything: the lower index"
     assert all(row == sorted(set(row)) for row in index.tolist())
 
@@ -77,17 +79,17 @@ def test_identical_and_zero_tokens_leave_distinct_picks_from_the_first() -> None
 def test_what_weighs_nothing_goes_last() -> None:
     weight = torch.zeros(1, 12)
     weight[0, [3, 8]] = 1.0
-    assert cover(Similar(cloud(1, 12, 4).abs()), weight, 2).tolist() == [[3, 8]]
-    assert {3, 8} < set(cover(Similar(cloud(1, 12, 4).abs()), weight, 5)[0].tolist())
+    assert cover(CosineCoverage(cloud(1, 12, 4).abs()), weight, 2).tolist() == [[3, 8]]
+    assert {3, 8} < set(cover(CosineCoverage(cloud(1, 12, 4).abs()), weight, 5)[0].tolist())
 
 
 @pytest.mark.parametrize("words", [0, 3])
 def test_attraction_is_the_softmax_over_tokens(words: int, place: str) -> None:
     z, x, u = cloud(2, words, 5), cloud(2, 9, 6), cloud(2, 9, 7, dim=4)
     real = torch.arange(words)[None] < torch.tensor([[words], [max(0, words - 2)]])
-    demand = Attracted(z, real, x, u, sharp=0.1, soft=0.3, share=0.5)
-    rows = matrix(demand)
-    assert (demand.count, demand.tokens) == (words + 9, 9)
+    coverage = SoftmaxCoverage(z, real, x, u, sharp=0.1, soft=0.3, share=0.5)
+    rows = matrix(coverage)
+    assert (coverage.count, coverage.tokens) == (words + 9, 9)
     for b in range(2):
         cos = lambda one, other: float(torch.nn.functional.cosine_similarity(one.double(), other.double(), dim=0))  # noqa: E731
         for a in range(words):
@@ -98,9 +100,9 @@ def test_attraction_is_the_softmax_over_tokens(words: int, place: str) -> None:
             e = [math.exp(cos(u[b, t], u[b, i]) / 0.3) for i in range(9)]
             assert rows[b, words + t].tolist() == pytest.approx([0.5 * v / sum(e) / 9 for v in e], abs=1e-6)
     everything = torch.arange(words + 9).flip(0).expand(2, -1)
-    assert demand.rows(everything).flip(1).allclose(rows)
+    assert coverage.rows(everything).flip(1).allclose(rows)
     for pick in (0, 8):
-        assert demand.column(torch.full((2, 1), pick)).allclose(rows[..., pick])
+        assert coverage.column(torch.full((2, 1), pick)).allclose(rows[..., pick])
 
 
 # Groups
@@ -147,7 +149,7 @@ def test_suppression_equals_the_loop_in_each_group() -> None:
 
 def test_mean_cosine_is_over_pairs_of_different_tokens() -> None:
     values = cloud(2, 7, 11)
-    cosines = matrix(Similar(values))
+    cosines = matrix(CosineCoverage(values))
     for b, mean in enumerate(mean_cosine(Cosines(values)).tolist()):
         pairs = [float(cosines[b, i, j]) for i, j in itertools.combinations(range(7), 2)]
         assert mean == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)

@@ -23,7 +23,7 @@ from clasp.categories import CATEGORIES
 from clasp.fingerprint import normalised
 from clasp.methods import METHODS, build, get
 from clasp.methods.clasp.fusion import FUSIONS, Fusion, LayerSet, fuse
-from clasp.methods.clasp.method import CLASP, Asking, Completion
+from clasp.methods.clasp.method import CLASP, Completion, PivotQueries
 from clasp.methods.clasp.policy import DEFAULT_POLICY, CategoryPolicy, ClassPolicy
 from clasp.methods.fastv import FastV
 from clasp.methods.random import Random
@@ -201,7 +201,7 @@ def test_clasp_random_completion_depends_on_image_seed_and_stage_alone() -> None
     assert counts.max() < 160
 
 
-@pytest.mark.parametrize("queries", get_args(Asking))
+@pytest.mark.parametrize("queries", get_args(PivotQueries))
 def test_clasp_pivots_are_what_its_queries_attend_to(queries: Any) -> None:
     state = PlainState(3, 20, seed=3, original=33, words=(6, 2, 9))
     state.categories = ["ocr"] * 3

@@ -15,7 +15,7 @@ from full_size import llava_processor, qwen2_5_vl_processor, qwen3_vl_processor,
 from PIL import Image
 
 from clasp.backbones import ADAPTERS
-from clasp.backbones.presentation import FILMED, Presentation, padded
+from clasp.backbones.presentation import WITH_VIDEOS, Presentation, padded
 from clasp.backbones.prompt import PromptReader, with_template
 from clasp.evaluation.generation.answering import Answerer, Question
 from clasp.methods import build
@@ -166,7 +166,7 @@ def test_without_anything_to_say_nothing_is_signed_or_told() -> None:
         "frames": 3,
     }
     assert shown.protocol.endswith("3 frames a video")
-    assert shown.protocol.startswith("pictures padded to a square, system prompt 'Be brief.', at least 1 pixels")
+    assert shown.protocol.startswith("images padded to a square, system prompt 'Be brief.', at least 1 pixels")
 
 
 @pytest.mark.parametrize(
@@ -228,4 +228,4 @@ def test_video_llava_is_asked_as_its_card_says_although_its_processor_has_no_tem
 def test_frames_are_for_the_families_that_take_videos() -> None:
     """The list, which needs no torch, against the adapters."""
     takes = {module for module, name in ADAPTERS.values() if getattr(importlib.import_module(module), name).frames}
-    assert set(FILMED) == takes
+    assert set(WITH_VIDEOS) == takes

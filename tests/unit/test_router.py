@@ -146,7 +146,7 @@ def test_without_an_encoder_clasp_takes_keyword_rules_and_says_so(monkeypatch: p
     assert with_encoder.fallbacks(SHIPPED.geometry) == ()
     monkeypatch.setattr("clasp.methods.clasp.router.encoder_installed", lambda: False)
     method = CLASP(tokens=64)
-    assert method.router == KeywordRouter(stands_in=True) != KeywordRouter()
+    assert method.router == KeywordRouter(is_fallback=True) != KeywordRouter()
     assert method.route(["How many dogs are there?"]) == ["counting"]
     (note,) = method.fallbacks(SHIPPED.geometry)
     assert "keyword rules stand in for router 'embedding'" in note

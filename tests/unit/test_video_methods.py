@@ -14,7 +14,7 @@ from fakes import FakeState
 from torch import Tensor
 
 from clasp.budget import BudgetError, Geometry, Stage
-from clasp.methods import METHODS, for_pictures
+from clasp.methods import METHODS, for_images
 from clasp.methods.evs import EVS
 from clasp.methods.fastvid import FastVID
 from clasp.methods.framefusion import FrameFusion, last_stage
@@ -59,17 +59,15 @@ def falling(values: Sequence[float]) -> list[int]:
 
 
 def test_methods_for_videos_are_known_by_what_they_say() -> None:
-    assert set(METHODS) - set(for_pictures()) == {"evs", "vidcom2", "fastvid", "holitom", "framefusion"}
+    assert set(METHODS) - set(for_images()) == {"evs", "vidcom2", "fastvid", "holitom", "framefusion"}
 
 
 @pytest.mark.parametrize("method", [*BEFORE, FrameFusion])
 def test_a_backbone_without_videos_is_refused_by_name_with_a_remedy(method: Any) -> None:
-    with pytest.raises(
-        ValueError, match=f"{method.name!r} compares the frames of videos.*video_llava_7b.*for pictures"
-    ):
+    with pytest.raises(ValueError, match=f"{method.name!r} compares the frames of videos.*video_llava_7b.*for images"):
         method(tokens=64).check(PICTURES)
     assert method(tokens=64).check(VIDEOS).token_counts().output_average == pytest.approx(64, abs=1)
-    assert any("picture" in note for note in method(tokens=64).assumed()), "it says what it does to a picture"
+    assert any("image" in note for note in method(tokens=64).assumed()), "it says what it does to an image"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ cross-validation says that the gain is not noise:
    ones.
 4. A category gets its own best setting where that gain exceeds its standard error, and the fixed setting elsewhere.
 
-Numpy alone; what asks the questions is the runner.
+Numpy alone; the runner gets the answers.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ def calibrate(
     }
     gains = {category: np.empty(len(values)) for category, values in scores.items()}
     for fold in range(folds):
-        seen = {category: values[members[category] != fold] for category, values in scores.items()}
-        best_fixed = _best_fixed(list(seen.values()))
+        training = {category: values[members[category] != fold] for category, values in scores.items()}
+        best_fixed = _best_fixed(list(training.values()))
         for category, values in scores.items():
             held = members[category] == fold
-            best = int(seen[category].mean(axis=0).argmax())
+            best = int(training[category].mean(axis=0).argmax())
             gains[category][held] = values[held, best] - values[held, best_fixed]
     choices = {}
     for category, values in scores.items():

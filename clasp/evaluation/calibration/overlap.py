@@ -28,8 +28,8 @@ def fingerprints(name: str, documents: Iterable[tuple[list[Any], str]]) -> Finge
     """
     images: dict[str, str] = {}
     questions: dict[str, str] = {}
-    for row, (pictures, text) in enumerate(documents):
-        hashes = [image_hash(picture) for picture in pictures]
+    for row, (shown, text) in enumerate(documents):
+        hashes = [image_hash(image) for image in shown]
         images |= dict.fromkeys(hashes, f"{name}[{row}]")
         asked = json.dumps([hashes, " ".join(text.lower().split())])
         questions[hashlib.sha256(asked.encode()).hexdigest()] = f"{name}[{row}]"

@@ -25,7 +25,7 @@ from clasp.results.store import CellStore
 log = logging.getLogger(__name__)
 
 WORKERS = 8
-"""Requests under way at a time."""
+"""Concurrent requests."""
 
 MISSES = 8
 """Requests that fail in a row, after their own tries, before no further one is sent."""
@@ -77,7 +77,7 @@ def judge_cell(
         store: where the cell is.
         cell: one of :func:`unjudged`.
         chat: the endpoint.
-        workers: requests under way at a time.
+        workers: concurrent requests.
         advance: called with the number of questions after each verdict.
 
     Raises:
@@ -141,7 +141,7 @@ def _ask_all(
 
 
 def _verdict(kind: Kind, answer: Mapping[str, Any], chat: Chat) -> dict[str, Any]:
-    """What the judge says of one answer; a reply in another form than the one asked for is an error, not a score."""
+    """The judge's verdict on one answer; a reply that cannot be parsed is an error, not a score."""
     reply = chat.ask(kind.messages(str(answer["prompt"]), str(answer["answer"]), str(answer["prediction"])))
     try:
         scores = kind.parse(reply)

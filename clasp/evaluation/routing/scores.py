@@ -1,4 +1,4 @@
-"""Measures routers on labelled prompts: accuracy, confusions, and time per prompt with nothing kept from before."""
+"""Measures routers on labelled prompts: accuracy, confusions, and time per prompt with empty caches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Measurement:
 
     Args:
         confusion: (true category, routed category), prompts, both in the order of :data:`clasp.categories.CATEGORIES`.
-        ms_per_prompt: wall time in milliseconds, encoder loaded, no prompt seen before, the fastest pass.
+        ms_per_prompt: wall time in milliseconds, encoder loaded, no prompt cached, the fastest pass.
     """
 
     confusion: tuple[tuple[int, ...], ...]
@@ -62,7 +62,7 @@ def measure(router: Router, prompts: Sequence[Prompt]) -> Measurement:
 
 
 def _timed(router: Router, prompts: Sequence[Prompt]) -> tuple[list[str], float]:
-    """The categories, and the seconds that they took with nothing kept from before."""
+    """The categories, and the seconds that they took with empty caches."""
     if isinstance(router, EmbeddingRouter):
         forget()
     started = time.perf_counter()

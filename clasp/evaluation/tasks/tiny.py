@@ -28,7 +28,7 @@ Results = Sequence[str]
 
 def vqav2(document: Document, results: Results) -> dict[str, float]:
     """VQA accuracy in [0, 1]: the mean over the ten annotators of min(1, how many of the other nine agree / 3)."""
-    # lmms-eval tells annotators apart by their numbers, and rewrites the answers that it is given
+    # lmms-eval distinguishes annotators by their numbers, and rewrites the answers that it is given
     answers = [{"answer": answer, "answer_id": number} for number, answer in enumerate(document["answers"])]
     return {"exact_match": float(vqav2_process_results({**document, "answers": answers}, results)["exact_match"])}
 
