@@ -106,6 +106,11 @@ def _count(method: Method, tokens_per_frame: int, num_frames: int) -> int:
     total = tokens_per_frame * num_frames
     if tokens_per_frame < 1 or num_frames < 1:
         raise ValueError(f"{num_frames} frames of {tokens_per_frame} tokens are no image; both are 1 or more")
+    if method.resizes:
+        raise NotServableError(
+            f"method {method.name!r} makes images smaller before the processor, and a server asks about tokens that "
+            f"it has; bound images' pixels in the server, or use pool"
+        )
     stages = method.schedule(total, LAYERS).stages if method.prunes else ()
     if method.merge_layers(1) or [stage.cut for stage in stages] not in ([], [0]):
         raise NotServableError(

@@ -15,6 +15,9 @@ from typing import Any, cast
 from clasp.budget import Accounting
 from clasp.fingerprint import SHOWN
 
+NEEDS = ("needs_videos", "resizes")
+"""What a method's class says of the inputs that it is for."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -26,6 +29,8 @@ class Entry:
         paper: arXiv number; empty for baselines.
         inside: it drops visual tokens between decoder layers; the others hand the decoder fewer to begin with.
         convention: what its papers' token counts mean; None: no source says it.
+        needs_videos: it compares the frames of a video.
+        resizes: it makes images smaller instead of choosing among their tokens.
     """
 
     module: str
@@ -34,10 +39,13 @@ class Entry:
     paper: str
     inside: bool
     convention: Accounting | None
+    needs_videos: bool
+    resizes: bool
 
 
 def read(folder: Path, package: str) -> dict[str, Entry]:
-    """Name -> method of the files of a folder: baselines first, then by their papers' arXiv numbers, oldest first."""
+    """Name -> method of the files of a folder: baselines first, of these the unpruned model, then by their papers'
+    arXiv numbers, oldest first."""
     classes: dict[str, tuple[str, list[str], dict[str, Any]]] = {}
     for path in sorted([*folder.glob("*.py"), *folder.glob("*/method.py")]):
         module = ".".join((package, *path.relative_to(folder).with_suffix("").parts))
@@ -56,8 +64,10 @@ def read(folder: Path, package: str) -> dict[str, Entry]:
                 paper=says.get("paper", ""),
                 inside=says.get("inside", False),
                 convention=cast("Accounting | None", says.get("convention")),
+                needs_videos=says.get("needs_videos", False),
+                resizes=says.get("resizes", False),
             )
-    return dict(sorted(found.items(), key=lambda item: (item[1].paper, item[0])))
+    return dict(sorted(found.items(), key=lambda item: (item[1].paper, item[0] != "none", item[0])))
 
 
 def _inherited(name: str, classes: Mapping[str, tuple[str, list[str], dict[str, Any]]]) -> dict[str, Any]:
@@ -69,12 +79,12 @@ def _inherited(name: str, classes: Mapping[str, tuple[str, list[str], dict[str, 
 
 
 def _constants(node: ast.ClassDef) -> dict[str, Any]:
-    """Values of a class's own name and of :data:`SHOWN`, where its body says them."""
+    """Values of a class's own name, of :data:`SHOWN` and of :data:`NEEDS`, where its body says them."""
     return {
         item.target.id: item.value.value
         for item in node.body
         if isinstance(item, ast.AnnAssign)
         and isinstance(item.target, ast.Name)
-        and item.target.id in ("name", *SHOWN)
+        and item.target.id in ("name", *SHOWN, *NEEDS)
         and isinstance(item.value, ast.Constant)
     }
