@@ -1,7 +1,7 @@
 """Downsample: a smaller image, for backbones of native resolution: a baseline that looks at nothing.
 
 Before the processor, an image of which N visual tokens would come is scaled so that at most T do: its sides by about
-sqrt(T / N), to whole tokens. Reviewers and VTC-Bench (Liao et al. 2025) ask for it: in 48 of 65 published cells
+sqrt(T / N), to whole tokens. Reviewers and VTC-Bench (arXiv 2510.07143) ask for it: in 48 of 65 published cells
 downsampled images beat every designed method. Unlike pooling, the ViT does not see what is left out.
 """
 
