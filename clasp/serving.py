@@ -11,7 +11,8 @@ has the same form, an image being one frame. Where q of vLLM is the share remove
     mask = compute_retention_mask(rule, embeds, (frames, height, width), spatial_merge_size)
 
 Any method works that prunes once, before the decoder, and looks at nothing but the tokens and where they lie: stride,
-pooling, DivPrune, SCOPE with ``alpha=0, features="projected"``; others are refused by name, before a feature is there.
+pooling, DivPrune, SCOPE with ``alpha=0, features="projected"``, and EVS and VidCom2 for videos; others are refused by
+name, before a feature is there.
 The count and the mask are the engine's own, for whole images and videos whose tokens are a grid: no newlines, no tiles.
 Positions are the server's: most rules here expect ``contiguous`` ones, as vLLM gives.
 """
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from clasp.budget import Stage
 from clasp.methods.base import Method
-from clasp.methods.protocols import Grid, Selection
+from clasp.methods.protocols import Frames, Grid, Selection
 
 LAYERS = 32
 """Decoder layers of the schedules; any number gives the same single stage before the first of them."""
@@ -105,6 +106,11 @@ def _count(method: Method, tokens_per_frame: int, num_frames: int) -> int:
     total = tokens_per_frame * num_frames
     if tokens_per_frame < 1 or num_frames < 1:
         raise ValueError(f"{num_frames} frames of {tokens_per_frame} tokens are no image; both are 1 or more")
+    if method.resizes:
+        raise NotServableError(
+            f"method {method.name!r} makes images smaller before the processor, and a server asks about tokens that "
+            f"it has; bound images' pixels in the server, or use pool"
+        )
     stages = method.schedule(total, LAYERS).stages if method.prunes else ()
     if method.merge_layers(1) or [stage.cut for stage in stages] not in ([], [0]):
         raise NotServableError(
@@ -211,7 +217,11 @@ class EmbeddingState(_Refusing):
         return _Unseeded(self._method)
 
     def grid(self) -> Grid:
-        frames, rows, columns = self._size
-        places = torch.arange(self.visual_tokens, device=self._embeds.device)[None]
-        within = places % (rows * columns)
-        return Grid(places // (rows * columns), within // columns, within % columns, [[(rows, columns)] * frames])
+        count, rows, columns = self._size
+        frames = self.frames()
+        return Grid(frames.frame, frames.place // columns, frames.place % columns, [[(rows, columns)] * count])
+
+    def frames(self) -> Frames:
+        count, rows, columns = self._size
+        size, tokens = rows * columns, torch.arange(self.visual_tokens, device=self._embeds.device)[None]
+        return Frames(count, size, tokens // size, tokens % size)

@@ -7,7 +7,7 @@ and not a default: results name those that were chosen; without any, inputs are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -119,6 +119,39 @@ class Presentation:
         if self.system_prompt is None:
             return [turn]
         return [{"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}, turn]
+
+
+class Downscaling:
+    """Scales PIL images in RGB down before a processor of Qwen's, which it then has leave them at that.
+
+    Args:
+        processor: the caller's own; its lower bound on pixels is taken away.
+        size: pixels of an image's height and width, and rows and columns of tokens that it has as it is -> rows and
+            columns of the smaller one.
+    """
+
+    def __init__(self, processor: Any, size: Callable[[int, int, int, int], tuple[int, int]]) -> None:
+        own = processor.image_processor
+        self._size, self._unit = size, own.merge_size * own.patch_size
+        self._least, self._most = own.size["shortest_edge"], own.size["longest_edge"]
+        own.size = {"shortest_edge": self._unit**2, "longest_edge": self._most}
+
+    def __call__(self, image: Any) -> Any:
+        """The image, smaller; as it is where the processor then makes as many tokens of it as it would have."""
+        from PIL import Image
+
+        rows, columns = self._size(image.height, image.width, *self._grid(image, self._least))
+        if (rows, columns) == self._grid(image, self._unit**2):
+            return image
+        return image.resize((columns * self._unit, rows * self._unit), Image.Resampling.BICUBIC)
+
+    def _grid(self, image: Any, least: int) -> tuple[int, int]:
+        """Rows and columns of tokens that the processor makes of an image of at least so many pixels."""
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+        bounds = {"min_pixels": least, "max_pixels": self._most}
+        height, width = smart_resize(image.height, image.width, self._unit, **bounds)
+        return height // self._unit, width // self._unit
 
 
 def padded(image: Any, mean: Sequence[float]) -> Any:

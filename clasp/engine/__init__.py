@@ -112,6 +112,13 @@ class Run:
         if visual_tokens == self.schedule.visual_tokens:
             return self.schedule
         tokens = self.method.tokens
+        if self.method.resizes:
+            if tokens is not None and visual_tokens > tokens:
+                raise BudgetError(
+                    f"method {self.method.name!r} with tokens={tokens} was given {visual_tokens} visual tokens; scale "
+                    f"the image down before the processor, as clasp-eval does, and leave out videos"
+                )
+            return Schedule(visual_tokens, self.schedule.layers, nominal=visual_tokens)
         if tokens is not None and tokens >= visual_tokens:
             stages = tuple(replace(stage, keep=visual_tokens) for stage in self.schedule.stages)
             return Schedule(visual_tokens, self.schedule.layers, stages, nominal=visual_tokens)

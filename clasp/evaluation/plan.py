@@ -96,7 +96,8 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
     rows: list[tuple[str, tuple[CellSpec, ...]]] = []
     seen: set[str] = set()
     for name, method, budget in combinations:
-        identity = method.identity(adapter, text_tower=own_text_tower(resolve(source)))
+        read = [adapter, *([Presentation.__module__] if method.resizes else [])]
+        identity = method.identity(*read, text_tower=own_text_tower(resolve(source)))
         specs = tuple(
             CellSpec(
                 method=identity,

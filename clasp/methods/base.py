@@ -61,6 +61,9 @@ class Method(PruningMethod, ABC):
     """Whether the ViT's attention counts a merged patch by how many it stands for (ToMe's proportional attention)."""
     needs_videos: ClassVar[bool] = False
     """Whether it compares the frames of a video; refused on backbones that take none."""
+    resizes: ClassVar[bool] = False
+    """Whether it makes images smaller before the processor instead of choosing among their tokens; refused where the
+    ViT does not take images at their own resolution."""
     own_counts: ClassVar[bool] = False
     """Whether the number of tokens that stay at a stage depends on the data, the schedule stating only its mean:
     :meth:`select` is then called at every stage, also where no more than ``keep`` are left."""
@@ -127,6 +130,11 @@ class Method(PruningMethod, ABC):
             raise ValueError(
                 f"method {self.name!r} compares the frames of videos, which this backbone does not take; use one that "
                 f"does (video_llava_7b, llava_onevision_7b, qwen2_5_vl_7b), or a method for images"
+            )
+        if self.resizes and not geometry.packed_vision:
+            raise ValueError(
+                f"method {self.name!r} makes images smaller, while this backbone's ViT takes images or tiles of one "
+                f"size; use one of native resolution (qwen2_5_vl_7b, qwen3_vl_8b), or method=pool"
             )
         schedule = self.schedule(geometry.visual_tokens, geometry.layers)
         cuts = [stage.cut for stage in schedule.stages]

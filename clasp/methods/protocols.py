@@ -429,6 +429,7 @@ class PruningMethod(Protocol):
     weighs_merged: ClassVar[bool]
     cuts_passed: ClassVar[bool]
     own_counts: ClassVar[bool]
+    resizes: ClassVar[bool]
 
     @property
     def tokens(self) -> int | None: ...

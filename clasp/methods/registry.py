@@ -14,6 +14,9 @@ from typing import Any, cast
 from clasp.budget import Accounting
 from clasp.fingerprint import SHOWN
 
+NEEDS = ("needs_videos", "resizes")
+"""What a method's class says of the inputs that it is for."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -25,6 +28,8 @@ class Entry:
         paper: arXiv number; empty for baselines.
         inside: it drops visual tokens between decoder layers; the others pass the decoder fewer from the start.
         convention: what its papers' token counts mean; None: no source says it.
+        needs_videos: it compares the frames of a video.
+        resizes: it makes images smaller instead of choosing among their tokens.
     """
 
     module: str
@@ -33,10 +38,13 @@ class Entry:
     paper: str
     inside: bool
     convention: Accounting | None
+    needs_videos: bool
+    resizes: bool
 
 
 def read(folder: Path, package: str) -> dict[str, Entry]:
-    """Name -> method of the files of a folder: baselines first, then by their papers' arXiv numbers, oldest first."""
+    """Name -> method of the files of a folder: baselines first, of these the unpruned model, then by their papers'
+    arXiv numbers, oldest first."""
     classes: dict[str, tuple[str, list[str], dict[str, Any]]] = {}
     for path in sorted([*folder.glob("*.py"), *folder.glob("*/method.py")]):
         module = ".".join((package, *path.relative_to(folder).with_suffix("").parts))
@@ -55,8 +63,10 @@ def read(folder: Path, package: str) -> dict[str, Entry]:
                 paper=shown.get("paper", ""),
                 inside=shown.get("inside", False),
                 convention=cast("Accounting | None", shown.get("convention")),
+                needs_videos=shown.get("needs_videos", False),
+                resizes=shown.get("resizes", False),
             )
-    return dict(sorted(found.items(), key=lambda item: (item[1].paper, item[0])))
+    return dict(sorted(found.items(), key=lambda item: (item[1].paper, item[0] != "none", item[0])))
 
 
 def _inherited(name: str, classes: Mapping[str, tuple[str, list[str], dict[str, Any]]]) -> dict[str, Any]:
@@ -68,12 +78,12 @@ def _inherited(name: str, classes: Mapping[str, tuple[str, list[str], dict[str, 
 
 
 def _constants(node: ast.ClassDef) -> dict[str, Any]:
-    """Values of ``name`` and of :data:`SHOWN` that a class's body sets."""
+    """Values of a class's own name, of :data:`SHOWN` and of :data:`NEEDS`, where its body says them."""
     return {
         item.target.id: item.value.value
         for item in node.body
         if isinstance(item, ast.AnnAssign)
         and isinstance(item.target, ast.Name)
-        and item.target.id in ("name", *SHOWN)
+        and item.target.id in ("name", *SHOWN, *NEEDS)
         and isinstance(item.value, ast.Constant)
     }

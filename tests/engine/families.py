@@ -669,6 +669,6 @@ UNMERGEABLE = ("qwen", "internvl", "smolvlm")
 
 
 def fits(method: Any, family: str) -> bool:
-    """Whether a method runs on a family, or is refused by name."""
+    """Whether a method drops tokens on a family; else it is refused by name, or scales images before the processor."""
     unmergeable = family.startswith(UNMERGEABLE) and method.merge_layers(9)
-    return not unmergeable and (FAMILIES[family].takes_videos or not method.needs_videos)
+    return not (unmergeable or method.resizes) and (FAMILIES[family].takes_videos or not method.needs_videos)

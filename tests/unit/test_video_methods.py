@@ -59,7 +59,7 @@ def falling(values: Sequence[float]) -> list[int]:
 
 
 def test_methods_for_videos_are_known_by_what_they_say() -> None:
-    assert set(METHODS) - set(for_images()) == {"evs", "vidcom2", "fastvid", "holitom", "framefusion"}
+    assert set(METHODS) - set(for_images()) == {"evs", "vidcom2", "fastvid", "holitom", "framefusion", "downsample"}
 
 
 @pytest.mark.parametrize("method", [*BEFORE, FrameFusion])

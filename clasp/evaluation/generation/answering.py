@@ -18,11 +18,12 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from clasp.backbones import adapter_for
-from clasp.backbones.presentation import Presentation
+from clasp.backbones.presentation import Downscaling, Presentation
 from clasp.cost import Stopwatch
 from clasp.evaluation.generation.prefetcher import Batch, Prefetcher
 from clasp.evaluation.questions.frames import Clip, VideoError, sample
 from clasp.evaluation.questions.images import rgb
+from clasp.methods.downsample import Downsample
 
 if TYPE_CHECKING:
     from clasp.engine import Run
@@ -165,7 +166,12 @@ class Answerer:
         self._largest: int | None = None  # questions that fit into memory at once, as far as is known
         self._preparing = copy.deepcopy(processor)  # a tokenizer's padding is state, and the engine reads tokens too
         presentation.prepare(self._preparing)
-        own = adapter_for(model).frames
+        adapter = adapter_for(model)
+        self._smaller: Downscaling | None = None
+        if isinstance(method, Downsample):
+            method.check(adapter.geometry)  # others' processors have no such bounds
+            self._smaller = Downscaling(self._preparing, method.size)
+        own = adapter.frames
         self._frames = own and (presentation.frames or own)
         self._warm = False
 
@@ -259,6 +265,11 @@ class Answerer:
             raise EvaluationError(
                 f"{question.name}: {type(self.model).__name__} is asked no questions about videos; use a backbone "
                 "whose adapter says how many frames it takes, for example backbone=video_llava_7b"
+            )
+        if question.videos and self._smaller is not None:
+            raise EvaluationError(
+                f"{question.name}: method {self.method.name!r} makes images smaller, not the frames of videos; use "
+                "method=pool, or benchmarks without videos"
             )
         for video in question.videos:
             if isinstance(video, str | Path) and not Path(video).is_file():
@@ -381,7 +392,8 @@ class Answerer:
         return self._preparing(text=texts, padding=True, padding_side="left", return_tensors="pt", **arguments)
 
     def _shown(self, image: Any) -> Any:
-        return self._presentation.image(rgb(image), self._preparing)
+        shown = self._presentation.image(rgb(image), self._preparing)
+        return shown if self._smaller is None else self._smaller(shown)
 
     def _clip(self, question: Question, video: Any) -> Clip:
         assert self._frames is not None
