@@ -73,8 +73,7 @@ def as_yaml(value: object) -> str:
     ("key", "way"),
     [
         *((key, "searchpath") for key in HYDRA),
-        *((key, "command line") for key in HYDRA if not key.startswith(SHELL)),  # which is the user's to type
-        *((key, "config-dir") for key in ("hydra.job.env_set.GIT_CONFIG_COUNT", "hydra.run.dir")),
+        *((key, way) for key in ("hydra.job.name", "hydra.run.dir") for way in ("command line", "config-dir")),
     ],
 )
 def test_a_configuration_runs_nothing_and_writes_nowhere_else(

@@ -23,7 +23,6 @@ from clasp.backbones.llava import LlavaAdapter
 from clasp.backbones.llava_next import LlavaNextAdapter
 from clasp.backbones.llava_onevision import LlavaOnevisionAdapter
 from clasp.backbones.video_llava import VideoLlavaAdapter
-from clasp.ops.attention import attention_rows
 
 ADAPTERS: dict[str, type[CropAdapter]] = {
     "llava": LlavaAdapter,
@@ -318,19 +317,6 @@ def test_only_cut_pictures_are_covered_by_tiles(case: Case) -> None:
                 adapter.covering(vision_pass, item)
 
 
-@each_case
-def test_a_mediums_pixels_do_not_depend_on_its_batch(case: Case) -> None:
-    adapter, vision_pass = passed(case)
-    item = 0
-    for prompt, row in zip(case.prompts(), case.rows, strict=True):
-        alone = FAMILIES[case.family].inputs([prompt])
-        arguments = {name: alone[name] for name in encoder_arguments(case)}
-        single = VisionPass(case.modality, arguments, output=vision_pass.output)
-        for place in range(len(row)):
-            assert torch.equal(adapter.pixels(vision_pass, item), adapter.pixels(single, place))
-            item += 1
-
-
 # --- inside the towers and the decoder -----------------------------------------------------------------------------
 
 TOWERS = tuple(dict.fromkeys((case.family, case.modality) for case in CASES))
@@ -367,75 +353,7 @@ def _noting(module: nn.Module, notes: dict[int, Tensor], index: int, part: int |
     return module.register_forward_hook(note)
 
 
-@each_case
-def test_cls_states_are_the_first_of_each_of_a_mediums_crops(case: Case) -> None:
-    adapter, vision_pass = passed(case)
-    state = vision_pass.states[2]
-    start = 0
-    for item, crops in enumerate(adapter.crop_counts(vision_pass)):
-        if case.family == "llava_onevision":
-            with pytest.raises(UnsupportedError, match="no CLS token"):
-                adapter.cls_states(vision_pass, item, state)
-            assert torch.equal(adapter.blocks(vision_pass, item, state), state[start : start + crops])
-        else:
-            assert torch.equal(adapter.cls_states(vision_pass, item, state), state[start : start + crops, 0])
-        start += crops
-    assert start == len(state)
-
-
-@each_case
-def test_values_of_any_width_and_precision_are_arranged(case: Case) -> None:
-    adapter, vision_pass = passed(case)
-    state = vision_pass.states[1]
-    for dtype in (torch.float64, torch.bfloat16):
-        values = torch.cat([torch.ones_like(state[..., :1]), torch.zeros_like(state[..., :2])], dim=-1).to(dtype)
-        for item, count in enumerate(adapter.counts(vision_pass)):
-            arranged = adapter.arrange(vision_pass, item, values)
-            assert arranged.dtype == dtype
-            assert arranged.shape == (count, 3)
-            assert torch.equal(arranged[:, 0] > 0.9, adapter.crops(vision_pass, item) >= 0)
-            assert not arranged[:, 1:].any()
-
-
-@pytest.mark.parametrize("family", [family for family in ADAPTERS if family != "llava"])
-def test_queries_and_keys_are_those_of_the_eager_decoder(family: str) -> None:
-    adapter = adapter_of(family, "eager")
-    hidden = torch.randn(2, 11, adapter.geometry.hidden, generator=torch.Generator().manual_seed(3))
-    inputs: dict[int, Tensor] = {}
-    maps: dict[int, Tensor] = {}
-    with ExitStack() as hooks, torch.no_grad():
-        for index, layer in enumerate(adapter.layers):
-            hooks.enter_context(
-                layer.register_forward_pre_hook(lambda _, args, index=index: inputs.update({index: args[0]}))
-            )
-            hooks.enter_context(_noting(layer.self_attn, maps, index, part=1))
-        adapter.decoder(inputs_embeds=hidden, use_cache=False)
-        positions = torch.arange(11).expand(1, 2, -1)
-        rotary = adapter.rotary(hidden, positions)
-        rows = torch.tensor([[10, 4], [7, 0]])
-        for layer, attention in maps.items():
-            query, key = (adapter.heads(layer, kind, inputs[layer], rotary) for kind in ("q", "k"))
-            query = query[torch.arange(2)[:, None], :, rows].transpose(1, 2)
-            ours = attention_rows(query, key, torch.arange(11) <= rows[..., None], adapter.scaling(layer))
-            expected = torch.stack([attention[b].mean(dim=0)[rows[b]] for b in range(2)])
-            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
-
-
 # --- configurations ------------------------------------------------------------------------------------------------
-
-
-def test_published_counts() -> None:
-    published = LlavaNextAdapter.geometry_of(LlavaNextConfig())
-    assert (published.visual_tokens, published.feature_layer, published.cls) == (2880, 23, True)
-    published = LlavaOnevisionAdapter.geometry_of(LlavaOnevisionConfig())
-    assert (published.visual_tokens, published.feature_layer, published.cls) == (729, 26, False)
-    published = VideoLlavaAdapter.geometry_of(VideoLlavaConfig())
-    assert (published.visual_tokens, published.feature_layer, published.cls) == (2056, 23, True)
-
-
-@pytest.mark.parametrize("family", ADAPTERS)
-def test_only_llava_1_5_has_as_many_visual_tokens_for_every_picture(family: str) -> None:
-    assert adapter_of(family).geometry.dynamic == (family != "llava")
 
 
 @pytest.mark.parametrize(

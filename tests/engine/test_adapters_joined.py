@@ -16,7 +16,7 @@ from transformers import InternVLConfig, InternVLVisionConfig, SiglipVisionConfi
 from clasp.backbones import adapter_for
 from clasp.backbones.base import UnsupportedError, VisionPass
 from clasp.backbones.internvl import InternVLAdapter
-from clasp.backbones.joined import JoinedAdapter, runs_of
+from clasp.backbones.joined import JoinedAdapter
 from clasp.backbones.smolvlm import SmolVLMAdapter
 from clasp.methods import get
 
@@ -180,22 +180,6 @@ def test_a_cls_token_goes_through_the_projector_as_a_square_of_itself() -> None:
     assert projected.shape == (CROPS["internvl"][1], adapter.geometry.hidden)
     assert any("square" in note for note in get("visionzip")(ratio=0.5).fallbacks(adapter.geometry))
     assert not any("square" in note for note in get("visionzip")(ratio=0.5, with_cls=False).fallbacks(adapter.geometry))
-
-
-def test_runs_of_placeholders() -> None:
-    found = [(run.before, run.length) for run in runs_of([7, 7, 1, 7, 2, 7, 7, 7], 7)]
-    assert found == [(-1, 2), (1, 1), (2, 3)]
-    assert runs_of([1, 2], 7) == []
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_budget_is_of_a_picture_whatever_its_crops(name: str) -> None:
-    family = FAMILIES[name]
-    with get("divprune")(tokens=12)(family.model(), family.processor()) as run, torch.no_grad():
-        family.model()(**inputs_of(name))
-    assert run.trace is not None
-    assert [sample.images for sample in run.trace.samples] == [2, 0, 1]
-    assert [len(sample.kept[0]) if sample.kept else 0 for sample in run.trace.samples] == [2 * 12, 0, 12]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,7 +21,6 @@ from clasp.backbones.qwen import QwenAdapter
 from clasp.backbones.qwen2_5_vl import Qwen25VLAdapter
 from clasp.backbones.qwen2_vl import Qwen2VLAdapter
 from clasp.backbones.qwen3_vl import Qwen3VLAdapter
-from clasp.ops.attention import attention_rows
 
 ADAPTERS: dict[str, type[QwenAdapter]] = {
     "qwen2_vl": Qwen2VLAdapter,
@@ -152,22 +151,6 @@ def test_counts_are_the_placeholders_of_the_prompts(recorded: Recorded) -> None:
         start += len(media)
 
 
-def test_pixels_are_each_medium_by_itself(recorded: Recorded) -> None:
-    adapter, vision_pass = recorded.adapter, recorded.vision_pass
-    encoder = adapter.encoders[vision_pass.modality]
-    for item, places in enumerate(recorded.patches()):
-        alone, _ = encode(
-            adapter,
-            vision_pass.modality,
-            adapter.pixels(vision_pass, item),
-            vision_pass.arguments[f"{vision_pass.modality}_grid_thw"][item : item + 1],
-        )
-        assert torch.equal(adapter.pixels(vision_pass, item), vision_pass.arguments[encoder.pixels][places])
-        torch.testing.assert_close(
-            alone.output.pooler_output[0], vision_pass.output.pooler_output[item], atol=1e-5, rtol=1e-5
-        )
-
-
 def test_blocks_are_in_the_order_of_the_pixels(recorded: Recorded) -> None:
     adapter, vision_pass = recorded.adapter, recorded.vision_pass
     expected = recorded.embedded
@@ -185,18 +168,6 @@ def test_own_feature_layer_reassembles_to_the_models_features(recorded: Recorded
     for item in recorded.items:
         rebuilt = adapter.reassemble(vision_pass, item, adapter.blocks(vision_pass, item, recorded.own))
         torch.testing.assert_close(rebuilt, vision_pass.output.pooler_output[item], atol=2e-6, rtol=2e-6)
-
-
-@pytest.mark.parametrize("modality", MODALITIES)
-@pytest.mark.parametrize("item", [0, 1])
-def test_a_medium_alone_reassembles_bit_for_bit(name: str, modality: Modality, item: int) -> None:
-    together = record(name, modality)
-    adapter, grid = together.adapter, together.vision_pass.arguments[f"{modality}_grid_thw"][item : item + 1]
-    vision_pass, _ = encode(adapter, modality, adapter.pixels(together.vision_pass, item), grid)
-    rebuilt = adapter.reassemble(
-        vision_pass, 0, adapter.blocks(vision_pass, 0, vision_pass.states[adapter.geometry.feature_layer])
-    )
-    assert torch.equal(rebuilt, vision_pass.output.pooler_output[0])
 
 
 def test_arranged_features_project_to_the_models_features(recorded: Recorded) -> None:
@@ -293,17 +264,6 @@ def _attention_maps(name: str, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return maps
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_gives_probabilities(name: str, dtype: torch.dtype) -> None:
-    recorded = record(name, "video", dtype=dtype)
-    attention = recorded.adapter.vision_attention(recorded.vision_pass, 2)[:, 0]
-    assert attention.dtype == torch.float32
-    grids = recorded.adapter.grids(recorded.vision_pass)
-    sums = [frame.sum() for frame in attention.split([rows * columns for t, rows, columns in grids for _ in range(t)])]
-    torch.testing.assert_close(torch.stack(sums), torch.ones(len(sums)), atol=1e-3, rtol=0)
-    assert recorded.adapter.arrange(recorded.vision_pass, 0, recorded.own, joined=True).dtype == dtype
-
-
 # Decoder -----------------------------------------------------------------------------------------------------------
 
 
@@ -389,112 +349,7 @@ def test_padding_has_no_part_in_the_next_position(name: str, axes: int) -> None:
     assert adapter.next_position(positions, valid).tolist() == [[[3], [3]]] * axes
 
 
-def test_queries_and_keys_give_the_models_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    family = FAMILIES[name]
-    adapter, inputs = ADAPTERS[name](family.model("eager")), family.inputs(MIXED)
-    hidden: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
-    handles = [
-        layer.register_forward_pre_hook(
-            lambda module, args, kwargs: hidden.append((args[0], kwargs["position_embeddings"])), with_kwargs=True
-        )
-        for layer in adapter.layers
-    ]
-    arguments = adapter.encode(dict(inputs))
-    maps = _attention_maps(name, monkeypatch)
-    with _hooked(*handles):
-        adapter.model(**arguments)
-    valid = inputs["attention_mask"].bool()
-    batch, length = valid.shape
-    rows = torch.tensor([[length - 1, length - 3], [length - 2, length - 4], [length - 1, length - 5]])
-    allowed = (torch.arange(length) <= rows[..., None]) & valid[:, None]
-    assert len(maps) == len(adapter.layers) == 8
-    for layer in (0, 2, 7):
-        states, rotary = hidden[layer]
-        query, key = (adapter.heads(layer, kind, states, rotary) for kind in ("q", "k"))
-        query = query[torch.arange(batch)[:, None], :, rows].transpose(1, 2)
-        scores = attention_rows(query, key, allowed, adapter.scaling(layer))
-        expected = maps[layer].mean(dim=1)[torch.arange(batch)[:, None], rows]
-        torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["image", "video", "mixed"])
-def test_additions_are_what_the_decoder_adds(name: str, kind: str) -> None:
-    family = FAMILIES[name]
-    adapter = ADAPTERS[name](family.model())
-    inputs = family.inputs(MIXED if kind == "mixed" else PROMPTS[kind])  # type: ignore[index]
-    watch = Watch(adapter)
-    with _hooked(*watch()):
-        expected = adapter.model(**inputs).logits
-    arguments = {key: value for key, value in watch.decoder[0].items() if key != "hidden"}
-    rest, additions = adapter.additions(arguments)
-    assert set(rest) <= set(arguments)
-    assert all(rest[key] is arguments[key] for key in rest)
-    deepstack = name == "qwen3_vl"
-    assert len(additions) == (3 if deepstack else 0)
-    visual = torch.isin(inputs["input_ids"], torch.tensor(list(adapter.placeholders.values())))
-    for addition in additions:
-        assert addition.shape == arguments["inputs_embeds"].shape
-        assert torch.equal(addition.abs().amax(dim=-1) > 0, visual)
-    plain = adapter.model.lm_head(adapter.decoder(**rest).last_hidden_state)
-    assert torch.allclose(plain, expected, atol=1e-4) is not deepstack
-    handles = [
-        layer.register_forward_hook(lambda module, args, output, addition=addition: output + addition)
-        for layer, addition in zip(adapter.layers, additions, strict=False)
-    ]
-    with _hooked(*handles):
-        rebuilt = adapter.model.lm_head(adapter.decoder(**rest).last_hidden_state)
-    assert torch.equal(rebuilt, expected)
-
-
-def test_decoding_steps_have_no_additions(name: str) -> None:
-    family = FAMILIES[name]
-    adapter = ADAPTERS[name](family.model())
-    watch = Watch(adapter)
-    _generates(adapter.model, family.inputs(MIXED), watch)
-    assert adapter.additions(watch.decoder[1])[1] == []
-
-
-def test_encoding_first_changes_nothing(name: str) -> None:
-    family = FAMILIES[name]
-    adapter, inputs = ADAPTERS[name](family.model()), family.inputs(MIXED)
-    arguments = adapter.encode(dict(inputs))
-    assert set(arguments["mm_encoder_outputs"]) == {"image", "video"}
-    assert not {encoder.pixels for encoder in adapter.encoders.values()} & set(arguments)
-    expected = adapter.multimodal(**inputs).last_hidden_state
-    assert torch.equal(adapter.multimodal(**arguments).last_hidden_state, expected)
-
-
 # Configurations ----------------------------------------------------------------------------------------------------
-
-
-def test_geometry_is_the_models(name: str) -> None:
-    model = FAMILIES[name].model()
-    adapter = ADAPTERS[name](model)
-    geometry = adapter.geometry
-    assert geometry == ADAPTERS[name].geometry_of(model.config)
-    assert adapter.architectures == (type(model).__name__,)
-    assert (geometry.layers, geometry.vision_layers) == (len(adapter.layers), len(adapter.vision_layers("image")))
-    assert geometry.feature_layer == geometry.vision_layers
-    assert geometry.kv_dim == model.model.language_model.layers[0].self_attn.k_proj.out_features
-    assert geometry.ffn == model.model.language_model.layers[0].mlp.up_proj.out_features
-    assert (geometry.cls, geometry.multimodal_rotary, geometry.dynamic, geometry.packed_vision) == (False,) + 3 * (
-        True,
-    )
-    assert geometry.visual_tokens == type(adapter).REFERENCE_TOKENS  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("adapter", "config", "side"),
-    [
-        (Qwen25VLAdapter, transformers.Qwen2_5_VLConfig, 1008),
-        (Qwen3VLAdapter, transformers.Qwen3VLConfig, 1024),
-    ],
-)
-def test_reference_picture_has_the_stated_tokens(adapter: type[QwenAdapter], config: Any, side: int) -> None:
-    vision = config().vision_config  # transformers' defaults are the published patches
-    cell = vision.patch_size * vision.spatial_merge_size
-    assert side % cell == 0
-    assert adapter.geometry_of(config()).visual_tokens == (side // cell) ** 2
 
 
 def test_sliding_windows_are_refused() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from full_size import ARCHITECTURES, CONFIGS, PROCESSORS
+from full_size import CONFIGS, PROCESSORS
 from PIL import Image
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -165,7 +165,7 @@ def _weightless() -> Iterator[None]:
 def on(request: pytest.FixtureRequest) -> Subject:
     name = request.param
     with torch.device("meta"):
-        model = getattr(transformers, ARCHITECTURES[name])._from_config(CONFIGS[name]())
+        model = transformers.AutoModelForImageTextToText.from_config(CONFIGS[name]())
     adapter = adapter_for(model.eval())
     return Subject(name, model, adapter, encode(adapter))
 
@@ -422,10 +422,8 @@ COUNTS: dict[str, Callable[[int, int], int]] = {
 
 def test_the_processor_asks_for_as_many_tokens_as_the_model_has_features(on: Subject) -> None:
     architecture = type(on.model).__name__
-    processor, first = (
-        PROCESSORS[architecture](),
-        next(name for name, own in ARCHITECTURES.items() if own == architecture),
-    )
+    processor = PROCESSORS[architecture]()
+    first = next(name for name, known in PUBLISHED.items() if known.architecture == architecture)
     # checkpoints of a family share their processor: every shape once
     for width, height in PICTURES.values() if on.name == first else [PICTURES["tall"]]:
         asked = tokens_and_features(on, processor, width, height)

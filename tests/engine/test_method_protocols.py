@@ -193,17 +193,6 @@ def test_queries_that_do_not_exist_are_refused_by_name() -> None:
         probed("llava", [ONE], lambda s: s.attention("words"))  # type: ignore[arg-type]
 
 
-def test_rows_of_a_padded_batch_ask_as_if_alone() -> None:
-    longer = Prompt(text="What is this, and where was it taken, do you think?", images=ONE.images)
-    for family in ("llava", "qwen2_5_vl"):
-        look = lambda s: [s.decoder(0).attention(kind) for kind in QUERIES]  # noqa: E731
-        together, _ = probed(family, [ONE, longer], look, layers=(0,))
-        for row, prompt in enumerate((ONE, longer)):
-            alone, _ = probed(family, [prompt], look, layers=(0,))
-            for ours, theirs in zip(together[1], alone[1], strict=True):
-                assert torch.allclose(ours[row], theirs[0], atol=1e-5)
-
-
 def test_many_queries_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     look = lambda s: (s.decoder().attention("prompt"), s.decoder().attention_heads("visual"))  # noqa: E731
     whole, _ = probed("llava", [ONE], look)
@@ -288,7 +277,7 @@ def lit(width: int, height: int, at: tuple[float, float]) -> Image.Image:
     return picture
 
 
-@pytest.mark.parametrize("at", [(0.15, 0.85), (0.65, 0.35), (0.85, 0.45)])
+@pytest.mark.parametrize("at", [(0.15, 0.85), (0.65, 0.35)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_tokens_place_is_where_it_sees(family: str, at: tuple[float, float]) -> None:
     """In every frame the token that a white spot changes most lies at the spot's row and column."""
@@ -397,13 +386,6 @@ def test_places_within_a_crop_and_of_several_pictures() -> None:
     assert [len(frames) for frames in grid.sizes] == [2]
     assert (grid.frame[0].diff() >= 0).all()
     assert (grid.row[0][grid.frame[0] == 1] == grid.row[0][grid.frame[0] == 0]).all()
-
-
-def test_places_follow_the_tokens_through_the_stages() -> None:
-    (first, second), _ = probed("llava", [ONE], lambda s: s.grid())
-    kept = torch.arange(second.row.shape[1]) * 2
-    assert torch.equal(second.row, first.row[:, kept])
-    assert torch.equal(second.column, first.column[:, kept])
 
 
 # --- crops, scratch, refusals ----------------------------------------------------------------------------------------

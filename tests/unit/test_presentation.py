@@ -50,48 +50,6 @@ def test_padding_is_llavas(width: int, height: int) -> None:
             assert tuple(made[y, x].tolist()) == expected
 
 
-def test_transformers_own_padding_is_the_same() -> None:
-    """LLaVA's image processor can pad too, but the released checkpoints name CLIP's, which cannot."""
-    own = transformers.LlavaImageProcessor(
-        size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}, do_pad=True
-    )
-    clip = llava_processor().image_processor
-    picture = gradient(500, 333)
-    ours = clip(padded(picture, clip.image_mean), return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(ours, own(picture, return_tensors="pt")["pixel_values"], rtol=0, atol=0.02)
-
-
-def test_the_centre_crop_loses_the_ends_and_padding_keeps_them() -> None:
-    """What differs, measured: of a 2:1 picture the processor shows the middle half, at twice the scale."""
-    processor = llava_processor().image_processor
-    picture = Image.new("RGB", (672, 336), "red")
-    picture.paste((0, 0, 255), (0, 0, 168, 336))  # the left quarter
-    cropped, whole = (
-        processor(image, return_tensors="pt")["pixel_values"][0]
-        for image in (picture, padded(picture, processor.image_mean))
-    )
-    blue, red = 2, 0
-
-    def share(pixels: torch.Tensor, channel: int) -> float:
-        low = [
-            (1 if i == channel else 0 - m) / s if i == channel else (0 - m) / s
-            for i, (m, s) in enumerate(zip(processor.image_mean, processor.image_std, strict=True))
-        ]
-        own = [(1 - m) / s for m, s in zip(processor.image_mean, processor.image_std, strict=True)][channel]
-        target = torch.tensor([own if i == channel else low[i] for i in range(3)])
-        return float(((pixels - target[:, None, None]).abs().amax(dim=0) < 0.1).float().mean())
-
-    assert share(cropped, blue) == 0.0
-    assert share(cropped, red) > 0.99
-    assert share(whole, blue) == pytest.approx(1 / 8, abs=0.01)
-    assert share(whole, red) == pytest.approx(3 / 8, abs=0.01)
-
-
-def test_a_square_picture_is_the_same_either_way() -> None:
-    picture = gradient(192, 192)
-    assert padded(picture, [0.5] * 3) is picture
-
-
 def asked(family: str, processor: Any, presentation: Presentation, *pictures: Image.Image, video: Any = None) -> Any:
     """Inputs that the answerer makes of a question about pictures."""
     method = build("none", {})

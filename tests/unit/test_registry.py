@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -58,9 +56,7 @@ def test_a_method_is_found_by_its_file_alone(tmp_path: Path) -> None:
 
 
 def test_asking_which_methods_there_are_imports_no_torch() -> None:
-    code = (
-        "import sys; from clasp.methods import for_pictures; assert for_pictures(); assert 'torch' not in sys.modules"
-    )
+    code = "import sys; from clasp.methods import for_images; assert for_images(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert set(clasp.__all__) == {entry.class_name for entry in METHODS.values()} | {"load"}
 
@@ -70,3 +66,7 @@ def test_what_is_only_shown_makes_no_result_stale() -> None:
     assert normalised(plain + "    label: str = 'B'\n    inside: bool = True\n") == normalised(plain)
     assert normalised(plain + "    other: bool = True\n") != normalised(plain)
     assert normalised("label: str = 'B'\n") != normalised(""), "of classes alone"
+
+
+def test_the_package_exports_every_method() -> None:
+    assert set(clasp.__all__) == {entry.class_name for entry in METHODS.values()} | {"load"}
