@@ -94,7 +94,8 @@ def settle(record: Any) -> None:
     Raises:
         ConfigError: a value that is none of its field's type, by name.
     """
-    hints = _hints(type(record))
+    kind: Any = type(record)
+    hints = _hints(kind)
     for declared in dataclasses.fields(record):
         value = _convert(hints[declared.name], getattr(record, declared.name), declared.name)
         object.__setattr__(record, declared.name, value)
@@ -119,8 +120,8 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path}={shown(value)} is not a section of keys")
         return {str(key): _convert(options[1], item, _join(path, str(key))) for key, item in value.items()}
-    if dataclasses.is_dataclass(kind) and not isinstance(value, kind):
-        return build(kind, value, path)
+    if dataclasses.is_dataclass(kind):
+        return value if kind in type(value).__mro__ else build(kind, value, path)
     return _convert_scalar(kind, value, path)
 
 
@@ -161,11 +162,12 @@ def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
         _check_text(str(value), path)
     if kind is Path and isinstance(value, str | Path):
         return _path(value, path)
-    if kind is float and isinstance(value, Real) and not isinstance(value, bool):
+    whole, real = (isinstance(value, number) and not isinstance(value, bool) for number in (Integral, Real))
+    if kind is float and real:
         if not abs(value) <= LARGEST_NUMBER:
             raise ConfigError(f"{path}={shown(value)} is no number to calculate with; use a finite one")
         return float(value)
-    if kind is int and isinstance(value, Integral) and not isinstance(value, bool):
+    if kind is int and whole:
         if abs(value) > LARGEST_NUMBER:
             raise ConfigError(f"{path}={shown(value)} is too large; use a number below {LARGEST_NUMBER:.0e}")
         return int(value)
