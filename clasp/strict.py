@@ -115,7 +115,8 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
                 return option
         raise ConfigError(f"{path}={shown(value)} is unknown; use one of {', '.join(map(str, options))}")
     if origin is not None and issubclass(origin, Sequence):
-        return _convert_list(options, value, path)
+        made = _convert_list(options, value, path)
+        return list(made) if origin is list else made
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path}={shown(value)} is not a section of keys")

@@ -95,6 +95,7 @@ class Of:
     """A field of each kind that a parameter may be declared as."""
 
     counts: tuple[int, ...] = ()
+    noted: list[int] = dataclasses.field(default_factory=list)
     pair: tuple[float, str] = (0.0, "")
     rows: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     choice: Literal["a", "b"] | None = None
@@ -106,8 +107,8 @@ class Of:
 
 
 def test_elements_of_every_container_are_looked_at() -> None:
-    made = Of([1, 2], [1, "x"], {"r": [1, 2.5]}, "a", range(2), ...)  # type: ignore[arg-type]
-    assert made == Of((1, 2), (1.0, "x"), {"r": (1.0, 2.5)}, "a", (0, 1), ...)
+    made = Of([1, 2], (3,), [1, "x"], {"r": [1, 2.5]}, "a", range(2), ...)  # type: ignore[arg-type]
+    assert made == Of((1, 2), [3], (1.0, "x"), {"r": (1.0, 2.5)}, "a", (0, 1), ...)
     assert isinstance(made.counts, tuple)
     assert isinstance(made.rows["r"][0], float)
     wrong: dict[str, tuple[Any, str]] = {
