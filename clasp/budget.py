@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Literal
 
 Accounting = Literal["output_average", "nominal", "published", "thresholds"]
@@ -43,10 +44,12 @@ class Budget:
             raise BudgetError(
                 f"give either tokens or ratio, not both and not neither (tokens={self.tokens}, ratio={self.ratio})"
             )
-        if self.tokens is not None and (isinstance(self.tokens, bool) or not isinstance(self.tokens, int)):
+        if self.tokens is not None and (isinstance(self.tokens, bool) or not isinstance(self.tokens, Integral)):
             raise BudgetError(f"tokens={self.tokens!r} is not a whole number; use ratio for a share")
         if self.tokens is not None and self.tokens < 1:
             raise BudgetError(f"tokens={self.tokens} is below 1; at least one visual token must stay")
+        if self.ratio is not None and (isinstance(self.ratio, bool) or not isinstance(self.ratio, Real)):
+            raise BudgetError(f"ratio={self.ratio!r} is not a number; it is the share of visual tokens removed")
         if self.ratio is not None and not 0.0 <= self.ratio < 1.0:
             raise BudgetError(f"ratio={self.ratio} is outside [0, 1); it is the share of visual tokens removed")
 

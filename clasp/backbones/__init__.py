@@ -260,9 +260,10 @@ def _installed_transformers() -> str:
 
 def _left_padding(processor: Any) -> Any:
     from clasp.backbones.prompt import with_template
+    from clasp.backbones.stacking import refusing_lengths
 
     processor.tokenizer.padding_side = "left"  # generation continues at the right end of every row
-    return with_template(processor)
+    return refusing_lengths(with_template(processor))
 
 
 def available(loader: Any, path: str, *, revision: str | None = None, **options: Any) -> Any:

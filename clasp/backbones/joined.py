@@ -6,6 +6,7 @@ image: the encoder gets all crops of a batch one behind the other. A video's fra
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -39,13 +40,17 @@ class JoinedAdapter(CropAdapter):
         rows = [runs_of(row, placeholder) for row in ids.tolist()]
         encoded = sum(len(features.flatten(0, -2)) for features in vision_pass.output.pooler_output)
         held = sum(run.length for runs in rows for run in runs)
-        if held % max(1, encoded):
+        counts, owners = list[int](), list[int]()
+        earlier = encoded - held if len(rows) == 1 else 0  # crops of a conversation that were seen in earlier turns
+        if earlier > 0 and earlier % self.crop_tokens == 0:
+            counts.append(earlier // self.crop_tokens)
+            owners.append(0)
+        elif encoded and (not held or held % encoded):
             raise UnsupportedError(
                 f"the prompts have {held} placeholders, but the crops of their images have {encoded} visual tokens; "
                 f"build inputs with the backbone's processor, and pass the images of these prompts alone"
             )
         copies = max(1, held // max(1, encoded))  # beams repeat prompts
-        counts, owners = list[int](), list[int]()
         for row, runs in enumerate(rows[::copies]):
             lengths = iter(run.length for run in runs)
             for number in self.runs_per_image(runs):
@@ -64,6 +69,15 @@ class JoinedAdapter(CropAdapter):
 
     def counts(self, vision_pass: VisionPass) -> list[int]:
         return [crops * self.crop_tokens for crops in self.crop_counts(vision_pass)]
+
+    def part(self, vision_pass: VisionPass, items: Sequence[int]) -> Any:
+        output = copy.copy(vision_pass.output)
+        pooled = vision_pass.output.pooler_output  # (crops, tokens, dim), or a list of prompts' (crops * tokens, dim)
+        whole = isinstance(pooled, Tensor)
+        crops = (pooled.flatten(0, -2) if whole else torch.cat(list(pooled))).unflatten(0, (-1, self.crop_tokens))
+        crops = crops[[crop for item in items for crop in range(*self._range(vision_pass, item))]]
+        output.pooler_output = crops if whole else [crops.flatten(0, 1)]
+        return output
 
     def pixels(self, vision_pass: VisionPass, item: int) -> Tensor:
         start, end = self._range(vision_pass, item)

@@ -33,8 +33,15 @@ LONGEST_SENTENCE = 2000
 def explain(error: BaseException) -> str:
     """One sentence for what Hydra has to say about its command line: the value, the allowed ones, the remedy.
 
-    Every bad line of a user's own file is named, each on a line.
+    Every bad line of a user's own file is named, each on a line. What a terminal would obey, and what no text can hold,
+    is escaped: values come from files that others may have written.
     """
+    plain = (one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in _said(error))
+    words = "".join(plain)
+    return words if isinstance(error, BadRows) or len(words) <= LONGEST_SENTENCE else f"{words[:LONGEST_SENTENCE]}..."
+
+
+def _said(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(error, RecursionError | MemoryError):
         return "the command line or a configuration file is nested too deeply or too large; write it shorter"
@@ -56,8 +63,7 @@ def explain(error: BaseException) -> str:
         return str(unknown_key(key, there, section))
     if isinstance(error, BadRows):
         return str(error)
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= LONGEST_SENTENCE else f"{words[:LONGEST_SENTENCE]}..."
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def print_outcome(request: Request, outcome: JobsOutcome, log_group: Callable[..., object]) -> int:

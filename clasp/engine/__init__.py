@@ -103,6 +103,17 @@ class Run:
         self._prefill = self._step = None
         _ACTIVE.discard(self._model)
 
+    def grids(self) -> list[list[Tensor]]:
+        """Where the visual tokens of each image of this thread's latest prefill lie.
+
+        Returns:
+            Of each image its frames (crops, or the whole and the tiles beside each other): places (rows, columns) long
+            among the image's tokens.
+        """
+        if (vision_pass := self._watch.passes.get("image")) is None:
+            return []
+        return [self.adapter.grid(vision_pass, item) for item in range(len(self.adapter.counts(vision_pass)))]
+
     def _fitting(self, visual_tokens: int) -> Schedule:
         """The schedule of an image with this many visual tokens; one smaller than the budget stays whole.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from clasp.budget import ACCOUNTINGS, Accounting, Budget, BudgetError, Geometry, Schedule, Stage
+from clasp.methods.parameters import settle
 from clasp.methods.protocols import Crops, Patches, Positions, PruningMethod, Scope, Selection, Span, State, Tower
 
 if TYPE_CHECKING:
@@ -87,12 +88,11 @@ class Method(PruningMethod, ABC):
             raise ValueError(
                 f"unknown accounting {self.accounting!r} for {self.name}; use one of {', '.join(self.accountings)}"
             )
-        if self.positions not in ("original", "contiguous"):
-            raise ValueError(f"unknown positions {self.positions!r}; use original or contiguous")
         if self.prunes:
             Budget(self.tokens, self.ratio)
         elif self.tokens is not None or self.ratio is not None:
             raise BudgetError(f"method {self.name!r} does not prune and takes no budget; leave tokens and ratio out")
+        settle(self)
 
     def target(self, visual_tokens: int) -> int:
         """The budget as a count for one image."""

@@ -80,7 +80,6 @@ class MustDrop(TextGuided):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.thresholds is not None:
-            object.__setattr__(self, "thresholds", tuple(self.thresholds))
             self._check_thresholds()
         elif self.accounting == "thresholds" and self.tokens not in THRESHOLDS:
             raise BudgetError(
@@ -96,7 +95,7 @@ class MustDrop(TextGuided):
         assert self.thresholds is not None
         if self.accounting != "thresholds":
             raise ValueError(f"thresholds={self.thresholds} go with accounting='thresholds', not {self.accounting!r}")
-        if len(self.thresholds) != 2 or not all(value > 0.0 for value in self.thresholds):
+        if not all(value > 0.0 for value in self.thresholds):
             raise ValueError(f"thresholds={self.thresholds} are not two positive numbers, global and individual")
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:

@@ -44,8 +44,6 @@ class SCOPE(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.features not in ("vision", "projected"):
-            raise ValueError(f"unknown features {self.features!r}; use vision or projected")
         if self.alpha < 0:
             raise ValueError(f"alpha={self.alpha} is negative; use 0 for coverage alone, 1 for the published rule")
 

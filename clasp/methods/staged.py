@@ -31,7 +31,6 @@ class Staged(Method):
             if self.reference_depth is not None:
                 raise ValueError(f"reference_depth={self.reference_depth} goes with stage_layers; give both or neither")
             return
-        object.__setattr__(self, "stage_layers", tuple(self.stage_layers))
         if self.reference_depth is not None and max(self.stage_layers, default=0) >= self.reference_depth:
             raise ValueError(
                 f"stage_layers={self.stage_layers} lie outside a decoder of reference_depth={self.reference_depth} "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 from clasp.methods.base import Method
 from clasp.methods.protocols import Span
@@ -19,11 +18,6 @@ class TextGuided(Method):
     """
 
     text: Span = "after_image"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.text not in get_args(Span):
-            raise ValueError(f"unknown text {self.text!r}; use {' or '.join(get_args(Span))}")
 
     def span(self) -> Span:
         return self.text

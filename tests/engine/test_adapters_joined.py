@@ -217,6 +217,18 @@ def test_prompts_that_no_processor_writes_are_refused() -> None:
             family.model()(**{**inputs, "input_ids": ids})
 
 
+@pytest.mark.parametrize("family", ["internvl", "smolvlm"])
+def test_pictures_of_earlier_turns_of_several_rows_are_refused(family: str) -> None:
+    """Whose crops are whose, the new placeholders alone do not say; one conversation is in `test_turns.py`."""
+    one, pictures = FAMILIES[family], [picture((40, 40), 1), picture((40, 40), 2)]
+    rows = one.inputs([Prompt(text="What?", images=[shown]) for shown in pictures])
+    with get("fastv")(ratio=0.5)(one.model(), one.processor()), torch.no_grad():
+        cache = one.model()(**rows, use_cache=True).past_key_values
+        media = {key: value for key, value in rows.items() if key.startswith("pixel")}
+        with pytest.raises(UnsupportedError, match=r"have 0 placeholders.*pass the pictures of these prompts alone"):
+            one.model()(input_ids=rows["input_ids"][:, -3:], past_key_values=cache, **media)
+
+
 def test_a_picture_padded_within_a_crop_is_refused() -> None:
     family, inputs = FAMILIES["smolvlm"], dict(inputs_of("smolvlm"))
     inputs["pixel_attention_mask"] = inputs["pixel_attention_mask"].clone()

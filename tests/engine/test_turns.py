@@ -29,7 +29,7 @@ from clasp.methods.none import Unpruned
 
 NEW = 3
 CLOSE = 1e-4
-SPOKEN = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl")
+SPOKEN = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm")
 """Families whose processors treat a picture in a conversation as they treat it alone."""
 DROPPING = ("divprune", "fastv-late", "clasp")
 """Stages before the decoder, at one layer, at several; what they do is told by the places that they keep."""

@@ -348,7 +348,6 @@ def test_impossible_parameters_are_refused(method: type[Method], parameters: dic
 def test_too_shallow_decoders_are_refused() -> None:
     with pytest.raises(BudgetError, match="prunes the output of layer 3, on which none of the 4"):
         SparseVLM(tokens=300).schedule(576, 4)
-    assert PDrop(tokens=400, stage_layers=[0, 1]).stage_layers == (0, 1)
 
 
 @pytest.mark.parametrize("method", [SparseVLM, DART, MustDrop], ids=lambda m: m.name)
@@ -359,7 +358,7 @@ def test_the_text_is_what_the_code_takes_or_the_instruction(method: Any) -> None
     assert set(instruction.assumed()) - set(method(tokens=192).assumed()) == {
         f"{method.name}: its text is the instruction alone; the official code takes everything after the image"
     }
-    with pytest.raises(ValueError, match="unknown text 'all'; use instruction or after_image"):
+    with pytest.raises(ValueError, match="text='all' is unknown; use one of instruction, after_image"):
         method(tokens=192, text="all")
     assert FastV(tokens=192).span() == "instruction"
 

@@ -250,10 +250,10 @@ def test_fusion_layers_are_evenly_spread_and_end_at_the_feature_layer() -> None:
         ("clasp", {"tokens": 64, "fusionn": "deep"}, "no parameter 'fusionn'.*did you mean 'fusion'"),
         ("clasp", {"tokens": 64, "fusion": "deepest"}, "unknown fusion 'deepest'; use one of class_adaptive"),
         ("clasp", {"tokens": 64, "router": "oracel"}, "unknown router 'oracel'; use one of embedding"),
-        ("clasp", {"tokens": 64, "completion": "kmeans"}, "unknown completion 'kmeans'"),
-        ("clasp", {"tokens": 64, "queries": "first"}, "unknown queries 'first'; use one of instruction, last, raters"),
+        ("clasp", {"tokens": 64, "completion": "kmeans"}, "completion='kmeans' is unknown; use one of density"),
+        ("clasp", {"tokens": 64, "queries": "first"}, "queries='first' is unknown; use one of instruction"),
         ("clasp", {"tokens": 64, "accounting": "nominal"}, "'nominal' for clasp; use one of output_average"),
-        ("clasp", {"tokens": 64, "positions": "random"}, "unknown positions 'random'"),
+        ("clasp", {"tokens": 64, "positions": "random"}, "positions='random' is unknown; use one of original"),
         ("fastv", {"tokens": 64, "accounting": "mean"}, "unknown accounting 'mean'"),
         ("none", {"tokens": 64}, "takes no budget"),
         ("random", {}, "either tokens or ratio"),
@@ -280,6 +280,9 @@ def test_budgets_and_stages_are_checked_against_the_backbone_without_weights() -
     assert CLASP(tokens=64).check(llava).token_counts().output_average == pytest.approx(64, abs=1)
 
 
+ROWS = DEFAULT_POLICY.entries
+
+
 @pytest.mark.parametrize(
     ("build_policy", "message"),
     [
@@ -287,14 +290,15 @@ def test_budgets_and_stages_are_checked_against_the_backbone_without_weights() -
         (lambda: CategoryPolicy((1.5, -0.5), 0.5), "non-negative"),
         (lambda: CategoryPolicy((1.0,), 1.2), r"outside \[0, 1\]"),
         (lambda: ClassPolicy("x", "assumption", {}), "lacks the categories"),
-        (lambda: ClassPolicy("x", "guess", DEFAULT_POLICY.entries), "provenance 'guess'"),
-        (lambda: ClassPolicy("x", "assumption", {**DEFAULT_POLICY.entries, "colour": None}), r"unknown.*colour"),
+        (lambda: ClassPolicy("x", "guess", DEFAULT_POLICY.entries), "provenance='guess' is unknown"),
+        (lambda: ClassPolicy("x", "assumption", {**ROWS, "colour": ROWS["ocr"]}), r"unknown.*colour"),
+        (lambda: ClassPolicy("x", "assumption", {**ROWS, "ocr": None}), "entries.ocr=None is not a section"),
         (lambda: DEFAULT_POLICY["colour"], "unknown category 'colour'"),
         (lambda: Fusion("own", (0.2, 0.2)), "sum to 0.4"),
         (lambda: Fusion("own", (0.5, 0.5), (3,)), "one a layer"),
         (lambda: Fusion("own", None, (3, 2)), "increasing"),
         (lambda: Fusion("own", None, (2, 3), layer_set="last"), "contradict layer_set='last'; give one of the two"),
-        (lambda: Fusion("own", None, layer_set="deepest"), "unknown layer_set 'deepest'; use one of even, early"),
+        (lambda: Fusion("own", None, layer_set="deepest"), "layer_set='deepest' is unknown; use one of even, early"),
     ],
 )
 def test_bad_policies_and_fusions_are_refused(build_policy: Any, message: str) -> None:

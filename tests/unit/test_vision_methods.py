@@ -389,7 +389,7 @@ def test_a_crops_share_is_by_its_tokens_or_the_same_for_all(method: type[PerCrop
     said = {name: " | ".join(method(tokens=1, crop_budget=name).assumed()) for name in get_args(CropBudget)}
     assert "in proportion to their tokens" in said["proportional"]
     assert "equally, as official code" in said["equal"]
-    with pytest.raises(ValueError, match="unknown crop_budget 'per_tile'; use proportional or equal"):
+    with pytest.raises(ValueError, match="crop_budget='per_tile' is unknown; use one of proportional, equal"):
         method(tokens=1, crop_budget="per_tile")  # type: ignore[arg-type]
 
 
@@ -408,9 +408,9 @@ def test_a_crops_share_is_by_its_tokens_or_the_same_for_all(method: type[PerCrop
         (lambda: MustDrop(tokens=64, protected_share=0.0), r"protected_share=0.0 is outside \(0, 1\]"),
         (lambda: MustDrop(tokens=100, accounting="thresholds"), "tokens=100.*use tokens of 192, 128, 64"),
         (lambda: MustDrop(tokens=64, thresholds=(0.1, 0.1)), "go with accounting='thresholds', not 'output_average'"),
-        (lambda: MustDrop(tokens=64, accounting="thresholds", thresholds=(0.1,)), "are not two positive numbers"),
+        (lambda: MustDrop(tokens=64, accounting="thresholds", thresholds=(0.1,)), "has 1 entries; use 2"),
         (lambda: MustDrop(tokens=64, accounting="thresholds", thresholds=(0.1, 0)), "are not two positive numbers"),
-        (lambda: MustDrop(tokens=64, text="question"), "unknown text 'question'; use instruction or after_image"),
+        (lambda: MustDrop(tokens=64, text="question"), "text='question' is unknown; use one of instruction"),
         (lambda: MustDrop(ratio=0.5, accounting="thresholds"), "ratio=0.5.*use tokens of 192, 128, 64"),
         (lambda: MustDrop(tokens=64, accounting="nominal"), "'nominal'.*output_average, thresholds"),
         (lambda: ToMe(tokens=64, accounting="thresholds"), "'thresholds'.*output_average, nominal"),

