@@ -25,16 +25,13 @@ def results_table(rows: Iterable[tuple[str, Sequence[CellSpec]]], cells: Iterabl
     for name, specs in found:
         shown = {spec.benchmark: _shown(known[spec.signature]) for spec in specs if spec.signature in known}
         lines.append([name, str(specs[0].budget["tokens"]), *(shown.get(name, "-") for name in benchmarks)])
-    header = lines[0]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join("  ".join(_aligned(line, widths)) for line in lines)
+    return "\n".join(aligned(lines))
 
 
-def _aligned(line: list[str], widths: list[int]) -> list[str]:
-    return [
-        text.ljust(width) if i == 0 else text.rjust(width)
-        for i, (text, width) in enumerate(zip(line, widths, strict=True))
-    ]
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of text with the first column to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{text:{'>' if i else '<'}{widths[i]}}" for i, text in enumerate(row)).rstrip() for row in rows]
 
 
 def _shown(cell: Mapping[str, Any]) -> str:
