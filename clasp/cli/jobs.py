@@ -14,20 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from clasp.backbones import BackboneRefused, BackboneUnavailable
 from clasp.cli.console import BAD_INPUT, FAILED, explain, print_outcome, print_plan, print_results
-from clasp.config import LauncherConfig, RunConfig, load_config
+from clasp.config import RunConfig, load_config
 from clasp.data import data_folder, is_installed
 from clasp.evaluation.environment import make_plan, prepare_environment
 from clasp.evaluation.questions.embedded import ensure_as_planned
 from clasp.files import is_full
-from clasp.launch import worker
-from clasp.launch.submit import composing
 from clasp.launch.sweep import Request, launch
 from clasp.pipes import until_closed
 from clasp.redact import redact
@@ -58,9 +55,7 @@ def job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None)
     with _remembered():
         values = _values(composed)
         config = load_config(values)
-        if config.launcher.pack is not None:
-            _run_pack(config.launcher)
-        elif config.launcher.kind == "basic":
+        if config.launcher.kind == "basic":
             _statuses.append(_run(make_plan(config), config, log_group))
         else:
             _requests.append((Request(values, config, make_plan(config)), log_group))
@@ -187,10 +182,9 @@ def main(hydra_main: Callable[[], object]) -> int:
     try:
         # a polite end as a scheduler asks for it, or Ctrl-C: locks are released, what was answered is kept
         with until_closed(), stoppable():
-            with composing(sys.argv) as overrides:
-                hydra_main()
+            hydra_main()
             if _requests:
-                _launch(overrides)
+                _launch()
     except Exception as error:
         if wanted == "1" or (_begun and not isinstance(error, HydraException)):
             raise
@@ -205,23 +199,14 @@ def main(hydra_main: Callable[[], object]) -> int:
     return max(_statuses, default=0)
 
 
-def _run_pack(launcher: LauncherConfig) -> None:
-    """Inside a job: computes its pack. The exit code reports a failure to SLURM, which lists the job so."""
-    assert launcher.pack is not None
-    status = worker.run(Path(HydraConfig.get().sweep.dir), launcher.pack)
-    _statuses.append(status)
-    if status and launcher.kind == "slurm":
-        sys.exit(status)
-
-
-def _launch(overrides: list[str]) -> None:
+def _launch() -> None:
     """Hands what was asked for to its launcher, unless some of it cannot be run."""
     if _statuses:
         print("error: nothing was submitted", file=sys.stderr)
         return
     with _remembered():
         requests, log_group = [one for one, _ in _requests], _requests[0][1]
-        _statuses.append(launch(requests, command(), overrides, partial(print_outcome, log_group=log_group)))
+        _statuses.append(launch(requests, command(), partial(print_outcome, log_group=log_group)))
 
 
 def _run(planned: Plan, config: RunConfig, log_group: Callable[..., object]) -> int:

@@ -235,7 +235,6 @@ class LauncherConfig:
         processes: that share the questions of each cell of a job, one per GPU.
         cores_per_process: of ``local`` without a GPU; also its number of threads.
         wait: whether the call stays until the jobs have ended.
-        pack: which pack of the sweep this job computes; set by the launcher itself.
         partition, account, qos, constraint: as ``sbatch`` takes them.
         gpus, cpus, memory_gb, minutes: of one SLURM job.
         array_parallelism: jobs at the same time.
@@ -252,7 +251,6 @@ class LauncherConfig:
     processes: int = 1
     cores_per_process: int = 1
     wait: bool = True
-    pack: int | None = None
     partition: str | None = None
     account: str | None = None
     qos: str | None = None

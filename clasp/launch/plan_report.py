@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from clasp.config import LauncherConfig, RunConfig
+from clasp.evaluation.summary import aligned
 from clasp.launch import machine, packs
 from clasp.launch.estimate import Basis, Estimate, Estimator
 from clasp.launch.formatting import counted, duration, size
@@ -84,11 +85,7 @@ def _table(
         count = f"{estimator.questions(specs[0]):,}{'*' if published else ''}"
         left = duration(seconds) if seconds else "-"
         rows.append((benchmark.name, count, str(len(specs)), *(str(counts[name]) for name in STANDINGS), left))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(pairs)).rstrip()
-        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
-    ]
+    lines = aligned(rows)
     return [*lines, "* as published; the data set is not here yet, or no cell of it"] if assumed else lines
 
 

@@ -1,0 +1,133 @@
+"""Estimates rest on what was measured, scale as the cost model does, and say where they assume."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import cell
+
+from clasp.backbones import geometry
+from clasp.budget import Geometry
+from clasp.cost import prefill_flops
+from clasp.evaluation.benchmarks import BENCHMARKS
+from clasp.launch.benchmark_sizes import SIZES
+from clasp.launch.estimate import Estimator
+from clasp.results.store import CellSpec
+
+REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"
+TINY = geometry("tiny")
+
+
+def spec(method: str = "fastv", tokens: int = 64, benchmark: str = "tiny_textvqa", limit: int | str = 100) -> CellSpec:
+    budget = {"tokens": tokens, "ratio": None, "visual_tokens": 576}
+    return CellSpec("tiny", "w", "float32", {"name": method}, budget, benchmark, {"task": benchmark}, limit, "p", {})
+
+
+def store(root: Path, method: str, tokens: int, clock: int, benchmark: str = "tiny_textvqa", **other: Any) -> None:
+    """A cell of 100 questions, as far as an estimate reads it, with an answers file of 20,000 bytes."""
+    tmacs = prefill_flops(TINY, [tokens] * TINY.layers, 10.0) / 1e12
+    seconds = {"vision": 0.05, "prefill": 100 * tmacs, "decode": 0.01, "total": 0.06 + 100 * tmacs}
+    made = {"started": "2026-01-01T00:00:00+00:00", "finished": f"2026-01-01T00:00:{clock:02}+00:00"}
+    (root / "cells").mkdir(exist_ok=True)
+    name = f"{len(list((root / 'cells').iterdir())):024x}"
+    stored = cell(method, tokens, benchmark, [1.0] * 100, signature=name, provenance=made)
+    stored["costs"] |= {
+        "device": "CPU (1 threads)",
+        "text_tokens": 10.0,
+        "tflops": {"gated": tmacs},
+        "seconds": seconds,
+    }
+    stored["costs"] |= other
+    (root / "cells" / f"{name}.json").write_text(json.dumps(stored))
+    (root / "cells" / f"{name}.jsonl").write_bytes(b"x" * 20_000)
+
+
+def over(root: Path, device: str = "auto", geometry: Geometry = TINY, **known: int) -> Estimator:
+    return Estimator(root, "tiny", geometry, device, known)
+
+
+def test_a_measured_cell_takes_what_it_took(tmp_path: Path) -> None:
+    store(tmp_path, "fastv", 64, clock=20)
+    store(tmp_path, "fastv", 192, clock=40)
+    measured = over(tmp_path).of(spec(limit=50))
+    assert (measured.questions, measured.seconds, measured.basis) == (50, 10.0, "measured")
+    assert measured.bytes == pytest.approx(50 * 200, rel=0.2)
+
+
+def test_other_budgets_are_scaled_by_the_cost_model(tmp_path: Path) -> None:
+    store(tmp_path, "fastv", 64, clock=20)
+    few, many = (over(tmp_path).of(spec("fastv", tokens)) for tokens in (32, 400))
+    assert few.basis == many.basis == "scaled"
+    assert few.seconds < 20 < many.seconds
+
+
+def test_cells_of_the_same_benchmark_say_most(tmp_path: Path) -> None:
+    store(tmp_path, "fastv", 64, clock=50, benchmark="tiny_gqa")
+    store(tmp_path, "random", 64, clock=5)
+    assert over(tmp_path).of(spec("fastv", 64)).seconds == pytest.approx(5, rel=0.1)
+    assert 5 < over(tmp_path, tiny_vqav2=500).of(spec("fastv", 64, "tiny_vqav2")).seconds < 50
+
+
+def test_only_the_newest_device_of_the_kind_counts(tmp_path: Path) -> None:
+    store(tmp_path, "fastv", 64, clock=20)
+    store(tmp_path, "fastv", 64, clock=30, device="NVIDIA X")
+    assert over(tmp_path).device == over(tmp_path, "cuda").device == "NVIDIA X"
+    assert over(tmp_path, "cpu").device == "CPU (1 threads)"
+    assert over(tmp_path, "cpu").of(spec()).seconds == 20
+
+
+def test_nothing_measured_is_called_an_assumption(tmp_path: Path) -> None:
+    estimator = over(tmp_path, tiny_textvqa=500)
+    assert estimator.device is None
+    cell = estimator.of(spec(limit="all"))
+    assert (cell.basis, cell.questions) == ("assumption", 500)
+    assert cell.seconds > 0
+    assert cell.bytes > 500
+    assert estimator.of(spec(tokens=192)).seconds > estimator.of(spec(tokens=64)).seconds
+    assert estimator.of(spec(benchmark="pope", limit="all")).questions == 9_000
+    assert (
+        estimator.of(spec(benchmark="mmvet", limit=1)).seconds > estimator.of(spec(benchmark="pope", limit=1)).seconds
+    )
+
+
+def test_the_assumed_speed_is_the_users(tmp_path: Path) -> None:
+    slow, fast = (Estimator(tmp_path, "tiny", TINY, "auto", {"tiny_textvqa": 500}, tmacs) for tmacs in (0.001, 1.0))
+    assert slow.of(spec()).seconds > 2 * fast.of(spec()).seconds
+    store(tmp_path, "fastv", 64, clock=20)
+    assert Estimator(tmp_path, "tiny", TINY, "auto", {}, 1.0).of(spec()).seconds == 20
+
+
+def test_a_limit_asks_no_more_than_there_are(tmp_path: Path) -> None:
+    store(tmp_path, "fastv", 64, clock=20)
+    assert over(tmp_path).of(spec(limit=10_000)).questions == 500
+
+
+def test_files_that_are_no_cells_are_passed_over(tmp_path: Path) -> None:
+    store(tmp_path, "fastv", 64, clock=20)
+    (tmp_path / "cells" / f"{7:024x}.json").write_text('{"schema": 1, "backbone": "tiny"')
+    (tmp_path / "cells" / f"{8:024x}.json").write_text("[]")
+    assert over(tmp_path).of(spec()).seconds == 20
+
+
+def test_every_benchmark_of_a_hub_has_its_size() -> None:
+    assert set(SIZES) == {name for name, benchmark in BENCHMARKS.items() if benchmark.source == "hub"}
+
+
+def test_real_cells_are_foretold_by_the_others(tmp_path: Path) -> None:
+    """Estimates from half of the kept cells, against the times of the other half."""
+    paths = sorted(path for path in (REFERENCE / "cells").glob("*.json") if path.name.count(".") == 1)
+    (tmp_path / "cells").mkdir()
+    for path in paths[::2]:
+        for name in (path.name, f"{path.name}l"):
+            (tmp_path / "cells" / name).symlink_to(path.parent / name)
+    before = dataclasses.replace(TINY, layers=12)  # whose cells are kept until those of today's model are computed
+    known, truth = over(tmp_path, geometry=before), over(REFERENCE, geometry=before)
+    others = [json.loads(path.read_text()) for path in paths[1::2]]
+    specs = [spec(cell["method"], cell["budget"]["tokens"], cell["benchmark"], cell["limit"]) for cell in others]
+    assert {known.of(one).basis for one in specs} == {"measured", "scaled"}
+    foretold, took = (sum(each.of(one).seconds for one in specs) for each in (known, truth))
+    assert foretold == pytest.approx(took, rel=0.25)

@@ -1,0 +1,192 @@
+"""Launchers before anything is submitted: what they refuse, what Hydra gets, what this machine offers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import runpy
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from clasp.cli import jobs as cli
+from clasp.config import LauncherConfig, RunConfig
+from clasp.launch import machine, packs, snapshot
+from clasp.launch import sweep as launch
+from clasp.launch.submit import Sweep, submitted
+from clasp.launch.wait import wait
+from clasp.strict import ConfigError
+
+RUN = ("tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=2")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["launcher=slurm", "launcher.cells_per_job=0"], ["launcher.cells_per_job=0", "at least 1"]),
+        (["launcher=local", "launcher.processes=0"], ["launcher.processes=0", "at least 1"]),
+        (["launcher=local", "launcher.cores_per_process=0"], ["launcher.cores_per_process=0", "at least 1"]),
+        (["launcher=slurm", "launcher.memory_gb=0"], ["launcher.memory_gb=0", "positive"]),
+        (["launcher=slurm", "launcher.processes=2", "launcher.gpus=1"], ["launcher.processes=2", "launcher.gpus=1"]),
+        (["launcher=slurm", "launcher.minutes=1"], ["launcher.signal_s=120", "launcher.minutes=1"]),
+        (["launcher=slurm", "launcher.cpus=many"], ["launcher.cpus='many'", "whole number"]),
+        (["launcher=slurm", 'launcher.partition="gpu\nrm -r ~"'], ["launcher.partition=", "one line"]),
+    ],
+    ids=str,
+)
+def test_what_a_launcher_cannot_honour_is_an_error(
+    configured: Callable[..., RunConfig], overrides: list[str], words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        configured(*RUN, *overrides)
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_slurm_without_sbatch_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"launcher=slurm needs sbatch, .*launcher=local"):
+        machine.check(LauncherConfig("slurm"), "auto")
+
+
+def test_a_sweep_has_one_launcher(configured: Callable[..., RunConfig]) -> None:
+    from clasp.evaluation.plan import plan
+
+    asked = []
+    for parallelism in (1, 2):
+        config = configured(*RUN, "launcher=slurm", f"launcher.array_parallelism={parallelism}")
+        asked.append(launch.Request({}, config, plan(config)))
+    with pytest.raises(ConfigError, match="different launchers"):
+        launch.check(asked)
+
+
+def test_site_settings_come_from_a_file_of_their_own_and_yield_to_the_command_line(
+    tmp_path: Path, data_root: Path
+) -> None:
+    from hydra import compose, initialize_config_dir
+
+    configs = shutil.copytree(snapshot.ROOT / "configs", tmp_path / "configs")
+    (configs / "launcher" / "site.yaml").write_text("launcher:\n  partition: gpu\n  minutes: 7\n  signal_s: 60\n")
+    with initialize_config_dir(str(configs)):
+        launcher = compose("config", ["launcher=slurm", "launcher.minutes=9"]).launcher
+    assert (launcher.partition, launcher.minutes, launcher.signal_s) == ("gpu", 9, 60)
+
+
+def test_slots_share_out_gpus_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
+    shown = [slot["CUDA_VISIBLE_DEVICES"] for slot in machine.slots(LauncherConfig("local"), "auto") or ()]
+    assert shown == ["4", "5", "7"], "one process a GPU"
+    pairs = machine.slots(LauncherConfig("local", processes=2), "cuda") or ()
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in pairs] == ["4,5"], "whole jobs alone"
+    with pytest.raises(ConfigError, match=r"launcher.processes=4, but this machine shows 3 GPUs"):
+        machine.check(LauncherConfig("local", processes=4), "auto")
+    for own, count, threads in ((1, 8, "1"), (3, 2, "3"), (99, 1, "8")):
+        slots = machine.slots(LauncherConfig("local", cores_per_process=own), "cpu") or ()
+        assert (len(slots), {slot["OMP_NUM_THREADS"] for slot in slots}) == (count, {threads})
+    assert machine.slots(LauncherConfig("slurm"), "auto") is None, "a queue's are its own business"
+
+
+def test_the_packs_of_a_sweep_hold_what_is_missing_and_where_it_comes_from(
+    composed_run: Callable[..., dict[str, Any]],
+    configured: Callable[..., RunConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    from clasp.evaluation.plan import plan
+
+    monkeypatch.setattr(snapshot, "take", lambda sweep: sweep / "code")
+    asked = []
+    for method in ("random", "fastv"):
+        overrides = (*RUN[1:], f"method={method}", "grid.tokens=[64,96]", "launcher=slurm", "launcher.cells_per_job=3")
+        config = configured(*overrides)
+        asked.append(launch.Request(composed_run(*overrides), config, plan(config)))
+    sweep = launch.prepare(asked, launch.missing([*asked, *asked]), "run.py -m method=random,fastv")
+    assert sweep.numbers == (0, 1)
+    files = [packs.read(packs.path(sweep.folder, number)) for number in sweep.numbers]
+    wanted = sorted(cell.signature for one in asked for cell in one.plan.cells)
+    assert sorted(signature for file in files for signature in file.cells) == wanted, (
+        "each once, though asked for twice"
+    )
+    assert {file.environment["CLASP_COMMAND"] for file in files} == {"run.py -m method=random,fastv"}
+    assert all(file.environment["PYTHONPATH"].startswith(str(sweep.folder / "code")) for file in files)
+    assert json.loads((sweep.folder / "sweep.json").read_text())["cells"] == 4
+
+
+def sweep_of(folder: Path, kind: Literal["local", "slurm"], script: str) -> Sweep:
+    """One whose snapshot's worker is a script."""
+    worker = folder / "code" / "clasp" / "launch" / "worker.py"
+    worker.parent.mkdir(parents=True)
+    for package in (worker.parent, worker.parent.parent):
+        (package / "__init__.py").touch()
+    worker.write_text(script)
+    return Sweep("mine", folder, folder / "results", LauncherConfig(kind), (0, 1), {"a" * 24: 3})
+
+
+WAITING = """
+import signal, sys, time
+from pathlib import Path
+def stop(*_):
+    Path(sys.argv[1], f"stopped{sys.argv[2]}").touch()
+    sys.exit(1)
+signal.signal(signal.SIGTERM, stop)
+Path(sys.argv[1], f"started{sys.argv[2]}").touch()
+time.sleep(100)
+"""
+
+
+def test_processes_on_this_machine_run_the_snapshot_and_end_with_an_interrupt(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "local", WAITING)
+    with contextlib.suppress(KeyboardInterrupt), submitted(sweep) as jobs:
+        for _ in range(3000):
+            if len(list(tmp_path.glob("started*"))) == 2:
+                break
+            time.sleep(0.01)
+        assert jobs.states() == {"running": 2}
+        assert "2 processes started; look with: make status" in jobs.advice("make status", wait=True)
+        raise KeyboardInterrupt
+    assert {path.name for path in tmp_path.glob("stopped*")} == {"stopped0", "stopped1"}
+    assert jobs.states() == {}
+
+
+def test_waiting_ends_with_the_jobs_whatever_they_did(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "local", "raise SystemExit(1)")
+    with submitted(sweep) as jobs:
+        wait(sweep, jobs)
+    assert jobs.states() == {}
+
+
+def test_a_queue_that_refuses_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+    (programs / "srun").write_text("#!/bin/sh\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    refused = r"the jobs could not be submitted: sbatch: error: invalid partition"
+    with pytest.raises(ConfigError, match=refused), submitted(sweep_of(tmp_path / "sweep", "slurm", "")):
+        pass
+
+
+def test_bad_input_anywhere_in_a_sweep_is_told_before_anything_is_submitted(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = snapshot.ROOT / "scripts" / "run.py"
+    arguments = ["-m", "method=random", "tokens=64,999", *RUN[1:], "launcher=local", f"paths.data={data_root}"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+    monkeypatch.setattr(cli, "_statuses", [])
+    with pytest.raises(SystemExit) as exited:
+        runpy.run_path(str(script), run_name="__main__")
+    shown = capsys.readouterr().err
+    assert exited.value.code == cli.BAD_INPUT
+    assert "tokens=999 is more than the 576 visual tokens" in shown
+    assert "nothing was submitted" in shown
+    assert not (tmp_path / "results" / "sweeps").exists()

@@ -1,0 +1,105 @@
+"""Packs: every cell once, one backbone a pack, the longest first, no larger than allowed, of about equal length."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clasp.launch import packs
+from clasp.launch.packs import Pack, PackFile, Wanted, by_count, by_size
+from clasp.strict import ConfigError
+
+cells = st.lists(
+    st.builds(
+        Wanted,
+        signature=st.uuids().map(lambda number: number.hex[:24]),
+        share=st.sampled_from("abc"),
+        seconds=st.floats(0.0, 1e5),
+        benchmark=st.sampled_from(["pope", "gqa"]),
+    ),
+    min_size=1,
+    max_size=60,
+    unique_by=lambda cell: cell.signature,
+)
+
+
+def check(made: list[Pack], asked: list[Wanted]) -> None:
+    assert Counter(cell for pack in made for cell in pack.cells) == Counter(asked), "every cell once"
+    for pack in made:
+        assert len({cell.share for cell in pack.cells}) == 1, "one backbone a pack"
+        seconds = [cell.seconds for cell in pack.cells]
+        assert seconds == sorted(seconds, reverse=True), "the longest cell first"
+    lengths = [pack.seconds for pack in made]
+    assert lengths == sorted(lengths, reverse=True), "the longest pack first"
+
+
+def longest(asked: list[Wanted], share: str) -> float:
+    return max(cell.seconds for cell in asked if cell.share == share)
+
+
+@given(cells, st.integers(1, 20))
+def test_packs_by_size(asked: list[Wanted], size: int) -> None:
+    made = by_size(asked, size)
+    check(made, asked)
+    assert all(len(pack.cells) <= size for pack in made)
+    for share, count in Counter(cell.share for cell in asked).items():
+        own = [pack for pack in made if pack.cells[0].share == share]
+        assert len(own) == -(-count // size), "as few packs as the size takes"
+
+
+@given(cells, st.integers(1, 12))
+def test_packs_by_count(asked: list[Wanted], count: int) -> None:
+    made = by_count(asked, count)
+    check(made, asked)
+    assert len(made) == max(min(count, len(asked)), len({cell.share for cell in asked}))
+    for share in {cell.share for cell in asked}:
+        own = [pack.seconds for pack in made if pack.cells[0].share == share]
+        assert max(own) - min(own) <= longest(asked, share) + 1e-6, "balanced: moving a cell would not help"
+
+
+@given(cells, st.randoms(use_true_random=False))
+@settings(max_examples=30)
+def test_packs_do_not_depend_on_the_order_of_the_cells(asked: list[Wanted], random: object) -> None:
+    shuffled = list(asked)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert by_size(shuffled, 7) == by_size(asked, 7)
+    assert by_count(shuffled, 3) == by_count(asked, 3)
+
+
+def test_a_pack_is_read_as_it_was_written(tmp_path: Path) -> None:
+    pack = PackFile("/somewhere", [{"name": "ü", "tokens": None}], ["a" * 24], 2, {"OMP_NUM_THREADS": "1"}, then=3)
+    assert packs.read(packs.write(tmp_path, 0, pack)) == pack
+
+
+GOOD = {"schema": packs.SCHEMA, "folder": "/x", "configs": [{}], "cells": ["a" * 24]}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"schema": 99}, {"configs": [1]}, {"cells": ["x"]}, {"processes": 0}, {"environment": {"A": 1}}),
+        *({"then": -1}, {"folder": None}),
+    ],
+    ids=str,
+)
+def test_a_file_that_is_no_pack_is_refused(wrong: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "0.json"
+    path.write_text(json.dumps(GOOD))
+    assert packs.read(path).cells == ["a" * 24]
+    path.write_text(json.dumps({**GOOD, **wrong}))
+    with pytest.raises(ConfigError, match=r"0\.json cannot be used .*; submit the sweep again"):
+        packs.read(path)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"schema": 1}', "[1]"])
+def test_a_cut_or_missing_file_too(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "0.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match="submit the sweep again"):
+        packs.read(path)
