@@ -36,9 +36,9 @@ def config_errors(*kinds: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except ConfigError:
-        raise
-    except (ValueError, *kinds) as error:
+    except Exception as error:
+        if isinstance(error, ConfigError) or not isinstance(error, (ValueError, *kinds)):
+            raise
         raise ConfigError(str(error)) from error
 
 

@@ -15,7 +15,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,7 @@ from synthetic import cell, planned, summary_of, write_cell, write_plan
 from test_fuzz import ROOT, composed, entered, one_sentence, quiet, readers, stored  # noqa: F401
 
 from clasp import backbones
-from clasp.cli import jobs, judge, report, submission
-from clasp.cli import status as status_command
+from clasp.cli import commands, jobs, judge, report
 from clasp.evaluation import plan, vqa_server
 from clasp.evaluation.judging import chat
 from clasp.evaluation.questions import custom
@@ -289,9 +288,9 @@ def test_arguments(
         monkeypatch.delenv(name, raising=False)
     mains = {
         report.main: ("experiment=one", "published=1", "wandb=off", "results=."),
-        status_command.main: ("experiment=one", "watch=10", "results=."),
+        partial(commands.main, "status"): ("experiment=one", "watch=10", "results=."),
         judge.main: ("experiment=one", "results=."),
-        submission.main: ("cell=" + "a" * 24, "results=.", "questions=own.jsonl", "output=made"),
+        partial(commands.main, "submission"): ("cell=" + "a" * 24, "results=.", "questions=own.jsonl", "output=made"),
     }
     drawn = list(mains)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -60,8 +60,9 @@ def explain(error: BaseException) -> str:
     return words if len(words) <= LONGEST_SENTENCE else f"{words[:LONGEST_SENTENCE]}..."
 
 
-def print_outcome(request: Request, outcome: JobsOutcome, log_group: Callable[..., object]) -> int:
-    """Prints what a launcher's jobs computed of a configuration; returns its exit code."""
+def print_outcome(request: Request, outcome: JobsOutcome) -> int:
+    """Prints and logs what a launcher's jobs computed of a configuration; returns its exit code."""
+    from clasp.report.wandb_log import log_group
     from clasp.results.store import CellStore
 
     planned, config = request.plan, request.config
