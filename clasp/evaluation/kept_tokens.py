@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from clasp.evaluation.questions.embedded import ensure_as_planned
 from clasp.evaluation.questions.images import rgb
 from clasp.evaluation.session import load_model
 from clasp.evaluation.tasks.scoring import normalise
-from clasp.files import write_atomically
+from clasp.files import write_json
 from clasp.results.provenance import now, provenance
 from clasp.strict import ConfigError
 
@@ -135,8 +134,7 @@ def record(config: RunConfig, plan: Plan) -> Path:
             "dtype": config.dtype,
         },
     }
-    path = config.paths.results / "retention" / f"{config.name}.json"
-    return write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    return write_json(config.paths.results / "retention" / f"{config.name}.json", content)
 
 
 def _stages(layers: list[int], trace: SampleTrace) -> list[dict[str, Any]]:

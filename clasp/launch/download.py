@@ -15,7 +15,7 @@ from clasp.launch import prefetch
 from clasp.launch.prefetch import Manifest
 from clasp.strict import ConfigError
 
-PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 """Files of a model's repository that are fetched, at its top: no pickles, no code."""
 
 Log = Callable[[str], object]

@@ -6,18 +6,17 @@ data set in the hub's own caches, with their SHA-256. Torch-free; ``download.py`
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from clasp.backbones.published import PUBLISHED
 from clasp.config import RunConfig
 from clasp.evaluation.benchmarks import BENCHMARKS
-from clasp.files import file_digest, write_atomically
+from clasp.files import file_digest, write_json
 from clasp.launch.formatting import counted, size
 from clasp.reading import InvalidFile
 from clasp.results.provenance import now
@@ -208,5 +207,4 @@ def read(path: Path) -> Manifest | None:
 
 
 def write(path: Path, manifest: Manifest) -> Path:
-    values: dict[str, Any] = {"schema": SCHEMA, "at": now(), **asdict(manifest)}
-    return write_atomically(path, json.dumps(values, indent=1).encode() + b"\n")
+    return write_json(path, {"schema": SCHEMA, "at": now(), **asdict(manifest)})

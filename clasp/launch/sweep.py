@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from clasp.budget import Geometry
 from clasp.config import LauncherConfig, RunConfig
 from clasp.evaluation.questions.embedded import ensure_as_planned
-from clasp.files import write_atomically
+from clasp.files import write_json
 from clasp.launch import machine, packs, snapshot
 from clasp.launch.estimate import Estimator
 from clasp.launch.packs import PackFile, Wanted
@@ -169,7 +169,7 @@ def prepare(requests: Sequence[Request], cells: Mapping[str, tuple[int, CellSpec
         )
         packs.write(folder, number, file)
     about = {"command": command, "launcher": dataclasses.asdict(launcher), "packs": len(made), "cells": len(wanted)}
-    write_atomically(folder / "sweep.json", json.dumps({"schema": 1, **about}, indent=1).encode() + b"\n")
+    write_json(folder / "sweep.json", {"schema": 1, **about})
     questions = {key: _estimator(requests[number]).questions(spec) for key, (number, spec) in cells.items()}
     return Sweep(first.name, folder, first.paths.results, launcher, tuple(range(jobs_at_once)), questions)
 
