@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from clasp.config import LauncherConfig, RunConfig
-from clasp.evaluation.summary import aligned
 from clasp.launch import machine, packs
 from clasp.launch.estimate import Basis, Estimate, Estimator
-from clasp.launch.formatting import counted, duration, size
+from clasp.launch.formatting import aligned, counted, duration, size
 from clasp.launch.packs import Pack, Wanted
 from clasp.results import failures, lock
 from clasp.results.store import CellSpec, CellStore

@@ -6,7 +6,6 @@ and the newest cells, whose pace says how long the rest will take.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -98,7 +97,7 @@ def progress(results: Path, experiment: str | None = None) -> list[Progress]:
     Raises:
         StatusError: nothing of that name was begun here.
     """
-    present = _present(CellStore(results).cells)
+    present = _present(CellStore(results))
     locked = {
         signature: Running(info, *answer_log.about(results, signature))
         for signature, info in lock.all_current(results).items()
@@ -130,16 +129,9 @@ def _cells(path: Path) -> dict[str, str]:
     return {cell["signature"]: cell["benchmark"] for cell in record["cells"]}
 
 
-def _present(folder: Path) -> dict[str, float]:
+def _present(store: CellStore) -> dict[str, float]:
     """Signatures of the cells that are there, with the time of their files."""
-    if not folder.is_dir():
-        return {}
-    with os.scandir(folder) as entries:
-        return {
-            entry.name[:24]: entry.stat().st_mtime
-            for entry in entries
-            if len(entry.name) == 29 and entry.name.endswith(".json")
-        }
+    return {signature: store.path(signature).stat().st_mtime for signature in store.signatures()}
 
 
 def _progress(
