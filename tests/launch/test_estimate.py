@@ -14,8 +14,7 @@ from clasp.backbones import geometry
 from clasp.budget import Geometry
 from clasp.cost import prefill_flops
 from clasp.evaluation.benchmarks import BENCHMARKS
-from clasp.launch.benchmark_sizes import SIZES
-from clasp.launch.estimate import Estimator
+from clasp.launch.estimate import SIZES, Estimator
 from clasp.results.store import CellSpec
 
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"
