@@ -58,8 +58,6 @@ def _check_launcher(launcher: LauncherConfig) -> None:
             raise ConfigError(f"launcher.{name}={shown(value)} is not printable; write it on one line")
     if launcher.memory_gb is not None and launcher.memory_gb <= 0:
         raise ConfigError(f"launcher.memory_gb={launcher.memory_gb:g} is no amount of memory; use a positive number")
-    if launcher.assumed_tmacs is not None and launcher.assumed_tmacs <= 0:
-        raise ConfigError(f"launcher.assumed_tmacs={launcher.assumed_tmacs:g} is no speed; use a positive number")
     if launcher.kind == "slurm" and launcher.gpus and launcher.processes > launcher.gpus:
         raise ConfigError(
             f"launcher.processes={launcher.processes} is more than launcher.gpus={launcher.gpus}; each process has a "

@@ -242,8 +242,6 @@ class LauncherConfig:
         signal_s: seconds before the time limit at which it stops by itself.
         setup: shell commands before Python starts.
         sbatch: further options by name.
-        assumed_tmacs: 1e12 multiply-adds a second that a device is taken to do in prefill, for estimates where nothing
-            was measured; None: the library's assumption.
     """
 
     kind: Literal["basic", "local", "slurm"] = "basic"
@@ -264,7 +262,6 @@ class LauncherConfig:
     signal_s: int = 120
     setup: tuple[str, ...] = ()
     sbatch: Mapping[str, object] | None = None
-    assumed_tmacs: float | None = None
 
 
 Figure = Literal["accuracy_vs_flops", "score_vs_budget", "heatmap"]

@@ -99,10 +99,9 @@ class Estimator:
         results: the results root; may be empty or absent.
         backbone: its name in results.
         geometry: of the backbone.
-        device: as in the configuration: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        device: as in the configuration: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` is a GPU for all but
+            the tiny backbone where nothing was measured.
         known_questions: questions of the benchmarks whose files are on this machine, by name.
-        assumed_tmacs: prefill's speed where nothing was measured, as in :class:`Throughput`; None, and all else:
-            :data:`ASSUMED` for the kind of device, where ``auto`` is a GPU for all but the tiny backbone.
 
     Attributes:
         device: model name of the processor that measured the cells that estimates rest on; None: nothing was measured.
@@ -117,7 +116,6 @@ class Estimator:
         geometry: Geometry,
         device: str,
         known_questions: Mapping[str, int],
-        assumed_tmacs: float | None = None,
     ) -> None:
         self._stored = list(_all_stored(results))
         own = [one for one in self._stored if one.cell["backbone"] == backbone and one.clock is not None]
@@ -127,8 +125,7 @@ class Estimator:
         self._measured = [one for one in fitting if _device(one) == self.device]
         assumed = device == "cpu" or (device == "auto" and backbone == "tiny")
         self.on_cpu = assumed if self.device is None else _is_cpu(self.device)
-        usual = ASSUMED["cpu" if self.on_cpu else "gpu"]
-        self.throughput = usual if assumed_tmacs is None else usual._replace(tmacs=assumed_tmacs)
+        self.throughput = ASSUMED["cpu" if self.on_cpu else "gpu"]
         self._geometry, self._known = geometry, known_questions
         self._available = {one.cell["benchmark"]: one.cell["available"] for one in self._stored}
 

@@ -23,8 +23,7 @@ STANDINGS = ("done", "running", "failed", "missing")
 def plan_report(planned: Plan, config: RunConfig) -> str:
     """The plan for people; what is estimated says what it rests on."""
     known = {name: file.questions for name, file in planned.files.items()}
-    tmacs = config.launcher.assumed_tmacs
-    estimator = Estimator(config.paths.results, config.backbone.name, planned.geometry, config.device, known, tmacs)
+    estimator = Estimator(config.paths.results, config.backbone.name, planned.geometry, config.device, known)
     standing = _standing(planned, config)
     to_run = [spec for spec in planned.cells if standing[spec.signature] != "done"]
     estimates = {spec.signature: estimator.of(spec) for spec in to_run}
@@ -126,7 +125,7 @@ def _basis(estimates: Mapping[str, Estimate], estimator: Estimator) -> str:
         assumed = estimator.throughput
         return (
             f"which is an assumption, for nothing was measured here on such a device: {assumed.tmacs:g}e12 "
-            f"multiply-adds a second (launcher.assumed_tmacs), {assumed.token_s:g} s a generated token, "
+            f"multiply-adds a second, {assumed.token_s:g} s a generated token, "
             f"{assumed.other_s:g} s a question beside"
         )
     parts: dict[Basis, str] = {"measured": "as measured", "scaled": "scaled from other cells by the cost model"}

@@ -186,8 +186,7 @@ def _estimator(one: Request) -> Estimator:
     """Of the configuration's backbone, made once for all that share it."""
     config, plan = one.config, one.plan
     known = tuple(sorted((name, file.questions) for name, file in plan.files.items()))
-    tmacs = config.launcher.assumed_tmacs
-    return _estimating(config.paths.results, config.backbone.name, plan.geometry, config.device, known, tmacs)
+    return _estimating(config.paths.results, config.backbone.name, plan.geometry, config.device, known)
 
 
 @lru_cache(maxsize=8)
@@ -197,9 +196,8 @@ def _estimating(
     geometry: Geometry,
     device: str,
     known: tuple[tuple[str, int], ...],
-    tmacs: float | None,
 ) -> Estimator:
-    return Estimator(results, backbone, geometry, device, dict(known), tmacs)
+    return Estimator(results, backbone, geometry, device, dict(known))
 
 
 def _environment(launcher: LauncherConfig, code: Path, command: str, slot: Mapping[str, str]) -> dict[str, str]:

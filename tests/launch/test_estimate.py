@@ -93,13 +93,6 @@ def test_nothing_measured_is_called_an_assumption(tmp_path: Path) -> None:
     )
 
 
-def test_the_assumed_speed_is_the_users(tmp_path: Path) -> None:
-    slow, fast = (Estimator(tmp_path, "tiny", TINY, "auto", {"tiny_textvqa": 500}, tmacs) for tmacs in (0.001, 1.0))
-    assert slow.of(spec()).seconds > 2 * fast.of(spec()).seconds
-    store(tmp_path, "fastv", 64, clock=20)
-    assert Estimator(tmp_path, "tiny", TINY, "auto", {}, 1.0).of(spec()).seconds == 20
-
-
 def test_a_limit_asks_no_more_than_there_are(tmp_path: Path) -> None:
     store(tmp_path, "fastv", 64, clock=20)
     assert over(tmp_path).of(spec(limit=10_000)).questions == 500
