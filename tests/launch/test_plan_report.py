@@ -96,7 +96,7 @@ def test_nothing_is_submitted_that_was_not_fetched(
     monkeypatch.setattr(sweep.machine, "check", lambda *_: None)
     monkeypatch.setattr(sweep, "check_prefetched", not_fetched)
     with pytest.raises(ConfigError, match=r"tiny, sha256:.*: not fetched"):
-        sweep.launch([asked], "run.py", (), lambda *_: 0)
+        sweep.launch([asked], "run.py", lambda *_: 0)
     assert not config.paths.results.exists()
 
 
