@@ -34,7 +34,7 @@ from clasp.evaluation import plan, vqa_server
 from clasp.evaluation.judging import chat
 from clasp.evaluation.questions import custom
 from clasp.evaluation.questions.embedded import ensure
-from clasp.launch import machine, packs, prefetch, status
+from clasp.launch import machine, packs, prefetch
 from clasp.launch.packs import PackFile
 from clasp.reading import InvalidFile
 from clasp.redact import redact
@@ -131,7 +131,7 @@ SWEPT = ("1,2", "range(1,3)", "choice(1,2)", "choice()", "interval(0,1)", "glob(
          "tag(a,1)", "str(1)", "int(x)", "json_str('{')", "extend_list(1)", "f(x)", "range(1,1e9)")  # fmt: skip
 VALUES = (*NUMBERS, *TEXTS, *NESTED, *INTERPOLATED, *SWEPT)
 
-REFUSALS = (ConfigError, ReportError, InvalidFile, status.StatusError, vqa_server.SubmissionError)
+REFUSALS = (ConfigError, ReportError, InvalidFile, vqa_server.SubmissionError)
 
 
 def many(kind: str, one: Callable[[random.Random], object]) -> None:
