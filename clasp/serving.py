@@ -39,6 +39,7 @@ class NotServableError(ValueError):
     """A rule that needs more than embeddings; the message names it and what it reads."""
 
 
+@lru_cache(maxsize=4096)
 def compute_retained_tokens_count(method: Method, tokens_per_frame: int, num_frames: int = 1) -> int:
     """How many of an image's or video's tokens stay, from its sizes alone.
 
@@ -49,7 +50,23 @@ def compute_retained_tokens_count(method: Method, tokens_per_frame: int, num_fra
         NotServableError: the rule reads more than embeddings, or its counts depend on them.
         BudgetError: more tokens are asked for than there are.
     """
-    return _count(method, tokens_per_frame, num_frames)
+    # from a run on embeddings of any value, which is also what tells whether the rule looks at anything else
+    total = tokens_per_frame * num_frames
+    if tokens_per_frame < 1 or num_frames < 1:
+        raise ValueError(f"{num_frames} frames of {tokens_per_frame} tokens are no image; both are 1 or more")
+    if method.resizes:
+        raise NotServableError(
+            f"method {method.name!r} makes images smaller before the processor, and a server asks about tokens that "
+            f"it has; bound images' pixels in the server, or use pool"
+        )
+    stages = method.schedule(total, LAYERS).stages if method.prunes else ()
+    if method.merge_layers(1) or [stage.cut for stage in stages] not in ([], [0]):
+        raise NotServableError(
+            f"method {method.name!r} acts inside the vision tower or the decoder, and a server sees embeddings alone; "
+            f"use one that prunes before the decoder, such as divprune"
+        )
+    values = torch.randn(total, 8, generator=torch.Generator().manual_seed(0))
+    return int(_selected(method, values, num_frames, 1, tokens_per_frame)[0].sum())
 
 
 def compute_retention_mask(
@@ -93,32 +110,11 @@ def _retained(
             f"embeddings of shape {tuple(embeds.shape)} are not those of {frames} frames of {rows} x {columns} tokens; "
             f"give (tokens, hidden) without newlines, and the sizes that the processor says"
         )
-    count = _count(method, rows * columns, frames)
+    count = compute_retained_tokens_count(method, rows * columns, frames)
     mask, changed = _selected(method, embeds, frames, rows, columns)
     if int(mask.sum()) != count:
         raise NotServableError(f"method {method.name!r} keeps as many tokens as the embeddings say; use another one")
     return mask, changed
-
-
-@lru_cache(maxsize=4096)
-def _count(method: Method, tokens_per_frame: int, num_frames: int) -> int:
-    """By a run on random embeddings, which also fails where the rule reads anything but embeddings."""
-    total = tokens_per_frame * num_frames
-    if tokens_per_frame < 1 or num_frames < 1:
-        raise ValueError(f"{num_frames} frames of {tokens_per_frame} tokens are no image; both are 1 or more")
-    if method.resizes:
-        raise NotServableError(
-            f"method {method.name!r} makes images smaller before the processor, and a server asks about tokens that "
-            f"it has; bound images' pixels in the server, or use pool"
-        )
-    stages = method.schedule(total, LAYERS).stages if method.prunes else ()
-    if method.merge_layers(1) or [stage.cut for stage in stages] not in ([], [0]):
-        raise NotServableError(
-            f"method {method.name!r} acts inside the vision tower or the decoder, and a server sees embeddings alone; "
-            f"use one that prunes before the decoder, such as divprune"
-        )
-    values = torch.randn(total, 8, generator=torch.Generator().manual_seed(0))
-    return int(_selected(method, values, num_frames, 1, tokens_per_frame)[0].sum())
 
 
 def _selected(method: Method, embeds: Tensor, frames: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,8 @@ import dataclasses
 import difflib
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
@@ -23,6 +24,24 @@ LONGEST_PART = 255
 
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message names the value, the allowed ones and the remedy."""
+
+
+@contextmanager
+def config_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """What a library's check raises inside becomes a ConfigError with its sentence.
+
+    Args:
+        kinds: errors that mean bad input, beside ValueError.
+
+    Raises:
+        ConfigError: see above.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ConfigError) or not isinstance(error, (ValueError, *kinds)):
+            raise
+        raise ConfigError(str(error)) from error
 
 
 def check_name(what: str, value: str) -> str:

@@ -17,7 +17,7 @@ import random
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,7 @@ from PIL import Image
 from synthetic import cell, planned, signature, summary_of, write_cell, write_plan
 
 from clasp import backbones
-from clasp.cli import console, jobs, judge, report, submission
-from clasp.cli import status as status_command
+from clasp.cli import commands, console, jobs, judge, report
 from clasp.evaluation import plan, vqa_server
 from clasp.evaluation.judging import chat
 from clasp.evaluation.questions import custom
@@ -82,7 +81,7 @@ STRANGE: list[Any] = [
     *([], [[]], [None], [0, "a", {}], ["x"] * 2000, {}, {"": None}, {"name": "clasp"}, {"a": {"b": {"c": []}}}),
 ]
 """What could stand in a file."""
-REFUSALS = (ConfigError, ReportError, InvalidFile, status.StatusError, vqa_server.SubmissionError)
+REFUSALS = (ConfigError, ReportError, InvalidFile, vqa_server.SubmissionError)
 
 
 def many(kind: str, one: Callable[[random.Random], object]) -> None:
@@ -385,9 +384,9 @@ def test_arguments(
         monkeypatch.delenv(name, raising=False)
     mains = {
         report.main: ("experiment=one", "published=1", "wandb=off", "results=."),
-        status_command.main: ("experiment=one", "watch=10", "results=."),
+        partial(commands.main, "status"): ("experiment=one", "watch=10", "results=."),
         judge.main: ("experiment=one", "results=."),
-        submission.main: ("cell=" + "a" * 24, "results=.", "questions=own.jsonl", "output=made"),
+        partial(commands.main, "submission"): ("cell=" + "a" * 24, "results=.", "questions=own.jsonl", "output=made"),
     }
     drawn = list(mains)
 

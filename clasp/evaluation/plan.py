@@ -20,7 +20,7 @@ from clasp.evaluation.questions.embedded import LocalFile, find
 from clasp.evaluation.questions.videos import ensure_videos
 from clasp.fingerprint import code_fingerprint
 from clasp.results.store import CellSpec
-from clasp.strict import ConfigError
+from clasp.strict import ConfigError, config_errors
 
 if TYPE_CHECKING:
     from clasp.methods.base import Method
@@ -118,13 +118,11 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
 
 
 def _benchmarks(config: RunConfig, own: Custom | None) -> list[Benchmark]:
-    try:
+    with config_errors():
         chosen = [
             own.benchmark if own is not None and name == OWN_DATA else get_benchmark(name)
             for name in dict.fromkeys(config.benchmarks.names)
         ]
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     if shown := config.backbone.presentation.protocol:
         return [dataclasses.replace(one, protocol=f"{one.protocol}, {shown}") for one in chosen]
     return chosen
@@ -135,10 +133,8 @@ def _geometry(config: RunConfig) -> Geometry:
     from clasp.backbones import geometry
 
     backbone = config.backbone
-    try:
+    with config_errors():
         counts = geometry(backbone.source, backbone.revision, backbone.trust)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     if counts.visual_tokens != config.backbone.visual_tokens:
         raise ConfigError(
             f"backbone.visual_tokens={config.backbone.visual_tokens}, but {config.backbone.source} has "
@@ -197,10 +193,8 @@ def _count(geometry: Geometry, tokens: int | None, ratio: float | None) -> int:
     """Visual tokens of a budget; all of them where there is none."""
     if tokens is None and ratio is None:
         return geometry.visual_tokens
-    try:
+    with config_errors():
         return Budget(tokens, ratio).resolve(geometry.visual_tokens)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _with_method(config: RunConfig, method: MethodConfig) -> RunConfig:
@@ -219,10 +213,8 @@ def _varied(config: RunConfig, variant: VariantConfig) -> RunConfig:
 def _class(name: str) -> type[Method]:
     from clasp.methods import get
 
-    try:
+    with config_errors():
         return get(name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _method(
@@ -234,7 +226,7 @@ def _method(
     name, own = config.method.name, dict(config.method.params)
     accepted = {field.name for field in dataclasses.fields(_class(name))}
     count = _count(geometry, tokens, ratio)
-    try:
+    with config_errors(TypeError):
         if tokens is not None or ratio is not None:
             # a share of images that differ in size is no count
             own |= {"ratio": ratio} if geometry.dynamic and ratio is not None else {"tokens": count}
@@ -249,8 +241,6 @@ def _method(
                 "router": _router(config.router),
             }
         method = build(name, own)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(str(error)) from error
     return method, {"tokens": count, "ratio": ratio, "visual_tokens": geometry.visual_tokens}
 
 

@@ -90,7 +90,7 @@ def test_own_images_can_be_drawn_one_to_a_question(configured: Callable[..., Run
     (question,) = record(configured(*own))["questions"]
     assert (question["answer"], question["category"]) == ("red", None)
     file.write_text(json.dumps(line | {"image": ["a.png", "a.png"]}))
-    with pytest.raises(ConfigError, match="line 1 has 2 images"):
+    with pytest.raises(ConfigError, match="question 1 of custom_mine has 2 images"):
         record(configured(*own))
 
 
@@ -105,7 +105,7 @@ def test_own_images_can_be_drawn_one_to_a_question(configured: Callable[..., Run
 def test_what_cannot_be_drawn_is_refused_before_a_model_loads(
     configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, overrides: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(kept_tokens, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(kept_tokens, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(ConfigError, match=message):
         record(configured(*SMALL, *overrides))
 

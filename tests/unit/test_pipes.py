@@ -15,14 +15,14 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 PRINTS = """
 import sys
 from clasp.arguments import run
-from clasp.cli.status import StatusArguments
+from clasp.cli.commands import Status
 
 def main(arguments):
     for _ in range({lines}):
         print("x" * 100, file={stream})
     return 0
 
-sys.exit(run(StatusArguments, main, [], ""))
+sys.exit(run(Status, main, [], ""))
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from clasp.categories import CATEGORIES
 from clasp.evaluation.routing.prompts import SETS, Prompt, prompts_hash
-from clasp.files import write_atomically
+from clasp.files import write_json
 from clasp.fingerprint import code_fingerprint
 from clasp.methods.clasp.router import EmbeddingRouter, FixedRouter, OracleRouter, Router, forget, make_router
 from clasp.results.provenance import now, provenance
@@ -104,7 +103,7 @@ def measure_all(results: Path, names: Sequence[str] = MEASURED) -> Path:
         },
         "provenance": provenance(started, _ASSUMPTIONS),
     }
-    return write_atomically(results / FILE, (json.dumps(content, indent=1) + "\n").encode())
+    return write_json(results / FILE, content)
 
 
 def _device() -> dict[str, Any]:
