@@ -113,7 +113,7 @@ fidelity: $(READY)  ## does the tiny backbone rank methods as published LLaVA-1.
 	$(if $(filter run,$(STEP)),$(BIN)/python scripts/fidelity.py experiment=fidelity_$(BACKBONE))
 
 # the longest first, and beside it what shares few cells with it; the other tables find theirs done
-everything: table-llava15 $(ABLATIONS) table-efficiency router retention table-llava-next table-qwen25vl table-video tables  ## all of it, then the report; -j2 uses two processes
+everything: table-llava15 fidelity $(ABLATIONS) table-efficiency router retention table-llava-next table-qwen25vl table-video tables  ## all of it, then the report; -j2 uses two processes
 	$(MAKE) report
 
 report: $(READY)  ## results/report.html from what is stored, and every table and figure anew

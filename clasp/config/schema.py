@@ -115,10 +115,16 @@ def rows_hash(rows: Mapping[str, CategoryConfig]) -> str:
 
 @dataclass(frozen=True)
 class FixedConfig:
-    """A fusion by name and a pivot share, the same for every category."""
+    """A fusion by name and a pivot share, the same for every category.
+
+    Args:
+        fusion, pivot_share: the best of all.
+        fused: the best fusion of those that mix ViT layers, which ablation c forces on.
+    """
 
     fusion: str
     pivot_share: float
+    fused: str
 
 
 @dataclass(frozen=True)

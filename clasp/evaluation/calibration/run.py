@@ -196,7 +196,11 @@ def write_policy(path: Path, config: RunConfig, plan: Plan, chosen: Calibration,
         "provenance": "calibrated",
         "pivot_share": None,
         "categories": {category: _row(choice) for category, choice in chosen.choices.items()},
-        "fixed": {"fusion": chosen.fixed.fusion, "pivot_share": chosen.fixed.pivot_share},
+        "fixed": {
+            "fusion": chosen.fixed.fusion,
+            "pivot_share": chosen.fixed.pivot_share,
+            "fused": chosen.fused.fusion,
+        },
         "calibration": {
             "rows": rows_hash({c: CategoryConfig(*_row(choice).values()) for c, choice in chosen.choices.items()}),
             "tokens": list(config.grid.tokens),
@@ -211,7 +215,8 @@ def write_policy(path: Path, config: RunConfig, plan: Plan, chosen: Calibration,
     }
     header = (
         f"# CLASP's table on {config.backbone.name}, written by `make calibrate BACKBONE={config.backbone.name}`.\n"
-        "# categories: fusion weights (shallow to deep), pivot share; fixed: the best setting that all can share.\n"
+        "# categories: fusion weights (shallow to deep), pivot share; fixed: the best setting that all can share,\n"
+        "# fused: the best fusion for all of those that mix ViT layers.\n"
         "# A category departs from fixed only where its cross-validated gain exceeds its standard error.\n"
     )
     text = yaml.safe_dump(record, sort_keys=False, default_flow_style=None, width=118)
