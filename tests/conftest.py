@@ -49,17 +49,6 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def trained() -> None:
-    """The one condition under which tests of what the shipped backbone has learnt are left out: its configuration says
-    that its training has not ended."""
-    from clasp.tiny import directory
-    from clasp.tiny.training.model import TRAINED
-
-    if not json.loads((directory() / "config.json").read_text(encoding="utf-8"))[TRAINED]:
-        pytest.skip("the shipped weights are a placeholder: their training has not ended")
-
-
 @pytest.fixture
 def composed_run(data_root: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """The real configuration with overrides as plain values; results go to the test's own folder, W&B is off."""

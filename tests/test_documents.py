@@ -46,7 +46,7 @@ def test_the_readme_example_runs(readme_example: tuple[str, str]) -> None:
     assert readme_example[1].startswith("attribute [")
 
 
-def test_the_readme_example_is_answered_right(trained: None, readme_example: tuple[str, str]) -> None:
+def test_the_readme_example_is_answered_right(readme_example: tuple[str, str]) -> None:
     assert readme_example[0] == "orange"
 
 
@@ -94,7 +94,7 @@ def test_one_image_is_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, da
         assert np.flatnonzero(coloured).tolist() == kept.tolist()
 
 
-def test_the_notebooks_question_is_answered_right(trained: None, data_root: Path) -> None:
+def test_the_notebooks_question_is_answered_right(data_root: Path) -> None:
     model, processor = load("tiny", device="cpu")
     path = ensure(data_root, ["tiny_textvqa"])["tiny_textvqa"].path
     row = pyarrow.parquet.read_table(path).slice(0, 1).to_pylist()[0]

@@ -170,7 +170,7 @@ def test_frames_have_every_visual_token_where_its_pixels_are(name: str) -> None:
         assert min(mean) < 1, "and others are black"
 
 
-def test_most_examples_are_answered_right(trained: None, models: Models, shown: list[Example]) -> None:
+def test_most_examples_are_answered_right(models: Models, shown: list[Example]) -> None:
     requests = [DemoRequest(one.image, one.question, ("random",), 64) for one in shown]
     found = [models.answer(asked)[0]["answer"] == one.answer for asked, one in zip(requests, shown, strict=True)]
     assert sum(found) > len(shown) / 2
