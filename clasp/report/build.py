@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from clasp.report.figures import accuracy_vs_flops, heatmap, retention_maps, score_vs_budget
 from clasp.report.figures.style import write
-from clasp.report.html import Built, write_html
+from clasp.report.html.page import Built, write_html
 from clasp.report.load import ReportError, load_experiment
 from clasp.report.published.compare import PublishedRow, published_rows
 from clasp.report.published.write import write_published_table

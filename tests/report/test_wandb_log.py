@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from command_line import call
 from synthetic import BENCHMARKS, cell, write_experiment
 
 from clasp.report.load import load_experiment
@@ -181,16 +180,6 @@ def test_report_of_more_cells_is_another_run(tmp_path: Path, monkeypatch: pytest
     write_experiment(tmp_path, questions=10)
     log_report(load_experiment("tiny_main", tmp_path), Settings())
     assert ids[0] == ids[1] != ids[2]
-
-
-def test_script_knows_three_modes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["experiment=tiny_main", f"results={tmp_path}", "wandb=yes"]
-    assert call(monkeypatch, tmp_path, *arguments, script=ROOT / "scripts" / "report.py") == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err == "error: wandb='yes' is unknown; use one of off, offline, online\n"
 
 
 def test_columns_have_one_type_each(tmp_path: Path) -> None:
