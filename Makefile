@@ -113,7 +113,7 @@ fidelity: $(READY)  ## does the tiny backbone rank methods as published LLaVA-1.
 	$(if $(filter run,$(STEP)),$(BIN)/python scripts/fidelity.py experiment=fidelity_$(BACKBONE))
 
 # the longest first, and beside it what shares few cells with it; the other tables find theirs done
-everything: table-llava15 $(ABLATIONS) table-efficiency router retention table-llava-next table-qwen25vl table-video tables  ## all of it, then the report; -j2 uses two processes
+everything: table-llava15 fidelity $(ABLATIONS) table-efficiency router retention table-llava-next table-qwen25vl table-video tables  ## all of it, then the report; -j2 uses two processes
 	$(MAKE) report
 
 report: $(READY)  ## results/report.html from what is stored, and every table and figure anew
@@ -122,7 +122,7 @@ report: $(READY)  ## results/report.html from what is stored, and every table an
 calibrate: $(READY)  ## choose fusion and pivot share per category on held-out data; writes configs/policy/
 	$(BIN)/python scripts/calibrate.py backbone=$(BACKBONE)
 
-retention: $(READY)  ## which visual tokens methods keep of a few pictures, as maps
+retention: $(READY)  ## which visual tokens methods keep of a few images, as maps
 	$(BIN)/python scripts/retention.py backbone=$(BACKBONE)
 
 router: $(READY)  ## accuracy, confusion and speed of the text routers

@@ -65,7 +65,7 @@ def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -
         **loaded.weights(),
         "layers": geometry.layers,
         "width": geometry.hidden,
-        "picture_tokens": each,
+        "image_tokens": each,
         "text_tokens": TEXT_TOKENS,
         "tokens": budget,
         "left_out": left_out,

@@ -18,7 +18,7 @@ from benchmarks.settings import BenchmarkSettings
 from benchmarks.timing import PARTS, Times, Variant, measure, progress, reference_product, warm_up
 from clasp.budget import BudgetError, Geometry
 from clasp.cost import prefill_flops
-from clasp.methods import build, for_pictures
+from clasp.methods import build, for_images
 from clasp.methods.base import Method
 from clasp.strict import ConfigError
 
@@ -63,7 +63,7 @@ def variants_of(
     """The plain model, then every method at the budget, and those left out, each with the reason.
 
     Args:
-        names: of methods; empty: all but those that compare the frames of videos, for the inputs are pictures.
+        names: of methods; empty: all but those that compare the frames of videos, for the inputs are images.
         visual: visual tokens of an image, newlines included, which the geometry may leave out.
         extras: also the engine with all tokens kept, and FastV on eager attention.
 
@@ -74,7 +74,7 @@ def variants_of(
     if extras:
         found.append(Variant("none", build("none", {})))
     _check(build("random", budget), geometry, visual)
-    for name in names or [name for name in for_pictures() if name != "none"]:
+    for name in names or [name for name in for_images() if name != "none"]:
         try:
             method = build(name, budget)
         except ValueError as error:

@@ -25,7 +25,7 @@ from clasp.ops.cluster import (
     farthest_point,
     similarity_to,
 )
-from clasp.ops.covering import Attracted, Similar, cover
+from clasp.ops.covering import CosineCoverage, SoftmaxCoverage, cover
 from clasp.ops.diversity import dpp_map, max_min, take_least_similar
 from clasp.ops.grouping import halved_into, mean_cosine, nearest_of, principal_groups, run_means, suppress, within
 from clasp.ops.matching import absorb, merge_most_similar, merge_windows, ragged_index, thin
@@ -141,7 +141,7 @@ def _raters(on: Inputs) -> Call:
 def _cover(on: Inputs) -> Call:
     """MMTok's, of which SCOPE's is a part: words and tokens are covered, by softmax over tokens."""
     real, weight = torch.ones(1, WORDS, dtype=torch.bool, device=on.device), torch.ones_like(on.scores)
-    return lambda: cover(Attracted(on.words, real, on.values, on.values, 0.02, 0.2, 0.5), weight, on.keep)
+    return lambda: cover(SoftmaxCoverage(on.words, real, on.values, on.values, 0.02, 0.2, 0.5), weight, on.keep)
 
 
 def _groups(on: Inputs) -> tuple[Tensor, Tensor]:
@@ -218,7 +218,7 @@ TWINS: dict[str, Callable[[Inputs], tuple[Call, Call]]] = {
     ),
     "SCOPE's coverage": lambda on: (
         lambda: twins.greedy_coverage(on.values, on.scores, on.keep),
-        lambda: cover(Similar(on.values), on.scores, on.keep),
+        lambda: cover(CosineCoverage(on.values), on.scores, on.keep),
     ),
     "DivPrune's max-min": lambda on: (
         lambda: twins.farthest_tokens(on.values, on.keep),

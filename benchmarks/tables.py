@@ -106,7 +106,7 @@ def growth_table(found: Mapping[str, Any]) -> str:
     names = [str(size) for size in found["sizes"]]
     lines = [
         f"Growth with the visual tokens ({found['geometry']} with {found['layers']} decoder layers of width "
-        f"{found['width']}, images of {found['picture_tokens']} visual tokens one behind the other, "
+        f"{found['width']}, images of {found['image_tokens']} visual tokens one behind the other, "
         f"{found['text_tokens']} text tokens, {found['tokens']} visual tokens of each image kept, output average), "
         f"{found['dtype']}, {found['device']}; ops in float32; medians of up to {found['repeats']} repeats.",
         f"`-`: one call would take more than {LONGEST_S:g} s. Peak memory is beyond an op's inputs, and beside the "

@@ -12,18 +12,19 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Literal
 
 Accounting = Literal["output_average", "nominal", "published", "thresholds"]
 """What a method's ``tokens`` can count; the last two stand for a paper's own stage counts or thresholds."""
 ACCOUNTINGS: tuple[Accounting, ...] = ("output_average", "nominal")
-"""Those that every method with a single stage knows."""
+"""Those that every method with a single stage takes."""
 PUBLISHED_TOKENS = 576
 """Visual tokens of an image in the tables of the papers whose counts are published (LLaVA-1.5)."""
 
 
 class BudgetError(ValueError):
-    """A budget or schedule that the backbone cannot honour; the message names the value, the bounds and a remedy."""
+    """A budget or schedule that the backbone cannot meet; the message names the value, the bounds and a remedy."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,12 @@ class Budget:
             raise BudgetError(
                 f"give either tokens or ratio, not both and not neither (tokens={self.tokens}, ratio={self.ratio})"
             )
-        if self.tokens is not None and (isinstance(self.tokens, bool) or not isinstance(self.tokens, int)):
+        if self.tokens is not None and (isinstance(self.tokens, bool) or not isinstance(self.tokens, Integral)):
             raise BudgetError(f"tokens={self.tokens!r} is not a whole number; use ratio for a share")
         if self.tokens is not None and self.tokens < 1:
             raise BudgetError(f"tokens={self.tokens} is below 1; at least one visual token must stay")
+        if self.ratio is not None and (isinstance(self.ratio, bool) or not isinstance(self.ratio, Real)):
+            raise BudgetError(f"ratio={self.ratio!r} is not a number; it is the share of visual tokens removed")
         if self.ratio is not None and not 0.0 <= self.ratio < 1.0:
             raise BudgetError(f"ratio={self.ratio} is outside [0, 1); it is the share of visual tokens removed")
 
@@ -72,11 +75,11 @@ class Geometry:
     """What schedules and costs need to know of a backbone. Widths are in channels, all counts per image.
 
     Args:
-        visual_tokens: of one image; where it depends on the picture (``dynamic``), of the one that papers count with.
+        visual_tokens: of one image; where it depends on the image (``dynamic``), of the one that papers count with.
         feature_layer: index into the ViT's hidden states (0 = embeddings) that the projector reads, non-negative.
         cls: the ViT has a CLS token.
         multimodal_rotary: rotary positions have an axis each for time, height and width.
-        dynamic: the number of visual tokens depends on the picture's size.
+        dynamic: the number of visual tokens depends on the image's size.
         packed_vision: the ViT takes all patches of a batch as one sequence, so that none can be merged inside it.
         text_tower: beside the weights lies the CLIP model, text tower included, whose vision tower the ViT is.
         joined_patches: several patches of a crop make one visual token, so that none can be merged inside the ViT.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ABANDONED_S = 3600.0
 """Age in seconds from which a temporary file is taken for that of a process that was killed."""
@@ -41,6 +43,12 @@ def write_atomically(path: Path, payload: bytes) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """As :func:`write_atomically`, a value as JSON for people too; ValueError where it has numbers that JSON lacks."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    return write_atomically(path, text.encode() + b"\n")
 
 
 def file_digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Hashes of code and of models' files: which change of them may change an answer. Torch-free."""
+"""Hashes of the code and of the models' files on which an answer depends. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clasp.files import file_digest
 
 PACKAGE = "clasp"
 SHOWN = ("label", "paper", "inside", "convention")
-"""What a method's class says for its readers alone, see :class:`clasp.methods.base.Method`; no answer depends on it."""
+"""Attributes of :class:`clasp.methods.base.Method` that only readers of tables use; no answer depends on them."""
 
 _ANSWER_FILES = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
 """Of a model's folder: weights, tokenizer, processor, prompt template."""
@@ -59,11 +59,11 @@ def functions_fingerprint(*functions: Callable[..., object]) -> str:
 
 
 def folder_fingerprint(folder: Path, code: bool = False, nested: bool = False) -> str:
-    """Names the files of a model that can change what it says.
+    """Names the files of a model on which its answers depend.
 
     Args:
         folder: of the model.
-        code: whether the folder's own code is run, which can then change that too.
+        code: whether the folder's own code is run, so that answers depend on it too.
         nested: whether folders inside it belong to the model.
     """
     digest = hashlib.sha256()
@@ -74,13 +74,13 @@ def folder_fingerprint(folder: Path, code: bool = False, nested: bool = False) -
 
 
 def normalised(source: str) -> str:
-    """Python source reduced to what runs, without what a method says for its readers alone."""
+    """Python source reduced to what runs, without the attributes of a method that only its readers use."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            said = [item for item in body if not (_is_docstring(item) or _is_shown(node, item))]
-            node.body = said or [ast.Pass()]  # type: ignore[attr-defined]
+            running = [item for item in body if not (_is_docstring(item) or _is_shown(node, item))]
+            node.body = running or [ast.Pass()]  # type: ignore[attr-defined]
     return ast.unparse(tree)
 
 

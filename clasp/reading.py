@@ -6,9 +6,10 @@ clause ("it is not valid JSON (...)"); the caller names the file and the remedy.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,13 @@ def parse_json(text: str | bytes) -> Any:
     except ValueError as error:  # JSON's and Unicode's errors, and numbers of thousands of digits
         raise InvalidFile(f"it is not valid JSON ({error})") from error
     return value
+
+
+def whole_objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file that grows line by line; a line that a crash or a full disk cut short is left out."""
+    for line in lines:
+        with contextlib.suppress(InvalidFile):
+            yield parse_object(line)
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -11,7 +11,8 @@ has the same form, an image being one frame. Where q of vLLM is the share remove
     mask = compute_retention_mask(rule, embeds, (frames, height, width), spatial_merge_size)
 
 Any method works that prunes once, before the decoder, and looks at nothing but the tokens and where they lie: stride,
-pooling, DivPrune, SCOPE with ``alpha=0, features="projected"``; others are refused by name, before a feature is there.
+pooling, DivPrune, SCOPE with ``alpha=0, features="projected"``, and EVS and VidCom2 for videos; others are refused by
+name, before a feature is there.
 The count and the mask are the engine's own, for whole images and videos whose tokens are a grid: no newlines, no tiles.
 Positions are the server's: most rules here expect ``contiguous`` ones, as vLLM gives.
 """
@@ -28,16 +29,17 @@ from torch import Tensor
 
 from clasp.budget import Stage
 from clasp.methods.base import Method
-from clasp.methods.protocols import Grid, Selection
+from clasp.methods.protocols import Frames, Grid, Selection
 
 LAYERS = 32
-"""Decoder layers that a schedule is asked for; with one stage before the first of them, none of them matters."""
+"""Decoder layers of the schedules; any number gives the same single stage before the first of them."""
 
 
 class NotServableError(ValueError):
     """A rule that needs more than embeddings; the message names it and what it reads."""
 
 
+@lru_cache(maxsize=4096)
 def compute_retained_tokens_count(method: Method, tokens_per_frame: int, num_frames: int = 1) -> int:
     """How many of an image's or video's tokens stay, from its sizes alone.
 
@@ -48,7 +50,23 @@ def compute_retained_tokens_count(method: Method, tokens_per_frame: int, num_fra
         NotServableError: the rule reads more than embeddings, or its counts depend on them.
         BudgetError: more tokens are asked for than there are.
     """
-    return _count(method, tokens_per_frame, num_frames)
+    # from a run on embeddings of any value, which is also what tells whether the rule looks at anything else
+    total = tokens_per_frame * num_frames
+    if tokens_per_frame < 1 or num_frames < 1:
+        raise ValueError(f"{num_frames} frames of {tokens_per_frame} tokens are no image; both are 1 or more")
+    if method.resizes:
+        raise NotServableError(
+            f"method {method.name!r} makes images smaller before the processor, and a server asks about tokens that "
+            f"it has; bound images' pixels in the server, or use pool"
+        )
+    stages = method.schedule(total, LAYERS).stages if method.prunes else ()
+    if method.merge_layers(1) or [stage.cut for stage in stages] not in ([], [0]):
+        raise NotServableError(
+            f"method {method.name!r} acts inside the vision tower or the decoder, and a server sees embeddings alone; "
+            f"use one that prunes before the decoder, such as divprune"
+        )
+    values = torch.randn(total, 8, generator=torch.Generator().manual_seed(0))
+    return int(_selected(method, values, num_frames, 1, tokens_per_frame)[0].sum())
 
 
 def compute_retention_mask(
@@ -92,27 +110,11 @@ def _retained(
             f"embeddings of shape {tuple(embeds.shape)} are not those of {frames} frames of {rows} x {columns} tokens; "
             f"give (tokens, hidden) without newlines, and the sizes that the processor says"
         )
-    count = _count(method, rows * columns, frames)
+    count = compute_retained_tokens_count(method, rows * columns, frames)
     mask, changed = _selected(method, embeds, frames, rows, columns)
     if int(mask.sum()) != count:
         raise NotServableError(f"method {method.name!r} keeps as many tokens as the embeddings say; use another one")
     return mask, changed
-
-
-@lru_cache(maxsize=4096)
-def _count(method: Method, tokens_per_frame: int, num_frames: int) -> int:
-    """From a run on embeddings of any value, which is also what tells whether the rule looks at anything else."""
-    total = tokens_per_frame * num_frames
-    if tokens_per_frame < 1 or num_frames < 1:
-        raise ValueError(f"{num_frames} frames of {tokens_per_frame} tokens are no image; both are 1 or more")
-    stages = method.schedule(total, LAYERS).stages if method.prunes else ()
-    if method.merge_layers(1) or [stage.cut for stage in stages] not in ([], [0]):
-        raise NotServableError(
-            f"method {method.name!r} acts inside the vision tower or the decoder, and a server sees embeddings alone; "
-            f"use one that prunes before the decoder, such as divprune"
-        )
-    values = torch.randn(total, 8, generator=torch.Generator().manual_seed(0))
-    return int(_selected(method, values, num_frames, 1, tokens_per_frame)[0].sum())
 
 
 def _selected(method: Method, embeds: Tensor, frames: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
@@ -150,7 +152,7 @@ def _parts(method: Method, stage: Stage, total: int, size: int) -> Iterator[tupl
 
 
 class _Refusing:
-    """What is not an embedding is refused by name when a rule asks for it."""
+    """Refuses by name what a rule reads that is not an embedding."""
 
     def __init__(self, method: str) -> None:
         self._method = method
@@ -165,7 +167,7 @@ class _Refusing:
 
 
 class FrameSizes(_Refusing):
-    """Implements of :class:`clasp.methods.protocols.Crops` what sizes alone tell."""
+    """Implements the part of :class:`clasp.methods.protocols.Crops` that follows from sizes alone."""
 
     whole = False
 
@@ -189,7 +191,7 @@ class _Unseeded(Sequence[int]):
 
 
 class EmbeddingState(_Refusing):
-    """Implements of :class:`clasp.methods.protocols.State` what the embeddings of one image or video tell.
+    """Implements the part of :class:`clasp.methods.protocols.State` that follows from one medium's embeddings.
 
     Args:
         embeds: (tokens, hidden).
@@ -211,7 +213,11 @@ class EmbeddingState(_Refusing):
         return _Unseeded(self._method)
 
     def grid(self) -> Grid:
-        frames, rows, columns = self._size
-        places = torch.arange(self.visual_tokens, device=self._embeds.device)[None]
-        within = places % (rows * columns)
-        return Grid(places // (rows * columns), within // columns, within % columns, [[(rows, columns)] * frames])
+        count, rows, columns = self._size
+        frames = self.frames()
+        return Grid(frames.frame, frames.place // columns, frames.place % columns, [[(rows, columns)] * count])
+
+    def frames(self) -> Frames:
+        count, rows, columns = self._size
+        size, tokens = rows * columns, torch.arange(self.visual_tokens, device=self._embeds.device)[None]
+        return Frames(count, size, tokens // size, tokens % size)

@@ -6,7 +6,10 @@ import dataclasses
 import difflib
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -21,6 +24,24 @@ LONGEST_PART = 255
 
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message names the value, the allowed ones and the remedy."""
+
+
+@contextmanager
+def config_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """What a library's check raises inside becomes a ConfigError with its sentence.
+
+    Args:
+        kinds: errors that mean bad input, beside ValueError.
+
+    Raises:
+        ConfigError: see above.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ConfigError) or not isinstance(error, (ValueError, *kinds)):
+            raise
+        raise ConfigError(str(error)) from error
 
 
 def check_name(what: str, value: str) -> str:
@@ -80,8 +101,26 @@ def build(kind: Any, values: Any, path: str = "") -> Any:
         required = declared.default is dataclasses.MISSING and declared.default_factory is dataclasses.MISSING
         if required and name not in values:
             raise ConfigError(f"key {_join(path, name)!r} is missing")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     return kind(**{key: _convert(hints[key], value, _join(path, str(key))) for key, value in values.items()})
+
+
+def settle(record: Any) -> None:
+    """Gives the fields of a frozen dataclass their declared types, elements included: a list becomes a tuple.
+
+    For its ``__post_init__``, before bounds are looked at. An instance of a class that is declared is taken as it is.
+
+    Raises:
+        ConfigError: a value that is none of its field's type, by name.
+    """
+    kind: Any = type(record)
+    hints = _hints(kind)
+    for declared in dataclasses.fields(record):
+        value = _convert(hints[declared.name], getattr(record, declared.name), declared.name)
+        object.__setattr__(record, declared.name, value)
+
+
+_hints = cache(get_type_hints)
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:
@@ -90,20 +129,29 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
     if origin in (Union, types.UnionType):
         return _convert_union(options, value, path)
     if origin is Literal:
-        if value in options:
-            return value
+        for option in options:
+            if isinstance(value, type(option)) and value == option:
+                return option
         raise ConfigError(f"{path}={shown(value)} is unknown; use one of {', '.join(map(str, options))}")
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{path}={shown(value)} is not a list; write it as [a,b]")
-        return tuple(_convert(options[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if origin is not None and issubclass(origin, Sequence):
+        made = _convert_list(options, value, path)
+        return list(made) if origin is list else made
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path}={shown(value)} is not a section of keys")
         return {str(key): _convert(options[1], item, _join(path, str(key))) for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
-        return build(kind, value, path)
+        return value if kind in type(value).__mro__ else build(kind, value, path)
     return _convert_scalar(kind, value, path)
+
+
+def _convert_list(options: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise ConfigError(f"{path}={shown(value)} is not a list; write it as [a,b]")
+    kinds = options if len(options) > 1 and options[1] is not ... else options[:1] * len(value)
+    if len(kinds) != len(value):
+        raise ConfigError(f"{path}={shown(value)} has {len(value)} entries; use {len(kinds)}")
+    return tuple(_convert(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
 
 
 def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
@@ -127,18 +175,22 @@ def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
 
 
 def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
-    if kind is object:
+    if kind in (object, Any):
         return value
+    kind = get_origin(kind) or kind
     if isinstance(value, str | Path) and kind in (str, Path):
         _check_text(str(value), path)
     if kind is Path and isinstance(value, str | Path):
         return _path(value, path)
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+    whole, real = (isinstance(value, number) and not isinstance(value, bool) for number in (Integral, Real))
+    if kind is float and real:
         if not abs(value) <= LARGEST_NUMBER:
             raise ConfigError(f"{path}={shown(value)} is no number to calculate with; use a finite one")
         return float(value)
-    if kind is int and isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-        raise ConfigError(f"{path}={shown(value)} is too large; use a number below {LARGEST_NUMBER:.0e}")
+    if kind is int and whole:
+        if abs(value) > LARGEST_NUMBER:
+            raise ConfigError(f"{path}={shown(value)} is too large; use a number below {LARGEST_NUMBER:.0e}")
+        return int(value)
     if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
     raise ConfigError(f"{path}={shown(value)} is not {_noun(kind)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from clasp.cli.hydra_commands import calibrate
+from clasp.cli.jobs import compose_and_run
 
 if __name__ == "__main__":
-    sys.exit(calibrate())
+    sys.exit(compose_and_run("calibrate"))

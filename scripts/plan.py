@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from clasp.cli.hydra_commands import plan
+from clasp.cli.jobs import compose_and_run
 
 if __name__ == "__main__":
-    sys.exit(plan())
+    sys.exit(compose_and_run("plan"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from clasp.cli.hydra_commands import retention
+from clasp.cli.jobs import compose_and_run
 
 if __name__ == "__main__":
-    sys.exit(retention())
+    sys.exit(compose_and_run("retention"))

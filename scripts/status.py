@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from clasp.cli.status import main
+from clasp.cli.commands import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main("status", sys.argv[1:]))

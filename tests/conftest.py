@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 # Threads that wait by spinning starve each other on a busy machine; no test looks for a network or a W&B account.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -19,6 +21,10 @@ from pathlib import Path
 
 import pytest
 
+if TYPE_CHECKING:
+    from clasp.config import RunConfig
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ROWS = 40
 """Questions of each embedded benchmark in the tests' data root, at most: more than any test asks for."""
 
@@ -52,3 +58,31 @@ def trained() -> None:
 
     if not json.loads((directory() / "config.json").read_text(encoding="utf-8"))[TRAINED]:
         pytest.skip("the shipped weights are a placeholder: their training has not ended")
+
+
+@pytest.fixture
+def composed_run(data_root: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """The real configuration with overrides as plain values; results go to the test's own folder, W&B is off."""
+
+    def make(*overrides: str) -> dict[str, Any]:
+        fixed = [
+            f"paths.results={tmp_path / 'results'}",
+            f"paths.data={data_root}",
+            "wandb.enabled=false",
+            "device=cpu",
+        ]
+        from hydra import compose, initialize_config_dir
+        from omegaconf import OmegaConf
+
+        with initialize_config_dir(str(CONFIGS)):
+            return OmegaConf.to_container(compose("config", [*fixed, *overrides]), resolve=True)  # type: ignore[return-value]
+
+    return make
+
+
+@pytest.fixture
+def configured(composed_run: Callable[..., dict[str, Any]]) -> Callable[..., RunConfig]:
+    """That as a :class:`RunConfig`."""
+    from clasp.config import load_config
+
+    return lambda *overrides: load_config(composed_run(*overrides))

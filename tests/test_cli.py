@@ -86,7 +86,7 @@ def test_a_sweep_goes_on_after_bad_input_and_says_so(
     status = call(
         monkeypatch,
         tmp_path,
-        *["-m", "method=none,random", "tokens=8,999", "limit=12", "benchmarks.names=[tiny_gqa]"],
+        *["-m", "method=none,random", "tokens=8,999", "limit=2", "benchmarks.names=[tiny_gqa]"],
         *["wandb.enabled=false", f"paths.data={data_root}"],
     )
     assert status == jobs.BAD_INPUT
@@ -107,15 +107,8 @@ def test_a_sweep_goes_on_after_bad_input_and_says_so(
         (["policy=mine"], ["unknown policy 'mine'", "default", "llava_1_5_7b"]),
         (["experiment=nope"], ["unknown experiment 'nope'", "table_llava15", "tiny_main"]),
         (["experiment=ablation_fusion", "report.reference=F"], ["'F' is no row", "none, random, A shallow"]),
-        (
-            ["+grid.variants={mine: {methud: {name: clasp}}}"],
-            ["'methud' in grid.variants.mine", "fusion, method, policy"],
-        ),
-        (["tokens=64", "benchmarks.names=[gqaa]"], ["unknown benchmark 'gqaa'", "did you mean gqa?"]),
-        (["tokens=64", "router=fixed", "router.category=colour"], ["'colour'", "attribute, counting, ocr"]),
         (["policy.categories.colour.pivot_share=0.5"], ["unknown key 'colour'", "attribute, counting"]),
         (["tokns=64"], ["unknown key 'tokns'", "did you mean tokens?"]),
-        (["+tokns=64"], ["unknown key 'tokns'", "did you mean tokens?"]),
         (["wandb.enable=false"], ["unknown key 'enable' in wandb", "did you mean enabled?"]),
         (["method.stages=[1]"], ["unknown key 'stages' in method", "stage_layers"]),
         (["fusion=deep", "fusion.weights=[1]"], ["the chosen fusion takes no 'weights'"]),
@@ -123,7 +116,6 @@ def test_a_sweep_goes_on_after_bad_input_and_says_so(
         (["tokens=64", "ratio=0.889"], ["tokens=64", "ratio=0.889", "one of the two"]),
         (["experiment=tiny_main", "tokens=64"], ["192, 128, 64", "grid.tokens=[64]"]),
         (["tokens=0"], ["tokens=0", "below 1"]),
-        (["tokens=-3"], ["tokens=-3", "below 1"]),
         (["tokens=577"], ["tokens=577", "1 to 576", "method=none"]),
         (["tokens=many"], ["tokens='many'", "whole number"]),
         (["ratio=1.0"], ["ratio=1.0", "[0, 1)"]),
@@ -180,10 +172,3 @@ def test_a_failed_cell_is_exit_code_1(
     ]
     assert call(monkeypatch, tmp_path, *arguments) == jobs.FAILED
     assert "failed: tiny, clasp at 64, tiny_textvqa" in capsys.readouterr().err
-
-
-def test_help_names_the_choices(tmp_path: Path) -> None:
-    shown = run_script(tmp_path, "--help")
-    assert shown.returncode == 0
-    for word in ("method: cdpruner, clasp, dart, divprune, evs, fastervlm", "experiment=tiny_main", "paper8", "limit"):
-        assert word in shown.stdout

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from clasp.config import OWN_DATA, RunConfig, load_config
 from clasp.evaluation.benchmarks import BENCHMARKS
-from clasp.methods import METHODS, for_pictures, get
+from clasp.methods import METHODS, for_images, get
 from clasp.methods.clasp.fusion import FUSIONS
 from clasp.methods.clasp.router import ROUTERS
 from clasp.strict import ConfigError
@@ -125,7 +125,7 @@ def test_every_experiment_composes_as_its_make_target_calls_it(name: str, backbo
     assert config.report.title
     assert bool(config.grid.tokens) != bool(config.grid.ratio)
     assert "none" in config.grid.method, "no average without the unpruned model"
-    assert len(config.grid.variants) > 1 or config.grid.method in (for_pictures(), tuple(METHODS))
+    assert len(config.grid.variants) > 1 or config.grid.method in (for_images(), tuple(METHODS))
 
 
 def test_tables_have_every_method_and_are_tested_against_random() -> None:

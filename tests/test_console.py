@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from clasp.cli import jobs
+from clasp.cli.console import explain
 from clasp.cli.main import COMMANDS, main
+from clasp.evaluation.questions.custom import BadRows
 from clasp.results.provenance import command
 
 
@@ -38,6 +40,14 @@ def test_what_is_no_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert call(monkeypatch) == 2
     listed = capsys.readouterr().out
     assert all(f"  {name} " in listed for name in COMMANDS)
+
+
+def test_a_message_holds_nothing_that_a_terminal_obeys() -> None:
+    for error in (ValueError("no file \x1b[31m\ud800é"), BadRows("line 1: \x07\nline 2")):
+        said = explain(error)
+        assert all(line.isprintable() for line in said.split("\n"))
+        assert said.encode().decode() == said
+    assert explain(ValueError("no file \x1b[31m\ud800é")) == "no file \\x1b[31m\\ud800é"
 
 
 def test_a_user_has_configurations_of_their_own(

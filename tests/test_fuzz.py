@@ -1,67 +1,134 @@
-"""Ten thousand bad inputs, seeded: each ends in success or in one ``error:`` sentence, never in a traceback.
+"""Bad inputs, seeded: each ends in success or in one ``error:`` sentence, never in a traceback.
 
-Overrides go through the real command line's entry point, where only the computation of cells is left out; files below
-a results root through the readers and scripts that read them.
+Overrides go through the real command line's entry point, where only the computation of cells is left out; damaged files
+through the readers and scripts that read them. ``FUZZ_SHARE=1`` runs all twenty thousand; the suite runs the first of
+every kind. An input depends on its kind and number alone, so that one that failed can be run again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import csv
+import io
 import json
+import os
 import random
-import runpy
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from PIL import Image
+from synthetic import cell, planned, signature, summary_of, write_cell, write_plan
 
 from clasp import backbones
-from clasp.cli import console, jobs, report
-from clasp.evaluation import plan
+from clasp.cli import commands, console, jobs, judge, report
+from clasp.evaluation import plan, vqa_server
+from clasp.evaluation.judging import chat
 from clasp.evaluation.questions import custom
 from clasp.evaluation.questions.embedded import ensure
-from clasp.launch import status
+from clasp.launch import machine, packs, prefetch, status
+from clasp.launch.packs import PackFile
 from clasp.reading import InvalidFile
-from clasp.report.load import ReportError
+from clasp.redact import redact
+from clasp.report.fidelity import measure
+from clasp.report.load import ReportError, load_experiment
+from clasp.report.published.compare import published_rows
+from clasp.report.published.upper_bound import targets
+from clasp.report.published.write import published_csv, published_sheet
 from clasp.report.retention_run import load_retention
 from clasp.report.router_scores import load_router_scores, markdown
+from clasp.report.table import sheet_latex, sheet_markdown
 from clasp.results import answer_log, experiments, failures, lock
+from clasp.results.provenance import command
 from clasp.results.store import CellStore
 from clasp.results.store import signature as hashed
 from clasp.strict import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
-SEED = 5
-COMPOSED, CONFIGURED, FILES, REPORTS = 60, 3000, 6790, 150
-assert COMPOSED + CONFIGURED + FILES + REPORTS == 10_000
+SHARE = float(os.environ.get("FUZZ_SHARE", "0.1"))
+WHOLE = {
+    "composed": 200,
+    "configured": 5000,
+    "policies": 100,
+    "arguments": 1500,
+    "variables": 500,
+    "files": 11000,
+    "reports": 500,
+    "published": 300,
+    "questions": 700,
+    "images": 200,
+}
+assert sum(WHOLE.values()) == 20_000
 
+VALUES = [
+    *Path(__file__).with_name("strange.txt").read_text(encoding="utf-8").strip().split("\n"),
+    *("", " ", "\t", "\u200b", "\u202etxt", "\ufeff", "a\0b", "\x1b[31m", "9" * 400, "a" * 9000, "🙂" * 30),
+    *("[" * 50 + "]" * 50, "[" * 2000, "{a:" * 40 + "1" + "}" * 40),
+]
+"""What could be typed."""
 STRANGE: list[Any] = [
     *(None, True, False, 0, 1, -1, 64, 10**20, 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), float("-inf")),
-    *(
-        "",
-        " ",
-        "a",
-        "none",
-        "clasp",
-        "0x1",
-        "../../etc/passwd",
-        "/etc/passwd",
-        "~",
-        "~nobody/x",
-        "a\0b",
-        "\ud800",
-        "\x1b[31m",
-    ),
-    *("x" * 5000, "𝔘" * 200, "a\nb", "${name}", "$x_{$", "<b>&\"'", "%s{0}", "1e5", "null", "[1,2", "{a: b", "é"),
+    *("a", "clasp", "\ud800", "x" * 5000, "𝔘" * 200, "a\nb", "1e5", "[1,2", "{a: b", "é", *VALUES[-14:-6]),
     *([], [[]], [None], [0, "a", {}], ["x"] * 2000, {}, {"": None}, {"name": "clasp"}, {"a": {"b": {"c": []}}}),
 ]
+"""What could stand in a file."""
+REFUSALS = (ConfigError, ReportError, InvalidFile, vqa_server.SubmissionError)
+
+
+def many(kind: str, one: Callable[[random.Random], object]) -> None:
+    """Runs the inputs of a kind and fails with all that went wrong, each sort of fault once."""
+    count, found = max(1, round(WHOLE[kind] * SHARE)), {}
+    for number in range(count):
+        try:
+            one(random.Random(f"{kind} {number}"))
+        except (Exception, SystemExit) as error:
+            trace = error.__traceback__
+            while trace is not None and trace.tb_next is not None:
+                trace = trace.tb_next
+            place = trace and f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+            said = found.setdefault((type(error).__name__, place), [f"{str(error)[:600]}", []])
+            said[1].append(number)
+    assert not found, "\n\n".join(
+        f"{name} at {place}, {len(numbers)} of {count}, first {numbers[:5]}: {words}"
+        for (name, place), (words, numbers) in found.items()
+    )
+
+
+# --- how inputs are damaged ------------------------------------------------------------------------------------------
+
+
+def valued(draw: random.Random) -> str:
+    value = draw.choice(VALUES)
+    if draw.random() < 0.15:
+        form = draw.choice(["[{},{}]", "{{a:{},b:{}}}", "'{}'", '"{}"', "{}{}", "{},{}"])
+        value = form.format(value, draw.choice(VALUES))
+    return value
+
+
+def keys_of(values: Any, prefix: str = "") -> list[str]:
+    found = []
+    for key, value in values.items():
+        found.append(f"{prefix}{key}")
+        if isinstance(value, dict):
+            found += keys_of(value, f"{prefix}{key}.")
+    return found
+
+
+def typed(draw: random.Random, keys: list[str]) -> str:
+    """One override, mostly with a key that exists."""
+    others = [*VALUES, "a.", ".a", "a..b", "tokens@x", "x@:y", "é.ü"]
+    key = draw.choice(keys) if draw.random() < 0.8 else draw.choice(others)
+    sign = draw.choice(["", "", "", "+", "++", "~", "~~", "+~"])
+    return draw.choice([f"{sign}{key}={valued(draw)}"] * 6 + [f"{sign}{key}", f"{sign}{key}=", valued(draw)])
 
 
 def deep(levels: int) -> Any:
@@ -71,14 +138,10 @@ def deep(levels: int) -> Any:
     return value
 
 
-def places(value: Any, found: list[tuple[Any, Any]] | None = None) -> list[tuple[Any, Any]]:
+def places(value: Any) -> list[tuple[Any, Any]]:
     """(container, key) of everything inside a nested value."""
-    found = [] if found is None else found
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        found.append((value, key))
-        places(inner, found)
-    return found
+    return [found for key, inner in items for found in ((value, key), *places(inner))]
 
 
 def mutate(value: Any, draw: random.Random) -> Any:
@@ -91,9 +154,8 @@ def mutate(value: Any, draw: random.Random) -> Any:
         container, key = draw.choice(spots)
         kind = draw.random()
         if kind < 0.6:
-            container[key] = (
-                copy.deepcopy(draw.choice(STRANGE)) if draw.random() < 0.95 else deep(draw.choice([60, 200]))
-            )
+            nested = draw.random() < 0.05
+            container[key] = deep(draw.choice([60, 200])) if nested else copy.deepcopy(draw.choice(STRANGE))
         elif kind < 0.75:
             del container[key]
         elif kind < 0.85 and isinstance(container, dict):
@@ -105,27 +167,68 @@ def mutate(value: Any, draw: random.Random) -> Any:
     return value
 
 
-def broken(payload: bytes, draw: random.Random) -> bytes:
-    """The bytes of a file, cut, stretched or with others in them."""
-    at = draw.randrange(len(payload) + 1)
-    kind = draw.randrange(6)
+def mutated(payload: bytes, draw: random.Random) -> bytes:
+    """A JSON file, or one line of one of JSON lines, with changes inside."""
+    lines = payload.splitlines() if b"}\n{" in payload else [payload]
+    line = draw.randrange(len(lines))
+    lines[line] = json.dumps(mutate(json.loads(lines[line]), draw)).encode()
+    return b"\n".join(lines)
+
+
+def damaged(payload: bytes, draw: random.Random) -> bytes:
+    """Bits turned over, a part cut out, doubled, zeroed, put elsewhere or between others, another form of file."""
+    made, kind = bytearray(payload), draw.randrange(8)
+    at, length = draw.randrange(len(made)), draw.choice([1, 2, 16, 512, len(made)])
+    part = bytes(made[at : at + length])
     if kind == 0:
-        return payload[:at]
-    if kind == 1:
-        return payload[:at] + bytes(draw.randrange(256) for _ in range(draw.randint(1, 8))) + payload[at:]
-    if kind == 2:
-        return payload[:at] + payload[min(len(payload), at + draw.randint(1, 40)) :]
-    if kind == 3:
-        return payload[:at] + draw.choice([b"[", b'{"a":', b'"']) * draw.choice([1, 100, 100_000]) + payload[at:]
-    if kind == 4:
-        return (
-            payload[:at]
-            + draw.choice([b"NaN", b"1e999", b"-Infinity", b"9" * 5000, b"\\ud800", b"\xff\xfe"])
-            + payload[at:]
+        for _ in range(draw.choice([1, 1, 3, 40])):
+            made[draw.randrange(len(made))] ^= 1 << draw.randrange(8)
+    elif kind == 1:
+        del made[at : at + length]
+    elif kind == 2:
+        made[at:at] = part
+    elif kind == 3:
+        made[:] = part + made[:at] + made[at + length :]
+    elif kind == 4:
+        made[at : at + length] = bytes(len(part))
+    elif kind == 5:
+        made[at:at] = draw.choice(
+            [
+                *(b"NaN", b"1e999", b"-Infinity", b"9" * 5000, b"\\ud800", b"\xff\xfe", draw.randbytes(8)),
+                draw.choice([b"[", b'{"a":', b'"']) * draw.choice([1, 100, 100_000]),
+            ]
         )
-    return draw.choice(
-        [b"", b"\xef\xbb\xbf" + payload, b"null", b"[]", b"{}", b"0", payload * 2, payload.replace(b":", b"=")]
-    )
+    elif kind == 6:
+        return payload.replace(b"\n", draw.choice([b"\r\n", b"\r", b"\n\n", b"\x0b"]))[: draw.choice([None, at])]
+    else:
+        whole = [b"", b"null", b"[]", b"{}", b"0", payload * 2, payload.replace(b":", b"="), b"\xef\xbb\xbf" + payload]
+        return draw.choice(whole)
+    return bytes(made)
+
+
+def changed_table(payload: bytes, draw: random.Random) -> bytes:
+    """A CSV with other cells, columns or lines, or of another dialect; sometimes damaged below that."""
+    if draw.random() < 0.3:
+        return damaged(payload, draw)
+    rows = list(csv.reader(io.StringIO(payload.decode())))
+    for _ in range(draw.randint(1, 3)):
+        kind, line = draw.randrange(6), draw.randrange(len(rows))
+        column = draw.randrange(max(1, len(rows[line])))
+        if kind < 3 and rows[line]:
+            others = [row[column] for row in draw.sample(rows, 3) if column < len(row)]
+            rows[line][column] = draw.choice([*others, draw.choice(VALUES), "12:34", "0%", "100%", "999999", "0.0"])
+        elif kind == 3:
+            rows[line] = rows[line][:column]
+        elif kind == 4:
+            rows = [row[:column] + row[column + 1 :] for row in rows]
+        else:
+            rows.insert(draw.randrange(len(rows) + 1), list(rows[line]))
+    text = io.StringIO()
+    csv.writer(text, **draw.choice([{}, {}, {}, {"delimiter": ";"}, {"quoting": csv.QUOTE_ALL}])).writerows(rows)
+    return text.getvalue().encode(errors="replace")
+
+
+# --- what is typed ---------------------------------------------------------------------------------------------------
 
 
 def one_sentence(message: str) -> None:
@@ -164,42 +267,55 @@ def entered(
     return enter
 
 
-def written(value: Any, draw: random.Random) -> str:
-    """A value as it could be typed in an override."""
-    if isinstance(value, dict | list) and draw.random() < 0.8:
-        return json.dumps(value, ensure_ascii=draw.random() < 0.5).replace('"', draw.choice(["", "'", '"']))
-    return str(value)[:3000]
-
-
-def test_overrides(entered: Callable[..., int], tmp_path: Path, data_root: Path) -> None:
-    draw = random.Random(SEED)
-    groups = [path.name for path in (ROOT / "configs").iterdir() if path.is_dir() and path.name != "hydra"]
+@pytest.fixture
+def composed(tmp_path: Path, data_root: Path) -> dict[str, Any]:
+    """A configuration as Hydra hands it on."""
+    chosen = ["policy=default", "router=keyword", "limit=2", "benchmarks.names=[tiny_textvqa]", "tokens=64"]
+    chosen += [f"paths.results={tmp_path}/results", f"paths.data={data_root}", "wandb.enabled=false"]
     with initialize_config_dir(str(ROOT / "configs")):
-        base = OmegaConf.to_container(compose("config", ["policy=default"]))
-        keys = [".".join(map(str, path)) for path in paths(base)]
-        ended = set()
-        for _ in range(COMPOSED):
-            typed = ["paths.results=" + str(tmp_path), f"paths.data={data_root}", "limit=2"]
-            for _ in range(draw.randint(1, 4)):
-                key = draw.choice([*keys, *groups, "hydra.run.dir", "x", ""])
-                sign = draw.choice(["", "", "", "+", "++", "~"])
-                value = written(draw.choice([*STRANGE, deep(400)]), draw)
-                typed.append(draw.choice([f"{sign}{key}={value}", f"{sign}{key}={value}", f"{sign}{key}", value]))
-            ended.add(entered(lambda typed=typed: jobs.job(compose("config", typed))))
+        values = OmegaConf.to_container(compose("config", chosen), resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def test_command_lines(entered: Callable[..., int], composed: dict[str, Any], tmp_path: Path) -> None:
+    """Through all of Hydra, keys twice among them."""
+    groups = [path.name for path in (ROOT / "configs").iterdir() if path.is_dir() and path.name != "hydra"]
+    keys = [*keys_of(composed), *groups, "hydra.job.name", "hydra.verbose", "hydra.run.dir", "hydra.sweeper.params"]
+    first = [f"paths.results={tmp_path}/results", f"paths.data={composed['paths']['data']}", "tokens=64"]
+    first += ["benchmarks.names=[tiny_textvqa]", "limit=2"]
+    ended = set()
+
+    def one(draw: random.Random) -> None:
+        words = [typed(draw, keys) for _ in range(draw.randint(1, 3))]
+        words += draw.sample(words, draw.randint(0, 1))
+        ended.add(entered(lambda: jobs.job(compose("config", [*first, *words]))))
+
+    with initialize_config_dir(str(ROOT / "configs")):
+        many("composed", one)
     assert jobs.BAD_INPUT in ended
 
 
-def paths(value: Any, prefix: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield (*prefix, key)
-            yield from paths(inner, (*prefix, key))
+def overridden(composed: dict[str, Any], words: list[str]) -> Any:
+    """The configuration with what Hydra's grammar reads from overrides, resolved; composing takes far longer."""
+    config = copy.deepcopy(composed)
+    for override in OverridesParser.create().parse_overrides(words):
+        if override.is_sweep_override() or override.is_hydra_override():
+            raise HydraException(f"{override.input_line} is for a sweep")
+        *sections, key = override.key_or_group.split(".")
+        section = config
+        for name in sections:
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise HydraException(f"{override.key_or_group} leads nowhere")
+        section[key] = override.value()
+    return OmegaConf.to_container(OmegaConf.create(config), resolve=True) if "$" in repr(config) else config
 
 
 def test_configurations(
     entered: Callable[..., int], composed: dict[str, Any], data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What Hydra composed, changed at will: past the override parser, which takes most of the time."""
+    """What Hydra composed, changed at will or by what is typed."""
     monkeypatch.setattr(jobs, "_values", lambda composed: composed)
     # questions are built, and protocols hashed, alike for every input; that would take most of the time
     files = ensure(data_root, ["tiny_textvqa"])
@@ -207,40 +323,131 @@ def test_configurations(
     for name in ("clasp.evaluation.plan.prompt_protocol", "clasp.evaluation.plan.task_protocol"):
         monkeypatch.setattr(name, lru_cache(getattr(plan, name.rpartition(".")[2])))
     monkeypatch.setattr("clasp.backbones._configuration", lru_cache(backbones._configuration))
-    draw = random.Random(SEED)
-    ended = [entered(lambda: jobs.job(mutate(composed, draw))) for _ in range(CONFIGURED)]
-    assert 0.02 < ended.count(0) / CONFIGURED < 0.6, "some are harmless, most are not"
+    keys, ended = keys_of(composed), list[int]()
+
+    def one(draw: random.Random) -> None:
+        if draw.random() < 0.7:
+            config = mutate(composed, draw)
+            ended.append(entered(lambda: jobs.job(config)))
+        else:
+            words = [typed(draw, keys) for _ in range(draw.choice([1, 1, 2]))]
+            ended.append(entered(lambda: jobs.job(overridden(composed, words))))
+
+    many("configured", one)
+    assert 0.02 < ended.count(0) / len(ended) < 0.6, "some are harmless, most are not"
 
 
-@pytest.fixture
-def composed(tmp_path: Path, data_root: Path) -> dict[str, Any]:
-    own = tmp_path / "own.jsonl"
-    own.write_text('{"image": "no.png", "question": "what?", "answer": "a"}\n')
+def test_policy_files(entered: Callable[..., int], tmp_path: Path) -> None:
+    """A policy, a method and a backbone of one's own, damaged."""
+    named = {"policy": "tiny", "method": "clasp", "backbone": "llava_1_5_7b"}
+    whole = {group: (ROOT / "configs" / group / f"{name}.yaml").read_bytes() for group, name in named.items()}
+    for group in whole:
+        (tmp_path / "own" / group).mkdir(parents=True)
+
+    def one(draw: random.Random) -> None:
+        group = draw.choice(list(whole))
+        (tmp_path / "own" / group / "mine.yaml").write_bytes(damaged(whole[group], draw))
+        words = [f"{group}=mine", "tokens=64", f"hydra.searchpath=[file://{tmp_path}/own]"]
+        entered(lambda: jobs.job(compose("config", [*words, f"paths.results={tmp_path}/results"])))
+
     with initialize_config_dir(str(ROOT / "configs")):
-        values = OmegaConf.to_container(
-            compose(
-                "config",
-                [
-                    *("policy=default", "router=keyword", "limit=2", "benchmarks.names=[tiny_textvqa]", "tokens=64"),
-                    *(f"paths.results={tmp_path}/results", f"paths.data={data_root}", "wandb.enabled=false"),
-                ],
-            ),
-            resolve=True,
-        )
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+        many("policies", one)
 
+
+ALIASES = "\n".join(["a: &a0 [1,2,3,4]", *(f"b{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9))])
+YAML = {
+    "malformed": b"name: [1,\n x: {",
+    "deep": b"name: x\nrows: " + b"[" * 3000 + b"]" * 3000,
+    "binary": b"\xff\xfe\0name",
+    "list": b"- 1\n",
+    "aliases": ALIASES.encode(),
+}
+
+
+@pytest.mark.parametrize("content", YAML.values(), ids=YAML)
+def test_yaml_files(content: bytes, entered: Callable[..., int], tmp_path: Path) -> None:
+    """A policy file of one's own that is none."""
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "mine.yaml").write_bytes(content)
+    words = ["policy=mine", "tokens=64", f"hydra.searchpath=[file://{tmp_path}]"]
+    with initialize_config_dir(str(ROOT / "configs")):
+        assert entered(lambda: jobs.job(compose("config", words))) == jobs.BAD_INPUT
+
+
+def test_arguments(
+    stored: Path, quiet: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of the scripts that Hydra does not compose."""
+    monkeypatch.chdir(shutil.copytree(stored, tmp_path / "copy"))  # what reads cells sets bad ones aside
+    monkeypatch.setattr("time.sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    for name in (*chat.BASE_VARIABLES, chat.KEY_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    mains = {
+        report.main: ("experiment=one", "published=1", "wandb=off", "results=."),
+        partial(commands.main, "status"): ("experiment=one", "watch=10", "results=."),
+        judge.main: ("experiment=one", "results=."),
+        partial(commands.main, "submission"): ("cell=" + "a" * 24, "results=.", "questions=own.jsonl", "output=made"),
+    }
+    drawn = list(mains)
+
+    def one(draw: random.Random) -> None:
+        main = draw.choice(drawn)
+        words = [word for word in mains[main] if draw.random() < 0.7]
+        for _ in range(draw.randint(1, 3)):
+            key = draw.choice([word.partition("=")[0] for word in mains[main]] + ["", "é", "results.x", "--results"])
+            words.append(draw.choice([f"{key}={draw.choice(VALUES)}"] * 5 + [key, draw.choice(VALUES)]))
+        draw.shuffle(words)
+        code, said = main(words), capsys.readouterr()
+        assert "Traceback" not in said.err, words
+        assert code in (0, 1, 2, 130), words
+        if code == 2:
+            one_sentence(said.err)
+
+    many("arguments", one)
+
+
+VARIABLES = (
+    *(*chat.BASE_VARIABLES, chat.KEY_VARIABLE, chat.MODEL_VARIABLE, "MY_TOKEN", "AWS_SECRET_ACCESS_KEY", "PYTHONPATH"),
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "PMI_RANK", "ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION",
+    "LMMS_EVAL_PLUGINS", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "TMPDIR",
+    "GIT_DIR", "CLASP_COMMAND", "WANDB_MODE", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE",
+)  # fmt: skip
+
+
+def test_variables(entered: Callable[..., int], composed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through all that reads the environment before a model is loaded."""
+    monkeypatch.setattr(jobs, "_values", lambda values: values)
+    monkeypatch.setattr(jobs, "make_plan", lambda config: jobs.prepare_environment(config))
+    usable = [value for value in VALUES if "\0" not in value]
+
+    def one(draw: random.Random) -> None:
+        with monkeypatch.context() as patch:
+            for name in draw.sample(VARIABLES, draw.randint(1, 3)):
+                patch.setenv(name, draw.choice(usable))
+            entered(lambda: jobs.job(composed))
+            prefetch.cache("data")
+            command()
+            redact("a text with tiny/ and a=b")
+            machine.gpus()
+            with contextlib.suppress(ConfigError):
+                chat.endpoint()
+
+    many("variables", one)
+
+
+# --- what stands in files --------------------------------------------------------------------------------------------
 
 Reader = tuple[Path, Callable[[], object]]
 
 
 def readers(root: Path) -> list[Reader]:
-    """Every kind of file below a results root, and what reads it."""
+    """Every kind of file below a results root and of a sweep's packs, and what reads it."""
     store = CellStore(root)
-    signature = min(store.signatures())
+    number = min(store.signatures())
     running = next((root / "running").glob("*.lock"))
     own, own_store = root / "own.jsonl", CellStore(root / "real")
     real = min(own_store.signatures())
+    pack = packs.write(root, 0, PackFile(str(root), [{"name": "ü"}], ["a" * 24], environment={"A": "1"}))
 
     def put_back() -> None:
         shutil.rmtree(own_store.cells / "set_aside", ignore_errors=True)
@@ -252,111 +459,179 @@ def readers(root: Path) -> list[Reader]:
             root / "experiments" / "one.json",
             lambda: (experiments.planned(root, "one"), status.status_report(status.progress(root), root)),
         ),
-        (store.answers_path(signature), lambda: store.answers(signature)),
-        (store.path(signature), lambda: status.status_report(status.progress(root), root)),
+        (store.answers_path(number), lambda: store.answers(number)),
+        (store.path(number), lambda: status.status_report(status.progress(root), root)),
         (own_store.path(real), lambda: (own_store.get(real), put_back())),
         (
             own_store.judgement_path(real),
             lambda: (own_store.completed(own_store.get(real) or {"score": 1}), put_back()),
         ),
         (own, lambda: custom.read(own)),
-        (failures.folder(root) / f"{signature}.json", lambda: failures.read(root)),
-        (running, lambda: (lock.current(root, signature), lock.all_current(root))),
-        (root / "running" / f"{signature}.{'0' * 16}.answers.jsonl", lambda: answer_log.count(root, signature)),
+        (failures.folder(root) / f"{number}.json", lambda: failures.read(root)),
+        (running, lambda: (lock.current(root, number), lock.all_current(root))),
+        (root / "running" / f"{number}.{'0' * 16}.answers.jsonl", lambda: answer_log.count(root, number)),
+        (pack, lambda: packs.read(pack)),
     ]
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small results root with one file of every kind."""
-    synthetic = runpy.run_path(str(ROOT / "tests" / "report" / "synthetic.py"))
     root = tmp_path_factory.mktemp("fuzz") / "results"
     keys = [("none", 576, "tiny_textvqa"), ("random", 64, "tiny_textvqa"), ("clasp", 64, "tiny_textvqa")]
     for key in keys:
         scores = [1.0, 0.0, 1.0, float(key[0] == "none")]
-        synthetic["write_cell"](root, synthetic["cell"](*key, scores), scores)
-    report = {"title": "t", "table": "accuracy", "figures": [], "reference": "random", "published": "llava_1_5_7b"}
-    synthetic["write_plan"](root, "one", [synthetic["planned"](*key) for key in keys], report=report)
+        write_cell(root, cell(*key, scores), scores)
+    shown = {"title": "t", "table": "accuracy", "figures": [], "reference": "random", "published": "llava_1_5_7b"}
+    write_plan(root, "one", [planned(*key) for key in keys], report=shown)
     for name in ("router.json", "retention/tiny.json"):
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / "results" / "reference" / name, root / name)
-    own, signature = CellStore(root / "real"), synthetic["signature"](*keys[0])
-    known = json.loads(CellStore(root).path(signature).read_text())
+    own = CellStore(root / "real")
+    known = json.loads(CellStore(root).path(signature(*keys[0])).read_text())
     made = own.put({**known, "score": None, "scores": {}, "signature": hashed(known["identity"])}, [{"question_id": 1}])
     judged = {"judge": {"kind": "k", "model": "m", "prompt": "p"}, "answers": made["answers"]["sha256"], "score": 0.5}
     judged |= {"scores": {"a": 0.5}, "questions": [{"score": 0.5, "scores": {"a": 0.5}, "verdict": "v"}]}
     own.put_judgement({**judged, "signature": made["signature"], "finished": "2026-01-01T00:00:00+00:00"})
     (root / "own.jsonl").write_text('{"image": ["no.png", "~/b.png"], "question": "what?", "answer": "a"}\n' * 2)
-    signature = min(CellStore(root).signatures())
-    failures.record(root, signature, "a cell", ValueError("broken"))
+    number = min(CellStore(root).signatures())
+    failures.record(root, number, "a cell", ValueError("broken"))
     (root / "running").mkdir()
-    lock.CellLocks(root).take(signature, "a cell", 4)
-    (root / "running" / f"{signature}.{'0' * 16}.answers.jsonl").write_text('{"a": {"text": "b"}}\n')
+    lock.CellLocks(root).take(number, "a cell", 4)
+    (root / "running" / f"{number}.{'0' * 16}.answers.jsonl").write_text('{"a": {"text": "b"}}\n')
     return root
 
 
 def test_files(stored: Path, quiet: None) -> None:
-    draw = random.Random(SEED)
     known = readers(stored)
-    for path, _ in known:
-        assert path.is_file(), path
     contents = {path: path.read_bytes() for path, _ in known}
-    for number in range(FILES):
-        path, read = known[number % len(known)]
-        whole = contents[path]
-        lines = whole.splitlines() if path.suffix == ".jsonl" else [whole]
-        if draw.random() < 0.7:
-            line = draw.randrange(len(lines))
-            lines[line] = json.dumps(mutate(json.loads(lines[line]), draw)).encode()
-            changed = b"\n".join(lines)
-        else:
-            changed = broken(whole, draw)
-        path.write_bytes(changed)
-        with contextlib.suppress(ReportError, ConfigError, InvalidFile, status.StatusError):
-            read()
-        path.write_bytes(whole)
+
+    def one(draw: random.Random) -> None:
+        path, read = draw.choice(known)
+        path.write_bytes(draw.choice([mutated, mutated, damaged])(contents[path], draw))
+        try:
+            with contextlib.suppress(*REFUSALS):
+                read()
+        finally:
+            path.write_bytes(contents[path])
+
+    many("files", one)
 
 
 def test_reports(stored: Path, quiet: None, capsys: pytest.CaptureFixture[str]) -> None:
     """``clasp-eval report`` over changed cells, answers and experiments: tables always, the page now and then."""
-    draw = random.Random(SEED)
     kinds = [stored / "experiments" / "one.json", *sorted((stored / "cells").glob("*.json*"))]
     contents = {path: path.read_bytes() for path in kinds}
-    codes = []
-    for number in range(REPORTS):
-        path = kinds[number % len(kinds)]
-        lines = contents[path].splitlines() if path.suffix == ".jsonl" else [contents[path]]
-        line = draw.randrange(len(lines))
-        lines[line] = json.dumps(mutate(json.loads(lines[line]), draw)).encode()
-        path.write_bytes(b"\n".join(lines))
-        whole = number % 25 == 0
-        code = report.main([f"experiment={'all' if whole else 'one'}", f"results={stored}", "published=1"])
-        path.write_bytes(contents[path])
+    codes = set()
+
+    def one(draw: random.Random) -> None:
+        path, whole = draw.choice(kinds), draw.random() < 0.04
+        path.write_bytes(mutated(contents[path], draw))
+        try:
+            code = report.main([f"experiment={'all' if whole else 'one'}", f"results={stored}", "published=1"])
+        finally:
+            path.write_bytes(contents[path])
         said = capsys.readouterr().err
         assert "Traceback" not in said
         assert said.count("error: ") == (code != 0) or whole, said
-        codes.append(code)
-    assert {0, 1} == set(codes)
+        codes.add(code)
+
+    many("reports", one)
+    assert codes == {0, 1}
 
 
-ALIASES = "\n".join(["a: &a0 [1,2,3,4]", *(f"b{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9))])
+def test_published_numbers(tmp_path: Path, quiet: None) -> None:
+    """Tables of published numbers, changed, through all that reads them."""
+    root, folder = tmp_path / "results", tmp_path / "targets" / "published"
+    shutil.copytree(ROOT / "results" / "published", folder)
+    methods = (("none", 576), ("clasp", 192), ("fastv", 192), ("clasp", 64))
+    kinds = {"accuracy": ("pope", "gqa"), "efficiency": ("pope",)}
+    for table, benchmarks in kinds.items():
+        keys = [(*method, benchmark) for method in methods for benchmark in benchmarks]
+        for key in keys:
+            write_cell(root, cell(*key, [1.0, 0.0], backbone="llava_1_5_7b"), [1.0, 0.0])
+        shown = {"published": "llava_1_5_7b", "figures": [], "table": table}
+        write_plan(root, table, [planned(*key) for key in keys], report=shown)
+    summaries = [summary_of(root, table) for table in kinds]
+    experiment = load_experiment("accuracy", root)
+    contents = {path: path.read_bytes() for path in folder.glob("*.csv")}
+    # a few lines of each method are as good as all, and faster
+    for path in contents:
+        head, *lines = contents[path].splitlines(keepends=True)
+        if path.stem != "sources":
+            lines = [line for line in lines if line.startswith(b"llava_1_5_7b,")]
+            lines = [line for i, line in enumerate(lines) if i % 12 == 0 or b"lmms" in line]
+        contents[path] = b"".join([head, *lines])
+        path.write_bytes(contents[path])
+
+    def show(summary: Any) -> None:
+        rows = published_rows(summary, folder)
+        sheet = published_sheet(summary, rows)
+        sheet_markdown(sheet), sheet_latex(sheet), published_csv(summary, rows)
+
+    reads: list[Callable[[], object]] = [
+        *(lambda summary=summary: show(summary) for summary in summaries),
+        lambda: targets("llava_1_5_7b", folder.parent),
+        lambda: measure(experiment, folder / "accuracy.csv"),
+    ]
+    for read in reads[:-1]:
+        read()
+
+    def one(draw: random.Random) -> None:
+        path = draw.choice(sorted(contents))
+        path.write_bytes(changed_table(contents[path], draw))
+        try:
+            for read in reads:
+                with contextlib.suppress(ReportError):
+                    read()
+        finally:
+            path.write_bytes(contents[path])
+
+    many("published", one)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"name: [1,\n x: {",
-        b"name: x\nrows: " + b"[" * 3000 + b"]" * 3000,
-        b"\xff\xfe\0name",
-        b"- 1\n",
-        ALIASES.encode(),
-    ],
-    ids=["malformed", "deep", "binary", "list", "aliases"],
-)
-def test_yaml_files(content: bytes, entered: Callable[..., int], tmp_path: Path) -> None:
-    """A policy file of one's own that is none."""
-    (tmp_path / "policy").mkdir()
-    (tmp_path / "policy" / "mine.yaml").write_bytes(content)
-    typed = ["policy=mine", "tokens=64", f"hydra.searchpath=[file://{tmp_path}]"]
-    with initialize_config_dir(str(ROOT / "configs")):
-        assert entered(lambda: jobs.job(compose("config", typed))) == jobs.BAD_INPUT
+def test_own_questions(tmp_path: Path, quiet: None) -> None:
+    """Lines of one's own file with values, keys and line ends of every form."""
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    good = {"image": "a.png", "question": "What?", "answer": "red", "category": "spatial"}
+    path, ended = tmp_path / "own.jsonl", set()
+
+    def one(draw: random.Random) -> None:
+        lines = []
+        for _ in range(draw.randint(1, 4)):
+            row: dict[str, Any] = dict(good)
+            for key in draw.sample([*good, "Image", "", "é"], draw.choice([0, 1, 1, 2])):
+                value = draw.choice(VALUES)
+                row[key] = draw.choice([value, [value], [value, "a.png"], {value: 1}, 3, None, True, [[]], 1e300])
+            lines.append(json.dumps(row, ensure_ascii=draw.random() < 0.5).encode(errors="replace"))
+        text = draw.choice([b"\n", b"\r\n", b"\n\n"]).join(lines)
+        path.write_bytes(damaged(text, draw) if draw.random() < 0.4 else text)
+        try:
+            custom.read(path)
+            custom.rows(path)
+            ended.add(True)
+        except ConfigError:
+            ended.add(False)
+
+    many("questions", one)
+    assert False in ended
+
+
+def test_damaged_images(tmp_path: Path, quiet: None) -> None:
+    """Images of a user's own, in many formats, with damage."""
+    image = Image.frombytes("RGB", (40, 30), random.Random(0).randbytes(40 * 30 * 3))
+    same = ("png", "gif", "webp", "bmp", "ppm", "ico", "tga", "pcx")
+    formats = {"jpg": "JPEG", "tif": "TIFF"} | {suffix: suffix.upper() for suffix in same}
+    for suffix, name in formats.items():
+        image.save(tmp_path / f"a.{suffix}", name)
+    whole = {suffix: (tmp_path / f"a.{suffix}").read_bytes() for suffix in formats}
+    path = tmp_path / "own.jsonl"
+
+    def one(draw: random.Random) -> None:
+        suffix = draw.choice(list(whole))
+        (tmp_path / f"a.{suffix}").write_bytes(damaged(whole[suffix], draw))
+        path.write_text(json.dumps({"image": f"a.{suffix}", "question": "What?", "answer": "a"}))
+        with contextlib.suppress(ConfigError):
+            custom.read(path)
+
+    many("images", one)

@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from clasp.cli import submission
+from clasp.cli import commands
 from clasp.cli.hydra_guard import Redacted
 from clasp.cli.jobs import POLICIES
 from clasp.cli.judge import main as judge
@@ -56,7 +56,7 @@ def test_of_arguments(tmp_path: Path, bad: str, capsys: pytest.CaptureFixture[st
     with pytest.raises(ReportError):
         load_experiment(bad, results)
     assert judge([f"experiment={bad}", f"results={results}"]) == 2
-    assert submission.main([f"cell={bad}", f"results={results}"]) == 2
+    assert commands.main("submission", [f"cell={bad}", f"results={results}"]) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert not results.exists()
 

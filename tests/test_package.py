@@ -25,7 +25,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 USED_WITHOUT_IMPORT = {
     "torchvision",  # by transformers' image processors
-    "hydra-submitit-launcher",  # by Hydra, as a plugin
 }
 LIBRARY = {"torch", "transformers", "pillow", "torchvision"}
 """Of which everything that the library needs is a dependency."""

@@ -11,8 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 HEAVY = frozenset(
@@ -28,104 +27,134 @@ GOAL_S = 3.0
 
 CHILD = """
 import json, runpy, sys, time
-sys.argv = sys.argv[1:]
-status = 0
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-except SystemExit as stopped:
-    status = stopped.code or 0
-packages = sorted({name.partition(".")[0] for name in sys.modules})
-print("\\n" + json.dumps({"status": status, "seconds": time.process_time(), "packages": packages}))
+shown = sys.stdout, sys.stderr
+for number, arguments in enumerate(json.loads(sys.argv[1])):
+    sys.argv = arguments
+    sys.stdout, sys.stderr = open(f"{number}.out", "w"), open(f"{number}.err", "w")
+    status = 0
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as stopped:
+        status = stopped.code or 0
+    sys.stdout.flush(), sys.stderr.flush()
+    sys.stdout, sys.stderr = shown
+    packages = sorted({name.partition(".")[0] for name in sys.modules})
+    print(json.dumps({"status": status, "seconds": time.process_time(), "packages": packages}))
 """
+"""Scripts one after the other in one process: what one of them imports is seen in its own line and in all below."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """A script that has ended: exit code, processor seconds, what it had imported, what it said."""
+    """A script that has ended: exit code, the process's seconds, what it had imported by then, what it said."""
 
     status: int
     seconds: float
     packages: frozenset[str]
-    out: str
-    err: str
+    out: str = ""
+    err: str = ""
 
 
-def python(folder: Path, code: str, *arguments: str) -> Ran:
-    """Runs code whose last line of output tells how it went."""
+def python(folder: Path, code: str, *arguments: str) -> list[dict[str, Any]]:
+    """Runs code whose lines of output tell how it went."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=folder, timeout=300, check=True
     )
-    out, _, told = done.stdout.rstrip().rpartition("\n")
-    values = json.loads(told)
-    return Ran(values["status"], values["seconds"], frozenset(values["packages"]), out, done.stderr)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def run(folder: Path, script: str, *arguments: str) -> Ran:
-    return python(folder, CHILD, str(SCRIPTS / script), *arguments)
+def run(folder: Path, *calls: tuple[str, ...]) -> list[Ran]:
+    """Scripts with their arguments."""
+    folder.mkdir(exist_ok=True)
+    told = python(folder, CHILD, json.dumps([[str(SCRIPTS / script), *words] for script, *words in calls]))
+    return [
+        Ran(
+            values["status"],
+            values["seconds"],
+            frozenset(values["packages"]),
+            (folder / f"{number}.out").read_text(encoding="utf-8"),
+            (folder / f"{number}.err").read_text(encoding="utf-8"),
+        )
+        for number, values in enumerate(told)
+    ]
 
 
-def test_the_package_itself_imports_nothing(tmp_path: Path) -> None:
-    """And its names torch alone; ``load`` asks for transformers when it is called."""
-    code = """
+IMPORTS = """
 import json, sys, time
 before = set(sys.modules)
+
+def told(*names):
+    started = time.process_time()
+    for name in names:
+        __import__(name)
+    added = sorted({name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))
+    print(json.dumps({"packages": added, "modules": sorted(sys.modules), "seconds": time.process_time() - started}))
+
+told("clasp")
 import clasp
 clasp.__version__, dir(clasp)
-own = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
+told("clasp.methods", "clasp.budget", "clasp.categories", "clasp.methods.clasp.policy")
+assert clasp.methods.METHODS
+told("clasp.tiny.benchmarks")
 import torch
 started = time.process_time()
 from clasp import *
-print(json.dumps({"status": 0, "seconds": time.process_time() - started, "packages":
-    [f"alone: {name}" for name in own] + [name.partition(".")[0] for name in sys.modules]}))
+took = time.process_time() - started
+print(json.dumps({"packages": [name.partition(".")[0] for name in sys.modules], "seconds": took}))
+told("clasp.evaluation.runner")
 """
-    ran = python(tmp_path, code)
-    assert {name for name in ran.packages if name.startswith("alone: ")} == {"alone: clasp"}
-    assert ran.packages & HEAVY <= {"torch"}
-    assert ran.seconds < 1.0  # the goal, beyond torch; a tenth of it is usual
 
 
-@pytest.mark.parametrize("script", ["run.py", "plan.py", "prefetch.py", "calibrate.py", "retention.py"])
-def test_help_of_what_hydra_composes(tmp_path: Path, script: str) -> None:
-    ran = run(tmp_path, script, "--help")
-    assert (ran.status, ran.packages & HEAVY) == (0, frozenset())
-    assert "benchmarks" in ran.out
-    assert ran.seconds < GOAL_S
+def test_what_imports_what(tmp_path: Path) -> None:
+    """The package itself imports nothing, and its names torch alone; ``load`` asks for transformers when called."""
+    package, listed, world, names, runner = python(tmp_path, IMPORTS)
+    assert package["packages"] == ["clasp"]
+    assert listed["packages"] == ["clasp"]
+    assert "torch" not in world["packages"]
+    assert HEAVY.intersection(names["packages"]) <= {"torch", *world["packages"]}
+    assert names["seconds"] < 1.0  # the goal, beyond torch; a tenth of it is usual
+    assert not [name for name in runner["modules"] if name.startswith("clasp.launch")], "one process needs no cluster"
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        *("audit.py", "bench.py", "bench_harness.py", "demo.py", "gpu_check.py", "judge.py", "report.py", "status.py"),
-        *("score_tiny.py", "submission.py", "train_tiny.py"),
-    ],
+COMPOSED = ("run.py", "plan.py", "prefetch.py", "calibrate.py", "retention.py")
+"""What Hydra composes."""
+OTHERS = (
+    *("audit.py", "bench.py", "bench_harness.py", "demo.py", "gpu_check.py", "judge.py", "report.py", "status.py"),
+    *("score_tiny.py", "submission.py", "train_tiny.py"),
 )
-def test_help_and_bad_arguments_of_the_others(tmp_path: Path, script: str) -> None:
-    ran = run(tmp_path, script, "--help")
-    assert (ran.status, ran.packages & HEAVY) == (0, frozenset())
-    assert f"python scripts/{script}" in ran.out or f"clasp-eval {script.removesuffix('.py')}" in ran.out
-    ran = run(tmp_path, script, "nosuch=1")
-    assert (ran.status, ran.packages & HEAVY, ran.out) == (2, frozenset(), "")
-    assert ran.err.startswith("error: unknown key 'nosuch': use one of ")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["method=nonsense"], "unknown method 'nonsense'"),
-        (["tokens=-3"], "tokens=-3 is below 1"),
-        (["tokens=64", "benchmarks.names=[gqaa]"], "unknown benchmark 'gqaa'"),
-    ],
-)
-def test_bad_input_imports_nothing_of_a_model(tmp_path: Path, arguments: list[str], message: str) -> None:
-    ran = run(tmp_path, "run.py", *arguments)
-    assert (ran.status, ran.packages & HEAVY) == (2, frozenset())
-    assert f"error: {message}" in ran.err
-    assert ran.seconds < GOAL_S
-    assert not (tmp_path / "results" / "cells").exists()
+def test_help_of_what_hydra_composes(tmp_path: Path) -> None:
+    found = run(tmp_path, *((script, "--help") for script in COMPOSED))
+    for script, ran in zip(COMPOSED, found, strict=True):
+        assert (ran.status, ran.packages & HEAVY) == (0, frozenset()), script
+        assert "benchmarks" in ran.out
+    assert found[0].seconds < GOAL_S
+    for word in ("method: cdpruner, clasp, dart, divprune, evs, fastervlm", "experiment=tiny_main", "paper8", "limit"):
+        assert word in found[0].out
 
 
-def test_what_a_method_refuses_takes_torch_alone(tmp_path: Path) -> None:
+def test_help_and_bad_arguments_of_the_others(tmp_path: Path) -> None:
+    found = run(tmp_path, *((script, word) for script in OTHERS for word in ("--help", "nosuch=1")))
+    for script, ran, refused in zip(OTHERS, found[::2], found[1::2], strict=True):
+        assert (ran.status, ran.packages & HEAVY) == (0, frozenset()), script
+        assert f"python scripts/{script}" in ran.out or f"clasp-eval {script.removesuffix('.py')}" in ran.out
+        assert (refused.status, refused.packages & HEAVY, refused.out) == (2, frozenset(), ""), script
+        assert refused.err.startswith("error: unknown key 'nosuch': use one of ")
+
+
+def test_bad_input_imports_nothing_of_a_model(tmp_path: Path) -> None:
     """Methods are made of tensors, so that their own checks cost torch; a model's classes and lmms-eval they do not."""
-    ran = run(tmp_path, "run.py", "tokens=20", "method.stage_layers=[3,32]")
-    assert (ran.status, ran.packages & HEAVY) == (2, {"torch"})
-    assert "error: stage layer 32 is outside the decoder" in ran.err
+    refused = {
+        "unknown method 'nonsense'": ("method=nonsense",),
+        "tokens=-3 is below 1": ("tokens=-3",),
+        "unknown benchmark 'gqaa'": ("tokens=64", "benchmarks.names=[gqaa]"),
+        "stage layer 32 is outside the decoder": ("tokens=20", "method.stage_layers=[3,32]"),
+    }
+    *found, last = run(tmp_path, *(("run.py", *words) for words in refused.values()))
+    for ran, message in zip([*found, last], refused, strict=True):
+        assert ran.status == 2
+        assert f"error: {message}" in ran.err
+        assert ran.packages & HEAVY == ({"torch"} if ran is last else set())
+    assert found[0].seconds < GOAL_S
+    assert not (tmp_path / "results" / "cells").exists()

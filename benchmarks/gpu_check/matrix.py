@@ -116,11 +116,11 @@ class Subject:
         self._prompts = partial(Prompts, family, self.plain)
 
     def batch(self, inside: bool) -> Any:
-        """Prompts with one picture, several, none, and where it can be a video; ``inside``: to be merged in the ViT."""
+        """Prompts with one image, several, none, and where it can be a video; ``inside``: to be merged in the ViT."""
         return self._prompts(inside).batch
 
     def single(self) -> Any:
-        """One prompt with one picture, without padding: the flash kernel takes no mask."""
+        """One prompt with one image, without padding: the flash kernel takes no mask."""
         return self._prompts(False).singles[0]
 
     def forward(self, model: Any, method: Method, inputs: Any) -> Outcome:

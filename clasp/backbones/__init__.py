@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 TINY = "tiny"
 
 TRANSFORMERS = (5, 23)
-"""Oldest transformers whose parts the adapters name: pictures are encoded apart from the prompt's forward."""
+"""Oldest transformers whose parts the adapters name: images are encoded apart from the prompt's forward."""
 
 ADAPTERS: dict[str, tuple[str, str]] = {
     "LlavaForConditionalGeneration": ("clasp.backbones.llava", "LlavaAdapter"),
@@ -54,7 +54,7 @@ ADAPTERS: dict[str, tuple[str, str]] = {
 
 REFUSED: dict[str, str] = {
     "Gemma3ForConditionalGeneration": (
-        "its decoder alternates layers of two masks and two rotary bases, and lets the tokens of a picture see each "
+        "its decoder alternates layers of two masks and two rotary bases, and lets the tokens of an image see each "
         "other both ways, while the engine gives all layers behind a stage one causal mask and one rotary base"
     ),
 }
@@ -74,7 +74,7 @@ def geometry(name: str, revision: str | None = None, trust: Trust = NOTHING) -> 
     """Counts of a backbone, without loading its weights.
 
     Raises:
-        BackboneUnavailable: its configuration cannot be had, or wants code that is not allowed.
+        BackboneUnavailable: its configuration cannot be had, or it needs code of its own, which is not allowed.
     """
     if (known := _counted(name)) is not None:
         return known.geometry
@@ -184,7 +184,7 @@ def adapter_module(name: str, revision: str | None = None, trust: Trust = NOTHIN
 
 
 def video_frames(name: str, revision: str | None = None, trust: Trust = NOTHING) -> int | None:
-    """Frames that evaluation samples from a video for a backbone; None: it is asked no questions about videos."""
+    """Frames that evaluation samples from a video for a backbone; None: it is not evaluated on videos."""
     return _adapter_class(_architecture(name, revision, trust)).frames
 
 
@@ -194,7 +194,7 @@ def _source(model: Any) -> str:
         return str(source)
     raise BackboneUnavailable(
         f"the {type(model).__name__} in memory does not say where it came from (its name_or_path is empty), so that "
-        f"its processor cannot be found; load the processor with transformers.AutoProcessor.from_pretrained and hand "
+        f"its processor cannot be found; load the processor with transformers.AutoProcessor.from_pretrained and pass "
         f"both to the method"
     )
 
@@ -260,9 +260,10 @@ def _installed_transformers() -> str:
 
 def _left_padding(processor: Any) -> Any:
     from clasp.backbones.prompt import with_template
+    from clasp.backbones.stacking import refusing_lengths
 
     processor.tokenizer.padding_side = "left"  # generation continues at the right end of every row
-    return with_template(processor)
+    return refusing_lengths(with_template(processor))
 
 
 def available(loader: Any, path: str, *, revision: str | None = None, **options: Any) -> Any:
@@ -275,7 +276,7 @@ def available(loader: Any, path: str, *, revision: str | None = None, **options:
         if os.path.isdir(Path(path).expanduser()):
             raise BackboneUnavailable(_unusable(path, error)) from error
         raise unavailable(path, revision) from error
-    except ValueError as error:  # transformers' word for a configuration that it does not know
+    except ValueError as error:  # raised by transformers for a configuration that it does not know
         raise BackboneUnavailable(_unusable(path, error)) from error
 
 

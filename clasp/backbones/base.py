@@ -72,7 +72,7 @@ class Adapter(ABC):
     encoders: ClassVar[Mapping[Modality, Encoder]] = {"image": Encoder("get_image_features", "pixel_values")}
     """What the family takes, and how it encodes it."""
     frames: ClassVar[int | None] = None
-    """Frames that evaluation samples from a video; None: it asks the family no questions about videos."""
+    """Frames that evaluation samples from a video; None: the family is not evaluated on videos."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -81,7 +81,7 @@ class Adapter(ABC):
     @property
     def text_tower(self) -> str | None:
         """Folder of the CLIP model that the backbone brings, whose vision tower is its own."""
-        from clasp.backbones.hub import own_text_tower  # so that what the hub is asked counts for no method
+        from clasp.backbones.hub import own_text_tower  # here, so that its code is in no method's fingerprint
 
         return own_text_tower(self.model.name_or_path) if self.geometry.text_tower else None
 
@@ -148,8 +148,8 @@ class Adapter(ABC):
             arguments.pop(encoder.pixels, None)
         return {**arguments, "mm_encoder_outputs": encoded}
 
-    def read(self, seen: VisionPass, ids: Tensor) -> None:
-        """Notes in a pass what the prompts alone tell of it, before anything else is asked of the pass.
+    def read(self, vision_pass: VisionPass, ids: Tensor) -> None:
+        """Stores in a pass what only the prompts say of it: which crops make an image. Called before any other method.
 
         Args:
             ids: (batch, length) input ids on the CPU, padding -1; where beams repeat prompts, their copies follow each
@@ -160,26 +160,26 @@ class Adapter(ABC):
         """
         return
 
-    def counts(self, seen: VisionPass) -> list[int]:
+    def counts(self, vision_pass: VisionPass) -> list[int]:
         """Visual tokens of each medium of a pass, in order."""
-        return [len(features) for features in seen.output.pooler_output]
+        return [len(features) for features in vision_pass.output.pooler_output]
 
-    def part(self, seen: VisionPass, items: Sequence[int]) -> Any:
+    def part(self, vision_pass: VisionPass, items: Sequence[int]) -> Any:
         """What the call returned, with the features of some of its media alone, in this order."""
-        output = copy.copy(seen.output)
-        output.pooler_output = chosen(seen.output.pooler_output, items)
+        output = copy.copy(vision_pass.output)
+        output.pooler_output = chosen(vision_pass.output.pooler_output, items)
         return output
 
-    def pixels(self, seen: VisionPass, item: int) -> Tensor:
+    def pixels(self, vision_pass: VisionPass, item: int) -> Tensor:
         """The preprocessed pixels of one medium, any shape, without what a batch pads them with."""
-        return seen.arguments[self.encoders[seen.modality].pixels][item]
+        return vision_pass.arguments[self.encoders[vision_pass.modality].pixels][item]
 
     @abstractmethod
     def project(self, features: Tensor) -> Tensor:
         """(rows, tokens, vision_dim) -> (rows, tokens, hidden) through the backbone's own projector."""
 
     @abstractmethod
-    def reassemble(self, seen: VisionPass, item: int, blocks: Tensor) -> Tensor:
+    def reassemble(self, vision_pass: VisionPass, item: int, blocks: Tensor) -> Tensor:
         """The features that the decoder gets for one medium when its ViT features are these.
 
         Args:
@@ -192,11 +192,11 @@ class Adapter(ABC):
     # Inside the vision tower --------------------------------------------------------------------------------------
 
     @abstractmethod
-    def blocks(self, seen: VisionPass, item: int, values: Tensor) -> Tensor:
+    def blocks(self, vision_pass: VisionPass, item: int, values: Tensor) -> Tensor:
         """Values of one medium in tower layout -> (crops, patches, dim), without CLS."""
 
     @abstractmethod
-    def arrange(self, seen: VisionPass, item: int, values: Tensor, joined: bool = False) -> Tensor:
+    def arrange(self, vision_pass: VisionPass, item: int, values: Tensor, joined: bool = False) -> Tensor:
         """Values of one medium in tower layout -> (tokens, dim), one row per visual token in placeholder order.
 
         Args:
@@ -204,44 +204,44 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def crops(self, seen: VisionPass, item: int) -> Tensor:
+    def crops(self, vision_pass: VisionPass, item: int) -> Tensor:
         """(tokens,) long: the crop that each visual token of a medium comes from; -1 for those from none (newlines)."""
 
-    def crop_total(self, seen: VisionPass, item: int) -> int:
+    def crop_total(self, vision_pass: VisionPass, item: int) -> int:
         """How many crops a medium has, also such of which no token is left."""
-        return int(self.crops(seen, item).max()) + 1
+        return int(self.crops(vision_pass, item).max()) + 1
 
-    def whole_first(self, seen: VisionPass, item: int) -> bool:
+    def whole_first(self, vision_pass: VisionPass, item: int) -> bool:
         """Whether the medium's first crop shows all of it and the others tile it."""
         return False
 
-    def covering(self, seen: VisionPass, item: int) -> Tensor:
+    def covering(self, vision_pass: VisionPass, item: int) -> Tensor:
         """(tokens of the first crop,) long: which further crop shows the same place; only with ``whole_first``."""
         raise UnsupportedError(f"{type(self).__name__} has no crops that tile an image")
 
     @abstractmethod
-    def vision_keys(self, seen: VisionPass, layer: int) -> Tensor:
+    def vision_keys(self, vision_pass: VisionPass, layer: int) -> Tensor:
         """Keys of ViT layer ``layer``, mean over heads, in tower layout with head_dim last."""
 
     @abstractmethod
-    def vision_attention(self, seen: VisionPass, layer: int) -> Tensor:
+    def vision_attention(self, vision_pass: VisionPass, layer: int) -> Tensor:
         """Attention of CLS, or received from the crop where there is no CLS, in tower layout with 1 last, float32."""
 
     @abstractmethod
-    def vision_received(self, seen: VisionPass, layer: int, others: bool = False) -> Tensor:
+    def vision_received(self, vision_pass: VisionPass, layer: int, others: bool = False) -> Tensor:
         """Attention that each token of the tower receives from its crop, mean over heads, in tower layout with 1 last,
         float32.
 
         Args:
-            others: without what CLS and the token itself pay; the mean is still over all that ask.
+            others: leaves out the attention of CLS and of the token itself; the mean is still over all queries.
         """
 
     @abstractmethod
-    def vision_attention_heads(self, seen: VisionPass, layer: int) -> Tensor:
+    def vision_attention_heads(self, vision_pass: VisionPass, layer: int) -> Tensor:
         """As :meth:`vision_attention`, in tower layout with heads last."""
 
     @abstractmethod
-    def vision_heads(self, seen: VisionPass, layer: int, kind: Projection) -> Tensor:
+    def vision_heads(self, vision_pass: VisionPass, layer: int, kind: Projection) -> Tensor:
         """Queries, keys or values of ViT layer ``layer`` before rotary embedding, in tower layout with heads *
         head_dim last."""
 
@@ -251,18 +251,18 @@ class Adapter(ABC):
         """Heads of a ViT layer."""
 
     @abstractmethod
-    def grid(self, seen: VisionPass, item: int) -> list[Tensor]:
+    def grid(self, vision_pass: VisionPass, item: int) -> list[Tensor]:
         """Where a medium's visual tokens lie, on the CPU: of each of its frames the places (rows, columns) long among
-        the medium's tokens. A cut picture has two frames, the whole of it and its tiles beside each other. Tokens that
+        the medium's tokens. A cut image has two frames, the whole of it and its tiles beside each other. Tokens that
         are in none of them (newline, CLS) lie in no row and no column."""
 
-    def cls_states(self, seen: VisionPass, item: int, state: Tensor) -> Tensor:
+    def cls_states(self, vision_pass: VisionPass, item: int, state: Tensor) -> Tensor:
         """(crops, vision_dim) CLS tokens of one medium's crops."""
         raise UnsupportedError(f"the vision tower of {self.architectures[0]} has no CLS token")
 
-    def cls_features(self, seen: VisionPass, item: int, state: Tensor) -> Tensor:
+    def cls_features(self, vision_pass: VisionPass, item: int, state: Tensor) -> Tensor:
         """(crops, dim) CLS tokens of one medium's crops in the form that :meth:`project` takes."""
-        return self.cls_states(seen, item, state)
+        return self.cls_states(vision_pass, item, state)
 
     # Positions ----------------------------------------------------------------------------------------------------
     # Inside the engine positions are (axes, batch, length): one axis, or one each for time, height and width.

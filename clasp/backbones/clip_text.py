@@ -80,7 +80,7 @@ def clip_text(source: str, device: str) -> ClipText:
     """The CLIP model of a hub id or folder, in float32.
 
     Raises:
-        BackboneUnavailable: it is neither here nor to be had.
+        BackboneUnavailable: it is not here and cannot be fetched.
         BackboneRefused: its weights are a pickle alone, as those of CLIP ViT-L/14 at 336 px on the hub.
     """
     from transformers import AutoTokenizer, CLIPModel

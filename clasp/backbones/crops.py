@@ -32,11 +32,11 @@ class CropAdapter(Adapter):
         return self.model.model.multi_modal_projector(features)
 
     @abstractmethod
-    def crop_counts(self, seen: VisionPass) -> list[int]:
+    def crop_counts(self, vision_pass: VisionPass) -> list[int]:
         """Crops of each medium of a pass, in order."""
 
     @abstractmethod
-    def pack(self, seen: VisionPass, item: int, blocks: Tensor, newline: Tensor) -> Tensor:
+    def pack(self, vision_pass: VisionPass, item: int, blocks: Tensor, newline: Tensor) -> Tensor:
         """(crops, patches, dim) values of one medium -> (tokens, dim) in placeholder order.
 
         Args:
@@ -52,26 +52,26 @@ class CropAdapter(Adapter):
         """Whether the projector sees the patches alone."""
         return self.geometry.cls
 
-    def reassemble(self, seen: VisionPass, item: int, blocks: Tensor) -> Tensor:
-        return self.pack(seen, item, self.project(blocks), self.newline)
+    def reassemble(self, vision_pass: VisionPass, item: int, blocks: Tensor) -> Tensor:
+        return self.pack(vision_pass, item, self.project(blocks), self.newline)
 
-    def blocks(self, seen: VisionPass, item: int, values: Tensor) -> Tensor:
-        start, end = self._range(seen, item)
-        return values[start:end, int(self.drops_cls(seen.modality)) :]
+    def blocks(self, vision_pass: VisionPass, item: int, values: Tensor) -> Tensor:
+        start, end = self._range(vision_pass, item)
+        return values[start:end, int(self.drops_cls(vision_pass.modality)) :]
 
-    def arrange(self, seen: VisionPass, item: int, values: Tensor, joined: bool = False) -> Tensor:
-        return self.pack(seen, item, self.blocks(seen, item, values), values.new_zeros(values.shape[-1]))
+    def arrange(self, vision_pass: VisionPass, item: int, values: Tensor, joined: bool = False) -> Tensor:
+        return self.pack(vision_pass, item, self.blocks(vision_pass, item, values), values.new_zeros(values.shape[-1]))
 
-    def crop_total(self, seen: VisionPass, item: int) -> int:
-        return self.crop_counts(seen)[item]
+    def crop_total(self, vision_pass: VisionPass, item: int) -> int:
+        return self.crop_counts(vision_pass)[item]
 
-    def crops(self, seen: VisionPass, item: int) -> Tensor:
+    def crops(self, vision_pass: VisionPass, item: int) -> Tensor:
         # packs each crop's own number, one-hot, so that whatever the family does to crops is done to it too
-        start, end = self._range(seen, item)
-        marks = torch.eye(end - start, device=seen.output.last_hidden_state.device)[:, None]
+        start, end = self._range(vision_pass, item)
+        marks = torch.eye(end - start, device=vision_pass.output.last_hidden_state.device)[:, None]
         marks = marks.expand(-1, self.patches + int(self.geometry.cls), -1)
-        marks = marks[:, int(self.drops_cls(seen.modality)) :]
-        packed = self.pack(seen, item, marks, marks.new_zeros(marks.shape[-1]))
+        marks = marks[:, int(self.drops_cls(vision_pass.modality)) :]
+        packed = self.pack(vision_pass, item, marks, marks.new_zeros(marks.shape[-1]))
         return packed.argmax(dim=1).masked_fill(packed.sum(dim=1) < 0.5, -1)
 
     @property
@@ -85,19 +85,19 @@ class CropAdapter(Adapter):
         """Patches of a crop."""
         return self.side**2
 
-    def cls_states(self, seen: VisionPass, item: int, state: Tensor) -> Tensor:
+    def cls_states(self, vision_pass: VisionPass, item: int, state: Tensor) -> Tensor:
         if not self.geometry.cls:
-            return super().cls_states(seen, item, state)
-        start, end = self._range(seen, item)
+            return super().cls_states(vision_pass, item, state)
+        start, end = self._range(vision_pass, item)
         return state[start:end, 0]
 
-    def vision_keys(self, seen: VisionPass, layer: int) -> Tensor:
-        return self._queries_keys(seen, layer)[1].mean(dim=1)
+    def vision_keys(self, vision_pass: VisionPass, layer: int) -> Tensor:
+        return self._queries_keys(vision_pass, layer)[1].mean(dim=1)
 
-    def vision_attention(self, seen: VisionPass, layer: int) -> Tensor:
-        query, key, scaling = self._asking_keys(seen, layer)
-        if seen.merged is not None:  # what was dropped is a copy of the first patch that stayed
-            return self._merged_attention(query, key, scaling, seen.merged.clamp(min=0))
+    def vision_attention(self, vision_pass: VisionPass, layer: int) -> Tensor:
+        query, key, scaling = self._pooling_queries_keys(vision_pass, layer)
+        if vision_pass.merged is not None:  # what was dropped is a copy of the first patch that stayed
+            return self._merged_attention(query, key, scaling, vision_pass.merged.clamp(min=0))
         return self._attention(query, key, scaling)
 
     def _merged_attention(self, query: Tensor, key: Tensor, scaling: float, merged: Tensor) -> Tensor:
@@ -124,28 +124,28 @@ class CropAdapter(Adapter):
         everywhere = torch.ones(len(query), 1, key.shape[2], dtype=torch.bool, device=key.device)
         return attention_rows(query[:, :, :1], key, everywhere, scaling).transpose(1, 2)
 
-    def vision_received(self, seen: VisionPass, layer: int, others: bool = False) -> Tensor:
+    def vision_received(self, vision_pass: VisionPass, layer: int, others: bool = False) -> Tensor:
         skip = int(self.geometry.cls) if others else None
-        return attention_received(*self._queries_keys(seen, layer), skip)[..., None]
+        return attention_received(*self._queries_keys(vision_pass, layer), skip)[..., None]
 
-    def vision_attention_heads(self, seen: VisionPass, layer: int) -> Tensor:
-        query, key, scaling = self._asking_keys(seen, layer)
+    def vision_attention_heads(self, vision_pass: VisionPass, layer: int) -> Tensor:
+        query, key, scaling = self._pooling_queries_keys(vision_pass, layer)
         if not self.geometry.cls:
             heads = zip(query.split(1, dim=1), key.split(1, dim=1), strict=True)
             return torch.stack([attention_received(q, k, scaling) for q, k in heads], dim=-1)
         everywhere = torch.ones(len(query), 1, key.shape[2], dtype=torch.bool, device=key.device)
         return attention_probabilities(query[:, :, :1], key, everywhere, scaling)[:, :, 0].transpose(1, 2)
 
-    def vision_heads(self, seen: VisionPass, layer: int, kind: Projection) -> Tensor:
-        return self._projected(seen, layer, kind).transpose(1, 2).flatten(2)
+    def vision_heads(self, vision_pass: VisionPass, layer: int, kind: Projection) -> Tensor:
+        return self._projected(vision_pass, layer, kind).transpose(1, 2).flatten(2)
 
     @property
     def vision_head_count(self) -> int:
         return self.model.config.vision_config.num_attention_heads
 
-    def grid(self, seen: VisionPass, item: int) -> list[Tensor]:
-        cls = int(self.geometry.cls and not self.drops_cls(seen.modality))
-        return rasters(self.crop_counts(seen)[item], self.side, self.side, cls)
+    def grid(self, vision_pass: VisionPass, item: int) -> list[Tensor]:
+        cls = int(self.geometry.cls and not self.drops_cls(vision_pass.modality))
+        return rasters(self.crop_counts(vision_pass)[item], self.side, self.side, cls)
 
     def keys_of(self, modality: Modality, layer: int, hidden: Tensor) -> Tensor:
         """(crops, sequence, head_dim) head-mean keys of a layer from its input, for merging inside the tower."""
@@ -162,20 +162,20 @@ class CropAdapter(Adapter):
         """Factor on the products of a layer's queries and keys."""
         return self._attending(self.vision_layers(modality)[layer]).scale
 
-    def _asking_keys(self, seen: VisionPass, layer: int) -> tuple[Tensor, Tensor, float]:
+    def _pooling_queries_keys(self, vision_pass: VisionPass, layer: int) -> tuple[Tensor, Tensor, float]:
         """As :meth:`_queries_keys`, with CLS's query alone where there is one."""
-        hidden = seen.states[layer]
-        query = self.heads_of(seen.modality, layer, hidden[:, :1] if self.geometry.cls else hidden, "q")
-        return query, self._projected(seen, layer, "k"), self.vision_scaling(seen.modality, layer)
+        hidden = vision_pass.states[layer]
+        query = self.heads_of(vision_pass.modality, layer, hidden[:, :1] if self.geometry.cls else hidden, "q")
+        return query, self._projected(vision_pass, layer, "k"), self.vision_scaling(vision_pass.modality, layer)
 
-    def _queries_keys(self, seen: VisionPass, layer: int) -> tuple[Tensor, Tensor, float]:
+    def _queries_keys(self, vision_pass: VisionPass, layer: int) -> tuple[Tensor, Tensor, float]:
         """Queries and keys (crops, heads, sequence, head_dim) of ViT layer ``layer`` from its input; the scaling."""
-        scaling = self.vision_scaling(seen.modality, layer)
-        return self._projected(seen, layer, "q"), self._projected(seen, layer, "k"), scaling
+        scaling = self.vision_scaling(vision_pass.modality, layer)
+        return self._projected(vision_pass, layer, "q"), self._projected(vision_pass, layer, "k"), scaling
 
-    def _projected(self, seen: VisionPass, layer: int, kind: Projection) -> Tensor:
+    def _projected(self, vision_pass: VisionPass, layer: int, kind: Projection) -> Tensor:
         """(crops, heads, sequence, head_dim)."""
-        return self.heads_of(seen.modality, layer, seen.states[layer], kind)
+        return self.heads_of(vision_pass.modality, layer, vision_pass.states[layer], kind)
 
     def _normed(self, block: Any, hidden: Tensor) -> Tensor:
         """What a ViT layer's attention sees of its input."""
@@ -185,8 +185,8 @@ class CropAdapter(Adapter):
         """A ViT layer's attention."""
         return block.self_attn
 
-    def _range(self, seen: VisionPass, item: int) -> tuple[int, int]:
-        ends = list(accumulate(self.crop_counts(seen)))
+    def _range(self, vision_pass: VisionPass, item: int) -> tuple[int, int]:
+        ends = list(accumulate(self.crop_counts(vision_pass)))
         return (ends[item - 1] if item else 0), ends[item]
 
 
@@ -196,7 +196,7 @@ def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False, videos
     Raises:
         UnsupportedError: a vision tower or feature selection that is not covered.
     """
-    from clasp.backbones.hub import own_text_tower  # so that what the hub is asked counts for no method
+    from clasp.backbones.hub import own_text_tower  # here, so that its code is in no method's fingerprint
 
     vision, layer = config.vision_config, config.vision_feature_layer
     if vision.model_type not in CLS:
@@ -233,7 +233,7 @@ def crop_geometry(config: Any, visual_tokens: int, dynamic: bool = False, videos
 
 
 def refuse_sliding_window(config: Any) -> None:
-    """Raises UnsupportedError where the decoder attends in a window: it counts tokens, and pruning moves them."""
+    """Raises UnsupportedError where the decoder attends in a sliding window, whose distances pruning would change."""
     if getattr(config.text_config, "sliding_window", None) is not None:
         raise UnsupportedError(
             f"{config.model_type} with sliding-window attention in its decoder is not covered; set sliding_window to "

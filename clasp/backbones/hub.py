@@ -1,4 +1,4 @@
-"""The model hub: which commit a name stands for, and a quick answer where no hub can be reached."""
+"""The model hub: the commit that a name stands for, with a quick error where no hub can be reached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def own_text_tower(source: str) -> str | None:
 
 
 class BackboneUnavailable(OSError):
-    """The backbone's files are neither on this machine nor to be had; the message is one sentence with the remedy."""
+    """The backbone's files are not on this machine and cannot be fetched; the message names the remedy."""
 
 
 def hub_commit(name: str, revision: str | None = None) -> str:
@@ -30,7 +30,7 @@ def hub_commit(name: str, revision: str | None = None) -> str:
     One request, no retries: transformers' own loaders try each file several times, minutes in all, before they give up.
 
     Raises:
-        BackboneUnavailable: neither is to be had.
+        BackboneUnavailable: there is neither.
     """
     return _look_up(name, revision)[0]
 
@@ -44,7 +44,7 @@ def hub_file(name: str, file: str, commit: str) -> Path:
     """One file of a hub repository, fetched where it is not cached.
 
     Raises:
-        BackboneUnavailable: it is not to be had.
+        BackboneUnavailable: it is not cached and cannot be fetched.
     """
     from huggingface_hub import hf_hub_download
 
@@ -84,7 +84,7 @@ def _look_up(name: str, revision: str | None) -> tuple[str, frozenset[str]]:
         )
     try:
         info = HfApi().model_info(name, revision=revision, timeout=20)
-    except Exception as error:  # whatever the transport raises, what matters is whether a cached copy is here
+    except Exception as error:  # of any kind: only whether a cached copy is here matters
         cached = try_to_load_from_cache(name, "config.json", revision=revision)
         if isinstance(cached, str):
             folder = Path(cached).parent

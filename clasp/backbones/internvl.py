@@ -1,7 +1,7 @@
 """InternVL3 (arXiv 2504.10479): InternViT over tiles, 2 x 2 patches a visual token, Qwen2.5 decoder.
 
-A picture's tiles come first and the whole of it last, one run of placeholders in all. A video's frames are written as
-pictures, with their numbers between them, and count as such: a budget is of a frame.
+An image's tiles come first and the whole of it last, one run of placeholders in all. A video's frames are written as
+images, with their numbers between them, and count as such: a budget is of a frame.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clasp.backbones.base import Modality, Projection, UnsupportedError, text_geometry
 from clasp.backbones.crops import refuse_sliding_window
-from clasp.backbones.joined import JoinedAdapter, Run, check_side
+from clasp.backbones.joined import JoinedAdapter, PlaceholderRun, check_side
 from clasp.budget import Geometry
 
 
@@ -24,8 +24,8 @@ class InternVLAdapter(JoinedAdapter):
 
     @staticmethod
     def geometry_of(config: Any) -> Geometry:
-        """Counts with one tile (256 visual tokens as published), the only part that every picture has: up to twelve
-        tiles and the whole picture are as many times that."""
+        """Counts with one tile (256 visual tokens as published), the only part that every image has: up to twelve
+        tiles and the whole image are as many times that."""
         vision = config.vision_config
         if vision.model_type != "internvl_vision":
             raise UnsupportedError(
@@ -66,7 +66,7 @@ class InternVLAdapter(JoinedAdapter):
         tower: Any = self.tower(modality)
         return tower.encoder.layer
 
-    def pictures(self, runs: Sequence[Run]) -> list[int]:
+    def runs_per_image(self, runs: Sequence[PlaceholderRun]) -> list[int]:
         return [1] * len(runs)
 
     def project(self, features: Tensor) -> Tensor:

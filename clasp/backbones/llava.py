@@ -21,8 +21,8 @@ class LlavaAdapter(CropAdapter):
         vision = config.vision_config
         return crop_geometry(config, (vision.image_size // vision.patch_size) ** 2)
 
-    def crop_counts(self, seen: VisionPass) -> list[int]:
-        return [1] * len(seen.arguments["pixel_values"])
+    def crop_counts(self, vision_pass: VisionPass) -> list[int]:
+        return [1] * len(vision_pass.arguments["pixel_values"])
 
-    def pack(self, seen: VisionPass, item: int, blocks: Tensor, newline: Tensor) -> Tensor:
+    def pack(self, vision_pass: VisionPass, item: int, blocks: Tensor, newline: Tensor) -> Tensor:
         return blocks[0]

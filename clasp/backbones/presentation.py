@@ -1,24 +1,24 @@
-"""How a picture and a question reach a backbone where that departs from its processor: the way of published numbers.
+"""How an image and a question reach a backbone where that departs from its processor: the way of published numbers.
 
-LLaVA-1.5's own code pads a picture to a square and asks behind a system prompt, the checkpoint in transformers' format
-crops the centre and has no system prompt; lmms-eval's classes for Qwen bound the pixels of a picture. Each is an option
-and not a default: a result says which were chosen, and one without any is what the processor makes.
+LLaVA-1.5's own code pads an image to a square and asks behind a system prompt, the checkpoint in transformers' format
+crops the centre and has no system prompt; lmms-eval's classes for Qwen bound the pixels of an image. Each is an option
+and not a default: results name those that were chosen; without any, inputs are what the processor makes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from clasp.strict import ConfigError
 
 PADDED = ("clasp.backbones.llava", "clasp.backbones.video_llava")
-"""Adapters of the families whose own code pads pictures to a square; the others keep a picture's shape."""
+"""Adapters of the families whose own code pads images to a square; the others keep an image's shape."""
 BOUNDED = ("clasp.backbones.qwen2_vl", "clasp.backbones.qwen2_5_vl", "clasp.backbones.qwen3_vl")
-"""Adapters of the families that scale a picture to a number of pixels between two bounds; they see a video's frames in
+"""Adapters of the families that scale an image to a number of pixels between two bounds; they see a video's frames in
 pairs."""
-FILMED = ("clasp.backbones.video_llava", "clasp.backbones.llava_onevision", *BOUNDED)
+WITH_VIDEOS = ("clasp.backbones.video_llava", "clasp.backbones.llava_onevision", *BOUNDED)
 """Adapters of the families that take videos."""
 
 
@@ -28,9 +28,9 @@ class Presentation:
 
     Args:
         preprocessing: ``processor``, or ``pad``: to a square, with the mean colour that the processor subtracts, the
-            picture in the middle (LLaVA, ``image_aspect_ratio: pad``).
+            image in the middle (LLaVA, ``image_aspect_ratio: pad``).
         system_prompt: of every conversation; None: the chat template's own, if any.
-        min_pixels, max_pixels: of a picture, after which it is scaled to a multiple of the family's unit (28 or 32
+        min_pixels, max_pixels: of an image, after which it is scaled to a multiple of the family's unit (28 or 32
             pixels a side); None: the processor's own. Frames of videos have the processor's own bounds.
         frames: sampled from a video; None: as many as the family's papers are evaluated with (``Adapter.frames``).
     """
@@ -42,24 +42,24 @@ class Presentation:
     frames: int | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What departs, as JSON values; empty where nothing does."""
+        """The departures, as JSON values; empty where there are none."""
         usual = asdict(Presentation())
         return {name: value for name, value in asdict(self).items() if value != usual[name]}
 
     @property
     def protocol(self) -> str:
-        """That in a few words, for a table's legend; empty where nothing does."""
-        told = {
-            "preprocessing": "pictures padded to a square",
+        """The departures in words, for a table's legend; empty where there are none."""
+        wordings = {
+            "preprocessing": "images padded to a square",
             "system_prompt": f"system prompt {self.system_prompt!r}",
-            "min_pixels": f"at least {self.min_pixels} pixels a picture",
-            "max_pixels": f"at most {self.max_pixels} pixels a picture",
+            "min_pixels": f"at least {self.min_pixels} pixels an image",
+            "max_pixels": f"at most {self.max_pixels} pixels an image",
             "frames": f"{self.frames} frames a video",
         }
-        return ", ".join(told[name] for name in self.identity())
+        return ", ".join(wordings[name] for name in self.identity())
 
     def check(self, backbone: str, adapter: str) -> None:
-        """Whether a backbone can be shown pictures like that.
+        """Checks that a backbone can take images like that.
 
         Args:
             backbone: its name, for the message.
@@ -70,14 +70,14 @@ class Presentation:
         """
         if self.preprocessing == "pad" and adapter not in PADDED:
             raise ConfigError(
-                f"backbone.preprocessing=pad is the way of LLaVA-1.5 and Video-LLaVA; backbone={backbone} keeps a "
-                "picture's shape by itself; use backbone.preprocessing=processor"
+                f"backbone.preprocessing=pad is the way of LLaVA-1.5 and Video-LLaVA; backbone={backbone} keeps an "
+                "image's shape by itself; use backbone.preprocessing=processor"
             )
         bounds = {name: value for name in ("min_pixels", "max_pixels") if (value := getattr(self, name)) is not None}
         for name, value in bounds.items():
             if adapter not in BOUNDED:
                 raise ConfigError(
-                    f"backbone.{name}={value} is for Qwen's processors; backbone={backbone} has pictures of one size; "
+                    f"backbone.{name}={value} is for Qwen's processors; backbone={backbone} has images of one size; "
                     "leave it out"
                 )
             if value < 1:
@@ -92,7 +92,7 @@ class Presentation:
             raise ConfigError("backbone.system_prompt is empty; give its words, or null for the template's own")
 
     def _check_frames(self, backbone: str, adapter: str) -> None:
-        if adapter not in FILMED:
+        if adapter not in WITH_VIDEOS:
             raise ConfigError(
                 f"backbone.frames={self.frames} is for backbones that take videos; backbone={backbone} takes none; "
                 "leave it out"
@@ -119,6 +119,39 @@ class Presentation:
         if self.system_prompt is None:
             return [turn]
         return [{"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}, turn]
+
+
+class Downscaling:
+    """Scales PIL images in RGB down before a processor of Qwen's, which it then has leave them at that.
+
+    Args:
+        processor: the caller's own; its lower bound on pixels is taken away.
+        size: pixels of an image's height and width, and rows and columns of tokens that it has as it is -> rows and
+            columns of the smaller one.
+    """
+
+    def __init__(self, processor: Any, size: Callable[[int, int, int, int], tuple[int, int]]) -> None:
+        own = processor.image_processor
+        self._size, self._unit = size, own.merge_size * own.patch_size
+        self._least, self._most = own.size["shortest_edge"], own.size["longest_edge"]
+        own.size = {"shortest_edge": self._unit**2, "longest_edge": self._most}
+
+    def __call__(self, image: Any) -> Any:
+        """The image, smaller; as it is where the processor then makes as many tokens of it as it would have."""
+        from PIL import Image
+
+        rows, columns = self._size(image.height, image.width, *self._grid(image, self._least))
+        if (rows, columns) == self._grid(image, self._unit**2):
+            return image
+        return image.resize((columns * self._unit, rows * self._unit), Image.Resampling.BICUBIC)
+
+    def _grid(self, image: Any, least: int) -> tuple[int, int]:
+        """Rows and columns of tokens that the processor makes of an image of at least so many pixels."""
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+        bounds = {"min_pixels": least, "max_pixels": self._most}
+        height, width = smart_resize(image.height, image.width, self._unit, **bounds)
+        return height // self._unit, width // self._unit
 
 
 def padded(image: Any, mean: Sequence[float]) -> Any:

@@ -30,11 +30,11 @@ _UNKNOWN_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece vocabulari
 _BETWEEN = re.compile(
     rb"<\d+(\.\d+)? seconds>"  # Qwen3-VL's processor, before each frame
     rb"|\n?Frame\d+: "  # InternVL's, likewise
-    rb"|((<row_\d+_col_\d+>)+\n)+\n"  # SmolVLM's, before the tiles of each row of a picture
+    rb"|((<row_\d+_col_\d+>)+\n)+\n"  # SmolVLM's, before the tiles of each row of an image
     rb"|You are provided the following series of [\w -]+ frames from a [\d:]+ \[H:MM:SS\] video\.\n"
     rb"|\nFrame from \d+:\d\d:"  # SmolVLM's, before a video and before each of its frames
 )
-"""What processors write between the parts of a picture or video."""
+"""What processors write between the parts of an image or video."""
 
 
 def with_template(processor: Any) -> Any:
@@ -111,16 +111,17 @@ class PromptReader:
         return words
 
     def _typed(self, ids: Sequence[int], place: int) -> bool:
-        """Whether a special token is a user's: not the first of the prompt, no placeholder, nor one that frames them.
+        """Whether a special token was typed by the user.
 
-        Those before and after placeholders do, and the same ones around a video whose frames have frames of their own.
+        It was not if it is the prompt's first token, stands before or after a placeholder, or stands before the last
+        placeholder and elsewhere marks one (as around a video each of whose frames is marked, too).
         """
         around = ids[max(place - 1, 0) : place + 2]
         if place == 0 or self._media.intersection(map(int, around)):
             return False
-        return place > self._after_media(ids) + 1 or ids[place] not in self._framing(ids)
+        return place > self._after_media(ids) + 1 or ids[place] not in self._media_marks(ids)
 
-    def _framing(self, ids: Sequence[int]) -> set[int]:
+    def _media_marks(self, ids: Sequence[int]) -> set[int]:
         """Special tokens that stand before or after a placeholder."""
         pairs = [pair for pair in pairwise(map(int, ids)) if self._media.intersection(pair)]
         return {token for pair in pairs for token in pair} & self._special
@@ -189,6 +190,6 @@ def _content_form(rendered: Callable[..., str]) -> Callable[[str], Any]:
             reasons.append(" ".join(str(error).split())[:200])
     raise UnsupportedError(
         f"the processor's chat template cannot render a user's turn ({reasons[0]}; {reasons[1]}), so that instruction "
-        f"and template cannot be told apart; use the checkpoint's own template, or set processor.chat_template = None "
-        f"where prompts are plain text"
+        f"and template cannot be distinguished; use the checkpoint's own template, or set "
+        f"processor.chat_template = None where prompts are plain text"
     )

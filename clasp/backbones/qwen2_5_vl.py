@@ -18,20 +18,20 @@ class Qwen25VLAdapter(QwenAdapter):
     architectures: ClassVar[tuple[str, ...]] = ("Qwen2_5_VLForConditionalGeneration",)
 
     REFERENCE_TOKENS: ClassVar[int] = 1296
-    """Visual tokens of a picture of 1008 x 1008 pixels, 28 x 28 each (assumption: results give shares, no count)."""
+    """Visual tokens of an image of 1008 x 1008 pixels, 28 x 28 each (assumption: results give shares, no count)."""
 
     @staticmethod
     def geometry_of(config: Any) -> Geometry:
         return qwen_geometry(config, Qwen25VLAdapter.REFERENCE_TOKENS)
 
-    def unit_order(self, seen: VisionPass) -> Tensor:
-        if "unit_order" not in seen.memo:
+    def unit_order(self, vision_pass: VisionPass) -> Tensor:
+        if "unit_order" not in vision_pass.memo:
             vision = self.model.config.vision_config
             windowed, _ = get_vision_window_index(
-                seen.arguments[f"{seen.modality}_grid_thw"],
+                vision_pass.arguments[f"{vision_pass.modality}_grid_thw"],
                 spatial_merge_size=vision.spatial_merge_size,
                 window_size=vision.window_size,
                 patch_size=vision.patch_size,
             )
-            seen.memo["unit_order"] = windowed.argsort()
-        return seen.memo["unit_order"]
+            vision_pass.memo["unit_order"] = windowed.argsort()
+        return vision_pass.memo["unit_order"]

@@ -14,7 +14,7 @@ class Qwen2VLAdapter(QwenAdapter):
     architectures: ClassVar[tuple[str, ...]] = ("Qwen2VLForConditionalGeneration",)
 
     REFERENCE_TOKENS: ClassVar[int] = 1296
-    """Visual tokens of a picture of 1008 x 1008 pixels, 28 x 28 each, as for Qwen2.5-VL (assumption)."""
+    """Visual tokens of an image of 1008 x 1008 pixels, 28 x 28 each, as for Qwen2.5-VL (assumption)."""
 
     @staticmethod
     def geometry_of(config: Any) -> Geometry:

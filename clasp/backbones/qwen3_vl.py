@@ -24,7 +24,7 @@ class Qwen3VLAdapter(QwenAdapter):
     architectures: ClassVar[tuple[str, ...]] = ("Qwen3VLForConditionalGeneration",)
 
     REFERENCE_TOKENS: ClassVar[int] = 1024
-    """Visual tokens of a picture of 1024 x 1024 pixels, 32 x 32 each (assumption)."""
+    """Visual tokens of an image of 1024 x 1024 pixels, 32 x 32 each (assumption)."""
 
     @staticmethod
     def geometry_of(config: Any) -> Geometry:
@@ -38,9 +38,9 @@ class Qwen3VLAdapter(QwenAdapter):
             return rest, []
         return rest, [_dense(places.to(features.device), features) for features in layers]
 
-    def part(self, seen: VisionPass, items: Sequence[int]) -> Any:
-        output = super().part(seen, items)
-        output.deepstack_features = [chosen(features, items) for features in seen.output.deepstack_features]
+    def part(self, vision_pass: VisionPass, items: Sequence[int]) -> Any:
+        output = super().part(vision_pass, items)
+        output.deepstack_features = [chosen(features, items) for features in vision_pass.output.deepstack_features]
         return output
 
     def _heads(self, attention: Any, kind: Projection, normed: Tensor) -> Tensor:

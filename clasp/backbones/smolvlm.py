@@ -1,7 +1,7 @@
 """SmolVLM2 (arXiv 2504.05299): SigLIP over tiles, a square of patches a visual token, one matrix, Llama-shaped decoder.
 
-Each crop has a run of placeholders of its own: a picture's tiles with their row and column before them, and last the
-whole of it behind a token that says so. A video's frames are written as whole pictures, with their times between them,
+Each crop has a run of placeholders of its own: an image's tiles with their row and column before them, and last the
+whole of it behind a token that says so. A video's frames are written as whole images, with their times between them,
 and count as such: a budget is of a frame.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from clasp.backbones.base import Modality, UnsupportedError, VisionPass, text_geometry
 from clasp.backbones.crops import refuse_sliding_window
-from clasp.backbones.joined import JoinedAdapter, Run, check_side
+from clasp.backbones.joined import JoinedAdapter, PlaceholderRun, check_side
 from clasp.budget import Geometry
 
 
@@ -26,8 +26,8 @@ class SmolVLMAdapter(JoinedAdapter):
 
     @staticmethod
     def geometry_of(config: Any) -> Geometry:
-        """Counts with one crop (81 visual tokens as published for 2.2B), the only part that every picture has: tiles
-        and the whole picture are as many times that."""
+        """Counts with one crop (81 visual tokens as published for 2.2B), the only part that every image has: tiles
+        and the whole image are as many times that."""
         vision = config.vision_config
         side = vision.image_size // vision.patch_size
         check_side(config, side, config.scale_factor)
@@ -54,33 +54,36 @@ class SmolVLMAdapter(JoinedAdapter):
     def tower(self, modality: Modality) -> nn.Module:
         return self.model.model.vision_model
 
-    def pictures(self, runs: Sequence[Run]) -> list[int]:
-        """Each ends with its whole, as the prompt's last one does: what stands before that run says so of others."""
+    def runs_per_image(self, runs: Sequence[PlaceholderRun]) -> list[int]:
+        """An image's last run shows the whole of it and follows a special token, as the prompt's last run does."""
         if not runs:
             return []
         ends = [number + 1 for number, run in enumerate(runs) if run.before == runs[-1].before]
         return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
-    def read(self, seen: VisionPass, ids: Tensor) -> None:
-        super().read(seen, ids)
-        mask = seen.arguments.get("pixel_attention_mask")
+    def read(self, vision_pass: VisionPass, ids: Tensor) -> None:
+        super().read(vision_pass, ids)
+        mask = vision_pass.arguments.get("pixel_attention_mask")
         if mask is not None:
-            seen_of_crop = torch.as_tensor(mask).bool().flatten(-2).flatten(0, -2)
-            if bool((seen_of_crop.any(dim=1) & ~seen_of_crop.all(dim=1)).any()):
+            real_pixels = torch.as_tensor(mask).bool().flatten(-2).flatten(0, -2)
+            if bool((real_pixels.any(dim=1) & ~real_pixels.all(dim=1)).any()):
                 raise UnsupportedError(
-                    "a picture is padded within its crop (pixel_attention_mask), which is not covered; let the "
-                    "processor resize pictures to whole crops, as it does by default"
+                    "an image is padded within its crop (pixel_attention_mask), which is not covered; let the "
+                    "processor resize images to whole crops, as it does by default"
                 )
 
-    def pixels(self, seen: VisionPass, item: int) -> Tensor:
-        pixels, owners = seen.arguments["pixel_values"], seen.memo["owners"]  # a row a prompt, padded with empty crops
-        if len(pixels) <= max(owners):  # prompts without a picture have no row
+    def pixels(self, vision_pass: VisionPass, item: int) -> Tensor:
+        # (prompts, most crops of a prompt, 3, height, width), padded with empty crops
+        pixels, owners = vision_pass.arguments["pixel_values"], vision_pass.memo["owners"]
+        if len(pixels) <= max(owners):  # prompts without an image have no row
             rows = sorted(set(owners))
             owners = [rows.index(owner) for owner in owners]
         before = [
-            count for count, owner in zip(self.crop_counts(seen)[:item], owners, strict=False) if owner == owners[item]
+            count
+            for count, owner in zip(self.crop_counts(vision_pass)[:item], owners, strict=False)
+            if owner == owners[item]
         ]
-        return pixels[owners[item], sum(before) : sum(before) + self.crop_counts(seen)[item]]
+        return pixels[owners[item], sum(before) : sum(before) + self.crop_counts(vision_pass)[item]]
 
     def project(self, features: Tensor) -> Tensor:
         tower: Any = self.tower("image")

@@ -42,21 +42,22 @@ class VideoLlavaAdapter(CropAdapter):
     def drops_cls(self, modality: Modality) -> bool:
         return modality == "image"
 
-    def counts(self, seen: VisionPass) -> list[int]:
-        if seen.modality == "image":
-            return super().counts(seen)
-        return [frames * (self.patches + 1) for frames in self.crop_counts(seen)]
+    def counts(self, vision_pass: VisionPass) -> list[int]:
+        if vision_pass.modality == "image":
+            return super().counts(vision_pass)
+        return [frames * (self.patches + 1) for frames in self.crop_counts(vision_pass)]
 
-    def crop_counts(self, seen: VisionPass) -> list[int]:
-        if seen.modality == "image":
-            return [1] * len(seen.output.last_hidden_state)
-        videos, frames = seen.arguments["pixel_values_videos"].shape[:2]
+    def crop_counts(self, vision_pass: VisionPass) -> list[int]:
+        if vision_pass.modality == "image":
+            return [1] * len(vision_pass.output.last_hidden_state)
+        videos, frames = vision_pass.arguments["pixel_values_videos"].shape[:2]
         return [frames] * videos
 
-    def pixels(self, seen: VisionPass, item: int) -> Tensor:
-        if seen.modality == "image" and seen.arguments.get("pixel_values") is None:
-            return seen.arguments["pixel_values_images"][item]  # the older name, which the processor may still use
-        return super().pixels(seen, item)
+    def pixels(self, vision_pass: VisionPass, item: int) -> Tensor:
+        if vision_pass.modality == "image" and vision_pass.arguments.get("pixel_values") is None:
+            # the older name, which the processor may still use
+            return vision_pass.arguments["pixel_values_images"][item]
+        return super().pixels(vision_pass, item)
 
-    def pack(self, seen: VisionPass, item: int, blocks: Tensor, newline: Tensor) -> Tensor:
+    def pack(self, vision_pass: VisionPass, item: int, blocks: Tensor, newline: Tensor) -> Tensor:
         return blocks.flatten(0, 1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import (
@@ -15,9 +15,12 @@ from omegaconf.errors import (
 )
 
 from clasp.config import RunConfig, known_keys
+from clasp.evaluation.benchmarks import get_benchmark
 from clasp.evaluation.questions.custom import BadRows
+from clasp.launch.formatting import aligned
 from clasp.launch.sweep import JobsOutcome, Request
 from clasp.results.schema import Cell
+from clasp.results.store import CellSpec, CellStore
 from clasp.strict import shown, unknown_key
 
 if TYPE_CHECKING:
@@ -33,8 +36,15 @@ LONGEST_SENTENCE = 2000
 def explain(error: BaseException) -> str:
     """One sentence for what Hydra has to say about its command line: the value, the allowed ones, the remedy.
 
-    Every bad line of a user's own file is named, each on a line.
+    Every bad line of a user's own file is named, each on a line. What a terminal would obey, and what no text can hold,
+    is escaped: values come from files that others may have written.
     """
+    plain = (one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in _said(error))
+    words = "".join(plain)
+    return words if isinstance(error, BadRows) or len(words) <= LONGEST_SENTENCE else f"{words[:LONGEST_SENTENCE]}..."
+
+
+def _said(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(error, RecursionError | MemoryError):
         return "the command line or a configuration file is nested too deeply or too large; write it shorter"
@@ -56,13 +66,12 @@ def explain(error: BaseException) -> str:
         return str(unknown_key(key, there, section))
     if isinstance(error, BadRows):
         return str(error)
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= LONGEST_SENTENCE else f"{words[:LONGEST_SENTENCE]}..."
+    return " ".join(str(error).split()) or type(error).__name__
 
 
-def print_outcome(request: Request, outcome: JobsOutcome, log_group: Callable[..., object]) -> int:
-    """Prints what a launcher's jobs computed of a configuration; returns its exit code."""
-    from clasp.results.store import CellStore
+def print_outcome(request: Request, outcome: JobsOutcome) -> int:
+    """Prints and logs what a launcher's jobs computed of a configuration; returns its exit code."""
+    from clasp.report.wandb_log import log_group
 
     planned, config = request.plan, request.config
     print_plan(planned, config)
@@ -90,10 +99,35 @@ def print_plan(planned: Plan, config: RunConfig) -> None:
 def print_results(planned: Plan, config: RunConfig, cells: Sequence[Cell], computed: int, failed: int) -> None:
     """The results of a configuration, and how many are new."""
     from clasp.evaluation.judging.judge import kind_of
-    from clasp.evaluation.summary import results_table
 
     print(results_table(planned.rows, cells))
     print(f"{computed} cells computed, {len(cells) - computed} were there already, {failed} failed")
     waiting = [cell for cell in cells if cell["score"] is None and kind_of(cell) is not None]
     if waiting:
         print(f"note: {len(waiting)} unjudged; score them with: clasp-eval judge results={config.paths.results}")
+
+
+def results_table(rows: Iterable[tuple[str, Sequence[CellSpec]]], cells: Iterable[Mapping[str, Any]]) -> str:
+    """One line per row and budget, one column per benchmark, scores in percent where they are shares.
+
+    A cell without a score says what it waits for, "unjudged" where that is a judge.
+
+    Args:
+        rows: a plan's: names, and the cells that each asks for.
+        cells: those that exist.
+    """
+    known = {cell["signature"]: cell for cell in cells}
+    found = [(name, specs) for name, specs in rows if any(spec.signature in known for spec in specs)]
+    benchmarks = list(dict.fromkeys(spec.benchmark for _, specs in found for spec in specs))
+    lines = [["method", "tokens", *benchmarks]]
+    for name, specs in found:
+        shown = {spec.benchmark: _score(known[spec.signature]) for spec in specs if spec.signature in known}
+        lines.append([name, str(specs[0].budget["tokens"]), *(shown.get(name, "-") for name in benchmarks)])
+    return "\n".join(aligned(lines))
+
+
+def _score(cell: Mapping[str, Any]) -> str:
+    score = cell["score"]
+    if score is None:
+        return get_benchmark(cell["benchmark"]).pending or "-"
+    return f"{100 * score:.1f}" if 0.0 <= score <= 1.0 else f"{score:.1f}"

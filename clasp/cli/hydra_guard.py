@@ -11,9 +11,8 @@ Torch-free.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from clasp.data import data_folder
 from clasp.files import write_atomically
@@ -29,7 +27,7 @@ from clasp.redact import redact
 from clasp.strict import ConfigError, check_name, shown
 
 TARGETS = (
-    *("clasp.cli.hydra_guard.Redacted", "hydra._internal.core_plugins.*", "hydra_plugins.*"),
+    *("clasp.cli.hydra_guard.Redacted", "hydra._internal.core_plugins.*"),
     *("logging.StreamHandler", "logging.FileHandler"),
 )
 """What a configuration may name under ``_target_``; with anything else there Hydra could be made to run any code."""
@@ -42,24 +40,17 @@ _FIXED: dict[str, Any] = {
     "job.chdir": False,
     "output_subdir": None,  # files of known names, wherever it leads
     "callbacks": {"redacted": {"_target_": "clasp.cli.hydra_guard.Redacted"}},  # called with any arguments
+    # jobs of a sweep are composed here; what computes their cells is the choice of our own group `launcher`
+    "launcher": {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"},
 }
 """Keys below ``hydra`` that are as ``configs/config.yaml`` and Hydra have them."""
 
 _FOLDERS = {
     "run.dir": ("${paths.results}/logs/${clasp.name:${name}}",),
     "sweep.dir": ("${paths.results}/logs/sweep",),
-    "sweep.subdir": ("${hydra.job.num}", "hydra/${hydra.job.num}"),
+    "sweep.subdir": ("${hydra.job.num}",),
 }
 """Folders as they are written in configurations; another ``dir`` has to be below ``paths.results``."""
-
-_LAUNCHER: dict[str, tuple[Any, ...]] = {
-    "submitit_folder": ("${hydra.sweep.dir}/jobs/%j", "${hydra.sweep.dir}/.submitit/%j"),
-    "setup": ("${launcher.setup}", None),
-    "additional_parameters": ({},),
-    "srun_args": (None,),
-    "python": (None,),
-}
-"""Keys below ``hydra.launcher`` that start programs or write files; other values are the user's, who types them."""
 
 _SHELL = ("setup", "sbatch")
 """Keys below ``launcher`` that a job's shell reads, and so the user's: typed, or in ``configs/launcher/``."""
@@ -86,7 +77,7 @@ def check_section(config: DictConfig) -> None:
         outside of the results.
     """
     values: Any = OmegaConf.to_container(config, resolve=False)  # interpolations as they are written
-    hydra, typed = values["hydra"], set(_typed(values["hydra"]["overrides"]))
+    hydra = values["hydra"]
     for key, allowed in _FIXED.items():
         if (value := _at(hydra, key)) != allowed:
             raise _refused(f"hydra.{key}", value, "leave it out")
@@ -97,18 +88,11 @@ def check_section(config: DictConfig) -> None:
         if hydra[key] not in _loggings(key):
             raise _refused(f"hydra.{key}", hydra[key], f"choose with hydra/{key}=disabled, or hydra.verbose=true")
     check_name("hydra.job.name", str(hydra["job"]["name"]))
-    _check_launcher(config, values, typed)
+    _check_shell(values)
 
 
-def _check_launcher(config: DictConfig, values: Mapping[str, Any], typed: Collection[str]) -> None:
-    for key, value in (values["hydra"]["launcher"] or {}).items():
-        place = f"hydra.launcher.{key}"
-        if key in _LAUNCHER and value not in _LAUNCHER[key] and place not in typed:
-            raise _refused(place, value, "type it on the command line")
-        with contextlib.suppress(OmegaConfBaseException):  # what cannot be resolved stops the launcher
-            line = OmegaConf.select(config, place)  # of a job's script
-            if isinstance(line, str) and not line.isprintable():
-                raise _refused(place, line, "write it on one line")
+def _check_shell(values: Mapping[str, Any]) -> None:
+    typed = set(_typed(values["hydra"]["overrides"]))
     for key in _SHELL:
         value = _at(values, f"launcher.{key}")
         if value and f"launcher.{key}" not in typed and value not in _kept(key):

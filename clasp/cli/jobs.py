@@ -11,23 +11,21 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
+import hydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from clasp.backbones import BackboneRefused, BackboneUnavailable
 from clasp.cli.console import BAD_INPUT, FAILED, explain, print_outcome, print_plan, print_results
-from clasp.config import LauncherConfig, RunConfig, load_config
-from clasp.data import data_folder, is_installed
+from clasp.cli.hydra_guard import CONFIGS, TARGETS
+from clasp.config import RunConfig, load_config
+from clasp.data import is_installed
 from clasp.evaluation.environment import make_plan, prepare_environment
 from clasp.evaluation.questions.embedded import ensure_as_planned
 from clasp.files import is_full
-from clasp.launch import worker
-from clasp.launch.submit import composing
 from clasp.launch.sweep import Request, launch
 from clasp.pipes import until_closed
 from clasp.redact import redact
@@ -38,35 +36,32 @@ from clasp.strict import ConfigError
 if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan
 
-POLICIES = data_folder("configs") / "policy"
+POLICIES = CONFIGS / "policy"
 """Where calibrated tables go."""
 
 _statuses: list[int] = []
 _begun: list[bool] = []
 """Filled once a job runs: until then Hydra composes, and whatever goes wrong is the input's fault."""
-_requests: list[tuple[Request, Callable[..., object]]] = []
-"""Requests for a launcher, each with what logs its finished groups."""
+_requests: list[Request] = []
+"""For a launcher."""
 
 
-def job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None) -> None:
+def job(composed: Any) -> None:
     """One job of a run or a sweep; what went wrong is printed and remembered, so that a sweep's other jobs still run.
 
     Args:
         composed: the DictConfig that Hydra composed.
-        log_group: :func:`clasp.report.wandb_log.log_group`, or what takes its place; called for each finished group.
     """
     with _remembered():
         values = _values(composed)
         config = load_config(values)
-        if config.launcher.pack is not None:
-            _run_pack(config.launcher)
-        elif config.launcher.kind == "basic":
-            _statuses.append(_run(make_plan(config), config, log_group))
+        if config.launcher.kind == "basic":
+            _statuses.append(_run(make_plan(config), config))
         else:
-            _requests.append((Request(values, config, make_plan(config)), log_group))
+            _requests.append(Request(values, config, make_plan(config)))
 
 
-def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_, **__: None) -> None:
+def calibration_job(composed: Any) -> None:
     """As :func:`job`, for ``configs/calibrate.yaml``: checks, runs the settings, and writes the policy file."""
     from clasp.evaluation.calibration import run as calibrating
 
@@ -86,7 +81,7 @@ def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_,
         planned = make_plan(config)
         data = calibrating.check_disjoint(config, planned, against)
         print(f"held out: no calibration image or question is in {', '.join(against)}")
-        status = _run(planned, config, log_group)
+        status = _run(planned, config)
         _statuses.append(status)
         if status:
             return
@@ -95,20 +90,16 @@ def calibration_job(composed: Any, log_group: Callable[..., object] = lambda *_,
         print(f"wrote {calibrating.write_policy(path, config, planned, chosen, data)}")
 
 
-def retention_job(composed: Any, draw: Callable[[Path, str], str]) -> None:
-    """As :func:`job`, for ``configs/retention.yaml``: stores what methods keep of a few images.
-
-    Args:
-        composed: the DictConfig that Hydra composed.
-        draw: :func:`clasp.report.build.build_retention`, or a substitute; gets the results root and the name.
-    """
+def retention_job(composed: Any) -> None:
+    """As :func:`job`, for ``configs/retention.yaml``: stores and draws what methods keep of a few images."""
     with _remembered():
         config = _here(_values(composed), "leave out launcher")
         planned = make_plan(config)
         from clasp.evaluation import kept_tokens
+        from clasp.report.build import build_retention
 
         print(f"retention: {kept_tokens.record(config, planned)}")
-        print(draw(config.paths.results, config.name))
+        print(build_retention(config.paths.results, config.name))
         _statuses.append(0)
 
 
@@ -179,6 +170,30 @@ def _remembered() -> Iterator[None]:
         _statuses.append(FAILED)
 
 
+JOBS: dict[str, tuple[str, Callable[[Any], None]]] = {
+    "run": ("config", job),
+    "plan": ("config", plan_job),
+    "prefetch": ("config", prefetch_job),
+    "calibrate": ("calibrate", calibration_job),
+    "retention": ("retention", retention_job),
+}
+"""Command -> the configuration that Hydra composes for it, and what is done with that."""
+
+
+def compose_and_run(name: str) -> int:
+    """A command of :data:`JOBS` on ``sys.argv``; returns the process's exit code.
+
+    Configurations come from the checkout or, installed, from the package; ``--config-dir FOLDER`` adds a user's own.
+    """
+    config_name, own = JOBS[name]
+
+    @hydra.main(config_path=str(CONFIGS), config_name=config_name, execution_whitelist=TARGETS)
+    def composed(config: DictConfig) -> None:
+        own(config)
+
+    return main(composed)
+
+
 def main(hydra_main: Callable[[], object]) -> int:
     """Runs a Hydra entry point whose jobs call :func:`job`; returns the process's exit code."""
     wanted = os.environ.get("HYDRA_FULL_ERROR")
@@ -187,10 +202,9 @@ def main(hydra_main: Callable[[], object]) -> int:
     try:
         # a polite end as a scheduler asks for it, or Ctrl-C: locks are released, what was answered is kept
         with until_closed(), stoppable():
-            with composing(sys.argv) as overrides:
-                hydra_main()
+            hydra_main()
             if _requests:
-                _launch(overrides)
+                _launch()
     except Exception as error:
         if wanted == "1" or (_begun and not isinstance(error, HydraException)):
             raise
@@ -205,28 +219,19 @@ def main(hydra_main: Callable[[], object]) -> int:
     return max(_statuses, default=0)
 
 
-def _run_pack(launcher: LauncherConfig) -> None:
-    """Inside a job: computes its pack. The exit code reports a failure to SLURM, which lists the job so."""
-    assert launcher.pack is not None
-    status = worker.run(Path(HydraConfig.get().sweep.dir), launcher.pack)
-    _statuses.append(status)
-    if status and launcher.kind == "slurm":
-        sys.exit(status)
-
-
-def _launch(overrides: list[str]) -> None:
+def _launch() -> None:
     """Hands what was asked for to its launcher, unless some of it cannot be run."""
     if _statuses:
         print("error: nothing was submitted", file=sys.stderr)
         return
     with _remembered():
-        requests, log_group = [one for one, _ in _requests], _requests[0][1]
-        _statuses.append(launch(requests, command(), overrides, partial(print_outcome, log_group=log_group)))
+        _statuses.append(launch(_requests, command(), print_outcome))
 
 
-def _run(planned: Plan, config: RunConfig, log_group: Callable[..., object]) -> int:
+def _run(planned: Plan, config: RunConfig) -> int:
     """Runs, and prints the results; returns the exit code of this job."""
     from clasp.evaluation.runner import run_cells
+    from clasp.report.wandb_log import log_group
 
     print_plan(planned, config)
     finished = partial(log_group, settings=config.wandb, experiment=config.name, results=config.paths.results)

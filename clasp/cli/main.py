@@ -6,6 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
+from clasp.cli import commands
 from clasp.strict import unknown_key
 
 HYDRA_COMMANDS = ("run", "plan", "prefetch", "calibrate", "retention")
@@ -43,5 +44,9 @@ def main() -> int:
         return BAD_INPUT
     sys.argv = [f"{Path(program).name} {name}", *arguments]  # as it is recorded with results
     if name in HYDRA_COMMANDS:
-        return int(getattr(importlib.import_module("clasp.cli.hydra_commands"), name)())
-    return int(importlib.import_module(f"clasp.cli.{name.replace('-', '_')}").main(arguments))
+        from clasp.cli.jobs import compose_and_run
+
+        return compose_and_run(name)
+    if name in commands.COMMANDS:
+        return commands.main(name, arguments)
+    return int(importlib.import_module(f"clasp.cli.{name}").main(arguments))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from clasp.budget import Budget
 from clasp.categories import CATEGORIES, check_category
 from clasp.config.schema import (
@@ -17,7 +14,7 @@ from clasp.config.schema import (
     VariantConfig,
 )
 from clasp.methods.clasp.policy import check_weights
-from clasp.strict import ConfigError, check_name
+from clasp.strict import ConfigError, check_name, config_errors, shown
 
 
 def check(config: RunConfig) -> None:
@@ -55,10 +52,12 @@ def _check_launcher(launcher: LauncherConfig) -> None:
         value = getattr(launcher, name)
         if value is not None and value < bound:
             raise ConfigError(f"launcher.{name}={value} is too small; use a whole number of at least {bound}")
+    for name in ("partition", "account", "qos", "constraint"):  # lines of a job's script
+        value = getattr(launcher, name)
+        if value is not None and not value.isprintable():
+            raise ConfigError(f"launcher.{name}={shown(value)} is not printable; write it on one line")
     if launcher.memory_gb is not None and launcher.memory_gb <= 0:
         raise ConfigError(f"launcher.memory_gb={launcher.memory_gb:g} is no amount of memory; use a positive number")
-    if launcher.assumed_tmacs is not None and launcher.assumed_tmacs <= 0:
-        raise ConfigError(f"launcher.assumed_tmacs={launcher.assumed_tmacs:g} is no speed; use a positive number")
     if launcher.kind == "slurm" and launcher.gpus and launcher.processes > launcher.gpus:
         raise ConfigError(
             f"launcher.processes={launcher.processes} is more than launcher.gpus={launcher.gpus}; each process has a "
@@ -77,7 +76,8 @@ def _check_parts(config: RunConfig | VariantConfig) -> None:
     if config.policy is not None:
         _check_policy(config.policy)
     if config.router is not None and config.router.category is not None:
-        _raising(check_category, config.router.category)
+        with config_errors():
+            check_category(config.router.category)
 
 
 def _check_rows(config: RunConfig) -> None:
@@ -106,16 +106,12 @@ def _check_budget(config: RunConfig) -> None:
             f"the experiment sets the budgets {list(grid.tokens or grid.ratio)} itself; "
             "change them with 'grid.tokens=[64]' or leave out tokens and ratio"
         )
-    counts = [config.tokens, *grid.tokens] if config.tokens is not None else list(grid.tokens)
-    shares = [config.ratio, *grid.ratio] if config.ratio is not None else list(grid.ratio)
-    for count in counts:
-        _raising(_resolve, count, None, config.backbone.visual_tokens)
-    for share in shares:
-        _raising(_resolve, None, share, config.backbone.visual_tokens)
-
-
-def _resolve(tokens: int | None, ratio: float | None, visual_tokens: int) -> int:
-    return Budget(tokens, ratio).resolve(visual_tokens)
+    asked = [(config.tokens, config.ratio), *((count, None) for count in grid.tokens)]
+    asked += [(None, share) for share in grid.ratio]
+    with config_errors():
+        for tokens, ratio in asked:
+            if tokens is not None or ratio is not None:
+                Budget(tokens, ratio).resolve(config.backbone.visual_tokens)
 
 
 def _check_fusion(fusion: FusionConfig) -> None:
@@ -124,7 +120,8 @@ def _check_fusion(fusion: FusionConfig) -> None:
     if fusion.name != "custom" and fusion.weights is not None:
         raise ConfigError(f"fusion={fusion.name} has its own weights; use fusion=custom to give others")
     if fusion.weights is not None:
-        _raising(check_weights, fusion.weights)
+        with config_errors():
+            check_weights(fusion.weights)
 
 
 def _check_policy(policy: PolicyConfig) -> None:
@@ -139,18 +136,12 @@ def _check_policy(policy: PolicyConfig) -> None:
             "write it with 'make calibrate'"
         )
     rows = [CategoryConfig(pivot_share=policy.pivot_share), *policy.categories.values()]
-    for category in policy.categories:
-        _raising(check_category, category)
+    with config_errors():
+        for category in policy.categories:
+            check_category(category)
+        for row in rows:
+            if row.weights is not None:
+                check_weights(row.weights)
     for row in rows:
-        if row.weights is not None:
-            _raising(check_weights, row.weights)
         if row.pivot_share is not None and not 0.0 <= row.pivot_share <= 1.0:
             raise ConfigError(f"pivot_share={row.pivot_share} is outside [0, 1]; it is a share of the stage's budget")
-
-
-def _raising(check: Callable[..., object], *arguments: Any) -> None:
-    """Runs a library check, its ValueError becoming a ConfigError with the same sentence."""
-    try:
-        check(*arguments)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error

@@ -115,10 +115,16 @@ def rows_hash(rows: Mapping[str, CategoryConfig]) -> str:
 
 @dataclass(frozen=True)
 class FixedConfig:
-    """A fusion by name and a pivot share, the same for every category."""
+    """A fusion by name and a pivot share, the same for every category.
+
+    Args:
+        fusion, pivot_share: the best of all.
+        fused: the best fusion of those that mix ViT layers, which ablation c forces on.
+    """
 
     fusion: str
     pivot_share: float
+    fused: str
 
 
 @dataclass(frozen=True)
@@ -235,7 +241,6 @@ class LauncherConfig:
         processes: that share the questions of each cell of a job, one per GPU.
         cores_per_process: of ``local`` without a GPU; also its number of threads.
         wait: whether the call stays until the jobs have ended.
-        pack: which pack of the sweep this job computes; set by the launcher itself.
         partition, account, qos, constraint: as ``sbatch`` takes them.
         gpus, cpus, memory_gb, minutes: of one SLURM job.
         array_parallelism: jobs at the same time.
@@ -243,8 +248,6 @@ class LauncherConfig:
         signal_s: seconds before the time limit at which it stops by itself.
         setup: shell commands before Python starts.
         sbatch: further options by name.
-        assumed_tmacs: 1e12 multiply-adds a second that a device is taken to do in prefill, for estimates where nothing
-            was measured; None: the library's assumption.
     """
 
     kind: Literal["basic", "local", "slurm"] = "basic"
@@ -252,7 +255,6 @@ class LauncherConfig:
     processes: int = 1
     cores_per_process: int = 1
     wait: bool = True
-    pack: int | None = None
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -266,7 +268,6 @@ class LauncherConfig:
     signal_s: int = 120
     setup: tuple[str, ...] = ()
     sbatch: Mapping[str, object] | None = None
-    assumed_tmacs: float | None = None
 
 
 Figure = Literal["accuracy_vs_flops", "score_vs_budget", "heatmap"]

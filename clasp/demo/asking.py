@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from clasp import methods
 from clasp.backbones import PUBLISHED, TINY, load
 from clasp.budget import Geometry, token_counts
 from clasp.cost import Stopwatch, prefill_flops
-from clasp.demo.drawing import DemoError, data_url, kept_map, opened, seen
+from clasp.demo.drawing import DemoError, Frame, data_url, kept_map, opened, preprocessed
 from clasp.methods.base import Method
 from clasp.methods.clasp.router import forget
 
@@ -27,7 +27,7 @@ MAX_METHODS = 4
 MAX_QUESTION = 1_000
 MAX_NEW_TOKENS = 64
 BACKBONES = (TINY, *PUBLISHED)
-METHODS = {name: methods.get(name).__name__ for name in methods.for_pictures() if methods.get(name).prunes}
+METHODS = {name: methods.get(name).__name__ for name in methods.for_images() if methods.get(name).prunes}
 """Name -> label of those that drop tokens; the unpruned model always answers beside them."""
 
 
@@ -75,28 +75,27 @@ class Models:
         """One column for the unpruned model and one for each method, as JSON values.
 
         A column has ``method`` and either ``refused``, a sentence, or ``answer``, ``category`` (null where the method
-        does not route) with its ``confidence``, ``stages`` (``text`` and ``map``, an image's address or null where the
-        backbone's tokens are no single grid) and ``costs``, pairs of name and value.
+        does not route) with its ``confidence``, ``stages`` (``text`` and ``map``, an image's address) and ``costs``,
+        pairs of name and value.
 
         Raises:
             DemoError: the image or the question cannot be used.
             BackboneUnavailable: the backbone is not on this machine.
         """
-        picture = opened(request.image)
+        image = opened(request.image)
         model, processor = self.get(request.backbone)
         for token in (getattr(processor, f"{kind}_token", None) for kind in ("image", "video")):
             if token and token in request.question:
                 raise DemoError(f"The question holds {token!r}, which stands for an image; leave it out.")
         content = [{"type": "image"}, {"type": "text", "text": request.question}]
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        inputs = processor(text=[prompt], images=[[picture]], return_tensors="pt")
-        shown = seen(picture, inputs, processor)
+        inputs = processor(text=[prompt], images=[[image]], return_tensors="pt")
         inputs = inputs.to(model.device, model.dtype)
-        columns = [_column(model, processor, inputs, shown, methods.build("none", {}), request.question)]
+        columns = [_column(model, processor, inputs, image, methods.build("none", {}), request.question)]
         for name in request.methods:
             try:
                 method = methods.build(name, {"tokens": request.tokens})
-                columns.append(_column(model, processor, inputs, shown, method, request.question))
+                columns.append(_column(model, processor, inputs, image, method, request.question))
             except ValueError as refusal:  # a budget or a method that cannot work here; the others still can
                 columns.append({"method": METHODS[name], "refused": str(refusal)})
         return columns
@@ -113,16 +112,18 @@ class Models:
 
 
 @torch.inference_mode()
-def _column(model: Any, processor: Any, inputs: Any, shown: Any, method: Method, question: str) -> dict[str, Any]:
+def _column(model: Any, processor: Any, inputs: Any, image: Image, method: Method, question: str) -> dict[str, Any]:
     """What one method answers; see :meth:`Models.answer`."""
     forget()  # routes that are remembered would take no time
     choosing = _timed(method, model.device)
     started = time.perf_counter()
     with Stopwatch(model) as watch, method(model, processor) as run:
         output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
-    total = time.perf_counter() - started
+        total = time.perf_counter() - started
+        (grids,) = run.grids()
     assert run.trace is not None
     (sample,) = run.trace.samples
+    frames = preprocessed(image, inputs, processor, grids)
     new = output[0, inputs["input_ids"].shape[1] :]
     visual = sum(int((inputs["input_ids"] == token).sum()) for token in run.adapter.placeholders.values())
     return {
@@ -131,7 +132,7 @@ def _column(model: Any, processor: Any, inputs: Any, shown: Any, method: Method,
         "category": sample.category,
         "confidence": _confidence(method, question, sample.category),
         "stages": [
-            _stage(shown, stage.cut, visual, kept.tolist(), None if pivots is None else kept[pivots].tolist())
+            _stage(frames, stage.cut, visual, kept.tolist(), None if pivots is None else kept[pivots].tolist())
             for stage, kept, pivots in zip(run.schedule.stages, sample.kept, sample.pivots, strict=True)
         ],
         "costs": [
@@ -158,14 +159,12 @@ def _sizes(sample: SampleTrace, geometry: Geometry, kv_bytes: int) -> list[tuple
     ]
 
 
-def _stage(
-    shown: tuple[Image, tuple[int, int]] | None, cut: int, visual: int, kept: list[int], pivots: list[int] | None
-) -> dict[str, Any]:
+def _stage(frames: Sequence[Frame], cut: int, visual: int, kept: list[int], pivots: list[int] | None) -> dict[str, Any]:
     """A stage in words and as a map; ``cut`` is the first decoder layer without the dropped tokens."""
     text = f"From decoder layer {cut} on {len(kept)} of {visual} visual tokens"
     if pivots is not None:
         text += f": {len(pivots)} pivots, {len(kept) - len(pivots)} completion"
-    return {"text": text, "map": None if shown is None else data_url(kept_map(*shown, kept, pivots))}
+    return {"text": text, "map": data_url(kept_map(frames, kept, pivots))}
 
 
 def _confidence(method: Method, question: str, category: str | None) -> float | None:

@@ -1,15 +1,20 @@
-"""Images of the demo: what a visitor sends is opened with care, and what a method kept is drawn over it."""
+"""Images of the demo: opens uploaded files safely, and draws the kept tokens over them."""
 
 from __future__ import annotations
 
 import base64
 import io
+import math
 import struct
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFile, ImageOps
+from torch import Tensor
+
+Frame = tuple[Image.Image, Tensor]
+"""A part of an image as the ViT gets it, and (rows, columns) long, which visual token each of its cells is."""
 
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 25_000_000
@@ -67,57 +72,61 @@ def _damaged(image: str | None) -> DemoError:
     return DemoError(f"The image is damaged ({image or 'its head'} cannot be decoded); save it anew and try again.")
 
 
-def seen(image: Image.Image, inputs: Any, processor: Any) -> tuple[Image.Image, tuple[int, int]] | None:
-    """The image as the ViT gets it, and the (rows, columns) of its visual tokens in reading order.
+def preprocessed(image: Image.Image, inputs: Any, processor: Any, grids: Sequence[Tensor]) -> list[Frame]:
+    """The image as the ViT gets it: whole, or whole and as tiles beside each other, or crop by crop.
 
     Args:
         inputs: the processor's output for one prompt with this image.
-
-    Returns:
-        None where the tokens are no single grid over the image: crops at two scales, or frames.
+        grids: (rows, columns) each, where its visual tokens lie, see :meth:`clasp.engine.Run.grids`.
     """
-    grid = inputs.get("image_grid_thw")
-    if grid is not None:  # Qwen: the whole image at a size of its own
-        merge = processor.image_processor.merge_size
-        rows, columns = int(grid[0, 1]) // merge, int(grid[0, 2]) // merge
-        return image.resize((columns * _CELL, rows * _CELL)), (rows, columns)
-    pixels = inputs.get("pixel_values")
-    if pixels is None or pixels.ndim != 4 or len(pixels) != 1:
-        return None
-    tokens = int((inputs["input_ids"] == processor.tokenizer.convert_tokens_to_ids(processor.image_token)).sum())
-    side = round(tokens**0.5)
-    if side * side != tokens:
-        return None
-    mean, std = (
-        pixels.new_tensor(values)[:, None, None]
-        for values in (processor.image_processor.image_mean, processor.image_processor.image_std)
-    )
-    values = (pixels[0].float() * std + mean).clamp(0, 1).mul(255).round().byte()  # (3, height, width)
-    shown = Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
-    return shown.resize((side * _CELL, side * _CELL)), (side, side)
+    pixels = inputs["pixel_values" if "pixel_values" in inputs else "pixel_values_images"]  # as Video-LLaVA calls them
+    crops = pixels.flatten(0, -4) if pixels.ndim > 3 else []
+    if len(crops) == len(grids):
+        parts = [_restored(crop, processor.image_processor) for crop in crops]
+    else:  # patches in one row (Qwen), or more tiles than grids: beside each other they are the image again
+        parts = [image] * len(grids)
+    return [
+        (part.resize((grid.shape[1] * _CELL, grid.shape[0] * _CELL)), grid)
+        for part, grid in zip(parts, grids, strict=True)
+    ]
 
 
-def kept_map(
-    shown: Image.Image, grid: tuple[int, int], kept: Collection[int], pivots: Collection[int] | None
-) -> Image.Image:
-    """The image with dropped tokens paled and kept ones framed.
+def _restored(crop: Tensor, processor: Any) -> Image.Image:
+    """A crop (3, height, width) in the colours that it had before it was normalised."""
+    mean, std = (crop.new_tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    values = (crop.float() * std + mean).clamp(0, 1).mul(255).round().byte()
+    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
+
+
+def kept_map(frames: Sequence[Frame], kept: Collection[int], pivots: Collection[int] | None) -> Image.Image:
+    """The image with dropped tokens paled and kept ones framed; several frames of it side by side, in rows.
 
     Args:
-        shown, grid: of :func:`seen`.
-        kept: indices of the tokens that stay, in reading order.
+        frames: of :func:`preprocessed`.
+        kept: indices of the tokens that stay; those without a place (newlines) are not drawn.
         pivots: those of them that are pivots, the others being completion; None: the method has no such kinds.
     """
-    rows, columns = grid
+    across = math.ceil(math.sqrt(len(frames)))
+    width = max(shown.width for shown, _ in frames) + _CELL
+    height = max(shown.height for shown, _ in frames) + _CELL
+    size = (across * width - _CELL, -(-len(frames) // across) * height - _CELL)
+    sheet = Image.new("RGB", size, "white")
+    for number, (shown, grid) in enumerate(frames):
+        sheet.paste(_drawn(shown, grid, kept, pivots), (number % across * width, number // across * height))
+    return sheet
+
+
+def _drawn(shown: Image.Image, grid: Tensor, kept: Collection[int], pivots: Collection[int] | None) -> Image.Image:
     drawn = Image.blend(shown, Image.new("RGB", shown.size, (128, 128, 128)), 0.8)
-    draw = ImageDraw.Draw(drawn)
-    for index in kept:
-        row, column = divmod(index, columns)
-        if not 0 <= row < rows:
-            raise IndexError(f"token {index} is outside of a grid of {rows} x {columns}")
-        box = (column * _CELL, row * _CELL, (column + 1) * _CELL, (row + 1) * _CELL)
-        drawn.paste(shown.crop(box), box)
-        colour = KEPT if pivots is None else PIVOT if index in pivots else COMPLETION
-        draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=colour, width=2)
+    draw, stays = ImageDraw.Draw(drawn), set(kept)
+    for row, indices in enumerate(grid.tolist()):
+        for column, index in enumerate(indices):
+            if index not in stays:
+                continue
+            box = (column * _CELL, row * _CELL, (column + 1) * _CELL, (row + 1) * _CELL)
+            drawn.paste(shown.crop(box), box)
+            colour = KEPT if pivots is None else PIVOT if index in pivots else COMPLETION
+            draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=colour, width=2)
     return drawn
 
 

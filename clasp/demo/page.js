@@ -42,9 +42,7 @@ function limitMethods() {
 }
 
 function stage(one) {
-  const caption = make("figcaption", {}, one.text);
-  return one.map ? make("figure", {}, make("img", { src: one.map, alt: one.text }), caption)
-    : make("figure", {}, caption, " No map: this backbone’s tokens are no single grid over the image.");
+  return make("figure", {}, make("img", { src: one.map, alt: one.text }), make("figcaption", {}, one.text));
 }
 
 function column(one) {

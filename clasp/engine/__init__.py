@@ -41,13 +41,13 @@ class Run:
     Args:
         method: what is kept where.
         model: a loaded transformers model of a known family, eager, sdpa or flash attention, not compiled.
-        processor: its processor, whose tokenizer and chat template tell instruction from template.
+        processor: its processor, whose tokenizer and chat template separate the instruction from the template.
 
     Attributes:
         trace: what the latest prefill kept, :class:`~clasp.engine.trace.Trace`; None before the first, and after one
             without an image.
         oracle: true categories of the next prefill's prompts; used instead of the router, once.
-        fallbacks: what takes the place of something that this backbone lacks.
+        fallbacks: what replaces something that this backbone lacks.
 
     Raises:
         UnsupportedError: a compiled model, an unknown family.
@@ -58,8 +58,8 @@ class Run:
         _refuse_compiled(model)
         if getattr(processor, "tokenizer", None) is None and not hasattr(processor, "convert_ids_to_tokens"):
             raise UnsupportedError(
-                f"processor={type(processor).__name__} has no tokenizer, which tells the instruction from the "
-                f"template; pass the backbone's own (transformers.AutoProcessor.from_pretrained, or clasp.load)"
+                f"processor={type(processor).__name__} has no tokenizer, which separates the instruction "
+                f"from the template; pass the backbone's own (from transformers.AutoProcessor or clasp.load)"
             )
         # not at module level: what other backbones are and count is not code that this one's answers pass through
         from clasp.backbones import adapter_for
@@ -98,10 +98,21 @@ class Run:
         for handle in self._handles:
             handle.remove()
         self._watch.remove()
-        self._unassisted()
+        self._restore_assisting()
         self._handles.clear()
         self._prefill = self._step = None
         _ACTIVE.discard(self._model)
+
+    def grids(self) -> list[list[Tensor]]:
+        """Where the visual tokens of each image of this thread's latest prefill lie.
+
+        Returns:
+            Of each image its frames (crops, or the whole and the tiles beside each other): places (rows, columns) long
+            among the image's tokens.
+        """
+        if (vision_pass := self._watch.passes.get("image")) is None:
+            return []
+        return [self.adapter.grid(vision_pass, item) for item in range(len(self.adapter.counts(vision_pass)))]
 
     def _fitting(self, visual_tokens: int) -> Schedule:
         """The schedule of an image with this many visual tokens; one smaller than the budget stays whole.
@@ -112,6 +123,13 @@ class Run:
         if visual_tokens == self.schedule.visual_tokens:
             return self.schedule
         tokens = self.method.tokens
+        if self.method.resizes:
+            if tokens is not None and visual_tokens > tokens:
+                raise BudgetError(
+                    f"method {self.method.name!r} with tokens={tokens} was given {visual_tokens} visual tokens; scale "
+                    f"the image down before the processor, as clasp-eval does, and leave out videos"
+                )
+            return Schedule(visual_tokens, self.schedule.layers, nominal=visual_tokens)
         if tokens is not None and tokens >= visual_tokens:
             stages = tuple(replace(stage, keep=visual_tokens) for stage in self.schedule.stages)
             return Schedule(visual_tokens, self.schedule.layers, stages, nominal=visual_tokens)
@@ -120,7 +138,7 @@ class Run:
         except BudgetError:
             if tokens is not None:
                 raise
-            # a share that the backbone can honour, of a picture so small that rounding takes the last token
+            # a share that the backbone can meet, of an image so small that rounding removes the last token
             stages = tuple(replace(stage, keep=1) for stage in self.schedule.stages)
             schedule = Schedule(visual_tokens, self.schedule.layers, stages, nominal=1)
         assert [s.cut for s in schedule.stages] == [s.cut for s in self.schedule.stages]
@@ -133,7 +151,7 @@ class Run:
         keep(adapter.decoder.register_forward_pre_hook(Hook(self._before_decoder), with_kwargs=True))
         keep(adapter.decoder.register_forward_hook(Hook(self._after_decoder)))
         self._watch.install()
-        self._unassisted = assisting.install(self._model)
+        self._restore_assisting = assisting.install(self._model)
         if self._cuts:
             for index, layer in enumerate(adapter.layers):
                 keep(layer.register_forward_pre_hook(Indexed(self._before_layer, index), with_kwargs=True))
@@ -185,8 +203,8 @@ class Run:
             )
         passes = [self._watch.passes.get(name) for name in encoded]
         if any(
-            seen is None or output.last_hidden_state is not seen.output.last_hidden_state
-            for seen, output in zip(passes, encoded.values(), strict=True)
+            vision_pass is None or output.last_hidden_state is not vision_pass.output.last_hidden_state
+            for vision_pass, output in zip(passes, encoded.values(), strict=True)
         ):
             raise UnsupportedError(
                 "the images were encoded outside of this context, or cut by prefill_chunk_size; pass pixel_values, not "
@@ -200,7 +218,7 @@ class Run:
             self._schedule_for,
             ids,
             mask,
-            [seen for seen in passes if seen is not None],
+            [vision_pass for vision_pass in passes if vision_pass is not None],
             oracle,
             past,
             cache,
@@ -230,7 +248,7 @@ class Run:
         if not pruned and not shows and (past is None or not fits(past, ids, kwargs)):
             return kwargs
         if ids is None:
-            raise UnsupportedError("pruning goes on with a cache by input_ids; pass input_ids, not inputs_embeds")
+            raise UnsupportedError("pruning continues a cache by input_ids; pass input_ids, not inputs_embeds")
         if not pruned and past is not None and len(ids) != len(past.visual):
             past = None
         if past is not None and len(ids) != len(past.visual):
@@ -253,36 +271,36 @@ class Run:
         return self._step.model_arguments(kwargs)
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if not getattr(self._turn, "held", False):  # another's hook failed before this forward was ours
+        if not getattr(self._turn, "held", False):  # a hook of another library failed before this forward took the lock
             return
         self._prefill = self._step = None
         self._turn.held = False
         self._lock.release()
 
     def serves(self, cache: Any) -> bool:
-        """Whether the forward that is under way goes on with this pruned cache."""
-        under_way = self._step or self._prefill
-        return under_way is not None and under_way.cache is cache
+        """Whether the current forward continues this pruned cache."""
+        current = self._step or self._prefill
+        return current is not None and current.cache is cache
 
     # Decoder -------------------------------------------------------------------------------------------------------
 
     def _before_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        under_way = self._step or self._prefill
-        if under_way is None or not self._cuts:
+        current = self._step or self._prefill
+        if current is None or not self._cuts:
             return None
-        return args, under_way.decoder_arguments(kwargs)
+        return args, current.decoder_arguments(kwargs)
 
     def _after_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        under_way, prefill = self._step or self._prefill, self._prefill
-        if under_way is None:
+        current, prefill = self._step or self._prefill, self._prefill
+        if current is None:
             return None
         cache = getattr(output, "past_key_values", None)
         if prefill is not None and prefill.narrowing.pruned:
             output.last_hidden_state = prefill.narrowing.scatter(output.last_hidden_state)
         if cache is not None and self._cuts:
-            mark(cache, self, self.method.name, under_way.after())
+            mark(cache, self, self.method.name, current.after())
         if prefill is not None:
             self.trace = prefill.trace(cache_bytes(cache))
         return output
@@ -318,5 +336,5 @@ def _refuse_unweighable(method: PruningMethod, adapter: Adapter) -> None:
     if attention not in ("eager", "sdpa"):
         raise UnsupportedError(
             f"method {method.name!r} weighs merged tokens by an attention bias, which {attention} does not take; load "
-            f"the model with attention='sdpa', or tell the method to leave that out (proportional=False)"
+            f"the model with attention='sdpa', or switch that off in the method (proportional=False)"
         )

@@ -1,7 +1,8 @@
 """Assisted and prompt-lookup decoding: the prefill is that of the prompt alone.
 
-`generate` passes the first candidates along with the prompt, where a method that looks at the prompt's end would look
-at them. So a candidate generator's first offer is made, as its own state wants, and turned down.
+`generate` passes the first candidate tokens along with the prompt, so that a method which reads attention at the
+prompt's end would read it at the candidates. So the candidate generator runs once for the prompt, which its own state
+needs, and these candidates are discarded.
 """
 
 from __future__ import annotations
@@ -14,30 +15,30 @@ from torch import Tensor
 from clasp.backbones.base import UnsupportedError
 from clasp.engine.hooks import Wrapped
 
-_MAKES = "_get_candidate_generator"  # of transformers' GenerationMixin
+_FACTORY = "_get_candidate_generator"  # of transformers' GenerationMixin
 
 
 def install(model: Any) -> Callable[[], None]:
-    """Wraps what makes a model's candidate generators; returns what undoes it."""
-    setattr(model, _MAKES, Wrapped(model, _MAKES, _made))
-    return lambda: delattr(model, _MAKES)
+    """Wraps the model's factory of candidate generators; returns a function that removes the wrapper."""
+    setattr(model, _FACTORY, Wrapped(model, _FACTORY, _without_first_candidates))
+    return lambda: delattr(model, _FACTORY)
 
 
-def _made(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _without_first_candidates(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     early = getattr(kwargs.get("generation_config", args[0] if args else None), "assistant_early_exit", None)
     if early is not None:
         raise UnsupportedError(
-            f"assistant_early_exit={early} lets a pruned model's first layers assist it, which "
-            f"share its stages; use prompt_lookup_num_tokens or an assistant_model, or decode without"
+            f"assistant_early_exit={early} uses the first layers of the pruned model as its assistant, "
+            f"where its stages lie; use prompt_lookup_num_tokens or an assistant_model, or decode without"
         )
     generator = original(*args, **kwargs)
-    offer, offers = generator.get_candidates, 0
+    own_candidates, calls = generator.get_candidates, 0
 
     def get_candidates(ids: Tensor, *more: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-        nonlocal offers
-        offers += 1
-        offered = offer(ids, *more, **options)
-        return offered if offers > 1 else (ids, None)
+        nonlocal calls
+        calls += 1
+        candidates = own_candidates(ids, *more, **options)
+        return candidates if calls > 1 else (ids, None)
 
     generator.get_candidates = get_candidates
     return generator

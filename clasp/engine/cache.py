@@ -1,7 +1,7 @@
-"""A KV cache that knows what it holds, and when it is pruned: then only the context that pruned it may go on with it.
+"""A KV cache marked with what it holds; only the context that pruned a cache may continue it.
 
-Its layers have different lengths, and rotary positions and masks that nothing but the prefill's layouts tell. A model
-that goes on with it as with any other cache would compute on wrong ones without an error.
+The layers of a pruned cache differ in length, and only the layouts of the prefill say which rotary positions and masks
+belong to them. A model that continued it as an unpruned cache would compute on wrong ones without an error.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _MARK = "_clasp_past"
 
 
 class Mark:
-    """Who filled a cache, and with what; copies of the cache share it.
+    """Which run filled a cache, and with what; copies of the cache share it.
 
     Args:
-        owner: the run that may go on with it if it is pruned, whose ``serves(cache)`` says that it is doing so.
-        method: its name.
+        owner: the only run that may continue a pruned cache; its ``serves(cache)`` is true while it does.
+        method: name of the run's method.
         past: what the cache holds.
     """
 
@@ -43,13 +43,13 @@ class Mark:
     def refusal(self) -> UnsupportedError:
         return UnsupportedError(
             f"this cache was pruned by method {self.method!r}: its layers have lengths and positions that only the "
-            f"context that pruned it knows; go on inside that context, or prefill the whole conversation anew"
+            f"context that pruned it has; continue inside that context, or prefill the whole conversation anew"
         )
 
 
 class _Marked:
-    """Mixed into the class of a cache: tells how long the sequence is, follows its rows, and refuses tokens that come
-    from elsewhere where it is pruned."""
+    """Mixed into the class of a cache: reports the unpruned sequence's length, reorders its mark with its rows, and
+    refuses tokens from outside the run that pruned it."""
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
         mark = mark_of(self)
@@ -99,7 +99,7 @@ def mark(cache: Any, owner: Any, method: str, past: Past) -> None:
 
 
 def mark_of(cache: Any) -> Mark | None:
-    """What is known of a cache that was filled inside a context."""
+    """The mark of a cache that was filled inside a context; None: it was filled outside."""
     return getattr(cache, _MARK, None)
 
 
@@ -109,11 +109,11 @@ def held_lengths(cache: Any) -> list[int]:
 
 
 def cut(cache: Any, layers: int, places: Tensor, method: str) -> None:
-    """Leaves some places alone in the first ``layers`` layers of a cache.
+    """Keeps only some places in the first ``layers`` layers of a cache.
 
     Args:
-        places: (batch, any) long, which, in their new order.
-        method: that asks for it.
+        places: (batch, any) long, those to keep, in their new order.
+        method: name of the method, for the message.
 
     Raises:
         UnsupportedError: the cache keeps keys and values in a form that cannot be gathered from.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clasp.backbones.base import Adapter, UnsupportedError
 from clasp.engine.layout import causal_mask
-from clasp.engine.past import Past, Run, count_before
+from clasp.engine.past import LayerRun, Past, count_before
 
 BROKEN = (
     "this step does not continue the pruned prefill: its position_ids or the cache's lengths disagree on what came "
@@ -57,15 +57,15 @@ class Continuation:
         if run is self._past.runs[0] and run.bias is None:
             return kwargs
         if run.layer not in self._arguments:
-            seen = run.seen(self._valid, self._length)
+            attention_mask = run.attention_mask(self._valid, self._length)
             bias = run.weighed(None, self._length)
-            own = {"attention_mask": causal_mask(self._adapter, hidden, run.layer, seen, self.cache, bias)}
+            own = {"attention_mask": causal_mask(self._adapter, hidden, run.layer, attention_mask, self.cache, bias)}
             if self._reindexed:
                 own |= self._placed(run, hidden)
             self._arguments[run.layer] = own
         return {**kwargs, **self._arguments[run.layer]}
 
-    def _placed(self, run: Run, hidden: Tensor) -> dict[str, Any]:
+    def _placed(self, run: LayerRun, hidden: Tensor) -> dict[str, Any]:
         positions = run.positions(self._before)
         return {
             "position_ids": self._adapter.layer_positions(positions),
@@ -85,7 +85,7 @@ def counts_anew(positions: str, adapter: Adapter) -> bool:
 def first_arguments(past: Past, before: Tensor, valid: Tensor | None, length: int, reindexed: bool) -> dict[str, Any]:
     """The decoder's arguments that differ from the model's where layer 0 holds less than was given."""
     first = past.runs[0]
-    own: dict[str, Any] = {"attention_mask": first.seen(valid, length)} if past.pruned else {}
+    own: dict[str, Any] = {"attention_mask": first.attention_mask(valid, length)} if past.pruned else {}
     if reindexed and past.pruned:
         own["position_ids"] = plain(first.positions(before))
     return own

@@ -19,10 +19,10 @@ from clasp.methods.protocols import PruningMethod
 
 
 class EncoderWatch:
-    """Keeps the ViT states that a method reads, and merges patches where it asks for that.
+    """Keeps the ViT states that a method reads, and merges patches in its `merge_layers`.
 
-    ``generate`` calls a model's encoders before any forward, and hands on neither pixels nor what says which crops make
-    an image; so the encoders themselves are wrapped.
+    ``generate`` calls a model's encoders before any forward, and passes on neither pixels nor what says which crops
+    make an image; so the encoders themselves are wrapped.
 
     Args:
         lock: held while an encoder runs, since the hooks inside it know one call at a time.
@@ -127,12 +127,12 @@ class EncoderWatch:
     def _before_layer(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        seen = self._encoding
-        if seen is None:  # a tower that its user calls alone
+        vision_pass = self._encoding
+        if vision_pass is None:  # a tower that its user calls alone
             return None
         hidden = args[0] if args else kwargs["hidden_states"]
         self._keep(index, hidden)
-        seen.inputs = kwargs
+        vision_pass.inputs = kwargs
         bias = None if self._merger is None else self._merger.before(index, hidden)
         return None if bias is None else ((hidden,), {**kwargs, "attention_mask": bias})
 

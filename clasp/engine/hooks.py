@@ -28,7 +28,7 @@ class Hook:
 
 
 class Indexed(Hook):
-    """A hook that tells its callee which layer it sits on, in place of the layer itself."""
+    """A hook that passes its callee the index of its layer instead of the layer."""
 
     def __init__(self, callee: Callable[[int, tuple[Any, ...], Any], Any], index: int) -> None:
         super().__init__(callee)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.masking_utils import create_causal_mask
 
 from clasp.backbones.base import Adapter
-from clasp.engine.past import Run
+from clasp.engine.past import LayerRun
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Layout:
     rotary: tuple[Tensor, Tensor]
     next_position: Tensor
     known: tuple[Tensor, Tensor] | None = None
-    past: Run | None = None
+    past: LayerRun | None = None
     bias: Tensor | None = None
 
     @property
@@ -57,47 +57,47 @@ class Layout:
         """``valid``; None where all are."""
         return self.valid if self.padded else None
 
-    def seen(self) -> Tensor | None:
-        """(batch, tokens of the past and these) bool, those that are no padding; None: all."""
-        return self.real if self.past is None else self.past.seen(self.real, self.length)
+    def attention_mask(self) -> Tensor | None:
+        """(batch, tokens of the past and these) bool, False at padding; None: no padding."""
+        return self.real if self.past is None else self.past.attention_mask(self.real, self.length)
 
     def weighed(self) -> Tensor | None:
         """(batch, tokens of the past and these) what is added to the attention logits of each key."""
         return self.bias if self.past is None else self.past.weighed(self.bias, self.length)
 
-    def held(self) -> Run:
+    def held(self) -> LayerRun:
         """What these layers' cache holds after these tokens."""
         before = 0 if self.past is None else self.past.length
-        return Run(self.layer, before + self.length, self.seen(), self.next_position, self.weighed())
+        return LayerRun(self.layer, before + self.length, self.attention_mask(), self.next_position, self.weighed())
 
 
 def causal_mask(
-    adapter: Adapter, hidden: Tensor, layer: int, seen: Tensor | None, cache: Any, bias: Tensor | None = None
+    adapter: Adapter, hidden: Tensor, layer: int, attention_mask: Tensor | None, cache: Any, bias: Tensor | None = None
 ) -> Any:
-    """Attention mask for decoder layers from ``layer`` on, in whatever form the backbone's attention wants.
+    """Attention mask for decoder layers from ``layer`` on, in the form that the backbone's attention takes.
 
     Args:
         hidden: (batch, queries, hidden), for sizes, dtype and device.
-        seen: (batch, tokens of that layer's cache and the queries) bool, those that are no padding; None: all.
+        attention_mask: (batch, tokens of that layer's cache and the queries) bool, False at padding; None: no padding.
         bias: of the same shape, float32, added to the logits of each key; None: nothing.
     """
     if bias is not None:
-        return _biased_mask(bias, seen, hidden)
+        return _biased_mask(bias, attention_mask, hidden)
     return create_causal_mask(
         config=adapter.decoder.config,
         inputs_embeds=hidden,
-        attention_mask=seen,
+        attention_mask=attention_mask,
         past_key_values=cache,
         layer_idx=layer,
     )
 
 
-def _biased_mask(bias: Tensor, seen: Tensor | None, hidden: Tensor) -> Tensor:
+def _biased_mask(bias: Tensor, attention_mask: Tensor | None, hidden: Tensor) -> Tensor:
     """(batch, 1, queries, keys) to be added to the logits, as eager attention and sdpa take it."""
     length = bias.shape[1]
     order = torch.arange(length, device=hidden.device)
     hidden_from = order > order[length - hidden.shape[1] :, None]
-    if seen is not None:
-        hidden_from = hidden_from | ~seen[:, None]
+    if attention_mask is not None:
+        hidden_from = hidden_from | ~attention_mask[:, None]
     added = bias.to(hidden.dtype)[:, None].expand(-1, hidden.shape[1], -1)
     return added.masked_fill(hidden_from, torch.finfo(hidden.dtype).min)[:, None]

@@ -1,4 +1,4 @@
-"""Merging patches inside the vision tower, for methods that ask for it."""
+"""Merging patches inside the vision tower, for methods with `merge_layers`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from clasp.ops.select import take
 class VisionMerger:
     """One pass of a CLIP or SigLIP tower whose patches merge after some layers (ToMe, arXiv 2210.09461, section 3).
 
-    A merged patch is the size-weighted mean of its members; further attention counts it by its size where the method
-    weighs (the logarithm of the size is added to the logits: ToMe's proportional attention). To its outside the tower
-    keeps its full length: every patch gets the features of what it was merged into.
+    A merged patch is the size-weighted mean of its members; where the method has
+    ``weighs_merged``, further attention counts it by its size (the logarithm of the size is added to the logits: ToMe's
+    proportional attention). The tower's output has its full length: every patch gets the features of the one that it
+    was merged into.
 
     Args:
         keep: patches that each crop is to end with.
@@ -61,7 +62,7 @@ class VisionMerger:
             with ambient():
                 return self._adapter.heads_of(self._modality, layer, entered, kind)
 
-        seen = Patches(
+        view = Patches(
             hidden=patches,
             keys=self._adapter.keys_of(self._modality, layer, entered)[:, self._cls :],
             sizes=self._sizes,
@@ -75,10 +76,10 @@ class VisionMerger:
             scratch=self._scratch,
         )
         with ambient.off():
-            target = self._method.merge(layer, seen)
+            target = self._method.merge(layer, view)
             if target is None:
                 return hidden
-            leading = self._method.leading(layer, seen)
+            leading = self._method.leading(layer, view)
         merged = self._merge(patches, target, leading)
         return torch.cat([hidden[:, : self._cls], merged], dim=1)
 

@@ -1,4 +1,4 @@
-"""The layouts of one prefill, from the original sequence to the shortest, each behind what the cache holds there."""
+"""The layouts of one prefill, from the original sequence to the shortest, each after what the cache holds there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from clasp.backbones.base import Adapter
 from clasp.engine.cache import cut
 from clasp.engine.layout import Layout, causal_mask
-from clasp.engine.past import Past, Run, count_before
+from clasp.engine.past import LayerRun, Past, count_before
 from clasp.ops.select import take
 
 
@@ -65,7 +65,7 @@ class Narrowing:
             layout = self._counted(layout, run, hidden)
         self.layouts.append(replace(layout, layer=layer, past=run))
 
-    def _counted(self, layout: Layout, run: Run | None, hidden: Tensor) -> Layout:
+    def _counted(self, layout: Layout, run: LayerRun | None, hidden: Tensor) -> Layout:
         """The layout with positions counted anew, behind those of a run of the past."""
         before, count = count_before(layout.valid), layout.valid.sum(dim=1, keepdim=True)
         start = before.new_zeros(len(layout.positions), len(before), 1) if run is None else run.next_position
@@ -135,7 +135,7 @@ class Narrowing:
         if layout.layer not in self._arguments:
             self._arguments[layout.layer] = {
                 "attention_mask": causal_mask(
-                    self._adapter, hidden, layout.layer, layout.seen(), cache, layout.weighed()
+                    self._adapter, hidden, layout.layer, layout.attention_mask(), cache, layout.weighed()
                 ),
                 "position_ids": self._adapter.layer_positions(layout.positions),
                 "position_embeddings": layout.rotary,
@@ -155,15 +155,15 @@ class Narrowing:
             by_layer = {0: replace(self.layouts[-1], layer=0)}
         origin, past = self.layouts[0], self._past
         given, pruned = origin.held(), self.pruned
-        seen = torch.tensor(visual).to(origin.index.device, non_blocking=True)
+        counts = torch.tensor(visual).to(origin.index.device, non_blocking=True)
         if past is not None:
             following = origin.next_position
             if self._reindexed:
                 following = past.given.next_position + origin.valid.sum(dim=1, keepdim=True)
             given = past.given.grown(origin.real, origin.length, following)
-            seen = torch.where(past.visual < 0, -1, past.visual + seen)
+            counts = torch.where(past.visual < 0, -1, past.visual + counts)
             pruned |= past.pruned
-        return Past(given, tuple(layout.held() for layout in by_layer.values()), tail, seen, pruned)
+        return Past(given, tuple(layout.held() for layout in by_layer.values()), tail, counts, pruned)
 
     def scatter(self, hidden: Tensor) -> Tensor:
         """(batch, shorter, hidden) -> (batch, original length, hidden); dropped and padding rows are zero."""

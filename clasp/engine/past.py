@@ -15,7 +15,7 @@ def count_before(valid: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Run:
+class LayerRun:
     """What the decoder layers from ``layer`` on hold.
 
     Args:
@@ -34,7 +34,7 @@ class Run:
         """(axes, batch, length) positions of tokens that follow, with ``before`` valid ones of them before each."""
         return self.next_position + before
 
-    def seen(self, more: Tensor | None, fresh: int) -> Tensor | None:
+    def attention_mask(self, more: Tensor | None, fresh: int) -> Tensor | None:
         """(batch, length + fresh) bool with ``fresh`` tokens behind, ``more`` (batch, fresh) of them valid.
 
         None, of these and as a result: all are.
@@ -56,19 +56,21 @@ class Run:
         none = (like.new_zeros(batch, count, dtype=torch.float32) if part is None else part for part, count in parts)
         return torch.cat([*none], dim=1)
 
-    def grown(self, more: Tensor | None, fresh: int, next_position: Tensor) -> Run:
+    def grown(self, more: Tensor | None, fresh: int, next_position: Tensor) -> LayerRun:
         """With ``fresh`` tokens more, of no bias."""
-        return Run(self.layer, self.length + fresh, self.seen(more, fresh), next_position, self.weighed(None, fresh))
+        return LayerRun(
+            self.layer, self.length + fresh, self.attention_mask(more, fresh), next_position, self.weighed(None, fresh)
+        )
 
-    def cropped(self, tokens: int, removed: Tensor) -> Run:
+    def cropped(self, tokens: int, removed: Tensor) -> LayerRun:
         """Without the last ``tokens``, of which ``removed`` (batch, 1) are valid in each row."""
         valid, bias = (None if part is None else part[:, :-tokens] for part in (self.valid, self.bias))
-        return Run(self.layer, self.length - tokens, valid, self.next_position - removed, bias)
+        return LayerRun(self.layer, self.length - tokens, valid, self.next_position - removed, bias)
 
-    def rows(self, index: Tensor) -> Run:
+    def rows(self, index: Tensor) -> LayerRun:
         """Some rows of the batch, in this order."""
         valid, bias = (None if part is None else part[index] for part in (self.valid, self.bias))
-        return Run(self.layer, self.length, valid, self.next_position[:, index], bias)
+        return LayerRun(self.layer, self.length, valid, self.next_position[:, index], bias)
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,13 @@ class Past:
         pruned: whether anything was dropped.
     """
 
-    given: Run
-    runs: tuple[Run, ...]
+    given: LayerRun
+    runs: tuple[LayerRun, ...]
     tail: int
     visual: Tensor
     pruned: bool
 
-    def at(self, layer: int) -> Run:
+    def at(self, layer: int) -> LayerRun:
         """The run that a decoder layer is in."""
         return next(run for run in reversed(self.runs) if run.layer <= layer)
 
@@ -103,7 +105,7 @@ class Past:
         return self.given.length - self.runs[0].length
 
     def fitted(self, lengths: Sequence[int]) -> Past | None:
-        """Without what was cropped from the cache since; None where that is not to be told.
+        """Without what was cropped from the cache since; None where the lengths do not say how much was.
 
         Args:
             lengths: tokens that each layer of the cache holds.
@@ -127,7 +129,7 @@ class Past:
     def grown(self, valid: Tensor | None, fresh: int) -> Past:
         """With ``fresh`` tokens of text more, ``valid`` (batch, fresh) bool of them no padding; None: all."""
 
-        def longer(run: Run) -> Run:
+        def longer(run: LayerRun) -> LayerRun:
             more = fresh if valid is None else valid.sum(dim=1, keepdim=True)
             return run.grown(valid, fresh, run.next_position + more)
 

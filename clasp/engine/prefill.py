@@ -1,7 +1,7 @@
 """One prefill: what each stage keeps, and the shorter sequence that later layers see.
 
-It may follow on what a cache holds, in a later turn of a conversation: then the new images alone are pruned, and what
-asks for attention attends to the cache's tokens too.
+It may follow on what a cache holds, in a later turn of a conversation: then only the new images are pruned, and
+attention that a method reads includes the cache's tokens.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Prefill:
         passes: the encoder's calls for these prompts.
         oracle: true categories of the prompts, where the caller knows them.
         past: what the cache holds before them; None: nothing.
-        cache: it.
+        cache: the cache itself.
 
     Raises:
         UnsupportedError: the placeholders of the prompts are not those of the encoded images.
@@ -91,13 +91,13 @@ class Prefill:
         """Categories of the prompts. Those without an image are not pruned, hence not routed."""
         if type(self.method).route is PruningMethod.route:  # reading the instructions takes longer than not to route
             return None
-        seeing = [row for row, media in enumerate(self.media) if media]
-        if not seeing:
+        with_images = [row for row, media in enumerate(self.media) if media]
+        if not with_images:
             return None
-        routed = self.method.route([self.prompt(row) for row in seeing])
+        routed = self.method.route([self.prompt(row) for row in with_images])
         if routed is None:
             return None
-        known = dict(zip(seeing, routed, strict=True))
+        known = dict(zip(with_images, routed, strict=True))
         return [known.get(row, "") for row in range(len(self.media))]
 
     def prompt(self, sample: int) -> str:
@@ -111,33 +111,33 @@ class Prefill:
         for row, media in enumerate(self.media):
             category = self.categories[row] if self.categories is not None else None
             for medium in media:
-                key = (id(medium.seen), medium.item)
+                key = (id(medium.vision_pass), medium.item)
                 if key not in fused and (own := self.method.fuse(FusionView(medium), category)) is not None:
-                    fused[key] = self.adapter.reassemble(medium.seen, medium.item, own)
+                    fused[key] = self.adapter.reassemble(medium.vision_pass, medium.item, own)
         changed: dict[str, Any] = {}
-        for seen in self.passes:
-            shown = [medium for media in self.media for medium in media if medium.seen is seen]
-            output = encoded[seen.modality]
-            if seen.modality in self.placeholders.earlier:
-                output = self.adapter.part(seen, [medium.item for medium in shown]) if shown else None
-            if any(key == id(seen) for key, _ in fused):
+        for vision_pass in self.passes:
+            shown = [medium for media in self.media for medium in media if medium.vision_pass is vision_pass]
+            output = encoded[vision_pass.modality]
+            if vision_pass.modality in self.placeholders.earlier:
+                output = self.adapter.part(vision_pass, [medium.item for medium in shown]) if shown else None
+            if any(key == id(vision_pass) for key, _ in fused):
                 output = copy.copy(output)
-                output.pooler_output = self._pooled(seen, shown, fused)
-            changed[seen.modality] = output
+                output.pooler_output = self._pooled(vision_pass, shown, fused)
+            changed[vision_pass.modality] = output
         return changed
 
     def _pooled(
-        self, seen: VisionPass, shown: Sequence[Medium], fused: dict[tuple[int, int], Tensor]
+        self, vision_pass: VisionPass, shown: Sequence[Medium], fused: dict[tuple[int, int], Tensor]
     ) -> list[Tensor] | Tensor:
         """Features of some media in the shape that the backbone's forward takes."""
-        own = seen.output.pooler_output
-        ends = torch.tensor(self.adapter.counts(seen)).cumsum(0).tolist()
+        own = vision_pass.output.pooler_output
+        ends = torch.tensor(self.adapter.counts(vision_pass)).cumsum(0).tolist()
         flat = own.flatten(0, -2) if isinstance(own, Tensor) else torch.cat(list(own))
         parts = []
         for medium in shown:
             end = ends[medium.item]
             plain = flat[end - medium.tokens : end]
-            parts.append(fused.get((id(seen), medium.item), plain).to(plain.dtype))
+            parts.append(fused.get((id(vision_pass), medium.item), plain).to(plain.dtype))
         return torch.cat(parts).unflatten(0, (-1, own.shape[-2])) if isinstance(own, Tensor) else parts
 
     @cached_property
@@ -174,7 +174,7 @@ class Prefill:
         """
         if self.past is None:
             return kwargs
-        media = [(medium.seen, medium.item) for media in self.media for medium in media]
+        media = [(medium.vision_pass, medium.item) for media in self.media for medium in media]
         start = self.past.given.next_position
         expected = self.adapter.continued(self.ids, self.valid, media, start, kwargs)
         return {**kwargs, "position_ids": plain(checked(self.adapter, expected, self._real(start.device), kwargs))}
@@ -230,7 +230,7 @@ class Prefill:
             stays[row.sample, row.places] = True
         lengths = stays.sum(dim=1).tolist()
         pruned = bool(groups) or not torch.equal(stays, valid)
-        # one column more than there are places, for what a selection drops after all
+        # one column more than there are places, for entries of a selection that are not valid
         keep = pad(stays, (0, 1)).to(device, non_blocking=True)
         source = torch.arange(layout.length + 1, device=device).repeat(len(hidden), 1)
         pivots, bias = None, layout.bias
@@ -274,13 +274,14 @@ class Prefill:
         """What the cache holds after this prefill."""
         modalities = list(self.adapter.placeholders)
         visual = [
-            [sum(m.tokens for m in media if m.seen.modality == name) for name in modalities] for media in self.media
+            [sum(m.tokens for m in media if m.vision_pass.modality == name) for name in modalities]
+            for media in self.media
         ]
         return self.narrowing.after(self._tail(), visual, self.method.cuts_passed)
 
     def _tail(self) -> int:
         """How many of the last tokens are text in every row, so that all layers hold them, one position each."""
-        if len(self.layouts[0].positions) == 3 and any(seen.modality == "video" for seen in self.passes):
+        if len(self.layouts[0].positions) == 3 and any(vision_pass.modality == "video" for vision_pass in self.passes):
             return 0  # a long video's last times may be larger than the positions of the text behind it
         text = self.valid & ~self.placeholders.visual
         return int(text.flip(1).long().cumprod(dim=1).sum(dim=1).min())
@@ -323,7 +324,7 @@ def _replaced(hidden: Tensor, rows: Tensor, places: Tensor, selection: Selection
 
 
 def _order(places: Tensor, valid: Tensor | None, length: int, own: bool) -> tuple[Tensor, Tensor]:
-    """Kept places in the order in which they go on, those that are dropped after all last; and where each of them goes.
+    """Kept places in the order of the later layers, entries that are not valid last; and the place of each there.
 
     Args:
         places: (rows, keep) places in the layout.

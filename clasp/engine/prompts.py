@@ -48,9 +48,9 @@ class Placeholders:
         for number, token in enumerate(adapter.placeholders.values()):
             rows[(ids == token) & valid] = number
         self.visual = rows >= 0
-        encoded = {seen.modality: seen for seen in passes}
-        for seen in passes:
-            adapter.read(seen, ids.masked_fill(~valid, -1))
+        encoded = {vision_pass.modality: vision_pass for vision_pass in passes}
+        for vision_pass in passes:
+            adapter.read(vision_pass, ids.masked_fill(~valid, -1))
         counts = {name: adapter.counts(encoded[name]) if name in encoded else [] for name in order}
         media = {
             name: [Medium(adapter, encoded[name], i, tokens) for i, tokens in enumerate(counts[name])] for name in order
@@ -104,7 +104,7 @@ class Placeholders:
         if left:
             raise UnsupportedError(
                 f"the {name}s of earlier turns had {tokens} visual tokens and have others now (LLaVA-OneVision cuts "
-                f"the only picture of a prompt); pass the new tokens and the new {name}s alone"
+                f"the only image of a prompt); pass the new tokens and the new {name}s alone"
             )
 
     def _assign(

@@ -40,7 +40,7 @@ def grouped(prefill: Prefill, number: int, index: Tensor, valid: Tensor) -> tupl
         if share.keep >= (original if prefill.method.own_counts else len(share.row.places)):
             whole.append(share.row)
         elif share.keep > 0:
-            frames = (m.frame_count() if m.seen.modality == "video" else 0 for m in share.row.media)
+            frames = (m.frame_count() if m.vision_pass.modality == "video" else 0 for m in share.row.media)
             key = (len(share.row.places), share.keep, original, *frames)
             groups.setdefault(key, []).append(share)
     return whole, list(groups.values())

@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from clasp.backbones.base import UnsupportedError
 from clasp.budget import Stage
+from clasp.engine.decoder_rows import LayerRows
 from clasp.engine.layout import Layout
-from clasp.engine.looking import LayerRows
 from clasp.engine.precision import Ambient
 from clasp.engine.vision import Medium, VisionRows, frames_of, grid_of
 from clasp.methods.protocols import Frames, Grid, Queries, Vision
@@ -59,7 +59,7 @@ class StageState:
         self._everyone = self._numbers.tolist() == list(range(len(hidden)))
         self._hidden, self._rows = hidden, rows
         self._layers: dict[int, LayerRows] = {}
-        self._asking: dict[str, tuple[Tensor, Tensor]] = {}
+        self._located: dict[str, tuple[Tensor, Tensor]] = {}
 
     @property
     def categories(self) -> list[str] | None:
@@ -84,8 +84,8 @@ class StageState:
         held = self.prefill.held
         if layer not in held:
             raise ValueError(
-                f"the input of decoder layer {layer} is not at hand before layer {self.layer}; name earlier layers in "
-                f"the method's decoder_states (held: {', '.join(map(str, sorted(held))) or 'none'})"
+                f"the input of decoder layer {layer} is not available before layer {self.layer}; name earlier "
+                f"layers in the method's decoder_states (held: {', '.join(map(str, sorted(held))) or 'none'})"
             )
         return held[layer]
 
@@ -99,7 +99,7 @@ class StageState:
         return self._hidden[self.samples[:, None], self.places]
 
     def text(self) -> tuple[Tensor, Tensor]:
-        words, real = self.asking("instruction")
+        words, real = self.locate("instruction")
         return self._hidden[self.samples[:, None], words], real
 
     def embeddings(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,20 +122,20 @@ class StageState:
         return self.decoder().attention_rows("instruction")
 
     def key_norms(self) -> tuple[Tensor, Tensor]:
-        layer, real = self.decoder(), self.asking("instruction")[1]
+        layer, real = self.decoder(), self.locate("instruction")[1]
         return layer.key_norms("visual"), layer.key_norms("instruction").masked_fill(~real, 0.0)
 
     def normed(self, hidden: Tensor) -> Tensor:
         with self.ambient():
             return self.prefill.adapter.final_norm(hidden)
 
-    def asking(self, of: Queries) -> tuple[Tensor, Tensor]:
+    def locate(self, of: Queries) -> tuple[Tensor, Tensor]:
         """(rows, tokens) places of these tokens in the state's layout, and which of them are not padding."""
-        if of not in self._asking:
-            self._asking[of] = self._found(of)
-        return self._asking[of]
+        if of not in self._located:
+            self._located[of] = self._locate(of)
+        return self._located[of]
 
-    def _found(self, of: Queries) -> tuple[Tensor, Tensor]:
+    def _locate(self, of: Queries) -> tuple[Tensor, Tensor]:
         if of == "visual":
             return self.places, torch.ones_like(self.places, dtype=torch.bool)
         index, valid = (part[self._numbers] for part in self.layout.host)

@@ -21,9 +21,9 @@ class SampleTrace:
     """What happened to one prompt.
 
     ``kept`` holds one ascending index tensor per stage into the prompt's visual tokens; ``pivots`` a matching bool
-    tensor per stage where the method tells relevance from coverage; both are on the CPU. The per-layer counts are
-    visual tokens of the whole prompt, ``visual_cached`` those in the layer's KV cache after the prefill; ``nominal`` is
-    what its images and videos were asked to keep at the pruning step.
+    tensor per stage where the method distinguishes pivots from completion; both are on the CPU. The per-layer counts
+    are visual tokens of the whole prompt, ``visual_cached`` those in the layer's KV cache after the prefill;
+    ``nominal`` is the budget of its images and videos together, as :class:`~clasp.budget.TokenCounts` counts it.
     """
 
     category: str | None
@@ -41,7 +41,7 @@ class SampleTrace:
 class Trace:
     """The latest prefill: one entry per prompt of the batch, and the bytes of the batch's KV cache after it.
 
-    ``fallbacks`` says what took the place of something that the backbone or this machine lacks.
+    ``fallbacks`` names what replaced something that the backbone or this machine lacks.
     """
 
     samples: tuple[SampleTrace, ...]

@@ -1,4 +1,4 @@
-"""What a forward finds in the cache that it goes on with."""
+"""Forwards that continue a filled cache: their padding masks, and what the cache holds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clasp.backbones.base import Adapter, UnsupportedError
-from clasp.engine.past import Past, Run
+from clasp.engine.past import LayerRun, Past
 
 
 def fresh_mask(ids: Tensor, cache: Any, mask: Tensor | None) -> Tensor | None:
@@ -35,7 +35,7 @@ def fresh_mask(ids: Tensor, cache: Any, mask: Tensor | None) -> Tensor | None:
 
 
 def fits(past: Past, ids: Tensor | None, arguments: Mapping[str, Any]) -> bool:
-    """Whether what follows can be noted; where nothing is pruned, a forward of another form is transformers' own."""
+    """Whether a forward's inputs fit the known past; others are left to transformers where nothing is pruned."""
     mask = arguments.get("attention_mask")
     if ids is None or len(ids) != len(past.visual):
         return False
@@ -56,7 +56,7 @@ def unknown_past(adapter: Adapter, ids: Tensor, cache: Any, arguments: Mapping[s
     if given is None:
         if adapter.geometry.multimodal_rotary:
             raise UnsupportedError(
-                "positions of an image behind a cache that was filled without one are not to be told; pass "
+                "positions of an image after a cache that was filled without one cannot be derived; pass "
                 "position_ids (generate does), or prefill the whole conversation anew"
             )
         start = torch.full((1, len(ids), 1), held, device=ids.device)
@@ -64,6 +64,6 @@ def unknown_past(adapter: Adapter, ids: Tensor, cache: Any, arguments: Mapping[s
         given = (given if given.ndim == 3 else given[None]).expand(-1, len(ids), -1)
         first = torch.zeros_like(ids[:, :1]) if mask is None else mask[:, held:].long().argmax(dim=1, keepdim=True)
         start = given.gather(2, first.expand(len(given), -1, -1))
-    run = Run(0, held, None if mask is None else mask[:, :held].bool(), start)
+    run = LayerRun(0, held, None if mask is None else mask[:, :held].bool(), start)
     visual = torch.full((len(ids), len(adapter.placeholders)), -1, device=ids.device)
     return Past(run, (run,), 0, visual, pruned=False)

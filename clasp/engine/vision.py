@@ -23,25 +23,25 @@ class Medium:
     """One image or video of a prefill, its ViT values arranged by visual token (each computed once).
 
     Args:
-        seen: the pass that encoded it.
+        vision_pass: the encoder call that it came from.
         item: its number in that pass.
         tokens: its visual tokens.
     """
 
-    def __init__(self, adapter: Adapter, seen: VisionPass, item: int, tokens: int) -> None:
-        self.adapter, self.seen, self.item, self.tokens = adapter, seen, item, tokens
-        self._ambient = Ambient(seen.output.last_hidden_state.device)
+    def __init__(self, adapter: Adapter, vision_pass: VisionPass, item: int, tokens: int) -> None:
+        self.adapter, self.vision_pass, self.item, self.tokens = adapter, vision_pass, item, tokens
+        self._ambient = Ambient(vision_pass.output.last_hidden_state.device)
 
     def state(self, index: int) -> Tensor:
         """ViT hidden state in tower layout, of all media of the pass."""
-        if index not in self.seen.states:
+        if index not in self.vision_pass.states:
             raise ValueError(f"ViT hidden state {index} was not asked for; name it in the method's vision_states")
-        return self.seen.states[index]
+        return self.vision_pass.states[index]
 
     def hidden_state(self, index: int) -> Tensor:
         """(tokens, vision_dim)."""
         return self._once(
-            ("hidden", index), lambda: self.adapter.arrange(self.seen, self.item, self.state(index), joined=True)
+            ("hidden", index), lambda: self.adapter.arrange(self.vision_pass, self.item, self.state(index), joined=True)
         )
 
     def keys(self, layer: int) -> Tensor:
@@ -71,21 +71,21 @@ class Medium:
 
     def heads(self, layer: int, kind: Projection) -> Tensor:
         """(heads, tokens, head_dim)."""
-        arranged = self.adapter.arrange(self.seen, self.item, self._projected(layer, kind))
+        arranged = self.adapter.arrange(self.vision_pass, self.item, self._projected(layer, kind))
         return arranged.unflatten(-1, (self.adapter.vision_head_count, -1)).transpose(0, 1)
 
     def cls_heads(self, layer: int, kind: Projection) -> Tensor:
         """(crops, heads, head_dim)."""
-        states = self.adapter.cls_states(self.seen, self.item, self._projected(layer, kind))
+        states = self.adapter.cls_states(self.vision_pass, self.item, self._projected(layer, kind))
         return states.unflatten(-1, (self.adapter.vision_head_count, -1))
 
     def _projected(self, layer: int, kind: Projection) -> Tensor:
         """Queries, keys or values of all heads, in tower layout, of all media of the pass."""
         self.state(layer)
-        memo = self.seen.memo
+        memo = self.vision_pass.memo
         if (kind, layer) not in memo:
             with self._ambient():
-                memo[kind, layer] = self.adapter.vision_heads(self.seen, layer, kind)
+                memo[kind, layer] = self.adapter.vision_heads(self.vision_pass, layer, kind)
         return memo[kind, layer]
 
     def grid(self) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -93,7 +93,7 @@ class Medium:
         return self._once("grid", self._grid)
 
     def _grid(self) -> tuple[Tensor, list[tuple[int, int]]]:
-        frames = self.adapter.grid(self.seen, self.item)
+        frames = self.adapter.grid(self.vision_pass, self.item)
         known = torch.full((self.tokens, 3), -1)
         for number, places in enumerate(frames):
             rows, columns = places.shape
@@ -104,26 +104,26 @@ class Medium:
 
     def cls_states(self, index: int) -> Tensor:
         """(crops, vision_dim)."""
-        return self.adapter.cls_features(self.seen, self.item, self.state(index))
+        return self.adapter.cls_features(self.vision_pass, self.item, self.state(index))
 
     def crops(self) -> Tensor:
         """(tokens,) long on the CPU: each token's crop, -1 for none."""
-        return self._once("crops", lambda: self.adapter.crops(self.seen, self.item).cpu())
+        return self._once("crops", lambda: self.adapter.crops(self.vision_pass, self.item).cpu())
 
     def crop_total(self) -> int:
         """Crops that the ViT saw, also those of which padding left no token."""
-        return self.adapter.crop_total(self.seen, self.item)
+        return self.adapter.crop_total(self.vision_pass, self.item)
 
     def frame_count(self) -> int:
-        """Frames of a video; a picture is one."""
-        return self.crop_total() if self.seen.modality == "video" else 1
+        """Frames of a video; an image is one."""
+        return self.crop_total() if self.vision_pass.modality == "video" else 1
 
     def frames(self) -> Tensor:
         """(tokens, 2) long on the CPU: frame, and place in it, of each token; -1 for none."""
         return self._once("frames", self._frames)
 
     def _frames(self) -> Tensor:
-        if self.seen.modality == "image":
+        if self.vision_pass.modality == "image":
             return torch.stack([torch.zeros(self.tokens, dtype=torch.long), torch.arange(self.tokens)], dim=1)
         frame = self.crops()
         place = torch.full_like(frame, -1)
@@ -134,14 +134,14 @@ class Medium:
 
     def representatives(self) -> Tensor:
         """(tokens,) bool: the first token of each group that was merged inside the ViT."""
-        if self.seen.merged is None:
-            return torch.ones(self.tokens, dtype=torch.bool, device=self.seen.output.last_hidden_state.device)
+        if self.vision_pass.merged is None:
+            return torch.ones(self.tokens, dtype=torch.bool, device=self.vision_pass.output.last_hidden_state.device)
         return self._once("representatives", self._representatives)
 
     def sequence(self) -> Tensor:
         """(tokens,) long: by rising value, the order in which the ViT went on."""
-        if self.seen.merged is None or self.crop_total() > 1:
-            return torch.arange(self.tokens, device=self.seen.output.last_hidden_state.device)
+        if self.vision_pass.merged is None or self.crop_total() > 1:
+            return torch.arange(self.tokens, device=self.vision_pass.output.last_hidden_state.device)
         return self._once("labels", self._labels)
 
     def _representatives(self) -> Tensor:
@@ -154,7 +154,7 @@ class Medium:
     def _labels(self) -> Tensor:
         """(tokens,) long: a number for each group that was merged, in the ViT's order; 0 for newlines and for what was
         dropped."""
-        merged, cls = self.seen.merged, int(self.adapter.geometry.cls)
+        merged, cls = self.vision_pass.merged, int(self.adapter.geometry.cls)
         assert merged is not None
         crops, patches = merged.shape
         numbers = torch.arange(1, crops * patches + 1)
@@ -163,34 +163,34 @@ class Medium:
         groups = merged + torch.arange(0, crops * patches, patches, device=merged.device)[:, None] + 1
         groups = groups.masked_fill(merged < 0, 0)
         values = torch.cat([groups.new_zeros(crops, cls), groups], dim=1)[..., None].double()
-        if cls and self.adapter.blocks(self.seen, self.item, values).shape[1] == patches + 1:
+        if cls and self.adapter.blocks(self.vision_pass, self.item, values).shape[1] == patches + 1:
             values[:, 0, 0] = -1.0 - torch.arange(crops, device=values.device)  # CLS is a visual token of its own
-        return self.adapter.arrange(self.seen, self.item, values)[:, 0].long()
+        return self.adapter.arrange(self.vision_pass, self.item, values)[:, 0].long()
 
     def _refuse_mixing(self, numbers: Tensor) -> None:
         """Raises UnsupportedError where some visual token mixes patches; ``numbers`` (crops, sequence), on the CPU."""
-        arranged = self.adapter.arrange(self.seen, self.item, numbers[..., None].double())
+        arranged = self.adapter.arrange(self.vision_pass, self.item, numbers[..., None].double())
         if bool((arranged != arranged.round()).any()):
             raise UnsupportedError(
-                "this backbone interpolates between patches of a picture of this size, so that patches merged inside "
-                "the vision tower cannot be told apart; use another method"
+                "this backbone interpolates between patches of an image of this size, so that patches merged inside "
+                "the vision tower cannot be distinguished; use another method"
             )
 
     def seed(self) -> int:
         """From the pixels alone."""
         return self._once(
-            "seed", lambda: zlib.crc32(self.adapter.pixels(self.seen, self.item).float().cpu().numpy().tobytes())
+            "seed", lambda: zlib.crc32(self.adapter.pixels(self.vision_pass, self.item).float().cpu().numpy().tobytes())
         )
 
     def _arranged(self, compute: Callable[[VisionPass, int], Tensor], name: str, layer: int) -> Tensor:
-        memo = self.seen.memo
+        memo = self.vision_pass.memo
         if (name, layer) not in memo:
             with self._ambient():
-                memo[name, layer] = compute(self.seen, layer)
-        return self.adapter.arrange(self.seen, self.item, memo[name, layer])
+                memo[name, layer] = compute(self.vision_pass, layer)
+        return self.adapter.arrange(self.vision_pass, self.item, memo[name, layer])
 
     def _once(self, key: object, compute: Callable[[], Any]) -> Any:
-        memo = self.seen.memo
+        memo = self.vision_pass.memo
         if (self.item, key) not in memo:
             memo[self.item, key] = compute()
         return memo[self.item, key]
@@ -205,7 +205,7 @@ class FusionView:
 
     def hidden_state(self, index: int) -> Tensor:
         medium = self._medium
-        return medium.adapter.blocks(medium.seen, medium.item, medium.state(index))
+        return medium.adapter.blocks(medium.vision_pass, medium.item, medium.state(index))
 
 
 class CropsView:
@@ -220,8 +220,8 @@ class CropsView:
         self._prefill, self._row, self._crops = prefill, row, crops
         self._medium = medium = row.media[0]
         self.sizes: Sequence[int] = [len(crop) for crop in crops]
-        self.whole = medium.adapter.whole_first(medium.seen, medium.item)
-        self.video = medium.seen.modality == "video"
+        self.whole = medium.adapter.whole_first(medium.vision_pass, medium.item)
+        self.video = medium.vision_pass.modality == "video"
 
     @property
     def scratch(self) -> dict[Any, Any]:
@@ -247,7 +247,7 @@ class CropsView:
         return self._medium.cls_states(index)
 
     def covering(self) -> Tensor:
-        return self._medium.adapter.covering(self._medium.seen, self._medium.item)
+        return self._medium.adapter.covering(self._medium.vision_pass, self._medium.item)
 
     @property
     def _embedded(self) -> Tensor:

@@ -1,6 +1,6 @@
 """Fingerprints of what can change a score beside the method: weights, questions, prompt code, package versions.
 
-Nothing here is redacted: what is signed is what is there, whatever the environment says.
+Nothing here is redacted: signatures cover the true values, whatever secrets the environment holds.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from clasp.fingerprint import folder_fingerprint, functions_fingerprint, source_
 
 PACKAGES = ("torch", "transformers", "tokenizers", "lmms_eval", "pillow")
 """Packages whose version can change any answer or score. torchvision, which resizes for some processors, is bound to
-torch's version; numpy and datasets hand values on. :func:`task_protocol` adds av for videos, and the embedding router
-names the package of its encoder."""
+torch's version; numpy and datasets pass values on unchanged. :func:`task_protocol` adds av for videos, and the
+embedding router names the package of its encoder."""
 
 _PACKAGE = Path(__file__).parents[1]
 
-ASKING = (
+EVERY_QUESTION = (
     "evaluation/generation/answering.py",  # builds prompts, prepares images, generates, cuts answers
     "evaluation/lmms.py",  # how lmms-eval is called (limit, order, task), and which of its values are the score
     "evaluation/model.py",  # decodes images and hands questions from lmms-eval to answering.py
     "evaluation/questions/images.py",  # pixels of deep images
 )
-"""Files that every question passes through, by which a change makes all cells stale."""
+"""Files that every question passes through: a change in one makes all cells stale."""
 
-WATCHING = ("evaluation/questions/frames.py",)
-"""Files that questions about videos alone pass through: which frames are taken, and how."""
+VIDEO_QUESTIONS = ("evaluation/questions/frames.py",)
+"""Files that only questions about videos pass through: which frames are sampled, and how."""
 
 UNSIGNED = {
     "evaluation/generation/prefetcher.py": "prepares the next batch beside the model, by answering.py; answers are "
@@ -42,11 +42,11 @@ UNSIGNED = {
     "evaluation/generation/checkpointing.py": "repeats answers; a stopped cell is tested to end as an unstopped one",
     "evaluation/benchmarks.py": "a list; task, metrics and scoring of the one benchmark are signed instead "
     "(task_protocol)",
-    "evaluation/questions/embedded.py": "finds and builds files; the content of what is asked is signed instead",
+    "evaluation/questions/embedded.py": "finds and builds files; the content of the questions is signed instead",
     "evaluation/questions/custom.py": "reads a user's file; questions, answers and images as read are signed instead",
     "evaluation/questions/videos.py": "finds question files and videos; questions, answers and what is in the videos "
     "are signed instead",
-    "evaluation/session.py": "loads, asks and writes in turn; the score itself is read by lmms.py",
+    "evaluation/session.py": "calls the signed files in turn; the score itself is read by lmms.py",
     "evaluation/processes.py": "which process asks which question",
     "evaluation/plan.py": "makes what is signed",
     "evaluation/identity.py": "makes what is signed",
@@ -86,7 +86,7 @@ def prompt_protocol() -> str:
     """Fingerprint of the code that loads a model, builds prompts, decodes answers and reads scores."""
     # of clasp.backbones the list of families, and messages about missing files, change no answer
     loading = functions_fingerprint(backbones.load, backbones._left_padding)
-    return f"{source_fingerprint(_PACKAGE / name for name in ASKING)}-{loading}"
+    return f"{source_fingerprint(_PACKAGE / name for name in EVERY_QUESTION)}-{loading}"
 
 
 def task_protocol(benchmark: Benchmark) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def task_protocol(benchmark: Benchmark) -> dict[str, Any]:
     if benchmark.ours:
         protocol["scoring"] = source_fingerprint(_task_files(TASKS / f"{benchmark.task}.yaml"))
     if benchmark.source == "files":
-        protocol["frames"] = source_fingerprint(_PACKAGE / name for name in WATCHING)
+        protocol["frames"] = source_fingerprint(_PACKAGE / name for name in VIDEO_QUESTIONS)
         protocol["av"] = version("av")
     return protocol
 

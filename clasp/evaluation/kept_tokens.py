@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import base64
 import io
-import json
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clasp.backbones import adapter_module, load
+from clasp.backbones import adapter_module
 from clasp.config import RunConfig
+from clasp.evaluation import lmms
 from clasp.evaluation.benchmarks import Benchmark
 from clasp.evaluation.generation.answering import Answerer, Question
 from clasp.evaluation.plan import Plan
-from clasp.evaluation.questions import custom
-from clasp.evaluation.questions.embedded import LocalFile, ensure_as_planned
+from clasp.evaluation.questions.embedded import ensure_as_planned
 from clasp.evaluation.questions.images import rgb
+from clasp.evaluation.session import load_model
 from clasp.evaluation.tasks.scoring import normalise
-from clasp.files import write_atomically
+from clasp.files import write_json
 from clasp.results.provenance import now, provenance
 from clasp.strict import ConfigError
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from clasp.engine.trace import SampleTrace
 
 SCHEMA = 1
-WHOLE_PICTURES = "clasp.backbones.llava"
+WHOLE_IMAGES = "clasp.backbones.llava"
 """The adapter of backbones whose visual tokens are one square grid of patches over one square image."""
 GENERATION = {"max_new_tokens": 32}
 """Enough for a short answer."""
@@ -67,7 +68,7 @@ def check(config: RunConfig, plan: Plan) -> None:
             questions, or questions that are not on this machine.
     """
     backbone = config.backbone
-    if adapter_module(backbone.source, backbone.revision, backbone.trust) != WHOLE_PICTURES:
+    if adapter_module(backbone.source, backbone.revision, backbone.trust) != WHOLE_IMAGES:
         raise ConfigError(
             f"backbone={backbone.name} cuts images into crops or frames, which a retention map does not show; "
             "use backbone=tiny, llava_1_5_7b or llava_1_5_13b"
@@ -98,19 +99,9 @@ def record(config: RunConfig, plan: Plan) -> Path:
     check(config, plan)
     ensure_as_planned(config.paths.data, plan.files)
     started = now()
-    questions = [
-        one for benchmark in plan.benchmarks for one in _questions(benchmark, plan.files[benchmark.name], config)
-    ]
+    questions = [one for benchmark in plan.benchmarks for one in _questions(benchmark, config)]
     backbone = config.backbone
-    device = None if config.device == "auto" else config.device
-    model, processor = load(
-        backbone.source,
-        dtype=config.dtype,
-        device=device,
-        revision=backbone.revision,
-        allow_pickle=backbone.allow_pickle,
-        trust_remote_code=backbone.trust_remote_code,
-    )
+    model, processor = load_model(backbone.source, config.dtype, config.device, backbone.revision, backbone.trust)
     maps, assumptions = [], []
     for group in plan.groups:
         answerer = Traced(model, processor, group.method, presentation=backbone.presentation)
@@ -143,8 +134,7 @@ def record(config: RunConfig, plan: Plan) -> Path:
             "dtype": config.dtype,
         },
     }
-    path = config.paths.results / "retention" / f"{config.name}.json"
-    return write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    return write_json(config.paths.results / "retention" / f"{config.name}.json", content)
 
 
 def _stages(layers: list[int], trace: SampleTrace) -> list[dict[str, Any]]:
@@ -159,32 +149,17 @@ def _stages(layers: list[int], trace: SampleTrace) -> list[dict[str, Any]]:
     ]
 
 
-def _questions(benchmark: Benchmark, file: LocalFile, config: RunConfig) -> Iterator[TracedQuestion]:
+def _questions(benchmark: Benchmark, config: RunConfig) -> Iterator[TracedQuestion]:
     """The first questions of a benchmark, as its task asks them."""
     assert config.limit != "all"  # check() refuses it
-    if benchmark.source == "custom":
-        yield from _custom(benchmark, file, config.limit)
-        return
-    import pyarrow.parquet
-    from PIL import Image
-
-    for row in pyarrow.parquet.read_table(file.path).slice(0, config.limit).to_pylist():
-        image = Image.open(io.BytesIO(row["image"]["bytes"]))
-        question = Question(row["question_id"], row["question"], [image], GENERATION, row["category"])
-        yield TracedQuestion(benchmark.name, question, (row["answer"],))
-
-
-def _custom(benchmark: Benchmark, file: LocalFile, limit: int) -> Iterator[TracedQuestion]:
-    from PIL import Image
-
-    for row in custom.rows(file.path)[:limit]:
-        name = f"{benchmark.name}[{row.number}]"
-        if len(row.images) != 1:
-            raise ConfigError(f"data={file.path} line {row.number} has {len(row.images)} images; a map shows one")
-        images = [Image.open(path) for path in row.images]
-        yield TracedQuestion(
-            benchmark.name, Question(name, row.question, images, GENERATION, row.category), row.answers
-        )
+    task = lmms.load(benchmark, config)
+    for document in itertools.islice(task.eval_docs, config.limit):
+        name, images = document["question_id"], task.doc_to_visual(document)
+        if len(images) != 1:
+            raise ConfigError(f"question {name} of {benchmark.name} has {len(images)} images; a map shows one")
+        answers = document["answers"] if benchmark.source == "custom" else [document["answer"]]
+        question = Question(name, task.doc_to_text(document), images, GENERATION, document["category"])
+        yield TracedQuestion(benchmark.name, question, tuple(answers))
 
 
 def _described(one: TracedQuestion, processor: Any, shown: Presentation) -> dict[str, Any]:
@@ -194,17 +169,17 @@ def _described(one: TracedQuestion, processor: Any, shown: Presentation) -> dict
         "question": one.question.text,
         "answer": one.answers[0],
         "category": one.question.category,
-        "picture": _png(_as_seen(one.question.images[0], processor, shown)),
+        "image": _png(_preprocessed(one.question.images[0], processor, shown)),
     }
 
 
-def _as_seen(image: Image, processor: Any, shown: Presentation) -> Image:
+def _preprocessed(image: Image, processor: Any, shown: Presentation) -> Image:
     """The image as the ViT gets it, resized and cropped or padded, so that patches lie where they are drawn."""
     from PIL import Image
 
     given = shown.image(rgb(image), processor)
-    seen = processor.image_processor(given, do_rescale=False, do_normalize=False, return_tensors="pt")
-    pixels = seen["pixel_values"][0].permute(1, 2, 0)  # (height, width, 3), 0 to 255
+    inputs = processor.image_processor(given, do_rescale=False, do_normalize=False, return_tensors="pt")
+    pixels = inputs["pixel_values"][0].permute(1, 2, 0)  # (height, width, 3), 0 to 255
     return Image.fromarray(pixels.round().clamp(0, 255).byte().numpy())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from clasp.config import RunConfig
@@ -20,14 +21,24 @@ def _task_manager(built_in: bool) -> Any:
     return TaskManager(include_path=str(TASKS), include_defaults=built_in)
 
 
-def documents(benchmark: Benchmark, config: RunConfig) -> Iterator[tuple[list[Any], str]]:
-    """Images and text of each of a benchmark's questions, as its lmms-eval task shows and asks them."""
+def load(benchmark: Benchmark, config: RunConfig) -> Any:
+    """A benchmark's lmms-eval task, its questions read: what is wrong with them shows before any is asked."""
     from lmms_eval.tasks import get_task_dict
 
-    tasks = get_task_dict([_task(benchmark, config)], _task_manager(benchmark.source == "hub"))
-    task = tasks[benchmark.task]
+    return get_task_dict([_task(benchmark, config)], _task_manager(benchmark.source == "hub"))[benchmark.task]
+
+
+def documents(benchmark: Benchmark, config: RunConfig) -> Iterator[tuple[list[Any], str]]:
+    """Images and text of each of a benchmark's questions, as its lmms-eval task shows and asks them."""
+    task = load(benchmark, config)
     for document in task.eval_docs:
         yield list(task.doc_to_visual(document) or ()), str(task.doc_to_text(document))
+
+
+def files(benchmark: Benchmark, config: RunConfig) -> list[Path]:
+    """Files of the data set cache that a benchmark's questions were read from."""
+    splits = load(benchmark, config).dataset.cache_files
+    return [Path(file["filename"]) for cached in splits.values() for file in cached]
 
 
 def _task(benchmark: Benchmark, config: RunConfig) -> Any:
@@ -36,13 +47,6 @@ def _task(benchmark: Benchmark, config: RunConfig) -> Any:
         return benchmark.task
     place = {"data": str(config.data)} if benchmark.source == "custom" else {"root": str(config.paths.data)}
     return {"task": benchmark.task, "dataset_kwargs": place}
-
-
-def load(benchmark: Benchmark, config: RunConfig) -> None:
-    """Reads a benchmark's questions, so that what is wrong with them shows before any is asked."""
-    from lmms_eval.tasks import get_task_dict
-
-    get_task_dict([_task(benchmark, config)], _task_manager(benchmark.source == "hub"))
 
 
 def evaluate(lm: Any, benchmark: Benchmark, spec: CellSpec, config: RunConfig) -> dict[str, Any]:

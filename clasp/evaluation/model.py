@@ -161,7 +161,7 @@ class ClaspModel(lmms):
                 raise EvaluationError(f"{name}: the image cannot be used: {error}") from error
             return document, [item for item in media if isinstance(item, str)], images
 
-        document, videos, images = read()  # all of a benchmark once before any is asked: a damaged one shows at once
+        document, videos, images = read()  # read every question once before the model runs, to find damaged ones early
         category = document.get("category") if isinstance(document, dict) else None
         if category not in CATEGORIES:  # MME, MMBench, POPE and ScienceQA have groups of their own under that name
             category = None
@@ -177,7 +177,7 @@ class ClaspModel(lmms):
         return image
 
     def clean(self) -> None:
-        """lmms-eval calls this after each evaluation; the model stays, for the next cell needs it."""
+        """lmms-eval calls this after each evaluation; the model stays loaded, because the next cell needs it."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -20,7 +20,7 @@ from clasp.evaluation.questions.embedded import LocalFile, find
 from clasp.evaluation.questions.videos import ensure_videos
 from clasp.fingerprint import code_fingerprint
 from clasp.results.store import CellSpec
-from clasp.strict import ConfigError
+from clasp.strict import ConfigError, config_errors
 
 if TYPE_CHECKING:
     from clasp.methods.base import Method
@@ -69,7 +69,7 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
         weights: the backbone's fingerprint, where that is known and the backbone is not to be looked at.
 
     Raises:
-        ConfigError: a benchmark, method, parameter or budget that the backbone cannot honour.
+        ConfigError: a benchmark, method, parameter or budget that the backbone cannot meet.
         BackboneUnavailable: the backbone's identity cannot be had.
     """
     notices: list[str] = []
@@ -96,7 +96,8 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
     rows: list[tuple[str, tuple[CellSpec, ...]]] = []
     seen: set[str] = set()
     for name, method, budget in combinations:
-        identity = method.identity(adapter, text_tower=own_text_tower(resolve(source)))
+        read = [adapter, *([Presentation.__module__] if method.resizes else [])]
+        identity = method.identity(*read, text_tower=own_text_tower(resolve(source)))
         specs = tuple(
             CellSpec(
                 method=identity,
@@ -117,13 +118,11 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
 
 
 def _benchmarks(config: RunConfig, own: Custom | None) -> list[Benchmark]:
-    try:
+    with config_errors():
         chosen = [
             own.benchmark if own is not None and name == OWN_DATA else get_benchmark(name)
             for name in dict.fromkeys(config.benchmarks.names)
         ]
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     if shown := config.backbone.presentation.protocol:
         return [dataclasses.replace(one, protocol=f"{one.protocol}, {shown}") for one in chosen]
     return chosen
@@ -134,10 +133,8 @@ def _geometry(config: RunConfig) -> Geometry:
     from clasp.backbones import geometry
 
     backbone = config.backbone
-    try:
+    with config_errors():
         counts = geometry(backbone.source, backbone.revision, backbone.trust)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     if counts.visual_tokens != config.backbone.visual_tokens:
         raise ConfigError(
             f"backbone.visual_tokens={config.backbone.visual_tokens}, but {config.backbone.source} has "
@@ -196,10 +193,8 @@ def _count(geometry: Geometry, tokens: int | None, ratio: float | None) -> int:
     """Visual tokens of a budget; all of them where there is none."""
     if tokens is None and ratio is None:
         return geometry.visual_tokens
-    try:
+    with config_errors():
         return Budget(tokens, ratio).resolve(geometry.visual_tokens)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _with_method(config: RunConfig, method: MethodConfig) -> RunConfig:
@@ -218,10 +213,8 @@ def _varied(config: RunConfig, variant: VariantConfig) -> RunConfig:
 def _class(name: str) -> type[Method]:
     from clasp.methods import get
 
-    try:
+    with config_errors():
         return get(name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _method(
@@ -233,11 +226,11 @@ def _method(
     name, own = config.method.name, dict(config.method.params)
     accepted = {field.name for field in dataclasses.fields(_class(name))}
     count = _count(geometry, tokens, ratio)
-    try:
+    with config_errors(TypeError):
         if tokens is not None or ratio is not None:
             # a share of images that differ in size is no count
             own |= {"ratio": ratio} if geometry.dynamic and ratio is not None else {"tokens": count}
-        # CLASP draws in one of its completion rules only, and a run's seed has no say in the others
+        # CLASP draws in one of its completion rules only, and a run's seed does not affect the others
         drawing = own.get("completion", getattr(_class(name), "completion", "random")) == "random"
         if "seed" in accepted and drawing:
             own.setdefault("seed", config.seed)
@@ -248,8 +241,6 @@ def _method(
                 "router": _router(config.router),
             }
         method = build(name, own)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(str(error)) from error
     return method, {"tokens": count, "ratio": ratio, "visual_tokens": geometry.visual_tokens}
 
 
@@ -305,7 +296,7 @@ def _videos(config: RunConfig, benchmarks: list[Benchmark]) -> dict[str, LocalFi
 def _tasks(
     config: RunConfig, benchmarks: list[Benchmark], files: Mapping[str, LocalFile]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int | str]]:
-    """Per benchmark: what it asks and how it scores, and its limit."""
+    """Per benchmark: its questions, its scoring and its limit."""
     tasks: dict[str, dict[str, Any]] = {}
     limits: dict[str, int | str] = {}
     for benchmark in benchmarks:

@@ -62,7 +62,7 @@ def run_cells(
         plan, config: of the run.
         finished: called with each group of which a cell was computed.
         only: signatures of the cells that are this process's, in their order; None: all, in plan order. With it, the
-            experiment is not recorded, which is for the process that handed the cells out.
+            experiment is not recorded, which the process does that distributed the cells.
         team: the processes that share each cell's questions; this is the first of them, the others :func:`follow`.
 
     Raises:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from clasp.backbones import Trust
@@ -75,11 +76,11 @@ class Session:
         announced = False
         while wanted:
             others: list[tuple[Group, CellSpec]] = []
-            for group, specs in _by_group(wanted):
+            for _, cells in groupby(wanted, key=lambda pair: id(pair[0])):  # those that follow each other
                 done: dict[str, Cell] = {}
-                for spec in specs:
+                for group, spec in cells:
                     label = f"{spec.backbone}, {group.label}, {spec.benchmark}"
-                    with _locked(locks, spec, label, self._questions(spec)) as held:
+                    with locks.take(spec.signature, label, self._questions(spec)) or nullcontext() as held:
                         if held is None:
                             others.append((group, spec))
                         elif cell := self._one(group, spec, held, label, bar, failed):
@@ -99,7 +100,7 @@ class Session:
     def _one(
         self, group: Group, spec: CellSpec, held: HeldLock, label: str, bar: Any, failed: dict[str, str]
     ) -> Cell | None:
-        """One locked cell; None where it failed or was another's after all."""
+        """One locked cell; None where it failed or another process had finished it."""
         results = self._config.paths.results
         answer_log = AnswerLog(results, spec.signature)
         if self._store.get(spec.signature) is not None:  # finished between our look and our lock
@@ -157,7 +158,7 @@ class Session:
         from clasp.evaluation.generation.checkpointing import LoggedAnswers
 
         benchmark = self._benchmarks[spec.benchmark]
-        forget_routes()  # each cell pays for its own routing, so that times do not depend on what ran before
+        forget_routes()  # each cell includes its own routing, so that times do not depend on what ran before
         self._team.begin(spec.signature, lambda: self._ready(group, benchmark))
         answerer = self._answering(group)
         answerer.checkpoint = LoggedAnswers(answer_log, between)
@@ -202,27 +203,6 @@ class Session:
             ),
         }
         return self._store.put(cell, rows)
-
-
-def _by_group(wanted: list[tuple[Group, CellSpec]]) -> list[tuple[Group, list[CellSpec]]]:
-    """Cells that follow each other in one group, together."""
-    runs: list[tuple[Group, list[CellSpec]]] = []
-    for group, spec in wanted:
-        if not runs or runs[-1][0] is not group:
-            runs.append((group, []))
-        runs[-1][1].append(spec)
-    return runs
-
-
-@contextmanager
-def _locked(locks: CellLocks, spec: CellSpec, label: str, questions: int | None) -> Iterator[HeldLock | None]:
-    """The lock on a cell for as long as it is worked on; None where another process has it."""
-    held = locks.take(spec.signature, label, questions)
-    if held is None:
-        yield None
-        return
-    with held:
-        yield held
 
 
 @lru_cache(maxsize=1)

@@ -61,7 +61,7 @@ def measure(
     Args:
         model, processor: of :func:`clasp.load`.
         rows: of each benchmark, at most; whole groups.
-        advance: is told what comes next.
+        advance: called with a label before each measurement.
     """
     from clasp.evaluation.generation.answering import Answerer
     from clasp.evaluation.model import ClaspModel

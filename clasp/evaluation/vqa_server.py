@@ -1,8 +1,8 @@
 """The file that VQAv2's evaluation server scores, from the answers of a stored cell.
 
-The server (EvalAI, VQA Challenge) takes a JSON list of ``{"question_id": 1, "answer": "red"}`` and wants every
-question of the test split named; those outside of test-dev may be empty. Answers are normalised as VQA's evaluation
-does.
+The server (EvalAI, VQA Challenge) takes a JSON list of ``{"question_id": 1, "answer": "red"}`` with an
+entry for every question of the test split; those outside of test-dev may be empty. Answers are normalised as in VQA's
+evaluation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def entries(answers: Sequence[Mapping[str, Any]], every: Iterable[int] = ()) -> 
 
     Args:
         answers: lines of a cell's answers file.
-        every: question ids that the server wants named; those without an answer get an empty one.
+        every: question ids that need an entry; those without an answer get an empty one.
 
     Raises:
         SubmissionError: a question is answered twice, or is none of ``every``.

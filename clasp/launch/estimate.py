@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 
 from clasp.budget import Geometry
 from clasp.cost import prefill_flops
-from clasp.launch.benchmark_sizes import SIZES
 from clasp.results.answer_log import RESUMED
 from clasp.results.schema import Cell, read
 from clasp.results.store import CellSpec, CellStore
@@ -25,6 +24,35 @@ from clasp.results.store import CellSpec, CellStore
 TERA = 1e12
 Basis = Literal["measured", "scaled", "assumption"]
 """The same method, budget and benchmark was measured; other cells were; nothing was."""
+
+
+class Size(NamedTuple):
+    """Of a benchmark on a hub.
+
+    Args:
+        questions: that ``limit=all`` asks, as published; a cell that exists says what was really there.
+        source: where that number stands.
+        new_tokens: that an answer takes, the end token included. An assumption, where nothing was measured.
+    """
+
+    questions: int
+    source: str
+    new_tokens: float = 3.0
+
+
+SIZES: dict[str, Size] = {
+    "gqa": Size(12_578, "test-dev balanced, Hudson and Manning 2019 (arXiv 1902.09506)"),
+    "mmbench": Size(4_329, "English dev, circular, Liu et al. 2023 (arXiv 2307.06281)"),
+    "mme": Size(2_374, "14 subtasks, Fu et al. 2023 (arXiv 2306.13394)"),
+    "pope": Size(9_000, "three splits of 3,000, Li et al. 2023 (arXiv 2305.10355)"),
+    "sqa": Size(2_017, "test questions with images, Lu et al. 2022 (arXiv 2209.09513)"),
+    "vqav2": Size(214_354, "validation, Goyal et al. 2017 (arXiv 1612.00837)"),
+    "vqav2_testdev": Size(107_394, "test-dev, Goyal et al. 2017 (arXiv 1612.00837)"),
+    "textvqa": Size(5_000, "validation, Singh et al. 2019 (arXiv 1904.08920)"),
+    "textvqa_ocr": Size(5_000, "validation, Singh et al. 2019 (arXiv 1904.08920)"),
+    "mmvet": Size(218, "Yu et al. 2023 (arXiv 2308.02490)", new_tokens=100.0),
+}
+"""Published benchmarks, for plans made before a data set is here."""
 
 
 class Throughput(NamedTuple):
@@ -71,10 +99,9 @@ class Estimator:
         results: the results root; may be empty or absent.
         backbone: its name in results.
         geometry: of the backbone.
-        device: as in the configuration: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        device: as in the configuration: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` is a GPU for all but
+            the tiny backbone where nothing was measured.
         known_questions: questions of the benchmarks whose files are on this machine, by name.
-        assumed_tmacs: prefill's speed where nothing was measured, as in :class:`Throughput`; None, and all else:
-            :data:`ASSUMED` for the kind of device, where ``auto`` is a GPU for all but the tiny backbone.
 
     Attributes:
         device: model name of the processor that measured the cells that estimates rest on; None: nothing was measured.
@@ -89,7 +116,6 @@ class Estimator:
         geometry: Geometry,
         device: str,
         known_questions: Mapping[str, int],
-        assumed_tmacs: float | None = None,
     ) -> None:
         self._stored = list(_all_stored(results))
         own = [one for one in self._stored if one.cell["backbone"] == backbone and one.clock is not None]
@@ -99,8 +125,7 @@ class Estimator:
         self._measured = [one for one in fitting if _device(one) == self.device]
         assumed = device == "cpu" or (device == "auto" and backbone == "tiny")
         self.on_cpu = assumed if self.device is None else _is_cpu(self.device)
-        usual = ASSUMED["cpu" if self.on_cpu else "gpu"]
-        self.throughput = usual if assumed_tmacs is None else usual._replace(tmacs=assumed_tmacs)
+        self.throughput = ASSUMED["cpu" if self.on_cpu else "gpu"]
         self._geometry, self._known = geometry, known_questions
         self._available = {one.cell["benchmark"]: one.cell["available"] for one in self._stored}
 

@@ -1,6 +1,8 @@
-"""Times, sizes and progress in words. Torch-free."""
+"""Times, sizes, progress and tables as text. Torch-free."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 WIDTH = 40
 """Characters of a progress bar."""
@@ -33,3 +35,9 @@ def bar(share: float) -> str:
 def counted(number: int, noun: str) -> str:
     """``1 cell``, ``1,200 cells``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of text with the first column to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{text:{'>' if i else '<'}{widths[i]}}" for i, text in enumerate(row)).rstrip() for row in rows]

@@ -6,13 +6,12 @@ A pack is a file, ``packs/<number>.json`` in the folder of its sweep, which ``cl
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clasp.files import write_atomically
+from clasp.files import write_json
 from clasp.reading import InvalidFile
 from clasp.results.schema import Count, Positive, Signature, load
 from clasp.strict import ConfigError
@@ -119,8 +118,7 @@ def path(sweep: Path, number: int) -> Path:
 
 def write(sweep: Path, number: int, pack: PackFile) -> Path:
     """The file of a pack."""
-    payload = json.dumps({"schema": SCHEMA, **asdict(pack)}, indent=1, ensure_ascii=False)
-    return write_atomically(path(sweep, number), payload.encode() + b"\n")
+    return write_json(path(sweep, number), {"schema": SCHEMA, **asdict(pack)})
 
 
 def read(file: Path) -> PackFile:

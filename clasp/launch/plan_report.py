@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clasp.config import LauncherConfig, RunConfig
 from clasp.launch import machine, packs
 from clasp.launch.estimate import Basis, Estimate, Estimator
-from clasp.launch.formatting import counted, duration, size
+from clasp.launch.formatting import aligned, counted, duration, size
 from clasp.launch.packs import Pack, Wanted
 from clasp.results import failures, lock
 from clasp.results.store import CellSpec, CellStore
@@ -23,8 +23,7 @@ STANDINGS = ("done", "running", "failed", "missing")
 def plan_report(planned: Plan, config: RunConfig) -> str:
     """The plan for people; what is estimated says what it rests on."""
     known = {name: file.questions for name, file in planned.files.items()}
-    tmacs = config.launcher.assumed_tmacs
-    estimator = Estimator(config.paths.results, config.backbone.name, planned.geometry, config.device, known, tmacs)
+    estimator = Estimator(config.paths.results, config.backbone.name, planned.geometry, config.device, known)
     standing = _standing(planned, config)
     to_run = [spec for spec in planned.cells if standing[spec.signature] != "done"]
     estimates = {spec.signature: estimator.of(spec) for spec in to_run}
@@ -84,11 +83,7 @@ def _table(
         count = f"{estimator.questions(specs[0]):,}{'*' if published else ''}"
         left = duration(seconds) if seconds else "-"
         rows.append((benchmark.name, count, str(len(specs)), *(str(counts[name]) for name in STANDINGS), left))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(pairs)).rstrip()
-        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
-    ]
+    lines = aligned(rows)
     return [*lines, "* as published; the data set is not here yet, or no cell of it"] if assumed else lines
 
 
@@ -130,7 +125,7 @@ def _basis(estimates: Mapping[str, Estimate], estimator: Estimator) -> str:
         assumed = estimator.throughput
         return (
             f"which is an assumption, for nothing was measured here on such a device: {assumed.tmacs:g}e12 "
-            f"multiply-adds a second (launcher.assumed_tmacs), {assumed.token_s:g} s a generated token, "
+            f"multiply-adds a second, {assumed.token_s:g} s a generated token, "
             f"{assumed.other_s:g} s a question beside"
         )
     parts: dict[Basis, str] = {"measured": "as measured", "scaled": "scaled from other cells by the cost model"}

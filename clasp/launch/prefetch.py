@@ -6,34 +6,24 @@ data set in the hub's own caches, with their SHA-256. Torch-free; ``download.py`
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from clasp.backbones.published import PUBLISHED
 from clasp.config import RunConfig
 from clasp.evaluation.benchmarks import BENCHMARKS
-from clasp.files import write_atomically
+from clasp.files import file_digest, write_json
+from clasp.launch.formatting import counted, size
 from clasp.reading import InvalidFile
 from clasp.results.provenance import now
-from clasp.results.schema import Count, load
+from clasp.results.schema import load
 from clasp.strict import ConfigError
 
-SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A fetched file: its size in bytes, the time of its last change (ns) when it was hashed, its SHA-256."""
-
-    bytes: Count
-    changed: int
-    sha256: str
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -43,39 +33,40 @@ class Manifest:
     Args:
         kind: which cache they are in.
         name: repository on the hub, or benchmark.
-        files: by path below that cache.
+        files: SHA-256 by path below that cache.
         revision: that was asked for; None: the hub's current commit.
         commit: that it was; None for data sets, whose folders are named by it.
     """
 
     kind: Literal["model", "data"]
     name: str
-    files: Mapping[str, Kept]
+    files: Mapping[str, str]
     revision: str | None = None
     commit: str | None = None
 
+    @classmethod
+    def of(
+        cls, kind: Literal["model", "data"], name: str, paths: Iterable[Path], revision: str | None, commit: str | None
+    ) -> Manifest:
+        """Of files that are there."""
+        files = {str(path.relative_to(cache(kind))): file_digest(path) for path in sorted(set(paths))}
+        return cls(kind, name, files, revision, commit)
+
     @property
-    def bytes(self) -> int:
-        return sum(kept.bytes for kept in self.files.values())
+    def places(self) -> dict[str, Path]:
+        return {path: cache(self.kind) / path for path in self.files}
 
-    def faults(self, thorough: bool) -> dict[str, str]:
-        """``missing`` or ``altered`` by path.
+    @property
+    def described(self) -> str:
+        return (
+            f"{counted(len(self.files), 'file')}, {size(sum(place.stat().st_size for place in self.places.values()))}"
+        )
 
-        Args:
-            thorough: hash every file; else those alone whose size is right and whose time of change is another.
-        """
-        places = {path: cache(self.kind) / path for path in self.files}
-        missing = {path: "missing" for path, place in places.items() if not place.is_file()}
-        there = self.files.keys() - missing.keys()
-        altered = {path: "altered" for path in sorted(there) if _altered(places[path], self.files[path], thorough)}
-        return missing | altered
-
-
-def _altered(place: Path, kept: Kept, thorough: bool) -> bool:
-    state = place.stat()
-    if state.st_size != kept.bytes:
-        return True
-    return (thorough or state.st_mtime_ns != kept.changed) and sha256(place) != kept.sha256
+    def faults(self) -> dict[str, str]:
+        """``missing`` or ``altered`` by path; of a large file that was not touched the digest is looked up."""
+        missing = {path: "missing" for path, place in self.places.items() if not place.is_file()}
+        there = {path: place for path, place in self.places.items() if path not in missing}
+        return missing | {path: "altered" for path, place in there.items() if file_digest(place) != self.files[path]}
 
 
 def cache(kind: Literal["model", "data"]) -> Path:
@@ -144,8 +135,6 @@ def _fingerprint(config: RunConfig, commit: str) -> str:
 def check_prefetched(config: RunConfig, weights: str | None = None) -> None:
     """Whether a run that can reach no hub finds its model and its data sets, as they were when they were fetched.
 
-    A file is hashed again only where its time of change is not the one that was noted; ``make prefetch`` hashes all.
-
     Args:
         config: of the run.
         weights: fingerprint of the backbone that the run was planned with; None: not planned yet.
@@ -165,7 +154,7 @@ def check_prefetched(config: RunConfig, weights: str | None = None) -> None:
         manifests.append(manifest)
     for manifest in manifests:
         assert manifest is not None  # of the backbone, see above
-        faults = manifest.faults(thorough=False) or _superseded(manifest)
+        faults = manifest.faults() or _superseded(manifest)
         if faults:
             path, fault = next(iter(faults.items()))
             more = f" and {len(faults) - 1} more files" if len(faults) > 1 else ""
@@ -218,19 +207,4 @@ def read(path: Path) -> Manifest | None:
 
 
 def write(path: Path, manifest: Manifest) -> Path:
-    values: dict[str, Any] = {"schema": SCHEMA, "at": now(), **asdict(manifest)}
-    return write_atomically(path, json.dumps(values, indent=1).encode() + b"\n")
-
-
-def kept(kind: Literal["model", "data"], paths: list[Path]) -> dict[str, Kept]:
-    """Files below a cache as a manifest lists them."""
-    root = cache(kind)
-    return {
-        str(path.relative_to(root)): Kept(path.stat().st_size, path.stat().st_mtime_ns, sha256(path))
-        for path in sorted(paths)
-    }
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return write_json(path, {"schema": SCHEMA, "at": now(), **asdict(manifest)})

@@ -6,7 +6,6 @@ and the newest cells, whose pace says how long the rest will take.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,20 +14,15 @@ from statistics import fmean
 
 from clasp.launch.estimate import clock
 from clasp.launch.formatting import bar, counted, duration
-from clasp.reading import InvalidFile
 from clasp.results import answer_log, experiments, failures, lock
 from clasp.results.failures import Failure
 from clasp.results.lock import LockInfo
-from clasp.results.schema import Cell, ExperimentFile, read
+from clasp.results.schema import Cell, read
 from clasp.results.store import CellStore
 from clasp.strict import ConfigError
 
 RECENT = 20
 """Newest cells that the time left is estimated from."""
-
-
-class StatusError(ConfigError):
-    """There is no such experiment here, or its record cannot be read; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +90,9 @@ def progress(results: Path, experiment: str | None = None) -> list[Progress]:
         experiment: its name, also without the backbone's at the end; None: all that were begun.
 
     Raises:
-        StatusError: nothing of that name was begun here.
+        ConfigError: nothing of that name was begun here, or an experiment's file cannot be used.
     """
-    present = _present(CellStore(results).cells)
+    present = _present(CellStore(results))
     locked = {
         signature: Running(info, *answer_log.about(results, signature))
         for signature, info in lock.all_current(results).items()
@@ -116,30 +110,15 @@ def _experiments(results: Path, wanted: str | None) -> list[tuple[str, dict[str,
     found = [p for p in paths if wanted is None or p.stem == wanted or p.stem.startswith(f"{wanted}_")]
     if not found and wanted is not None:
         begun = f"here are {', '.join(path.stem for path in paths)}" if paths else "none was"
-        raise StatusError(
+        raise ConfigError(
             f"no experiment {wanted!r} was begun in {results}; {begun}; 'make plan' says what it will run"
         )
-    return [(path.stem, _cells(path)) for path in found]
+    return [(path.stem, {cell["signature"]: cell["benchmark"] for cell in experiments.cells(path)}) for path in found]
 
 
-def _cells(path: Path) -> dict[str, str]:
-    try:
-        record = read(ExperimentFile, path, experiments.SCHEMA)
-    except (OSError, InvalidFile) as error:
-        raise StatusError(f"{path} cannot be read ({error}); run the experiment again, which writes it") from error
-    return {cell["signature"]: cell["benchmark"] for cell in record["cells"]}
-
-
-def _present(folder: Path) -> dict[str, float]:
+def _present(store: CellStore) -> dict[str, float]:
     """Signatures of the cells that are there, with the time of their files."""
-    if not folder.is_dir():
-        return {}
-    with os.scandir(folder) as entries:
-        return {
-            entry.name[:24]: entry.stat().st_mtime
-            for entry in entries
-            if len(entry.name) == 29 and entry.name.endswith(".json")
-        }
+    return {signature: store.path(signature).stat().st_mtime for signature in store.signatures()}
 
 
 def _progress(

@@ -1,30 +1,37 @@
-"""The two calls of Hydra: the jobs that were typed, composed here, and its packs, handed to a queue. Torch-free."""
+"""The jobs of a sweep: processes on this machine, or jobs of SLURM, which submitit submits. Torch-free.
+
+Either runs ``clasp.launch.worker`` from the snapshot of the code. What submitit itself says of a job is not asked for:
+it needs SLURM's accounting, and does not always see that a job was killed.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import contextlib
 import os
-import re
+import shlex
 import signal
 import subprocess
 import sys
-import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from clasp.config import LauncherConfig
-from clasp.launch import job_states
-from clasp.results.provenance import TYPED
+from clasp.launch.worker import GRACE_S, Job
+from clasp.strict import ConfigError
+
+LOCAL, SLURM = "local", "slurm"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Sweep:
     """A sweep that was written down and can be submitted.
 
     Args:
+        name: of the run.
         folder: of the sweep.
         results: the results root.
         launcher: where it goes.
@@ -32,6 +39,7 @@ class Sweep:
         missing: signatures of the cells to compute, and their questions.
     """
 
+    name: str
     folder: Path
     results: Path
     launcher: LauncherConfig
@@ -39,104 +47,120 @@ class Sweep:
     missing: Mapping[str, int]
 
 
+class Jobs(Protocol):
+    """Jobs that were handed over."""
+
+    def states(self) -> Counter[str]:
+        """How many jobs are in which state, in SLURM's words in small letters; those that have ended are left out."""
+
+    def advice(self, status: str, wait: bool) -> str:
+        """What the user can do meanwhile; ``status`` is the command that shows how the sweep is doing."""
+
+
 @contextmanager
-def composing(argv: list[str]) -> Iterator[list[str]]:
-    """While Hydra composes the command line: its jobs stay here, whatever launcher computes their cells later.
+def submitted(sweep: Sweep) -> Iterator[Jobs]:
+    """The jobs of a sweep. Where the caller is interrupted, processes here are stopped; a queue's jobs go on.
 
-    A launcher of Hydra's that was chosen by name (``hydra/launcher=...``) is left alone, and so is the second call.
-
-    Args:
-        argv: ``sys.argv``; as it was at the end.
-
-    Yields:
-        The overrides of ``hydra.launcher``, which are for the second call.
+    Raises:
+        ConfigError: the queue refused the jobs.
     """
-    typed = list(argv)
-    swept = any(word in ("-m", "--multirun") or word.startswith("hydra.mode=") for word in argv)
-    mine = any(word.startswith(("hydra/launcher=", "launcher.pack=")) for word in argv)
-    own = [] if mine else [word for word in argv[1:] if re.match(r"[+~]{0,2}hydra\.launcher\.", word)]
-    argv[:] = [word for word in typed if word not in own] + (["hydra/launcher=basic"] if swept and not mine else [])
-    changed = argv != typed and TYPED not in os.environ
-    if changed:
-        os.environ[TYPED] = " ".join([Path(typed[0]).name, *typed[1:]])
+    if sweep.launcher.kind == SLURM:
+        yield SlurmJobs(_queued(sweep))
+        return
+    processes: list[subprocess.Popen[bytes]] = []
     try:
-        yield own
-    finally:
-        argv[:] = typed
-        if changed:
-            del os.environ[TYPED]
+        (sweep.folder / "jobs").mkdir()
+        for number in sweep.numbers:
+            processes += [_started(sweep, number)]  # one by one, so that an interrupt stops those that have started
+        yield LocalJobs(processes)
+    except BaseException:
+        running = [process for process in processes if process.poll() is None]
+        for process in running:
+            os.killpg(process.pid, signal.SIGTERM)
+        for process in running:  # they release their locks and end by themselves
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+        raise
 
 
-@contextmanager
-def submitted(sweep: Sweep, values: Mapping[str, Any], overrides: Sequence[str]) -> Iterator[Any]:
-    """Hydra's second call, over the packs, in a process that runs the snapshot; stopped at the end if it still runs.
-
-    Args:
-        sweep: what :func:`prepare` made.
-        values: of a configuration, whose ``launcher`` section the jobs get.
-        overrides: of ``hydra.launcher``, as typed.
-    """
-    code = sweep.folder / "code"
-    keys = {key: value for key, value in values["launcher"].items() if key not in ("kind", "pack")}
-    arguments = [
-        *["-m", f"launcher={sweep.launcher.kind}", f"name={values['name']}"],
-        *[f"++launcher.{key}={override_value(value)}" for key, value in keys.items()],
-        # a key that is null by default cannot be interpolated into what must be a mapping
-        *([f"hydra.launcher.additional_parameters={override_value(keys['sbatch'])}"] if keys.get("sbatch") else []),
-        *overrides,
-        f"paths.results={override_value(str(sweep.results))}",  # below which Hydra's folder has to be
-        f"hydra.sweep.dir={override_value(str(sweep.folder))}",
-        "hydra.sweep.subdir=hydra/${hydra.job.num}",
-        f"launcher.pack={','.join(map(str, sweep.numbers))}",
-    ]
-    environment = {**os.environ, "PYTHONPATH": python_path(code)}
-    with (sweep.folder / "launcher.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "clasp.cli", "run", *arguments],
-            env=environment,
+def _started(sweep: Sweep, number: int) -> subprocess.Popen[bytes]:
+    with (sweep.folder / "jobs" / f"{number}.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "clasp.launch.worker", str(sweep.folder), str(number)],
+            env={**os.environ, **importing(sweep.folder / "code")},
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is ours to handle
+            start_new_session=True,  # Ctrl-C is the caller's to handle
         )
+
+
+def _queued(sweep: Sweep) -> list[str]:
+    """Submits an array; returns the jobs' ids."""
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    launcher = sweep.launcher
+    executor = submitit.AutoExecutor(
+        sweep.folder / "jobs" / "%j", cluster="slurm", slurm_max_num_timeout=launcher.max_requeues
+    )
+    variables = [f"export {name}={shlex.quote(value)}" for name, value in importing(sweep.folder / "code").items()]
+    executor.update_parameters(
+        name=f"clasp-{sweep.name}",
+        timeout_min=launcher.minutes,
+        cpus_per_task=launcher.cpus,
+        gpus_per_node=launcher.gpus,
+        mem_gb=launcher.memory_gb,
+        stderr_to_stdout=True,
+        slurm_partition=launcher.partition,
+        slurm_account=launcher.account,
+        slurm_qos=launcher.qos,
+        slurm_constraint=launcher.constraint,
+        slurm_array_parallelism=launcher.array_parallelism,
+        slurm_signal_delay_s=launcher.signal_s,
+        slurm_setup=[*launcher.setup, *variables],
+        slurm_additional_parameters=dict(launcher.sbatch or {}),
+    )
     try:
-        yield process
-    except BaseException:
-        if sweep.launcher.kind == job_states.LOCAL and process.poll() is None:  # its jobs are of this session
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
-            for _ in range(150):  # of 0.2 s: they release their locks and end by themselves
-                if not job_states.states(sweep.folder, job_states.LOCAL):
-                    break
-                time.sleep(0.2)
-        raise
-    finally:
-        if sweep.launcher.kind == job_states.SLURM and process.poll() is None:  # the jobs do not need it
-            process.terminate()
-            process.wait()
+        jobs = executor.map_array(Job(sweep.folder), sweep.numbers)
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise ConfigError(f"the jobs could not be submitted: {'; '.join(str(error).splitlines())}") from error
+    return [job.job_id for job in jobs]
 
 
-def refusal(sweep: Sweep) -> str:
-    """Why nothing was submitted, from what the launcher said last."""
-    lines = (sweep.folder / "launcher.log").read_text(encoding="utf-8", errors="replace").splitlines()
-    reasons = [line.strip() for line in lines if line.startswith("sbatch: error:")] or [line for line in lines if line][
-        -1:
-    ]
-    return f"the jobs could not be submitted: {'; '.join(dict.fromkeys(reasons))} (see {sweep.folder}/launcher.log)"
+class LocalJobs:
+    """Processes of this machine."""
+
+    def __init__(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+        self._processes = processes
+
+    def states(self) -> Counter[str]:
+        return Counter("running" for process in self._processes if process.poll() is None)
+
+    def advice(self, status: str, wait: bool) -> str:
+        after = "; Ctrl-C stops them, and the same command goes on with the rest" if wait else ""
+        return f"{len(self._processes)} processes started; look with: {status}{after}"
 
 
-def override_value(value: Any) -> str:
-    """A plain value as Hydra's command line takes it."""
-    if isinstance(value, str):
-        # Hydra reads a backslash as one unless a quote follows, the closing one included
-        escaped = re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + found[2].replace("'", "\\'"), value)
-        return f"'{escaped}'"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{override_value(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(override_value, value)) + "]"
-    return json.dumps(value)
+class SlurmJobs:
+    """Jobs of a queue, by their ids."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self._arrays = sorted({job.partition("_")[0] for job in ids})
+
+    def states(self) -> Counter[str]:
+        command = ["squeue", "--noheader", "--array", "--format=%T", f"--jobs={','.join(self._arrays)}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        if done.returncode != 0 and "Invalid job id" not in done.stderr:
+            return Counter(unknown=1)  # a controller that does not answer for a while has lost no job
+        return Counter(line.strip().lower() for line in done.stdout.splitlines() if line.strip())
+
+    def advice(self, status: str, wait: bool) -> str:
+        numbers = " ".join(self._arrays)
+        after = "; Ctrl-C ends the waiting and leaves the jobs in the queue" if wait else ""
+        return f"submitted as {numbers}; look with: {status}, end them with: scancel {numbers}{after}"
 
 
-def python_path(code: Path) -> str:
-    """Before anything installed, an editable clasp included."""
-    return os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
+def importing(code: Path) -> dict[str, str]:
+    """Variables under which Python imports the snapshot, before the working directory and anything installed."""
+    path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}  # else `python -m` looks into the working directory first

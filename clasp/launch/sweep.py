@@ -1,10 +1,9 @@
 """Sweeps beyond this process: cells are packed, handed to a queue from a snapshot of the code, and waited for.
 
-Two calls of Hydra. The first composes the jobs here and plans them, so that bad input is reported before the queue is
-entered. What is missing of all of them goes into packs (``packs.py``). The second, in a process that runs the snapshot,
-sweeps over the packs with hydra-submitit-launcher; in a job each pack is computed by ``clasp.launch.worker`` in a
-process of its own. Their outcome is read from the cells, for a launcher calls a job that has failed completed.
-Torch-free itself.
+Hydra composes the configurations here and they are planned here, so that bad input is reported before the queue is
+entered. What is missing of all of them goes into packs (``packs.py``), each of which ``clasp.launch.worker`` computes
+in a process of its own, in the jobs that ``submit.py`` hands over. Their outcome is read from the cells. Torch-free
+itself.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from clasp.budget import Geometry
 from clasp.config import LauncherConfig, RunConfig
 from clasp.evaluation.questions.embedded import ensure_as_planned
-from clasp.files import write_atomically
-from clasp.launch import job_states, machine, packs, snapshot
+from clasp.files import write_json
+from clasp.launch import machine, packs, snapshot
 from clasp.launch.estimate import Estimator
 from clasp.launch.packs import PackFile, Wanted
 from clasp.launch.prefetch import check_prefetched, offline_environment
-from clasp.launch.submit import Sweep, python_path, refusal, submitted
+from clasp.launch.submit import SLURM, Sweep, importing, submitted
 from clasp.launch.wait import wait
 from clasp.results import failures
 from clasp.results.provenance import TYPED
@@ -67,13 +66,12 @@ class JobsOutcome:
     absent: tuple[str, ...]
 
 
-def launch(requests: Sequence[Request], command: str, overrides: Sequence[str], report: Report) -> int:
+def launch(requests: Sequence[Request], command: str, report: Report) -> int:
     """Submits what is missing, waits, and reports; returns the exit code.
 
     Args:
         requests: the configurations.
         command: the command line.
-        overrides: of ``hydra.launcher``, as typed.
         report: called for each configuration at the end.
 
     Raises:
@@ -83,7 +81,7 @@ def launch(requests: Sequence[Request], command: str, overrides: Sequence[str], 
 
     check(requests)
     cells = missing(requests)
-    if cells and requests[0].launcher.kind == job_states.SLURM:
+    if cells and requests[0].launcher.kind == SLURM:
         for one in requests:
             check_prefetched(one.config, one.plan.cells[0].weights)
     for one in requests:
@@ -92,25 +90,15 @@ def launch(requests: Sequence[Request], command: str, overrides: Sequence[str], 
         record_experiment(one.plan, one.config)
     if not cells:
         print("every cell is there already; nothing was submitted")
-    elif not _run(requests, cells, command, overrides):
-        return 0
+    else:
+        sweep = prepare(requests, cells, command)
+        print(f"{sweep.name}: {len(cells)} cells to compute in {len(sweep.numbers)} jobs; "
+              f"code, packs and logs in {sweep.folder}")  # fmt: skip
+        with submitted(sweep) as jobs:
+            wait(sweep, jobs)
+        if not sweep.launcher.wait:
+            return 0
     return max(report(one, _outcome(one, set(cells))) for one in requests)
-
-
-def _run(
-    requests: Sequence[Request],
-    cells: Mapping[str, tuple[int, CellSpec]],
-    command: str,
-    overrides: Sequence[str],
-) -> bool:
-    """Submits and waits; whether it waited to the end."""
-    sweep = prepare(requests, cells, command)
-    name = requests[0].config.name
-    print(f"{name}: {len(cells)} cells to compute in {len(sweep.numbers)} jobs; code, packs and logs in {sweep.folder}")
-    with submitted(sweep, requests[0].values, overrides) as process:
-        if not wait(sweep, process, f"make status EXPERIMENT={name}"):
-            raise ConfigError(refusal(sweep))
-    return sweep.launcher.wait
 
 
 def _outcome(one: Request, wanted: set[str]) -> JobsOutcome:
@@ -181,9 +169,9 @@ def prepare(requests: Sequence[Request], cells: Mapping[str, tuple[int, CellSpec
         )
         packs.write(folder, number, file)
     about = {"command": command, "launcher": dataclasses.asdict(launcher), "packs": len(made), "cells": len(wanted)}
-    write_atomically(folder / "sweep.json", json.dumps({"schema": 1, **about}, indent=1).encode() + b"\n")
+    write_json(folder / "sweep.json", {"schema": 1, **about})
     questions = {key: _estimator(requests[number]).questions(spec) for key, (number, spec) in cells.items()}
-    return Sweep(folder, first.paths.results, launcher, tuple(range(jobs_at_once)), questions)
+    return Sweep(first.name, folder, first.paths.results, launcher, tuple(range(jobs_at_once)), questions)
 
 
 def _wanted(requests: Sequence[Request], number: int, spec: CellSpec) -> Wanted:
@@ -198,8 +186,7 @@ def _estimator(one: Request) -> Estimator:
     """Of the configuration's backbone, made once for all that share it."""
     config, plan = one.config, one.plan
     known = tuple(sorted((name, file.questions) for name, file in plan.files.items()))
-    tmacs = config.launcher.assumed_tmacs
-    return _estimating(config.paths.results, config.backbone.name, plan.geometry, config.device, known, tmacs)
+    return _estimating(config.paths.results, config.backbone.name, plan.geometry, config.device, known)
 
 
 @lru_cache(maxsize=8)
@@ -209,19 +196,18 @@ def _estimating(
     geometry: Geometry,
     device: str,
     known: tuple[tuple[str, int], ...],
-    tmacs: float | None,
 ) -> Estimator:
-    return Estimator(results, backbone, geometry, device, dict(known), tmacs)
+    return Estimator(results, backbone, geometry, device, dict(known))
 
 
 def _environment(launcher: LauncherConfig, code: Path, command: str, slot: Mapping[str, str]) -> dict[str, str]:
     """Variables of a pack's worker."""
     return {
-        "PYTHONPATH": python_path(code),
+        **importing(code),
         "OMP_NUM_THREADS": str(max(1, launcher.cpus // launcher.processes)),
         TYPED: command,
         "TQDM_MININTERVAL": "30",  # into a log
-        **(offline_environment() if launcher.kind == job_states.SLURM else {}),  # its nodes may have no network
+        **(offline_environment() if launcher.kind == SLURM else {}),  # its nodes may have no network
         **slot,
     }
 

@@ -1,4 +1,7 @@
-"""``python -m clasp.launch.worker PACK``: computes the cells of a pack. What a job of a sweep runs.
+"""What a job of a sweep runs.
+
+``python -m clasp.launch.worker SWEEP NUMBER`` runs the packs of a job, one after the other, each in a process with the
+pack's own environment: ``python -m clasp.launch.worker PACK``, which computes its cells.
 
 It stops quickly on SIGTERM, and on the signal that announces a time limit: its locks are released, what was answered is
 kept. Exit codes: 0 all cells are there, 1 a cell failed, 2 the pack cannot be run, 128 + n stopped by signal n.
@@ -15,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clasp.backbones import BackboneUnavailable
 from clasp.config import RunConfig, load_config
@@ -38,8 +41,29 @@ GRACE_S = 25.0
 """Seconds that a worker has to stop; SLURM by default waits 30 before it kills."""
 
 
+class Job:
+    """A job as submitit calls it; one that ran into its time limit is queued again as it was.
+
+    Args:
+        sweep: folder of the sweep.
+    """
+
+    def __init__(self, sweep: Path) -> None:
+        self._sweep = sweep
+
+    def __call__(self, number: int) -> None:
+        """Runs the packs; the exit code reports a failure to SLURM, which lists the job so."""
+        if status := run(self._sweep, number):
+            sys.exit(status)
+
+    def checkpoint(self, number: int) -> Any:
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, number)
+
+
 def run(sweep: Path, number: int) -> int:
-    """Runs a pack, and those that the same job runs afterwards, each in a process with the pack's own environment.
+    """Runs a pack, and those that the same job runs afterwards.
 
     Returns:
         The highest exit code.
@@ -82,8 +106,10 @@ def _in_process(path: Path, pack: PackFile) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Computes one pack, here; what cannot be run is one sentence, as in ``clasp-eval run``."""
+    """Runs a job, or computes one pack here; what cannot be run is one sentence, as in ``clasp-eval run``."""
     try:
+        if len(arguments) == 2:
+            return run(Path(arguments[0]), int(arguments[1]))
         with stoppable(STOPPING):
             return _pack(arguments)
     except (ConfigError, BackboneUnavailable) as error:

@@ -33,9 +33,10 @@ def get(name: str) -> type[Method]:
     return getattr(importlib.import_module(entry.module), entry.class_name)
 
 
-def for_pictures() -> tuple[str, ...]:
-    """Names of the methods that need no video, so that they also run on backbones that take none."""
-    return tuple(name for name in METHODS if not get(name).needs_videos)
+def for_images() -> tuple[str, ...]:
+    """Names of the methods that choose among an image's tokens, whatever the backbone: they compare no frames of videos
+    and scale no images."""
+    return tuple(name for name, entry in METHODS.items() if not (entry.needs_videos or entry.resizes))
 
 
 def build(name: str, parameters: Mapping[str, Any]) -> Method:

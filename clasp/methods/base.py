@@ -1,6 +1,6 @@
-"""What every pruning method is: a frozen dataclass of parameters with one `select` over named ops.
+"""The base class of pruning methods: a frozen dataclass of parameters with one `select` over named ops.
 
-What it is shown and what it answers is in `protocols.py`; the engine does everything else: dropping hidden states,
+What a method reads and returns is defined in `protocols.py`; the engine does everything else: dropping hidden states,
 masks, positions and KV cache.
 """
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from clasp.budget import ACCOUNTINGS, Accounting, Budget, BudgetError, Geometry, Schedule, Stage
+from clasp.methods.parameters import settle
 from clasp.methods.protocols import Crops, Patches, Positions, PruningMethod, Scope, Selection, Span, State, Tower
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Method(PruningMethod, ABC):
     paper: ClassVar[str] = ""
     """Its arXiv number, by which tables are ordered; empty for a baseline."""
     inside: ClassVar[bool] = False
-    """Whether it drops visual tokens between decoder layers; the others hand the decoder fewer to begin with."""
+    """Whether it drops visual tokens between decoder layers; the others pass the decoder fewer from the start."""
     convention: ClassVar[Accounting | None] = None
     """What the token counts of its papers mean; None: no source says it."""
     scope: ClassVar[Scope] = "sample"
@@ -56,23 +57,26 @@ class Method(PruningMethod, ABC):
     lookback: ClassVar[int] = 0
     """How many layers before the cut the layer lies that the method looks at; 0: the stage's own."""
     reads_cls: ClassVar[bool] = False
-    """Whether it ranks by the attention of CLS, for which something else stands in where there is none."""
+    """Whether it ranks by the attention of CLS; :meth:`fallbacks` names the substitute where there is no CLS."""
     weighs_merged: ClassVar[bool] = True
     """Whether the ViT's attention counts a merged patch by how many it stands for (ToMe's proportional attention)."""
     needs_videos: ClassVar[bool] = False
     """Whether it compares the frames of a video; refused on backbones that take none."""
+    resizes: ClassVar[bool] = False
+    """Whether it makes images smaller before the processor instead of choosing among their tokens; refused where the
+    ViT does not take images at their own resolution."""
     own_counts: ClassVar[bool] = False
-    """Whether how many tokens stay at a stage follows from the data and its schedule states their mean alone: it is
-    then asked at every stage, also where no more are left than ``keep``."""
+    """Whether the number of tokens that stay at a stage depends on the data, the schedule stating only its mean:
+    :meth:`select` is then called at every stage, also where no more than ``keep`` are left."""
     prunes: ClassVar[bool] = True
     cuts_passed: ClassVar[bool] = False
     """Whether a stage takes what it drops out of the KV cache of the layers before it, too."""
     accountings: ClassVar[tuple[Accounting, ...]] = ACCOUNTINGS
-    """Values of ``accounting`` that the method knows, the default first."""
+    """Values of ``accounting`` that the method takes, the default first."""
     towers: ClassVar[tuple[str, ...]] = ()
     """Parameters that name a CLIP model (hub id or folder) whose text tower is read where one is given."""
     assumptions: ClassVar[tuple[str, ...]] = ()
-    """What of this method is not stated by its paper; :meth:`assumed` is what results say."""
+    """What of this method its paper does not state; results list it as :meth:`assumed`."""
 
     tokens: int | None = None
     ratio: float | None = None
@@ -84,12 +88,11 @@ class Method(PruningMethod, ABC):
             raise ValueError(
                 f"unknown accounting {self.accounting!r} for {self.name}; use one of {', '.join(self.accountings)}"
             )
-        if self.positions not in ("original", "contiguous"):
-            raise ValueError(f"unknown positions {self.positions!r}; use original or contiguous")
         if self.prunes:
             Budget(self.tokens, self.ratio)
         elif self.tokens is not None or self.ratio is not None:
             raise BudgetError(f"method {self.name!r} does not prune and takes no budget; leave tokens and ratio out")
+        settle(self)
 
     def target(self, visual_tokens: int) -> int:
         """The budget as a count for one image."""
@@ -126,7 +129,12 @@ class Method(PruningMethod, ABC):
         if self.needs_videos and not geometry.videos:
             raise ValueError(
                 f"method {self.name!r} compares the frames of videos, which this backbone does not take; use one that "
-                f"does (video_llava_7b, llava_onevision_7b, qwen2_5_vl_7b), or a method for pictures"
+                f"does (video_llava_7b, llava_onevision_7b, qwen2_5_vl_7b), or a method for images"
+            )
+        if self.resizes and not geometry.packed_vision:
+            raise ValueError(
+                f"method {self.name!r} makes images smaller, while this backbone's ViT takes images or tiles of one "
+                f"size; use one of native resolution (qwen2_5_vl_7b, qwen3_vl_8b), or method=pool"
             )
         schedule = self.schedule(geometry.visual_tokens, geometry.layers)
         cuts = [stage.cut for stage in schedule.stages]
@@ -154,7 +162,7 @@ class Method(PruningMethod, ABC):
         return self.assumptions
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
-        """Indices of the ViT hidden states (0 = embeddings) that the method reads; only these are held on to."""
+        """Indices of the ViT hidden states (0 = embeddings) that the method reads; only these are stored."""
         return ()
 
     def span(self) -> Span:
@@ -163,7 +171,7 @@ class Method(PruningMethod, ABC):
 
     def decoder_states(self, cuts: Sequence[int]) -> tuple[int, ...]:
         """Decoder layers (0-based), beside the stages' own, whose inputs the method reads at its stages; only these are
-        held on to. By default those that ``lookback`` names; a stage before which there is none may not look.
+        stored. By default those that ``lookback`` names; a stage before which there is none may not look.
 
         Args:
             cuts: the layers that its stages' tokens enter.
@@ -223,7 +231,7 @@ class Method(PruningMethod, ABC):
             modules: dotted names of further code that its answers pass through (the backbone's adapter).
             text_tower: the CLIP model that the backbone brings; a method that is given none reads that one.
         """
-        # later: their own code changes no answer
+        # here, because their own code changes no answer
         from clasp.backbones.hub import part_fingerprint
         from clasp.fingerprint import code_fingerprint
 
@@ -235,7 +243,7 @@ class Method(PruningMethod, ABC):
 
     def __call__(self, model: Any, processor: Any) -> Run:
         """The context manager that prunes ``model`` while it is open."""
-        from clasp.engine import Run  # later: whoever only plans needs no engine
+        from clasp.engine import Run  # here, because planning needs no engine
 
         return Run(self, model, processor)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method, proportional
@@ -24,11 +24,6 @@ class PerCrop(Method):
 
     scope: ClassVar[Scope] = "crop"
     crop_budget: CropBudget = "proportional"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.crop_budget not in get_args(CropBudget):
-            raise ValueError(f"unknown crop_budget {self.crop_budget!r}; use {' or '.join(get_args(CropBudget))}")
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clasp.budget import Accounting, Schedule, scaled_layers, single_stage
 from clasp.methods.protocols import Selection, State
-from clasp.methods.text import Listening
+from clasp.methods.text import TextGuided
 from clasp.ops.diversity import take_least_similar
 from clasp.ops.select import cosine_between, take, top_k
 
@@ -26,7 +26,7 @@ PUBLISHED_LAYER = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class DART(Listening):
+class DART(TextGuided):
     """DART (arXiv 2502.11494).
 
     With ``published`` accounting ``tokens`` is the paper's T, to which it adds the visual pivots (192 keeps 196). By

@@ -34,7 +34,7 @@ class EVS(Method):
     needs_videos: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = (
         "EVS keeps the first frame of a video whatever the budget, as vLLM's code does; measured counts then exceed it",
-        "EVS keeps pictures whole: they are a first frame",
+        "EVS keeps images whole: they are a first frame",
         "EVS rounds the kept share of a video's tokens to the nearest count; vLLM's code rounds it down",
         "EVS keeps a newline behind the video; vLLM's models for it have none",
         "EVS keeps the positions of text behind a video on Qwen-VL; vLLM moves them up to the kept tokens",

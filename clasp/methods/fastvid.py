@@ -58,7 +58,7 @@ class FastVID(Method):
         "its code loses them",
         "FastVID's anchors that their frames have no room for become attended tokens instead",
         "FastVID's Qwen code leaves out frames that are nearly equal to the next one; this one, as for LLaVA, does not",
-        "FastVID takes a picture, with all of its tiles, for a video of one frame",
+        "FastVID takes an image, with all of its tiles, for a video of one frame",
     )
     segments: int = 8
     threshold: float = 0.9

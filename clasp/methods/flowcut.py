@@ -39,7 +39,7 @@ class FlowCut(Method):
     scope: ClassVar[Scope] = "crop"
     reads_cls: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = (
-        "FlowCut's number of patches that leave is each picture's own; its code takes the largest of a batch",
+        "FlowCut's number of patches that leave is each image's own; its code takes the largest of a batch",
         "FlowCut's second cut at decoder layer 1, which its code adds for LLaVA-NeXT, is not made: every crop ends "
         "with its share of the budget",
     )
@@ -64,8 +64,8 @@ class FlowCut(Method):
         flow = relation
         if patches.cls:
             everyone = torch.cat([torch.ones_like(real[:, :1]), real], dim=1)
-            paid = attention_rows(value[:, :, :1], value, everyone[:, None], 1.0)[:, 0, 1:]
-            flow = relation + shared(paid, real)
+            probabilities = attention_rows(value[:, :, :1], value, everyone[:, None], 1.0)[:, 0, 1:]
+            flow = relation + shared(probabilities, real)
         score = flow * value.mean(dim=1)[:, -real.shape[1] :].norm(p=1, dim=-1)
         known = patches.scratch.get("scores")
         if known is not None:
@@ -114,6 +114,6 @@ def attention(patches: Patches, real: Tensor) -> Tensor:
         return attention_rows(query[:, :, :1], key, everyone[:, None], patches.scaling)[:, 0, 1:]
     total = torch.zeros(real.shape, device=real.device)
     for rows in blocks(query.shape[2], query.shape[1] * key.shape[2]):
-        paid = attention_rows(query[:, :, rows], key, real[:, None], patches.scaling)
-        total += (paid * real[:, rows, None]).sum(dim=1)
+        probabilities = attention_rows(query[:, :, rows], key, real[:, None], patches.scaling)
+        total += (probabilities * real[:, rows, None]).sum(dim=1)
     return total

@@ -47,11 +47,11 @@ class FrameFusion(Method):
     assumptions: ClassVar[tuple[str, ...]] = (
         "FrameFusion acts between decoder layers, by the attention of the layer before; its code does so between a "
         "layer's attention and its feed-forward part",
-        "FrameFusion's mean count is over the layers of the decoder at hand; its code has 28 for all",
+        "FrameFusion's mean count is over the layers of the actual decoder; its code has 28 for all",
         "FrameFusion merges in the first quarter of the decoder at most, and prunes as soon as the budget would not "
         "bear another whole layer; its code has no such ends",
         "FrameFusion ranks newlines by attention too, and merges none",
-        "FrameFusion takes a picture, with all of its tiles, for a video of one frame: it is pruned by attention alone",
+        "FrameFusion takes an image, with all of its tiles, for a video of one frame: it is pruned by attention alone",
     )
     similarity: float = 0.6
     merging_share: float = 0.1
@@ -87,14 +87,14 @@ class FrameFusion(Method):
         return self._mixed(state, frames, steps)
 
     def _step(self, counts: Sequence[int], budget: int, layers: int) -> tuple[Step, int]:
-        """What is due before layer ``len(counts) - 1``, and how many tokens are then to be left (of a merging: at
-        least), from the counts that came to it and to the layers before."""
+        """The step before layer ``len(counts) - 1``, and how many tokens it leaves (a merging step: at least), from the
+        counts that entered this layer and those before it."""
         step: Step = "merge"
         used = 0
         for layer, count in enumerate(counts):
             room = (budget * layers - used) / (layers - layer)  # of each layer from this one on
             left = min(count, max(1, round(room) if step == "prune" else count - int(count - room)))
-            if step == "merge" and layer and not self._bearable(layer, layers, count, budget * layers - used):
+            if step == "merge" and layer and not self._affordable(layer, layers, count, budget * layers - used):
                 step, left = "prune", min(count, max(1, round(room)))
             if step == "none" or left >= count:
                 step, left = "none", count
@@ -109,12 +109,12 @@ class FrameFusion(Method):
         raise AssertionError("there is a layer at least")
 
     @staticmethod
-    def _bearable(layer: int, layers: int, count: int, room: int) -> bool:
+    def _affordable(layer: int, layers: int, count: int, room: int) -> bool:
         """Whether a layer may see all ``count`` tokens and each one behind it at least one."""
         return layer < last_stage(layers) and count + layers - layer - 1 <= room
 
     def _mixed(self, state: State, frames: Frames, steps: Sequence[tuple[Step, int]]) -> Selection:
-        """Rows of which some merge; how many of their tokens join others is not known here."""
+        """Rows of which some merge; how many of their tokens join others depends on the data."""
         tokens, device = state.tokens(), frames.frame.device
         merging = torch.tensor([step == "merge" for step, _ in steps]).to(device, non_blocking=True)[:, None]
         left = torch.tensor([count for _, count in steps]).to(device, non_blocking=True)
@@ -132,7 +132,7 @@ class FrameFusion(Method):
 
 
 def last_stage(layers: int) -> int:
-    """The decoder layer before which pruning is due at the latest."""
+    """The decoder layer before which pruning happens at the latest."""
     return max(1, layers // 4)
 
 

@@ -1,7 +1,7 @@
 """HiPrune: tokens that a middle layer of the ViT attends to, their neighbours, and tokens that its last ones attend to.
 
 Liu et al., "HiPrune: Training-Free Visual Token Pruning via Hierarchical Attention in Vision-Language Models", arXiv
-2508.00553. Before the decoder, by the attention that a patch receives, mean over heads and over all that ask, in an
+2508.00553. Before the decoder, by the attention that a patch receives, mean over heads and over all queries, in an
 object layer (m) and in the layer whose output the projector reads (d): round(alpha T / 5) anchors of largest m, the
 patches before, after, above and below each, and for the rest of T the largest d. Order is kept.
 """

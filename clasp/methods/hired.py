@@ -39,7 +39,7 @@ class HiRED(Method):
     reads_cls: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = (
         "HiRED's padding is left out before tokens are ranked; its code ranks it and loses what falls on it",
-        "HiRED's weights count the crop that covers a token's place in the picture; its code counts runs of rows",
+        "HiRED's weights count the crop that covers a token's place in the image; its code counts runs of rows",
         "HiRED's tokens that rounding or a full crop leaves over go to the crops with the largest remainders",
         "HiRED's budget of several frames, or of tiles without a whole image, is split in proportion to their tokens",
     )

@@ -60,7 +60,7 @@ class HoliTom(Method):
         "HoliTom keeps fewer tokens than asked for where more than that is saved by still places alone",
         "HoliTom's attention is that received in the ViT layer whose output the projector reads, CLS's included",
         "HoliTom's centres have 0.6 of their cluster's weight, as in its code by default; its paper takes plain means",
-        "HoliTom takes a picture, with all of its tiles, for a video of one frame",
+        "HoliTom takes an image, with all of its tiles, for a video of one frame",
     )
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
     threshold: float = 0.8
@@ -145,7 +145,7 @@ class HoliTom(Method):
         return centres[0, rising], mixed[0, rising]
 
     def _selection(self, clip: Clip, state: State, merged: Tensor, order: Sequence[Tensor]) -> Selection:
-        """Rows of which unequally many tokens stay are filled up with others, which are dropped after all."""
+        """Rows that keep fewer tokens than others are padded with entries that are not valid."""
         width = max(len(kept) for kept in order)
         real = torch.tensor([[place < len(kept) for place in range(width)] for kept in order])
         rows = [torch.cat([kept, _others(kept, merged[0, ..., 0].numel(), width - len(kept))]) for kept in order]

@@ -5,7 +5,7 @@ Before decoder layer 16 of 32, W is the softmax over all tokens of the products 
 without a causal mask, mean over heads. Seeds are the visual tokens of the highest mean W over the rows of the question;
 the foreground those of the highest mean W over the rows of question and seeds; implicit visual coordinates those at
 whose positions the rotary embedding's cosines, or its sines, are highest on average. What is left out also leaves the
-KV cache of all layers before. Original positions are kept, and no attention is looked at.
+KV cache of all layers before. Original positions are kept, and no attention map is read.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ SEEDS, COORDINATES, ALL = 0.01, 0.05, 0.31
 """Shares of an image's tokens in the official code: seeds, coordinates by cosine and as many by sine, and these with
 the foreground's 0.2, of which those that coincide are taken off."""
 BEHIND = 2
-"""Tokens right behind the image that the official code does not count as the question's."""
+"""Tokens right after the image that the official code does not count as the question's."""
 HELD = 1 << 26
-"""Probabilities that are held at a time."""
+"""Most probabilities in memory at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +75,15 @@ class IVCPrune(Method):
         visual, text = layer.heads("v"), layer.real("text")
         early = torch.arange(text.shape[1], device=text.device) < BEHIND
         question = text & ~(early & (text.sum(dim=1, keepdim=True) > BEHIND))
-        asked = resembled(layer, layer.heads("v", "text"), question)
-        seeds = top_k(asked, max(1, round(keep * SEEDS / ALL)))
-        seeded = resembled(layer, take(visual.transpose(1, 2), seeds).transpose(1, 2), torch.ones_like(seeds).bool())
+        to_question = resembled(layer, layer.heads("v", "text"), question)
+        seeds = top_k(to_question, max(1, round(keep * SEEDS / ALL)))
+        to_seeds = resembled(layer, take(visual.transpose(1, 2), seeds).transpose(1, 2), torch.ones_like(seeds).bool())
 
         count = round(keep * COORDINATES / ALL)
         coordinates = torch.cat([top_k(part.float().mean(dim=2), count) for part in layer.rotary()], dim=1)
-        placed = torch.zeros_like(asked).bool().scatter(1, coordinates, True)
+        placed = torch.zeros_like(to_question).bool().scatter(1, coordinates, True)
         first = placed.scatter(1, seeds, True)
-        index = top_k((asked + seeded).masked_fill(first, float("inf")), keep)
+        index = top_k((to_question + to_seeds).masked_fill(first, float("inf")), keep)
         return Selection(index, pivots=~placed.gather(1, index))
 
 

@@ -17,7 +17,7 @@ import torch
 from clasp.budget import Accounting, Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
-from clasp.ops.covering import Attracted, cover
+from clasp.ops.covering import SoftmaxCoverage, cover
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class MMTok(Method):
     scope: ClassVar[Scope] = "crop"
     assumptions: ClassVar[tuple[str, ...]] = (
         "MMTok's words are all tokens of the instruction; its code leaves out 50 function words and format prompts",
-        "MMTok's patches in the padding of a square picture are candidates, which its code for LLaVA-1.5 leaves out",
+        "MMTok's patches in the padding of a square image are candidates, which its code for LLaVA-1.5 leaves out",
         "MMTok's budget is split over the crops of an image in proportion to their tokens",
     )
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
@@ -60,7 +60,7 @@ class MMTok(Method):
 
     def select(self, state: State, keep: int) -> Selection:
         vision, (_, words, real) = state.vision(), state.embeddings()
-        demand = Attracted(
+        coverage = SoftmaxCoverage(
             words,
             real,
             state.tokens(),
@@ -69,4 +69,4 @@ class MMTok(Method):
             soft=self.vision_temperature,
             share=self.vision_weight,
         )
-        return Selection(cover(demand, torch.ones_like(state.tokens()[..., 0], dtype=torch.float32), keep))
+        return Selection(cover(coverage, torch.ones_like(state.tokens()[..., 0], dtype=torch.float32), keep))

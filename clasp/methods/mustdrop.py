@@ -3,9 +3,9 @@
 Liu et al., "Multi-Stage Vision Token Dropping: Towards Efficient Multimodal Large Language Model", arXiv 2411.10803.
 (1) After the first ViT layer, 3 x 3 windows of patches with a mean pairwise cosine of at least 0.8 become one patch.
 Merged ones go first, by falling similarity. (2) The 8 % of what is left that CLS attends to most in the last ViT layer
-are protected. (3) After decoder layers 2, 6, 10 and 14 a token that
-is not protected is dropped when its share of the text's attention to the image is below a global threshold and no word
-pays it the individual threshold of attention.
+are protected. (3) After decoder layers 2, 6, 10 and 14 a token that is not protected is dropped when its share of the
+text's attention to the image is below a global threshold and no word's attention to it reaches the individual
+threshold.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from clasp.budget import (
     scaled_layers,
 )
 from clasp.methods.protocols import Patches, Positions, Selection, State
-from clasp.methods.text import Listening
+from clasp.methods.text import TextGuided
 from clasp.ops.matching import merge_windows, ragged_index
 from clasp.ops.select import top_k, top_mask
 
@@ -40,7 +40,7 @@ one for VizWiz at 64 has 0.005 and 0.001."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MustDrop(Listening):
+class MustDrop(TextGuided):
     """MustDrop (arXiv 2411.10803, section 3).
 
     Args:
@@ -51,7 +51,7 @@ class MustDrop(Listening):
         similarity: mean cosine at which a window is merged; the paper's 0.8.
         protected_share: share of the visual tokens left after merging that is protected, in (0, 1]; the paper's 0.08.
         thresholds: global and individual threshold of ``accounting="thresholds"``, positive; None: those of
-            :data:`THRESHOLDS`. With others ``tokens`` is what they are called, no more.
+            :data:`THRESHOLDS`. With others ``tokens`` is only a label.
     """
 
     name: ClassVar[str] = "mustdrop"
@@ -64,7 +64,7 @@ class MustDrop(Listening):
         "MustDrop's layers 2, 6, 10, 14 of 32 scale with the decoder's depth; its thresholds do not change with it",
         "MustDrop's thresholds are those of its TextVQA scripts; that for VizWiz has others",
         "MustDrop's windows cut off by the edge merge likewise; its code refuses such grids",
-        "MustDrop's merged windows go first in pictures of one crop; in others every token keeps its place",
+        "MustDrop's merged windows go first in images of one crop; in others every token keeps its place",
         "MustDrop's images of one batch merge as many windows each as are alike, not the fewest of any",
         "MustDrop's counts at a fixed budget: geometric, from what is left of the merging on; too many representatives "
         "are ranked by CLS attention",
@@ -80,7 +80,6 @@ class MustDrop(Listening):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.thresholds is not None:
-            object.__setattr__(self, "thresholds", tuple(self.thresholds))
             self._check_thresholds()
         elif self.accounting == "thresholds" and self.tokens not in THRESHOLDS:
             raise BudgetError(
@@ -96,7 +95,7 @@ class MustDrop(Listening):
         assert self.thresholds is not None
         if self.accounting != "thresholds":
             raise ValueError(f"thresholds={self.thresholds} go with accounting='thresholds', not {self.accounting!r}")
-        if len(self.thresholds) != 2 or not all(value > 0.0 for value in self.thresholds):
+        if not all(value > 0.0 for value in self.thresholds):
             raise ValueError(f"thresholds={self.thresholds} are not two positive numbers, global and individual")
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
@@ -145,8 +144,8 @@ class MustDrop(Listening):
         overall = words.sum(dim=1) / real.sum(dim=1, keepdim=True).clamp(min=1)
         if self.accounting == "thresholds":
             of_total, of_word = self.thresholds or THRESHOLDS[self.tokens or 0]
-            heard = (overall >= of_total * overall.sum(dim=1, keepdim=True)) | (words >= of_word).any(dim=1)
-            return _ragged(safe | heard, state.visual_tokens)
+            attended = (overall >= of_total * overall.sum(dim=1, keepdim=True)) | (words >= of_word).any(dim=1)
+            return _ragged(safe | attended, state.visual_tokens)
         first = top_mask(overall.masked_fill(~safe, -1.0), protected.clamp(max=keep))
         return Selection(top_k(overall.masked_fill(first, float("inf")), keep))
 

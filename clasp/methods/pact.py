@@ -6,7 +6,7 @@ one, a token's score is softmax(q . k) over these, mean over heads, times |h|; t
 cosine of rotated keys, heads concatenated, they are clustered around density peaks further than a cutoff apart. (3) All
 tokens, the dropped ones included, within 1.5 times the cutoff of their nearest centre join it, and it becomes their
 mean, at its own position. (4) In this and all later layers, and in decoding, the logarithm of a cluster's size is added
-to the attention that its token is paid. No attention is looked at.
+to the logits of attention to its token. No attention map is read.
 """
 
 from __future__ import annotations

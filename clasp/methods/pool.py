@@ -1,8 +1,8 @@
 """Pool: average pooling of the projected grid, before the decoder: a baseline that looks at nothing.
 
-The grid of a picture, or of a crop or frame of it, is averaged down to h x w tokens with h w = T, by windows as in
+The grid of an image, or of a crop or frame of it, is averaged down to h x w tokens with h w = T, by windows as in
 adaptive average pooling. Where T has no such factors near the grid's own shape, rows have unequally many windows.
-Reviewers and VTC-Bench ask for it: downsampled pictures beat many a designed method.
+Reviewers and VTC-Bench ask for it: downsampled images beat many a designed method.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Pool(Method):
         f"{DISTORTION:.0f} of it, rows of windows are cut into unequally many",
         "Pool's windows stand at the place of their middle token; CLS tokens of frames stay out of them and go first",
     )
-    positions: Positions = "contiguous"  # it hands the decoder a smaller picture
+    positions: Positions = "contiguous"  # it hands the decoder a smaller image
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)

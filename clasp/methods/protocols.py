@@ -1,7 +1,7 @@
-"""What a method is shown, and what it answers.
+"""The interface between the engine and a method: the state that a method reads, and the selection that it returns.
 
 A method knows nothing about models, devices, hooks or files: the engine hands it a :class:`State` at each stage, and
-acts on the :class:`Selection` that comes back.
+applies the :class:`Selection` that the method returns.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ template; or everything after the last image, the template's closing included, a
 class Grid:
     """Where each visual token of some rows lies.
 
-    A picture that is cut into tiles has two frames: 0 is the whole of it and 1 the tiles beside each other, without the
-    padding at the edges; where a model is not told how its tiles lie (InternVL3, SmolVLM2), each of them is a frame and
-    the whole is the last. Frames of several images or videos are numbered on. Rows and columns count the visual tokens
-    of a frame, so that a merged or pooled token is one; in scope ``crop``, those that the crop has left.
+    An image that is cut into tiles has two frames: 0 is the whole of it and 1 the tiles beside each other, without the
+    padding at the edges; where the model's inputs do not say how the tiles lie (InternVL3, SmolVLM2), each is a frame
+    and the whole is the last. Frames of several images or videos are numbered on. Rows and columns count the visual
+    tokens of a frame, so that a merged or pooled token is one; in scope ``crop``, those that the crop has left.
 
     Args:
         frame, row, column: (rows, tokens) long, on the device of the state; -1 where a token has no place (newline,
@@ -52,14 +52,14 @@ class Grid:
 class Frames:
     """The visual tokens of some rows by frame, all rows having equally many frames of equal size.
 
-    A picture counts as one frame, whatever tiles and newlines it has. A frame is what the ViT makes tokens of at once:
-    on Qwen-VL two pictures of the video. On Video-LLaVA its CLS token is its first one.
+    An image counts as one frame, whatever tiles and newlines it has. A frame is what the ViT makes tokens of at once:
+    on Qwen-VL two sampled frames of the video. On Video-LLaVA its CLS token is its first one.
 
     Args:
         count: frames of each row.
         size: tokens of each frame, as they entered the decoder.
         frame: (rows, tokens) long, the frame of each token that is left, from 0 on; -1 where it is of none (newline).
-        place: (rows, tokens) long, its place in the frame, the same for what shows the same part of the picture; -1
+        place: (rows, tokens) long, its place in the frame, the same for what shows the same part of the image; -1
             where it is of none.
     """
 
@@ -70,7 +70,7 @@ class Frames:
 
 
 class Vision(Protocol):
-    """The vision tower's inner values for the rows of one state, computed when asked for.
+    """The vision tower's inner values for the rows of one state, computed when read.
 
     A row's tokens are those of the state, in the same order. On backbones that merge patches into one visual token
     (Qwen-VL: 2 x 2), a token's hidden state is its patches' concatenated, its key and its attention their mean. Tokens
@@ -109,10 +109,10 @@ class Vision(Protocol):
 
     def received(self, layer: int, *, others: bool = False) -> Tensor:
         """(rows, tokens) float32: attention that each patch receives in ViT layer ``layer`` from all of its crop,
-        itself and CLS included, mean over heads and over those that ask.
+        itself and CLS included, mean over heads and over the queries.
 
         Args:
-            others: leave out what CLS and the patch itself pay; the mean is still over all that ask.
+            others: leave out the attention of CLS and of the patch itself; the mean is still over all queries.
         """
         ...
 
@@ -151,7 +151,7 @@ class Vision(Protocol):
 
 
 class Decoder(Protocol):
-    """What one decoder layer computes with, for the tokens that the rows of a state still have; computed when asked.
+    """What one decoder layer computes with, for the tokens that the rows of a state still have; computed when read.
 
     Tokens that were dropped since that layer are among the keys that its attention saw, and nowhere else.
     """
@@ -180,13 +180,13 @@ class Decoder(Protocol):
         ...
 
     def attention(self, queries: Queries | Tensor) -> Tensor:
-        """(rows, visual) float32: attention paid to each visual token, mean over heads and over the tokens that ask.
+        """(rows, visual) float32: attention to each visual token, mean over heads and over the query tokens.
 
         Probabilities over all keys that the layer's causal attention has. With ``prompt`` or ``visual`` it is the
-        attention received; a token that cannot see another one pays it zero, and counts.
+        attention received; a query that cannot see a token counts with zero.
 
         Args:
-            queries: tokens that ask, or (rows, visual) bool, which of the row's visual tokens do.
+            queries: the query tokens, or (rows, visual) bool, which of the row's visual tokens they are.
         """
         ...
 
@@ -195,8 +195,8 @@ class Decoder(Protocol):
         ...
 
     def attention_rows(self, queries: Queries) -> Tensor:
-        """(rows, tokens, visual) float32: as :meth:`attention`, for each token that asks; padding is zero. As large as
-        that: of ``visual`` and ``prompt`` ask for :meth:`attention`, or for :meth:`heads`."""
+        """(rows, tokens, visual) float32: as :meth:`attention`, for each query token; padding is zero. For the
+        many queries of ``visual`` and ``prompt`` this is large: use :meth:`attention` or :meth:`heads` for them."""
         ...
 
     def scaling(self) -> float:
@@ -227,7 +227,7 @@ class State(Protocol):
             layer: :attr:`layer` itself, or an earlier one that :meth:`Method.decoder_states` names.
 
         Raises:
-            ValueError: a layer whose input was not held on to, or that has not computed yet.
+            ValueError: a layer whose input was not stored, or that has not computed yet.
         """
         ...
 
@@ -407,9 +407,9 @@ class Selection:
         replaced: (rows, keep) bool, which of ``features`` are used; None: all.
         pivots: (rows, keep) bool, for traces: kept for relevance rather than for coverage.
         valid: (rows, any) bool, for methods whose counts depend on the data: ``index`` then has as many columns as
-            this, more or fewer than asked for, and its False entries are dropped after all. At least one a row is True.
+            this, more or fewer than asked for, and its False entries are dropped. At least one a row is True.
         sizes: (rows, keep) how many tokens each kept one stands for, at least 1: from here on, decoding included, its
-            logarithm is added to the attention that it is paid (ToMe's proportional attention). Of a method that
+            logarithm is added to the logits of attention to it (ToMe's proportional attention). Of a method that
             :meth:`Method.weighs`.
     """
 
@@ -422,13 +422,14 @@ class Selection:
 
 
 class PruningMethod(Protocol):
-    """What the engine asks of a method; :class:`clasp.methods.base.Method` says what each answer means."""
+    """What the engine needs of a method; documented in :class:`clasp.methods.base.Method`."""
 
     name: ClassVar[str]
     lookback: ClassVar[int]
     weighs_merged: ClassVar[bool]
     cuts_passed: ClassVar[bool]
     own_counts: ClassVar[bool]
+    resizes: ClassVar[bool]
 
     @property
     def tokens(self) -> int | None: ...

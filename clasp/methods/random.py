@@ -39,7 +39,7 @@ class Random(Method):
         return single_stage(self.target(visual_tokens), visual_tokens, layers, layer, self.accounting)
 
     def usual_layer(self, layers: int) -> int:
-        """Where tokens are dropped on a decoder of ``layers`` layers unless it is said."""
+        """Where tokens are dropped on a decoder of ``layers`` layers by default."""
         return 0
 
     def select(self, state: State, keep: int) -> Selection:

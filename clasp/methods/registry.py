@@ -1,7 +1,6 @@
-"""Which methods there are and how they are shown, read from their files without running them: asking costs no torch.
+"""Lists the methods with the attributes that reports show, read from their files without importing them or torch.
 
-A method is a class of this folder that has a ``name`` of its own. What it says of itself beside that stands in its
-class as plain values, and is the same to the report, which knows no tensors.
+A method is a class of this folder with a ``name`` of its own; its attributes for reports are plain values in its class.
 """
 
 from __future__ import annotations
@@ -15,17 +14,22 @@ from typing import Any, cast
 from clasp.budget import Accounting
 from clasp.fingerprint import SHOWN
 
+NEEDS = ("needs_videos", "resizes")
+"""What a method's class says of the inputs that it is for."""
+
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a method is, and how it is shown.
+    """A method's place in the package, and its attributes for reports.
 
     Args:
         module, class_name: where.
         label: as papers write it.
         paper: arXiv number; empty for baselines.
-        inside: it drops visual tokens between decoder layers; the others hand the decoder fewer to begin with.
+        inside: it drops visual tokens between decoder layers; the others pass the decoder fewer from the start.
         convention: what its papers' token counts mean; None: no source says it.
+        needs_videos: it compares the frames of a video.
+        resizes: it makes images smaller instead of choosing among their tokens.
     """
 
     module: str
@@ -34,10 +38,13 @@ class Entry:
     paper: str
     inside: bool
     convention: Accounting | None
+    needs_videos: bool
+    resizes: bool
 
 
 def read(folder: Path, package: str) -> dict[str, Entry]:
-    """Name -> method of the files of a folder: baselines first, then by their papers' arXiv numbers, oldest first."""
+    """Name -> method of the files of a folder: baselines first, of these the unpruned model, then by their papers'
+    arXiv numbers, oldest first."""
     classes: dict[str, tuple[str, list[str], dict[str, Any]]] = {}
     for path in sorted([*folder.glob("*.py"), *folder.glob("*/method.py")]):
         module = ".".join((package, *path.relative_to(folder).with_suffix("").parts))
@@ -48,20 +55,22 @@ def read(folder: Path, package: str) -> dict[str, Entry]:
     found = {}
     for name, (module, _, own) in classes.items():
         if "name" in own:
-            says = _inherited(name, classes)
+            shown = _inherited(name, classes)
             found[own["name"]] = Entry(
                 module,
                 name,
                 label=own.get("label") or name,
-                paper=says.get("paper", ""),
-                inside=says.get("inside", False),
-                convention=cast("Accounting | None", says.get("convention")),
+                paper=shown.get("paper", ""),
+                inside=shown.get("inside", False),
+                convention=cast("Accounting | None", shown.get("convention")),
+                needs_videos=shown.get("needs_videos", False),
+                resizes=shown.get("resizes", False),
             )
-    return dict(sorted(found.items(), key=lambda item: (item[1].paper, item[0])))
+    return dict(sorted(found.items(), key=lambda item: (item[1].paper, item[0] != "none", item[0])))
 
 
 def _inherited(name: str, classes: Mapping[str, tuple[str, list[str], dict[str, Any]]]) -> dict[str, Any]:
-    """A class's constants, and those of its bases that it has not."""
+    """A class's constants, with those that it inherits."""
     if name not in classes:
         return {}
     _, bases, own = classes[name]
@@ -69,12 +78,12 @@ def _inherited(name: str, classes: Mapping[str, tuple[str, list[str], dict[str, 
 
 
 def _constants(node: ast.ClassDef) -> dict[str, Any]:
-    """Values of a class's own name and of :data:`SHOWN`, where its body says them."""
+    """Values of a class's own name, of :data:`SHOWN` and of :data:`NEEDS`, where its body says them."""
     return {
         item.target.id: item.value.value
         for item in node.body
         if isinstance(item, ast.AnnAssign)
         and isinstance(item.target, ast.Name)
-        and item.target.id in ("name", *SHOWN)
+        and item.target.id in ("name", *SHOWN, *NEEDS)
         and isinstance(item.value, ast.Constant)
     }

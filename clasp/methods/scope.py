@@ -17,7 +17,7 @@ from torch import Tensor
 from clasp.budget import Accounting, Geometry, Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
-from clasp.ops.covering import Similar, cover
+from clasp.ops.covering import CosineCoverage, cover
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,6 @@ class SCOPE(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.features not in ("vision", "projected"):
-            raise ValueError(f"unknown features {self.features!r}; use vision or projected")
         if self.alpha < 0:
             raise ValueError(f"alpha={self.alpha} is negative; use 0 for coverage alone, 1 for the published rule")
 
@@ -70,7 +68,7 @@ class SCOPE(Method):
             similar = vision.hidden_state(vision.feature_layer)
         else:
             similar = state.tokens()
-        return Selection(cover(Similar(similar), self._saliency(state, similar), keep))
+        return Selection(cover(CosineCoverage(similar), self._saliency(state, similar), keep))
 
     def _saliency(self, state: State, features: Tensor) -> Tensor:
         """(rows, tokens) float32."""

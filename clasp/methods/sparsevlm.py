@@ -1,8 +1,8 @@
-"""SparseVLM: rank visual tokens by the words that matter to the picture, and recycle some of those that go.
+"""SparseVLM: rank visual tokens by the words that matter to the image, and recycle some of those that go.
 
 Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference", arXiv 2410.04417,
 version 1.5 of the code. Raters are the words t whose relevance mean_v softmax_t(h_v . h_t), on the decoder's input
-embeddings, exceeds the mean over words. A visual token's score is the head-mean attention that the raters pay to it.
+embeddings, exceeds the mean over words. A visual token's score is the head-mean attention of the raters to it.
 Layers 2, 6 and 15 run in full and their outputs are pruned to the highest scores. Of the n tokens dropped, the best
 m = int(0.3 n) + 1 are clustered by DPC-KNN into int(m / 10) + 1 clusters, whose means follow the kept tokens. Positions
 are re-indexed without gaps.
@@ -26,7 +26,7 @@ from clasp.budget import (
 )
 from clasp.methods.protocols import Positions, Selection, State
 from clasp.methods.staged import Staged
-from clasp.methods.text import Listening
+from clasp.methods.text import TextGuided
 from clasp.ops.attention import masked_mean
 from clasp.ops.cluster import cluster_means, density_peak_clusters
 from clasp.ops.select import take, uniform
@@ -44,7 +44,7 @@ NOISE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseVLM(Listening, Staged):
+class SparseVLM(TextGuided, Staged):
     """SparseVLM (arXiv 2410.04417).
 
     With ``published`` accounting the stages are the official code's (budgets 192, 128, 96 and 64 of 576). With

@@ -18,7 +18,7 @@ class Staged(Method):
         stage_layers: decoder layers (0-based) of the stages; None: the paper's, moved to the same relative depth of
             other decoders. Fixed where the counts are the published ones.
         reference_depth: number of decoder layers that ``stage_layers`` are counted in; they are then moved to the same
-            relative depth of the decoder at hand. None: they are its own.
+            relative depth of the actual decoder. None: they are its own.
     """
 
     accountings: ClassVar[tuple[Accounting, ...]] = ("output_average",)
@@ -31,7 +31,6 @@ class Staged(Method):
             if self.reference_depth is not None:
                 raise ValueError(f"reference_depth={self.reference_depth} goes with stage_layers; give both or neither")
             return
-        object.__setattr__(self, "stage_layers", tuple(self.stage_layers))
         if self.reference_depth is not None and max(self.stage_layers, default=0) >= self.reference_depth:
             raise ValueError(
                 f"stage_layers={self.stage_layers} lie outside a decoder of reference_depth={self.reference_depth} "

@@ -1,17 +1,16 @@
-"""What methods share that listen to the prompt's text: which tokens of it they take."""
+"""What text-guided methods share: which tokens of the prompt count as its text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 from clasp.methods.base import Method
 from clasp.methods.protocols import Span
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listening(Method):
-    """A method whose official code takes everything after the image for the text.
+class TextGuided(Method):
+    """A method guided by the prompt's text, which in its official code is everything after the image.
 
     Args:
         text: ``after_image``, as there: the question with what the chat template puts behind it; or the
@@ -19,11 +18,6 @@ class Listening(Method):
     """
 
     text: Span = "after_image"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.text not in get_args(Span):
-            raise ValueError(f"unknown text {self.text!r}; use {' or '.join(get_args(Span))}")
 
     def span(self) -> Span:
         return self.text

@@ -42,8 +42,8 @@ class VidCom2(Method):
     needs_videos: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = (
         "VidCom2's frames share a fixed total in proportion to its rates; its code rounds each count, to 1 at least",
-        "VidCom2 takes a picture, with all of its tiles, for a video of one frame",
-        "VidCom2's frames are pairs of pictures on Qwen-VL, as in its code, and have a CLS token on Video-LLaVA",
+        "VidCom2 takes an image, with all of its tiles, for a video of one frame",
+        "VidCom2's frames are pairs of sampled ones on Qwen-VL, as in its code, and have a CLS token on Video-LLaVA",
     )
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
     channel_share: float = 0.5

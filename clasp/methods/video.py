@@ -1,4 +1,4 @@
-"""What methods for videos share: the tokens of whole frames, and what is in none of them."""
+"""What methods for videos share: a video's tokens by frame, and the tokens that are in no frame."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Clip:
         frames: of the state.
         index: (rows, count x size) long, its frames' tokens one frame after the other, among the row's tokens.
         loose: (rows, others) long, tokens of no frame (newlines), ascending.
-        keep: how many tokens of the frames stay where all loose ones do, as far as one of the frames' is left.
+        keep: how many tokens of the frames stay: the budget without the loose tokens, at least one.
     """
 
     frames: Frames

@@ -85,15 +85,15 @@ class VisionTrim(Method):
         if count == 0:
             return Selection(selected)
 
-        heard = self._hearing(state)
-        own = heard(features)  # (rows, tokens, words)
+        to_text = self._text_cosines(state)
+        own = to_text(features)  # (rows, tokens, words)
         centres = top_k(own.sum(dim=2).scatter(1, selected, float("-inf")), count)
         index = torch.cat([selected, centres], dim=1)
         left = torch.ones_like(attended).scatter(1, index, 0.0)
         rest = top_k(left, state.visual_tokens - keep)
         values, words, merged = take(features, rest), take(own, rest), take(features, centres).float()
         for _ in range(ROUNDS):
-            nearest = (words @ heard(merged.to(features.dtype)).transpose(1, 2)).argmax(dim=2)
+            nearest = (words @ to_text(merged.to(features.dtype)).transpose(1, 2)).argmax(dim=2)
             merged = merged + cluster_means(values.float(), nearest, count)
         tokens = state.tokens()
         projected = vision.project(merged.to(features.dtype))
@@ -101,8 +101,8 @@ class VisionTrim(Method):
         replaced = torch.arange(keep, device=index.device).expand_as(index) >= keep - count
         return Selection(index, changed, replaced=replaced, pivots=~replaced)
 
-    def _hearing(self, state: State) -> Callable[[Tensor], Tensor]:
-        """From (rows, any, vision_dim) features to (rows, any, words) cosines with the text, zero at padding."""
+    def _text_cosines(self, state: State) -> Callable[[Tensor], Tensor]:
+        """Function: (rows, any, vision_dim) features -> (rows, any, words) cosines with the text, zero at padding."""
         tower = self.text_tower
         if tower is None:
             _, embedded, real = state.embeddings()
@@ -110,11 +110,11 @@ class VisionTrim(Method):
         else:
             words, real = state.clip_words(tower)
 
-        def heard(features: Tensor) -> Tensor:
+        def to_text(features: Tensor) -> Tensor:
             if tower is None:
                 unit = normalize(project(features).float(), dim=-1)
             else:
                 unit = state.clip_patches(tower, features)
             return (unit @ words.transpose(1, 2)).masked_fill(~real[:, None], 0.0)
 
-        return heard
+        return to_text

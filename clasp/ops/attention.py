@@ -8,7 +8,7 @@ from torch import Tensor
 from clasp.ops.similarity import blocks
 
 IN_CACHE = 1 << 20
-"""Numbers that a CPU works on at a time, so that they stay in its cache; fewer would leave its threads too little."""
+"""Numbers that a CPU works on at a time, so that they stay in its cache; fewer would not occupy all threads."""
 ON_DEVICE = 1 << 26
 """Numbers that an accelerator works on at a time."""
 
@@ -19,12 +19,12 @@ def attention_rows(query: Tensor, key: Tensor, allowed: Tensor, scaling: float, 
     Args:
         query: (batch, heads, rows, head_dim), rotary already applied.
         key: (batch, kv_heads, length, head_dim); heads is a multiple of kv_heads (grouped-query attention).
-        allowed: (batch, rows, length) bool, True where the row may look.
+        allowed: (batch, rows, length) bool, True where the row may attend.
         scaling: factor on the logits, usually head_dim ** -0.5.
         bias: (batch, length) float32, added to the logits of each key.
 
     Returns:
-        (batch, rows, length) float32; a row that may look nowhere is all zero.
+        (batch, rows, length) float32; a row that may attend to nothing is all zero.
     """
     return _softmax(query, key, allowed, scaling, bias).mean(dim=1).nan_to_num_(0.0)  # a fully masked row is 0/0
 
@@ -68,10 +68,10 @@ def attention_received(query: Tensor, key: Tensor, scaling: float, skip: int | N
     Args:
         query, key: (batch, heads, length, head_dim).
         scaling: factor on the logits.
-        skip: what so many first queries pay does not count, nor what any key pays itself; None: everything counts.
+        skip: leaves out the attention of the first ``skip`` queries, and that of each token to itself; None: nothing.
 
     Returns:
-        (batch, length) float32, each row summing to one where everything counts.
+        (batch, length) float32, each row summing to one where nothing is left out.
     """
     heads, length = query.shape[1:3]
     # a CPU takes the heads one by one: products of few rows are slow, and rows of all heads would leave it few
@@ -81,10 +81,12 @@ def attention_received(query: Tensor, key: Tensor, scaling: float, skip: int | N
         received = torch.zeros(length, dtype=torch.float32, device=key.device)
         for some, others in zip(queries.split(together), keys.split(together), strict=True):
             for rows in blocks(length, together * length, held):
-                paid = torch.softmax((some[:, rows] @ others).float().mul_(scaling), dim=-1)
+                probabilities = torch.softmax((some[:, rows] @ others).float().mul_(scaling), dim=-1)
                 if skip is not None:
-                    own = torch.arange(length, device=paid.device)
-                    paid = paid.masked_fill(own == own[rows, None], 0.0)[:, max(0, skip - rows.start) :]
-                received += paid.sum(dim=(0, 1))
+                    own = torch.arange(length, device=probabilities.device)
+                    probabilities = probabilities.masked_fill(own == own[rows, None], 0.0)[
+                        :, max(0, skip - rows.start) :
+                    ]
+                received += probabilities.sum(dim=(0, 1))
         total.append(received)
     return torch.stack(total) / (heads * length)

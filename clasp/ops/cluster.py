@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clasp.ops.select import cosine_between, top_k
+from clasp.ops.select import cosine_between, take, top_k
 from clasp.ops.similarity import HELD, Closeness, Cosines, Pairs, blocks
 
 CUTOFF = 2.0**-20
 """How exactly the cutoff of :func:`density_centres` is found."""
+SPAN = 512
+"""Tokens that :func:`density_centres` looks at together where the matrix of all pairs is not held."""
 LISTED = 16
-"""Nearest neighbours among which a denser one is looked for before all others are."""
+"""Nearest neighbours that are searched first for a denser token, before all tokens are."""
 
 
 def density_peaks(cosines: Cosines, among: Tensor, neighbours: int = 5) -> Tensor:
@@ -27,7 +30,7 @@ def density_peaks(cosines: Cosines, among: Tensor, neighbours: int = 5) -> Tenso
 
     Args:
         cosines: of all pairs of (batch, tokens, dim) values.
-        among: (batch, tokens) bool, the tokens that take part; the others neither score nor lend density.
+        among: (batch, tokens) bool, the tokens that take part; the others have no score and add to no density.
 
     Returns:
         (batch, tokens) float32, non-negative; 0 for tokens that do not take part.
@@ -132,7 +135,8 @@ def density_centres(cosines: Cosines, count: int, breadth: float) -> tuple[Tenso
     largest, to within 2^-20, that has ``count`` of them; where more than that are further than zero apart from one
     another at no cutoff, the densest others fill up.
 
-    The small problem that is left once densities are known is solved on the CPU: one wait for the device.
+    The small problem that is left once densities are known is solved on the CPU. Where the matrix of all pairs is held,
+    that is one wait for the device; beyond, one for each :data:`SPAN` tokens that are looked at.
 
     Args:
         count: from 1 to tokens.
@@ -145,50 +149,72 @@ def density_centres(cosines: Cosines, count: int, breadth: float) -> tuple[Tenso
         [torch.exp(-((1.0 - block).clamp(min=0.0) / breadth).square()).sum(dim=-1) for _, block in cosines.blocks()],
         dim=1,
     )
-    order = density.argsort(dim=1, descending=True, stable=True).cpu()
-    held = cosines.rows(order.to(density.device)).cpu() if cosines.tokens <= HELD else None
+    order = density.argsort(dim=1, descending=True, stable=True)
     found, cutoffs = [], []
-    for row, ranks in enumerate(order):
-        places = ranks.numpy()
-        unit = cosines.unit[row]
-
-        def alike(rank: int, row: int = row, ranks: Tensor = ranks, unit: Tensor = unit) -> Any:
-            return (held[row, rank] if held is not None else (unit @ unit[ranks[rank]]).cpu()).detach().numpy()
-
+    for ranked in _ranked(cosines, order):
         low, high = 0.0, 2.0
-        picks = _apart(alike, places, low, count)
+        picks = ranked.apart(low, count)
         while high - low > CUTOFF and len(picks) == count:
             middle = (low + high) / 2
-            tried = _apart(alike, places, middle, count)
+            tried = ranked.apart(middle, count)
             if len(tried) == count:
                 low, picks = middle, tried
             else:
                 high = middle
         taken = set(picks)
-        picks += [place for place in places.tolist() if place not in taken][: count - len(picks)]
-        found.append(sorted(picks))
+        picks += [rank for rank in range(cosines.tokens) if rank not in taken][: count - len(picks)]
+        found.append(picks)
         cutoffs.append(low)
-    device = density.device
-    return torch.tensor(found).to(device, non_blocking=True), torch.tensor(cutoffs).to(device, non_blocking=True)
+    device = order.device
+    index = order.gather(1, torch.tensor(found).to(device, non_blocking=True)).sort(dim=1).values
+    return index, torch.tensor(cutoffs).to(device, non_blocking=True)
 
 
-def _apart(alike: Callable[[int], Any], order: Any, cutoff: float, most: int) -> list[int]:
-    """Up to ``most`` tokens, in the given order, of which no later one is within ``cutoff`` of an earlier one.
+@dataclass(frozen=True)
+class _Ranked:
+    """Distances, 1 - cosine, of one row's tokens in an order.
 
     Args:
-        alike: cosines of all tokens to the one at a place of ``order``.
-        order: (tokens,) numpy.
+        spans: consecutive parts of the order.
+        own: of each span, the distances among its tokens, numpy.
+        unit: (tokens, dim) of length one in that order, from which those between spans are computed; read where there
+            are several.
     """
-    left = np.ones(len(order), dtype=bool)
-    picks: list[int] = []
-    while len(picks) < most:
-        rank = int(left[order].argmax())
-        if not left[order[rank]]:
-            break
-        picks.append(int(order[rank]))
-        left &= 1.0 - alike(rank) > cutoff
-        left[order[rank]] = False
-    return picks
+
+    spans: Sequence[slice]
+    own: Sequence[Any]
+    unit: Tensor
+
+    def apart(self, cutoff: float, most: int) -> list[int]:
+        """Up to ``most`` tokens, in the order, of which no later one is within ``cutoff`` of an earlier one."""
+        picks: list[int] = []
+        for span, own in zip(self.spans, self.own, strict=True):
+            free = self._distance(span, picks) > cutoff if picks else np.ones(len(own), dtype=bool)
+            while len(picks) < most:
+                rank = int(free.argmax())
+                if not free[rank]:
+                    break
+                picks.append(span.start + rank)
+                free &= own[rank] > cutoff
+                free[rank] = False
+        return picks
+
+    def _distance(self, span: slice, picks: list[int]) -> Any:
+        """(tokens of the span,) numpy, to the nearest of the picks."""
+        return (1.0 - (self.unit[span] @ self.unit[picks].T).amax(dim=1)).detach().cpu().numpy()
+
+
+def _ranked(cosines: Cosines, order: Tensor) -> Iterator[_Ranked]:
+    """Of each row, its tokens in (batch, tokens) long ``order``."""
+    if cosines.tokens <= HELD:
+        held = cosines.rows(order).gather(2, order[:, None].expand(-1, cosines.tokens, -1))
+        for own in (1.0 - held).detach().cpu().numpy():
+            yield _Ranked([slice(0, cosines.tokens)], [own], cosines.unit[0])
+        return
+    spans = list(blocks(cosines.tokens, 1, SPAN))
+    for unit in take(cosines.unit, order):
+        among = [(1.0 - unit[span] @ unit[span].T).detach().cpu().numpy() for span in spans]
+        yield _Ranked(spans, among, unit)
 
 
 def farthest_point(

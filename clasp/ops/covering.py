@@ -12,8 +12,8 @@ from clasp.ops.select import top_k
 from clasp.ops.similarity import HELD, Cosines, blocks
 
 
-class Demand(Protocol):
-    """What is to be covered: a value for each pair of a row and a token, read by rows and by columns."""
+class Coverage(Protocol):
+    """How much each token covers each row, a value for each pair; read by rows and by columns."""
 
     @property
     def count(self) -> int:
@@ -34,12 +34,12 @@ class Demand(Protocol):
         ...
 
     def column(self, pick: Tensor) -> Tensor:
-        """(batch, 1) long -> (batch, count): what each row has from that token."""
+        """(batch, 1) long -> (batch, count): how much that token covers each row."""
         ...
 
 
-class Similar(Cosines):
-    """:class:`Demand` of tokens for one another: their cosine similarities."""
+class CosineCoverage(Cosines):
+    """:class:`Coverage` of tokens by one another: their cosine similarities."""
 
     @property
     def count(self) -> int:
@@ -49,15 +49,15 @@ class Similar(Cosines):
         return self.rows(pick).squeeze(1)
 
 
-class Attracted:
-    """:class:`Demand` of words and tokens for tokens, by softmax over the tokens (MMTok, arXiv 2508.18264).
+class SoftmaxCoverage:
+    """:class:`Coverage` of words and tokens by tokens, softmax over the tokens (MMTok, arXiv 2508.18264).
 
     The first rows are softmax_i(cos(word, token_i) / ``sharp``), divided by the number of real words; the others
     ``share`` softmax_i(cos(own_b, own_i) / ``soft``) for each token b, divided by the number of tokens.
 
     Args:
         words: (batch, words, dim).
-        real: (batch, words) bool, the words that are not padding; the others ask for nothing.
+        real: (batch, words) bool, the words that are not padding; rows of padding are zero.
         tokens: (batch, tokens, dim) in the space of the words.
         own: (batch, tokens, any) in a space of their own.
         sharp, soft: temperatures, above 0.
@@ -69,50 +69,50 @@ class Attracted:
     ) -> None:
         unit = torch.nn.functional.normalize(words.float(), dim=-1)
         logits = unit @ torch.nn.functional.normalize(tokens.float(), dim=-1).transpose(-1, -2) / sharp
-        spoken = torch.softmax(logits, dim=-1) / real.sum(dim=1).clamp(min=1)[:, None, None]
-        self._spoken = spoken.masked_fill(~real[..., None], 0.0)
+        word_values = torch.softmax(logits, dim=-1) / real.sum(dim=1).clamp(min=1)[:, None, None]
+        self._word_values = word_values.masked_fill(~real[..., None], 0.0)
         self._cosines, self._soft = Cosines(own), soft
         self.tokens = self._cosines.tokens
-        self.count = self._spoken.shape[1] + self.tokens
+        self.count = self._word_values.shape[1] + self.tokens
         self._scale = share / self.tokens
         total = [torch.logsumexp(block / soft, dim=-1) for _, block in self._cosines.blocks()]
         self._total = torch.cat(total, dim=1)
 
     def rows(self, index: Tensor) -> Tensor:
-        words = self._spoken.shape[1]
+        words = self._word_values.shape[1]
         own = (index - words).clamp(min=0)
         rows = self._softmax(self._cosines.rows(own), self._total.gather(1, own))
         if not words:
             return rows
-        spoken = self._spoken.gather(1, index.clamp(max=words - 1)[..., None].expand(-1, -1, self.tokens))
-        return torch.where((index < words)[..., None], spoken, rows)
+        word_values = self._word_values.gather(1, index.clamp(max=words - 1)[..., None].expand(-1, -1, self.tokens))
+        return torch.where((index < words)[..., None], word_values, rows)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        words = self._spoken.shape[1]
+        words = self._word_values.shape[1]
         for rows in blocks(words, self.tokens):
-            yield rows, self._spoken[:, rows]
+            yield rows, self._word_values[:, rows]
         for rows, block in self._cosines.blocks():
             yield slice(words + rows.start, words + rows.stop), self._softmax(block, self._total[:, rows])
 
     def column(self, pick: Tensor) -> Tensor:
-        spoken = self._spoken.gather(2, pick[:, None].expand(-1, self._spoken.shape[1], 1)).squeeze(2)
+        word_values = self._word_values.gather(2, pick[:, None].expand(-1, self._word_values.shape[1], 1)).squeeze(2)
         own = torch.exp(self._cosines.rows(pick).squeeze(1) / self._soft - self._total) * self._scale
-        return torch.cat([spoken, own], dim=1)
+        return torch.cat([word_values, own], dim=1)
 
     def _softmax(self, cosines: Tensor, total: Tensor) -> Tensor:
         return torch.exp(cosines / self._soft - total[..., None]) * self._scale
 
 
-def cover(demand: Demand, weight: Tensor, keep: int) -> Tensor:
+def cover(coverage: Coverage, weight: Tensor, keep: int) -> Tensor:
     """Greedy maximum coverage: adds, one by one, the token j of largest weight_j sum_r max(0, value_rj - covered_r).
 
     covered_r is the largest value that row r has from a chosen token, and zero before any is chosen, so that negative
     values never count. With equal weights this is greedy facility location, within 1 - 1/e of the best set (Nemhauser
-    et al. 1978). Tokens whose gains float32 cannot tell apart are ties, which go either way.
+    et al. 1978). Gains that are equal in float32 are ties, which go either way.
 
-    A step changes the gains of all tokens, but only by the rows that the last token covers better than all before it:
-    of N rows about N / t at step t. Only those are read where that is known to the host: on a CPU, and wherever the
-    matrix of all pairs is not held, for which it is asked, one wait for the device a step. Elsewhere all rows are.
+    A step changes the gains only through the rows that the last token covers better than all before it, about N / t of
+    N rows at step t. Only these rows are read on a CPU, and on a GPU where the matrix of all pairs is too large to be
+    held (one transfer to the host a step); elsewhere all rows are read.
 
     Args:
         weight: (batch, tokens) float32, non-negative.
@@ -121,34 +121,34 @@ def cover(demand: Demand, weight: Tensor, keep: int) -> Tensor:
     Returns:
         (batch, keep) long, ascending.
     """
-    covered = torch.zeros(len(weight), demand.count, device=weight.device)
+    covered = torch.zeros(len(weight), coverage.count, device=weight.device)
     gains = torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
-    for _, block in demand.blocks():
+    for _, block in coverage.blocks():
         gains += block.clamp(min=0.0).sum(dim=1)
     taken = torch.zeros_like(weight, dtype=torch.bool)
-    everything = weight.is_cuda and demand.tokens <= HELD
+    everything = weight.is_cuda and coverage.tokens <= HELD
     for step in range(keep):
         pick = (weight * gains).masked_fill(taken, float("-inf")).argmax(dim=1, keepdim=True)
         taken.scatter_(1, pick, True)
         if step + 1 < keep:
-            better = torch.maximum(covered, demand.column(pick))
-            gains -= _lost(demand, covered, better, everything)
+            better = torch.maximum(covered, coverage.column(pick))
+            gains -= _lost(coverage, covered, better, everything)
             covered = better
     return top_k(taken.int(), keep)
 
 
-def _lost(demand: Demand, covered: Tensor, better: Tensor, everything: bool) -> Tensor:
+def _lost(coverage: Coverage, covered: Tensor, better: Tensor, everything: bool) -> Tensor:
     """(batch, tokens) by how much each token's gain falls when rows are covered ``better`` than before."""
-    lost = torch.zeros(len(covered), demand.tokens, dtype=torch.float64, device=covered.device)
+    lost = torch.zeros(len(covered), coverage.tokens, dtype=torch.float64, device=covered.device)
     if everything:
-        for rows, block in demand.blocks():
+        for rows, block in coverage.blocks():
             lost += _above(block, covered[:, rows], better[:, rows])
         return lost
     changed = better > covered
     index = top_k(changed.int(), int(changed.sum(dim=1).max()))
-    for part in blocks(index.shape[1], demand.tokens):
+    for part in blocks(index.shape[1], coverage.tokens):
         some = index[:, part]
-        lost += _above(demand.rows(some), covered.gather(1, some), better.gather(1, some))
+        lost += _above(coverage.rows(some), covered.gather(1, some), better.gather(1, some))
     return lost
 
 

@@ -10,8 +10,8 @@ from clasp.ops.select import top_k, top_mask
 from clasp.ops.similarity import Cosines, nearest
 
 SPANNED = 4 * torch.finfo(torch.float32).eps
-"""Share of a token's own similarity below which float32 cannot tell it from the span of the chosen ones: of n, this
-times sqrt(n + 1). What rounding leaves of tokens inside the span is about a third of that, for spans of 10 to 300."""
+"""A token's residual outside the span of n chosen ones is rounding noise below this times sqrt(n + 1), as a share of
+its own similarity. Rounding leaves about a third of that of tokens inside the span, for spans of 10 to 300."""
 
 
 def max_min(values: Tensor, keep: int) -> Tensor:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from clasp.ops.select import take
-from clasp.ops.similarity import HELD, Cosines, blocks
+from clasp.ops.similarity import Cosines, blocks
 
 ITERATIONS = 2
 """Rounds of power iteration, as in torch.pca_lowrank."""
 SPANNED = 1e-5
-"""Share of the largest singular value below which float32 cannot tell a component from nothing."""
+"""Share of the largest singular value below which a component is rounding noise in float32."""
 
 
 def principal_groups(values: Tensor, groups: int, seeds: Sequence[int]) -> Tensor:
@@ -51,9 +51,9 @@ def principal_groups(values: Tensor, groups: int, seeds: Sequence[int]) -> Tenso
 def suppress(cosines: Cosines, group: Tensor, sizes: Tensor, scores: Tensor, threshold: Tensor) -> Tensor:
     """Non-maximum suppression: in each group the best token that is left is kept, and those like it are left out.
 
-    Where the matrix of all pairs is held, all tokens are looked at at once, again and again: who was right in a round
-    has none above it in the next that is not (Zheng et al. 2022, Cluster-NMS). Beyond, a round takes one token of each
-    group.
+    Only pairs of one group are compared. Groups of like size are looked at together, and of large ones a part of the
+    tokens at once, again and again: who was right in a round has none above it in the next that is not (Zheng et al.
+    2022, Cluster-NMS).
 
     Args:
         cosines: of all pairs of tokens.
@@ -66,38 +66,52 @@ def suppress(cosines: Cosines, group: Tensor, sizes: Tensor, scores: Tensor, thr
         (batch, tokens) bool, the kept.
     """
     tokens, device = cosines.tokens, scores.device
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    if tokens <= HELD:
-        return _suppress_at_once(cosines, group, int(sizes.max()), rank, threshold)
-    left = torch.ones_like(scores, dtype=torch.bool)
-    kept = torch.zeros(len(scores), tokens + 1, dtype=torch.bool, device=device)  # the last: of groups without any left
-    nobody = torch.full(sizes.shape, tokens, device=device)
-    for _ in range(int(sizes.max())):  # a round takes one token of each group that has any left
-        if not left.is_cuda and not bool(left.any()):
-            break
-        best = nobody.scatter_reduce(1, group, rank.masked_fill(~left, tokens), "amin")
-        pick = order.gather(1, best.clamp(max=tokens - 1))
-        kept.scatter_(1, pick.masked_fill(best == tokens, tokens), True)
-        alike = cosines.rows(pick).gather(1, group[:, None]).squeeze(1) > threshold[:, None]
-        left = left & ~alike & (rank != best.gather(1, group))
+    falling = scores.argsort(dim=1, descending=True, stable=True)
+    sorting = falling.gather(1, group.gather(1, falling).argsort(dim=1, stable=True))  # by group, the best first
+    starts = sizes.cumsum(dim=1) - sizes
+    kept = torch.zeros(len(scores), tokens + 1, dtype=torch.bool, device=device)  # the last: of padding
+    for rows, groups in _alike_in_size(sizes):
+        held = sizes[rows, groups]
+        place = torch.arange(int(held.max()))
+        real = place < held[:, None]
+        within = (starts[rows, groups][:, None] + place).where(real, 0)
+        rows, within, real = (part.to(device, non_blocking=True) for part in (rows, within, real))
+        index = sorting[rows[:, None], within]
+        stays = _suppress_in_order(cosines.unit[rows[:, None], index], real, threshold[rows])
+        kept[rows[:, None], index.masked_fill(~real, tokens)] = stays
     return kept[:, :-1]
 
 
-def _suppress_at_once(cosines: Cosines, group: Tensor, rounds: int, rank: Tensor, threshold: Tensor) -> Tensor:
-    """:func:`suppress` in as many rounds as the largest group has tokens, or until one changes nothing.
+def _alike_in_size(sizes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """(batch, groups) long on the CPU -> row and number of all groups that have tokens, those together whose sizes are
+    within a factor of two, as many as fit into a block."""
+    rows, groups = sizes.nonzero(as_tuple=True)
+    scale = torch.log2(sizes[rows, groups].double()).floor().long()
+    for level in scale.unique().tolist():
+        some = (scale == level).nonzero().squeeze(1)
+        for part in blocks(len(some), int(sizes[rows[some], groups[some]].max()) ** 2):
+            yield rows[some[part]], groups[some[part]]
+
+
+def _suppress_in_order(unit: Tensor, real: Tensor, threshold: Tensor) -> Tensor:
+    """(groups, tokens) bool, which of the tokens stay, the best first.
 
     Args:
-        rank: (batch, tokens) long, 0 for the best.
+        unit: (groups, tokens, dim) of length one.
+        real: (groups, tokens) bool; the others are padding, behind the real ones.
+        threshold: (groups,).
     """
-    beats = torch.cat([block > threshold[:, None, None] for _, block in cosines.blocks()], dim=1)
-    beats &= (group[:, :, None] == group[:, None]) & (rank[:, :, None] < rank[:, None])
-    above, kept = beats.float(), torch.ones(rank.shape, device=rank.device)
-    for _ in range(rounds):
-        before, kept = kept, ((kept[:, None] @ above).squeeze(1) == 0).float()
-        if not kept.is_cuda and torch.equal(before, kept):
-            break
-    return kept.bool()
+    kept = torch.zeros_like(real)
+    for part in blocks(real.shape[1], real.numel()):
+        alike = unit[:, part] @ unit[:, : part.stop].transpose(-1, -2) > threshold[:, None, None]
+        free = real[:, part] & ~(alike[..., : part.start] & kept[:, None, : part.start]).any(dim=-1)
+        above, stays = alike[..., part.start :].tril(-1).float(), free
+        for _ in range(free.shape[1]):
+            before, stays = stays, free & ((above @ stays.float()[..., None]).squeeze(2) == 0)
+            if not stays.is_cuda and torch.equal(before, stays):
+                break
+        kept[:, part] = stays
+    return kept
 
 
 def mean_cosine(cosines: Cosines) -> Tensor:
@@ -142,7 +156,7 @@ def run_means(values: Tensor, joins: Tensor, longest: int) -> Tensor:
 
     Args:
         values: (batch, tokens, dim).
-        joins: (batch, tokens) bool, whether a token goes on with the run of the one before it.
+        joins: (batch, tokens) bool, whether a token belongs to the run of the one before it.
         longest: no run has more tokens.
 
     Returns:
@@ -160,8 +174,8 @@ def run_means(values: Tensor, joins: Tensor, longest: int) -> Tensor:
 
 
 def halved_into(values: Tensor, chosen: Tensor) -> Tensor:
-    """The chosen tokens after every other one, in order, went into the one of highest cosine to it, which became the
-    mean of the two: the last to come has half of the weight.
+    """Merges every other token, in order, into the chosen token of highest cosine to it. Each merge takes the mean of
+    the two, so that the last token merged has half of the weight.
 
     Args:
         values: (batch, tokens, dim).
@@ -173,7 +187,7 @@ def halved_into(values: Tensor, chosen: Tensor) -> Tensor:
     count = chosen.shape[1]
     group = nearest_of(values, chosen)
     stays = torch.zeros_like(group, dtype=torch.bool).scatter(1, chosen, True)
-    # a chosen one has been there before all others of its group: by falling place, and it last
+    # by falling place within a group, the chosen token last: it was there before all others
     order = torch.arange(values.shape[1] - 1, -1, -1, device=values.device).expand_as(group)
     order = order.gather(1, stays.gather(1, order).int().argsort(dim=1, stable=True))
     sizes = torch.zeros_like(chosen).scatter_add(1, group, torch.ones_like(group))

@@ -12,9 +12,9 @@ from clasp.ops.select import take, top_k
 from clasp.ops.similarity import Cosines, blocks, nearest
 
 LISTED = 32
-"""Neighbours of each token that are looked at before all others are."""
+"""Nearest neighbours of each token that are searched first, before all tokens are."""
 AT_ONCE = 1 << 16
-"""Cosines up to which to find the highest and whose it is in one go is faster than one after the other."""
+"""Up to so many cosines, finding the highest and its index in one call is faster than in two."""
 EPSILON = 1e-12
 """Least length by which a token is divided, so that one of zeros has cosine 0 to everything."""
 
@@ -59,7 +59,8 @@ def merge_most_similar(values: Tensor, counts: Sequence[int], real: Tensor | Non
 
 
 def _closest_pairs(first: Tensor, second: Tensor, most: int, real: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """(batch, most) each: which of the first side have the highest cosines to any of the second, whose, and these.
+    """(batch, most) each: the tokens of the first side with the highest cosine to any of the second,
+    the index of that one, and the cosine.
 
     Args:
         first: (batch, m, dim) unit vectors.
@@ -80,7 +81,7 @@ def _closest_pairs(first: Tensor, second: Tensor, most: int, real: Tensor | None
     if absent is not None:
         similarity = similarity + absent[:, ::2]
     order = similarity.argsort(dim=1, descending=True, stable=True)[:, :most]
-    # whose the highest cosine is takes several times longer to find than the cosine, and only those that merge need it
+    # argmax takes several times longer than amax, and only the tokens that merge need it
     some = order[..., None]
     if len(highest) == 1:
         products = products.gather(1, some.expand(-1, -1, products.shape[2]))

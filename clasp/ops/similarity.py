@@ -17,6 +17,9 @@ HELD = 4096
 BLOCK = 1 << 22
 """Numbers per batch entry that one step of a computation over many rows may hold."""
 
+STRIPS = 6
+"""Strips of rows in which a CPU computes a product of tokens with themselves, each pair once."""
+
 RESOLUTION = 8 * torch.finfo(torch.float32).eps
 """Distance of two tokens, as a share of their length, below which they count as identical."""
 
@@ -30,6 +33,19 @@ def blocks(rows: int, width: int, held: int | None = None) -> Iterator[slice]:
     step = max(1, (BLOCK if held is None else held) // max(1, width))
     for start in range(0, rows, step):
         yield slice(start, min(rows, start + step))
+
+
+def products(values: Tensor) -> Tensor:
+    """(batch, tokens, dim) -> (batch, tokens, tokens), the scalar products of all pairs."""
+    tokens, other = values.shape[1], values.transpose(-1, -2)
+    if values.is_cuda or tokens < STRIPS**2:
+        return values @ other
+    whole = values.new_empty(len(values), tokens, tokens)
+    for part in blocks(tokens, 1, -(-tokens // STRIPS)):
+        rows = values[:, part] @ other[:, :, part.start :]
+        whole[:, part, part.start :] = rows
+        whole[:, part.stop :, part] = rows[:, :, rows.shape[1] :].transpose(-1, -2)
+    return whole
 
 
 class Pairs(Protocol):
@@ -63,7 +79,7 @@ class Cosines:
 
     @cached_property
     def _matrix(self) -> Tensor:
-        return self.unit @ self.unit.transpose(-1, -2)
+        return products(self.unit)
 
     def rows(self, index: Tensor) -> Tensor:
         if self._held:
@@ -78,8 +94,8 @@ class Cosines:
 class Closeness:
     """Negative Euclidean distances over sqrt(dim); identical tokens are at distance zero.
 
-    On a CPU the products are summed in float64, since those of float32 would tear identical tokens apart, and what is
-    below float32's resolution of the tokens is zero.
+    On a CPU the products are summed in float64, since in float32 identical tokens would get a distance, and distances
+    below float32's resolution of the tokens are set to zero.
 
     Args:
         values: (batch, tokens, dim).
@@ -94,7 +110,8 @@ class Closeness:
 
     @cached_property
     def _matrix(self) -> Tensor:
-        return self._from(self._values, self._squares)
+        own = None if self._values.is_cuda else products(self._values)
+        return self._from(self._values, self._squares, own)
 
     def rows(self, index: Tensor) -> Tensor:
         if self._held:
@@ -106,19 +123,20 @@ class Closeness:
             own = self._matrix[:, rows] if self._held else self._from(self._values[:, rows], self._squares[:, rows])
             yield rows, own
 
-    def _from(self, values: Tensor, squares: Tensor) -> Tensor:
-        """(batch, k, tokens) float32 from (batch, k, dim) and their squared lengths."""
+    def _from(self, values: Tensor, squares: Tensor, own: Tensor | None = None) -> Tensor:
+        """(batch, k, tokens) float32 from (batch, k, dim) and their squared lengths; on a CPU also from their products
+        with all tokens (batch, k, tokens), where these are there."""
         if values.is_cuda:  # where float64 is slow on many cards, and differences are not
             distance = torch.cdist(values, self._values, compute_mode="donot_use_mm_for_euclid_dist")
             return distance * -self._scale
-        apart = squares[..., None] + self._squares[:, None]
-        apart.baddbmm_(values, self._values.transpose(-1, -2), alpha=-2.0)
+        own = values @ self._values.transpose(-1, -2) if own is None else own
+        apart = own.mul_(-2.0).add_(squares[..., None]).add_(self._squares[:, None])
         apart.masked_fill_(apart <= 2.0 * RESOLUTION**2 * squares[..., None], 0.0)
         return apart.float().sqrt_().mul_(-self._scale)
 
 
 def nearest(pairs: Pairs, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` highest values of each token with any other, by falling value, and whose they are.
+    """The ``count`` highest values of each token with any other, by falling value, and the indices of those others.
 
     Returns:
         (batch, tokens, count) float32 and long; where there are fewer others, -inf.

@@ -1,4 +1,4 @@
-"""Which of the prompt's words matter to the picture."""
+"""Which of the prompt's words matter to the image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def raters(visual: Tensor, words: Tensor, real: Tensor) -> Tensor:
-    """Words that are more relevant to the picture than the mean word; all real ones where none is (SparseVLM's rule).
+    """Words that are more relevant to the image than the mean word; all real ones where none is (SparseVLM's rule).
 
     A word's relevance is mean_v softmax_t(h_v . h_t) over the visual tokens v, on the decoder's input embeddings.
 

@@ -49,7 +49,7 @@ def build_figures(summary: Summary) -> str:
 def build_published(summary: Summary) -> str:
     """Writes ``tables/<experiment>_published.{md,csv,tex}``; returns the Markdown table followed by the paths.
 
-    An experiment that names no published backbone, as ablations do, has no such table: the answer says so.
+    An experiment that names no published backbone, as ablations do, has no such table; the message says so.
     """
     experiment = summary.experiment
     if experiment.spec.published is None:

@@ -80,8 +80,8 @@ def below_random(summary: Summary) -> str:
     if not any(row.name == RANDOM for row in summary.rows):
         return ""
     meanings: dict[Standing, str] = {
-        "below": "not told apart by the paired test",
-        "apart": f"told apart (corrected p < {SIGNIFICANT})",
+        "below": "no significant difference by the paired test",
+        "significant": f"significant (corrected p < {SIGNIFICANT})",
     }
     parts = []
     for standing, meaning in meanings.items():

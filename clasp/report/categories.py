@@ -59,9 +59,9 @@ def by_category(summary: Summary) -> dict[str, dict[Key, Category]]:
 def hard_questions(summary: Summary) -> dict[Key, Category]:
     """Row -> mean score on the hard questions of its budget, of all benchmarks together, with interval and number.
 
-    Most questions of common benchmarks survive any compression, plain pooling included, and tell methods apart as
-    little as those that the unpruned model fails. What is left are the questions that the unpruned model has right and
-    the downsampling row of the same budget has wrong (VTC-Bench, arXiv 2510.07143).
+    Most questions of common benchmarks survive any compression, plain pooling included, and distinguish methods as
+    little as those that the unpruned model fails. What is left are the questions that the unpruned model answers
+    correctly and the downsampling row of the same budget does not (VTC-Bench, arXiv 2510.07143).
 
     Empty where the experiment names no downsampling row (``report.filter``). A benchmark of which the unpruned model or
     that row lacks scores has no hard questions; a row that lacks the answer to one has no score.

@@ -302,8 +302,8 @@ def draw(found: Fidelity) -> Figure:
                 method_label(point.method), (x, y), (3, 2), textcoords="offset points", fontsize=style.TINY - 1
             )
         one = next((a for a in found.agreements if (a.over, a.group) == (str(tokens), "all")), None)
-        said = f", Spearman {one.spearman:.2f}" if one else ""
-        axes.set_title(f"{tokens} tokens{said}", fontsize="medium", loc="left")
+        correlation = f", Spearman {one.spearman:.2f}" if one else ""
+        axes.set_title(f"{tokens} tokens{correlation}", fontsize="medium", loc="left")
         axes.set_ylabel("This model, %")
         axes.margins(x=0.15)
     figure.axes[-1].set_xlabel("Published, LLaVA-1.5-7B, % of unpruned")

@@ -17,7 +17,7 @@ from clasp.report.table_rows import Key, Standing, Summary, TableRow
 
 Mark = Literal["best", "second"]
 
-DAGGERS: dict[Standing, str] = {"below": "†", "apart": "‡"}
+DAGGERS: dict[Standing, str] = {"below": "†", "significant": "‡"}
 """What follows the name of a method that is below random; the caption explains it."""
 MARK = "§"
 """What follows a speed-up that divides times of different sessions; the caption explains it."""
@@ -95,7 +95,7 @@ def marked_label(name: str, standing: Standing | None) -> str:
 
 
 def benchmark_label(benchmark: str) -> str:
-    """As papers write it; a form of it in the small world says so, one's own data has its file's name."""
+    """As papers write it; with "tiny" before it for its form in the small world; of one's own data the file's name."""
     if benchmark.startswith(FORM):
         return f"tiny {benchmark_label(benchmark.removeprefix(FORM))}"
     return BENCHMARKS.get(benchmark, benchmark.removeprefix(CUSTOM))

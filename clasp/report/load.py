@@ -36,7 +36,7 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False, val_json_bytes="base64")
 
 
 class ReportError(ValueError):
-    """A report cannot be built from the results at hand; the message says what is wrong and what to do."""
+    """A report cannot be built from the stored results; the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Planned:
 
 
 class ReportSpec(NamedTuple):
-    """What is to be made of an experiment; its configuration says so under ``report``."""
+    """What a report shows of an experiment: ``report`` in its configuration."""
 
     title: str = ""
     table: str = "accuracy"
@@ -73,7 +73,7 @@ class Experiment:
         columns: the planned benchmarks, in plan order, also where no cell of theirs exists yet.
         planned: every cell, existing or not.
         missing: those that do not exist.
-        spec: what a report makes of it.
+        spec: what a report shows of it.
     """
 
     name: str

@@ -81,11 +81,11 @@ def _f1(answers: Answers) -> Sampled | None:
     details = _details(answers, "prediction", "ground_truth")
     if details is None:
         return None
-    said = np.array([detail["prediction"] == "yes" for detail in details])
+    predicted = np.array([detail["prediction"] == "yes" for detail in details])
     true = np.array([detail["ground_truth"] == "yes" for detail in details])
     denied = np.array([detail["prediction"] == "no" for detail in details])
     # an answer that is neither yes nor no counts against precision and recall alike as lmms-eval has it: not at all
-    parts = np.stack([said & true, said & ~true, denied & true], axis=1).astype(float)
+    parts = np.stack([predicted & true, predicted & ~true, denied & true], axis=1).astype(float)
     return Sampled(occurrences(answers), parts, _f1_of)
 
 

@@ -30,7 +30,7 @@ PAGES = {
 """Measured block -> the page that shows it, relative to the repository."""
 RECENT = "2504"
 """arXiv number from which a method is a recent one: April 2025."""
-SIGNS = {"better": "+", "not told apart": "=", "worse": "−"}
+SIGNS = {"better": "+", "no significant difference": "=", "worse": "−"}
 
 
 def publish(results: Path, root: Path) -> list[Path]:
@@ -128,7 +128,7 @@ def methods_block(summary: Summary) -> str:
 
 
 def recent_block(summary: Summary) -> str:
-    """Averages of the recent methods beside the baselines, and which tests tell a method apart from each of these."""
+    """Averages of the recent methods beside the baselines, and by which tests a method differs from each of these."""
     rows = {row.key: row for row in summary.pruned if row.method in REGISTRY}
     papers = {name: REGISTRY[row.method].paper for (name, _), row in rows.items()}
     budgets = list(dict.fromkeys(tokens for _, tokens in rows))
@@ -141,12 +141,12 @@ def recent_block(summary: Summary) -> str:
         signs = [_signs([tested[base].get((name, tokens)) for tokens in budgets]) for base in baselines]
         lines.append([method_label(name), *averages, *signs])
     heads = ["method", *_budget_heads(budgets), *(f"than {method_label(name)}" for name in baselines)]
-    awaited = [entry.label for name, entry in REGISTRY.items() if entry.paper >= RECENT and name not in papers]
+    missing = [entry.label for name, entry in REGISTRY.items() if entry.paper >= RECENT and name not in papers]
     notes = [
-        f"Normalized averages by `{COMMANDS[summary.experiment.name]}`. Better (+), not told apart (=) or worse "
-        f"({SIGNS['worse']}) at {', '.join(map(str, budgets))} tokens by a paired permutation test, corrected for the "
-        "number of tests in its column.",
-        f"Awaited with the next computation of the stored results: {', '.join(awaited)}." if awaited else "",
+        f"Normalized averages by `{COMMANDS[summary.experiment.name]}`. Better (+), no significant difference (=) or "
+        f"worse ({SIGNS['worse']}) at {', '.join(map(str, budgets))} tokens by a paired permutation test, "
+        "corrected for the number of tests in its column.",
+        f"Not yet in the stored results: {', '.join(missing)}." if missing else "",
     ]
     return _block(heads, lines, notes)
 

@@ -52,21 +52,21 @@ class MapQuestion:
     question: str
     answer: str
     category: Label | None
-    picture: bytes
+    image: bytes
 
-    @field_validator("picture")
+    @field_validator("image")
     @classmethod
-    def _check_image(cls, picture: bytes) -> bytes:
+    def _check_image(cls, image: bytes) -> bytes:
         from PIL import Image
 
         try:
-            with Image.open(io.BytesIO(picture)) as image:
-                if max(image.size) > LARGEST_SIDE:
-                    raise ValueError(f"a picture of {image.size[0]} x {image.size[1]} pixels")
-                image.convert("RGB")
+            with Image.open(io.BytesIO(image)) as opened:
+                if max(opened.size) > LARGEST_SIDE:
+                    raise ValueError(f"an image of {opened.size[0]} x {opened.size[1]} pixels")
+                opened.convert("RGB")
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"no picture ({error})") from error
-        return picture
+            raise ValueError(f"no image ({error})") from error
+        return image
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -104,7 +104,7 @@ def load_retention(results: Path, name: str) -> RetentionRun:
     """The stored run ``name``.
 
     Raises:
-        ReportError: it is not there, or is not what it should be.
+        ReportError: it is missing or invalid.
     """
     path = results / "retention" / f"{name}.json"
     if not path.is_file():

@@ -33,7 +33,7 @@ class RouterScore:
 
     Args:
         confusion: prompts by (true category, routed category).
-        ms_per_prompt: wall time in milliseconds, nothing kept from earlier prompts.
+        ms_per_prompt: wall time in milliseconds, with empty caches.
     """
 
     confusion: tuple[tuple[Count, ...], ...]
@@ -60,7 +60,7 @@ class RouterScore:
 
 @dataclass(frozen=True, config=STRICT)
 class PromptSet:
-    """A set of labelled prompts and what each router made of them; ``hash`` is of its texts and labels."""
+    """A set of labelled prompts and each router's scores on it; ``hash`` is of its texts and labels."""
 
     hash: Label
     prompts: Annotated[Count, Field(ge=1)]
@@ -80,7 +80,7 @@ class RouterScores:
         categories: in the order of the confusions' rows and columns.
         sets: by name, in the order of the file.
         batch: prompts per call when timed.
-        device: what the times were taken on.
+        device: on which the times were measured.
         provenance: commit, command, versions and times.
     """
 

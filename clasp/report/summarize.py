@@ -97,7 +97,7 @@ class _Cells:
         methods: row -> method, in plan order.
         groups: row -> its cells, indexed by benchmark.
         scores: row -> benchmark -> score, None where there is none.
-        pending: benchmark -> what a cell reads that has answers and no score.
+        pending: benchmark -> what a table shows for a cell with answers and no score.
         unpruned: the unpruned model's row, None where the experiment has none.
         drawn: row and benchmark -> the cell's answers and resamples, where its score follows from them.
     """

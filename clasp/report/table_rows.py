@@ -21,9 +21,9 @@ The same cells took 45 % longer on the same machine within a day; all tables of 
 
 Key = tuple[str, int]
 """Name of the row, and its budget in visual tokens."""
-Standing = Literal["below", "apart"]
-"""Against random at the same budget. ``below``: a lower average; ``apart``: and the paired test tells them apart, with
-the number of comparisons corrected for."""
+Standing = Literal["below", "significant"]
+"""Against random at the same budget. ``below``: a lower average; ``significant``: also lower by the paired test,
+corrected for the number of comparisons."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Comparison:
     corrected: float
 
     @property
-    def verdict(self) -> Literal["better", "worse", "not told apart"]:
+    def verdict(self) -> Literal["better", "worse", "no significant difference"]:
         if self.corrected >= SIGNIFICANT:
-            return "not told apart"
+            return "no significant difference"
         return "better" if self.difference > 0 else "worse"
 
 
@@ -69,7 +69,7 @@ class TableRow:
         tokens: budget in visual tokens per image.
         scores: benchmark -> score as stored, None where the cell is missing or unjudged.
         intervals: benchmark -> 95 % bootstrap interval of the score, None where the answers do not give the score.
-        pending: benchmarks whose cell has answers and no score yet, and what it reads until then.
+        pending: benchmarks whose cell has answers and no score yet -> what the table shows instead.
         average: normalized average over all benchmarks.
         costs: keys of :data:`clasp.report.summarize.COSTS`, None where a benchmark's cell is missing.
         speedups: phase (``prefill``, ``decode``, ``total``) -> unpruned / own seconds as measured; None where device or
@@ -142,7 +142,7 @@ class Summary:
     def standings(self) -> dict[Key, Standing]:
         """The rows that are below random's row of their budget.
 
-        Averages are judged as shown, in percent to one decimal, so that equal-looking numbers are not told apart.
+        Averages are judged as shown, in percent to one decimal, so that numbers which look equal count as equal.
         """
         random = {row.tokens: row.average.value for row in self.rows if row.name == RANDOM}
         found: dict[Key, Standing] = {}
@@ -150,5 +150,5 @@ class Summary:
             own, other, tested = row.average.value, random.get(row.tokens), row.comparison
             if own is not None and other is not None and round(100 * own, 1) < round(100 * other, 1):
                 worse = tested is not None and tested.reference == RANDOM and tested.verdict == "worse"
-                found[row.key] = "apart" if worse else "below"
+                found[row.key] = "significant" if worse else "below"
         return found

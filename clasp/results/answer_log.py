@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clasp.files import append_line, remove_abandoned
-from clasp.reading import InvalidFile, parse_json
+from clasp.reading import whole_objects
 from clasp.results.lock import current, folder
 
 SAMPLE = 2**16
@@ -44,8 +44,8 @@ class AnswerLog:
         return {
             key: answer
             for path in _files(self._results, self._signature)
-            for line in path.read_bytes().splitlines()
-            for key, answer in _parsed(line).items()
+            for batch in whole_objects(path.read_bytes().splitlines())
+            for key, answer in batch.items()
         }
 
     def add(self, batch: Mapping[str, Mapping[str, Any]]) -> None:
@@ -79,7 +79,7 @@ def about(results: Path | str, signature: str) -> tuple[int, bool]:
             continue
         read = sum(map(len, lines))
         exact &= read == size
-        answered += sum(len(_parsed(line)) for line in lines) * size / (read or 1)
+        answered += sum(map(len, whole_objects(lines))) * size / (read or 1)
     return round(answered), exact
 
 
@@ -97,11 +97,3 @@ def tidy(results: Path | str, done: Collection[str]) -> None:
 
 def _files(results: Path | str, signature: str) -> list[Path]:
     return sorted(folder(results).glob(f"{signature}.*.answers.jsonl"))
-
-
-def _parsed(line: bytes) -> dict[str, dict[str, Any]]:
-    try:
-        batch = parse_json(line)
-    except InvalidFile:  # cut short by a crash or a full disk; its questions are asked again
-        return {}
-    return batch if isinstance(batch, dict) else {}

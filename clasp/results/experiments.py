@@ -10,7 +10,7 @@ from typing import Any
 from clasp.files import write_atomically
 from clasp.reading import InvalidFile
 from clasp.redact import redact, redacted
-from clasp.results.schema import ExperimentFile, read
+from clasp.results.schema import ExperimentCell, ExperimentFile, read
 from clasp.results.store import CellSpec
 from clasp.strict import ConfigError, check_name
 
@@ -44,7 +44,7 @@ def write(
         command: the command line.
         report: what a report makes of it.
     """
-    cells = [
+    made_of = [
         {
             "row": row,
             "method": spec.method["name"],
@@ -60,7 +60,7 @@ def write(
         "name": name,
         "command": redact(command),
         "benchmarks": [dict(benchmark) for benchmark in benchmarks],
-        "cells": cells,  # as they are signed and named, whatever the environment says
+        "cells": made_of,  # as they are signed and named, whatever the environment says
         "report": redacted(dict(report)),
     }
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
@@ -77,8 +77,17 @@ def planned(results: Path, name: str) -> list[str]:
         FileNotFoundError: the experiment has not been run.
         ConfigError: its file cannot be used, or that is no experiment's name.
     """
-    file = path(results, name)
+    return list(dict.fromkeys(cell["signature"] for cell in cells(path(results, name))))
+
+
+def cells(file: Path) -> list[ExperimentCell]:
+    """What the file of an experiment says it is made of.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ConfigError: it cannot be used.
+    """
     try:
-        return list(dict.fromkeys(cell["signature"] for cell in read(ExperimentFile, file, SCHEMA)["cells"]))
-    except InvalidFile as error:
+        return read(ExperimentFile, file, SCHEMA)["cells"]
+    except (InvalidFile, PermissionError) as error:
         raise ConfigError(f"{file} cannot be used ({error}); run the experiment again, or remove it") from error

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from clasp.files import write_atomically
+from clasp.files import write_json
 from clasp.reading import InvalidFile
 from clasp.redact import redact
 from clasp.results.provenance import now
@@ -44,8 +43,7 @@ def record(results: Path | str, signature: str, label: str, error: BaseException
     text = "".join(traceback.format_exception(error))
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     failure = Failure(signature, label, redact(reason), redact(text), now())
-    payload = json.dumps({"schema": SCHEMA, **asdict(failure)}, indent=1, ensure_ascii=False)
-    return write_atomically(folder(results) / f"{signature}.json", payload.encode() + b"\n")
+    return write_json(folder(results) / f"{signature}.json", {"schema": SCHEMA, **asdict(failure)})
 
 
 def forget(results: Path | str, signature: str) -> None:

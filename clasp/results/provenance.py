@@ -17,7 +17,7 @@ from typing import Any
 from clasp.redact import redact
 
 SNAPSHOT = "snapshot.json"
-"""File at the root of a snapshot of the code (see ``sweep/snapshot.py``): its ``commit``, whether it was ``dirty``."""
+"""File at the root of a snapshot of the code (see ``launch/snapshot.py``): its ``commit``, whether it was ``dirty``."""
 
 TYPED = "CLASP_COMMAND"
 """Variable with the user's command line, where a process has another: in the jobs of a sweep."""
@@ -86,7 +86,7 @@ _GIT = ("git", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}
 """Git that only reads: two settings of a repository would let it start programs."""
 
 
-def git(root: Path, *arguments: str, differing: bool = False) -> str | None:
+def git(root: Path, *arguments: str) -> str | None:
     """What git says of the checkout ``root``; None where it is none, or there is no git.
 
     Nothing of the environment that is meant for git (``GIT_DIR``, ``GIT_CONFIG_COUNT``, ``GIT_EXTERNAL_DIFF``, ...)
@@ -95,7 +95,6 @@ def git(root: Path, *arguments: str, differing: bool = False) -> str | None:
     Args:
         root: top folder of the checkout.
         arguments: a command of git with its options.
-        differing: exit code 1 means a difference, not a failure.
     """
     if not (root / ".git").exists():
         return None
@@ -104,7 +103,7 @@ def git(root: Path, *arguments: str, differing: bool = False) -> str | None:
         done = subprocess.run([*_GIT, "-C", str(root), *arguments], env=environment, capture_output=True, check=False)
     except FileNotFoundError:  # no git on this machine
         return None
-    return done.stdout.decode(errors="surrogateescape") if done.returncode in (0, int(differing)) else None
+    return done.stdout.decode(errors="surrogateescape") if done.returncode == 0 else None
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar, cast
@@ -220,15 +220,17 @@ class LockFile(TypedDict):
 Kind = TypeVar("Kind")
 
 
-def validate(kind: type[Kind], value: object) -> Kind:
+def validate(kind: type[Kind], value: object, schema: int | None = None) -> Kind:
     """The value itself, which is of the kind: no conversion between types.
 
     Args:
         kind: a typed dictionary or anything else that pydantic takes.
+        schema: what its key ``schema`` must have.
 
     Raises:
         InvalidFile: names the place, the value and what is allowed there.
     """
+    _check_schema(value, schema)
     try:
         _adapter(cast(Hashable, kind)).validate_python(value, strict=True)
     except ValidationError as error:
@@ -239,30 +241,26 @@ def validate(kind: type[Kind], value: object) -> Kind:
 def read(kind: type[Kind], path: Path, schema: int | None = None) -> Kind:
     """What a JSON file holds, as plain values.
 
-    Args:
-        schema: the value that its key ``schema`` must have.
-
     Raises:
         InvalidFile: it is no JSON object, of another schema, or has a value of another kind.
         OSError: it is not there or cannot be opened.
     """
-    return validate(kind, _object(path, schema))
+    return validate(kind, read_object(path), schema)
 
 
 def load(kind: type[Kind], path: Path, schema: int) -> Kind:
     """As :func:`read`, of a file that holds the fields of the dataclass ``kind``, as an instance of it."""
-    value = _object(path, schema)
+    value = read_object(path)
+    _check_schema(value, schema)
     try:
         return _adapter(cast(Hashable, kind)).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         raise InvalidFile(reason(error, value)) from error
 
 
-def _object(path: Path, schema: int | None) -> dict[str, Any]:
-    value = read_object(path)
-    if schema is not None and value.get("schema") != schema:
+def _check_schema(value: object, schema: int | None) -> None:
+    if schema is not None and isinstance(value, Mapping) and value.get("schema") != schema:
         raise InvalidFile(f"its schema is {_shown(value.get('schema'))}, this version reads {schema}")
-    return value
 
 
 def reason(error: ValidationError, value: object) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from clasp import reading
-from clasp.files import append_line, write_atomically
+from clasp.files import append_line, write_atomically, write_json
 from clasp.results.schema import Cell, Judgement, is_signature, validate
 from clasp.strict import shown
 
@@ -153,8 +153,7 @@ class CellStore:
         digest = {"file": name, "sha256": hashlib.sha256(payload).hexdigest(), "count": len(answers)}
         complete = _checked({"schema": SCHEMA, **cell, "answers": digest}, str(cell["signature"]))
         write_atomically(self.cells / name, payload)
-        text = json.dumps(complete, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_atomically(self.path(complete["signature"]), text.encode())
+        write_json(self.path(complete["signature"]), complete)
         return complete
 
     def judgement_path(self, signature: str) -> Path:
@@ -184,8 +183,7 @@ class CellStore:
         if cell is None:
             raise ValueError(f"there is no cell {judgement['signature']}")
         complete = _checked_judgement({"schema": JUDGEMENT_SCHEMA, **judgement}, cell)
-        text = json.dumps(complete, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_atomically(self.judgement_path(cell["signature"]), text.encode())
+        write_json(self.judgement_path(cell["signature"]), complete)
         self.verdicts_path(cell["signature"]).unlink(missing_ok=True)
         return complete
 
@@ -197,7 +195,7 @@ class CellStore:
     def verdicts(self, signature: str) -> list[dict[str, Any]]:
         """What a judge has said so far, in the order in which it came; a line that was cut short is left out."""
         path = self.verdicts_path(signature)
-        return [verdict for line in _lines(path) if isinstance(verdict := _parsed(line), dict)]
+        return list(reading.whole_objects(path.read_bytes().splitlines())) if path.exists() else []
 
     def add_verdict(self, signature: str, verdict: Mapping[str, Any]) -> None:
         """Appends one verdict, on disk before this returns."""
@@ -229,31 +227,16 @@ class CellStore:
 
 
 def _checked(cell: Mapping[str, Any], expected: str) -> Cell:
-    if cell.get("schema") != SCHEMA:
-        raise ValueError(f"its schema is {cell.get('schema')!r}, this version reads {SCHEMA}")
-    checked = validate(Cell, cell)
+    checked = validate(Cell, cell, SCHEMA)
     if checked["signature"] != expected or signature(checked["identity"]) != expected:
         raise ValueError("its identity does not hash to its signature")
     return checked
 
 
 def _checked_judgement(judgement: Mapping[str, Any], cell: Cell) -> Judgement:
-    if judgement.get("schema") != JUDGEMENT_SCHEMA:
-        raise ValueError(f"its schema is {judgement.get('schema')!r}, this version reads {JUDGEMENT_SCHEMA}")
-    checked = validate(Judgement, judgement)
+    checked = validate(Judgement, judgement, JUDGEMENT_SCHEMA)
     if checked["signature"] != cell["signature"] or checked["answers"] != cell["answers"]["sha256"]:
         raise ValueError("it is about other answers")
     if len(checked["questions"]) != cell["answers"]["count"]:
         raise ValueError(f"it judges {len(checked['questions'])} of {cell['answers']['count']} answers")
     return checked
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return reading.parse_json(line)
-    except reading.InvalidFile:  # cut short by a crash; its question is asked again
-        return None

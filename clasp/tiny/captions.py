@@ -1,4 +1,4 @@
-"""Captions of scenes of the small world: what the class token of the vision tower is trained to tell."""
+"""Captions of scenes of the small world, on which the class token of the vision tower is trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_CLAUSES = 5
 def caption(shown: Scene, rng: np.random.Generator) -> str:
     """One sentence about some of the things, what signs say, the place, the light and the weather.
 
-    What is large is told more often than what is small, as people do.
+    Large things are mentioned more often than small ones, as people do.
     """
     clauses = _things(shown, rng)
     for sign in shown.signs:
@@ -44,22 +44,22 @@ def describe(thing: Thing, rng: np.random.Generator) -> str:
 
 def _things(shown: Scene, rng: np.random.Generator) -> list[str]:
     clauses = []
-    told: set[int] = set()
+    mentioned: set[int] = set()
     for number, thing in enumerate(shown.things):
-        if number in told or rng.random() > min(1.0, 0.25 + thing.size / 50):
+        if number in mentioned or rng.random() > min(1.0, 0.25 + thing.size / 50):
             continue
         same = [n for n, other in enumerate(shown.things) if (other.name, other.color) == (thing.name, thing.color)]
         if len(same) > 1:
             clauses.append(f"{len(same)} {thing.color} {plural(thing.name)}")
-            told.update(same)
+            mentioned.update(same)
             continue
-        told.add(number)
-        beside = [n for n in range(len(shown.things)) if n not in told]
+        mentioned.add(number)
+        beside = [n for n in range(len(shown.things)) if n not in mentioned]
         if beside and rng.random() < 0.4:
             other = int(beside[int(rng.integers(len(beside)))])
             relation = pick(rng, ("left of", "right of", "above", "below"))
             if stands(thing, relation, shown.things[other]):
-                told.add(other)
+                mentioned.add(other)
                 clauses.append(f"{describe(thing, rng)} {relation} {describe(shown.things[other], rng)}")
                 continue
         clauses.append(describe(thing, rng))

@@ -25,7 +25,7 @@ from benchmarks.models import (
 from benchmarks.timing import Times, decoder_seconds, run_once
 from clasp.backbones import PUBLISHED, adapter_for
 from clasp.budget import Geometry
-from clasp.methods import for_pictures
+from clasp.methods import for_images
 
 pytestmark = pytest.mark.xdist_group("bench geometries")  # the thin models are built once
 HUB = {
@@ -77,7 +77,7 @@ def test_models_have_their_size(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_visual_tokens_of_a_picture(name: str) -> None:
+def test_visual_tokens_of_an_image(name: str) -> None:
     config = configuration(GEOMETRIES[name])
     assert visual_tokens(config) == VISUAL[name]
     assert VISUAL[name] - newlines(config) == geometry_of(config).visual_tokens
@@ -85,7 +85,7 @@ def test_visual_tokens_of_a_picture(name: str) -> None:
 
 @pytest.fixture(scope="module", params=SHRUNKEN)
 def small(request: pytest.FixtureRequest) -> tuple[str, LoadedModel, Geometry]:
-    """The real pictures on a model that is thin and shallow."""
+    """The real images on a model that is thin and shallow."""
     loaded = load_spec(replace(GEOMETRIES[request.param], **SHRUNKEN[request.param]), torch.float32, "cpu")
     return request.param, loaded, geometry_of(loaded.model.config)
 
@@ -135,10 +135,10 @@ def test_methods_that_a_backbone_does_not_allow_are_left_out_with_the_reason() -
     assert all(("merges inside the vision tower" in left_out[name]) == (name != "pact") for name in left_out)
     assert "cannot be reached when the first stage is decoder layer 4" in left_out["pact"]
     named = {variant.name for variant in variants}
-    assert named == {"unpruned", "fastv, eager", *for_pictures()} - set(left_out)
+    assert named == {"unpruned", "fastv, eager", *for_images()} - set(left_out)
 
 
-def test_growing_prompts_have_pictures_whose_tokens_double() -> None:
+def test_growing_prompts_have_images_whose_tokens_double() -> None:
     config = growth_configuration("small")
     geometry = geometry_of(config)
     assert visual_tokens(config) == geometry.visual_tokens == 256

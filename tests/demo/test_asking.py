@@ -33,9 +33,10 @@ from clasp.demo.drawing import (
     DemoError,
     kept_map,
     opened,
-    seen,
+    preprocessed,
 )
 from clasp.demo.server import Example
+from clasp.methods import get
 
 pytestmark = pytest.mark.xdist_group("demo")  # one model for all
 
@@ -102,7 +103,9 @@ def test_maps_show_kept_tokens_as_they_are_in_their_colour(told: bool) -> None:
     rows, columns = 3, 5
     shown = noise(columns * 16, rows * 16)
     kept = {0, 4, 7, 14}
-    drawn = kept_map(shown, (rows, columns), kept, {4, 14} if told else None)
+    grid = torch.arange(rows * columns).view(rows, columns)
+    drawn = kept_map([(shown, grid)], kept, {4, 14} if told else None)
+    assert drawn.size == shown.size
     for index in range(rows * columns):
         left, top = index % columns * 16, index // columns * 16
         inside = (left + 4, top + 4, left + 12, top + 12)
@@ -110,8 +113,20 @@ def test_maps_show_kept_tokens_as_they_are_in_their_colour(told: bool) -> None:
         colour = (KEPT if not told else PIVOT if index in (4, 14) else COMPLETION) if index in kept else None
         corners = [drawn.getpixel((left + x, top + y)) for x in (0, 15) for y in (0, 15)]
         assert (corners == [colour] * 4) == (index in kept)
-    with pytest.raises(IndexError):
-        kept_map(shown, (rows, columns), {rows * columns}, None)
+    assert kept_map([(shown, grid)], {rows * columns}, None).tobytes() == kept_map([(shown, grid)], (), None).tobytes()
+
+
+def test_frames_lie_beside_each_other_with_their_own_tokens() -> None:
+    whole = (noise(32, 32), torch.arange(4).view(2, 2))
+    tiles = (noise(64, 48), torch.arange(4, 16).view(3, 4))
+    drawn = kept_map([whole, tiles], {3, 4}, None)
+    assert drawn.size == (64 + 16 + 64, 48)
+    for (shown, _), left, place in ((whole, 0, (16, 16)), (tiles, 80, (0, 0))):
+        for x in range(0, shown.width, 16):
+            for y in range(0, shown.height, 16):
+                inside = (x + 4, y + 4, x + 12, y + 12)
+                there = drawn.crop((inside[0] + left, inside[1], inside[2] + left, inside[3]))
+                assert (there.tobytes() == shown.crop(inside).tobytes()) == ((x, y) == place)
 
 
 def test_the_style_sheet_has_the_colours_of_the_maps() -> None:
@@ -120,25 +135,39 @@ def test_the_style_sheet_has_the_colours_of_the_maps() -> None:
         assert f"--{name}: rgb({' '.join(map(str, colour))})" in css
 
 
+NEWLINES = ("llava_next", "llava_onevision")
+"""Families whose tokens are the whole image's, then the tiles' beside each other, a newline behind each row."""
+WHOLE = {"internvl": -1, "smolvlm": -1}
+"""Which frame shows all of the image, where that is not the first."""
+
+
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_grid_has_every_visual_token_where_its_pixels_are(name: str) -> None:
-    """An image that is white at its top right alone, as it is seen; the others have tokens at several scales."""
+def test_frames_have_every_visual_token_where_its_pixels_are(name: str) -> None:
+    """An image that is white at its top right alone: so is each frame that shows all of it, and tiles beside it."""
     family = FAMILIES[name]
     picture = Image.new("RGB", (112, 56))
     picture.paste("white", (56, 0, 112, 28))
     inputs = family.inputs([Prompt(text="What?", images=[picture])])
-    found = seen(picture, inputs, family.processor())
-    if name not in ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
-        assert found is None
-        return
-    assert found is not None
-    shown, (rows, columns) = found
+    with get("random")(ratio=0.5)(family.model(), family.processor()) as run, torch.no_grad():
+        family.model()(**inputs)
+        (grids,) = run.grids()
+    frames = preprocessed(picture, inputs, family.processor(), grids)
     placeholder = family.processor().tokenizer.convert_tokens_to_ids(family.processor().image_token)
-    assert rows * columns == int((inputs["input_ids"] == placeholder).sum()) > 1
-    assert (columns == 2 * rows) == (name != "llava"), "LLaVA's processor cuts out the middle"
-    width, height = shown.size
-    corners = [shown.getpixel((x, y)) for y in (1, height - 2) for x in (1, width - 2)]
-    assert corners == [(0, 0, 0), (255, 255, 255), (0, 0, 0), (0, 0, 0)]
+    visual = int((inputs["input_ids"] == placeholder).sum())
+    placed = torch.cat([grid.flatten() for _, grid in frames]).tolist()
+    assert len(set(placed)) == len(placed)
+    assert visual - len(placed) == (frames[-1][1].shape[0] if name in NEWLINES else 0)
+    whole, (rows, columns) = frames[WHOLE.get(name, 0)][0], frames[-1][1].shape
+    assert all(shown.size == (grid.shape[1] * 16, grid.shape[0] * 16) for shown, grid in frames)
+    if name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
+        assert columns == 2 * rows
+    for shown in [whole, *([frames[-1][0]] if name in NEWLINES else [])]:
+        corners = [shown.getpixel((x, y)) for y in (1, shown.height - 2) for x in (1, shown.width - 2)]
+        assert corners == [(0, 0, 0), (255, 255, 255), (0, 0, 0), (0, 0, 0)]
+    if WHOLE.get(name):
+        mean = [sum(shown.convert("L").tobytes()) / shown.width / shown.height for shown, _ in frames[:-1]]
+        assert max(mean) > 100, "a tile at the top right is mostly white"
+        assert min(mean) < 1, "and others are black"
 
 
 def test_most_examples_are_answered_right(trained: None, models: Models, shown: list[Example]) -> None:

@@ -1,6 +1,6 @@
 """One small model and one real processor per family, for tests without a network.
 
-The classes, the architecture's switches and the prompt formats are those of the checkpoint that ``source`` names; only
+The classes, the architecture's switches and the prompt formats are those of the checkpoint named in the table; only
 the sizes are small and the weights are random. The formats are written down here as templates of our own that render
 what the checkpoints' templates render; `test_families.py` holds them to the examples of the model cards.
 """
@@ -46,10 +46,6 @@ class Family:
     """A model family: ``model()``, ``processor()`` and ``inputs()`` fit each other."""
 
     name: str
-    architecture: str
-    """Class in transformers."""
-    source: str
-    """Hub id of the checkpoint whose switches are kept."""
     make_config: Callable[[Any], Any] = field(repr=False)
     """Tokenizer -> small configuration whose token ids are the tokenizer's."""
     make_processor: Callable[[], Any] = field(repr=False)
@@ -239,75 +235,61 @@ def _grid(side: int, most: int, whole: bool) -> list[list[int]]:
 LLAVA_SIDE, NEXT_SIDE, VIDEO_SIDE = 64, 32, 32
 
 
-def _llava_config(tokenizer: Any) -> Any:
-    return transformers.LlavaConfig(
-        vision_config=_clip(LLAVA_SIDE),
+def _vicuna_config(kind: Any, side: int, tokenizer: Any, **more: Any) -> Any:
+    return kind(
+        vision_config=_clip(side),
         text_config=_llama(tokenizer),
-        image_token_id=_ids(tokenizer)["image_token_id"],
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
-        image_seq_length=(LLAVA_SIDE // _PATCH) ** 2,
+        image_seq_length=(side // _PATCH) ** 2,
+        **more,
     )
+
+
+def vicuna_processor(kind: Any, patch: int = _PATCH, **parts: Any) -> Any:
+    return kind(
+        **parts,
+        tokenizer=llama_tokenizer(),
+        patch_size=patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=VICUNA,
+    )
+
+
+def _llava_config(tokenizer: Any) -> Any:
+    return _vicuna_config(transformers.LlavaConfig, LLAVA_SIDE, tokenizer, **_ids(tokenizer, video=None))
 
 
 def _llava_processor() -> Any:
-    return transformers.LlavaProcessor(
-        image_processor=transformers.CLIPImageProcessor(**_square(LLAVA_SIDE)),
-        tokenizer=llama_tokenizer(),
-        patch_size=_PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=VICUNA,
-    )
+    pixels = transformers.CLIPImageProcessor(**_square(LLAVA_SIDE))
+    return vicuna_processor(transformers.LlavaProcessor, image_processor=pixels)
+
+
+NEXT_GRID = _grid(NEXT_SIDE, 3, whole=False)
 
 
 def _llava_next_config(tokenizer: Any) -> Any:
-    return transformers.LlavaNextConfig(
-        vision_config=_clip(NEXT_SIDE),
-        text_config=_llama(tokenizer),
-        image_token_id=_ids(tokenizer)["image_token_id"],
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        image_grid_pinpoints=_grid(NEXT_SIDE, 3, whole=False),
-        image_seq_length=(NEXT_SIDE // _PATCH) ** 2,
-    )
+    ids = _ids(tokenizer, video=None)
+    return _vicuna_config(transformers.LlavaNextConfig, NEXT_SIDE, tokenizer, image_grid_pinpoints=NEXT_GRID, **ids)
 
 
 def _llava_next_processor() -> Any:
-    return transformers.LlavaNextProcessor(
-        image_processor=transformers.LlavaNextImageProcessor(
-            **_square(NEXT_SIDE), image_grid_pinpoints=_grid(NEXT_SIDE, 3, whole=False)
-        ),
-        tokenizer=llama_tokenizer(),
-        patch_size=_PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=VICUNA,
-    )
+    pixels = transformers.LlavaNextImageProcessor(**_square(NEXT_SIDE), image_grid_pinpoints=NEXT_GRID)
+    return vicuna_processor(transformers.LlavaNextProcessor, image_processor=pixels)
 
 
 def _video_llava_config(tokenizer: Any) -> Any:
-    patches = (VIDEO_SIDE // _PATCH) ** 2
-    return transformers.VideoLlavaConfig(
-        vision_config=_clip(VIDEO_SIDE),
-        text_config=_llama(tokenizer),
-        **_ids(tokenizer),
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        image_seq_length=patches,
-        video_seq_length=8 * (patches + 1),
-    )
+    tokens = 8 * ((VIDEO_SIDE // _PATCH) ** 2 + 1)
+    kind = transformers.VideoLlavaConfig
+    return _vicuna_config(kind, VIDEO_SIDE, tokenizer, video_seq_length=tokens, **_ids(tokenizer))
 
 
 def _video_llava_processor() -> Any:
-    return transformers.VideoLlavaProcessor(
+    return vicuna_processor(
+        transformers.VideoLlavaProcessor,
         image_processor=transformers.VideoLlavaImageProcessor(**_square(VIDEO_SIDE)),
         video_processor=transformers.VideoLlavaVideoProcessor(**_square(VIDEO_SIDE)),
-        tokenizer=llama_tokenizer(),
-        patch_size=_PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=VICUNA,
     )
 
 
@@ -376,69 +358,49 @@ def _qwen_ids(tokenizer: Any) -> dict[str, int]:
     return ids | {key: tokenizer.convert_tokens_to_ids(token) for key, token in edges.items()}
 
 
+def _qwen_config(kind: Any, tokenizer: Any, vision: dict[str, Any], rope: dict[str, Any], **text: Any) -> Any:
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3], **rope}
+    sizes = {**_text_sizes(tokenizer), "rms_norm_eps": 1e-6, "rope_parameters": rope, **text}
+    return kind(text_config=sizes, vision_config=vision, **_qwen_ids(tokenizer))
+
+
 def _qwen2_5_vl_config(tokenizer: Any) -> Any:
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
-    text = {**_text_sizes(tokenizer), "rms_norm_eps": 1e-6, "rope_parameters": rope}
     # windows of 2 x 2 visual tokens (published: 4 x 4), full attention in the middle and at the end
     vision = {**_QWEN_VISION, "window_size": 2 * _QWEN_PATCH * _MERGE, "fullatt_block_indexes": [2, 5]}
-    return transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))
-
-
-def _qwen2_5_vl_processor() -> Any:
-    size = {"shortest_edge": 4 * _CELL, "longest_edge": 120 * _CELL}  # published: 4 to 16,384 tokens
-    return transformers.Qwen2_5_VLProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor(size=dict(size), **_QWEN_PIXELS),
-        video_processor=transformers.Qwen2VLVideoProcessor(
-            size={**size, "longest_edge": 30 * _CELL}, cap_pixels_per_frame=False, **_QWEN_PIXELS
-        ),
-        tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
-        chat_template=QWEN2_5,
-    )
+    return _qwen_config(transformers.Qwen2_5_VLConfig, tokenizer, vision, {})
 
 
 def _qwen2_vl_config(tokenizer: Any) -> Any:
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
-    text = {**_text_sizes(tokenizer), "rms_norm_eps": 1e-6, "rope_parameters": rope}
-    sizes = {
-        name: value for name, value in _QWEN_VISION.items() if name not in ("intermediate_size", "out_hidden_size")
-    }
-    vision = {
-        **sizes,
-        "embed_dim": VISION_HIDDEN,
-        "hidden_size": HIDDEN,
-        "mlp_ratio": 2,
-    }  # the output's width is hidden
-    return transformers.Qwen2VLConfig(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))
-
-
-def _qwen2_vl_processor() -> Any:
-    size = {"shortest_edge": 4 * _CELL, "longest_edge": 120 * _CELL}
-    return transformers.Qwen2VLProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor(size=dict(size), **_QWEN_PIXELS),
-        video_processor=transformers.Qwen2VLVideoProcessor(
-            size={**size, "longest_edge": 30 * _CELL}, cap_pixels_per_frame=False, **_QWEN_PIXELS
-        ),
-        tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
-        chat_template=QWEN2_5,
-    )
+    own = {"embed_dim": VISION_HIDDEN, "hidden_size": HIDDEN, "mlp_ratio": 2}  # the output's width is hidden
+    vision = {name: v for name, v in _QWEN_VISION.items() if name not in ("intermediate_size", "out_hidden_size")}
+    return _qwen_config(transformers.Qwen2VLConfig, tokenizer, vision | own, {})
 
 
 def _qwen3_vl_config(tokenizer: Any) -> Any:
-    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
-    text = {**_text_sizes(tokenizer), "head_dim": HEAD_DIM, "rms_norm_eps": 1e-6, "rope_parameters": rope}
+    rope = {"rope_theta": 5e6, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
     vision = {**_QWEN_VISION, "num_position_embeddings": 64, "deepstack_visual_indexes": [1, 2, 4]}
-    return transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))
+    return _qwen_config(transformers.Qwen3VLConfig, tokenizer, vision, rope, head_dim=HEAD_DIM)
+
+
+def _qwen_processor(kind: Any) -> Any:
+    """Qwen2-VL's and Qwen2.5-VL's."""
+    size = {"shortest_edge": 4 * _CELL, "longest_edge": 120 * _CELL}  # published: 4 to 16,384 tokens
+    film = {**size, "longest_edge": 30 * _CELL}
+    return kind(
+        image_processor=transformers.Qwen2VLImageProcessor(size=size, **_QWEN_PIXELS),
+        video_processor=transformers.Qwen2VLVideoProcessor(size=film, cap_pixels_per_frame=False, **_QWEN_PIXELS),
+        tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
+        chat_template=QWEN2_5,
+    )
 
 
 def _qwen3_vl_processor() -> Any:
     half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    size = {"shortest_edge": 16 * _CELL, "longest_edge": 120 * _CELL}
+    film = {"shortest_edge": 8 * _CELL, "longest_edge": 200 * _CELL}  # of all frames
     return transformers.Qwen3VLProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor(
-            size={"shortest_edge": 16 * _CELL, "longest_edge": 120 * _CELL}, **half, **_QWEN_PIXELS
-        ),
-        video_processor=transformers.Qwen3VLVideoProcessor(  # its pixels count all frames
-            size={"shortest_edge": 8 * _CELL, "longest_edge": 200 * _CELL}, cap_pixels_per_frame=False, **_QWEN_PIXELS
-        ),
+        image_processor=transformers.Qwen2VLImageProcessor(size=size, **half, **_QWEN_PIXELS),
+        video_processor=transformers.Qwen3VLVideoProcessor(size=film, cap_pixels_per_frame=False, **_QWEN_PIXELS),
         tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
         chat_template=QWEN3,
     )
@@ -542,92 +504,21 @@ def _smolvlm_processor() -> Any:
 # --- the table -----------------------------------------------------------------------------------------------------
 
 
-def _family(name: str, architecture: str, source: str, config: Any, processor: Any, *, videos: bool) -> Family:
-    return Family(
-        name=name,
-        architecture=architecture,
-        source=source,
-        make_config=config,
-        make_processor=processor,
-        takes_videos=videos,
-    )
-
-
+# of llava-hf/llava-1.5-7b-hf, llava-hf/llava-v1.6-vicuna-7b-hf, llava-hf/llava-onevision-qwen2-7b-ov-hf,
+# LanguageBind/Video-LLaVA-7B-hf, Qwen/Qwen2-VL-7B-Instruct, Qwen/Qwen2.5-VL-7B-Instruct, Qwen/Qwen3-VL-4B-Instruct,
+# OpenGVLab/InternVL3-8B-hf, HuggingFaceTB/SmolVLM2-2.2B-Instruct
 FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (
-        _family(
-            "llava",
-            "LlavaForConditionalGeneration",
-            "llava-hf/llava-1.5-7b-hf",
-            _llava_config,
-            _llava_processor,
-            videos=False,
-        ),
-        _family(
-            "llava_next",
-            "LlavaNextForConditionalGeneration",
-            "llava-hf/llava-v1.6-vicuna-7b-hf",
-            _llava_next_config,
-            _llava_next_processor,
-            videos=False,
-        ),
-        _family(
-            "llava_onevision",
-            "LlavaOnevisionForConditionalGeneration",
-            "llava-hf/llava-onevision-qwen2-7b-ov-hf",
-            _onevision_config,
-            _onevision_processor,
-            videos=True,
-        ),
-        _family(
-            "video_llava",
-            "VideoLlavaForConditionalGeneration",
-            "LanguageBind/Video-LLaVA-7B-hf",
-            _video_llava_config,
-            _video_llava_processor,
-            videos=True,
-        ),
-        _family(
-            "qwen2_vl",
-            "Qwen2VLForConditionalGeneration",
-            "Qwen/Qwen2-VL-7B-Instruct",
-            _qwen2_vl_config,
-            _qwen2_vl_processor,
-            videos=True,
-        ),
-        _family(
-            "qwen2_5_vl",
-            "Qwen2_5_VLForConditionalGeneration",
-            "Qwen/Qwen2.5-VL-7B-Instruct",
-            _qwen2_5_vl_config,
-            _qwen2_5_vl_processor,
-            videos=True,
-        ),
-        _family(
-            "qwen3_vl",
-            "Qwen3VLForConditionalGeneration",
-            "Qwen/Qwen3-VL-4B-Instruct",
-            _qwen3_vl_config,
-            _qwen3_vl_processor,
-            videos=True,
-        ),
-        _family(
-            "internvl",
-            "InternVLForConditionalGeneration",
-            "OpenGVLab/InternVL3-8B-hf",
-            _internvl_config,
-            _internvl_processor,
-            videos=False,
-        ),
-        _family(
-            "smolvlm",
-            "SmolVLMForConditionalGeneration",
-            "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
-            _smolvlm_config,
-            _smolvlm_processor,
-            videos=False,
-        ),
+    name: Family(name=name, make_config=config, make_processor=processor, takes_videos=videos)
+    for name, config, processor, videos in (
+        ("llava", _llava_config, _llava_processor, False),
+        ("llava_next", _llava_next_config, _llava_next_processor, False),
+        ("llava_onevision", _onevision_config, _onevision_processor, True),
+        ("video_llava", _video_llava_config, _video_llava_processor, True),
+        ("qwen2_vl", _qwen2_vl_config, lambda: _qwen_processor(transformers.Qwen2VLProcessor), True),
+        ("qwen2_5_vl", _qwen2_5_vl_config, lambda: _qwen_processor(transformers.Qwen2_5_VLProcessor), True),
+        ("qwen3_vl", _qwen3_vl_config, _qwen3_vl_processor, True),
+        ("internvl", _internvl_config, _internvl_processor, False),
+        ("smolvlm", _smolvlm_config, _smolvlm_processor, False),
     )
 }
 
@@ -642,7 +533,7 @@ def _model(name: str, attention: str, dtype: torch.dtype) -> Any:
     family = FAMILIES[name]
     config = family.make_config(family.processor().tokenizer)
     torch.manual_seed(0)
-    model = getattr(transformers, family.architecture)._from_config(config, attn_implementation=attention)
+    model = transformers.AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
     _randomize(model)
     for parameter in model.parameters():  # not the buffers: rotary frequencies stay in float32, as in a loaded model
         parameter.data = parameter.data.to(dtype)
@@ -669,6 +560,6 @@ UNMERGEABLE = ("qwen", "internvl", "smolvlm")
 
 
 def fits(method: Any, family: str) -> bool:
-    """Whether a method runs on a family, or is refused by name."""
+    """Whether a method drops tokens on a family; else it is refused by name, or scales images before the processor."""
     unmergeable = family.startswith(UNMERGEABLE) and method.merge_layers(9)
-    return not unmergeable and (FAMILIES[family].takes_videos or not method.needs_videos)
+    return not (unmergeable or method.resizes) and (FAMILIES[family].takes_videos or not method.needs_videos)

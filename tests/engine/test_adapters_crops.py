@@ -23,7 +23,6 @@ from clasp.backbones.llava import LlavaAdapter
 from clasp.backbones.llava_next import LlavaNextAdapter
 from clasp.backbones.llava_onevision import LlavaOnevisionAdapter
 from clasp.backbones.video_llava import VideoLlavaAdapter
-from clasp.ops.attention import attention_rows
 
 ADAPTERS: dict[str, type[CropAdapter]] = {
     "llava": LlavaAdapter,
@@ -43,19 +42,23 @@ def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 def record(adapter: CropAdapter, modality: Modality, **arguments: Any) -> VisionPass:
     """One call of the family's encoder, with every ViT hidden state as the ViT's layers passed it on."""
-    seen = VisionPass(modality, arguments)
+    vision_pass = VisionPass(modality, arguments)
     layers: Any = adapter.vision_layers(modality)
 
     def note(index: int) -> Callable[..., None]:
-        return lambda _, __, output: seen.states.update({index: output[0] if isinstance(output, tuple) else output})
+        return lambda _, __, output: vision_pass.states.update(
+            {index: output[0] if isinstance(output, tuple) else output}
+        )
 
     with ExitStack() as hooks, torch.no_grad():
-        hooks.enter_context(layers[0].register_forward_pre_hook(lambda _, args: seen.states.update({0: args[0]})))
+        hooks.enter_context(
+            layers[0].register_forward_pre_hook(lambda _, args: vision_pass.states.update({0: args[0]}))
+        )
         for index, layer in enumerate(layers, start=1):
             hooks.enter_context(layer.register_forward_hook(note(index)))
         encoder = adapter.encoders[modality]
-        seen.output = getattr(adapter.multimodal, encoder.function)(**arguments, return_dict=True)
-    return seen
+        vision_pass.output = getattr(adapter.multimodal, encoder.function)(**arguments, return_dict=True)
+    return vision_pass
 
 
 @dataclass(frozen=True)
@@ -136,34 +139,34 @@ def passed(case: Case, attention: str = "sdpa") -> tuple[CropAdapter, VisionPass
     return adapter, record(adapter, case.modality, **encoder_arguments(case))
 
 
-def media_of(adapter: CropAdapter, seen: VisionPass) -> Iterator[tuple[int, Tensor]]:
+def media_of(adapter: CropAdapter, vision_pass: VisionPass) -> Iterator[tuple[int, Tensor]]:
     """Number and own features of every medium of a pass."""
-    own = seen.output.pooler_output
+    own = vision_pass.output.pooler_output
     flat = own.flatten(0, -2) if isinstance(own, Tensor) else torch.cat(list(own))
-    counts = adapter.counts(seen)
+    counts = adapter.counts(vision_pass)
     assert sum(counts) == len(flat)
     yield from enumerate(flat.split(counts))
 
 
-def interpolates(adapter: CropAdapter, seen: VisionPass, item: int) -> bool:
+def interpolates(adapter: CropAdapter, vision_pass: VisionPass, item: int) -> bool:
     """Whether some visual token mixes patches, so that projecting and arranging do not commute."""
     if not isinstance(adapter, LlavaOnevisionAdapter):
         return False
-    if seen.modality == "video":
+    if vision_pass.modality == "video":
         return True
-    tiles = visible_tiles(adapter, seen, item)
+    tiles = visible_tiles(adapter, vision_pass, item)
     return math.sqrt(len(tiles) * len(tiles[0]) / (9 * adapter.side**2)) > 1.1 if tiles else False
 
 
-def visible_tiles(adapter: CropAdapter, seen: VisionPass, item: int) -> list[list[int]]:
+def visible_tiles(adapter: CropAdapter, vision_pass: VisionPass, item: int) -> list[list[int]]:
     """The grid of a cut picture's patches by tile (1, 2, ...), less its padding, written from the format's definition:
     the picture is scaled to fit, centred, and whole rows or columns of patches beside it are padding."""
     config, side, tile = adapter.model.config, adapter.side, adapter.model.config.vision_config.image_size
-    if seen.arguments.get("batch_num_images") is not None:
-        alone = [n == 1 for n in seen.arguments["batch_num_images"] for _ in range(n)]
+    if vision_pass.arguments.get("batch_num_images") is not None:
+        alone = [n == 1 for n in vision_pass.arguments["batch_num_images"] for _ in range(n)]
         if not alone[item]:
             return []
-    height, width = (int(x) for x in seen.arguments["image_sizes"][item])
+    height, width = (int(x) for x in vision_pass.arguments["image_sizes"][item])
 
     def waste(grid: Sequence[int]) -> tuple[int, int]:
         scale = min(grid[0] / height, grid[1] / width)
@@ -184,8 +187,8 @@ each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 @each_case
 def test_counts_are_the_placeholders_of_the_prompts(case: Case) -> None:
-    adapter, seen = passed(case)
-    counts = iter(adapter.counts(seen))
+    adapter, vision_pass = passed(case)
+    counts = iter(adapter.counts(vision_pass))
     placeholder = adapter.placeholders[case.modality]
     for ids, row in zip(inputs_of(case)["input_ids"], case.rows, strict=True):
         assert int((ids == placeholder).sum()) == sum(next(counts) for _ in row)
@@ -194,12 +197,12 @@ def test_counts_are_the_placeholders_of_the_prompts(case: Case) -> None:
 
 @each_case
 def test_the_backbones_own_vit_features_reassemble_to_what_the_decoder_gets(case: Case) -> None:
-    adapter, seen = passed(case)
-    state = seen.states[adapter.geometry.feature_layer]
-    media = list(media_of(adapter, seen))
+    adapter, vision_pass = passed(case)
+    state = vision_pass.states[adapter.geometry.feature_layer]
+    media = list(media_of(adapter, vision_pass))
     for item, own in media:
         with torch.no_grad():
-            ours = adapter.reassemble(seen, item, adapter.blocks(seen, item, state))
+            ours = adapter.reassemble(vision_pass, item, adapter.blocks(vision_pass, item, state))
         if len(media) == 1:
             assert torch.equal(ours, own)
         else:  # the model projects all media at once: another matrix shape, another order of sums
@@ -208,15 +211,15 @@ def test_the_backbones_own_vit_features_reassemble_to_what_the_decoder_gets(case
 
 @each_case
 def test_arranged_features_project_to_what_the_decoder_gets(case: Case) -> None:
-    adapter, seen = passed(case)
-    state = seen.states[adapter.geometry.feature_layer]
+    adapter, vision_pass = passed(case)
+    state = vision_pass.states[adapter.geometry.feature_layer]
     compared = 0
-    for item, own in media_of(adapter, seen):
-        arranged = adapter.arrange(seen, item, state, joined=True)
+    for item, own in media_of(adapter, vision_pass):
+        arranged = adapter.arrange(vision_pass, item, state, joined=True)
         assert arranged.shape == (len(own), state.shape[-1])
-        patches = adapter.crops(seen, item) >= 0
+        patches = adapter.crops(vision_pass, item) >= 0
         assert not arranged[~patches].any()
-        if not interpolates(adapter, seen, item):
+        if not interpolates(adapter, vision_pass, item):
             with torch.no_grad():
                 ours = adapter.project(arranged[patches][None])[0]
             torch.testing.assert_close(ours, own[patches], rtol=1e-5, atol=1e-5)
@@ -229,17 +232,17 @@ def test_arranged_features_project_to_what_the_decoder_gets(case: Case) -> None:
 @each_case
 def test_a_crops_pixels_reach_that_crops_tokens_alone(case: Case) -> None:
     """What ``crops`` says, against the model: other pixels in a crop change that crop's visual tokens and no others."""
-    adapter, seen = passed(case)
-    item = len(adapter.counts(seen)) - 1
-    before, crops = list(media_of(adapter, seen))[item][1], adapter.crops(seen, item)
+    adapter, vision_pass = passed(case)
+    item = len(adapter.counts(vision_pass)) - 1
+    before, crops = list(media_of(adapter, vision_pass))[item][1], adapter.crops(vision_pass, item)
     assert len(crops) == len(before)
-    for number in range(adapter.crop_counts(seen)[item]):
+    for number in range(adapter.crop_counts(vision_pass)[item]):
         arguments = {k: v.clone() if k.startswith("pixel") else v for k, v in encoder_arguments(case).items()}
         pixels = adapter.pixels(VisionPass(case.modality, arguments), item)
         (pixels if pixels.ndim == 4 else pixels[None])[number].neg_()
         after = list(media_of(adapter, record(adapter, case.modality, **arguments)))[item][1]
         changed = (before - after).abs().amax(dim=1) > 1e-3
-        if case.modality == "image" and interpolates(adapter, seen, item):
+        if case.modality == "image" and interpolates(adapter, vision_pass, item):
             assert changed[crops == number].all()  # a mixture counts as from one of the crops in it
         else:
             assert torch.equal(changed, crops == number)
@@ -247,18 +250,18 @@ def test_a_crops_pixels_reach_that_crops_tokens_alone(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CUT, ids=str)
 def test_crops_of_cut_pictures_follow_the_definition_of_the_grid(case: Case) -> None:
-    adapter, seen = passed(case)
-    for item, own in media_of(adapter, seen):
-        grid = visible_tiles(adapter, seen, item)
-        if grid and interpolates(adapter, seen, item):
+    adapter, vision_pass = passed(case)
+    for item, own in media_of(adapter, vision_pass):
+        grid = visible_tiles(adapter, vision_pass, item)
+        if grid and interpolates(adapter, vision_pass, item):
             shrink = math.sqrt(len(grid) * len(grid[0]) / (9 * adapter.side**2))
             rows = nearest(len(grid), int(len(grid) // shrink))
             columns = nearest(len(grid[0]), int(len(grid[0]) // shrink))
             grid = [[grid[r][c] for c in columns] for r in rows]
         rows_and_newlines = [tile for row in grid for tile in [*row, -1]] if grid else [-1]
-        assert adapter.crops(seen, item).tolist() == [0] * adapter.patches + rows_and_newlines
+        assert adapter.crops(vision_pass, item).tolist() == [0] * adapter.patches + rows_and_newlines
         assert len(own) == adapter.patches + len(rows_and_newlines)
-        assert adapter.whole_first(seen, item) == bool(grid)
+        assert adapter.whole_first(vision_pass, item) == bool(grid)
 
 
 def nearest(length: int, shrunk: int) -> list[int]:
@@ -268,8 +271,8 @@ def nearest(length: int, shrunk: int) -> list[int]:
 
 
 def test_one_of_the_pictures_is_so_large_that_it_is_interpolated() -> None:
-    adapter, seen = passed(next(case for case in CUT if case.rows[0] == ((190, 190),)))
-    assert [interpolates(adapter, seen, item) for item in range(3)] == [True, True, False]
+    adapter, vision_pass = passed(next(case for case in CUT if case.rows[0] == ((190, 190),)))
+    assert [interpolates(adapter, vision_pass, item) for item in range(3)] == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -305,26 +308,13 @@ def pixels_of(family: str, image: Image.Image) -> dict[str, Tensor]:
 
 @each_case
 def test_only_cut_pictures_are_covered_by_tiles(case: Case) -> None:
-    adapter, seen = passed(case)
-    for item in range(len(adapter.counts(seen))):
+    adapter, vision_pass = passed(case)
+    for item in range(len(adapter.counts(vision_pass))):
         if case not in CUT:
-            assert not adapter.whole_first(seen, item)
-        if not adapter.whole_first(seen, item):
+            assert not adapter.whole_first(vision_pass, item)
+        if not adapter.whole_first(vision_pass, item):
             with pytest.raises(UnsupportedError, match="tile"):
-                adapter.covering(seen, item)
-
-
-@each_case
-def test_a_mediums_pixels_do_not_depend_on_its_batch(case: Case) -> None:
-    adapter, seen = passed(case)
-    item = 0
-    for prompt, row in zip(case.prompts(), case.rows, strict=True):
-        alone = FAMILIES[case.family].inputs([prompt])
-        arguments = {name: alone[name] for name in encoder_arguments(case)}
-        single = VisionPass(case.modality, arguments, output=seen.output)
-        for place in range(len(row)):
-            assert torch.equal(adapter.pixels(seen, item), adapter.pixels(single, place))
-            item += 1
+                adapter.covering(vision_pass, item)
 
 
 # --- inside the towers and the decoder -----------------------------------------------------------------------------
@@ -343,14 +333,14 @@ def test_vision_attention_and_keys_are_those_of_the_eager_tower(family: str, mod
         for index, layer in enumerate(layers):
             hooks.enter_context(_noting(layer.self_attn, maps, index, part=1))
             hooks.enter_context(_noting(layer.self_attn.k_proj, keys, index))
-        seen = record(adapter, modality, **encoder_arguments(case))
+        vision_pass = record(adapter, modality, **encoder_arguments(case))
     assert set(maps) == set(range(len(layers)))
     heads = adapter.model.config.vision_config.num_attention_heads
     for layer, attention in maps.items():
         paid = attention.mean(dim=1)[:, 0] if family != "llava_onevision" else attention.mean(dim=(1, 2))
         with torch.no_grad():
-            ours, our_keys = adapter.vision_attention(seen, layer), adapter.vision_keys(seen, layer)
-            assert torch.equal(adapter.keys_of(modality, layer, seen.states[layer]), our_keys)
+            ours, our_keys = adapter.vision_attention(vision_pass, layer), adapter.vision_keys(vision_pass, layer)
+            assert torch.equal(adapter.keys_of(modality, layer, vision_pass.states[layer]), our_keys)
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, paid[..., None], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(our_keys, sum(keys[layer].chunk(heads, dim=-1)) / heads, rtol=1e-4, atol=1e-6)
@@ -363,75 +353,7 @@ def _noting(module: nn.Module, notes: dict[int, Tensor], index: int, part: int |
     return module.register_forward_hook(note)
 
 
-@each_case
-def test_cls_states_are_the_first_of_each_of_a_mediums_crops(case: Case) -> None:
-    adapter, seen = passed(case)
-    state = seen.states[2]
-    start = 0
-    for item, crops in enumerate(adapter.crop_counts(seen)):
-        if case.family == "llava_onevision":
-            with pytest.raises(UnsupportedError, match="no CLS token"):
-                adapter.cls_states(seen, item, state)
-            assert torch.equal(adapter.blocks(seen, item, state), state[start : start + crops])
-        else:
-            assert torch.equal(adapter.cls_states(seen, item, state), state[start : start + crops, 0])
-        start += crops
-    assert start == len(state)
-
-
-@each_case
-def test_values_of_any_width_and_precision_are_arranged(case: Case) -> None:
-    adapter, seen = passed(case)
-    state = seen.states[1]
-    for dtype in (torch.float64, torch.bfloat16):
-        values = torch.cat([torch.ones_like(state[..., :1]), torch.zeros_like(state[..., :2])], dim=-1).to(dtype)
-        for item, count in enumerate(adapter.counts(seen)):
-            arranged = adapter.arrange(seen, item, values)
-            assert arranged.dtype == dtype
-            assert arranged.shape == (count, 3)
-            assert torch.equal(arranged[:, 0] > 0.9, adapter.crops(seen, item) >= 0)
-            assert not arranged[:, 1:].any()
-
-
-@pytest.mark.parametrize("family", [family for family in ADAPTERS if family != "llava"])
-def test_queries_and_keys_are_those_of_the_eager_decoder(family: str) -> None:
-    adapter = adapter_of(family, "eager")
-    hidden = torch.randn(2, 11, adapter.geometry.hidden, generator=torch.Generator().manual_seed(3))
-    inputs: dict[int, Tensor] = {}
-    maps: dict[int, Tensor] = {}
-    with ExitStack() as hooks, torch.no_grad():
-        for index, layer in enumerate(adapter.layers):
-            hooks.enter_context(
-                layer.register_forward_pre_hook(lambda _, args, index=index: inputs.update({index: args[0]}))
-            )
-            hooks.enter_context(_noting(layer.self_attn, maps, index, part=1))
-        adapter.decoder(inputs_embeds=hidden, use_cache=False)
-        positions = torch.arange(11).expand(1, 2, -1)
-        rotary = adapter.rotary(hidden, positions)
-        rows = torch.tensor([[10, 4], [7, 0]])
-        for layer, attention in maps.items():
-            query, key = (adapter.heads(layer, kind, inputs[layer], rotary) for kind in ("q", "k"))
-            query = query[torch.arange(2)[:, None], :, rows].transpose(1, 2)
-            ours = attention_rows(query, key, torch.arange(11) <= rows[..., None], adapter.scaling(layer))
-            expected = torch.stack([attention[b].mean(dim=0)[rows[b]] for b in range(2)])
-            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
-
-
 # --- configurations ------------------------------------------------------------------------------------------------
-
-
-def test_published_counts() -> None:
-    published = LlavaNextAdapter.geometry_of(LlavaNextConfig())
-    assert (published.visual_tokens, published.feature_layer, published.cls) == (2880, 23, True)
-    published = LlavaOnevisionAdapter.geometry_of(LlavaOnevisionConfig())
-    assert (published.visual_tokens, published.feature_layer, published.cls) == (729, 26, False)
-    published = VideoLlavaAdapter.geometry_of(VideoLlavaConfig())
-    assert (published.visual_tokens, published.feature_layer, published.cls) == (2056, 23, True)
-
-
-@pytest.mark.parametrize("family", ADAPTERS)
-def test_only_llava_1_5_has_as_many_visual_tokens_for_every_picture(family: str) -> None:
-    assert adapter_of(family).geometry.dynamic == (family != "llava")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from transformers import InternVLConfig, InternVLVisionConfig, SiglipVisionConfi
 from clasp.backbones import adapter_for
 from clasp.backbones.base import UnsupportedError, VisionPass
 from clasp.backbones.internvl import InternVLAdapter
-from clasp.backbones.joined import JoinedAdapter, runs_of
+from clasp.backbones.joined import JoinedAdapter
 from clasp.backbones.smolvlm import SmolVLMAdapter
 from clasp.methods import get
 
@@ -43,54 +43,56 @@ def inputs_of(name: str) -> Any:
 
 
 @lru_cache
-def seen_of(name: str, attention: str = "sdpa") -> VisionPass:
+def pass_of(name: str, attention: str = "sdpa") -> VisionPass:
     inputs, adapter = inputs_of(name), adapter_of(name, attention)
     arguments = {key: inputs[key] for key in ("pixel_values", "pixel_attention_mask") if key in inputs}
-    seen = record(adapter, "image", **arguments)
-    adapter.read(seen, inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -1))
-    return seen
+    vision_pass = record(adapter, "image", **arguments)
+    adapter.read(vision_pass, inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -1))
+    return vision_pass
 
 
-def own(seen: VisionPass) -> list[Tensor]:
+def own(vision_pass: VisionPass) -> list[Tensor]:
     """(tokens, hidden) the model's own features of all crops, one behind the other."""
-    return [features.flatten(0, -2) for features in seen.output.pooler_output]
+    return [features.flatten(0, -2) for features in vision_pass.output.pooler_output]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_crops_make_the_pictures_of_the_prompts(name: str) -> None:
-    adapter, seen = adapter_of(name), seen_of(name)
-    assert adapter.crop_counts(seen) == CROPS[name]
-    assert adapter.counts(seen) == [16 * crops for crops in CROPS[name]]
+    adapter, vision_pass = adapter_of(name), pass_of(name)
+    assert adapter.crop_counts(vision_pass) == CROPS[name]
+    assert adapter.counts(vision_pass) == [16 * crops for crops in CROPS[name]]
     placeholders = (inputs_of(name)["input_ids"] == adapter.placeholders["image"]).sum(dim=1).tolist()
     assert placeholders == [16 * sum(CROPS[name][:2]), 0, 16 * CROPS[name][2]]
-    copied = VisionPass("image", seen.arguments, output=seen.output)
+    copied = VisionPass("image", vision_pass.arguments, output=vision_pass.output)
     adapter.read(copied, inputs_of(name)["input_ids"].repeat_interleave(3, dim=0))
     assert adapter.crop_counts(copied) == CROPS[name], "beams repeat prompts, not pictures"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_features_are_rebuilt_from_the_vits_own(name: str) -> None:
-    adapter, seen = adapter_of(name), seen_of(name)
-    state = seen.states[adapter.geometry.feature_layer]
+    adapter, vision_pass = adapter_of(name), pass_of(name)
+    state = vision_pass.states[adapter.geometry.feature_layer]
     with torch.no_grad():
-        rebuilt = [adapter.reassemble(seen, item, adapter.blocks(seen, item, state)) for item in range(3)]
-        projected = [adapter.project(adapter.arrange(seen, item, state, joined=True)[None])[0] for item in range(3)]
-    assert [len(part) for part in rebuilt] == adapter.counts(seen)
-    assert torch.equal(torch.cat(rebuilt), torch.cat(own(seen)))
-    torch.testing.assert_close(torch.cat(projected), torch.cat(own(seen)))
+        rebuilt = [adapter.reassemble(vision_pass, item, adapter.blocks(vision_pass, item, state)) for item in range(3)]
+        projected = [
+            adapter.project(adapter.arrange(vision_pass, item, state, joined=True)[None])[0] for item in range(3)
+        ]
+    assert [len(part) for part in rebuilt] == adapter.counts(vision_pass)
+    assert torch.equal(torch.cat(rebuilt), torch.cat(own(vision_pass)))
+    torch.testing.assert_close(torch.cat(projected), torch.cat(own(vision_pass)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tokens_patches_are_those_of_its_square(name: str) -> None:
     """Patches numbered by row and column: a token's mean is its square's middle, its first patch the upper left one."""
-    adapter, seen = adapter_of(name), seen_of(name)
+    adapter, vision_pass = adapter_of(name), pass_of(name)
     side, unit, cls = adapter.side, adapter.unit_side, int(adapter.geometry.cls)
     rows = torch.arange(side).repeat_interleave(side)
     numbers = torch.stack([rows, torch.arange(side).repeat(side)], dim=1).double()
     values = torch.cat([torch.full((cls, 2), -9.0, dtype=torch.double), numbers])
-    values = values.expand(len(seen.output.last_hidden_state), -1, -1)
-    middle, whole = (adapter.arrange(seen, 1, values, joined=joined) for joined in (False, True))
-    for frame in adapter.grid(seen, 1):
+    values = values.expand(len(vision_pass.output.last_hidden_state), -1, -1)
+    middle, whole = (adapter.arrange(vision_pass, 1, values, joined=joined) for joined in (False, True))
+    for frame in adapter.grid(vision_pass, 1):
         for row in range(side // unit):
             for column in range(side // unit):
                 token = int(frame[row, column])
@@ -103,33 +105,33 @@ def test_a_tokens_patches_are_those_of_its_square(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_crops_are_told_by_their_pixels(name: str) -> None:
     """Changing the pixels of one crop changes the features of its tokens and of no others."""
-    adapter, seen = adapter_of(name), seen_of(name)
-    pixels = seen.arguments["pixel_values"]
+    adapter, vision_pass = adapter_of(name), pass_of(name)
+    pixels = vision_pass.arguments["pixel_values"]
     flat = pixels.reshape(-1, *pixels.shape[-3:])
     real = flat.flatten(1).any(dim=1).nonzero().squeeze(1)
     for item, crop in ((0, 0), (1, 2), (2, CROPS[name][2] - 1)):
         start = sum(CROPS[name][:item])
         changed = flat.clone()
         changed[real[start + crop]] += 1.0
-        again = record(adapter, "image", **{**seen.arguments, "pixel_values": changed.view_as(pixels)})
-        differs = (torch.cat(own(again)) - torch.cat(own(seen))).abs().amax(dim=1) > 1e-6
-        parts = differs.split(adapter.counts(seen))
+        again = record(adapter, "image", **{**vision_pass.arguments, "pixel_values": changed.view_as(pixels)})
+        differs = (torch.cat(own(again)) - torch.cat(own(vision_pass))).abs().amax(dim=1) > 1e-6
+        parts = differs.split(adapter.counts(vision_pass))
         assert [bool(part.any()) for part in parts] == [other == item for other in range(3)]
-        assert torch.equal(parts[item], adapter.crops(seen, item) == crop)
-        assert torch.equal(adapter.pixels(seen, item)[crop], flat[real[start + crop]])
-    assert adapter.crop_total(seen, 0) == CROPS[name][0]
+        assert torch.equal(parts[item], adapter.crops(vision_pass, item) == crop)
+        assert torch.equal(adapter.pixels(vision_pass, item)[crop], flat[real[start + crop]])
+    assert adapter.crop_total(vision_pass, 0) == CROPS[name][0]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_attention_is_the_vits_own(name: str) -> None:
-    adapter, seen = adapter_of(name, "eager"), seen_of(name, "eager")
+    adapter, vision_pass = adapter_of(name, "eager"), pass_of(name, "eager")
     maps: dict[int, Tensor] = {}
     layers: Any = adapter.vision_layers("image")
     handles = [
         adapter._attending(block).register_forward_hook(lambda _, __, output, i=i: maps.update({i: output[1]}))
         for i, block in enumerate(layers)
     ]
-    record(adapter, "image", **seen.arguments)
+    record(adapter, "image", **vision_pass.arguments)
     for handle in handles:
         handle.remove()
     with torch.no_grad():
@@ -137,26 +139,26 @@ def test_attention_is_the_vits_own(name: str) -> None:
             received = maps[layer].mean(dim=1).mean(dim=1)[..., None]
             by_cls = maps[layer].mean(dim=1)[:, 0, :, None]
             expected = by_cls if adapter.geometry.cls else received
-            torch.testing.assert_close(adapter.vision_attention(seen, layer), expected)
-            torch.testing.assert_close(adapter.vision_received(seen, layer), received)
-            heads = adapter.vision_attention_heads(seen, layer)
+            torch.testing.assert_close(adapter.vision_attention(vision_pass, layer), expected)
+            torch.testing.assert_close(adapter.vision_received(vision_pass, layer), received)
+            heads = adapter.vision_attention_heads(vision_pass, layer)
             torch.testing.assert_close(heads.mean(dim=-1, keepdim=True), expected)
 
 
 def test_normalized_queries_and_keys_are_what_the_vit_compares() -> None:
     """Larger InternViTs normalize queries and keys over all heads."""
     adapter = adapter_of("internvl", "eager")
-    seen = seen_of("internvl", "eager")
+    vision_pass = pass_of("internvl", "eager")
     block = adapter.vision_layers("image")[1]
     before = block.attention.k_norm
     block.attention.k_norm = torch.nn.RMSNorm(before_width(block))
     try:
         with torch.no_grad():
-            normed = adapter.vision_keys(seen, 1)
+            normed = adapter.vision_keys(vision_pass, 1)
     finally:
         block.attention.k_norm = before
     with torch.no_grad():
-        plain = block.attention.k_proj(block.layernorm_before(seen.states[1]))
+        plain = block.attention.k_proj(block.layernorm_before(vision_pass.states[1]))
         expected = torch.nn.functional.rms_norm(plain, plain.shape[-1:])
     expected = expected.unflatten(-1, (block.attention.num_heads, -1)).mean(dim=2)
     torch.testing.assert_close(normed, expected)
@@ -167,33 +169,17 @@ def before_width(block: Any) -> int:
 
 
 def test_a_cls_token_goes_through_the_projector_as_a_square_of_itself() -> None:
-    adapter, seen = adapter_of("internvl"), seen_of("internvl")
-    state = seen.states[adapter.geometry.feature_layer]
+    adapter, vision_pass = adapter_of("internvl"), pass_of("internvl")
+    state = vision_pass.states[adapter.geometry.feature_layer]
     with torch.no_grad():
-        projected = adapter.project(adapter.cls_features(seen, 1, state)[:, None])[:, 0]
-        crops = adapter.blocks(seen, 1, state)
-        everywhere = adapter.cls_states(seen, 1, state)[:, None].expand_as(crops)
-        rebuilt = adapter.reassemble(seen, 1, everywhere).view(len(crops), -1, projected.shape[-1])
+        projected = adapter.project(adapter.cls_features(vision_pass, 1, state)[:, None])[:, 0]
+        crops = adapter.blocks(vision_pass, 1, state)
+        everywhere = adapter.cls_states(vision_pass, 1, state)[:, None].expand_as(crops)
+        rebuilt = adapter.reassemble(vision_pass, 1, everywhere).view(len(crops), -1, projected.shape[-1])
     torch.testing.assert_close(rebuilt, projected[:, None].expand_as(rebuilt))
     assert projected.shape == (CROPS["internvl"][1], adapter.geometry.hidden)
     assert any("square" in note for note in get("visionzip")(ratio=0.5).fallbacks(adapter.geometry))
     assert not any("square" in note for note in get("visionzip")(ratio=0.5, with_cls=False).fallbacks(adapter.geometry))
-
-
-def test_runs_of_placeholders() -> None:
-    found = [(run.before, run.length) for run in runs_of([7, 7, 1, 7, 2, 7, 7, 7], 7)]
-    assert found == [(-1, 2), (1, 1), (2, 3)]
-    assert runs_of([1, 2], 7) == []
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_budget_is_of_a_picture_whatever_its_crops(name: str) -> None:
-    family = FAMILIES[name]
-    with get("divprune")(tokens=12)(family.model(), family.processor()) as run, torch.no_grad():
-        family.model()(**inputs_of(name))
-    assert run.trace is not None
-    assert [sample.images for sample in run.trace.samples] == [2, 0, 1]
-    assert [len(sample.kept[0]) if sample.kept else 0 for sample in run.trace.samples] == [2 * 12, 0, 12]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -229,6 +215,18 @@ def test_prompts_that_no_processor_writes_are_refused() -> None:
             pytest.raises(UnsupportedError, match=words),
         ):
             family.model()(**{**inputs, "input_ids": ids})
+
+
+@pytest.mark.parametrize("family", ["internvl", "smolvlm"])
+def test_pictures_of_earlier_turns_of_several_rows_are_refused(family: str) -> None:
+    """Whose crops are whose, the new placeholders alone do not say; one conversation is in `test_turns.py`."""
+    one, pictures = FAMILIES[family], [picture((40, 40), 1), picture((40, 40), 2)]
+    rows = one.inputs([Prompt(text="What?", images=[shown]) for shown in pictures])
+    with get("fastv")(ratio=0.5)(one.model(), one.processor()), torch.no_grad():
+        cache = one.model()(**rows, use_cache=True).past_key_values
+        media = {key: value for key, value in rows.items() if key.startswith("pixel")}
+        with pytest.raises(UnsupportedError, match=r"have 0 placeholders.*pass the pictures of these prompts alone"):
+            one.model()(input_ids=rows["input_ids"][:, -3:], past_key_values=cache, **media)
 
 
 def test_a_picture_padded_within_a_crop_is_refused() -> None:

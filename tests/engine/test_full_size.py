@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from full_size import ARCHITECTURES, CONFIGS, PROCESSORS
+from full_size import CONFIGS, PROCESSORS
 from PIL import Image
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -78,7 +78,7 @@ class Subject:
     name: str
     model: Any
     adapter: Adapter
-    seen: VisionPass
+    vision_pass: VisionPass
 
     @property
     def geometry(self) -> Geometry:
@@ -131,21 +131,21 @@ NEWLINES = {"LlavaNextForConditionalGeneration": 2 * 24, "LlavaOnevisionForCondi
 def encode(adapter: Adapter) -> VisionPass:
     """Encodes the reference picture; every ViT layer tells what it was given, as the engine's hooks read it."""
     modality, arguments = reference_input(adapter)
-    seen = VisionPass(modality, arguments)
+    vision_pass = VisionPass(modality, arguments)
     handles = []
     for index, layer in enumerate(adapter.vision_layers(modality)):
 
         def note(module: nn.Module, args: Any, kwargs: Any, index: int = index) -> None:
-            seen.states[index] = args[0] if args else kwargs["hidden_states"]
-            seen.inputs = kwargs
+            vision_pass.states[index] = args[0] if args else kwargs["hidden_states"]
+            vision_pass.inputs = kwargs
 
         handles.append(layer.register_forward_pre_hook(note, with_kwargs=True))
-    seen.output = getattr(adapter.multimodal, adapter.encoders[modality].function)(**arguments, return_dict=True)
+    vision_pass.output = getattr(adapter.multimodal, adapter.encoders[modality].function)(**arguments, return_dict=True)
     for handle in handles:
         handle.remove()
-    asked = sum(len(features) for features in _flat(seen.output.pooler_output))
-    adapter.read(seen, torch.tensor([[adapter.placeholders[modality]] * asked]))
-    return seen
+    asked = sum(len(features) for features in _flat(vision_pass.output.pooler_output))
+    adapter.read(vision_pass, torch.tensor([[adapter.placeholders[modality]] * asked]))
+    return vision_pass
 
 
 def _flat(features: Any) -> list[Tensor]:
@@ -165,7 +165,7 @@ def _weightless() -> Iterator[None]:
 def on(request: pytest.FixtureRequest) -> Subject:
     name = request.param
     with torch.device("meta"):
-        model = getattr(transformers, ARCHITECTURES[name])._from_config(CONFIGS[name]())
+        model = transformers.AutoModelForImageTextToText.from_config(CONFIGS[name]())
     adapter = adapter_for(model.eval())
     return Subject(name, model, adapter, encode(adapter))
 
@@ -191,15 +191,17 @@ def test_layers_are_as_many_as_counted(on: Subject) -> None:
     assert len(on.adapter.layers) == on.geometry.layers
     for modality in on.adapter.encoders:
         assert len(on.adapter.vision_layers(modality)) == on.geometry.vision_layers
-    assert sorted(on.seen.states) == list(range(on.geometry.vision_layers)), "every ViT layer is called, by its hooks"
+    assert sorted(on.vision_pass.states) == list(range(on.geometry.vision_layers)), (
+        "every ViT layer is called, by its hooks"
+    )
 
 
 def test_visual_tokens_of_the_reference_picture(on: Subject) -> None:
     newlines = NEWLINES.get(type(on.model).__name__, 0)
-    counts = on.adapter.counts(on.seen)
+    counts = on.adapter.counts(on.vision_pass)
     assert set(counts) == {on.geometry.visual_tokens + newlines}
-    assert len(on.adapter.crops(on.seen, 0)) == counts[0]
-    own = on.seen.output.pooler_output
+    assert len(on.adapter.crops(on.vision_pass, 0)) == counts[0]
+    own = on.vision_pass.output.pooler_output
     parts = own.flatten(0, -2).split(counts) if isinstance(own, Tensor) else own
     assert [tuple(part.shape) for part in parts] == [(count, on.geometry.hidden) for count in counts]
 
@@ -261,24 +263,24 @@ def test_queries_and_keys_of_the_decoder(on: Subject) -> None:
 
 
 def test_values_inside_the_vision_tower(on: Subject) -> None:
-    adapter, seen, layer = on.adapter, on.seen, on.geometry.feature_layer - 1
-    state, tokens = seen.states[layer], adapter.counts(seen)[0]
+    adapter, vision_pass, layer = on.adapter, on.vision_pass, on.geometry.feature_layer - 1
+    state, tokens = vision_pass.states[layer], adapter.counts(vision_pass)[0]
     vision = on.model.config.vision_config
     width = getattr(vision, "embed_dim", vision.hidden_size)
     assert state.shape[-1] == width
-    attention, keys = adapter.vision_attention(seen, layer), adapter.vision_keys(seen, layer)
-    assert adapter.arrange(seen, 0, attention).shape == (tokens, 1)
-    assert adapter.arrange(seen, 0, keys).shape == (tokens, keys.shape[-1])
-    joined = adapter.arrange(seen, 0, state, joined=True)
+    attention, keys = adapter.vision_attention(vision_pass, layer), adapter.vision_keys(vision_pass, layer)
+    assert adapter.arrange(vision_pass, 0, attention).shape == (tokens, 1)
+    assert adapter.arrange(vision_pass, 0, keys).shape == (tokens, keys.shape[-1])
+    joined = adapter.arrange(vision_pass, 0, state, joined=True)
     assert len(joined) == tokens
     assert adapter.project(joined[None]).shape == (1, tokens, on.geometry.hidden)
-    blocks = adapter.blocks(seen, 0, state)
-    assert adapter.reassemble(seen, 0, blocks).shape == (tokens, on.geometry.hidden)
+    blocks = adapter.blocks(vision_pass, 0, state)
+    assert adapter.reassemble(vision_pass, 0, blocks).shape == (tokens, on.geometry.hidden)
     if on.geometry.cls:
-        assert adapter.cls_states(seen, 0, state).shape == (adapter.crop_total(seen, 0), width)
+        assert adapter.cls_states(vision_pass, 0, state).shape == (adapter.crop_total(vision_pass, 0), width)
     if not on.geometry.packed_vision:
         assert isinstance(adapter, CropAdapter)
-        assert adapter.keys_of(seen.modality, layer, state).shape == keys.shape
+        assert adapter.keys_of(vision_pass.modality, layer, state).shape == keys.shape
         assert prod(keys.shape[:2]) == prod(state.shape[:2])
         assert adapter.patches == state.shape[1] - int(on.geometry.cls)
 
@@ -310,7 +312,11 @@ def test_every_method_meets_the_papers_budgets(name: str, method: str) -> None:
     for budget in budgets(name):
         pruning = get(method)(**budget)
         if pruning.needs_videos and not geometry.videos:
-            with pytest.raises(ValueError, match=f"method '{method}' compares the frames of videos.*for pictures"):
+            with pytest.raises(ValueError, match=f"method '{method}' compares the frames of videos.*for images"):
+                pruning.check(geometry)
+            continue
+        if pruning.resizes and not geometry.packed_vision:
+            with pytest.raises(ValueError, match=f"method '{method}' makes images smaller.*qwen2_5_vl_7b.*method=pool"):
                 pruning.check(geometry)
             continue
         if unmergeable(geometry) and method in MERGING_IN_THE_TOWER:
@@ -324,7 +330,8 @@ def test_every_method_meets_the_papers_budgets(name: str, method: str) -> None:
                 pruning.check(geometry)
             continue
         schedule = pruning.check(geometry)
-        assert (schedule.visual_tokens, schedule.layers) == (geometry.visual_tokens, geometry.layers)
+        entering = pruning.target(geometry.visual_tokens) if pruning.resizes else geometry.visual_tokens
+        assert (schedule.visual_tokens, schedule.layers) == (entering, geometry.layers)
         assert getattr(schedule.token_counts(), pruning.accounting) == pytest.approx(target, abs=1)
         assert all(0 <= index <= geometry.vision_layers for index in pruning.vision_states(geometry.feature_layer))
         assert all(index < geometry.vision_layers for index in pruning.merge_layers(geometry.feature_layer))
@@ -336,6 +343,8 @@ def test_a_budget_beyond_the_picture_is_refused_on_every_backbone(method: str) -
         if unmergeable(geometry) and method in MERGING_IN_THE_TOWER:
             continue
         if get(method).needs_videos and not geometry.videos:
+            continue
+        if get(method).resizes and not geometry.packed_vision:
             continue
         count = geometry.visual_tokens
         with pytest.raises(BudgetError, match=f"tokens={count + 1} is more than the {count} visual tokens.*use 1 to"):
@@ -413,10 +422,8 @@ COUNTS: dict[str, Callable[[int, int], int]] = {
 
 def test_the_processor_asks_for_as_many_tokens_as_the_model_has_features(on: Subject) -> None:
     architecture = type(on.model).__name__
-    processor, first = (
-        PROCESSORS[architecture](),
-        next(name for name, own in ARCHITECTURES.items() if own == architecture),
-    )
+    processor = PROCESSORS[architecture]()
+    first = next(name for name, known in PUBLISHED.items() if known.architecture == architecture)
     # checkpoints of a family share their processor: every shape once
     for width, height in PICTURES.values() if on.name == first else [PICTURES["tall"]]:
         asked = tokens_and_features(on, processor, width, height)
@@ -436,14 +443,14 @@ def tokens_and_features(on: Subject, processor: Any, width: int, height: int) ->
         if name.startswith(("pixel", "image")) or name == "batch_num_images"
     }
     encoder = on.adapter.encoders["image"]
-    seen = VisionPass("image", arguments)
+    vision_pass = VisionPass("image", arguments)
     if "pixel_attention_mask" in inputs:  # it says which crops are none, by values
         arguments |= {name: inputs[name] for name in ("pixel_values", "pixel_attention_mask")}
-    seen.output = getattr(on.adapter.multimodal, encoder.function)(**arguments, return_dict=True)
+    vision_pass.output = getattr(on.adapter.multimodal, encoder.function)(**arguments, return_dict=True)
     ids = inputs["input_ids"]  # of a small vocabulary
     placeholder = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-    on.adapter.read(seen, ids.masked_fill(ids == placeholder, on.adapter.placeholders["image"]))
-    assert on.adapter.counts(seen) == [asked]
+    on.adapter.read(vision_pass, ids.masked_fill(ids == placeholder, on.adapter.placeholders["image"]))
+    assert on.adapter.counts(vision_pass) == [asked]
     return asked
 
 

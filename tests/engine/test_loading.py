@@ -32,7 +32,7 @@ def test_a_model_in_memory_brings_its_processor_or_says_that_it_cannot() -> None
     again, processor = load(model)
     assert again is model
     assert processor.tokenizer is not None
-    with pytest.raises(BackboneUnavailable, match=r"LlavaForConditionalGeneration in memory.*hand both to the method"):
+    with pytest.raises(BackboneUnavailable, match=r"LlavaForConditionalGeneration in memory.*pass both to the method"):
         load(FAMILIES["llava"].model())
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from clasp.methods.base import Method
 from clasp.methods.clasp.method import CLASP
-from clasp.methods.fastv import FastV
 from clasp.methods.random import Random
 
 
@@ -89,20 +88,6 @@ def test_dropped_rows_of_full_length_logits_are_zero(model: Any, processor: Any,
     assert zero.sum() == VISUAL - 16
     assert not zero[visual[trace.samples[0].kept[0]]].any()
     assert logits.shape[1] == inputs["input_ids"].shape[1]
-
-
-@pytest.mark.parametrize("layer", [1, 4])
-def test_fastv_ranks_by_the_attention_maps_of_the_layer_before(
-    eager: Any, processor: Any, encode: Any, layer: int
-) -> None:
-    inputs = encode((PROMPTS[0], (0,)), (PROMPTS[1], (1,)))
-    with torch.no_grad():
-        maps = eager(**inputs, output_attentions=True).attentions[layer - 1]
-    _, trace = pruned(eager, processor, FastV(tokens=10, accounting="nominal", layer=layer), inputs)
-    for row, sample in enumerate(trace.samples):
-        visual = inputs["input_ids"][row] == eager.config.image_token_id
-        expected = maps[row, :, -1, visual].mean(dim=0).topk(10).indices.sort().values
-        assert sample.kept[0].tolist() == expected.tolist()
 
 
 def test_clasp_takes_pivots_by_the_instructions_attention_in_the_stages_own_layer(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from cases import LAYERS, PROMPTS, Fixed, masked_logits
+from cases import PROMPTS, Fixed, masked_logits
 from families import FAMILIES, Prompt
 from test_matrix import _picture
 from torch import Tensor
@@ -205,14 +205,6 @@ def test_cls_states_belong_to_their_crops(family: str) -> None:
     assert len({tuple(row.tolist()) for row in rows}) == len(caught[0]), "one for each crop"
 
 
-def test_crops_see_their_own_tokens_in_the_decoders_input() -> None:
-    for family in ("llava_next", "qwen2_5_vl"):
-        look: Look = lambda s: (s.tokens(), s.embeddings()[0])  # noqa: E731
-        seen, _ = probed(family, [ONE], look, within="crop")
-        for tokens, embedded in seen[: len(seen) // 2]:
-            assert tokens.shape == embedded.shape
-
-
 @dataclass(frozen=True, kw_only=True)
 class Shuffled(Fixed):
     """Keeps places in the order given."""
@@ -388,26 +380,3 @@ def test_merging_without_sizes_and_in_another_order(family: str) -> None:
     else:
         assert int(groups[0]) > len(left), "those of all crops"
         assert order == left.tolist(), "pictures of several crops keep their order"
-
-
-def test_adjacent_stages_look_at_the_right_layer() -> None:
-    """With a stage at every layer, looking back one layer reads that layer's own input."""
-    family = FAMILIES["llava"]
-    model, inputs = family.model("eager"), family.inputs([ONE])
-    whole = tuple(range(60))
-
-    @dataclass(frozen=True, kw_only=True)
-    class Looking(Fixed):
-        seen: list[Tensor] = field(default_factory=list)
-        lookback: ClassVar[int] = 1
-
-        def select(self, state: State, keep: int) -> Selection:
-            self.seen.append(state.attention("last"))
-            return super().select(state, keep)
-
-    method = Looking(stages=((2, whole), (3, tuple(range(0, 60, 2)))))
-    with method(model, family.processor()), torch.no_grad():
-        maps = model(**inputs, output_attentions=True).attentions
-    assert len(maps) == LAYERS
-    start = int((inputs["input_ids"][0] == model.config.image_token_id).nonzero()[0])
-    assert torch.allclose(method.seen[1][0], maps[2][0, :, -1, start : start + 60].mean(dim=0), atol=1e-5)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cases import METHODS, masked_logits
 from families import FAMILIES, Prompt
 from test_adapters_crops import picture
 from torch import Tensor
+from transformers import AutoProcessor
 
-from clasp.backbones import adapter_for
+from clasp.backbones import adapter_for, load
 from clasp.engine.trace import Trace
 
 VIDEO_FAMILIES = [name for name, family in FAMILIES.items() if family.takes_videos]
@@ -71,20 +76,49 @@ def test_videos_of_several_lengths(family: str, name: str) -> None:
     assert entering[1] > 2 * entering[0]
 
 
+@pytest.fixture
+def stacking(family: str, tmp_path: Path) -> Any:
+    """The family's processor as :func:`clasp.load` returns it."""
+    FAMILIES[family].processor().save_pretrained(tmp_path)
+    model = copy.copy(FAMILIES[family].model())
+    model.name_or_path = str(tmp_path)
+    return load(model)[1]
+
+
 @pytest.mark.parametrize("family", STACKING)
-def test_lengths_that_a_processor_cannot_stack_are_its_error_and_work_one_by_one(family: str) -> None:
-    """docs/refused.md names the remedy; evaluation samples equally many frames of every video."""
+def test_lengths_that_cannot_be_stacked_are_refused_by_name_and_work_one_by_one(family: str, stacking: Any) -> None:
+    """Evaluation samples equally many frames of every video, see `tests/evaluation/test_video.py`."""
     count = frames_of(family)
     prompts = [
         Prompt(text="What happens?", videos=[film(count, 48, 40, 0)]),
         Prompt(text="Where is the star?", videos=[film(count // 2, 40, 48, 10)]),
     ]
-    with pytest.raises((ValueError, RuntimeError), match="stack expects each tensor to be equal size"):
-        FAMILIES[family].inputs(prompts)
+    short = count // 2
+    with pytest.raises(ValueError, match=rf"these have {count}, {short} frames; .*num_frames={short}.* one prompt at"):
+        FAMILIES[family].inputs(prompts, stacking)
     for prompt, frames in zip(prompts, (count, count // 2), strict=True):
-        _, trace = forward(family, "fastv", FAMILIES[family].inputs([prompt]))
+        _, trace = forward(family, "fastv", FAMILIES[family].inputs([prompt], stacking))
         a_frame = trace.samples[0].visual_entering[0] // frames
         assert a_frame == (17 if family == "video_llava" else 9)
+
+
+@pytest.mark.parametrize("family", STACKING)
+def test_the_remedies_of_a_refused_length_help(family: str, stacking: Any, tmp_path: Path) -> None:
+    count = frames_of(family)
+    films = [np.stack([np.asarray(frame) for frame in film(length, 48, 40, length)]) for length in (count, count // 2)]
+    texts = [FAMILIES[family].processor().apply_chat_template(Prompt(text="Why?", videos=[[]]).messages())] * 2
+    sampled = stacking(
+        text=texts, videos=films, padding=True, return_tensors="pt", do_sample_frames=True, num_frames=count // 2
+    )
+    assert sampled["pixel_values_videos"].shape[:2] == (2, count // 2)
+    _, trace = forward(family, "fastv", sampled)
+    assert [sample.images for sample in trace.samples] == [1, 1]
+    for copied in (copy.deepcopy(stacking), pickle.loads(pickle.dumps(stacking))):
+        with pytest.raises(ValueError, match="equally many"):
+            copied(text=texts, videos=films, padding=True, return_tensors="pt")
+    stacking.save_pretrained(tmp_path / "saved")
+    again = type(AutoProcessor.from_pretrained(tmp_path / "saved").video_processor)
+    assert again.__module__.startswith("transformers."), "what is saved is transformers' own"
 
 
 @pytest.mark.parametrize("name", NAMES)

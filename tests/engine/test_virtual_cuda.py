@@ -1,4 +1,8 @@
-"""Every method on every family on a virtual CUDA device: nothing is left on the CPU, same tokens, few reads."""
+"""Every method on every family on a virtual CUDA device: nothing is left on the CPU, same tokens, few reads.
+
+A stage reads from the device once, to learn what is where; the first one knows that from the prompts. All else is
+queued without waiting for results.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,47 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, fits
-from test_waits import BATCH
+from cases import PROMPTS
+from families import FAMILIES, Prompt, fits
+from test_matrix import KIN, _picture
 from torch import Tensor
 from virtual_cuda import CUDA, OnDevice, VirtualCuda, model_on_device, on_device
 
+from clasp.engine.prefill import Prefill
 from clasp.methods import METHODS, get
 
 SIZED = {"bincount", "index", "masked_select", "nonzero", "repeat_interleave", "unique_consecutive", "_unique2"}
 """Reads for the size of a result that lies on the device, where a form of known size would do."""
 
 
+FIRST: dict[str, tuple[int, int, int]] = {
+    # each picture's seed
+    **dict.fromkeys(("random", "random_inside", "sparsevlm", "pact", "stride", "fastvid", "holitom"), (2, 2, 2)),
+    # each picture's crops
+    **dict.fromkeys(("prumerge", "prumerge_plus", "fastervlm", "vispruner", "visionzip", "cdpruner"), (2, 2, 0)),
+    **dict.fromkeys(("mmtok", "holov", "scope", "visiontrim"), (2, 2, 0)),
+    # and its tiles
+    **dict.fromkeys(("pool", "hired", "vscan", "hiprune"), (2, 4, 0)),
+    # how many tokens of each row the vision tower has left
+    "tome": (3, 3, 3),
+    "flowcut": (3, 3, 3),
+    "mustdrop": (1, 1, 1),
+    # its groups are found on the CPU, and the largest of each size of crops says how long suppression takes
+    "prunesid": (5, 6, 3),
+}
+"""Method -> reads of its first stage for two pictures: of one crop each, of several, where the ViT packs; else none."""
+ON_VIDEOS = {"vidcom2": 1, "fastvid": 3, "holitom": 3, "framefusion": 1, "evs": 0}
+"""Method -> the same for two videos in a packed ViT: which frames are alike, how many tokens merging leaves. Where
+frames are crops, each video's are read too."""
+PICTURES = [Prompt(text=PROMPTS[0], images=[_picture(64, 64, seed)]) for seed in (0, 1)]
+VIDEOS = [Prompt(text=PROMPTS[0], videos=[[_picture(48, 48, 10 * n + i) for i in range(8)]]) for n in (0, 1)]
+
+
 @lru_cache
-def family_on_device(name: str) -> tuple[Any, Any, list[str]]:
+def on_the_device(family: str, videos: bool) -> tuple[Any, Any, list[str]]:
     """A family's model and inputs on the device, and the reads of its own forward without a method."""
-    family = FAMILIES[name]
-    model, inputs = model_on_device(family.model("eager")), on_device(family.inputs(BATCH))
+    built = FAMILIES[family]
+    model, inputs = model_on_device(built.model("eager")), on_device(built.inputs(VIDEOS if videos else PICTURES))
     with torch.no_grad(), VirtualCuda() as device:
         assert model(**inputs).logits.device == CUDA
     return model, inputs, device.reads
@@ -31,22 +60,33 @@ def family_on_device(name: str) -> tuple[Any, Any, list[str]]:
 
 def _cases() -> Iterator[Any]:
     for family in FAMILIES:
+        group = pytest.mark.xdist_group(f"virtual cuda {family}")
         for name in METHODS:
-            if name != "none" and fits(get(name)(ratio=0.5), family):
-                yield pytest.param(
-                    name, family, id=f"{family}-{name}", marks=pytest.mark.xdist_group(f"virtual cuda {family}")
-                )
+            if name != "none" and name in KIN.get(family, METHODS) and fits(get(name)(ratio=0.5), family):
+                yield pytest.param(name, family, False, id=f"{family}-{name}", marks=group)
+                if get(name).needs_videos and family in ("video_llava", "qwen2_5_vl"):
+                    yield pytest.param(name, family, True, id=f"{family}-{name}-videos", marks=group)
 
 
-@pytest.mark.parametrize(("name", "family"), _cases())
-def test_a_method_on_the_device_keeps_the_tokens_of_the_cpu(name: str, family: str) -> None:
+@pytest.mark.parametrize(("name", "family", "videos"), _cases())
+def test_a_method_on_the_device_keeps_the_tokens_of_the_cpu(
+    name: str, family: str, videos: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain, processor = FAMILIES[family].model("eager"), FAMILIES[family].processor()
-    model, inputs, own = family_on_device(family)
+    model, inputs, own = on_the_device(family, videos)
     method = get(name)(ratio=0.5, **({"router": "keyword"} if name == "clasp" else {}))
     with torch.no_grad(), method(plain, processor) as run:
-        expected = plain(**FAMILIES[family].inputs(BATCH)).logits
-    reference = run.trace
+        expected = plain(**FAMILIES[family].inputs(VIDEOS if videos else PICTURES)).logits
+    reference, prune, stages = run.trace, Prefill.prune, list[int]()
+
+    def counted(*arguments: Any) -> Tensor:
+        before = len(device.reads)
+        kept = prune(*arguments)
+        stages.append(len(device.reads) - before)
+        return kept
+
     with torch.no_grad(), VirtualCuda() as device, method(model, processor) as run:
+        monkeypatch.setattr(Prefill, "prune", counted)
         logits = model(**inputs).logits
     assert reference is not None
     assert run.trace is not None
@@ -57,10 +97,16 @@ def test_a_method_on_the_device_keeps_the_tokens_of_the_cpu(name: str, family: s
     torch.testing.assert_close(logits.held, expected, rtol=0, atol=1e-4)
 
     assert sorted(SIZED.intersection(device.reads)) == sorted(SIZED.intersection(own))
+    alone, tiled, packed = FIRST.get(name, (0, 0, 0))
+    cut = family in ("llava_next", "llava_onevision")
+    first = packed if family.startswith("qwen") else tiled if cut else alone
+    if videos:
+        first = ON_VIDEOS[name] + (0 if family.startswith("qwen") else len(VIDEOS))
+    assert stages == [first, *[1] * (len(stages) - 1)]
     merges = len(method.merge_layers(plain.config.vision_config.num_hidden_layers))
     # of a forward: is there a picture, the prompts, the trace; of a stage: its layout, its pivots; of a picture: its
-    # crops, its grid, its seed. A loop over tokens that reads in each round is far above that.
-    assert len(device.reads) - len(own) <= 3 + 2 * len(run.schedule.stages) + 3 * len(BATCH) + 2 * merges, device.reads
+    # crops, its grid, its seed
+    assert len(device.reads) - len(own) <= 3 + 2 * len(stages) + 3 * len(PICTURES) + 2 * merges, device.reads
 
 
 HERE, THERE = torch.tensor([0, 1]), OnDevice(torch.tensor([0, 1]))

@@ -1,23 +1,17 @@
-"""The shipped tiny model, a few real questions, and configurations for the evaluation tests."""
+"""The shipped tiny model and a few real questions for the evaluation tests."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
-from clasp.config import RunConfig, load_config
 from clasp.evaluation.generation.answering import Question
 from clasp.evaluation.questions.embedded import ensure
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 @pytest.fixture(scope="session")
@@ -51,26 +45,3 @@ def questions(data_root: Path) -> list[Question]:
         )
         for row in rows
     ]
-
-
-@pytest.fixture
-def composed_run(data_root: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """The real configuration with overrides as plain values; results go to the test's own folder, W&B is off."""
-
-    def make(*overrides: str) -> dict[str, Any]:
-        fixed = [
-            f"paths.results={tmp_path / 'results'}",
-            f"paths.data={data_root}",
-            "wandb.enabled=false",
-            "device=cpu",
-        ]
-        with initialize_config_dir(str(CONFIGS)):
-            return OmegaConf.to_container(compose("config", [*fixed, *overrides]), resolve=True)  # type: ignore[return-value]
-
-    return make
-
-
-@pytest.fixture
-def configured(composed_run: Callable[..., dict[str, Any]]) -> Callable[..., RunConfig]:
-    """That as a :class:`RunConfig`."""
-    return lambda *overrides: load_config(composed_run(*overrides))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from clasp.budget import token_counts
 from clasp.evaluation.generation.answering import Answerer, EvaluationError, Question, cut, generation_settings
-from clasp.methods import build, for_pictures
+from clasp.methods import build, for_images
 
 BLANK = Image.new("RGB", (32, 32))
 
@@ -24,7 +24,7 @@ def method_of(name: str) -> Any:
     return build(name, {} if name == "none" else {"tokens": 128})  # PACT, from layer 5 on, cannot reach 64
 
 
-@pytest.mark.parametrize("name", for_pictures())
+@pytest.mark.parametrize("name", for_images())
 def test_answers_do_not_depend_on_batch_size_or_order(tiny: Any, questions: list[Question], name: str) -> None:
     method, questions = method_of(name), questions[::4]  # of three benchmarks, of different lengths
     together = Answerer(*tiny, method, batch_size=8).answer(questions)

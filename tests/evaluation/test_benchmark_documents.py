@@ -25,7 +25,7 @@ from clasp.evaluation.model import ClaspModel
 from clasp.report.metrics import sampled
 from clasp.results.store import CellSpec
 
-PICTURE = Image.new("RGBA", (40, 30), (255, 0, 0, 255))
+IMAGE = Image.new("RGBA", (40, 30), (255, 0, 0, 255))
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 OPTIONS = "There are several options:"
@@ -35,17 +35,17 @@ def mmbench(index: int, answer: str, *options: str) -> dict[str, Any]:
     four = dict(zip("ABCD", [*options, "nan", "nan"][:4], strict=True))
     about = {"category": "object_localization", "source": "own", "L2-category": "finegrained", "split": "dev"}
     common = {"index": index, "question": "Which is red?", "hint": "nan", "answer": answer, "comment": "nan"}
-    return common | four | about | {"image": PICTURE}
+    return common | four | about | {"image": IMAGE}
 
 
-def mme(picture: str, category: str, question: str, answer: str) -> dict[str, Any]:
+def mme(image: str, category: str, question: str, answer: str) -> dict[str, Any]:
     text = f"{question} Please answer yes or no."
-    return {"question_id": picture, "image": PICTURE, "question": text, "answer": answer, "category": category}
+    return {"question_id": image, "image": IMAGE, "question": text, "answer": answer, "category": category}
 
 
 def pope(row: int, split: str, answer: str) -> dict[str, Any]:
     about = {"id": str(row), "question_id": "1", "image_source": "COCO_val2014_1", "category": split}
-    return about | {"question": "Is there a dog in the image?", "answer": answer, "image": PICTURE}
+    return about | {"question": "Is there a dog in the image?", "answer": answer, "image": IMAGE}
 
 
 def voted(*answers: str) -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ FILES: dict[tuple[str, str | None], tuple[str, list[dict[str, Any]]]] = {
             for i in range(3)
         ],
     ),
-    ("lmms-lab-encoder/GQA", "testdev_balanced_images"): ("testdev", [{"id": "n16", "image": PICTURE}]),
+    ("lmms-lab-encoder/GQA", "testdev_balanced_images"): ("testdev", [{"id": "n16", "image": IMAGE}]),
     ("lmms-lab-encoder/MMBench", "en"): (
         "dev",
         [
@@ -91,7 +91,7 @@ FILES: dict[tuple[str, str | None], tuple[str, list[dict[str, Any]]]] = {
     ("lmms-lab-encoder/ScienceQA", "ScienceQA-IMG"): (
         "test",
         [
-            {"question": "Which?", "choices": ["x", "y"], "answer": 1, "hint": hint, "image": PICTURE}
+            {"question": "Which?", "choices": ["x", "y"], "answer": 1, "hint": hint, "image": IMAGE}
             | {"task": "closed choice", "grade": "grade2", "subject": "natural science", "topic": "physics"}
             | {"category": "Materials", "skill": "Compare", "lecture": "", "solution": ""}
             for hint in ("Look.", "", "")
@@ -101,7 +101,7 @@ FILES: dict[tuple[str, str | None], tuple[str, list[dict[str, Any]]]] = {
         "validation",
         [
             {"question_type": "what color", "multiple_choice_answer": "red", "answer_type": "other", "image_id": 262148}
-            | {"answers": answers, "question_id": 262148000 + i, "question": "What color?", "image": PICTURE}
+            | {"answers": answers, "question_id": 262148000 + i, "question": "What color?", "image": IMAGE}
             for i, answers in enumerate([voted(*["red"] * 10), voted(*["red"] * 2, *["pink"] * 8)])
         ],
     ),
@@ -109,14 +109,14 @@ FILES: dict[tuple[str, str | None], tuple[str, list[dict[str, Any]]]] = {
         "validation",
         [
             {"image_id": "003a", "question_id": 34602, "question": "what is it?", "question_tokens": ["what"]}
-            | {"image": PICTURE, "image_width": 40, "image_height": 30, "flickr_original_url": "", "set_name": "val"}
+            | {"image": IMAGE, "image_width": 40, "image_height": 30, "flickr_original_url": "", "set_name": "val"}
             | {"answers": ["dakota"] * 10, "image_classes": ["Camera"], "ocr_tokens": ["DAKOTA", "DIGITAL"]}
         ],
     ),
     ("lmms-lab-encoder/MMVet", None): (
         "test",
         [
-            {"question_id": "v1_0", "image": PICTURE, "question": "What is x?", "answer": "-1<AND>-5"}
+            {"question_id": "v1_0", "image": IMAGE, "question": "What is x?", "answer": "-1<AND>-5"}
             | {"image_source": "own", "capability": "ocr,math"}
         ],
     ),

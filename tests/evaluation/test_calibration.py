@@ -17,7 +17,7 @@ from PIL import Image
 from clasp.config import FusionConfig, GridConfig, PolicyConfig, RunConfig, VariantConfig, load_config
 from clasp.evaluation.calibration import run as calibrating
 from clasp.evaluation.calibration.choice import Setting, calibrate
-from clasp.evaluation.calibration.overlap import fingerprints, overlaps
+from clasp.evaluation.calibration.run import fingerprints, overlaps
 from clasp.evaluation.plan import plan
 from clasp.evaluation.questions.embedded import ensure
 from clasp.evaluation.runner import run_cells

@@ -35,7 +35,7 @@ GOOD = {"image": "a.png", "question": "is there a circle?", "answer": ["yes", "n
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two images, a cut one, and a text that calls itself an image."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for index, name in enumerate(("a", "b")):
         Image.fromarray(paint(scene("test", index)).pixels).save(folder / f"{name}.png")
     Image.fromarray(paint(scene("test", 2)).pixels).save(folder / "whole.jpg")
@@ -46,7 +46,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pictures(drawn: Path, tmp_path: Path) -> Path:
+def folder(drawn: Path, tmp_path: Path) -> Path:
     """The same in a folder of the test's own."""
     return Path(shutil.copytree(drawn, tmp_path / "mine"))
 
@@ -91,34 +91,34 @@ def without(key: str) -> dict[str, Any]:
     ids=str,
 )
 def test_a_bad_line_is_named(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch, line: dict[str, Any] | str, words: list[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, line: dict[str, Any] | str, words: list[str]
 ) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as lmms-eval leaves it
-    (problem,) = problems(write(pictures, [GOOD, "", line, GOOD]))
+    (problem,) = problems(write(folder, [GOOD, "", line, GOOD]))
     assert problem.startswith("line 3: ")
     for word in words:
         assert word in problem
     assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
-def test_all_bad_lines_are_listed_with_all_that_is_wrong(pictures: Path) -> None:
+def test_all_bad_lines_are_listed_with_all_that_is_wrong(folder: Path) -> None:
     bad = {"image": "zz.png", "question": "", "answer": 1, "categori": "ocr"}
-    found = problems(write(pictures, [bad, GOOD, "nope", GOOD | {"image": ["text.png", "zz.png"]}, GOOD]))
+    found = problems(write(folder, [bad, GOOD, "nope", GOOD | {"image": ["text.png", "zz.png"]}, GOOD]))
     assert [line.split(":")[0] for line in found] == ["line 1"] * 4 + ["line 3"] + ["line 4"] * 2
     with pytest.raises(BadRows, match="has 3 bad lines"):
-        read(pictures / "desk_1.jsonl")
+        read(folder / "desk_1.jsonl")
 
 
 @pytest.mark.parametrize("lines", [[], ["", "  "]])
-def test_a_file_without_questions(pictures: Path, lines: list[str]) -> None:
+def test_a_file_without_questions(folder: Path, lines: list[str]) -> None:
     with pytest.raises(ConfigError, match="no questions"):
-        read(write(pictures, lines))
+        read(write(folder, lines))
 
 
 @pytest.mark.parametrize("name", ["my-desk.jsonl", "my desk.jsonl", "täsk.jsonl", "a.b.jsonl"])
-def test_a_name_that_cannot_be_a_benchmarks(pictures: Path, name: str) -> None:
+def test_a_name_that_cannot_be_a_benchmarks(folder: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="letters, digits and _"):
-        read(write(pictures, [GOOD], name))
+        read(write(folder, [GOOD], name))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -126,35 +126,35 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read(tmp_path / "none.jsonl")
 
 
-def test_good_lines_and_their_images(pictures: Path, tmp_path: Path) -> None:
-    absolute = GOOD | {"image": [str(pictures / "b.png"), "a.png"], "answer": "yes", "category": "ocr"}
-    path = write(pictures, ["\ufeff" + json.dumps(GOOD), "", absolute, absolute])
+def test_good_lines_and_their_images(folder: Path, tmp_path: Path) -> None:
+    absolute = GOOD | {"image": [str(folder / "b.png"), "a.png"], "answer": "yes", "category": "ocr"}
+    path = write(folder, ["\ufeff" + json.dumps(GOOD), "", absolute, absolute])
     first, second, third = rows(path)
     assert (first.number, second.number) == (1, 3)
-    assert first.images == (pictures / "a.png",)
-    assert second.images == (pictures / "b.png", pictures / "a.png")
+    assert first.images == (folder / "a.png",)
+    assert second.images == (folder / "b.png", folder / "a.png")
     assert (first.answers, first.category, second.answers, second.category) == (("yes", "no"), None, ("yes",), "ocr")
     assert dataclasses.replace(third, number=3) == second, "the same question twice is fine"
     custom = read(path)
     assert (custom.benchmark.name, custom.benchmark.category, custom.file.questions) == ("custom_desk_1", None, 3)
     assert benchmark_label(custom.benchmark.name) == "desk_1"
-    assert read(write(pictures, [absolute])).benchmark.category == "ocr"
+    assert read(write(folder, [absolute])).benchmark.category == "ocr"
 
 
-def test_what_can_change_an_answer_changes_the_content_and_nothing_else_does(pictures: Path, tmp_path: Path) -> None:
+def test_what_can_change_an_answer_changes_the_content_and_nothing_else_does(folder: Path, tmp_path: Path) -> None:
     def content(*lines: Any) -> str:
-        return read(write(pictures, lines)).file.content
+        return read(write(folder, lines)).file.content
 
     base = content(GOOD)
-    moved = Path(shutil.copytree(pictures, tmp_path / "elsewhere"))
+    moved = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
     assert read(moved / "desk_1.jsonl").file.content == base
     assert content("", json.dumps(GOOD, indent=None, separators=(",  ", ":"))) == base
-    (pictures / "same.png").write_bytes((pictures / "a.png").read_bytes())
+    (folder / "same.png").write_bytes((folder / "a.png").read_bytes())
     assert content(GOOD | {"image": "same.png"}) == base
     changed = [{"image": "b.png"}, {"image": ["a.png", "a.png"]}, {"question": "why?"}, {"answer": "yes"}]
     changed.append({"category": "ocr"})
     contents = {base, content(GOOD, GOOD), *(content(GOOD | change) for change in changed)}
-    (pictures / "a.png").write_bytes((pictures / "whole.jpg").read_bytes())
+    (folder / "a.png").write_bytes((folder / "whole.jpg").read_bytes())
     assert len(contents | {content(GOOD)}) == 8
 
 
@@ -165,8 +165,8 @@ def test_any_accepted_answer_is_right(prediction: str, score: float) -> None:
     assert process_results({"answers": ["grey", "Gray"]}, [prediction]) == {"exact_match": score}
 
 
-def test_the_plan(configured: Callable[..., RunConfig], pictures: Path) -> None:
-    path = write(pictures, [GOOD] * 3)
+def test_the_plan(configured: Callable[..., RunConfig], folder: Path) -> None:
+    path = write(folder, [GOOD] * 3)
     base = ["benchmarks=custom", f"data={path}", "method=random", "tokens=64"]
     (cell,) = plan(configured(*base)).cells
     assert (cell.benchmark, cell.limit) == ("custom_desk_1", "all")
@@ -174,7 +174,7 @@ def test_the_plan(configured: Callable[..., RunConfig], pictures: Path) -> None:
     assert plan(configured(*base, "limit=3")).cells[0].signature == cell.signature
     both = plan(configured(*base[1:], "benchmarks.names=[tiny_textvqa,custom]"))
     assert [spec.benchmark for spec in both.cells] == ["tiny_textvqa", "custom_desk_1"]
-    write(pictures, [GOOD] * 2 + [GOOD | {"answer": "no"}])
+    write(folder, [GOOD] * 2 + [GOOD | {"answer": "no"}])
     assert plan(configured(*base)).cells[0].signature != cell.signature
 
 
@@ -195,21 +195,21 @@ def test_data_and_custom_belong_together(
 
 
 def test_the_command_line_lists_bad_lines_and_loads_nothing(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(pictures, [GOOD | {"answer": 1}, GOOD | {"image": "zz.png"}], "my.jsonl")
+    write(folder, [GOOD | {"answer": 1}, GOOD | {"image": "zz.png"}], "my.jsonl")
     arguments = ["benchmarks=custom", "data=my.jsonl", "method=random", "tokens=64"]
-    assert call(monkeypatch, pictures, *arguments) == jobs.BAD_INPUT
+    assert call(monkeypatch, folder, *arguments) == jobs.BAD_INPUT
     captured = capsys.readouterr()
     first, *listed = captured.err.splitlines()
     assert first.startswith("error: data=my.jsonl has 2 bad lines")
     assert [line.split(":")[0] for line in listed] == ["line 1", "line 2"]
     assert "loading" not in captured.out + captured.err
-    assert not (pictures / "results" / "cells").exists()
+    assert not (folder / "results" / "cells").exists()
 
 
 def test_end_to_end(
-    pictures: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Several images, several answers, a category, through the run, the table and the figure."""
     lines = [
@@ -218,12 +218,12 @@ def test_end_to_end(
         GOOD | {"image": "whole.jpg", "answer": "zebra"},
         GOOD | {"question": "left out by the limit?"},
     ]
-    write(pictures, lines, "my.jsonl")
+    write(folder, lines, "my.jsonl")
     arguments = ["benchmarks=custom", "data=my.jsonl", "limit=3", "name=mine", "wandb.enabled=false"]
     arguments += ["grid.method=[none,random]", "grid.tokens=[64]", f"paths.data={data_root}"]
-    assert call(monkeypatch, pictures, *arguments) == 0
+    assert call(monkeypatch, folder, *arguments) == 0
     assert "custom_my" in capsys.readouterr().out
-    results = pictures / "results"
+    results = folder / "results"
     store = CellStore(results)
     cells = [store.get(signature) for signature in experiments.planned(store.root, "mine")]
     for cell in cells:

@@ -180,8 +180,9 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     "how lmms-eval is asked": (code("evaluation/lmms.py"), EVERY),
     "how images are decoded": (code("evaluation/model.py"), EVERY),
     "how frames are taken": (code("evaluation/questions/frames.py"), {VIDEO}),
-    "how the world is asked": (code("evaluation/tasks/scoring.py"), TINY),
-    "how the world's forms are scored": (code("evaluation/tasks/tiny.py"), WORLD),
+    "how questions of our tasks are asked": (code("evaluation/tasks/scoring.py"), EVERY),
+    "how TextVQA and the world's are scored": (code("evaluation/tasks/textvqa.py"), WORLD),
+    "how the world's other forms are": (code("evaluation/tasks/tiny.py"), NONE),
     "how own data are": (code("evaluation/tasks/custom.py"), {OWN}),
     "how videos are": (code("evaluation/tasks/unscored.py"), {VIDEO}),
     "the task's file": (more("clasp/evaluation/tasks/clasp_tiny_textvqa.yaml", "\nmore: 1\n"), WORLD),
@@ -229,7 +230,7 @@ def test_every_file_on_the_way_to_a_score_is_signed_or_says_why_not() -> None:
     from clasp.fingerprint import _closure
 
     package = Path(identity.__file__).parents[1]
-    signed = {*identity.ASKING, *identity.WATCHING}
+    signed = {*identity.EVERY_QUESTION, *identity.VIDEO_QUESTIONS}
     assert all((package / name).exists() for name in (*signed, *identity.UNSIGNED))
     tasks = [f"evaluation/tasks/{path.name}" for path in (package / "evaluation/tasks").glob("[a-z]*.py")]
     asked = [*signed, *tasks, "evaluation/session.py"]

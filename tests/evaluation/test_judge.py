@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from synthetic import COSTS, planned
 
+from clasp.cli.console import results_table
 from clasp.cli.judge import main
 from clasp.config import RunConfig
 from clasp.evaluation.judging import chat as chat_module
@@ -22,7 +23,6 @@ from clasp.evaluation.judging.judge import JudgeError, judge_cell, unjudged
 from clasp.evaluation.judging.rubrics import KINDS
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
-from clasp.evaluation.summary import results_table
 from clasp.results.schema import Cell, Judgement
 from clasp.results.store import BadCellWarning, CellSpec, CellStore
 from clasp.strict import ConfigError

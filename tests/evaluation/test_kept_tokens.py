@@ -21,7 +21,7 @@ from clasp.config import RunConfig
 from clasp.evaluation import kept_tokens
 from clasp.evaluation.plan import plan
 from clasp.evaluation.questions.embedded import ensure
-from clasp.methods import for_pictures, get
+from clasp.methods import for_images, get
 from clasp.report.retention_run import load_retention
 from clasp.strict import ConfigError
 
@@ -61,7 +61,7 @@ def test_it_holds_what_the_engine_kept_and_what_was_asked(
     assert [stage["layer"] for stage in one["stages"]] == [stage.cut for stage in run.schedule.stages]
     assert (one["routed"], one["right"]) == (sample.category, one["prediction"] == row["answer"])
     assert stored["provenance"]["weights"]
-    seen = Image.open(io.BytesIO(base64.b64decode(question["picture"])))
+    seen = Image.open(io.BytesIO(base64.b64decode(question["image"])))
     size = model.config.vision_config.image_size
     assert seen.size == (size, size)
     difference = np.asarray(seen, dtype=float) - np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
@@ -69,7 +69,7 @@ def test_it_holds_what_the_engine_kept_and_what_was_asked(
 
 
 def test_every_method_gives_a_map_that_the_report_reads(configured: Callable[..., RunConfig]) -> None:
-    names = [name for name in for_pictures() if get(name).prunes]
+    names = [name for name in for_images() if get(name).prunes]
     config = configured(*SMALL, f"grid.method=[{','.join(names)}]", "grid.tokens=[128]")
     kept_tokens.record(config, plan(config))
     ((_, maps),) = load_retention(config.paths.results, "maps")
@@ -90,7 +90,7 @@ def test_own_images_can_be_drawn_one_to_a_question(configured: Callable[..., Run
     (question,) = record(configured(*own))["questions"]
     assert (question["answer"], question["category"]) == ("red", None)
     file.write_text(json.dumps(line | {"image": ["a.png", "a.png"]}))
-    with pytest.raises(ConfigError, match="line 1 has 2 images"):
+    with pytest.raises(ConfigError, match="question 1 of custom_mine has 2 images"):
         record(configured(*own))
 
 
@@ -105,7 +105,7 @@ def test_own_images_can_be_drawn_one_to_a_question(configured: Callable[..., Run
 def test_what_cannot_be_drawn_is_refused_before_a_model_loads(
     configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, overrides: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(kept_tokens, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(kept_tokens, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(ConfigError, match=message):
         record(configured(*SMALL, *overrides))
 
@@ -121,7 +121,9 @@ def test_backbones_that_cut_images_are_refused(
 
 def test_a_padded_image_is_drawn_as_the_model_sees_it(tiny: tuple[Any, Any]) -> None:
     processor, image = tiny[1], Image.new("RGB", (200, 100), (255, 0, 0))
-    cropped, whole = (kept_tokens._as_seen(image, processor, shown) for shown in (Presentation(), Presentation("pad")))
+    cropped, whole = (
+        kept_tokens._preprocessed(image, processor, shown) for shown in (Presentation(), Presentation("pad"))
+    )
     mean = tuple(int(255 * value) for value in processor.image_processor.image_mean)
     middle = (cropped.width // 2, cropped.height // 2)
     assert cropped.getpixel((0, 0)) == cropped.getpixel(middle) == whole.getpixel(middle) == (255, 0, 0)

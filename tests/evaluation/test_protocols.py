@@ -16,7 +16,7 @@ from synthetic import cell as example
 
 from clasp.backbones.presentation import Presentation
 from clasp.categories import CATEGORIES
-from clasp.cli.submission import main
+from clasp.cli.commands import main
 from clasp.config import RunConfig
 from clasp.evaluation import identity
 from clasp.evaluation.benchmarks import BENCHMARKS, TASKS
@@ -145,7 +145,7 @@ def put(results: Path, benchmark: str = "vqav2_testdev", limit: int | str = "all
 
 def test_the_submission_file_is_the_servers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     signature = put(tmp_path)
-    assert main([f"cell={signature}", f"results={tmp_path}"]) == 0
+    assert main("submission", [f"cell={signature}", f"results={tmp_path}"]) == 0
     path = tmp_path / "submissions" / f"{signature}.json"
     assert str(path) in capsys.readouterr().out
     assert json.loads(path.read_text()) == [
@@ -155,7 +155,9 @@ def test_the_submission_file_is_the_servers(tmp_path: Path, capsys: pytest.Captu
     every = tmp_path / "every.json"
     every.write_text(json.dumps({"questions": [{"question_id": i} for i in (5, 6, 7)]}))
     output = tmp_path / "out.json"
-    assert main([f"cell={signature}", f"results={tmp_path}", f"questions={every}", f"output={output}"]) == 0
+    assert (
+        main("submission", [f"cell={signature}", f"results={tmp_path}", f"questions={every}", f"output={output}"]) == 0
+    )
     assert json.loads(output.read_text())[1] == {"question_id": 6, "answer": ""}
 
 
@@ -178,7 +180,7 @@ def test_what_cannot_be_submitted_is_said(
     words: str,
 ) -> None:
     signature = put(tmp_path, benchmark, limit)
-    assert main([f"cell={signature}", f"results={tmp_path}", *arguments]) == 2
+    assert main("submission", [f"cell={signature}", f"results={tmp_path}", *arguments]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "submissions").exists()
 

@@ -19,6 +19,7 @@ from clasp.config import RunConfig
 from clasp.evaluation.plan import plan
 from clasp.evaluation.questions.embedded import LocalFile, ensure, find
 from clasp.evaluation.runner import run_cells
+from clasp.evaluation.tasks import textvqa
 from clasp.evaluation.tasks import tiny as tasks
 from clasp.report.metrics import sampled
 
@@ -35,7 +36,7 @@ def test_vqa_accuracy_is_the_mean_over_annotators(agree: int) -> None:
     expected = np.mean([min(1, (agree - (answer == "red")) / 3) for answer in answers])
     document = {"question_id": "q", "answers": answers}
     assert tasks.vqav2(document, ["Red."])["exact_match"] == pytest.approx(expected)
-    assert tasks.textvqa(document, ["red"])["exact_match"] == pytest.approx(expected)
+    assert textvqa.process_results(document, ["red"])["exact_match"] == pytest.approx(expected)
     assert document["answers"] == answers, "as they were"
 
 

@@ -249,7 +249,7 @@ def retention_map(question: int, row: str, stages: list[dict[str, Any]], **chang
 
 def retention(**changes: Any) -> dict[str, Any]:
     """A stored run of two questions and two methods, one of which prunes at three stages."""
-    question = {"answer": "red", "category": "attribute", "picture": png()}
+    question = {"answer": "red", "category": "attribute", "image": png()}
     three = [
         {"layer": 2, "kept": [0, 1, 5, 15], "pivots": [0, 15]},
         {"layer": 4, "kept": [0, 1], "pivots": [0]},

@@ -169,7 +169,7 @@ def test_recent_methods_stand_beside_the_baselines_with_tests_against_each(tmp_p
     block = recent_block(summary)
     shown = {row[0]: row[1:] for row in rows(block)}
     assert sorted(shown) == ["CLASP", "Pooling", "Random", "VScan"], "FastV is older"
-    signs = {"better": "+", "not told apart": "=", "worse": "\N{MINUS SIGN}"}
+    signs = {"better": "+", "no significant difference": "=", "worse": "\N{MINUS SIGN}"}
     for column, reference in enumerate(("random", "pool")):
         write_experiment(tmp_path, "again", methods=methods, reference=reference)
         tested = summary_of(tmp_path, "again")
@@ -179,7 +179,7 @@ def test_recent_methods_stand_beside_the_baselines_with_tests_against_each(tmp_p
             assert shown[method_label(name)][len(BUDGETS) + column] == expected
     assert shown["Random"][len(BUDGETS)] == shown["Pooling"][len(BUDGETS) + 1] == "", "against itself"
     awaited = [entry.label for name, entry in REGISTRY.items() if entry.paper >= RECENT and name not in methods]
-    assert f"Awaited with the next computation of the stored results: {', '.join(awaited)}." in block
+    assert f"Not yet in the stored results: {', '.join(awaited)}." in block
 
 
 def test_the_published_folder_is_a_results_root_of_its_own(built: Path, tmp_path: Path) -> None:

@@ -128,11 +128,11 @@ def test_what_is_called_better_or_worse(tmp_path: Path) -> None:
     )
     rows = rows_of(summary_of(tmp_path))
     found = {name: row.comparison.verdict for (name, _), row in rows.items() if row.comparison}
-    assert found == {"fastv": "worse", "visionzip": "better", "clasp": "not told apart"}
+    assert found == {"fastv": "worse", "visionzip": "better", "clasp": "no significant difference"}
     assert rows["clasp", 64].comparison.difference > 0
     (shown,) = entries(markdown(summary_of(tmp_path)), "| FastV")
     assert "p<0.001" in shown[-1]
-    assert summary_of(tmp_path).standings == {("fastv", 64): "apart"}
+    assert summary_of(tmp_path).standings == {("fastv", 64): "significant"}
 
 
 def test_a_comparison_with_a_missing_cell_is_none_and_not_counted(tmp_path: Path) -> None:

@@ -208,12 +208,12 @@ def standings(*rows: tuple[str, int, float | None, Comparison | None]) -> dict[t
     ("own", "tested", "expected"),
     [
         (0.79, compared(0.2), "below"),
-        (0.79, compared(0.05), "below"),  # only smaller ones tell apart
-        (0.79, compared(0.049), "apart"),
-        (0.79, None, "below"),  # without a test nothing is apart
+        (0.79, compared(0.05), "below"),  # only smaller ones are significant
+        (0.79, compared(0.049), "significant"),
+        (0.79, None, "below"),  # without a test nothing is significant
         (0.79, compared(0.01, reference="fastv"), "below"),  # another question's answer
         (0.7996, compared(0.01), None),  # 80.0 as shown
-        (0.7994, compared(0.01), "apart"),  # 79.9 as shown
+        (0.7994, compared(0.01), "significant"),  # 79.9 as shown
         (0.90, compared(0.01, difference=0.1), None),
         (None, None, None),
     ],
@@ -237,7 +237,8 @@ def test_rows_below_random_carry_a_dagger_and_the_caption_lists_them(results: Pa
     text = markdown(summary_of(results))
     assert [line[0] for line in entries(text) if set(line[0]) & set("†‡")] == ["VisionZip †", "FastV ‡"]
     assert (
-        "† not told apart by the paired test: at 192 VisionZip. ‡ told apart (corrected p < 0.05): at 64 FastV." in text
+        "† no significant difference by the paired test: at 192 VisionZip. ‡ significant (corrected p < 0.05): "
+        "at 64 FastV." in text
     )
     assert r"VisionZip \textdagger{} &" in latex(summary_of(results))
     assert r"FastV \textdaggerdbl{} &" in latex(summary_of(results))
@@ -246,7 +247,7 @@ def test_rows_below_random_carry_a_dagger_and_the_caption_lists_them(results: Pa
 def test_without_random_the_caption_is_silent_about_it(tmp_path: Path, summary: Summary) -> None:
     write_experiment(tmp_path, methods=("fastv", "clasp"))
     assert "Below random" not in markdown(summary_of(tmp_path))
-    assert "paired test: none. ‡ told apart (corrected p < 0.05): none." in markdown(summary)
+    assert "paired test: none. ‡ significant (corrected p < 0.05): none." in markdown(summary)
 
 
 def test_an_assumption_is_listed_once_under_all_methods_that_share_it(results: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,9 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, CLIPModel
 
 import clasp
-from clasp.backbones import geometry, resolve
+from clasp.backbones import resolve
 from clasp.backbones.clip_text import ClipText, clip_text
 from clasp.backbones.hub import own_text_tower
-from clasp.backbones.llava import LlavaAdapter
 from clasp.methods.cdpruner import CDPruner, scaled
 from clasp.ops.diversity import dpp_map
 from clasp.ops.similarity import Cosines
@@ -77,13 +75,6 @@ def test_it_loads_offline_with_576_visual_tokens(shipped: tuple[torch.nn.Module,
 def test_the_chat_template_writes_the_prompt(shipped: tuple[torch.nn.Module, AutoProcessor]) -> None:
     talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it?"}]}]
     assert shipped[1].apply_chat_template(talk, add_generation_prompt=True) == prompt("what is it?")
-
-
-def test_what_is_counted_without_loading_is_what_its_configuration_says(
-    shipped: tuple[torch.nn.Module, AutoProcessor],
-) -> None:
-    assert geometry("tiny") == LlavaAdapter.geometry_of(shipped[0].config)
-    assert geometry("tiny").text_tower
 
 
 def test_the_package_is_small() -> None:
@@ -159,8 +150,3 @@ def test_cdpruner_reads_the_shipped_tower(shipped: tuple[torch.nn.Module, AutoPr
     expected = dpp_map(Cosines(projected[None]), scaled(-similarity[None]), 48)[0].sort().values
     assert run.fallbacks == ()
     assert run.trace.samples[0].kept[0].tolist() == expected.tolist()
-
-
-def test_where_no_tower_is_brought_the_words_stand_in() -> None:
-    bare = dataclasses.replace(geometry("tiny"), text_tower=False)
-    assert len(CDPruner(tokens=64).fallbacks(bare)) == len(CDPruner(tokens=64).fallbacks(geometry("tiny"))) + 1

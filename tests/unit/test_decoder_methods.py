@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from fakes import FakeState as PlainState
+from fakes import FakeState
+from naive import cos
 from test_cluster import naive_clusters
 from torch import Tensor
 
 from clasp.backbones import geometry
 from clasp.budget import BudgetError, Stage, geometric, published_budget
-from clasp.methods import METHODS as METHOD_NAMES
-from clasp.methods import get
 from clasp.methods.base import Method
 from clasp.methods.cdpruner import CDPruner, scaled
 from clasp.methods.dart import DART
@@ -25,119 +22,10 @@ from clasp.methods.divprune import DivPrune
 from clasp.methods.fastv import FastV
 from clasp.methods.mustdrop import MustDrop
 from clasp.methods.pdrop import PDrop
-from clasp.methods.protocols import Selection
 from clasp.methods.sparsevlm import SparseVLM, kept_of, recycled
 from clasp.ops.words import raters
 
-METHODS = [
-    PDrop(tokens=1),
-    SparseVLM(tokens=1),
-    SparseVLM(tokens=1, recycle=False),
-    DART(tokens=1),
-    DivPrune(tokens=1),
-    CDPruner(tokens=1),
-    CDPruner(tokens=1, text_tower="a CLIP"),
-]
 LLAVA = geometry("llava-hf/llava-1.5-7b-hf")
-
-
-class FakeState(PlainState):
-    """Knows which text tower it was asked for."""
-
-    asked: str | None = None
-
-    def clip_similarity(self, text_tower: str | None, without: Sequence[str] = ()) -> Tensor | None:
-        self.asked = text_tower
-        return super().clip_similarity(text_tower, without)
-
-
-def cos(a: Tensor, b: Tensor) -> float:
-    norm = float(a.double().norm()) * float(b.double().norm())
-    return float(a.double() @ b.double()) / norm if norm else 0.0
-
-
-def reordered(state: FakeState, rows: Tensor, order: Tensor | None = None) -> FakeState:
-    """The state's ``rows``, their visual tokens in another ``order``."""
-    other = copy.copy(state)
-    order = torch.arange(state.visual_tokens) if order is None else order
-    other.real, other.word_hidden, other.original_words = (
-        value[rows] for value in (state.real, state.word_hidden, state.original_words)
-    )
-    other.original_visual = state.original_visual[rows]
-    other.visual_hidden = state.visual_hidden[rows][:, order]
-    other.word_attention = state.word_attention[rows][..., order]
-    other.last_attention, other.similarity = state.last_attention[rows][:, order], state.similarity[rows][:, order]
-    other.norms = state.norms[0][rows][:, order], state.norms[1][rows]
-    seeds = [state.seeds()[row] for row in rows.tolist()]
-    other.seeds = lambda: seeds  # type: ignore[method-assign]
-    return other
-
-
-# what holds for all of them
-
-
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}-{int(getattr(m, 'recycle', 1))}")
-@pytest.mark.parametrize(("visual", "words"), [(2, (1, 1)), (13, (2, 5)), (40, (0, 3)), (40, (0, 0))])
-def test_every_budget_gives_that_many_distinct_tokens(method: Method, visual: int, words: tuple[int, int]) -> None:
-    state = FakeState(2, visual, words=words, original=visual + 3)
-    for keep in {1, 2, 3, 4, 5, 9, 12, visual // 2, visual - 2, visual - 1} & set(range(1, visual)):
-        selection = method.select(state, keep)
-        assert selection.index.shape == (2, keep)
-        for row in selection.index.tolist():
-            assert len(set(row)) == keep
-            assert 0 <= min(row) <= max(row) < visual
-        if selection.features is not None:
-            assert selection.features.shape == (2, keep, 6)
-            assert selection.features.isfinite().all()
-
-
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}-{int(getattr(m, 'recycle', 1))}")
-def test_a_row_neither_sees_the_others_nor_depends_on_its_place(method: Method) -> None:
-    state = FakeState(3, 45, seed=1, words=(5, 2, 4))
-    together = method.select(state, 20)
-    backwards = method.select(reordered(state, torch.tensor([2, 1, 0])), 20)
-    for row in range(3):
-        alone = method.select(reordered(state, torch.tensor([row])), 20)
-        for other, place in ((alone, 0), (backwards, 2 - row)):
-            assert other.index[place].equal(together.index[row])
-            if together.features is not None:
-                assert other.features is not None
-                assert torch.allclose(other.features[place], together.features[row], atol=1e-6)
-
-
-@pytest.mark.parametrize("method", [m for m in METHODS if not getattr(m, "recycle", False)], ids=lambda m: m.name)
-def test_the_kept_set_follows_a_permutation_of_the_tokens(method: Method) -> None:
-    state = FakeState(2, 25, seed=2)
-    order = torch.randperm(25, generator=torch.Generator().manual_seed(3))
-    moved = method.select(reordered(state, torch.arange(2), order), 9).index
-    assert order[moved].sort(dim=1).values.equal(method.select(state, 9).index)
-
-
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}-{int(getattr(m, 'recycle', 1))}")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_and_degenerate_tokens_give_no_nan(method: Method, dtype: torch.dtype) -> None:
-    state = FakeState(2, 40, seed=4)
-    state.visual_hidden[0] = state.visual_hidden[0, :1]
-    state.visual_hidden[1, ::2] = 0.0
-    state.original_visual *= 100.0
-    for name in ("visual_hidden", "word_hidden", "original_visual", "original_words"):
-        setattr(state, name, getattr(state, name).to(dtype))
-    state.word_attention[:] = state.word_attention[..., :1]
-    state.similarity[:] = 0.25
-    selection = method.select(state, 17)
-    assert all(len(set(row)) == 17 for row in selection.index.tolist())
-    if selection.features is not None:
-        assert selection.features.dtype == dtype
-        assert selection.features.isfinite().all()
-
-
-@pytest.mark.parametrize("method", [PDrop, SparseVLM, DART, DivPrune, CDPruner], ids=lambda m: m.name)
-@pytest.mark.parametrize(("visual", "layers"), [(576, 32), (576, 12), (1000, 40), (2880, 28)])
-def test_the_output_average_is_the_budget(method: type[Method], visual: int, layers: int) -> None:
-    for share in (0.2, 0.333, 0.7):
-        budget = round(visual * share)
-        schedule = method(tokens=budget).schedule(visual, layers)
-        assert schedule.token_counts().output_average == pytest.approx(budget, abs=1.0)
 
 
 # PDrop
@@ -328,17 +216,6 @@ def test_dart_equals_its_specification(keep: int) -> None:
         assert selection.index[row, selection.pivots[row]].tolist() == pivots
 
 
-def test_dart_takes_the_tokens_that_least_resemble_its_pivots() -> None:
-    state = FakeState(1, 20, seed=10, words=(3,))
-    directions = torch.eye(6)
-    state.visual_hidden[0] = directions[0]
-    state.visual_hidden[0, 17] = -directions[0]
-    state.word_hidden[0] = directions[0]
-    state.gain = torch.ones(6)
-    state.norms[0][0] = torch.arange(20, 0, -1)
-    assert DART(tokens=1).select(state, 5).index[0].tolist() == [0, 1, 2, 3, 17]
-
-
 @pytest.mark.parametrize(
     ("tokens", "keep", "average"), [(192, 196, 219.8), (128, 132, 159.8), (64, 68, 99.8), (70, 68, 99.8)]
 )
@@ -384,20 +261,12 @@ def test_cdpruner_equals_its_specification(text_tower: str | None, keep: int) ->
     state = FakeState(4, 14, seed=12, words=(3, 1, 5, 2))
     state.original_words += 7.0 * ~state.real[..., None]
     index = CDPruner(tokens=1, text_tower=text_tower).select(state, keep).index
-    assert state.asked == text_tower
+    assert state.text_towers == ([text_tower] if text_tower else [])
     for row in range(4):
         words = state.original_words[row][state.real[row]]
         stand_in = [sum(cos(token, word) for word in words) / len(words) for token in state.visual_hidden[row]]
         relevance = stand_in if text_tower is None else (-state.similarity[row]).tolist()
         assert index[row].tolist() == naive_cdpruner(state.visual_hidden[row], relevance, keep)
-
-
-def test_cdpruner_of_equal_relevance_is_diversity_alone() -> None:
-    state = FakeState(1, 12, seed=13)
-    state.similarity[:] = 0.7
-    state.visual_hidden = torch.eye(6)[torch.arange(12) // 2][None]
-    index = CDPruner(tokens=1, text_tower="a CLIP").select(state, 6).index
-    assert index.tolist() == [[0, 2, 4, 6, 8, 10]]
 
 
 def test_relevance_is_scaled_by_row_and_equal_values_are_one() -> None:
@@ -414,13 +283,6 @@ def test_cdpruner_prefers_low_clip_similarity() -> None:
     assert len(state.without) == 2, "CLIP does not read how short the answer is to be"
     assert CDPruner(tokens=1, text_tower="a CLIP").vision_states(7) == (7,), "patches in the state that is projected"
     assert CDPruner(tokens=1).vision_states(7) == (7,), "the backbone may bring a tower of its own"
-
-
-def test_cdpruner_prefers_what_is_like_the_words_where_these_stand_in() -> None:
-    state = FakeState(1, 6, seed=14, words=(1,))
-    state.visual_hidden = torch.eye(6)[None] * torch.linspace(1, 2, 6)[:, None]
-    state.original_words[0, 0] = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.7, 0.3])
-    assert CDPruner(tokens=1).select(state, 3).index.tolist() == [[0, 2, 4]]
 
 
 def test_cdpruner_says_what_stands_in_for_the_text_tower() -> None:
@@ -486,7 +348,6 @@ def test_impossible_parameters_are_refused(method: type[Method], parameters: dic
 def test_too_shallow_decoders_are_refused() -> None:
     with pytest.raises(BudgetError, match="prunes the output of layer 3, on which none of the 4"):
         SparseVLM(tokens=300).schedule(576, 4)
-    assert PDrop(tokens=400, stage_layers=[0, 1]).stage_layers == (0, 1)
 
 
 @pytest.mark.parametrize("method", [SparseVLM, DART, MustDrop], ids=lambda m: m.name)
@@ -497,7 +358,7 @@ def test_the_text_is_what_the_code_takes_or_the_instruction(method: Any) -> None
     assert set(instruction.assumed()) - set(method(tokens=192).assumed()) == {
         f"{method.name}: its text is the instruction alone; the official code takes everything after the image"
     }
-    with pytest.raises(ValueError, match="unknown text 'all'; use instruction or after_image"):
+    with pytest.raises(ValueError, match="text='all' is unknown; use one of instruction, after_image"):
         method(tokens=192, text="all")
     assert FastV(tokens=192).span() == "instruction"
 
@@ -507,16 +368,3 @@ def test_pdrop_says_where_its_published_stages_come_from() -> None:
     assert "270 by the official scripts" in said
     assert "author's comment" in said
     assert "author's comment" not in " | ".join(PDrop(tokens=64).assumed())
-
-
-@pytest.mark.parametrize("name", [name for name in METHOD_NAMES if get(name).prunes and name != "random"])
-def test_every_method_says_what_it_assumes(name: str) -> None:
-    assert get(name)(tokens=192).assumed()
-
-
-def test_selections_keep_order_but_for_recycled_tokens() -> None:
-    state = FakeState(2, 50, seed=15)
-    for method in METHODS:
-        selection: Selection = method.select(state, 22)
-        straight = selection.index if selection.replaced is None else selection.index[:, : kept_of(22, 50)]
-        assert straight.equal(straight.sort(dim=1).values), method.name

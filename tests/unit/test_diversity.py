@@ -7,20 +7,12 @@ import math
 
 import pytest
 import torch
+from naive import cloud, cos
 from torch import Tensor
 
 from clasp.ops.diversity import dpp_map, max_min, take_least_similar
 from clasp.ops.select import cosine_between
 from clasp.ops.similarity import Cosines
-
-
-def cloud(batch: int, tokens: int, seed: int, dim: int = 6) -> Tensor:
-    return torch.randn(batch, tokens, dim, generator=torch.Generator().manual_seed(seed))
-
-
-def cos(a: Tensor, b: Tensor) -> float:
-    norm = float(a.double().norm()) * float(b.double().norm())
-    return float(a.double() @ b.double()) / norm if norm else 0.0
 
 
 def test_cosine_between_two_sets_with_zero_vectors_among_them() -> None:
@@ -50,27 +42,6 @@ def test_max_min_equals_the_greedy_loop(tokens: int) -> None:
     for keep in range(1, tokens + 1):
         index = max_min(values, keep)
         assert index.tolist() == [naive_max_min(row, keep) for row in values]
-
-
-def test_max_min_reaches_half_of_the_best_smallest_chord() -> None:
-    values = torch.nn.functional.normalize(cloud(25, 9, 3, dim=3), dim=-1)
-    for keep in (2, 3, 4, 5):
-        for row, index in zip(values, max_min(values, keep).tolist(), strict=True):
-            chord = torch.cdist(row, row)
-            smallest = {
-                subset: min(float(chord[i, j]) for i, j in itertools.combinations(subset, 2))
-                for subset in itertools.combinations(range(9), keep)
-            }
-            assert smallest[tuple(index)] >= max(smallest.values()) / 2 - 1e-5
-
-
-def test_max_min_ignores_norms_and_follows_permutations() -> None:
-    values = cloud(4, 20, 5)
-    index = max_min(values, 7)
-    assert index.equal(max_min(values * torch.logspace(-3, 3, 20)[None, :, None], 7))
-    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
-    assert order[max_min(values[:, order], 7)].sort(dim=1).values.equal(index)
-    assert torch.stack([max_min(row[None], 7)[0] for row in values]).equal(index), "rows must not see each other"
 
 
 def test_max_min_takes_copies_last_and_the_lower_one_of_ties() -> None:
@@ -117,12 +88,6 @@ def test_dpp_picks_the_largest_determinant_at_every_step(seed: int) -> None:
         }
         assert pick == max(determinants, key=determinants.__getitem__)
         chosen.append(pick)
-
-
-def test_dpp_weighs_quality_against_diversity() -> None:
-    values = torch.linalg.cholesky(torch.tensor([[1.0, 0.95, 0.0], [0.95, 1.0, 0.0], [0.0, 0.0, 1.0]]))
-    assert picks(values, torch.tensor([1.0, 0.9, 0.5]), 2) == [0, 2]
-    assert picks(values, torch.tensor([1.0, 0.9, 0.1]), 2) == [0, 1]
 
 
 def test_dpp_of_exhausted_rank_fills_up_by_quality() -> None:
@@ -191,26 +156,6 @@ def test_dpp_stays_accurate_over_a_long_run() -> None:
 
 
 # turns of the pivots
-
-
-def naive_turns(similarity: Tensor, taken: set[int], quotas: list[int]) -> set[int]:
-    taken = set(taken)
-    for pivot, quota in enumerate(quotas):
-        free = sorted((i for i in range(similarity.shape[1]) if i not in taken), key=lambda i: similarity[pivot, i])
-        taken |= set(free[:quota])
-    return taken
-
-
-def test_pivots_take_in_turn_what_is_least_like_them() -> None:
-    similarity = cosine_between(cloud(3, 4, 0), cloud(3, 15, 1))
-    quotas = torch.tensor([[3, 3, 3, 3], [5, 0, 1, 2], [0, 0, 0, 0]])
-    taken = torch.zeros(3, 15, dtype=torch.bool)
-    taken[:, [2, 9]] = True
-    result = take_least_similar(similarity, taken, quotas)
-    for row in range(3):
-        expected = naive_turns(similarity[row], {2, 9}, quotas[row].tolist())
-        assert set(result[row].nonzero().squeeze(1).tolist()) == expected
-    assert taken.sum() == 6, "the argument is left alone"
 
 
 def test_pivots_take_the_lower_index_of_ties() -> None:

@@ -5,79 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import test_ops as naive
 import torch
-from fakes import FakeState as PlainState
+from fakes import FakeState, FakeVision
+from naive import cos, falling
 from test_decoder_methods import naive_raters
+from test_ops import naive_density_peaks, naive_farthest
 from torch import Tensor
 
 import clasp
+from clasp import fingerprint
 from clasp.budget import BudgetError, Stage
 from clasp.categories import CATEGORIES
-from clasp.fingerprint import normalised
+from clasp.fingerprint import code_fingerprint, normalised
 from clasp.methods import METHODS, build, get
 from clasp.methods.clasp.fusion import FUSIONS, Fusion, LayerSet, fuse
-from clasp.methods.clasp.method import CLASP, Asking, Completion
+from clasp.methods.clasp.method import CLASP, Completion, PivotQueries
 from clasp.methods.clasp.policy import DEFAULT_POLICY, CategoryPolicy, ClassPolicy
 from clasp.methods.fastv import FastV
 from clasp.methods.random import Random
 from clasp.methods.visionzip import VisionZip
-
-
-class FakeState:
-    """A state with planted values: what a method does with them is all that is under test."""
-
-    def __init__(self, rows: int, visual: int, seed: int = 0, categories: list[str] | None = None) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.stage, self.visual_tokens, self.categories = Stage(1, 1), visual, categories
-        self._tokens = torch.randn(rows, visual, 6, generator=generator)
-        self._attention = torch.rand(rows, visual, generator=generator)
-        self._vision = FakeVision(rows, visual, generator)
-
-    def tokens(self) -> Tensor:
-        return self._tokens
-
-    def attention(self, queries: str) -> Tensor:
-        return self._attention if queries == "instruction" else 1.0 - self._attention
-
-    def vision(self) -> FakeVision:
-        return self._vision
-
-    def seeds(self) -> list[int]:
-        return list(range(len(self._tokens)))
-
-
-class FakeVision:
-    feature_layer = 3
-    has_cls = True
-
-    def __init__(self, images: int, tokens: int, generator: torch.Generator) -> None:
-        self.features = torch.randn(images, tokens, 4, generator=generator)
-        self.scores = torch.rand(images, tokens, generator=generator)
-        self.key = torch.randn(images, tokens, 4, generator=generator)
-        self.cls = torch.randn(images, 4, generator=generator)
-
-    def hidden_state(self, index: int) -> Tensor:
-        return self.features + (index - 3)
-
-    def attention(self, layer: int) -> Tensor:
-        assert layer == 2, "VisionZip reads the attention of the layer whose output is projected"
-        return self.scores
-
-    def cls_state(self, index: int) -> Tensor:
-        return self.cls
-
-    def keys(self, layer: int) -> Tensor:
-        return self.key
-
-    def project(self, features: Tensor) -> Tensor:
-        return 2.0 * features
 
 
 @pytest.mark.parametrize("keep", [1, 5, 23])
@@ -85,41 +35,39 @@ def test_fastv_keeps_what_the_last_token_attends_to(keep: int) -> None:
     state = FakeState(2, 24)
     index = FastV(tokens=1).select(state, keep).index
     for row in range(2):
-        ranked = sorted(range(24), key=lambda i: -float(state.attention("last")[row, i]))
-        assert index[row].tolist() == sorted(ranked[:keep])
+        assert index[row].tolist() == sorted(falling(state.last_attention[row])[:keep])
 
 
 @pytest.mark.parametrize("keep", [1, 2, 8, 16, 23])
 @pytest.mark.parametrize("with_cls", [True, False])
 def test_visionzip_equals_its_specification(keep: int, with_cls: bool) -> None:
     state = FakeState(1, 24)
-    vision = state.vision()
+    scores, own, cls_state = state.tower.attentions[2, 0], state.tower.states[3, 0], state.tower.cls[3, 0]
     selection = VisionZip(tokens=1, with_cls=with_cls).select(state, keep)
     contextual = round(keep * 10 / 64)
     cls = int(with_cls and keep - contextual > 1)
-    ranked = sorted(range(24), key=lambda i: -float(vision.scores[0, i]))
-    dominant = set(ranked[: keep - contextual - cls])
+    dominant = set(falling(scores)[: keep - contextual - cls])
     rest = [i for i in range(24) if i not in dominant]
     step = max(1, len(rest) // max(contextual, 1))
     targets = rest[::step][:contextual]
-    unit = torch.nn.functional.normalize(vision.key[0], dim=-1)
-    features = {i: vision.features[0, i] for i in dominant}
+    unit = torch.nn.functional.normalize(state.tower.keys(2)[0], dim=-1)
+    features = {i: own[i] for i in dominant}
     for target in targets:
         near = [i for i in rest if i not in targets and max(targets, key=lambda t: float(unit[i] @ unit[t])) == target]
-        members = torch.stack([vision.features[0, i] for i in near]).mean(dim=0) if near else torch.zeros(4)
-        features[target] = vision.features[0, target] + members
+        members = own[near].mean(dim=0) if near else torch.zeros(4)
+        features[target] = own[target] + members
     order = [*sorted(dominant), *targets]
     if cls:
         slot = min(set(range(24)) - set(features))
-        features[slot] = vision.cls[0]
+        features[slot] = cls_state
         order = [slot, *order]
     assert selection.index[0].tolist() == order, "CLS, dominant ones, contextual ones"
     assert selection.features is not None
     assert selection.replaced is not None
-    own = {i: selection.features[0, n] for n, i in enumerate(order) if selection.replaced[0, n]}
-    assert set(own) == set(features) - dominant, "dominant tokens keep the backbone's own features"
-    for i, feature in own.items():
-        assert torch.allclose(feature, 2.0 * features[i], atol=1e-5)
+    changed = {i: selection.features[0, n] for n, i in enumerate(order) if selection.replaced[0, n]}
+    assert set(changed) == set(features) - dominant, "dominant tokens keep the backbone's own features"
+    for i, feature in changed.items():
+        assert torch.allclose(feature, state.tower.project(features[i]), atol=1e-5)
 
 
 @pytest.mark.parametrize(("tokens", "split"), [(64, (54, 10)), (128, (108, 20)), (192, (162, 30))])
@@ -160,14 +108,14 @@ def completed(values: Tensor, pivots: list[int], keep: int, completion: str) -> 
     mean = rows.mean(dim=0)
 
     def covered(i: int, chosen: list[int], empty: float) -> float:
-        return max((naive.cos(rows[i], rows[j]) for j in chosen), default=empty)
+        return max((cos(rows[i], rows[j]) for j in chosen), default=empty)
 
     if completion == "farthest_point":
-        return naive.naive_farthest(rows, pivots, keep)
+        return naive_farthest(rows, pivots, keep)
     if completion == "lowest_similarity":
-        ranked = sorted(rest, key=lambda i: covered(i, pivots, naive.cos(rows[i], mean)))
+        ranked = sorted(rest, key=lambda i: covered(i, pivots, cos(rows[i], mean)))
     else:
-        scores, _ = naive.naive_density_peaks(values, [i in rest for i in range(len(rows))], 5)
+        scores, _ = naive_density_peaks(values, [i in rest for i in range(len(rows))], 5)
         ranked = sorted(rest, key=lambda i: -scores[i] * (1.0 - covered(i, pivots, -1.0)))
     return sorted([*pivots, *ranked[: keep - len(pivots)]])
 
@@ -180,7 +128,7 @@ def test_clasp_completion_equals_its_specification(completion: Any, share: float
         index = with_share(share, completion=completion).select(state, 12).index
         for row, part in enumerate((share, 0.7)):
             pivots = state.attention("instruction")[row].topk(round(12 * part)).indices.tolist()
-            assert index[row].tolist() == completed(state.tokens()[row], pivots, 12, completion)
+            assert index[row].tolist() == completed(state.visual_hidden[row], pivots, 12, completion)
 
 
 def test_clasp_random_completion_depends_on_image_seed_and_stage_alone() -> None:
@@ -201,9 +149,9 @@ def test_clasp_random_completion_depends_on_image_seed_and_stage_alone() -> None
     assert counts.max() < 160
 
 
-@pytest.mark.parametrize("queries", get_args(Asking))
+@pytest.mark.parametrize("queries", get_args(PivotQueries))
 def test_clasp_pivots_are_what_its_queries_attend_to(queries: Any) -> None:
-    state = PlainState(3, 20, seed=3, original=33, words=(6, 2, 9))
+    state = FakeState(3, 20, seed=3, original=33, words=(6, 2, 9))
     state.categories = ["ocr"] * 3
     selection = with_share(1.0, queries=queries).select(state, 7)
     for row in range(3):
@@ -217,17 +165,6 @@ def test_clasp_pivots_are_what_its_queries_attend_to(queries: Any) -> None:
         assert selection.index[row].tolist() == sorted(ranked[:7])
     assert selection.pivots is not None
     assert selection.pivots.all()
-
-
-def test_clasp_completes_with_what_the_pivots_leave_uncovered() -> None:
-    state = FakeState(1, 12, categories=["general"])
-    corner = torch.eye(6)
-    # ten tokens like the pivot, and one far away that nothing attends to
-    state._tokens = torch.cat([corner[0].expand(11, -1), corner[1:2]])[None].clone()
-    state._attention = torch.linspace(1.0, 0.0, 12)[None]
-    for completion in ("density_peaks", "farthest_point", "lowest_similarity"):
-        index = CLASP(tokens=1, router="keyword", completion=completion).select(state, 3).index
-        assert 11 in index[0].tolist(), completion
 
 
 def test_clasp_says_what_its_parameters_assume() -> None:
@@ -313,10 +250,10 @@ def test_fusion_layers_are_evenly_spread_and_end_at_the_feature_layer() -> None:
         ("clasp", {"tokens": 64, "fusionn": "deep"}, "no parameter 'fusionn'.*did you mean 'fusion'"),
         ("clasp", {"tokens": 64, "fusion": "deepest"}, "unknown fusion 'deepest'; use one of class_adaptive"),
         ("clasp", {"tokens": 64, "router": "oracel"}, "unknown router 'oracel'; use one of embedding"),
-        ("clasp", {"tokens": 64, "completion": "kmeans"}, "unknown completion 'kmeans'"),
-        ("clasp", {"tokens": 64, "queries": "first"}, "unknown queries 'first'; use one of instruction, last, raters"),
+        ("clasp", {"tokens": 64, "completion": "kmeans"}, "completion='kmeans' is unknown; use one of density"),
+        ("clasp", {"tokens": 64, "queries": "first"}, "queries='first' is unknown; use one of instruction"),
         ("clasp", {"tokens": 64, "accounting": "nominal"}, "'nominal' for clasp; use one of output_average"),
-        ("clasp", {"tokens": 64, "positions": "random"}, "unknown positions 'random'"),
+        ("clasp", {"tokens": 64, "positions": "random"}, "positions='random' is unknown; use one of original"),
         ("fastv", {"tokens": 64, "accounting": "mean"}, "unknown accounting 'mean'"),
         ("none", {"tokens": 64}, "takes no budget"),
         ("random", {}, "either tokens or ratio"),
@@ -343,6 +280,9 @@ def test_budgets_and_stages_are_checked_against_the_backbone_without_weights() -
     assert CLASP(tokens=64).check(llava).token_counts().output_average == pytest.approx(64, abs=1)
 
 
+ROWS = DEFAULT_POLICY.entries
+
+
 @pytest.mark.parametrize(
     ("build_policy", "message"),
     [
@@ -350,14 +290,15 @@ def test_budgets_and_stages_are_checked_against_the_backbone_without_weights() -
         (lambda: CategoryPolicy((1.5, -0.5), 0.5), "non-negative"),
         (lambda: CategoryPolicy((1.0,), 1.2), r"outside \[0, 1\]"),
         (lambda: ClassPolicy("x", "assumption", {}), "lacks the categories"),
-        (lambda: ClassPolicy("x", "guess", DEFAULT_POLICY.entries), "provenance 'guess'"),
-        (lambda: ClassPolicy("x", "assumption", {**DEFAULT_POLICY.entries, "colour": None}), r"unknown.*colour"),
+        (lambda: ClassPolicy("x", "guess", DEFAULT_POLICY.entries), "provenance='guess' is unknown"),
+        (lambda: ClassPolicy("x", "assumption", {**ROWS, "colour": ROWS["ocr"]}), r"unknown.*colour"),
+        (lambda: ClassPolicy("x", "assumption", {**ROWS, "ocr": None}), "entries.ocr=None is not a section"),
         (lambda: DEFAULT_POLICY["colour"], "unknown category 'colour'"),
         (lambda: Fusion("own", (0.2, 0.2)), "sum to 0.4"),
         (lambda: Fusion("own", (0.5, 0.5), (3,)), "one a layer"),
         (lambda: Fusion("own", None, (3, 2)), "increasing"),
         (lambda: Fusion("own", None, (2, 3), layer_set="last"), "contradict layer_set='last'; give one of the two"),
-        (lambda: Fusion("own", None, layer_set="deepest"), "unknown layer_set 'deepest'; use one of even, early"),
+        (lambda: Fusion("own", None, layer_set="deepest"), "layer_set='deepest' is unknown; use one of even, early"),
     ],
 )
 def test_bad_policies_and_fusions_are_refused(build_policy: Any, message: str) -> None:
@@ -393,39 +334,21 @@ def test_fingerprint_ignores_comments_and_docstrings_only() -> None:
     assert normalised(source) != normalised(source.replace("+ 1", "+ 2"))
 
 
-def test_fingerprint_covers_what_a_method_imports_and_nothing_else(tmp_path: Path) -> None:
+def test_fingerprint_covers_what_a_method_imports_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a copy of the package: touch one file at a time, and see whose fingerprint changes."""
     shutil.copytree(Path(clasp.__file__).parent, tmp_path / "clasp", ignore=shutil.ignore_patterns("weights", "*.pyc"))
-    names = (
-        "ops/cluster.py",
-        "ops/select.py",
-        "methods/clasp/policy.py",
-        "methods/clasp/prototypes.jsonl",
-        "engine/state.py",
-        "methods/visionzip.py",
-        "config/schema.py",
-    )
-    code = """
-import json, sys
-from pathlib import Path
-from clasp import fingerprint
 
-def prints():
-    fingerprint.code_fingerprint.cache_clear()
-    return [fingerprint.code_fingerprint(f"clasp.methods.{name}", "clasp.engine") for name in ("clasp.method", "fastv")]
+    def copied(module: str) -> Path:
+        path = tmp_path.joinpath(*module.split("."))
+        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
-before, changed = prints(), {}
-for name in sys.argv[1:]:
-    path = Path("clasp", name)
-    original = path.read_text()
-    path.write_text(original + "\\nprint\\n")
-    changed[name] = [now != then for now, then in zip(prints(), before)]
-    path.write_text(original)
-print(json.dumps(changed))
-"""
-    run = subprocess.run([sys.executable, "-c", code, *names], cwd=tmp_path, capture_output=True, text=True, check=True)
-    changed = json.loads(run.stdout)
-    assert changed == {
+    def prints() -> list[str]:
+        code_fingerprint.cache_clear()
+        return [code_fingerprint(f"clasp.methods.{name}", "clasp.engine") for name in ("clasp.method", "fastv")]
+
+    expected = {
         "ops/cluster.py": [True, False],
         "ops/select.py": [True, True],
         "methods/clasp/policy.py": [True, False],
@@ -434,25 +357,28 @@ print(json.dumps(changed))
         "methods/visionzip.py": [False, False],
         "config/schema.py": [False, False],
     }
+    own = prints()
+    with monkeypatch.context() as patch:
+        patch.setattr(fingerprint, "_file", copied)
+        assert prints() == own, "a copy is the same code"
+        for name, changes in expected.items():
+            path = tmp_path / "clasp" / name
+            original = path.read_text(encoding="utf-8")
+            path.write_text(original + "\nprint\n", encoding="utf-8")
+            assert [now != then for now, then in zip(prints(), own, strict=True)] == changes, name
+            path.write_text(original, encoding="utf-8")
+    assert prints() == own
 
 
 def test_class_adaptive_weights_apply_to_another_set_of_layers() -> None:
-    class Tower:
-        feature_layer = 6
-
-        def __init__(self) -> None:
-            self.states = torch.randn(7, 2, 5, 3, generator=torch.Generator().manual_seed(0))
-            self.reads: list[int] = []
-
-        def hidden_state(self, index: int) -> Tensor:
-            self.reads.append(index)
-            return self.states[index]
-
     rows = {category: CategoryPolicy((0.0, 0.2, 0.3, 0.5), 0.5) for category in CATEGORIES}
     rows["ocr"] = CategoryPolicy((0.0, 0.0, 0.0, 1.0), 0.5)
     policy = ClassPolicy("test", "assumption", rows)
     for fusion in (Fusion("own", None, layer_set="last"), Fusion("own", None, (3, 4, 5, 6))):
-        method, tower = CLASP(tokens=64, router="keyword", policy=policy, fusion=fusion), Tower()
+        method, tower = (
+            CLASP(tokens=64, router="keyword", policy=policy, fusion=fusion),
+            FakeVision(2, 5, feature_layer=6),
+        )
         assert method.vision_states(6) == (3, 4, 5, 6)
         fused = method.fuse(tower, "scene")
         own = tower.states[6]

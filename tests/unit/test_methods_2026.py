@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from fakes import START, FakeDecoder, FakeState, fake_patches
+from naive import cos, dot, falling, softmax
 from torch import Tensor
 
 from clasp.budget import BudgetError, Geometry, Stage
-from clasp.methods.base import Method
 from clasp.methods.flowcut import FlowCut
 from clasp.methods.ivcprune import IVCPrune
 from clasp.methods.pact import PACT
@@ -24,49 +24,6 @@ from clasp.ops.cluster import density_centres
 from clasp.ops.similarity import Cosines
 
 LLAVA = Geometry(576, 32, 4096, 11008, 32, 4096, 24, 23)
-SELECTING: list[type[Method]] = [V2Drop, PACT, VisionTrim, IVCPrune]
-
-
-def falling(scores: Any) -> list[int]:
-    return sorted(range(len(scores)), key=lambda i: (-float(scores[i]), i))
-
-
-def softmax(logits: list[float]) -> list[float]:
-    powers = [math.exp(value - max(logits)) for value in logits]
-    return [power / sum(powers) for power in powers]
-
-
-def dot(a: Tensor, b: Tensor) -> float:
-    return float(a.double() @ b.double())
-
-
-def cos(a: Tensor, b: Tensor) -> float:
-    norm = float(a.double().norm()) * float(b.double().norm())
-    return dot(a, b) / norm if norm else 0.0
-
-
-@pytest.mark.parametrize("method", SELECTING)
-@pytest.mark.parametrize("keep", [1, 2, 3, 4, 7, 23])
-def test_selections_are_distinct(method: type[Method], keep: int) -> None:
-    state = FakeState(3, 24, stage=Stage(1, keep))
-    selection = method(tokens=keep).select(state, keep)
-    assert selection.index.shape == (3, keep)
-    assert all(len(set(row)) == keep for row in selection.index.tolist())
-    if method is not VisionTrim:
-        assert all(row == sorted(row) for row in selection.index.tolist())
-
-
-@pytest.mark.parametrize("method", SELECTING)
-@pytest.mark.parametrize("keep", [1, 5, 19])
-def test_equal_scores_and_tokens_are_no_special_case(method: type[Method], keep: int) -> None:
-    state = FakeState(2, 20, stage=Stage(1, keep))
-    for values in (state.visual_hidden, state.original_words, state.tower.states, state.tower.attentions):
-        values[:] = 0.0
-    for values in (state.tower.receives, *state.looked_at.whole.values(), state.looked_at.states, state.clip_text):
-        values[:] = 0.0
-    selection = method(tokens=keep).select(state, keep)
-    assert all(len(set(row)) == keep for row in selection.index.tolist())
-    assert selection.features is None or bool(selection.features.isfinite().all())
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 PRINTS = """
 import sys
 from clasp.arguments import run
-from clasp.cli.status import StatusArguments
+from clasp.cli.commands import Status
 
 def main(arguments):
     for _ in range({lines}):
         print("x" * 100, file={stream})
     return 0
 
-sys.exit(run(StatusArguments, main, [], ""))
+sys.exit(run(Status, main, [], ""))
 """
 
 
@@ -36,9 +36,7 @@ def unread(folder: Path, *command: str, errors: int = subprocess.PIPE) -> subpro
         )
 
 
-@pytest.mark.parametrize(
-    "arguments", [["status.py", "--help"], ["run.py", "--help"], ["run.py", "--cfg", "job"]], ids=" ".join
-)
+@pytest.mark.parametrize("arguments", [["status.py", "--help"], ["run.py", "--cfg", "job"]], ids=" ".join)
 def test_scripts_end_quietly(tmp_path: Path, arguments: list[str]) -> None:
     ended = unread(tmp_path, str(SCRIPTS / arguments[0]), *arguments[1:])
     assert (ended.returncode, ended.stderr) == (NOT_READ, b"")

@@ -15,7 +15,7 @@ from full_size import llava_processor, qwen2_5_vl_processor, qwen3_vl_processor,
 from PIL import Image
 
 from clasp.backbones import ADAPTERS
-from clasp.backbones.presentation import FILMED, Presentation, padded
+from clasp.backbones.presentation import WITH_VIDEOS, Presentation, padded
 from clasp.backbones.prompt import PromptReader, with_template
 from clasp.evaluation.generation.answering import Answerer, Question
 from clasp.methods import build
@@ -48,48 +48,6 @@ def test_padding_is_llavas(width: int, height: int) -> None:
             inside = 0 <= x - left < width and 0 <= y - top < height
             expected = picture.getpixel((x - left, y - top)) if inside else MEAN
             assert tuple(made[y, x].tolist()) == expected
-
-
-def test_transformers_own_padding_is_the_same() -> None:
-    """LLaVA's image processor can pad too, but the released checkpoints name CLIP's, which cannot."""
-    own = transformers.LlavaImageProcessor(
-        size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}, do_pad=True
-    )
-    clip = llava_processor().image_processor
-    picture = gradient(500, 333)
-    ours = clip(padded(picture, clip.image_mean), return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(ours, own(picture, return_tensors="pt")["pixel_values"], rtol=0, atol=0.02)
-
-
-def test_the_centre_crop_loses_the_ends_and_padding_keeps_them() -> None:
-    """What differs, measured: of a 2:1 picture the processor shows the middle half, at twice the scale."""
-    processor = llava_processor().image_processor
-    picture = Image.new("RGB", (672, 336), "red")
-    picture.paste((0, 0, 255), (0, 0, 168, 336))  # the left quarter
-    cropped, whole = (
-        processor(image, return_tensors="pt")["pixel_values"][0]
-        for image in (picture, padded(picture, processor.image_mean))
-    )
-    blue, red = 2, 0
-
-    def share(pixels: torch.Tensor, channel: int) -> float:
-        low = [
-            (1 if i == channel else 0 - m) / s if i == channel else (0 - m) / s
-            for i, (m, s) in enumerate(zip(processor.image_mean, processor.image_std, strict=True))
-        ]
-        own = [(1 - m) / s for m, s in zip(processor.image_mean, processor.image_std, strict=True)][channel]
-        target = torch.tensor([own if i == channel else low[i] for i in range(3)])
-        return float(((pixels - target[:, None, None]).abs().amax(dim=0) < 0.1).float().mean())
-
-    assert share(cropped, blue) == 0.0
-    assert share(cropped, red) > 0.99
-    assert share(whole, blue) == pytest.approx(1 / 8, abs=0.01)
-    assert share(whole, red) == pytest.approx(3 / 8, abs=0.01)
-
-
-def test_a_square_picture_is_the_same_either_way() -> None:
-    picture = gradient(192, 192)
-    assert padded(picture, [0.5] * 3) is picture
 
 
 def asked(family: str, processor: Any, presentation: Presentation, *pictures: Image.Image, video: Any = None) -> Any:
@@ -166,7 +124,7 @@ def test_without_anything_to_say_nothing_is_signed_or_told() -> None:
         "frames": 3,
     }
     assert shown.protocol.endswith("3 frames a video")
-    assert shown.protocol.startswith("pictures padded to a square, system prompt 'Be brief.', at least 1 pixels")
+    assert shown.protocol.startswith("images padded to a square, system prompt 'Be brief.', at least 1 pixels")
 
 
 @pytest.mark.parametrize(
@@ -228,4 +186,4 @@ def test_video_llava_is_asked_as_its_card_says_although_its_processor_has_no_tem
 def test_frames_are_for_the_families_that_take_videos() -> None:
     """The list, which needs no torch, against the adapters."""
     takes = {module for module, name in ADAPTERS.values() if getattr(importlib.import_module(module), name).frames}
-    assert set(FILMED) == takes
+    assert set(WITH_VIDEOS) == takes

@@ -15,7 +15,7 @@ from clasp.backbones.prompt import PromptReader
 sys.path.append(str(Path(__file__).parents[1] / "engine"))
 from families import FAMILIES, Family, Prompt
 
-PICTURE = Image.new("RGB", (64, 64), (200, 30, 30))
+IMAGE = Image.new("RGB", (64, 64), (200, 30, 30))
 INSTRUCTIONS = (
     "What color is the circle?",
     "Why",
@@ -55,10 +55,10 @@ def decoded(family: Family, ids: list[int], positions: list[int]) -> str:
 
 
 def media(family: Family) -> dict[str, dict[str, Any]]:
-    cases: dict[str, dict[str, Any]] = {"one": {"images": [PICTURE]}, "two": {"images": [PICTURE, PICTURE]}}
+    cases: dict[str, dict[str, Any]] = {"one": {"images": [IMAGE]}, "two": {"images": [IMAGE, IMAGE]}}
     if family.takes_videos:
-        cases["video"] = {"videos": [[PICTURE] * 4]}
-        cases["both"] = {"images": [PICTURE], "videos": [[PICTURE] * 4]}
+        cases["video"] = {"videos": [[IMAGE] * 4]}
+        cases["both"] = {"images": [IMAGE], "videos": [[IMAGE] * 4]}
     return cases
 
 
@@ -86,18 +86,18 @@ def test_without_media(family: Family, reader: PromptReader, instruction: str) -
 
 def test_one_placeholder_or_several(family: Family) -> None:
     processor = family.processor()
-    ids = ids_of(family, Prompt(text="What color?", images=[PICTURE]))
+    ids = ids_of(family, Prompt(text="What color?", images=[IMAGE]))
     one, several = PromptReader(processor, processor.image_token_id), PromptReader(processor, placeholders(family))
     assert one.positions(ids) == several.positions(ids)
     assert one.text(ids) == several.text(ids) == "What color?"
     if family.takes_videos and family.name != "qwen3_vl":  # there, only named placeholders tell frame times from words
         # a placeholder of the kind that was not named is still no word
-        ids = ids_of(family, Prompt(text="What color?", videos=[[PICTURE] * 4]))
+        ids = ids_of(family, Prompt(text="What color?", videos=[[IMAGE] * 4]))
         assert one.text(ids) == several.text(ids) == "What color?"
 
 
 def test_an_answer_that_is_already_begun_is_no_instruction(family: Family, reader: PromptReader) -> None:
-    ids = ids_of(family, Prompt(text="What color?", images=[PICTURE]))
+    ids = ids_of(family, Prompt(text="What color?", images=[IMAGE]))
     begun = ids + family.processor().tokenizer("It is", add_special_tokens=False)["input_ids"]
     assert reader.positions(begun) == reader.positions(ids)
     assert reader.text(begun) == "What color?"
@@ -107,11 +107,11 @@ def test_only_the_last_turn_where_special_tokens_mark_turns(family: Family, read
     if "im_start" not in family.processor().chat_template or family.name == "smolvlm":  # it opens the dialogue alone
         pytest.skip("turns of plain words cannot be told from the user's own words")
     answer = {"role": "assistant", "content": [{"type": "text", "text": "Red."}]}
-    first, second = Prompt(text="What color?", images=[PICTURE]), Prompt(text="Why?")
+    first, second = Prompt(text="What color?", images=[IMAGE]), Prompt(text="Why?")
     dialogue = [*first.messages(), answer, *second.messages()]
     processor = family.processor()
     text = processor.apply_chat_template(dialogue, add_generation_prompt=True, tokenize=False)
-    ids = processor(text=[text], images=[[PICTURE]], return_tensors="pt")["input_ids"][0].tolist()
+    ids = processor(text=[text], images=[[IMAGE]], return_tensors="pt")["input_ids"][0].tolist()
     assert reader.text(ids) == "Why?"
     assert decoded(family, ids, reader.positions(ids)) == "Why?"
 
@@ -120,16 +120,16 @@ def test_words_before_the_image_are_read_but_cannot_see_it(family: Family, reade
     """Only the text after the image attends to it; the router reads all of it."""
     processor = family.processor()
     opening = "<|vision_start|>" if "qwen" in family.name else processor.image_token
-    prompt = Prompt(text="and why?", images=[PICTURE]).messages()
+    prompt = Prompt(text="and why?", images=[IMAGE]).messages()
     text = processor.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     text = text.replace(opening, f"What is it {opening}")
-    ids = processor(text=[text], images=[PICTURE], return_tensors="pt")["input_ids"][0].tolist()
+    ids = processor(text=[text], images=[IMAGE], return_tensors="pt")["input_ids"][0].tolist()
     assert reader.text(ids).split() == ["What", "is", "it", "and", "why?"]
     assert decoded(family, ids, reader.positions(ids)) == "and why?"
 
 
 def test_image_alone_leaves_the_last_token(family: Family, reader: PromptReader) -> None:
-    ids = ids_of(family, Prompt(text="", images=[PICTURE]))
+    ids = ids_of(family, Prompt(text="", images=[IMAGE]))
     assert reader.text(ids) == ""
     assert reader.positions(ids) == [len(ids) - 1]
 
@@ -146,5 +146,5 @@ def test_a_template_that_refuses_system_prompts(family: Family) -> None:
     processor = copy.copy(family.processor())
     refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system prompts') }}{% endif %}"
     processor.chat_template = refusal + processor.chat_template
-    ids = ids_of(family, Prompt(text="What color is the assistant?", images=[PICTURE]))
+    ids = ids_of(family, Prompt(text="What color is the assistant?", images=[IMAGE]))
     assert PromptReader(processor, placeholders(family)).text(ids) == "What color is the assistant?"

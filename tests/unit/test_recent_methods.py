@@ -2,72 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
 import pytest
 import torch
 from fakes import FakeState
+from naive import cos, falling
 from torch import Tensor
 
 from clasp.budget import BudgetError, Geometry, Stage
-from clasp.methods.base import Method
 from clasp.methods.hiprune import HiPrune
-from clasp.methods.holov import HoloV, apportion
+from clasp.methods.holov import HoloV
 from clasp.methods.mmtok import MMTok
 from clasp.methods.pool import Pool, columns, windows
-from clasp.methods.prunesid import PruneSID, shares
+from clasp.methods.prunesid import PruneSID
 from clasp.methods.random import Random, RandomInside
 from clasp.methods.scope import SCOPE
 from clasp.methods.stride import Stride
 from clasp.methods.vscan import VScan
 
 LLAVA = Geometry(576, 32, 4096, 11008, 32, 4096, 24, 23)
-ALL: list[type[Method]] = [Stride, Pool, SCOPE, HoloV, MMTok, PruneSID, HiPrune, VScan]
-READS_CLS = [SCOPE, HoloV, PruneSID, VScan]
-
-
-def falling(scores: Any) -> list[int]:
-    return sorted(range(len(scores)), key=lambda i: (-float(scores[i]), i))
-
-
-def cos(a: Tensor, b: Tensor) -> float:
-    norm = float(a.double().norm()) * float(b.double().norm())
-    return float(a.double() @ b.double()) / norm if norm else 0.0
-
-
-@pytest.mark.parametrize("method", ALL)
-@pytest.mark.parametrize("keep", [1, 2, 7, 23])
-def test_selections_are_distinct_and_name_the_states_they_read(method: type[Method], keep: int) -> None:
-    state = FakeState(3, 24, stage=Stage(0, keep))
-    state.shape = (4, 6)
-    instance = method(tokens=keep)
-    selection = instance.select(state, keep)
-    assert selection.index.shape == (3, keep)
-    assert all(row == sorted(set(row)) for row in selection.index.tolist())
-    assert state.tower.reads <= set(instance.vision_states(state.tower.feature_layer))
-
-
-@pytest.mark.parametrize("method", ALL)
-def test_equal_scores_and_tokens_are_no_special_case(method: type[Method]) -> None:
-    for attention in (0.05, 0.0):
-        state = FakeState(2, 20, stage=Stage(0, 5))
-        state.tower.attentions[:] = attention
-        state.tower.states[:] = 0.0
-        state.visual_hidden[:] = 0.0
-        state.original_words[:] = 0.0
-        selection = method(tokens=5).select(state, 5)
-        assert selection.index.shape == (2, 5)
-        assert all(row == sorted(set(row)) for row in selection.index.tolist())
-        assert selection.features is None or bool(selection.features.isfinite().all())
-
-
-@pytest.mark.parametrize("method", [*ALL[:-1], Random])
-def test_the_budget_is_the_count_before_the_decoder(method: type[Method]) -> None:
-    assert method(tokens=64).check(LLAVA).stages == (Stage(0, 64),)
-    notes = method(tokens=64).fallbacks(dataclasses.replace(LLAVA, cls=False))
-    assert any("no CLS" in note for note in notes) == (method in READS_CLS)
 
 
 @pytest.mark.parametrize(
@@ -247,24 +202,6 @@ def test_holov_equals_its_specification(tokens: int, keep: int) -> None:
         assert index[row].tolist() == sorted(kept)
 
 
-def test_holov_has_sixteen_strips_at_the_published_budget() -> None:
-    state = FakeState(1, 576)
-    state.tower.attentions[:] = 0.0
-    state.tower.attentions[2, 0, ::36] = 1.0  # one token in every strip of 36
-    state.tower.attentions[2, 0, 1::36] = 0.5
-    index = HoloV(tokens=64, variance_weight=0.0).select(state, 64).index[0].tolist()
-    assert [sum(36 * p <= i < 36 * (p + 1) for i in index) for p in range(16)] == [4] * 16
-
-
-def test_apportioned_shares_add_up() -> None:
-    scores = torch.rand(50, 7, generator=torch.Generator().manual_seed(0))
-    for total in (1, 6, 7, 40):
-        parts = apportion(scores, total)
-        assert parts.sum(dim=1).tolist() == [total] * 50
-        exact = scores / scores.sum(dim=1, keepdim=True) * total
-        assert (parts - exact).abs().max() < 1 + 1e-3
-
-
 # HiPrune -------------------------------------------------------------------------------------------------------------
 
 
@@ -422,16 +359,3 @@ def test_prunesid_equals_its_specification(keep: int, has_cls: bool) -> None:
         assert selection.features is not None
         projected = state.tower.project(state.tower.cls[3, row])
         assert selection.features[row][selection.replaced[row]].allclose(projected)
-
-
-@pytest.mark.parametrize("budget", [4, 30, 64, 65, 150])
-def test_prunesids_quotas_equal_the_loop(budget: int) -> None:
-    draw = torch.Generator().manual_seed(budget)
-    sizes = torch.randint(0, 80, (40, max(1, budget // 4)), generator=draw)
-    sizes[:, 0] += budget
-    distinct = (sizes * torch.rand(sizes.shape, generator=draw)).long().clamp(min=1).minimum(sizes)
-    for patches in (budget, budget - 1):
-        quotas = shares(distinct, sizes, budget, patches).tolist()
-        assert quotas == [
-            naive_quotas(n, size, budget, patches) for n, size in zip(distinct.tolist(), sizes.tolist(), strict=True)
-        ]

@@ -20,6 +20,7 @@ def test_the_registry_says_what_the_class_says(name: str) -> None:
     assert (method.__module__, method.__name__, method.name) == (entry.module, entry.class_name, name)
     assert entry.label == (method.__dict__.get("label") or method.__name__)
     assert (entry.paper, entry.inside, entry.convention) == (method.paper, method.inside, method.convention)
+    assert (entry.needs_videos, entry.resizes) == (method.needs_videos, method.resizes)
     assert bool(entry.paper) == any(entry.paper in line for line in (method.__doc__ or "").splitlines() if entry.paper)
 
 
@@ -57,7 +58,7 @@ def test_a_method_is_found_by_its_file_alone(tmp_path: Path) -> None:
 
 
 def test_asking_which_methods_there_are_imports_no_torch() -> None:
-    code = "import sys; from clasp.methods import METHODS; assert METHODS; assert 'torch' not in sys.modules"
+    code = "import sys; from clasp.methods import for_images; assert for_images(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert set(clasp.__all__) == {entry.class_name for entry in METHODS.values()} | {"load"}
 
@@ -67,3 +68,7 @@ def test_what_is_only_shown_makes_no_result_stale() -> None:
     assert normalised(plain + "    label: str = 'B'\n    inside: bool = True\n") == normalised(plain)
     assert normalised(plain + "    other: bool = True\n") != normalised(plain)
     assert normalised("label: str = 'B'\n") != normalised(""), "of classes alone"
+
+
+def test_the_package_exports_every_method() -> None:
+    assert set(clasp.__all__) == {entry.class_name for entry in METHODS.values()} | {"load"}

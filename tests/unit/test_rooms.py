@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -75,11 +73,3 @@ def test_modules_do_not_import_each_other_in_a_circle(folder: str) -> None:
     }
     assert any(below.values())
     TopologicalSorter(below).prepare()  # CycleError names the modules of a circle
-
-
-def test_one_process_imports_nothing_of_the_cluster() -> None:
-    code = (
-        "import sys, clasp.evaluation.runner; print([name for name in sys.modules if name.startswith('clasp.launch')])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

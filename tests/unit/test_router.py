@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-from clasp.backbones import load
-from clasp.backbones.prompt import PromptReader
 from clasp.backbones.published import SHIPPED
 from clasp.categories import CATEGORIES
 from clasp.methods.clasp.method import CLASP
@@ -146,43 +144,10 @@ def test_without_an_encoder_clasp_takes_keyword_rules_and_says_so(monkeypatch: p
     assert with_encoder.fallbacks(SHIPPED.geometry) == ()
     monkeypatch.setattr("clasp.methods.clasp.router.encoder_installed", lambda: False)
     method = CLASP(tokens=64)
-    assert method.router == KeywordRouter(stands_in=True) != KeywordRouter()
+    assert method.router == KeywordRouter(is_fallback=True) != KeywordRouter()
     assert method.route(["How many dogs are there?"]) == ["counting"]
     (note,) = method.fallbacks(SHIPPED.geometry)
     assert "keyword rules stand in for router 'embedding'" in note
     assert CLASP(tokens=64, router="keyword").fallbacks(SHIPPED.geometry) == (), "asked for"
     with pytest.raises(RouterError, match="router=keyword"):
         CLASP(tokens=64, router=EmbeddingRouter())
-
-
-@pytest.fixture(scope="module")
-def processor() -> Any:
-    return load("tiny")[1]
-
-
-def ids_of(processor: Any, question: str, images: int = 1) -> list[int]:
-    content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    return processor.tokenizer(text)["input_ids"]
-
-
-@pytest.mark.parametrize("question", ["What color is the circle?", "How many?", "Is ASSISTANT: a word here?"])
-def test_instruction_is_the_question_and_nothing_else(processor: Any, question: str) -> None:
-    tokenizer = processor.tokenizer
-    reader = PromptReader(processor, tokenizer.convert_tokens_to_ids("<image>"))
-    ids = ids_of(processor, question)
-    assert reader.text(ids) == question
-    positions = reader.positions(ids)
-    assert tokenizer.decode([ids[i] for i in positions]).strip() == question
-    assert ids[positions[0] - 1] not in (tokenizer.eos_token_id,)
-
-
-def test_instruction_tokens_are_those_after_the_last_image(processor: Any) -> None:
-    tokenizer = processor.tokenizer
-    image = tokenizer.convert_tokens_to_ids("<image>")
-    reader = PromptReader(processor, image)
-    ids = ids_of(processor, "What color is it?", images=2)
-    assert min(reader.positions(ids)) > max(i for i, token in enumerate(ids) if token == image)
-    only_image = tokenizer("USER: What is it? <image>\n ASSISTANT:")["input_ids"]
-    assert reader.positions(only_image) == [len(only_image) - 1]
-    assert "What is it?" in reader.text(only_image)

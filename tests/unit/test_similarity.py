@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from naive import cloud
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,10 +22,6 @@ from clasp.ops.similarity import Closeness, Cosines, blocks
 TOKENS = 60
 
 
-def cloud(batch: int, tokens: int, seed: int, dim: int = 12) -> Tensor:
-    return torch.randn(batch, tokens, dim, generator=torch.Generator().manual_seed(seed))
-
-
 def test_blocks_cover_all_rows_in_order() -> None:
     for rows, width, held in ((10, 3, 7), (10, 3, 1), (10, 3, 1000), (1, 1, 1), (0, 5, 5)):
         parts = list(blocks(rows, width, held))
@@ -36,7 +33,7 @@ def test_blocks_cover_all_rows_in_order() -> None:
 def test_rows_and_blocks_are_those_of_the_whole_matrix(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(similarity, "BLOCK", 7 * TOKENS)
     monkeypatch.setattr(similarity, "HELD", held)
-    values = cloud(2, TOKENS, 0)
+    values = cloud(2, TOKENS, 0, dim=12)
     values[1, 5], values[0, 3] = 0.0, values[0, 9]
     distance = (values[:, :, None] - values[:, None]).square().mean(dim=-1).sqrt()
     index = torch.tensor([[3, 9, 4], [0, 5, 59]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from fakes import FakeState
+from naive import cos, falling, rising
 from torch import Tensor
 
 from clasp.budget import BudgetError, Geometry, Stage
-from clasp.methods import METHODS, for_pictures
+from clasp.methods import METHODS, for_images
 from clasp.methods.evs import EVS
 from clasp.methods.fastvid import FastVID
 from clasp.methods.framefusion import FrameFusion, last_stage
@@ -27,7 +28,6 @@ FRAMES, SIZE = 6, 10
 PICTURES = Geometry(576, 32, 4096, 11008, 32, 4096, 24, 23)
 VIDEOS = replace(PICTURES, videos=True, dynamic=True)
 BEFORE = [EVS, VidCom2, FastVID, HoliTom]
-Loops = Callable[[Any], Any]
 
 
 def state_of(seed: int = 0, rows: int = 2, loose: int = 0, frames: int = FRAMES, size: int = SIZE) -> FakeState:
@@ -42,34 +42,19 @@ def state_of(seed: int = 0, rows: int = 2, loose: int = 0, frames: int = FRAMES,
     return state
 
 
-def cos(a: Tensor, b: Tensor) -> float:
-    norm = float(a.double().norm()) * float(b.double().norm())
-    return float(a.double() @ b.double()) / norm if norm else 0.0
-
-
-def rising(values: Sequence[float]) -> list[int]:
-    return sorted(range(len(values)), key=lambda i: (values[i], i))
-
-
-def falling(values: Sequence[float]) -> list[int]:
-    return sorted(range(len(values)), key=lambda i: (-values[i], i))
-
-
 # What all have in common --------------------------------------------------------------------------------------------
 
 
 def test_methods_for_videos_are_known_by_what_they_say() -> None:
-    assert set(METHODS) - set(for_pictures()) == {"evs", "vidcom2", "fastvid", "holitom", "framefusion"}
+    assert set(METHODS) - set(for_images()) == {"evs", "vidcom2", "fastvid", "holitom", "framefusion", "downsample"}
 
 
 @pytest.mark.parametrize("method", [*BEFORE, FrameFusion])
 def test_a_backbone_without_videos_is_refused_by_name_with_a_remedy(method: Any) -> None:
-    with pytest.raises(
-        ValueError, match=f"{method.name!r} compares the frames of videos.*video_llava_7b.*for pictures"
-    ):
+    with pytest.raises(ValueError, match=f"{method.name!r} compares the frames of videos.*video_llava_7b.*for images"):
         method(tokens=64).check(PICTURES)
     assert method(tokens=64).check(VIDEOS).token_counts().output_average == pytest.approx(64, abs=1)
-    assert any("picture" in note for note in method(tokens=64).assumed()), "it says what it does to a picture"
+    assert any("image" in note for note in method(tokens=64).assumed()), "it says what it does to an image"
 
 
 @pytest.mark.parametrize(
@@ -89,55 +74,6 @@ def test_a_backbone_without_videos_is_refused_by_name_with_a_remedy(method: Any)
 def test_bad_parameters_are_refused(method: Any, parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         method(tokens=64, **parameters)
-
-
-@pytest.mark.parametrize("loose", [0, 1])
-@pytest.mark.parametrize("keep", [1, 2, 7, 11, 30, 47, 59])
-@pytest.mark.parametrize("method", [VidCom2, FastVID, HoliTom])
-def test_selections_are_distinct_of_the_asked_size_and_keep_newlines(method: Any, keep: int, loose: int) -> None:
-    state = state_of(loose=loose)
-    chosen = method(tokens=keep, **({"threshold": 1.0} if method is HoliTom else {})).select(state, keep)
-    assert chosen.valid is None
-    assert chosen.index.shape == (2, keep)
-    for row in chosen.index.tolist():
-        assert len(set(row)) == keep
-        assert (FRAMES * SIZE in row) == (bool(loose) and keep > 1)
-    if method is not HoliTom:
-        assert all(row == sorted(row) for row in chosen.index.tolist())
-    assert state.tower.reads <= set(method(tokens=keep).vision_states(state.tower.feature_layer))
-    if chosen.features is not None and loose and keep > 1:
-        newline = (chosen.index == FRAMES * SIZE).nonzero()[:, 1]
-        kept = chosen.features[torch.arange(2), newline]
-        assert kept.equal(state.visual_hidden[:, FRAMES * SIZE]), "it is as it was"
-
-
-@pytest.mark.parametrize("method", BEFORE)
-def test_equal_frames_tokens_and_zeros_are_no_special_case(method: Any) -> None:
-    for value in (1.0, 0.0):
-        state = state_of()
-        state.visual_hidden[:] = value
-        state.tower.attentions[:] = 0.1
-        state.tower.receives[:] = 0.1
-        chosen = method(tokens=20).select(state, 20)
-        assert all(len(set(row)) == len(row) for row in chosen.index.tolist())
-        assert chosen.features is None or bool(chosen.features.isfinite().all())
-
-
-@pytest.mark.parametrize("method", [VidCom2, FastVID, HoliTom])
-def test_rows_do_not_look_at_each_other(method: Any) -> None:
-    both = state_of(rows=3)
-    together = method(tokens=20).select(both, 20)
-    for row in range(3):
-        alone = state_of(rows=3)
-        for name in ("visual_hidden",):
-            setattr(alone, name, getattr(alone, name)[row : row + 1])
-        alone.tower.attentions = alone.tower.attentions[:, row : row + 1]
-        alone.tower.receives = alone.tower.receives[:, row : row + 1]
-        alone.seeds = lambda row=row: [100 + row]  # type: ignore[method-assign,misc]
-        single = method(tokens=20).select(alone, 20)
-        assert single.index[0].equal(together.index[row])
-        if single.features is not None and together.features is not None:
-            torch.testing.assert_close(single.features[0], together.features[row])
 
 
 # EVS ----------------------------------------------------------------------------------------------------------------

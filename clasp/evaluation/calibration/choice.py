@@ -11,7 +11,7 @@ cross-validation says that the gain is not noise:
    ones.
 4. A category gets its own best setting where that gain exceeds its standard error, and the fixed setting elsewhere.
 
-Numpy alone; what asks the questions is the runner.
+Numpy alone; the runner gets the answers.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 FOLDS = 10
+UNFUSED = "deep"
+"""The fusion that takes the backbone's own feature layer alone."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The table: the setting for all categories, and each category's own."""
+    """The table: the setting for all categories, the best of those that mix ViT layers, and each category's own.
+
+    Where ``fixed`` mixes layers itself, or no candidate does, ``fused`` is the same one.
+    """
 
     fixed: Setting
+    fused: Setting
     choices: Mapping[str, Choice]
 
 
@@ -92,17 +98,19 @@ def calibrate(
         if len(values) < folds:
             raise ValueError(f"category {category!r} has {len(values)} questions for {folds} folds; ask more")
     fixed = _best_fixed(list(scores.values()))
+    mixing = [index for index, setting in enumerate(settings) if setting.fusion != UNFUSED] or [fixed]
+    fused = mixing[_best_fixed([values[:, mixing] for values in scores.values()])]
     members = {
         category: np.random.default_rng([seed, i]).permutation(len(values)) % folds
         for i, (category, values) in enumerate(scores.items())
     }
     gains = {category: np.empty(len(values)) for category, values in scores.items()}
     for fold in range(folds):
-        seen = {category: values[members[category] != fold] for category, values in scores.items()}
-        best_fixed = _best_fixed(list(seen.values()))
+        training = {category: values[members[category] != fold] for category, values in scores.items()}
+        best_fixed = _best_fixed(list(training.values()))
         for category, values in scores.items():
             held = members[category] == fold
-            best = int(seen[category].mean(axis=0).argmax())
+            best = int(training[category].mean(axis=0).argmax())
             gains[category][held] = values[held, best] - values[held, best_fixed]
     choices = {}
     for category, values in scores.items():
@@ -119,7 +127,7 @@ def calibrate(
             error,
             len(values),
         )
-    return Calibration(settings[fixed], choices)
+    return Calibration(settings[fixed], settings[fused], choices)
 
 
 def _best_fixed(scores: Sequence[Array]) -> int:

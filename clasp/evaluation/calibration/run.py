@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,55 @@ from clasp.categories import CATEGORIES
 from clasp.config import CategoryConfig, RunConfig, VariantConfig, rows_hash
 from clasp.evaluation.benchmarks import Benchmark, get_benchmark
 from clasp.evaluation.calibration.choice import Array, Calibration, Choice, Setting, calibrate
-from clasp.evaluation.calibration.overlap import Fingerprints, fingerprints, overlaps
 from clasp.evaluation.plan import Plan
+from clasp.evaluation.questions.images import rgb
 from clasp.files import write_atomically
 from clasp.methods.clasp.fusion import get_fusion
 from clasp.results.provenance import command, now
 from clasp.results.store import CellStore
-from clasp.strict import ConfigError, check_name, shown
+from clasp.strict import ConfigError, check_name, config_errors, shown
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Hashes of a benchmark's images and of its (image, question) pairs, each with a name for messages."""
+
+    images: Mapping[str, str]
+    questions: Mapping[str, str]
+
+
+def fingerprints(name: str, documents: Iterable[tuple[list[Any], str]]) -> Fingerprints:
+    """Of one benchmark.
+
+    Args:
+        name: of the benchmark, for messages.
+        documents: images (PIL) and text of each question.
+    """
+    images: dict[str, str] = {}
+    questions: dict[str, str] = {}
+    for row, (pictures, text) in enumerate(documents):
+        hashes = [image_hash(picture) for picture in pictures]
+        images |= dict.fromkeys(hashes, f"{name}[{row}]")
+        asked = json.dumps([hashes, " ".join(text.lower().split())])
+        questions[hashlib.sha256(asked.encode()).hexdigest()] = f"{name}[{row}]"
+    return Fingerprints(images, questions)
+
+
+def image_hash(image: Any) -> str:
+    """SHA-256 of the decoded pixels and their size: free of how a library writes its files."""
+    pixels = rgb(image)
+    return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
+
+
+def overlaps(one: Iterable[Fingerprints], other: Iterable[Fingerprints]) -> list[str]:
+    """What both sides show or ask, as ``a[3] and b[5]``; a shared image is named once, whatever is asked about it."""
+    found: dict[str, None] = {}
+    others = list(other)
+    for mine in one:
+        for theirs in others:
+            for own, their in ((mine.images, theirs.images), (mine.questions, theirs.questions)):
+                found |= dict.fromkeys(f"{own[key]} and {their[key]}" for key in own.keys() & their.keys())
+    return list(found)
 
 
 def check_disjoint(config: RunConfig, plan: Plan, against: Sequence[str]) -> str:
@@ -63,9 +106,7 @@ def settings(config: RunConfig) -> dict[str, Setting]:
     Raises:
         ConfigError: a row that is no setting (it needs a fusion by name and a pivot share), or none at all.
     """
-    found = {}
-    for row, variant in config.grid.variants.items():
-        found[row] = _setting(row, variant)
+    found = {row: _setting(row, variant) for row, variant in config.grid.variants.items()}
     if not found:
         raise ConfigError("calibration needs rows under grid.variants, each with a fusion and a pivot share")
     return found
@@ -105,10 +146,8 @@ def choose(config: RunConfig, plan: Plan) -> Calibration:
     empty = [category for category, values in matrix.items() if not values.size]
     if empty:
         raise ConfigError(f"no calibration question is about {', '.join(empty)}; add benchmarks that ask such")
-    try:
+    with config_errors():
         return calibrate(list(candidates.values()), matrix)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def names(against: object) -> list[str]:
@@ -157,7 +196,11 @@ def write_policy(path: Path, config: RunConfig, plan: Plan, chosen: Calibration,
         "provenance": "calibrated",
         "pivot_share": None,
         "categories": {category: _row(choice) for category, choice in chosen.choices.items()},
-        "fixed": {"fusion": chosen.fixed.fusion, "pivot_share": chosen.fixed.pivot_share},
+        "fixed": {
+            "fusion": chosen.fixed.fusion,
+            "pivot_share": chosen.fixed.pivot_share,
+            "fused": chosen.fused.fusion,
+        },
         "calibration": {
             "rows": rows_hash({c: CategoryConfig(*_row(choice).values()) for c, choice in chosen.choices.items()}),
             "tokens": list(config.grid.tokens),
@@ -172,7 +215,8 @@ def write_policy(path: Path, config: RunConfig, plan: Plan, chosen: Calibration,
     }
     header = (
         f"# CLASP's table on {config.backbone.name}, written by `make calibrate BACKBONE={config.backbone.name}`.\n"
-        "# categories: fusion weights (shallow to deep), pivot share; fixed: the best setting that all can share.\n"
+        "# categories: fusion weights (shallow to deep), pivot share; fixed: the best setting that all can share,\n"
+        "# fused: the best fusion for all of those that mix ViT layers.\n"
         "# A category departs from fixed only where its cross-validated gain exceeds its standard error.\n"
     )
     text = yaml.safe_dump(record, sort_keys=False, default_flow_style=None, width=118)

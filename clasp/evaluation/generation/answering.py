@@ -18,11 +18,12 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from clasp.backbones import adapter_for
-from clasp.backbones.presentation import Presentation
+from clasp.backbones.presentation import Downscaling, Presentation
 from clasp.cost import Stopwatch
 from clasp.evaluation.generation.prefetcher import Batch, Prefetcher
 from clasp.evaluation.questions.frames import Clip, VideoError, sample
 from clasp.evaluation.questions.images import rgb
+from clasp.methods.downsample import Downsample
 
 if TYPE_CHECKING:
     from clasp.engine import Run
@@ -86,8 +87,8 @@ class Answer:
         text: the model's answer, cut at the task's stop strings.
         routed: category that the method's router chose, where it routes.
         entering: visual tokens that each decoder layer computed on; empty for a prompt without an image.
-        leaving: visual tokens that each decoder layer handed on.
-        nominal: visual tokens that its images were asked to keep at the pruning step; 0 without an image.
+        leaving: visual tokens that left each decoder layer.
+        nominal: the budget of its images, as :class:`clasp.budget.TokenCounts` counts it; 0 without an image.
         text_tokens: prompt tokens that are not visual.
         new_tokens: generated tokens, the end token included; the first one comes from the prefill.
         kv_bytes: bytes of the batch's KV cache after its prefill, divided by its questions.
@@ -106,21 +107,21 @@ class Answer:
 
 
 class Checkpoint:
-    """Where an answerer keeps what it has answered; this one keeps nothing.
+    """Where an answerer keeps its answers; this one keeps none.
 
     Attributes:
-        events: what happened that a reader of the answers should know, as JSON values.
+        events: what a reader of the answers should know of how they were made, as JSON values.
     """
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
 
     def given(self, questions: Sequence[Question]) -> dict[int, Answer]:
-        """Answers that are there already, by place."""
+        """Answers of an earlier run, by the question's place."""
         return {}
 
     def before_batch(self) -> None:
-        """Called before each batch; what it raises ends the answering."""
+        """Called before each batch; an exception from it ends the answering."""
 
     def keep(self, questions: Sequence[Question], answers: Sequence[Answer]) -> None:
         """Keeps the answers of one batch."""
@@ -134,11 +135,11 @@ class Answerer:
         processor: its processor, with a chat template.
         method: what is pruned.
         batch_size: questions per forward pass; answers do not depend on it.
-        vit_cache: an open cache of the ViT's layers; what it saves counts as spent, so that times are those without it.
+        vit_cache: an open cache of the ViT's layers; the time it saves is added to the answers' times.
         presentation: how images and questions reach the processor.
 
     Attributes:
-        checkpoint: what is asked for answers before and given them afterwards; each cell has its own.
+        checkpoint: holds earlier answers and receives new ones; each cell has its own.
     """
 
     overlap: ClassVar[bool] = True
@@ -165,7 +166,12 @@ class Answerer:
         self._largest: int | None = None  # questions that fit into memory at once, as far as is known
         self._preparing = copy.deepcopy(processor)  # a tokenizer's padding is state, and the engine reads tokens too
         presentation.prepare(self._preparing)
-        own = adapter_for(model).frames
+        adapter = adapter_for(model)
+        self._smaller: Downscaling | None = None
+        if isinstance(method, Downsample):
+            method.check(adapter.geometry)  # others' processors have no such bounds
+            self._smaller = Downscaling(self._preparing, method.size)
+        own = adapter.frames
         self._frames = own and (presentation.frames or own)
         self._warm = False
 
@@ -182,7 +188,7 @@ class Answerer:
         answers = self.checkpoint.given(questions)
         if answers:
             advance(len(answers))
-        # the stopwatch is the outer one, so that what pruning itself takes is inside what it times
+        # the stopwatch is the outer one, so that it also times the pruning itself
         with (
             Stopwatch(self.model) as watch,
             self.method(self.model, self.processor) as run,
@@ -198,7 +204,7 @@ class Answerer:
         return [answers[i] for i in range(len(questions))]
 
     def _waiting(self, questions: Sequence[Question], given: Collection[int]) -> Iterator[list[int]]:
-        """The batches of an unbroken run without what is given, none larger than what fits as far as is known."""
+        """The batches of all questions without those in ``given``, none larger than what fits into memory."""
         for places in self._batches(questions):
             waiting = [place for place in places if place not in given]
             while waiting:
@@ -207,9 +213,9 @@ class Answerer:
                 yield some
 
     def _answer_parts(self, run: Run, watch: Stopwatch, batch: Batch[Question]) -> list[Answer]:
-        """The answers of a batch, in as many parts as memory needs; each part is kept at once."""
+        """The answers of a batch, split into as many parts as memory requires; each part is stored when it is done."""
         answers: list[Answer] = []
-        whole: Batch[Question] | None = batch  # its inputs are there, and good for all of its questions at once
+        whole: Batch[Question] | None = batch  # its inputs are prepared, but only for all of its questions together
         while waiting := batch.questions[len(answers) :]:
             self.checkpoint.before_batch()
             some = waiting[: self._largest]
@@ -221,7 +227,7 @@ class Answerer:
         return answers
 
     def _fitting(self, run: Run, watch: Stopwatch, batch: Batch[Question]) -> list[Answer] | None:
-        """Answers, or None where memory ran out and fewer questions are to be tried.
+        """Answers, or None where memory ran out and a smaller batch should be tried.
 
         Raises:
             EvaluationError: memory ran out with a single question.
@@ -259,6 +265,11 @@ class Answerer:
             raise EvaluationError(
                 f"{question.name}: {type(self.model).__name__} is asked no questions about videos; use a backbone "
                 "whose adapter says how many frames it takes, for example backbone=video_llava_7b"
+            )
+        if question.videos and self._smaller is not None:
+            raise EvaluationError(
+                f"{question.name}: method {self.method.name!r} makes images smaller, not the frames of videos; use "
+                "method=pool, or benchmarks without videos"
             )
         for video in question.videos:
             if isinstance(video, str | Path) and not Path(video).is_file():
@@ -361,7 +372,7 @@ class Answerer:
             shown = ", ".join([*map(_described, question.images), *map(str, question.videos)]) or "text alone"
             raise EvaluationError(
                 f"{question.name} ({shown}) is refused by {type(self._preparing).__name__}: "
-                f"{error or type(error).__name__}; change the picture or leave the question out"
+                f"{error or type(error).__name__}; change the image or leave the question out"
             ) from error
 
     @torch.inference_mode()
@@ -381,7 +392,8 @@ class Answerer:
         return self._preparing(text=texts, padding=True, padding_side="left", return_tensors="pt", **arguments)
 
     def _shown(self, image: Any) -> Any:
-        return self._presentation.image(rgb(image), self._preparing)
+        shown = self._presentation.image(rgb(image), self._preparing)
+        return shown if self._smaller is None else self._smaller(shown)
 
     def _clip(self, question: Question, video: Any) -> Clip:
         assert self._frames is not None
@@ -430,7 +442,7 @@ def generation_settings(task: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[
         raise EvaluationError(f"generation setting until={until!r} is no text or list of texts")
     settings: dict[str, Any] = {"max_new_tokens": _whole(task, "max_new_tokens", MAX_NEW_TOKENS), "do_sample": False}
     settings["num_beams"] = _whole(task, "num_beams", 1)
-    settings |= dict.fromkeys(_SAMPLING)  # a checkpoint's own sampling settings have no say in greedy decoding
+    settings |= dict.fromkeys(_SAMPLING)  # a checkpoint's own sampling settings do not apply to greedy decoding
     # a checkpoint's own number of sequences neither: of several beams the best is the answer
     return tuple(until), settings | {"num_return_sequences": 1}
 

@@ -1,4 +1,4 @@
-"""A cell's answers in its answer log, from which a stopped cell goes on. Torch-free itself."""
+"""Stores a cell's answers in its answer log, from which a stopped cell resumes. Torch-free itself."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 
 class LoggedAnswers(Checkpoint):
-    """Keeps the answers of one cell, batch by batch; those of an earlier process are given at once.
+    """Stores the answers of one cell, batch by batch, and returns those of an earlier process.
 
     Args:
         answer_log: of the cell.
-        before_batch: called before each batch; what it raises ends the cell.
+        before_batch: called before each batch; an exception from it ends the cell.
     """
 
     def __init__(self, answer_log: AnswerLog, before_batch: Callable[[], object] = lambda: None) -> None:
@@ -26,7 +26,7 @@ class LoggedAnswers(Checkpoint):
         self._answer_log, self._known, self._before_batch = answer_log, answer_log.read(), before_batch
         if self._known:
             self.events.append({"event": RESUMED, "questions": len(self._known)})
-            log.info("going on after %d questions that are answered", len(self._known))
+            log.info("resuming after %d answered questions", len(self._known))
 
     def given(self, questions: Sequence[Question]) -> dict[int, Answer]:
         keys = enumerate(map(_key, questions))

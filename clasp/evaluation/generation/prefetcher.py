@@ -1,4 +1,4 @@
-"""Prepares the inputs of the next batch while the model answers the present one. Torch-free, no lmms-eval."""
+"""Prepares the inputs of the next batch while the model answers the current one. Torch-free, no lmms-eval."""
 
 from __future__ import annotations
 
@@ -43,12 +43,11 @@ class Batch(Generic[Question]):
 class Prefetcher(Generic[Question]):
     """One thread that prepares, one batch ahead; a context manager that leaves no thread behind.
 
-    All inputs are prepared on that thread, those that are asked for at once too, so that what prepares them need not be
-    safe in several.
+    All inputs are prepared on that thread, also those of :meth:`batch`, so that ``prepare`` need not be thread-safe.
 
     Args:
         prepare: makes the inputs of some questions.
-        overlap: False: each batch is prepared when its turn comes.
+        overlap: whether to prepare a batch ahead; False: each is prepared when it is needed.
     """
 
     def __init__(self, prepare: Prepare[Question], overlap: bool = True) -> None:
@@ -62,24 +61,24 @@ class Prefetcher(Generic[Question]):
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def batch(self, questions: Sequence[Question]) -> Batch[Question]:
-        """Questions as a batch that is not one of a row."""
+        """A single batch, outside of :meth:`each`."""
         return Batch(questions, self._prepare, self._pool)
 
     def each(
         self, batches: Iterable[Sequence[int]], questions: Sequence[Question]
     ) -> Iterator[tuple[Sequence[int], Batch[Question]]]:
-        """Batches in their order, each with its questions' places; the one behind it is being prepared meanwhile."""
-        present: tuple[Sequence[int], Batch[Question]] | None = None
+        """Batches in order, each with its questions' places; the next one is prepared meanwhile."""
+        current: tuple[Sequence[int], Batch[Question]] | None = None
         for places in batches:
             following = places, self.batch([questions[place] for place in places])
             if not self._overlap:
                 yield following
                 continue
-            if present is not None:
-                yield present
-            present = following
-        if present is not None:
-            yield present
+            if current is not None:
+                yield current
+            current = following
+        if current is not None:
+            yield current
 
 
 def _timed(prepare: Prepare[Question], questions: Sequence[Question]) -> tuple[Any, float]:

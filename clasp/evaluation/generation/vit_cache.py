@@ -1,12 +1,12 @@
-"""ViT layers compute each crop by itself, and a crop that they have seen before gives what it gave then.
+"""Caches the outputs of ViT layers by crop: a crop that is encoded again is looked up instead of computed.
 
 The cells of an experiment ask about the same images under many methods and budgets, in batches that differ, and on a
 small backbone the ViT takes most of the time. What its layers return for a crop is kept in memory and returned again,
 bit for bit, as long as nothing has changed what enters them: methods that merge patches inside the ViT compute from
 their first merge on. Layers are replaced, not the tower, so that every hook sees what it would see.
 
-A crop's states may not depend on its neighbours in a batch, or the memory would change answers; so a crop is computed
-alone whether anything is kept or not, which on a CPU takes no longer than the whole batch at once.
+A crop's states may not depend on its neighbours in a batch, or the cache would change answers; so a crop is computed
+alone whether anything is cached or not, which on a CPU takes no longer than the whole batch at once.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class ViTCache:
             else:
                 hidden = kwargs.pop("hidden_states")
             if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
-                self._passing[tower] = []  # what the layers behind this one get is of the method's own making
+                self._passing[tower] = []  # what the layers behind this one get is computed by the method
                 return original(hidden, *args, **kwargs)
 
             def compute(crop: Tensor) -> Tensor:
@@ -109,11 +109,11 @@ class ViTCache:
                 passing = self._passing[tower] = [None] * len(alone)
             states = []
             for place, entering in enumerate(alone):
-                seen = passing[place]
-                if seen is not None and not seen.leads_to(index, entering):
-                    seen = passing[place] = None  # from here on the layers compute something of their own
-                states.append(self._state(seen, index, entering, compute))
-            return torch.cat(states)  # copies: whoever writes into what it gets does not write into the memory
+                cached = passing[place]
+                if cached is not None and not cached.leads_to(index, entering):
+                    cached = passing[place] = None  # from here on the layers' inputs differ, so that they are computed
+                states.append(self._state(cached, index, entering, compute))
+            return torch.cat(states)  # copies, so that in-place changes do not reach the cache
 
         return forward
 
@@ -122,20 +122,20 @@ class ViTCache:
         key = (tower, f"{tuple(crop.shape)}{crop.dtype}{digest.hexdigest()}")
         return self._crops.setdefault(key, _Crop())
 
-    def _state(self, seen: _Crop | None, index: int, entering: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        if seen is not None and index < len(seen.states):
-            self.saved_seconds += seen.seconds[index]
-            return seen.states[index]
+    def _state(self, cached: _Crop | None, index: int, entering: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        if cached is not None and index < len(cached.states):
+            self.saved_seconds += cached.seconds[index]
+            return cached.states[index]
         started = time.perf_counter()
-        # of a copy, so that neither a crop's place in the batch nor its memory's alignment has a say in the result
+        # of a copy, so that neither a crop's place in the batch nor its memory's alignment changes the result
         state = compute(entering.clone())
-        if seen is not None:
-            self._keep(seen, state, time.perf_counter() - started)
+        if cached is not None:
+            self._keep(cached, state, time.perf_counter() - started)
         return state
 
-    def _keep(self, seen: _Crop, state: Tensor, seconds: float) -> None:
-        seen.states.append(state)
-        seen.seconds.append(seconds)
+    def _keep(self, cached: _Crop, state: Tensor, seconds: float) -> None:
+        cached.states.append(state)
+        cached.seconds.append(seconds)
         self._bytes += _bytes(state)
         while self._bytes > self._limit:  # perhaps that crop itself
             _, newest = self._crops.popitem()
@@ -165,5 +165,5 @@ def _same(one: Tensor, other: Tensor) -> bool:
     """Whether two contiguous tensors are equal bit by bit."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    words = INTEGERS[one.element_size()]  # bits, for which 0.0 is not -0.0, and whatever is no number is what it is
+    words = INTEGERS[one.element_size()]  # as bits: 0.0 differs from -0.0, and NaN equals itself
     return torch.equal(one.view(words), other.view(words))

@@ -33,8 +33,8 @@ class Endpoint:
     key: str | None = field(default=None, repr=False)
 
 
-class RequestFailed(RuntimeError):
-    """No reply came; ``hopeless`` where the next request would fail in the same way."""
+class JudgeError(RuntimeError):
+    """No reply came, or a cell stays unjudged; ``hopeless`` where the next one would fail in the same way."""
 
     def __init__(self, reason: str, hopeless: bool = False) -> None:
         super().__init__(reason)
@@ -107,7 +107,7 @@ class Chat:
         """The model's reply at temperature 0, the key masked in it should a server ever repeat it.
 
         Raises:
-            RequestFailed: no reply came.
+            JudgeError: no reply came.
         """
         import openai
 
@@ -118,12 +118,12 @@ class Chat:
             content = completion.choices[0].message.content
         except openai.APIStatusError as error:  # whose message may repeat the key
             problem = f"HTTP {error.status_code}"
-            raise RequestFailed(problem, hopeless=error.status_code in _REFUSED) from None
+            raise JudgeError(problem, hopeless=error.status_code in _REFUSED) from None
         except openai.APIConnectionError as error:
             cause = type(error.__cause__ or error).__name__
-            raise RequestFailed(f"no connection ({cause}) after {self._attempts} tries") from None
+            raise JudgeError(f"no connection ({cause}) after {self._attempts} tries") from None
         except (openai.OpenAIError, ValueError, IndexError, TypeError, AttributeError) as error:
-            raise RequestFailed(f"the reply is no chat completion ({type(error).__name__})") from None
+            raise JudgeError(f"the reply is no chat completion ({type(error).__name__})") from None
         if not isinstance(content, str):
-            raise RequestFailed("the reply is no chat completion (it has no text)")
+            raise JudgeError("the reply is no chat completion (it has no text)")
         return content.replace(self.endpoint.key, "[key]") if self.endpoint.key else content

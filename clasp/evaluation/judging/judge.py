@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from clasp.evaluation.benchmarks import BENCHMARKS
-from clasp.evaluation.judging.chat import Chat, Endpoint, RequestFailed
+from clasp.evaluation.judging.chat import Chat, Endpoint, JudgeError
 from clasp.evaluation.judging.rubrics import KINDS, Kind
 from clasp.results.provenance import now
 from clasp.results.schema import Cell, Judgement
@@ -25,18 +25,10 @@ from clasp.results.store import CellStore
 log = logging.getLogger(__name__)
 
 WORKERS = 8
-"""Requests under way at a time."""
+"""Concurrent requests."""
 
 MISSES = 8
 """Requests that fail in a row, after their own tries, before no further one is sent."""
-
-
-class JudgeError(RuntimeError):
-    """A cell stays unjudged; ``hopeless`` where the next cell would fail in the same way."""
-
-    def __init__(self, reason: str, hopeless: bool = False) -> None:
-        super().__init__(reason)
-        self.hopeless = hopeless
 
 
 def kind_of(cell: Mapping[str, Any]) -> str | None:
@@ -77,7 +69,7 @@ def judge_cell(
         store: where the cell is.
         cell: one of :func:`unjudged`.
         chat: the endpoint.
-        workers: requests under way at a time.
+        workers: concurrent requests.
         advance: called with the number of questions after each verdict.
 
     Raises:
@@ -126,14 +118,17 @@ def _ask_all(
         }
         try:
             for future in as_completed(futures):
-                try:
+                failure = future.exception()
+                if failure is None:
                     record(futures[future], future.result())
                     missed = 0
-                except RequestFailed as failure:
-                    record(futures[future], {"error": str(failure)})
-                    missed += 1
-                    if failure.hopeless or missed == MISSES:
-                        raise JudgeError(f"the judge does not answer: {failure}", hopeless=True) from None
+                    continue
+                if not isinstance(failure, JudgeError):
+                    raise failure
+                record(futures[future], {"error": str(failure)})
+                missed += 1
+                if failure.hopeless or missed == MISSES:
+                    raise JudgeError(f"the judge does not answer: {failure}", hopeless=True)
         finally:
             if not all(future.done() for future in futures):
                 chat.stop()
@@ -141,7 +136,7 @@ def _ask_all(
 
 
 def _verdict(kind: Kind, answer: Mapping[str, Any], chat: Chat) -> dict[str, Any]:
-    """What the judge says of one answer; a reply in another form than the one asked for is an error, not a score."""
+    """The judge's verdict on one answer; a reply that cannot be parsed is an error, not a score."""
     reply = chat.ask(kind.messages(str(answer["prompt"]), str(answer["answer"]), str(answer["prediction"])))
     try:
         scores = kind.parse(reply)

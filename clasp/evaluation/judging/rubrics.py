@@ -38,7 +38,7 @@ class Kind:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that is sent but the question at hand."""
+        """Hash of all that is sent except the question itself."""
         return hashlib.sha256(json.dumps(self.messages("", "", "")).encode()).hexdigest()[:16]
 
 

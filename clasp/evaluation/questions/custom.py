@@ -37,7 +37,7 @@ TASK = "clasp_custom"
 REQUIRED, OPTIONAL = ("image", "question", "answer"), ("category",)
 
 PLACEHOLDERS = ("<image>", "<video>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-"""What the backbones' prompts mark images with; images come before the text, so no question holds one."""
+"""Image placeholders of the backbones' prompts; images come before the text, so no question may contain one."""
 
 
 Problem = tuple[int, str]
@@ -79,12 +79,12 @@ def read(path: Path) -> Custom:
             f"data={path}: its name {path.stem!r} becomes the benchmark's; rename it to letters, digits and _ alone"
         )
     rows, shown, problems = _parse(path)
-    pictures = _images(sorted({image for images in shown.values() for image in images}))
+    checked = _images(sorted({image for images in shown.values() for image in images}))
     problems += [
-        (number, f"image {str(image)!r} {pictures[image].problem}")
+        (number, f"image {str(image)!r} {checked[image].problem}")
         for number, images in shown.items()
         for image in images
-        if pictures[image].problem
+        if checked[image].problem
     ]
     _refuse(path, problems)
     categories = {row.category for row in rows}
@@ -99,7 +99,7 @@ def read(path: Path) -> Custom:
     )
     digest = hashlib.sha256()
     for row in rows:
-        images = [pictures[image].digest for image in row.images]
+        images = [checked[image].digest for image in row.images]
         digest.update(json.dumps([row.question, row.answers, row.category, images]).encode())
     return Custom(benchmark, LocalFile(path, digest.hexdigest(), len(rows)))
 

@@ -1,4 +1,4 @@
-"""The embedded benchmarks' files under the data root: planned without them, built before they are asked. Torch-free."""
+"""The embedded benchmarks' files under the data root: built before a run, not needed to plan it. Torch-free."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LocalFile:
 
 
 def find(data: Path | str, names: Sequence[str]) -> dict[str, LocalFile]:
-    """What the named benchmarks under ``<data>/benchmarks`` ask; one is built only where nothing else says.
+    """The named benchmarks under ``<data>/benchmarks``; one is built only where its content is not recorded.
 
     Raises:
         ConfigError: a file is damaged.
@@ -77,10 +77,10 @@ def ensure(data: Path | str, names: Sequence[str]) -> dict[str, LocalFile]:
 
 
 def ensure_as_planned(data: Path | str, planned: Mapping[str, LocalFile]) -> None:
-    """Builds the embedded ones among a plan's benchmarks, which must ask what the plan says.
+    """Builds the embedded ones among a plan's benchmarks and checks their questions against the plan.
 
     Raises:
-        ConfigError: they do not.
+        ConfigError: they differ.
     """
     from clasp.tiny.benchmarks import NAMES
 

@@ -16,7 +16,7 @@ def rgb(image: Any) -> Any:
     """A PIL image as RGB. Grey values of 16 bits and floats from 0 to 1 are scaled to 8 bits, not clipped as PIL does.
 
     Raises:
-        PictureError: 32-bit or float values of which it is not known what white is.
+        ImageError: 32-bit or float values of which it is not known what white is.
     """
     converted = (_scaled(image) if image.mode.startswith(_DEEP) else image).convert("RGB")
     converted.filename = getattr(image, "filename", "")  # lost otherwise, and messages name it

@@ -13,10 +13,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypeVar
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from clasp.evaluation.questions.embedded import LocalFile
 from clasp.reading import InvalidFile, read_json
+from clasp.results.schema import validate
 from clasp.strict import ConfigError
 
 FORMATS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
@@ -45,6 +49,24 @@ SETS: dict[str, VideoSet] = {
 }
 
 
+Words = Annotated[str, Field(pattern=r"\S")] | int
+"""What the sets' files have as texts or as numbers."""
+
+
+class _Question(TypedDict):
+    question_id: Words
+    video_name: Words
+    question: Words
+
+
+class _Truth(TypedDict):
+    question_id: Words
+    answer: Words
+
+
+Entry = TypeVar("Entry", _Question, _Truth)
+
+
 def ensure_videos(data: Path | str, names: Sequence[str], limit: int | str = "all") -> dict[str, LocalFile]:
     """The named sets' question files, once everything that the first ``limit`` questions need is there.
 
@@ -70,9 +92,12 @@ def questions(data: Path | str, name: str) -> list[dict[str, str]]:
     Raises:
         ConfigError: a file is missing or is not of the layout.
     """
-    questions, truths = (_entries(data, name, file) for file in ("test_q.json", "test_a.json"))
-    answers = {_text(entry, "question_id", data, name): _text(entry, "answer", data, name) for entry in truths}
-    rows = [{key: _text(e, key, data, name) for key in ("question_id", "video_name", "question")} for e in questions]
+    asked, truths = _entries(data, name, "test_q.json", _Question), _entries(data, name, "test_a.json", _Truth)
+    answers = {str(entry["question_id"]): str(entry["answer"]) for entry in truths}
+    rows = [
+        {"question_id": str(e["question_id"]), "video_name": str(e["video_name"]), "question": str(e["question"])}
+        for e in asked
+    ]
     unknown = [row["question_id"] for row in rows if row["question_id"] not in answers]
     if unknown or not rows:
         what = f"no answer to {len(unknown)} questions, first {unknown[0]!r}" if unknown else "no questions"
@@ -95,7 +120,7 @@ def _root(data: Path | str, name: str) -> Path:
     return Path(data) / "video" / name
 
 
-def _entries(data: Path | str, name: str, file: str) -> list[dict[str, Any]]:
+def _entries(data: Path | str, name: str, file: str, kind: type[Entry]) -> list[Entry]:
     path = _root(data, name) / file
     if not path.is_file():
         raise ConfigError(
@@ -104,19 +129,9 @@ def _entries(data: Path | str, name: str, file: str) -> list[dict[str, Any]]:
             "clasp/evaluation/questions/videos.py)"
         )
     try:
-        entries = read_json(path)
+        return validate(list[kind], read_json(path))  # type: ignore[valid-type]
     except InvalidFile as error:
         raise ConfigError(f"{name}: {path} cannot be used ({error}); put the set's own file there") from error
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ConfigError(f"{name}: {path} is not a list of objects; put the set's own file there")
-    return entries
-
-
-def _text(entry: Mapping[str, Any], key: str, data: Path | str, name: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str | int) or not str(value).strip():
-        raise ConfigError(f"{name}: an entry in {_root(data, name)} has no {key!r}: {json.dumps(entry)[:200]}")
-    return str(value)
 
 
 def _check_there(name: str, paths: Sequence[Path]) -> None:

@@ -1,8 +1,7 @@
-"""Measures routers on labelled prompts: accuracy, confusions, and time per prompt with nothing kept from before."""
+"""Measures routers on labelled prompts: accuracy, confusions, and time per prompt with empty caches."""
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from clasp.categories import CATEGORIES
 from clasp.evaluation.routing.prompts import SETS, Prompt, prompts_hash
-from clasp.files import write_atomically
+from clasp.files import write_json
 from clasp.fingerprint import code_fingerprint
 from clasp.methods.clasp.router import EmbeddingRouter, FixedRouter, OracleRouter, Router, forget, make_router
 from clasp.results.provenance import now, provenance
@@ -35,7 +34,7 @@ class Measurement:
 
     Args:
         confusion: (true category, routed category), prompts, both in the order of :data:`clasp.categories.CATEGORIES`.
-        ms_per_prompt: wall time in milliseconds, encoder loaded, no prompt seen before, the fastest pass.
+        ms_per_prompt: wall time in milliseconds, encoder loaded, no prompt cached, the fastest pass.
     """
 
     confusion: tuple[tuple[int, ...], ...]
@@ -62,7 +61,7 @@ def measure(router: Router, prompts: Sequence[Prompt]) -> Measurement:
 
 
 def _timed(router: Router, prompts: Sequence[Prompt]) -> tuple[list[str], float]:
-    """The categories, and the seconds that they took with nothing kept from before."""
+    """The categories, and the seconds that they took with empty caches."""
     if isinstance(router, EmbeddingRouter):
         forget()
     started = time.perf_counter()
@@ -104,7 +103,7 @@ def measure_all(results: Path, names: Sequence[str] = MEASURED) -> Path:
         },
         "provenance": provenance(started, _ASSUMPTIONS),
     }
-    return write_atomically(results / FILE, (json.dumps(content, indent=1) + "\n").encode())
+    return write_json(results / FILE, content)
 
 
 def _device() -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from clasp.evaluation.generation.answering import EvaluationError
-from clasp.evaluation.questions.images import rgb
 
 CATEGORY_OF: Mapping[frozenset[str], str] = {
     frozenset(capabilities.split(",")): category
@@ -49,8 +48,3 @@ def category(capability: str) -> str:
 def with_categories(documents: Any) -> Any:
     """The data set with a column ``category``; its column ``capability`` stays."""
     return documents.add_column("category", [category(capability) for capability in documents["capability"]])
-
-
-def doc_to_visual(document: Mapping[str, Any]) -> list[Any]:
-    """The question's one image, as PIL."""
-    return [rgb(document["image"])]

@@ -18,7 +18,7 @@ def doc_to_visual(document: Mapping[str, Any]) -> list[Any]:
 
 
 def doc_to_text(document: Mapping[str, Any]) -> str:
-    """The question as it stands; the tiny backbone is trained on bare questions with one-word answers."""
+    """The question as it stands in the data set, without a word about the form of its answer."""
     return str(document["question"])
 
 

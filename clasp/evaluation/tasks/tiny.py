@@ -16,7 +16,6 @@ from lmms_eval.tasks.mmbench.en_utils import mmbench_evaluator
 from lmms_eval.tasks.mme.utils import mme_process_results
 from lmms_eval.tasks.pope.utils import pope_process_results
 from lmms_eval.tasks.scienceqa.utils import sqa_process_results
-from lmms_eval.tasks.textvqa.utils import textvqa_process_results
 from lmms_eval.tasks.vqav2.utils import vqav2_process_results
 
 LETTERS = "ABCD"
@@ -28,15 +27,9 @@ Results = Sequence[str]
 
 def vqav2(document: Document, results: Results) -> dict[str, float]:
     """VQA accuracy in [0, 1]: the mean over the ten annotators of min(1, how many of the other nine agree / 3)."""
-    # lmms-eval tells annotators apart by their numbers, and rewrites the answers that it is given
+    # lmms-eval distinguishes annotators by their numbers, and rewrites the answers that it is given
     answers = [{"answer": answer, "answer_id": number} for number, answer in enumerate(document["answers"])]
     return {"exact_match": float(vqav2_process_results({**document, "answers": answers}, results)["exact_match"])}
-
-
-def textvqa(document: Document, results: Results) -> dict[str, float]:
-    """The same, as TextVQA's evaluation cleans answers."""
-    own = {**document, "answers": list(document["answers"])}  # lmms-eval's function rewrites the list that it is given
-    return {"exact_match": float(textvqa_process_results(own, results)["exact_match"])}
 
 
 def pope(document: Document, results: Results) -> dict[str, Any]:

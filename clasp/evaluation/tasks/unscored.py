@@ -1,14 +1,9 @@
-"""Questions as written, and answers that are kept for a judge model or an evaluation server; no score is made up."""
+"""Answers that are kept for a judge model or an evaluation server; no score is made up."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-
-def question(document: Mapping[str, Any]) -> str:
-    """The question as it stands in the data set."""
-    return str(document["question"])
 
 
 def video(document: Mapping[str, Any]) -> list[str]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor
 
 from clasp.methods.clasp.policy import check_weights
+from clasp.methods.parameters import settle
 
 NUM_LAYERS = 4
 """Fusion layers by default (assumption)."""
@@ -68,10 +69,9 @@ class Fusion:
     layer_set: LayerSet = "even"
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.weights is not None:
             check_weights(self.weights)
-        if self.layer_set not in get_args(LayerSet):
-            raise ValueError(f"unknown layer_set {self.layer_set!r}; use one of {', '.join(get_args(LayerSet))}")
         if self.layers is not None:
             if self.layer_set != "even":
                 raise ValueError(

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 from clasp.categories import CATEGORIES, check_category
+from clasp.methods.parameters import settle
 
 Provenance = Literal["paper", "calibrated", "assumption"]
 
@@ -31,6 +32,7 @@ class CategoryPolicy:
     pivot_share: float
 
     def __post_init__(self) -> None:
+        settle(self)
         check_weights(self.weights)
         if not 0.0 <= self.pivot_share <= 1.0:
             raise ValueError(f"pivot_share={self.pivot_share} is outside [0, 1]")
@@ -45,8 +47,7 @@ class ClassPolicy:
     entries: Mapping[str, CategoryPolicy] = field(hash=False)
 
     def __post_init__(self) -> None:
-        if self.provenance not in get_args(Provenance):
-            raise ValueError(f"provenance {self.provenance!r} is unknown; use one of {', '.join(get_args(Provenance))}")
+        settle(self)
         unknown = sorted(set(self.entries) - set(CATEGORIES))
         missing = [c for c in CATEGORIES if c not in self.entries]
         if unknown:

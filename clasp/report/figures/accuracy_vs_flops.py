@@ -1,4 +1,4 @@
-"""Normalized average against the decoder's prefill FLOPs: what each method makes of the compute that it leaves."""
+"""Normalized average against the decoder's prefill FLOPs: the accuracy that each method keeps at its compute."""
 
 from __future__ import annotations
 

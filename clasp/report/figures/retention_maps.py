@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PIVOT, COMPLETION, KEPT = style.COLOURS[4], style.COLOURS[1], style.COLOURS[2]
-"""Orange, blue and green: apart for colour-blind eyes, in lightness too."""
+"""Orange, blue and green that differ for colour-blind eyes, also in lightness."""
 TINT = 0.6
 """Share of the colour in a kept patch."""
 DIM = 0.8
@@ -61,10 +61,10 @@ def draw(run: RetentionRun) -> Figure:
         for number, line in enumerate(lines):
             place_mm = top + HEAD_MM + number * LINE_MM + ABOVE_MM
             if number == 0:
-                _place(figure, height, 0, place_mm).imshow(_pixels(question.picture))
+                _place(figure, height, 0, place_mm).imshow(_pixels(question.image))
             for column, (one, stage) in enumerate(line, start=1):
                 axes = _place(figure, height, column, place_mm)
-                axes.imshow(overlay(_pixels(question.picture), stage, run.side), interpolation="nearest")
+                axes.imshow(overlay(_pixels(question.image), stage, run.side), interpolation="nearest")
                 _label(axes, one, stage)
         top += HEAD_MM + len(lines) * LINE_MM
     return figure
@@ -201,9 +201,9 @@ def _legend(figure: Figure, height: float, stages: Sequence[MapStage]) -> None:
     _words(figure, height, LEGEND_MM - 1.0, note, size=style.TINY)
 
 
-def _pixels(picture: bytes) -> Any:
+def _pixels(image: bytes) -> Any:
     """(height, width, 3) in [0, 1]."""
     import numpy as np
     from matplotlib.image import imread
 
-    return np.asarray(imread(io.BytesIO(picture), format="png"), dtype=float)[..., :3]
+    return np.asarray(imread(io.BytesIO(image), format="png"), dtype=float)[..., :3]

@@ -83,15 +83,15 @@ def write(draw: Callable[[Source], Figure], source: Source, folder: Path, stem: 
     Raises:
         ReportError: there is nothing to draw.
     """
-    pictures = _pictures(draw, source, ("png", "svg"))
-    return {suffix: write_atomically(folder / f"{stem}.{suffix}", bytes_) for suffix, bytes_ in pictures.items()}
+    images = _images(draw, source, ("png", "svg"))
+    return {suffix: write_atomically(folder / f"{stem}.{suffix}", bytes_) for suffix, bytes_ in images.items()}
 
 
 def image(draw: Callable[[Source], Figure], source: Source) -> Image:
-    """The same picture as :func:`write` makes, as a PIL image, which notebooks show."""
+    """The same image as :func:`write` makes, as a PIL image, which notebooks show."""
     from PIL import Image
 
-    return Image.open(io.BytesIO(_pictures(draw, source, ("png",))["png"]))
+    return Image.open(io.BytesIO(_images(draw, source, ("png",))["png"]))
 
 
 def blank(height_mm: float) -> Figure:
@@ -144,7 +144,7 @@ def _fixed() -> dict[str, Look]:
     return fixed
 
 
-def _pictures(draw: Callable[[Source], Figure], source: Source, suffixes: Sequence[str]) -> dict[str, bytes]:
+def _images(draw: Callable[[Source], Figure], source: Source, suffixes: Sequence[str]) -> dict[str, bytes]:
     import matplotlib
 
     settings: Any = RC  # matplotlib types its keys one by one

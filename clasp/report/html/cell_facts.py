@@ -12,7 +12,7 @@ FIELDS = (
     *("cell", "benchmark", "score as stored", "questions", "backbone", "method", "code"),
     *("device", "finished", "command", "versions"),
 )
-"""What is said of a cell, in this order; the first four differ from cell to cell, the others mostly do not."""
+"""The facts of a cell, in this order; the first four differ from cell to cell, the others mostly do not."""
 
 
 class CellFacts:
@@ -54,7 +54,7 @@ class CellFacts:
 
 
 def facts(cell: Mapping[str, Any]) -> list[str]:
-    """What is said of one cell, in the order of :data:`FIELDS`; empty where the cell does not say it."""
+    """The facts of one cell, in the order of :data:`FIELDS`; empty where the cell has none."""
     costs, provenance = cell["costs"], cell["provenance"]
     parameters = cell["identity"].get("method", {}).get("parameters", {})
     # parts of a method go by their names: their own parameters would fill the screen, and the command has them

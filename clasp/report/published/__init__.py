@@ -1,1 +1,1 @@
-"""Published numbers beside ours: whose they are, when they compare, and where an unpruned run should be."""
+"""Published numbers beside ours: their origin, when they compare, and the score that an unpruned run should reach."""

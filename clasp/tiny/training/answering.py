@@ -109,9 +109,9 @@ def answer_loss(
     prefix = embeds.shape[1] - rows.tokens.shape[1]
     bias = attention_bias(prefix, rows.segments.to(where), torch.bfloat16)
     hidden = decoder(inputs_embeds=embeds, attention_mask=bias, position_ids=positions, use_cache=False)
-    said = hidden.last_hidden_state[:, prefix:]
+    answered = hidden.last_hidden_state[:, prefix:]
     asked = (rows.targets != IGNORE).to(where)
-    logits = model.lm_head(said[asked]).float()
+    logits = model.lm_head(answered[asked]).float()
     targets = rows.targets.to(where)[asked]
     right = logits.argmax(-1) == targets
     groups = rows.groups.to(where)[asked]

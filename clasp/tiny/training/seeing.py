@@ -1,9 +1,9 @@
-"""Stages "see" and "refine": the vision tower learns from captions, as CLIP did, and to tell what covers each patch.
+"""Stages "see" and "refine": the vision tower learns from captions, as CLIP did, and from dense labels of the patches.
 
-The class token is the contrastive readout: it gathers what captions tell, so its attention means something. The dense
-labels keep patches local: a patch tells what covers it and where it is, so dropping it loses what only it knows. One
-linear head reads the feature layer and, with smaller weights, layers around it, so that neighbouring layers speak one
-language, as those of a deep tower do.
+The class token is the contrastive readout: it collects what captions describe, which makes its attention informative.
+The dense labels keep patches local: each represents what covers it and where it is, so that dropping it loses that
+information. One linear head reads the feature layer and, with smaller weights, layers around it, so that neighbouring
+layers have similar features, as those of a deep tower do.
 """
 
 from __future__ import annotations

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import runpy
 import shutil
-import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from clasp.cli import jobs as cli
 from clasp.config import LauncherConfig, RunConfig
-from clasp.launch import job_states, machine, packs, snapshot
+from clasp.launch import machine, packs, snapshot
 from clasp.launch import sweep as launch
-from clasp.launch.submit import composing, override_value
+from clasp.launch.submit import Sweep, submitted
+from clasp.launch.wait import wait
 from clasp.strict import ConfigError
 
 RUN = ("tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=2")
@@ -37,6 +36,7 @@ RUN = ("tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=2")
         (["launcher=slurm", "launcher.processes=2", "launcher.gpus=1"], ["launcher.processes=2", "launcher.gpus=1"]),
         (["launcher=slurm", "launcher.minutes=1"], ["launcher.signal_s=120", "launcher.minutes=1"]),
         (["launcher=slurm", "launcher.cpus=many"], ["launcher.cpus='many'", "whole number"]),
+        (["launcher=slurm", 'launcher.partition="gpu\nrm -r ~"'], ["launcher.partition=", "one line"]),
     ],
     ids=str,
 )
@@ -76,51 +76,6 @@ def test_site_settings_come_from_a_file_of_their_own_and_yield_to_the_command_li
     with initialize_config_dir(str(configs)):
         launcher = compose("config", ["launcher=slurm", "launcher.minutes=9"]).launcher
     assert (launcher.partition, launcher.minutes, launcher.signal_s) == ("gpu", 9, 60)
-
-
-plain = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-9, 9**9)
-    | st.text(st.characters(codec="ascii", exclude_characters="\n\r$")),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.from_regex(r"[a-z]+", fullmatch=True), inner),
-    max_leaves=6,
-)
-
-
-@given(plain)
-@example("'\\0")
-@example("a\\\\'b\\")
-def test_hydra_reads_back_what_it_gets(value: Any) -> None:
-    parsed = OverridesParser.create().parse_override(f"launcher.x={override_value(value)}").value()
-    assert _unquoted(parsed) == value
-
-
-def _unquoted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _unquoted(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_unquoted(item) for item in value]
-    return value.text if hasattr(value, "text") else value
-
-
-def test_jobs_are_composed_here_and_the_queues_own_overrides_are_kept_for_it() -> None:
-    argv = ["run.py", "-m", "method=clasp,fastv", "launcher=slurm", "hydra.launcher.comment=x", "+hydra.launcher.y=1"]
-    typed = list(argv)
-    with composing(argv) as own:
-        assert own == ["hydra.launcher.comment=x", "+hydra.launcher.y=1"]
-        assert argv == ["run.py", "-m", "method=clasp,fastv", "launcher=slurm", "hydra/launcher=basic"]
-        assert os.environ["CLASP_COMMAND"] == " ".join(typed), "cells are to say what was typed"
-    assert argv == typed
-    assert "CLASP_COMMAND" not in os.environ
-    for left in (
-        ["run.py", "tokens=64"],
-        ["run.py", "-m", "hydra/launcher=joblib"],
-        ["run.py", "-m", "launcher.pack=0"],
-    ):
-        argv = list(left)
-        with composing(argv) as own:
-            assert (argv, own) == (left, [])
 
 
 def test_slots_share_out_gpus_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,19 +119,60 @@ def test_the_packs_of_a_sweep_hold_what_is_missing_and_where_it_comes_from(
     assert json.loads((sweep.folder / "sweep.json").read_text())["cells"] == 4
 
 
-def test_processes_on_this_machine_are_seen_as_long_as_they_run(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    folder = tmp_path / "jobs" / str(process.pid)
-    folder.mkdir(parents=True)
-    (folder / f"{process.pid}_submitted.pkl").touch()
-    assert job_states.states(tmp_path, job_states.LOCAL) == {"running": 1}
-    process.kill()
-    for _ in range(1000):  # it ends, and is not collected yet
-        if not job_states.states(tmp_path, job_states.LOCAL):
-            break
-    assert job_states.states(tmp_path, job_states.LOCAL) == {}
-    process.wait()
-    assert job_states.states(tmp_path, job_states.LOCAL) == {}
+def sweep_of(folder: Path, kind: Literal["local", "slurm"], script: str) -> Sweep:
+    """One whose snapshot's worker is a script."""
+    worker = folder / "code" / "clasp" / "launch" / "worker.py"
+    worker.parent.mkdir(parents=True)
+    for package in (worker.parent, worker.parent.parent):
+        (package / "__init__.py").touch()
+    worker.write_text(script)
+    return Sweep("mine", folder, folder / "results", LauncherConfig(kind), (0, 1), {"a" * 24: 3})
+
+
+WAITING = """
+import signal, sys, time
+from pathlib import Path
+def stop(*_):
+    Path(sys.argv[1], f"stopped{sys.argv[2]}").touch()
+    sys.exit(1)
+signal.signal(signal.SIGTERM, stop)
+Path(sys.argv[1], f"started{sys.argv[2]}").touch()
+time.sleep(100)
+"""
+
+
+def test_processes_on_this_machine_run_the_snapshot_and_end_with_an_interrupt(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "local", WAITING)
+    with contextlib.suppress(KeyboardInterrupt), submitted(sweep) as jobs:
+        for _ in range(3000):
+            if len(list(tmp_path.glob("started*"))) == 2:
+                break
+            time.sleep(0.01)
+        assert jobs.states() == {"running": 2}
+        assert "2 processes started; look with: make status" in jobs.advice("make status", wait=True)
+        raise KeyboardInterrupt
+    assert {path.name for path in tmp_path.glob("stopped*")} == {"stopped0", "stopped1"}
+    assert jobs.states() == {}
+
+
+def test_waiting_ends_with_the_jobs_whatever_they_did(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "local", "raise SystemExit(1)")
+    with submitted(sweep) as jobs:
+        wait(sweep, jobs)
+    assert jobs.states() == {}
+
+
+def test_a_queue_that_refuses_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+    (programs / "srun").write_text("#!/bin/sh\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    refused = r"the jobs could not be submitted: sbatch: error: invalid partition"
+    with pytest.raises(ConfigError, match=refused), submitted(sweep_of(tmp_path / "sweep", "slurm", "")):
+        pass
 
 
 def test_bad_input_anywhere_in_a_sweep_is_told_before_anything_is_submitted(

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 from synthetic import cell, planned
 
-from clasp.launch.status import StatusError, progress, status_report
+from clasp.launch.status import progress, status_report
 from clasp.results import failures
 from clasp.results.answer_log import AnswerLog
 from clasp.results.lock import STALE_S, CellLocks, folder
+from clasp.strict import ConfigError
 
-SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "status.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "status.py"
 DONE, RUNNING, FAILED, MISSING, STALLED = (f"{number:024x}" for number in range(5))
 ELSEWHERE = {"host": "node9", "machine": "x", "pid": 7, "started": 1, "slurm_job": "42"}
 
@@ -133,14 +134,14 @@ def test_an_experiment_is_found_with_and_without_its_backbone(root: Path) -> Non
     record(root, "tables", MISSING)
     assert [one.name for one in progress(root, "table")] == ["table_big", "table_tiny"]
     assert [one.name for one in progress(root, "table_big")] == ["table_big"]
-    with pytest.raises(StatusError, match=r"no experiment 'nope' was begun .* here are table_big, table_tiny, tables"):
+    with pytest.raises(ConfigError, match=r"no experiment 'nope' was begun .* here are table_big, table_tiny, tables"):
         progress(root, "nope")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"schema": 1}', '{"schema": 2, "cells": [3]}', "[" * 100_000, "\xff"])
 def test_a_record_that_cannot_be_read_is_one_sentence(text: str, root: Path) -> None:
     (root / "experiments" / "table_tiny.json").write_text(text, encoding="latin-1")
-    with pytest.raises(StatusError, match=r"table_tiny\.json cannot be read"):
+    with pytest.raises(ConfigError, match=r"table_tiny\.json cannot be used"):
         progress(root)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Attend = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 HELD = 1 << 26
-"""Probabilities that are held at a time, where the mean over many query rows is asked for."""
+"""Most attention probabilities in memory at a time, while a mean over query rows is computed."""
 
 
 class LayerRows:
@@ -40,7 +40,7 @@ class LayerRows:
         self._cos, self._sin = (state.own(part) for part in layout.rotary)
 
     def real(self, of: Queries) -> Tensor:
-        return self._state.asking(of)[1]
+        return self._state.locate(of)[1]
 
     def hidden(self, of: Queries = "visual") -> Tensor:
         return take(self._hidden, self._places(of))
@@ -62,8 +62,8 @@ class LayerRows:
         return self._mean(attention_probabilities, "bhrw,br->bhw", queries)
 
     def _mean(self, attend: Attend, summing: str, queries: Queries | Tensor) -> Tensor:
-        """Mean over the tokens that ask, a bounded number of probabilities at a time."""
-        rows, asked = self._asking(queries)
+        """Mean over the query tokens, computed for at most :data:`HELD` probabilities at a time."""
+        rows, asked = self._query_rows(queries)
         width = len(rows) * self._adapter.geometry.heads * (self._earlier + self._layout.length)
         total: Any = 0.0
         for part in blocks(rows.shape[1], width, HELD):
@@ -72,15 +72,15 @@ class LayerRows:
         return total / count.view(-1, *[1] * (total.ndim - 1))
 
     def attention_rows(self, queries: Queries) -> Tensor:
-        rows, asked = self._asking(queries)
+        rows, asked = self._query_rows(queries)
         return self._probabilities(attention_rows, rows).masked_fill(~asked[..., None], 0.0)
 
     def _probabilities(self, attend: Attend, rows: Tensor) -> Tensor:
         """(rows, ..., queries, visual) float32 attention of the query rows, places in the layout, by ``attend``."""
         order = torch.arange(-self._earlier, self._layout.length, device=rows.device)
         allowed = order <= rows[..., None]
-        if (seen := self._layout.seen()) is not None:
-            allowed = allowed & self._state.own(seen)[:, None, :]
+        if (attention_mask := self._layout.attention_mask()) is not None:
+            allowed = allowed & self._state.own(attention_mask)[:, None, :]
         bias = None if (weighed := self._layout.weighed()) is None else self._state.own(weighed)
         scores = attend(self._heads("q", rows, True), self._all_keys, allowed, self.scaling(), bias)
         visual = self._places("visual") + self._earlier
@@ -130,8 +130,8 @@ class LayerRows:
         with self._state.ambient():
             return self._adapter.heads(self.layer, kind, take(self._hidden, places), rotary)
 
-    def _asking(self, queries: Queries | Tensor) -> tuple[Tensor, Tensor]:
-        """(rows, tokens) places in the layout, and which of them ask."""
+    def _query_rows(self, queries: Queries | Tensor) -> tuple[Tensor, Tensor]:
+        """(rows, tokens) places of the query tokens in the layout, and which of them are not padding."""
         if isinstance(queries, Tensor):
             return self._places("visual"), queries
         return self._places(queries), self.real(queries)
@@ -139,7 +139,7 @@ class LayerRows:
     def _places(self, of: Queries) -> Tensor:
         """(rows, tokens) where these tokens of the state were in this layer's layout."""
         state = self._state
-        places = state.asking(of)[0]
+        places = state.locate(of)[0]
         if self._layout is state.layout:
             return places
         return self._former.gather(1, state.own(state.layout.index).gather(1, places))

@@ -12,7 +12,7 @@ from command_line import SCRIPT, call
 from clasp.cli import jobs
 from clasp.config import RunConfig
 from clasp.evaluation.plan import Plan, most_cells, plan
-from clasp.launch import sweep
+from clasp.launch import estimate, sweep
 from clasp.launch.plan_report import plan_report
 from clasp.results import failures
 from clasp.results.lock import CellLocks
@@ -24,14 +24,17 @@ GRID = [
     "benchmarks.names=[tiny_textvqa,easy_vqa]",
 ]
 
-SLOW = "launcher.assumed_tmacs=0.002"
-"""So that few questions take minutes."""
+
+def slow_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which few questions take minutes."""
+    monkeypatch.setitem(estimate.ASSUMED, "cpu", estimate.ASSUMED["cpu"]._replace(tmacs=0.002))
 
 
 @pytest.fixture
-def planned(configured: Callable[..., RunConfig]) -> tuple[Plan, RunConfig]:
+def planned(configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, RunConfig]:
     """Five methods at a budget on two benchmarks."""
-    config = configured(*GRID, "limit=400", SLOW)  # of 40 that the tests' files have
+    slow_down(monkeypatch)
+    config = configured(*GRID, "limit=400")  # of 40 that the tests' files have
     return plan(config), config
 
 
@@ -68,12 +71,13 @@ def test_what_is_done_takes_no_time(planned: tuple[Plan, RunConfig]) -> None:
     assert plan_report(*planned).endswith("nothing to run")
 
 
-def test_jobs_are_the_launchers(configured: Callable[..., RunConfig]) -> None:
+def test_jobs_are_the_launchers(configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     config = configured(*GRID, "limit=100", "launcher=slurm", "launcher.cells_per_job=4", "launcher.minutes=3")
     text = plan_report(plan(config), config)
     assert "jobs: 3 jobs of at most 4 cells, 16 at a time (launcher=slurm); the longest about" in text
     assert "launcher.minutes=3" not in text
-    config = configured(*GRID, SLOW, "limit=all", "launcher=slurm", "launcher.cells_per_job=4", "launcher.minutes=3")
+    slow_down(monkeypatch)
+    config = configured(*GRID, "limit=all", "launcher=slurm", "launcher.cells_per_job=4", "launcher.minutes=3")
     assert "over launcher.minutes=3: it is queued again" in plan_report(plan(config), config)
 
 
@@ -92,7 +96,7 @@ def test_nothing_is_submitted_that_was_not_fetched(
     monkeypatch.setattr(sweep.machine, "check", lambda *_: None)
     monkeypatch.setattr(sweep, "check_prefetched", not_fetched)
     with pytest.raises(ConfigError, match=r"tiny, sha256:.*: not fetched"):
-        sweep.launch([asked], "run.py", (), lambda *_: 0)
+        sweep.launch([asked], "run.py", lambda *_: 0)
     assert not config.paths.results.exists()
 
 

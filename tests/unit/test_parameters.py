@@ -1,0 +1,123 @@
+"""Every parameter of every method is checked against its declared type, elements included, when the method is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from clasp.methods import METHODS, build, get
+from clasp.methods.base import Method
+from clasp.methods.clasp.fusion import Fusion
+from clasp.methods.clasp.method import CLASP
+from clasp.methods.clasp.policy import CategoryPolicy
+from clasp.methods.clasp.router import FixedRouter, KeywordRouter, RandomRouter
+from clasp.methods.mustdrop import MustDrop
+from clasp.methods.pdrop import PDrop
+from clasp.methods.visionzip import VisionZip
+from clasp.strict import settle
+
+STRANGE: tuple[Any, ...] = ([[]], [None], [["a"], 2], {"a": []}, object(), b"x", 1j, float("nan"), float("inf"))
+"""Of no parameter's type."""
+BUDGETED = {name: {"tokens": 64} if get(name).prunes else {} for name in METHODS}
+PARAMETERS = [(name, field.name) for name in METHODS for field in dataclasses.fields(get(name))]
+
+
+@pytest.mark.parametrize(("name", "parameter"), PARAMETERS, ids="-".join)
+def test_what_is_of_another_type_is_refused_by_the_parameters_name(name: str, parameter: str) -> None:
+    for value in STRANGE:
+        with pytest.raises(ValueError, match=rf"\b{parameter}\b"):
+            build(name, BUDGETED[name] | {parameter: value})
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "message"),
+    [
+        (PDrop, {"stage_layers": [2, []]}, r"stage_layers\[1\]=\[\] is not a whole number"),
+        (PDrop, {"stage_layers": "2,6"}, r"stage_layers='2,6' is not a list; write it as \[a,b\]"),
+        (PDrop, {"stage_layers": [2, True]}, r"stage_layers\[1\]=True is not a whole number"),
+        (PDrop, {"stage_layers": [1, 10**30], "reference_depth": 32}, r"stage_layers\[1\]=1000.* is too large"),
+        (MustDrop, {"accounting": "thresholds", "thresholds": [0.1, "0.2"]}, r"thresholds\[1\]='0.2' is not a number"),
+        (MustDrop, {"accounting": "thresholds", "thresholds": [0.1]}, "has 1 entries; use 2"),
+        (VisionZip, {"with_cls": 1}, "with_cls=1 is not true or false"),
+        (CLASP, {"router": 5}, "router=5 is not allowed; use a text or Router"),
+        (CLASP, {"fusion": [0.5, 0.5]}, r"fusion=\[0.5, 0.5\] is not allowed; use a text or Fusion"),
+    ],
+)
+def test_what_is_wrong_is_said_to_the_element(method: type[Method], parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        method(tokens=64, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Fusion("own", (0.5, "0.5")), r"weights\[1\]='0.5' is not a number"),  # type: ignore[arg-type]
+        (lambda: Fusion("own", None, layers=(2, 3.5)), r"layers\[1\]=3.5 is not a whole number"),  # type: ignore[arg-type]
+        (lambda: CategoryPolicy((1.0,), None), "pivot_share=None is not a number"),  # type: ignore[arg-type]
+        (lambda: FixedRouter(["ocr"]), r"category=\['ocr'\] is not a text"),  # type: ignore[arg-type]
+        (lambda: RandomRouter(0.5), "seed=0.5 is not a whole number"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_methods_are_given_is_checked_too(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_one_value_in_two_spellings_is_one_method() -> None:
+    typed = PDrop(tokens=400, stage_layers=(0, 1), reference_depth=32)
+    spelt = PDrop(tokens=np.int64(400), stage_layers=[np.int32(0), 1], reference_depth=np.int64(32))  # type: ignore
+    assert typed == spelt
+    assert json.dumps(typed.identity()) == json.dumps(spelt.identity())
+    whole, ratio = VisionZip(ratio=np.float32(0.5), contextual_share=0), VisionZip(ratio=0.5, contextual_share=0.0)  # type: ignore
+    assert json.dumps(whole.identity()) == json.dumps(ratio.identity()), "1 and 1.0 are one number"
+
+
+def test_a_router_of_ones_own_is_taken_as_it_is() -> None:
+    @dataclass(frozen=True)
+    class Mine:
+        name = "mine"
+
+        def route(self, prompts: list[str]) -> list[str]:
+            return ["ocr"] * len(prompts)
+
+    for router in (Mine(), KeywordRouter()):
+        assert CLASP(tokens=64, router=router).router is router
+
+
+@dataclass(frozen=True)
+class Of:
+    """A field of each kind that a parameter may be declared as."""
+
+    counts: tuple[int, ...] = ()
+    noted: list[int] = dataclasses.field(default_factory=list)
+    pair: tuple[float, str] = (0.0, "")
+    rows: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    choice: Literal["a", "b"] | None = None
+    either: int | tuple[int, ...] = 0
+    anything: Any = None
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+
+def test_elements_of_every_container_are_looked_at() -> None:
+    made = Of([1, 2], (3,), [1, "x"], {"r": [1, 2.5]}, "a", range(2), ...)  # type: ignore[arg-type]
+    assert made == Of((1, 2), [3], (1.0, "x"), {"r": (1.0, 2.5)}, "a", (0, 1), ...)
+    assert isinstance(made.counts, tuple)
+    assert isinstance(made.rows["r"][0], float)
+    wrong: dict[str, tuple[Any, str]] = {
+        "counts": ((1, 2.5), r"counts\[1\]=2.5 is not a whole number"),
+        "pair": ((1, 2), r"pair\[1\]=2 is not a text"),
+        "rows": ({"r": (1, None)}, r"rows.r\[1\]=None is not a number"),
+        "choice": (np.array(["a", "b"]), "choice=.* is unknown; use one of a, b"),
+        "either": ("1", "either='1' is not allowed; use a whole number or"),
+    }
+    for name, (value, message) in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            Of(**{name: value})
