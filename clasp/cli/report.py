@@ -89,9 +89,9 @@ def _logged(summaries: list[Summary], mode: Mode, page: Path | None = None) -> b
     from omegaconf import OmegaConf
 
     from clasp.config import WandbConfig
-    from clasp.report.build import log_built
+    from clasp.report.wandb_log import log_report
 
     settings = WandbConfig(**{**OmegaConf.load(CONFIG).wandb, "enabled": True, "mode": mode})
-    outcomes = [log_built(summary, settings, page) for summary in summaries]
+    outcomes = [log_report(summary.experiment, settings, page) for summary in summaries]
     print(*(f"wandb: {one.message}" for one in outcomes if one.status != "failed"), sep="\n")
     return all(one.status != "failed" for one in outcomes)

@@ -1,4 +1,4 @@
-"""Writes tables, figures and the page below a results root, of one or all experiments, and logs them to W&B."""
+"""Writes tables, figures and the page below a results root, of one or all experiments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from clasp.report.figures import accuracy_vs_flops, heatmap, retention_maps, score_vs_budget
 from clasp.report.figures.style import write
-from clasp.report.html import Built, write_html
+from clasp.report.html.page import Built, write_html
 from clasp.report.load import ReportError, load_experiment
 from clasp.report.published.compare import PublishedRow, published_rows
 from clasp.report.published.write import write_published_table
@@ -17,12 +17,9 @@ from clasp.report.router_scores import load_router_scores
 from clasp.report.summarize import summarize
 from clasp.report.table import write_table
 from clasp.report.table_rows import Summary
-from clasp.report.wandb_log import Logged, log_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from clasp.config import WandbConfig
 
 FIGURES: Mapping[str, Callable[[Summary], Figure]] = {
     "accuracy_vs_flops": accuracy_vs_flops.draw,
@@ -113,19 +110,6 @@ def _build(name: str, results: Path, published: bool) -> Built:
         rows = published_rows(summary)
         write_published_table(summary, rows, results / "tables")
     return Built(name, summary, tuple(problems), tuple(rows))
-
-
-def log_built(summary: Summary, settings: WandbConfig, page: Path | None = None) -> Logged:
-    """Logs an experiment's tables and figures, as they lie below its results root, as one W&B run.
-
-    Args:
-        summary: whose table has been built.
-        settings: project, entity, mode and the switch.
-        page: the page of all experiments, where it belongs with them.
-    """
-    experiment = summary.experiment
-    drawn = [path for path in experiment.figures if path.is_file()]
-    return log_report(experiment, experiment.tables, drawn, settings, experiment.results, page)
 
 
 def _listing(what: str, paths: Iterable[Path]) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 
-from clasp.report.hard import RIGHT, hard_questions
-from clasp.report.layout import DAGGERS, benchmark_label, hard_heading, method_label
-from clasp.report.load import UNPRUNED
-from clasp.report.sessions import APART_H, MARK
+from clasp.report.categories import RIGHT, hard_questions
+from clasp.report.layout import DAGGERS, MARK, benchmark_label, hard_heading, method_label
 from clasp.report.statistics import LEVEL, RESAMPLES, SWAPS
-from clasp.report.table_rows import RANDOM, SIGNIFICANT, Average, Key, Standing, Summary
+from clasp.report.table_rows import APART_H, RANDOM, SIGNIFICANT, Key, Standing, Summary, TableRow
 
 TOLERANCE = 1.0
 """Tokens by which a row's output average may miss its budget and still count as holding it."""
@@ -19,40 +17,41 @@ ASSUMED = "Assumed, for the papers do not state it or the backbone lacks it"
 
 def caption(summary: Summary) -> list[str]:
     """The notes below a table, one or two sentences each."""
-    frame = summary.experiment.frame
+    missing, planned = len(summary.experiment.missing), len(summary.experiment.planned)
     notes = [
-        f"Backbone {frame['backbone'].iloc[0]}. {_questions(summary)}",
+        f"Backbone {summary.backbone}. {_questions(summary)}",
         *_protocols(summary),
         _held_equal(summary),
         "average (kept) = mean over benchmarks of score / unpruned score, in percent. In brackets: "
         f"{LEVEL:.0%} percentile bootstrap interval, {RESAMPLES} resamples of the questions within each benchmark, the "
         "same questions for all rows; ± is half of such an interval's width (bounds in the CSV), and stands where the "
         "score follows from the answers one by one.",
-        *_hard(summary),
-        *_compared(summary),
+        _hard(summary),
+        _compared(summary),
         "Within a budget: best in bold, second best underlined, by the numbers as shown. An empty entry has no value: "
         "a cell that it needs has not been run, or it is undefined.",
         "TFLOPs (GFLOPs) = 1e12 (1e9) multiply-adds of the decoder's prefill per question, gated feed-forward formula; "
         "FLOPs ratio = unpruned / own FLOPs. KV MiB (measured) and prefill ms (measured) are means per question. "
         "prefill speed-up = unpruned / own prefill ms, shown where device and batch size are the same.",
         _hardware(summary),
-        *apart_rows(summary),
+        apart(summary.rows) if summary.experiment.spec.table != "categories" else "",
+        below_random(summary),
+        f"INCOMPLETE: {missing} of {planned} planned cells have not been run." if missing else "",
+        f"Code version of the cells: {', '.join(dict.fromkeys(summary.experiment.frame['commit']))}.",
     ]
-    version = f"Code version of the cells: {', '.join(dict.fromkeys(frame['commit']))}."
-    return [*notes, *_below_random(summary), *_missing(summary), version]
+    return [note for note in notes if note]
 
 
-def _hard(summary: Summary) -> list[str]:
-    found = hard_questions(summary)
-    if not found:
-        return []
-    counts = {key[1]: entry.questions for key, entry in found.items()}
+def _hard(summary: Summary) -> str:
+    counts = {key[1]: entry.questions for key, entry in hard_questions(summary).items()}
+    if not counts:
+        return ""
     asked = ", ".join(f"{count} at {tokens}" for tokens, count in counts.items())
-    return [
+    return (
         f"{hard_heading(summary)} = mean score on the questions that the unpruned model has right and that row has "
         f"wrong at the same budget, of all benchmarks together (protocol of VTC-Bench, arXiv 2510.07143; right is a "
         f"score of at least {RIGHT:g}): {asked} visual tokens."
-    ]
+    )
 
 
 def assumptions(summary: Summary) -> list[str]:
@@ -76,28 +75,24 @@ def _sentence(text: str, methods: Iterable[str]) -> str:
     return f"{text[:1].upper() if len(word) > 1 else text[:1]}{text[1:]}."
 
 
-def below_random(found: Mapping[Key, Standing], averages: Mapping[Key, Average]) -> str:
+def below_random(summary: Summary) -> str:
     """Which rows are below random, and of which the paired test says so; empty without a row of random's."""
-    if not any(name == RANDOM for name, _ in averages):
+    if not any(row.name == RANDOM for row in summary.rows):
         return ""
-    budgets = dict.fromkeys(tokens for _, tokens in averages)
     meanings: dict[Standing, str] = {
         "below": "no significant difference by the paired test",
         "significant": f"significant (corrected p < {SIGNIFICANT})",
     }
     parts = []
     for standing, meaning in meanings.items():
-        rows = [key for tokens in budgets for key, value in found.items() if value == standing and key[1] == tokens]
+        rows = [key for key, value in summary.standings.items() if value == standing]
         parts.append(f"{DAGGERS[standing]} {meaning}: {_by_budget(rows) or 'none'}")
     return f"Below random at the same budget by their average: {'. '.join(parts)}."
 
 
-def apart(hours: Mapping[Key, float]) -> str:
-    """Whose speed-ups need not compare, and the remedy; empty where all do.
-
-    Args:
-        hours: of the rows whose cells were computed far from the unpruned model's, how far.
-    """
+def apart(rows: Iterable[TableRow]) -> str:
+    """Which of the rows have speed-ups that need not compare, and the remedy; empty where all do."""
+    hours = {row.key: row.hours_apart for row in rows if row.apart}
     if not hours:
         return ""
     return (
@@ -105,14 +100,6 @@ def apart(hours: Mapping[Key, float]) -> str:
         f"{APART_H:g} hours before or after the unpruned model's ({_by_budget(hours)}; up to {max(hours.values()):.1f} "
         "hours). All cells computed in one go, into a results folder of their own (paths.results=...), compare."
     )
-
-
-def apart_rows(summary: Summary) -> list[str]:
-    """The sentence on the rows whose speed-ups need not compare, where there are such and the table shows any."""
-    if summary.experiment.spec.table == "categories":
-        return []
-    text = apart({row.key: row.hours_apart for row in summary.rows if row.apart})
-    return [text] if text else []
 
 
 def _by_budget(keys: Collection[Key]) -> str:
@@ -123,25 +110,25 @@ def _by_budget(keys: Collection[Key]) -> str:
     )
 
 
-def _compared(summary: Summary) -> list[str]:
+def _compared(summary: Summary) -> str:
     reference = summary.experiment.spec.reference
     tested = [row.comparison for row in summary.rows if row.comparison is not None]
     if reference is None or not tested:
-        return []
-    return [
+        return ""
+    return (
         f"less {method_label(reference)} = average less that of {method_label(reference)} at the same budget, in "
         f"points, with its paired interval, and p of a paired permutation test ({SWAPS} swaps of the two rows' "
         f"answers, question by question), corrected by Holm's rule for the {len(tested)} comparisons of this table. "
         f"What has no p below {SIGNIFICANT} is not called better or worse."
-    ]
+    )
 
 
 def _protocols(summary: Summary) -> list[str]:
-    known = [
-        f"{benchmark_label(column.name)}: {', '.join(part for part in (column.metric, column.protocol) if part)}"
-        for column in summary.experiment.columns
-        if column.protocol
-    ]
+    known = []
+    for column in summary.experiment.columns:
+        if protocol := column.get("protocol"):
+            parts = [part for part in (column.get("metric"), protocol) if part]
+            known.append(f"{benchmark_label(column['name'])}: {', '.join(parts)}")
     judges = [model for model in dict.fromkeys(summary.experiment.frame["judge_model"]) if isinstance(model, str)]
     notes = [f"Protocols: {'; '.join(known)}."] if known else []
     return [*notes, *([f"Judged by {', '.join(judges)}."] if judges else [])]
@@ -161,8 +148,8 @@ def _questions(summary: Summary) -> str:
 def _held_equal(summary: Summary) -> str:
     gaps = [
         (abs(average - row.tokens), f"{method_label(row.name)} at {row.tokens}: {average:.1f}")
-        for row in summary.rows
-        if row.method != UNPRUNED and (average := row.costs["output_average"]) is not None
+        for row in summary.pruned
+        if (average := row.costs["output_average"]) is not None
     ]
     text = (
         "Held equal within a budget: the output average of visual tokens "
@@ -179,13 +166,3 @@ def _hardware(summary: Summary) -> str:
     devices = ", ".join(dict.fromkeys(frame["device"]))
     sizes = ", ".join(str(size) for size in sorted(set(frame["batch_size"])))
     return f"Hardware: {devices}; batch size {sizes}."
-
-
-def _missing(summary: Summary) -> list[str]:
-    missing, planned = len(summary.experiment.missing), len(summary.experiment.planned)
-    return [f"INCOMPLETE: {missing} of {planned} planned cells have not been run."] if missing else []
-
-
-def _below_random(summary: Summary) -> list[str]:
-    text = below_random(summary.standings, {row.key: row.average for row in summary.rows})
-    return [text] if text else []

@@ -1,17 +1,23 @@
-"""Scores by question category, for the paper's first figure: from the answers, whatever benchmark they belong to."""
+"""Scores of questions chosen across benchmarks: by their category, and those that pooling no longer answers.
+
+Every question counts alone, whatever benchmark it belongs to and however that is scored.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from clasp.report.metrics import Answers, own_score, sampled
+from clasp.report.metrics import Sampled, occurrences, own_score
 from clasp.report.statistics import Interval, resample
 from clasp.report.table_rows import Key, Summary
+
+RIGHT = 0.5
+"""Score of a question from which an answer counts as right, where a benchmark gives partial ones (assumption)."""
 
 
 @dataclass(frozen=True)
@@ -27,48 +33,79 @@ class Category:
 def by_category(summary: Summary) -> dict[str, dict[Key, Category]]:
     """Category -> row and budget -> score, categories in the order in which the answers name them.
 
-    Every question counts alone, by whether its answer is right, also where its benchmark scores pairs, rotations or F1.
+    Every question counts by whether its answer is right, also where its benchmark scores pairs, rotations or F1.
     Questions without a category or a score are left out. A row that lacks a benchmark from which others have questions
     of a category (its cell is missing, or not judged yet) has no score there: it would be over other questions.
     """
-    experiment = summary.experiment
-    cells = experiment.frame.drop_duplicates("signature")
-    answers = {
-        signature: _grouped(experiment.answers(signature), benchmark)
-        for signature, benchmark in zip(cells["signature"], cells["benchmark"], strict=True)
-    }
-    sources: dict[str, dict[str, None]] = {}
-    for grouped in answers.values():
-        for category, benchmark in grouped:
-            sources.setdefault(category, {})[benchmark] = None
-    found: dict[str, dict[Key, Category]] = {category: {} for category in sources}
-    known: dict[tuple[str, ...], dict[str, Category]] = {}
-    for key, own in experiment.frame.groupby(["row", "tokens"], sort=False):
-        identity = tuple(own["signature"])
-        if identity not in known:  # rows that share their cells
-            members = {place: scored for signature in identity for place, scored in answers[signature].items()}
-            known[identity] = {
-                category: scored(category, [answer for name in names for answer in members[category, name]])
-                for category, names in sources.items()
-                if all((category, name) in members for name in names)
-            }
-        for category, entry in known[identity].items():
-            found[category][str(key[0]), int(key[1])] = entry
+    frame = summary.experiment.frame
+    answers = _answers(summary).dropna(subset=["category", "own_score"])
+    rows = {(str(row), int(tokens)): own for (row, tokens), own in frame.groupby(["row", "tokens"], sort=False)}
+    found: dict[str, dict[Key, Category]] = {}
+    for category, questions in answers.groupby("category", sort=False):
+        known: dict[tuple[str, ...], Category] = {}  # rows that share their cells share their scores
+        by_key: dict[Key, Category] = {}
+        for key, cells in rows.items():
+            signatures = tuple(cells["signature"])
+            own = questions[questions["signature"].isin(signatures)]
+            if own["benchmark"].nunique() == questions["benchmark"].nunique():
+                if signatures not in known:
+                    known[signatures] = _scored(str(category), own["own_score"])
+                by_key[key] = known[signatures]
+        found[str(category)] = by_key
     return found
 
 
-def _grouped(answers: Answers, benchmark: str) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
-    """(category, benchmark) -> the answers that have a score."""
-    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for answer in answers:
-        if answer.get("category") is not None and (score := own_score(answer)) is not None:
-            grouped.setdefault((str(answer["category"]), benchmark), []).append({**answer, "score": score})
-    return grouped
+@lru_cache(maxsize=32)
+def hard_questions(summary: Summary) -> dict[Key, Category]:
+    """Row -> mean score on the hard questions of its budget, of all benchmarks together, with interval and number.
+
+    Most questions of common benchmarks survive any compression, plain pooling included, and distinguish methods as
+    little as those that the unpruned model fails. What is left are the questions that the unpruned model answers
+    correctly and the downsampling row of the same budget does not (VTC-Bench, arXiv 2510.07143).
+
+    Empty where the experiment names no downsampling row (``report.filter``). A benchmark of which the unpruned model or
+    that row lacks scores has no hard questions; a row that lacks the answer to one has no score.
+    """
+    experiment, base = summary.experiment, summary.unpruned
+    if experiment.spec.filter is None or base is None:
+        return {}
+    answers = _answers(summary)
+    unscored = answers.loc[answers["score"].isna(), "signature"]
+    answers = answers[~answers["signature"].isin(unscored)].set_index("signature")
+    scores: dict[Key, pd.Series] = {}
+    for (row, tokens), cells in experiment.frame.groupby(["row", "tokens"], sort=False):
+        own = answers.loc[[one for one in cells["signature"] if one in answers.index]]
+        scores[str(row), int(tokens)] = own.set_index(["benchmark", "question"])["score"]
+    if base.key not in scores:
+        return {}
+    right = scores[base.key][scores[base.key] >= RIGHT]
+    found: dict[Key, Category] = {}
+    for key, own in scores.items():
+        filtering = scores.get((experiment.spec.filter, key[1]), right.iloc[:0]).reindex(right.index)
+        hard = own.reindex(right.index[filtering < RIGHT])
+        if key != base.key and len(hard) and hard.notna().all():
+            found[key] = _scored("hard", hard)
+    return found
 
 
-def scored(name: str, answers: Answers) -> Category:
-    """Mean score of some answers that all have one, at least one; ``name`` keys the resamples."""
-    score = float(np.mean([answer["score"] for answer in answers]))
-    made = sampled("mean", answers, score)
-    assert made is not None  # a mean follows from its questions
-    return Category(score, resample(name, [made]).intervals()[0], len(answers))
+def _answers(summary: Summary) -> pd.DataFrame:
+    """A line per question of every cell, in plan order: ``signature``, ``benchmark``, ``question`` (its id and which
+    one of that id), ``category``, ``score`` as stored, ``own_score`` in [0, 1]."""
+    frames, cells = [], summary.experiment.frame.drop_duplicates("signature")
+    for signature, benchmark in cells[["signature", "benchmark"]].values:
+        answers = summary.experiment.answers(signature)
+        columns = {
+            "question": occurrences(answers),
+            "category": [answer.get("category") for answer in answers],
+            "score": [answer.get("score") for answer in answers],
+            "own_score": [own_score(answer) for answer in answers],
+        }
+        frames.append(pd.DataFrame({"signature": signature, "benchmark": benchmark, **columns}))
+    return pd.concat(frames, ignore_index=True).astype({"score": float, "own_score": float})
+
+
+def _scored(name: str, scores: Sequence[float] | pd.Series) -> Category:
+    """Mean of some questions' scores, at least one; ``name`` keys the resamples."""
+    values = np.asarray(scores, dtype=float)
+    made = Sampled(pd.RangeIndex(len(values)), values[:, None], lambda means: means[:, 0])
+    return Category(float(np.mean(values)), resample(name, [made]).intervals()[0], len(values))

@@ -9,9 +9,7 @@ What such a number can mean: two real 7B models need not agree on how methods ra
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,14 +18,13 @@ import numpy as np
 import pandas as pd
 
 from clasp.files import write_atomically
-from clasp.report.layout import benchmark_label, method_label
+from clasp.report.layout import FORM, benchmark_label, method_label, pipe_table
 from clasp.report.load import UNPRUNED, Experiment, ReportError
 from clasp.report.metrics import Array
 from clasp.report.published.prompt_protocols import AVERAGE
 from clasp.report.published.read import read_published
 from clasp.report.statistics import LEVEL, Interval
 from clasp.report.summarize import resampled_ratios
-from clasp.report.table_rows import Key
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,17 +64,26 @@ class PublishedAverage:
 
 @dataclass(frozen=True)
 class Point:
-    """One method at one budget, in both worlds; ``drawn`` are (resamples,) of ours."""
+    """One method at one budget, in both worlds.
+
+    Args:
+        ours: benchmark -> score / unpruned score of this model.
+        drawn: benchmark -> (resamples,) the same over resamples of its questions.
+    """
 
     method: str
     tokens: int
-    ours: float
-    drawn: Array
+    ours: Mapping[str, float]
+    drawn: Mapping[str, Array]
     published: PublishedAverage
 
     @property
-    def looked_at(self) -> bool:
-        return self.method in LOOKED_AT
+    def average(self) -> float:
+        return float(np.mean(list(self.ours.values())))
+
+    @property
+    def group(self) -> Group:
+        return "looked at" if self.method in LOOKED_AT else "held out"
 
 
 @dataclass(frozen=True)
@@ -118,37 +124,34 @@ def published_results(path: Path, backbone: str = BACKBONE) -> dict[tuple[str, i
         ReportError: the file cannot be used, or has no unpruned row of the backbone.
     """
     columns = ("backbone", "method", "budget", "benchmark", "value", "source", "origin")
-    lines = [line for line in read_published(path, *columns) if line["backbone"] == backbone]
-    scores: dict[tuple[str, str, str, str], dict[str, float]] = {}
-    for line in lines:
-        for source in line["source"].split(","):
-            key = (line["method"], line["budget"], source, line["origin"])
-            scores.setdefault(key, {})[line["benchmark"]] = float(line["value"])
-    unpruned = {source: values for (method, _, source, _), values in scores.items() if method == "none"}
+    lines = pd.DataFrame(read_published(path, *columns))
+    lines = lines[lines["backbone"] == backbone].astype({"value": float})
+    lines = lines.assign(source=lines["source"].str.split(",")).explode("source")
+    unpruned = {
+        source: own.groupby("benchmark", sort=False)["value"].last()
+        for source, own in lines[lines["method"] == UNPRUNED].groupby("source", sort=False)
+    }
     if not unpruned:
         raise ReportError(f"{path} has no unpruned row of {backbone!r}; restore the project's own file")
-    if any(value <= 0 for values in unpruned.values() for value in values.values()):
+    if any((values <= 0).any() for values in unpruned.values()):
         raise ReportError(f"{path} has an unpruned score of {backbone!r} that is not above 0; correct it")
     usual = max(unpruned.values(), key=len)
     found: dict[tuple[str, int], list[PublishedAverage]] = {}
-    for (method, budget, source, origin), values in scores.items():
-        if method == "none" or not budget.isdigit():
-            continue
-        base = usual | unpruned.get(source, {})
-        ratios = {name: value / base[name] for name, value in values.items() if name in base and name in BENCHMARKS}
+    pruned = lines[(lines["method"] != UNPRUNED) & lines["budget"].str.isdigit()]
+    for (method, budget, source, origin), own in pruned.groupby(["method", "budget", "source", "origin"], sort=False):
+        values = own.groupby("benchmark", sort=False)["value"].last()
+        base = unpruned.get(source, usual).combine_first(usual)
+        ratios = (values / base).reindex(list(BENCHMARKS)).dropna()
+        candidates = found.setdefault((method, int(budget)), [])
         if AVERAGE in values:
-            one = PublishedAverage(values[AVERAGE] / 100, {}, source, origin)
+            candidates.append(PublishedAverage(float(values[AVERAGE]) / 100, {}, source, origin))
         elif len(ratios) >= FEWEST:
-            one = PublishedAverage(float(np.mean(list(ratios.values()))), ratios, source, origin)
-        else:
-            continue
-        found.setdefault((method, int(budget)), []).append(one)
-    return {key: min(candidates, key=_rank) for key, candidates in found.items()}
+            candidates.append(PublishedAverage(float(ratios.mean()), ratios.to_dict(), source, origin))
+    return {key: min(candidates, key=_rank) for key, candidates in found.items() if candidates}
 
 
 def _rank(one: PublishedAverage) -> tuple[int, int, str]:
-    known = PREFERENCE.index(one.origin) if one.origin in PREFERENCE else len(PREFERENCE)
-    return known, -len(one.ratios), one.source
+    return PREFERENCE.index(one.origin), -len(one.ratios), one.source
 
 
 def measure(experiment: Experiment, published: Path) -> Fidelity:
@@ -158,50 +161,41 @@ def measure(experiment: Experiment, published: Path) -> Fidelity:
         ReportError: fewer than four of its rows have both an average and a published one.
     """
     results, ratios = published_results(published), resampled_ratios(experiment)
-    frame = experiment.frame.set_index(["row", "tokens", "benchmark"])["score"].astype(float).sort_index()
-    unpruned = experiment.frame[experiment.frame["method"] == UNPRUNED].set_index("benchmark")["score"].astype(float)
-    rows = sorted({key for by_row in ratios.values() for key in by_row}, key=lambda key: (-key[1], key[0]))
+    frame = experiment.frame
+    scores = frame.pivot(index=["row", "tokens"], columns="benchmark", values="score").astype(float)
+    unpruned = frame[frame["method"] == UNPRUNED].set_index("benchmark")["score"].astype(float)
     points = []
-    for row, tokens in rows:
-        known = results.get((row, tokens))
-        drawn = [by_row[row, tokens] for by_row in ratios.values() if (row, tokens) in by_row]
-        if known is not None and len(drawn) == len(experiment.benchmarks):
-            ours = (frame[row, tokens] / unpruned)[list(experiment.benchmarks)].mean()
-            points.append(Point(row, tokens, float(ours), np.mean(drawn, axis=0), known))
+    for row, tokens in sorted(scores.index, key=lambda key: (-key[1], key[0])):
+        drawn = {name: by_row[row, tokens] for name, by_row in ratios.items() if (row, tokens) in by_row}
+        if (row, tokens) in results and len(drawn) == len(experiment.benchmarks):
+            ours = {name: float(scores.at[(row, tokens), name] / unpruned[name]) for name in drawn}
+            points.append(Point(row, int(tokens), ours, drawn, results[row, tokens]))
     if len(points) < _NEEDED:
         raise ReportError(
             f"experiment {experiment.name!r} has {len(points)} rows with all of their scores and a published result, "
             f"and {_NEEDED} are needed; run its missing cells first"
         )
-    return Fidelity(experiment.name, tuple(points), tuple(_agreements(points, ratios, frame, unpruned)))
+    return Fidelity(experiment.name, tuple(points), tuple(_agreements(points)))
 
 
-def _agreements(
-    points: Sequence[Point], ratios: Mapping[str, Mapping[Key, Array]], frame: pd.Series, unpruned: pd.Series
-) -> list[Agreement]:
-    groups: dict[Group, list[Point]] = {
-        "all": list(points),
-        "looked at": [point for point in points if point.looked_at],
-        "held out": [point for point in points if not point.looked_at],
-    }
-    found = []
-    for group, own in groups.items():
-        sets = {"pooled": own}
-        sets |= {str(t): [p for p in own if p.tokens == t] for t in sorted({p.tokens for p in points}, reverse=True)}
-        for over, some in sets.items():
+def _agreements(points: Sequence[Point]) -> Iterator[Agreement]:
+    """Over all budgets and over each, for all methods and by group; then over each benchmark."""
+    groups: tuple[Group, ...] = ("all", "looked at", "held out")
+    for group in groups:
+        own = [point for point in points if group in ("all", point.group)]
+        for over in ("pooled", *sorted({point.tokens for point in points}, reverse=True)):
+            some = [point for point in own if over in ("pooled", point.tokens)]
             if len(some) >= _NEEDED:
-                ours, theirs = (
-                    np.array(values) for values in zip(*((p.ours, p.published.average) for p in some), strict=True)
-                )
-                found.append(agreement(over, group, ours, np.stack([p.drawn for p in some], axis=1), theirs))
-    for name, by_row in ratios.items():
-        benchmark = name.removeprefix("tiny_")
-        some = [p for p in points if benchmark in p.published.ratios and (p.method, p.tokens) in by_row]
+                drawn = [np.mean(list(point.drawn.values()), axis=0) for point in some]
+                ours, theirs = zip(*((point.average, point.published.average) for point in some), strict=True)
+                yield agreement(str(over), group, np.array(ours), np.stack(drawn, axis=1), np.array(theirs))
+    for name in points[0].drawn:
+        published = name.removeprefix(FORM)
+        some = [point for point in points if published in point.published.ratios]
         if len(some) >= _NEEDED:
-            ours = np.array([frame[p.method, p.tokens, name] / unpruned[name] for p in some])
-            drawn = np.stack([by_row[p.method, p.tokens] for p in some], axis=1)
-            found.append(agreement(name, "all", ours, drawn, np.array([p.published.ratios[benchmark] for p in some])))
-    return found
+            drawn = [point.drawn[name] for point in some]
+            ours, theirs = zip(*((point.ours[name], point.published.ratios[published]) for point in some), strict=True)
+            yield agreement(name, "all", np.array(ours), np.stack(drawn, axis=1), np.array(theirs))
 
 
 def agreement(over: str, group: Group, ours: Array, drawn: Array, theirs: Array, seed: int = 0) -> Agreement:
@@ -243,32 +237,33 @@ def _interval(values: Array) -> Interval:
 
 def as_markdown(found: Fidelity) -> str:
     """Both tables, with what they mean."""
+    agreements = [
+        [
+            *(_over(one), one.group, str(one.points), f"{one.spearman:.2f}"),
+            *(f"{bounds.low:.2f} to {bounds.high:.2f}" for bounds in (one.questions, one.methods)),
+            f"{one.kendall:.2f}",
+        ]
+        for one in found.agreements
+    ]
+    points = [
+        [
+            *(method_label(p.method), str(p.tokens), f"{100 * p.average:.1f}", f"{100 * p.published.average:.1f}"),
+            *(p.published.source, p.published.origin, p.group),
+        ]
+        for p in found.points
+    ]
     lines = [
         f"# Agreement of {found.name} with published LLaVA-1.5-7B results",
         "",
         "Spearman's and Kendall's rank correlation between this model's normalized averages and published ones, each "
         "method at the token counts of its own paper. The intervals (95 %) resample questions, and methods.",
         "",
-        "| over | methods | points | Spearman | over questions | over methods | Kendall |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {_over(one)} | {one.group} | {one.points} | {one.spearman:.2f} | {one.questions.low:.2f} to "
-        f"{one.questions.high:.2f} | {one.methods.low:.2f} to {one.methods.high:.2f} | {one.kendall:.2f} |"
-        for one in found.agreements
-    ]
-    lines += [
+        *pipe_table(["over", "methods", "points", "Spearman", "over questions", "over methods", "Kendall"], agreements),
         "",
         f"Looked at while the model was designed: random, {', '.join(map(method_label, LOOKED_AT))}. All others are "
         "held out: computed once the weights were frozen.",
         "",
-        "| method | tokens | here, % | published, % | source | whose run | group |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {method_label(p.method)} | {p.tokens} | {100 * p.ours:.1f} | {100 * p.published.average:.1f} | "
-        f"{p.published.source} | {p.published.origin} | {'looked at' if p.looked_at else 'held out'} |"
-        for p in found.points
+        *pipe_table(["method", "tokens", "here, %", "published, %", "source", "whose run", "group"], points),
     ]
     return "\n".join([*lines, ""])
 
@@ -281,14 +276,13 @@ def _over(one: Agreement) -> str:
 
 def as_csv(found: Fidelity) -> str:
     """The agreements, one a line."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    bounds = [f"{what}_{end}" for what in ("questions", "methods") for end in Interval._fields]
-    writer.writerow(["over", "methods", "points", "spearman", "kendall", *bounds])
-    for one in found.agreements:
-        numbers = [one.spearman, one.kendall, *one.questions, *one.methods]
-        writer.writerow([one.over, one.group, one.points, *(f"{number:.4f}" for number in numbers)])
-    return out.getvalue()
+    columns = ["over", "methods", "points", "spearman", "kendall"]
+    columns += [f"{what}_{end}" for what in ("questions", "methods") for end in Interval._fields]
+    lines = [
+        [one.over, one.group, one.points, one.spearman, one.kendall, *one.questions, *one.methods]
+        for one in found.agreements
+    ]
+    return pd.DataFrame(lines, columns=columns).to_csv(index=False, float_format="%.4f", lineterminator="\n")
 
 
 def draw(found: Fidelity) -> Figure:
@@ -301,9 +295,9 @@ def draw(found: Fidelity) -> Figure:
         style.frame(axes)
         some = [point for point in found.points if point.tokens == tokens]
         for point in some:
-            colour = style.COLOURS[1] if point.looked_at else style.COLOURS[0]
-            x, y = 100 * point.published.average, 100 * point.ours
-            axes.plot(x, y, "o", color=colour, markersize=3.5, markerfacecolor=colour if point.looked_at else "white")
+            colour, fill = (style.COLOURS[0], "white") if point.group == "held out" else (style.COLOURS[1],) * 2
+            x, y = 100 * point.published.average, 100 * point.average
+            axes.plot(x, y, "o", color=colour, markersize=3.5, markerfacecolor=fill)
             axes.annotate(
                 method_label(point.method), (x, y), (3, 2), textcoords="offset points", fontsize=style.TINY - 1
             )
@@ -321,9 +315,8 @@ def write(found: Fidelity, results: Path) -> list[Path]:
     from clasp.report.figures import style
 
     stem = f"fidelity_{found.name}"
-    texts = {"md": as_markdown(found), "csv": as_csv(found)}
-    paths = [results / "tables" / f"{stem}.{suffix}" for suffix in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
+    paths = [
+        write_atomically(results / "tables" / f"{stem}.{suffix}", text.encode())
+        for suffix, text in (("md", as_markdown(found)), ("csv", as_csv(found)))
+    ]
     return [*paths, *style.write(draw, found, results / "figures", stem).values()]

@@ -6,22 +6,21 @@ question category.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from clasp.methods import METHODS
-from clasp.report.categories import Category, by_category
-from clasp.report.hard import hard_questions
+from clasp.report.categories import Category, by_category, hard_questions
 from clasp.report.load import CUSTOM, UNPRUNED
-from clasp.report.sessions import MARK
 from clasp.report.statistics import Interval
-from clasp.report.table_rows import Standing, Summary, TableRow
+from clasp.report.table_rows import Key, Standing, Summary, TableRow
 
 Mark = Literal["best", "second"]
 
 DAGGERS: dict[Standing, str] = {"below": "†", "significant": "‡"}
 """What follows the name of a method that is below random; the caption explains it."""
+MARK = "§"
+"""What follows a speed-up that divides times of different sessions; the caption explains it."""
 BENCHMARKS = {
     "easy_vqa": "easy-VQA",
     "gqa": "GQA",
@@ -45,11 +44,21 @@ FORM = "tiny_"
 
 
 class Shown(NamedTuple):
-    """One table entry: the number as shown (empty where missing), its mark, and what follows it unmarked."""
+    """One table entry.
+
+    Attributes:
+        text: the number as shown, empty where missing.
+        mark: best or second best of its group.
+        tail: what follows the number unmarked.
+        note: a sentence on it, which the HTML page shows.
+        cells: places of the cells that it rests on among the page's, where these are not all of its row's.
+    """
 
     text: str
     mark: Mark | None = None
     tail: str = ""
+    note: str = ""
+    cells: str | None = None
 
 
 class RowGroup(NamedTuple):
@@ -57,6 +66,22 @@ class RowGroup(NamedTuple):
 
     title: str
     rows: list[list[Shown]]
+
+
+class Column(NamedTuple):
+    """A column of the table.
+
+    Attributes:
+        heading: above it.
+        entry: what it shows of a row.
+        ranked: whether the best and the second best of a budget are marked.
+        benchmark: whose scores it holds, empty where it rests on all cells of a row.
+    """
+
+    heading: str
+    entry: Callable[[TableRow], Shown]
+    ranked: bool = False
+    benchmark: str = ""
 
 
 def method_label(method: str) -> str:
@@ -82,19 +107,27 @@ def title(summary: Summary) -> str:
 
 def header(summary: Summary) -> list[str]:
     """Column headings."""
-    return [heading for heading, _ in _columns(summary)]
+    return [column.heading for column in columns(summary)]
 
 
 def body(summary: Summary) -> Iterator[RowGroup]:
     """Groups of rows: the unpruned model, then one group per budget, each with best and second best marked."""
     total = int(summary.experiment.frame["visual_tokens"].iloc[0])
-    columns = _columns(summary)
-    for (unpruned, tokens), members in groupby(summary.rows, key=lambda row: (row.method == UNPRUNED, row.tokens)):
-        rows = list(members)
-        entries = [column(rows) for _, column in columns]
+    shown = columns(summary)
+    for rows in summary.budgets:
+        tokens = rows[0].tokens
+        entries = [_entries(column, rows) for column in shown]
         share = f", {100 * (1 - tokens / total):.1f} % removed"
-        heading = f"all {tokens} visual tokens" if unpruned else f"{tokens} visual tokens{share}"
+        heading = f"all {tokens} visual tokens" if rows[0].method == UNPRUNED else f"{tokens} visual tokens{share}"
         yield RowGroup(heading, [list(line) for line in zip(*entries, strict=True)])
+
+
+def _entries(column: Column, rows: Sequence[TableRow]) -> list[Shown]:
+    entries = [column.entry(row) for row in rows]
+    if not column.ranked:
+        return entries
+    ranks = marks([entry.text for entry in entries])
+    return [entry._replace(mark=mark) for entry, mark in zip(entries, ranks, strict=True)]
 
 
 def marks(values: Sequence[str]) -> list[Mark | None]:
@@ -111,29 +144,27 @@ def marks(values: Sequence[str]) -> list[Mark | None]:
     return [names.get(float(value)) if value else None for value in values]
 
 
-Column = tuple[str, Callable[[Sequence[TableRow]], list[Shown]]]
-"""A heading, and the entries of one budget's rows."""
-
-
-def _columns(summary: Summary) -> list[Column]:
+def columns(summary: Summary) -> list[Column]:
+    """The columns of the kind of table that the experiment's configuration names."""
     kinds = {"accuracy": _accuracy, "efficiency": _efficiency, "categories": _categories}
-    standing = summary.standings
-    label: Column = ("method", lambda rows: [Shown(marked_label(row.name, standing.get(row.key))) for row in rows])
-    compared = [_compared(summary)] if summary.experiment.spec.reference else []
+    standings, reference = summary.standings, summary.experiment.spec.reference
+    label = Column("method", lambda row: Shown(marked_label(row.name, standings.get(row.key))))
+    compared = [Column(f"less {method_label(reference)}", _difference)] if reference else []
     return [label, *kinds[summary.experiment.spec.table](summary), *compared]
 
 
 def _accuracy(summary: Summary) -> list[Column]:
+    hard = summary.experiment.spec.filter
     return [
         *(_score(summary, name) for name in summary.benchmarks),
-        ("average %", _averages),
-        *([_hard(summary)] if summary.experiment.spec.filter else []),
-        ("visual tokens (output avg.)", _cost("output_average")),
-        _flops_column(summary),
-        ("KV MiB", _cost("kv_mib", digits=2)),
-        ("prefill ms", _cost("prefill_ms")),
-        ("prefill speed-up", _speedup("prefill")),
-        ("FLOPs ratio", lambda rows: [Shown(_number(row.flops_ratio, digits=2)) for row in rows]),
+        Column("average %", _average, ranked=True),
+        *([_category(hard_heading(summary), hard_questions(summary))] if hard else []),
+        _cost("visual tokens (output avg.)", "output_average"),
+        _flops(summary),
+        _cost("KV MiB", "kv_mib", digits=2),
+        _cost("prefill ms", "prefill_ms"),
+        _speedup("prefill speed-up", "prefill"),
+        _flops_ratio("FLOPs ratio"),
     ]
 
 
@@ -141,87 +172,65 @@ def _efficiency(summary: Summary) -> list[Column]:
     """Costs first; the measured speed-ups stand next to the one that FLOPs alone would give."""
     return [
         *(_score(summary, name) for name in summary.benchmarks),
-        ("kept %", _averages),
-        ("total ms", _cost("total_ms")),
-        ("prefill ms", _cost("prefill_ms")),
-        ("decode ms per token", _cost("decode_ms_per_token", digits=2)),
-        _flops_column(summary),
-        ("KV MiB", _cost("kv_mib", digits=2)),
-        ("nominal", _cost("nominal")),
-        ("output avg.", _cost("output_average")),
-        ("input avg.", _cost("input_average")),
-        ("final", _cost("final")),
-        ("total speed-up", _speedup("total")),
-        ("prefill speed-up", _speedup("prefill")),
-        ("FLOPs-ideal speed-up", lambda rows: [Shown(_number(row.flops_ratio, digits=2)) for row in rows]),
+        Column("kept %", _average, ranked=True),
+        _cost("total ms", "total_ms"),
+        _cost("prefill ms", "prefill_ms"),
+        _cost("decode ms per token", "decode_ms_per_token", digits=2),
+        _flops(summary),
+        _cost("KV MiB", "kv_mib", digits=2),
+        _cost("nominal", "nominal"),
+        _cost("output avg.", "output_average"),
+        _cost("input avg.", "input_average"),
+        _cost("final", "final"),
+        _speedup("total speed-up", "total"),
+        _speedup("prefill speed-up", "prefill"),
+        _flops_ratio("FLOPs-ideal speed-up"),
     ]
 
 
 def _categories(summary: Summary) -> list[Column]:
-    found = by_category(summary)
     return [
-        *(_category(name, entries) for name, entries in found.items()),
-        ("average %", _averages),
-        ("visual tokens (output avg.)", _cost("output_average")),
-        _flops_column(summary),
+        *(_category(name, entries) for name, entries in by_category(summary).items()),
+        Column("average %", _average, ranked=True),
+        _cost("visual tokens (output avg.)", "output_average"),
+        _flops(summary),
     ]
 
 
 def _score(summary: Summary, benchmark: str) -> Column:
     scale = percent_factor([row.scores[benchmark] for row in summary.rows])
 
-    def entries(rows: Sequence[TableRow]) -> list[Shown]:
-        texts = [_number(row.scores[benchmark], scale) for row in rows]
-        tails = [row.pending.get(benchmark) or _half_width(row.intervals[benchmark], scale) for row in rows]
-        return [Shown(*entry) for entry in zip(texts, marks(texts), tails, strict=True)]
+    def entry(row: TableRow) -> Shown:
+        tail = row.pending.get(benchmark) or _half_width(row.intervals[benchmark], scale)
+        return Shown(_number(row.scores[benchmark], scale), tail=tail)
 
-    return benchmark_label(benchmark), entries
+    return Column(benchmark_label(benchmark), entry, ranked=True, benchmark=benchmark)
 
 
-def _category(name: str, found: Mapping[tuple[str, int], Category]) -> Column:
+def _category(name: str, found: Mapping[Key, Category]) -> Column:
     scale = percent_factor([entry.score for entry in found.values()])
 
-    def entries(rows: Sequence[TableRow]) -> list[Shown]:
-        own = [found.get(row.key) for row in rows]
-        texts = [_number(entry.score if entry else None, scale) for entry in own]
-        tails = [_half_width(entry.interval if entry else None, scale) for entry in own]
-        return [Shown(*entry) for entry in zip(texts, marks(texts), tails, strict=True)]
+    def entry(row: TableRow) -> Shown:
+        own = found.get(row.key)
+        return Shown(_number(own.score, scale), tail=_half_width(own.interval, scale)) if own else Shown("")
 
-    return name, entries
+    return Column(name, entry, ranked=True)
 
 
 def hard_heading(summary: Summary) -> str:
-    """Of the column of scores on hard questions, see :mod:`clasp.report.hard`."""
+    """Of the column of scores on hard questions, see :func:`clasp.report.categories.hard_questions`."""
     return f"right where {method_label(summary.experiment.spec.filter or '')} fails %"
 
 
-def _hard(summary: Summary) -> Column:
-    _, entries = _category("", hard_questions(summary))
-    return hard_heading(summary), entries
+def _average(row: TableRow) -> Shown:
+    return Shown(_number(row.average.value, 100.0), tail=_bounds(row.average.interval))
 
 
-def _averages(rows: Sequence[TableRow]) -> list[Shown]:
-    texts = [_number(row.average.value, 100.0) for row in rows]
-    return [
-        Shown(text, mark, _bounds(row.average.interval))
-        for text, mark, row in zip(texts, marks(texts), rows, strict=True)
-    ]
-
-
-def _compared(summary: Summary) -> Column:
-    """Difference to the reference row in points, its interval, and the corrected p value."""
-    reference = summary.experiment.spec.reference
-    assert reference is not None
-
-    def entries(rows: Sequence[TableRow]) -> list[Shown]:
-        return [
-            Shown("")
-            if (found := row.comparison) is None
-            else Shown(f"{100 * found.difference:+.1f}", None, f"{_bounds(found.interval)} {p_text(found.corrected)}")
-            for row in rows
-        ]
-
-    return f"less {method_label(reference)}", entries
+def _difference(row: TableRow) -> Shown:
+    """To the reference row in points, with its interval and the corrected p value."""
+    if (found := row.comparison) is None:
+        return Shown("")
+    return Shown(f"{100 * found.difference:+.1f}", tail=f"{_bounds(found.interval)} {p_text(found.corrected)}")
 
 
 def p_text(p: float) -> str:
@@ -229,31 +238,31 @@ def p_text(p: float) -> str:
     return f"p={p:.2f}" if p >= 0.01 else ("p<0.01" if p >= 0.001 else "p<0.001")
 
 
-def _cost(name: str, scale: float = 1.0, digits: int = 1) -> Callable[[Sequence[TableRow]], list[Shown]]:
-    return lambda rows: [Shown(_number(row.costs[name], scale, digits)) for row in rows]
+def _cost(heading: str, name: str, scale: float = 1.0, digits: int = 1) -> Column:
+    return Column(heading, lambda row: Shown(_number(row.costs[name], scale, digits)))
 
 
-def _speedup(phase: str) -> Callable[[Sequence[TableRow]], list[Shown]]:
-    return lambda rows: [
-        Shown(_number(row.speedups[phase], digits=2), None, f" {MARK}" if row.apart else "") for row in rows
-    ]
+def _speedup(heading: str, phase: str) -> Column:
+    return Column(
+        heading, lambda row: Shown(_number(row.speedups[phase], digits=2), tail=f" {MARK}" if row.apart else "")
+    )
 
 
-def _flops_column(summary: Summary) -> Column:
-    unit, factor = _flops(summary)
-    return unit, _cost("tflops_gated", factor, digits=2)
+def _flops_ratio(heading: str) -> Column:
+    return Column(heading, lambda row: Shown(_number(row.flops_ratio, digits=2)))
+
+
+def _flops(summary: Summary) -> Column:
+    """In the unit in which the backbone's numbers are readable; costs are in 1e12."""
+    largest = max((row.costs["tflops_gated"] or 0.0 for row in summary.rows), default=0.0)
+    unit, factor = ("TFLOPs", 1.0) if largest >= 0.1 else ("GFLOPs", 1e3)
+    return _cost(unit, "tflops_gated", factor, digits=2)
 
 
 def percent_factor(scores: Sequence[float | None]) -> float:
     """Scores stored as fractions are shown in percent; others (sums of points, percentages) as they are."""
     known = [score for score in scores if score is not None]
     return 100.0 if known and max(known) <= 1.0 else 1.0
-
-
-def _flops(summary: Summary) -> tuple[str, float]:
-    """Unit of FLOPs in which the backbone's numbers are readable, and its factor from 1e12."""
-    largest = max((row.costs["tflops_gated"] or 0.0 for row in summary.rows), default=0.0)
-    return ("TFLOPs", 1.0) if largest >= 0.1 else ("GFLOPs", 1e3)
 
 
 def _number(value: float | None, scale: float = 1.0, digits: int = 1) -> str:
@@ -266,3 +275,10 @@ def _half_width(interval: Interval | None, scale: float) -> str:
 
 def _bounds(interval: Interval | None) -> str:
     return f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]" if interval else ""
+
+
+def pipe_table(heads: Sequence[str], lines: Iterable[Sequence[str]], right: Sequence[bool] = ()) -> list[str]:
+    """Lines of a plain Markdown table; ``right`` says which columns hold numbers that are aligned."""
+    rule = "|".join("---:" if aligned else "---" for aligned in right or [False] * len(heads))
+    head, *rest = (f"| {' | '.join(line)} |" for line in (heads, *lines))
+    return [head, f"|{rule}|", *rest]

@@ -7,16 +7,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from pydantic import ConfigDict
 
 from clasp.reading import InvalidFile, parse_object, read_text
-from clasp.results.schema import AnswerLine, Cell, ExperimentFile, Judgement, read, validate, waiting
+from clasp.results.schema import AnswerLine, Cell, ExperimentColumn, ExperimentFile, Judgement, read, validate
 from clasp.strict import shown
 
 if TYPE_CHECKING:  # importing it takes longer than a run needs that only logs its cells
@@ -30,36 +31,12 @@ UNPRUNED = "none"
 CUSTOM = "custom_"
 """Prefix of a benchmark that is a user's own file."""
 REMEDY = "run the experiment again, which sets bad files aside and fills the gaps"
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, val_json_bytes="base64")
+"""Of every stored dataclass: no conversion between types, bytes as base64; unknown keys are left alone."""
 
 
 class ReportError(ValueError):
     """A report cannot be built from the stored results; the message says what is wrong and what to do."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A benchmark as a table's column, known whether or not a cell of it exists.
-
-    Args:
-        name: as in ``benchmarks.names``.
-        metric: the score's name.
-        protocol: prompt, split and scoring rule in a few words, for two numbers compare only under the same.
-        category: the question category that all its questions are of, where there is one.
-        judge: the kind of judge that scores it, where one does.
-        server: whether an evaluation server scores it.
-    """
-
-    name: str
-    metric: str = ""
-    protocol: str = ""
-    category: str | None = None
-    judge: str | None = None
-    server: bool = False
-
-    @property
-    def pending(self) -> str:
-        """What a table shows for a cell with answers and no score."""
-        return waiting(self.judge is not None, self.server) or ""
 
 
 @dataclass(frozen=True)
@@ -73,13 +50,12 @@ class Planned:
     signature: str
 
 
-@dataclass(frozen=True)
-class ReportSpec:
+class ReportSpec(NamedTuple):
     """What a report shows of an experiment: ``report`` in its configuration."""
 
     title: str = ""
     table: str = "accuracy"
-    figures: tuple[str, ...] = ("accuracy_vs_flops",)
+    figures: Sequence[str] = ("accuracy_vs_flops",)
     reference: str | None = None
     published: str | None = None
     filter: str | None = None
@@ -104,14 +80,14 @@ class Experiment:
     results: Path
     command: str
     frame: pd.DataFrame
-    columns: tuple[Column, ...]
+    columns: list[ExperimentColumn]
     planned: tuple[Planned, ...]
     missing: tuple[Planned, ...]
     spec: ReportSpec
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self.columns)
+        return tuple(column["name"] for column in self.columns)
 
     @property
     def tables(self) -> dict[str, Path]:
@@ -137,8 +113,7 @@ class Experiment:
         answers, judged = read_answers(self.results, signature, cell["questions"]), read_judgement(self.results, cell)
         if judged is None:
             return answers
-        scores = [verdict["score"] for verdict in judged["questions"]]
-        return [{**answer, "score": score} for answer, score in zip(answers, scores, strict=True)]
+        return [{**one, "score": verdict["score"]} for one, verdict in zip(answers, judged["questions"], strict=True)]
 
 
 def load_experiment(name: str, results: Path) -> Experiment:
@@ -158,13 +133,13 @@ def load_experiment(name: str, results: Path) -> Experiment:
             f"experiment {name!r} has not been run yet ({path} does not exist; experiments run so far: {known}); "
             f"run 'clasp-eval run experiment={name}' first"
         )
-    record = _read(ExperimentFile, path, "experiment file", EXPERIMENT_SCHEMA)
+    record = read_stored(read, ExperimentFile, path, EXPERIMENT_SCHEMA)
     planned = tuple(
         Planned(cell["row"], cell["method"], budget_tokens(cell), cell["benchmark"], cell["signature"])
         for cell in record["cells"]
     )
-    columns = tuple(_known(Column, column) for column in record["benchmarks"])
-    spec = _known(ReportSpec, record.get("report") or {})
+    stated = record.get("report") or {}
+    spec = ReportSpec(**{key: value for key, value in stated.items() if key in ReportSpec._fields})  # type: ignore[arg-type]
     there = {cell.signature for cell in planned if (results / "cells" / f"{cell.signature}.json").is_file()}
     if not there:
         raise ReportError(
@@ -175,16 +150,9 @@ def load_experiment(name: str, results: Path) -> Experiment:
     lines = [{**flats[c.signature], "row": c.row, "tokens": c.tokens} for c in planned if c.signature in there]
     missing = tuple(cell for cell in planned if cell.signature not in there)
     command = str(record.get("command", ""))
-    found = Experiment(name, results, command, pd.DataFrame(lines), columns, planned, missing, spec)
+    found = Experiment(name, results, command, pd.DataFrame(lines), record["benchmarks"], planned, missing, spec)
     _check_frame(found)
     return found
-
-
-def _known(kind: Any, values: Mapping[str, Any]) -> Any:
-    """A dataclass from those of the record's keys that it has; the record says more than the report needs."""
-    names = {field.name for field in dataclasses.fields(kind)}
-    chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in names}
-    return kind(**chosen)
 
 
 def _check_frame(experiment: Experiment) -> None:
@@ -195,16 +163,15 @@ def _check_frame(experiment: Experiment) -> None:
     unplanned = sorted({cell.benchmark for cell in experiment.planned} - set(experiment.benchmarks))
     if unplanned:
         raise ReportError(f"experiment {name!r} has cells of {unplanned}, which its list of benchmarks lacks; {REMEDY}")
-    seen: dict[tuple[str, int, str], str] = {}
+    cells: dict[tuple[str, int, str], Planned] = {}
     for cell in experiment.planned:
-        key = (cell.row, cell.tokens, cell.benchmark)
-        if key in seen:
+        first = cells.setdefault((cell.row, cell.tokens, cell.benchmark), cell)
+        if first is not cell:
             raise ReportError(
                 f"experiment {name!r} has several cells for row {cell.row!r} at {cell.tokens} tokens on "
-                f"{cell.benchmark!r} ({seen[key]}, {cell.signature}); a table needs one, so give variants names of "
-                "their own under grid.variants"
+                f"{cell.benchmark!r} ({first.signature}, {cell.signature}); a table needs one, so give variants names "
+                "of their own under grid.variants"
             )
-        seen[key] = cell.signature
 
 
 def read_cell(results: Path, signature: str) -> Cell:
@@ -214,7 +181,7 @@ def read_cell(results: Path, signature: str) -> Cell:
         ReportError: it cannot be read, or is not what its name says.
     """
     path = results / "cells" / f"{signature}.json"
-    cell = _read(Cell, path, "results file", SCHEMA)
+    cell = read_stored(read, Cell, path, SCHEMA)
     if cell["signature"] != signature:
         raise ReportError(f"results file {path} holds the signature {shown(cell['signature'])}; {REMEDY}")
     return cell
@@ -238,7 +205,7 @@ def read_judgement(results: Path, cell: Mapping[str, Any]) -> Judgement | None:
     path = results / "cells" / f"{cell['signature']}.judge.json"
     if cell["score"] is not None or not path.is_file():
         return None
-    judged = _read(Judgement, path, "judgement")
+    judged = read_stored(read, Judgement, path)
     if judged["answers"] != cell["answers"]["sha256"] or len(judged["questions"]) != cell["questions"]:
         raise ReportError(f"judgement {path} is not about its cell's answers; remove it and run clasp-eval judge again")
     return judged
@@ -264,12 +231,24 @@ def read_answers(results: Path, signature: str, questions: int) -> list[dict[str
     return answers
 
 
-def _read(kind: type[Kind], path: Path, what: str, schema: int | None = None) -> Kind:
-    """The checked content of a file; ``what`` it is, for messages."""
+def read_stored(
+    reader: Callable[..., Kind], kind: type[Kind], path: Path, schema: int | None = None, remedy: str = REMEDY
+) -> Kind:
+    """What a JSON file holds, checked.
+
+    Args:
+        reader: :func:`clasp.results.schema.read` for a typed dictionary, or :func:`~clasp.results.schema.load` for a
+            dataclass.
+        schema: the value that the file's key ``schema`` must have.
+        remedy: what to do about a file that cannot be used, as the end of the message.
+
+    Raises:
+        ReportError: the file is missing, of another schema, or has a value of another kind.
+    """
     try:
-        return read(kind, path, schema)
+        return reader(kind, path, schema)
     except (OSError, InvalidFile) as error:
-        raise ReportError(f"{what} {path} cannot be used ({error}); {REMEDY}") from error
+        raise ReportError(f"{path} cannot be used ({error}); {remedy}") from error
 
 
 def budget_tokens(cell: Mapping[str, Any]) -> int:
@@ -325,10 +304,8 @@ def flat(cell: Mapping[str, Any]) -> dict[str, Any]:
             "assumptions": tuple(provenance.get("assumptions") or ()),
             "commit": str(provenance.get("commit") or "unknown")[:12] + ("+changes" if provenance.get("dirty") else ""),
         }
-    except KeyError as error:
-        raise ReportError(f"results file {cell.get('signature')}.json lacks the key {error}; {REMEDY}") from error
-    except (TypeError, ValueError) as error:
-        raise ReportError(f"results file {cell.get('signature')}.json cannot be used ({error}); {REMEDY}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReportError(f"results file {cell['signature']}.json cannot be used ({error}); {REMEDY}") from error
 
 
 def _per_token(costs: Mapping[str, Any]) -> float:

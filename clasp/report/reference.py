@@ -11,9 +11,8 @@ from pathlib import Path
 from clasp.files import write_atomically
 from clasp.methods import METHODS as REGISTRY
 from clasp.report.caption import apart, below_random
-from clasp.report.layout import benchmark_label, marked_label, method_label
+from clasp.report.layout import MARK, benchmark_label, marked_label, method_label, pipe_table
 from clasp.report.load import UNPRUNED, Experiment, ReportError, load_experiment
-from clasp.report.sessions import MARK
 from clasp.report.summarize import summarize, tests_against
 from clasp.report.table_rows import Average, Comparison, Summary, TableRow
 
@@ -105,51 +104,55 @@ def renewed(root: Path, reference: Path) -> dict[Path, str]:
 
 def main_block(summary: Summary) -> str:
     """A short table of the main experiment: averages, visual tokens, FLOPs ratio and measured prefill speed-up."""
-    lines = _heading("visual tokens", "method", "average, % [95 %]", "FLOPs ratio", "prefill speed-up")
+    heads, lines = ["visual tokens", "method", "average, % [95 %]", "FLOPs ratio", "prefill speed-up"], []
     for row in summary.rows:
         tokens = f"all {row.tokens}" if row.method == UNPRUNED else str(row.tokens)
         label = marked_label(row.name, summary.standings.get(row.key))
-        lines.append(_line(tokens, label, _average(row.average), _flops(row), _speedup(row)))
-    return "\n".join([*lines, "", *_notes(summary, summary.rows)])
+        flops = "" if row.flops_ratio is None else f"{row.flops_ratio:.2f}"
+        lines.append([tokens, label, _average(row.average), flops, _speedup(row)])
+    return _block(heads, lines, _notes(summary, summary.rows))
 
 
 def methods_block(summary: Summary) -> str:
     """Every method's average at every budget, and its measured prefill speed-up at the smallest."""
-    pruned = {row.key: row for row in summary.rows if row.method != UNPRUNED}
+    pruned, standings = {row.key: row for row in summary.pruned}, summary.standings
     budgets = list(dict.fromkeys(tokens for _, tokens in pruned))
-    smallest = min(budgets)
-    lines = _heading("method", *(f"{tokens} tokens, % [95 %]" for tokens in budgets), f"prefill speed-up at {smallest}")
+    smallest, lines = min(budgets), []
     for name in dict.fromkeys(name for name, _ in pruned):
-        values = [
-            _average(pruned[name, tokens].average) + marked_label("", summary.standings.get((name, tokens)))
-            for tokens in budgets
-        ]
-        lines.append(_line(method_label(name), *values, _speedup(pruned[name, smallest])))
-    return "\n".join([*lines, "", *_notes(summary, [row for row in pruned.values() if row.tokens == smallest], "../")])
+        keys = [(name, tokens) for tokens in budgets]
+        averages = [_average(pruned[key].average) + marked_label("", standings.get(key)) for key in keys]
+        lines.append([method_label(name), *averages, _speedup(pruned[name, smallest])])
+    heads = ["method", *_budget_heads(budgets), f"prefill speed-up at {smallest}"]
+    timed = [row for row in summary.pruned if row.tokens == smallest]
+    return _block(heads, lines, _notes(summary, timed, "../"))
 
 
 def recent_block(summary: Summary) -> str:
     """Averages of the recent methods beside the baselines, and by which tests a method differs from each of these."""
-    rows = {row.key: row for row in summary.rows if row.method in REGISTRY and row.method != UNPRUNED}
+    rows = {row.key: row for row in summary.pruned if row.method in REGISTRY}
     papers = {name: REGISTRY[row.method].paper for (name, _), row in rows.items()}
     budgets = list(dict.fromkeys(tokens for _, tokens in rows))
     names = sorted((name for name, paper in papers.items() if paper >= RECENT or not paper), key=papers.__getitem__)
     baselines = [name for name in names if not papers[name]]
     tested = tests_against(_narrowed(summary.experiment, names), baselines)
-    heads = [f"than {method_label(name)}" for name in baselines]
-    lines = _heading("method", *(f"{tokens} tokens, % [95 %]" for tokens in budgets), *heads)
+    lines = []
     for name in names:
-        values = [_average(rows[name, tokens].average) for tokens in budgets]
-        found = [[tested[base].get((name, tokens)) for tokens in budgets] for base in baselines]
-        lines.append(_line(method_label(name), *values, *(_signs(row) for row in found)))
+        averages = [_average(rows[name, tokens].average) for tokens in budgets]
+        signs = [_signs([tested[base].get((name, tokens)) for tokens in budgets]) for base in baselines]
+        lines.append([method_label(name), *averages, *signs])
+    heads = ["method", *_budget_heads(budgets), *(f"than {method_label(name)}" for name in baselines)]
     missing = [entry.label for name, entry in REGISTRY.items() if entry.paper >= RECENT and name not in papers]
     notes = [
         f"Normalized averages by `{COMMANDS[summary.experiment.name]}`. Better (+), no significant difference (=) or "
         f"worse ({SIGNS['worse']}) at {', '.join(map(str, budgets))} tokens by a paired permutation test, "
         "corrected for the number of tests in its column.",
-        *([f"Not yet in the stored results: {', '.join(missing)}."] if missing else []),
+        f"Not yet in the stored results: {', '.join(missing)}." if missing else "",
     ]
-    return "\n".join([*lines, "", *notes])
+    return _block(heads, lines, notes)
+
+
+def _budget_heads(budgets: Sequence[int]) -> list[str]:
+    return [f"{tokens} tokens, % [95 %]" for tokens in budgets]
 
 
 def _signs(found: Sequence[Comparison | None]) -> str:
@@ -168,19 +171,16 @@ def tiny_block(path: Path) -> str:
     accuracy: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))["accuracy"]
     columns = list(next(iter(accuracy.values())))
     names = {"all": "all 576 tokens", "blank": "gray image"}
-    lines = _heading("score, % (MME: points)", *(names.get(name, name.replace("_", " ")) for name in columns))
-    for benchmark, values in accuracy.items():
-        shown = [f"{values[name]:.1f}" if name in values else "" for name in columns]
-        lines.append(_line(benchmark_label(benchmark), *shown))
-    return "\n".join(lines)
+    heads = ["score, % (MME: points)", *(names.get(name, name.replace("_", " ")) for name in columns)]
+    lines = [
+        [benchmark_label(benchmark), *(f"{values[name]:.1f}" if name in values else "" for name in columns)]
+        for benchmark, values in accuracy.items()
+    ]
+    return "\n".join(pipe_table(heads, lines))
 
 
-def _heading(*heads: str) -> list[str]:
-    return [_line(*heads), f"|{'---|' * len(heads)}"]
-
-
-def _line(*entries: str) -> str:
-    return f"| {' | '.join(entries)} |"
+def _block(heads: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    return "\n".join([*pipe_table(heads, lines), "", *(note for note in notes if note)])
 
 
 def _notes(summary: Summary, timed: Iterable[TableRow], up: str = "") -> list[str]:
@@ -195,9 +195,7 @@ def _notes(summary: Summary, timed: Iterable[TableRow], up: str = "") -> list[st
         f"Measured by `{COMMANDS[name]}` on {device}; visual tokens are output averages. Scores "
         f"per benchmark, costs and the fine print: [`{name}.md`]({up}results/reference/tables/{name}.md)."
     )
-    hours = {row.key: row.hours_apart for row in timed if row.apart}
-    below = below_random(summary.standings, {row.key: row.average for row in summary.rows})
-    return [measured, below, *([apart(hours)] if hours else [])]
+    return [measured, below_random(summary), apart(timed)]
 
 
 def _average(average: Average) -> str:
@@ -205,10 +203,6 @@ def _average(average: Average) -> str:
         return ""
     bounds = [f"{100 * bound:.1f}" for bound in average.interval or ()]
     return f"{100 * average.value:.1f}" + (f" [{', '.join(bounds)}]" if bounds else "")
-
-
-def _flops(row: TableRow) -> str:
-    return "" if row.flops_ratio is None else f"{row.flops_ratio:.2f}"
 
 
 def _speedup(row: TableRow) -> str:

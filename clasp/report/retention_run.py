@@ -10,9 +10,8 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from clasp.report.load import ReportError
-from clasp.report.stored import STRICT, read_stored
-from clasp.results.schema import Count, Label
+from clasp.report.load import STRICT, ReportError, read_stored
+from clasp.results.schema import Count, Label, load
 from clasp.strict import shown
 
 SCHEMA = 1
@@ -111,7 +110,7 @@ def load_retention(results: Path, name: str) -> RetentionRun:
     if not path.is_file():
         known = ", ".join(retention_runs(results)) or "none"
         raise ReportError(f"{path} does not exist (stored: {known}); run 'clasp-eval retention name={name}' first")
-    run = read_stored(RetentionRun, path, SCHEMA, REMEDY)
+    run = read_stored(load, RetentionRun, path, SCHEMA, REMEDY)
     if run.name != name:  # it names the figures
         raise ReportError(f"{path} is about {shown(run.name)}; {REMEDY}")
     return run

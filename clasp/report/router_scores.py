@@ -10,9 +10,10 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from clasp.reading import LARGEST_NUMBER
+from clasp.report.layout import pipe_table
+from clasp.report.load import STRICT, read_stored
 from clasp.report.statistics import Interval
-from clasp.report.stored import STRICT, read_stored
-from clasp.results.schema import Count, Label
+from clasp.results.schema import Count, Label, load
 
 FILE = "router.json"
 SCHEMA = 1
@@ -120,28 +121,26 @@ def load_router_scores(results: Path) -> RouterScores | None:
         ReportError: the file is broken or of another version.
     """
     path = results / FILE
-    return read_stored(RouterScores, path, SCHEMA, REMEDY) if path.is_file() else None
+    return read_stored(load, RouterScores, path, SCHEMA, REMEDY) if path.is_file() else None
 
 
 def markdown(scores: RouterScores) -> str:
     """A table of accuracies and times, and for each set the confusions of its most accurate router."""
-    lines = ["## Routers", "", "| prompts | router | right | accuracy, % [95 %] | ms per prompt |"]
-    lines.append("|---|---|---:|---:|---:|")
+    table, confusions = [], []
     for name, prompts in scores.sets.items():
+        what = SETS.get(name, name)
         for router, score in prompts.ranked:
             low, high = score.interval
             share = f"{100 * score.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-            right = f"{score.right} of {score.prompts}"
-            lines.append(f"| {SETS.get(name, name)} | {router} | {right} | {share} | {score.ms_per_prompt:.2f} |")
-    lines += ["", note(scores)]
-    for name, prompts in scores.sets.items():
-        for router, score in prompts.ranked[:1]:
-            lines += ["", f"### Where `{router}` sends {SETS.get(name, name)}", ""]
-            lines.append(f"| true \\ routed | {' | '.join(scores.categories)} |")
-            lines.append("|---|" + "---:|" * len(scores.categories))
-            for category, row in zip(scores.categories, score.confusion, strict=True):
-                lines.append(f"| {category} | {' | '.join(str(count) for count in row)} |")
-    return "\n".join(lines) + "\n"
+            table.append([what, router, f"{score.right} of {score.prompts}", share, f"{score.ms_per_prompt:.2f}"])
+        best, score = prompts.ranked[0]
+        counts = [[category, *map(str, row)] for category, row in zip(scores.categories, score.confusion, strict=True)]
+        heads = ["true \\ routed", *scores.categories]
+        right = [False, *[True] * len(scores.categories)]
+        confusions += ["", f"### Where `{best}` sends {what}", "", *pipe_table(heads, counts, right)]
+    heads = ["prompts", "router", "right", "accuracy, % [95 %]", "ms per prompt"]
+    ranking = pipe_table(heads, table, [False, False, True, True, True])
+    return "\n".join(["## Routers", "", *ranking, "", note(scores), *confusions]) + "\n"
 
 
 def note(scores: RouterScores) -> str:

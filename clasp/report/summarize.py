@@ -7,13 +7,13 @@ A number that needs a missing cell is None: nothing is borrowed from another cel
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from clasp.report.load import CONVENTIONS, REMEDY, UNPRUNED, Experiment, ReportError
 from clasp.report.metrics import Array, Sampled, sampled
-from clasp.report.sessions import hours_apart
 from clasp.report.statistics import (
     Interval,
     Resampled,
@@ -25,6 +25,7 @@ from clasp.report.statistics import (
     swap_tests,
 )
 from clasp.report.table_rows import Average, Comparison, Key, Summary, TableRow
+from clasp.results.schema import waiting
 
 COSTS: Mapping[str, tuple[str, float]] = {
     **{key: (key, 1.0) for key in (*CONVENTIONS, "text_tokens", "tflops_gated", "tflops_two_matrix")},
@@ -47,8 +48,8 @@ def summarize(experiment: Experiment) -> Summary:
     """
     cells = _Cells(experiment)
     # stable sort: rows of one budget stay in plan order
-    keys = sorted(cells.groups, key=lambda key: (cells.methods[key] != UNPRUNED, -key[1]))
-    averages = cells.averages(experiment.benchmarks)
+    keys = sorted(cells.methods, key=lambda key: (cells.methods[key] != UNPRUNED, -key[1]))
+    averages = cells.averages()
     compared = cells.comparisons(averages, experiment.spec.reference)
     return Summary(experiment, tuple(cells.row(key, averages[key], compared.get(key)) for key in keys))
 
@@ -56,7 +57,7 @@ def summarize(experiment: Experiment) -> Summary:
 def tests_against(experiment: Experiment, references: Sequence[str]) -> dict[str, dict[Key, Comparison]]:
     """Reference row -> every other row against it at its budget, corrected for the number of these."""
     cells = _Cells(experiment)
-    averages = cells.averages(experiment.benchmarks)
+    averages = cells.averages()
     return {name: cells.comparisons(averages, name) for name in references}
 
 
@@ -67,149 +68,174 @@ def resampled_ratios(experiment: Experiment) -> dict[str, dict[Key, Array]]:
     """
     cells = _Cells(experiment)
     found: dict[str, dict[Key, Array]] = {}
-    for name, rows in cells.resampled.items():
-        base = rows.get(cells.unpruned) if cells.unpruned is not None else None
-        if base is not None and (base > 0).all():
-            found[name] = {key: drawn / base for key, drawn in rows.items() if key != cells.unpruned}
+    for name in experiment.benchmarks:
+        base = cells.drawn.get((cells.unpruned, name)) if cells.unpruned else None
+        if base is not None and (base.scores > 0).all():
+            rows = [key for key in cells.methods if key != cells.unpruned and (key, name) in cells.drawn]
+            found[name] = {key: cells.drawn[key, name].scores / base.scores for key in rows}
     return found
+
+
+class _Drawn(NamedTuple):
+    """A cell whose score follows from its answers.
+
+    Attributes:
+        answers: as its metric needs them.
+        scores: (resamples,), the same resamples of questions for all cells of the benchmark.
+        interval: of the score.
+    """
+
+    answers: Sampled
+    scores: Array
+    interval: Interval
 
 
 class _Cells:
     """An experiment's cells by row.
 
-    Args:
-        experiment: the experiment.
-
     Attributes:
-        methods: row -> method.
+        methods: row -> method, in plan order.
         groups: row -> its cells, indexed by benchmark.
+        scores: row -> benchmark -> score, None where there is none.
+        pending: benchmark -> what a table shows for a cell with answers and no score.
         unpruned: the unpruned model's row, None where the experiment has none.
-        base: that row's cells.
-        samples: benchmark -> row -> answers, of the cells whose score follows from them.
-        resampled: benchmark -> row -> (resamples,) scores, the same resamples for all rows.
-        intervals: benchmark -> row -> interval of the score.
+        drawn: row and benchmark -> the cell's answers and resamples, where its score follows from them.
     """
 
     def __init__(self, experiment: Experiment) -> None:
-        self.experiment, self.benchmarks = experiment, experiment.benchmarks
-        self.methods = {(cell.row, cell.tokens): cell.method for cell in experiment.planned}
-        empty = experiment.frame.iloc[:0].set_index("benchmark")
-        by_row = experiment.frame.groupby(["row", "tokens"], sort=False)
-        found = {key: cells.set_index("benchmark") for key, cells in by_row}
-        self.groups: dict[Key, pd.DataFrame] = {key: found.get(key, empty) for key in self.methods}
+        self.experiment, self.benchmarks, frame = experiment, experiment.benchmarks, experiment.frame
+        self.methods: dict[Key, str] = {(cell.row, cell.tokens): cell.method for cell in experiment.planned}
+        self.empty = frame.iloc[:0].set_index("benchmark")
+        self.groups: dict[Key, pd.DataFrame] = dict.fromkeys(self.methods, self.empty)
+        self.groups |= {key: own.set_index("benchmark") for key, own in frame.groupby(["row", "tokens"], sort=False)}
+        self.scores = {key: self._scores(cells) for key, cells in self.groups.items()}
         unpruned = [key for key, method in self.methods.items() if method == UNPRUNED]
         self.unpruned = max(unpruned, key=lambda key: key[1], default=None)
-        self.base = empty if self.unpruned is None else self.groups[self.unpruned]
-        self.samples: dict[str, dict[Key, Sampled]] = {}
-        self.resampled: dict[str, dict[Key, Array]] = {}
-        self.intervals: dict[str, dict[Key, Interval]] = {}
-        known = _samples(experiment)
-        for name in self.benchmarks:
-            self._resample(name, known)
+        self.pending = {
+            column["name"]: waiting(column.get("judge") is not None, column.get("server", False)) or ""
+            for column in experiment.columns
+        }
+        known = _drawn(experiment)
+        self.drawn: dict[tuple[Key, str], _Drawn] = {
+            ((row, tokens), benchmark): known[signature]
+            for row, tokens, benchmark, signature in frame[["row", "tokens", "benchmark", "signature"]].values
+            if signature in known
+        }
 
-    def _resample(self, benchmark: str, known: Mapping[str, Sampled]) -> None:
-        groups = {key: cells for key, cells in self.groups.items() if benchmark in cells.index}
-        signatures = {key: str(cells["signature"][benchmark]) for key, cells in groups.items()}
-        signatures = {key: signature for key, signature in signatures.items() if signature in known}
-        self.samples[benchmark] = {key: known[signature] for key, signature in signatures.items()}
-        distinct = list(dict.fromkeys(signatures.values()))  # rows that share a cell share its resamples
-        self.resampled[benchmark], self.intervals[benchmark] = {}, {}
-        if not distinct:
-            return
-        try:
-            drawn = resample(benchmark, [known[signature] for signature in distinct])
-        except ValueError as error:
-            raise ReportError(
-                f"cells of {benchmark!r} in experiment {self.experiment.name!r} answer {error}, so they cannot be "
-                f"compared ({', '.join(distinct)}); {REMEDY}"
-            ) from error
-        intervals = drawn.intervals()
-        for key, signature in signatures.items():
-            at = distinct.index(signature)
-            self.resampled[benchmark][key], self.intervals[benchmark][key] = drawn.scores[:, at], intervals[at]
+    def _scores(self, cells: pd.DataFrame) -> dict[str, float | None]:
+        scores = cells["score"].reindex(list(self.benchmarks)).astype(float)
+        return {str(name): None if pd.isna(score) else float(score) for name, score in scores.items()}
 
     def row(self, key: Key, average: Average, comparison: Comparison | None) -> TableRow:
-        cells, costs, base_costs = self.groups[key], self._costs(self.groups[key]), self._costs(self.base)
-        comparable = len(self.base) > 0 and _where(cells) == _where(self.base)
+        cells = self.groups[key]
+        base = self.groups[self.unpruned] if self.unpruned else self.empty
+        costs, base_costs = self._costs(cells), self._costs(base)
         device, batch_size = _where(cells)
+        comparable = len(base) > 0 and _where(base) == (device, batch_size)
         speedups = {phase: _ratio(base_costs[f"{phase}_ms"], costs[f"{phase}_ms"]) for phase in PHASES}
-        waiting = set(cells.index[cells["score"].isna()])
+        unscored = set(cells.index[cells["score"].isna()])
+        drawn = {name: self.drawn.get((key, name)) for name in self.benchmarks}
         return TableRow(
             name=key[0],
             method=self.methods[key],
             tokens=int(key[1]),
-            scores=self._scores(key, self.benchmarks),
-            intervals={name: self.intervals[name].get(key) for name in self.benchmarks},
-            pending={column.name: column.pending for column in self.experiment.columns if column.name in waiting},
+            scores=self.scores[key],
+            intervals={name: own.interval if own else None for name, own in drawn.items()},
+            pending={name: self.pending[name] for name in self.benchmarks if name in unscored},
             average=average,
             costs=costs,
             speedups=speedups if comparable else dict.fromkeys(PHASES),
-            hours_apart=hours_apart(cells, self.base),
+            hours_apart=_hours_apart(cells, base),
             flops_ratio=_ratio(base_costs["tflops_gated"], costs["tflops_gated"]),
             device=device,
             batch_size=batch_size,
             comparison=comparison,
         )
 
-    def averages(self, benchmarks: Sequence[str]) -> dict[Key, Average]:
-        """Normalized average and interval of every row over ``benchmarks``."""
+    def averages(self) -> dict[Key, Average]:
+        """Normalized average and interval of every row."""
         if self.unpruned is None:
             return dict.fromkeys(self.groups, Average(None, None))
-        reference = list(self._scores(self.unpruned, benchmarks).values())
-        values = {
-            key: normalized_average(list(self._scores(key, benchmarks).values()), reference) for key in self.groups
-        }
+        base = list(self.scores[self.unpruned].values())
+        values = {key: normalized_average(list(scores.values()), base) for key, scores in self.scores.items()}
         # an interval needs the average itself and the answers, one by one, of every benchmark on both sides
-        keys = [key for key in self.groups if key != self.unpruned and values[key] is not None]
-        keys = [key for key in keys if self._sampled(benchmarks, key, self.unpruned)]
-        intervals: list[Interval | None] = []
-        if keys:
-            intervals = average_intervals([self._columns(name, self.unpruned, *keys) for name in benchmarks])[1:]
+        keys = [key for key, value in values.items() if key != self.unpruned and value is not None]
+        keys = [key for key in keys if self._all_drawn(key, self.unpruned)]
+        intervals = average_intervals(self._resampled(self.unpruned, *keys))[1:] if keys else []
         by_key = dict(zip(keys, intervals, strict=True))
         return {key: Average(value, by_key.get(key)) for key, value in values.items()}
 
     def comparisons(self, averages: Mapping[Key, Average], reference: str | None) -> dict[Key, Comparison]:
         """Every row against the reference row of its budget, corrected for their number."""
-        benchmarks = self.benchmarks
         if reference is None or self.unpruned is None:
             return {}
-        pairs = [(key, (reference, key[1])) for key in self.groups if key not in (self.unpruned, (reference, key[1]))]
+        values = {key: average.value for key, average in averages.items() if average.value is not None}
         pairs = [
             (key, other)
-            for key, other in pairs
-            if other in self.groups
-            and averages[key].value is not None
-            and averages[other].value is not None
-            and self._sampled(benchmarks, key, other, self.unpruned)
+            for key, other in ((key, (reference, key[1])) for key in values)
+            if key not in (self.unpruned, other) and other in values and self._all_drawn(key, other, self.unpruned)
         ]
-        base = self._scores(self.unpruned, benchmarks)
-        weights = {name: 1.0 / (len(benchmarks) * score) for name, score in base.items() if score}
-        answers = [{name: (self.samples[name][a], self.samples[name][b]) for name in benchmarks} for a, b in pairs]
+        base = self.scores[self.unpruned]
+        weights = {name: 1.0 / (len(base) * score) for name, score in base.items() if score}
+        answers = [
+            {name: (self.drawn[a, name].answers, self.drawn[b, name].answers) for name in base} for a, b in pairs
+        ]
         p_values = swap_tests(answers, weights) if pairs else []
         found = {}
         for (key, other), p, corrected in zip(pairs, p_values, holm(p_values), strict=True):
-            drawn = [self._columns(name, key, other) for name in benchmarks]
-            interval = difference_interval(drawn, 0, 1, [weights[name] for name in benchmarks])
-            mine, theirs = averages[key].value, averages[other].value
-            assert mine is not None
-            assert theirs is not None
-            found[key] = Comparison(reference, mine - theirs, interval, p, corrected)
+            interval = difference_interval(self._resampled(key, other), 0, 1, list(weights.values()))
+            found[key] = Comparison(reference, values[key] - values[other], interval, p, corrected)
         return found
 
-    def _sampled(self, benchmarks: Sequence[str], *keys: Key) -> bool:
-        return all(key in self.samples[name] for name in benchmarks for key in keys)
+    def _all_drawn(self, *keys: Key) -> bool:
+        return all((key, name) in self.drawn for name in self.benchmarks for key in keys)
 
-    def _columns(self, benchmark: str, *keys: Key) -> Resampled:
-        return Resampled(np.stack([self.resampled[benchmark][key] for key in keys], axis=1))
-
-    def _scores(self, key: Key, benchmarks: Sequence[str]) -> dict[str, float | None]:
-        scores = self.groups[key]["score"].reindex(list(benchmarks)).astype(float)
-        return {name: None if pd.isna(score) else float(score) for name, score in zip(benchmarks, scores, strict=True)}
+    def _resampled(self, *keys: Key) -> list[Resampled]:
+        return [Resampled(np.stack([self.drawn[key, name].scores for key in keys], axis=1)) for name in self.benchmarks]
 
     def _costs(self, cells: pd.DataFrame) -> dict[str, float | None]:
         if any(name not in cells.index for name in self.benchmarks):
             return dict.fromkeys(COSTS)
         return {cost: float(cells[column].mean()) * factor for cost, (column, factor) in COSTS.items()}
+
+
+def _drawn(experiment: Experiment) -> dict[str, _Drawn]:
+    """Signature -> answers and resamples, of the cells whose score follows from their answers."""
+    found: dict[str, _Drawn] = {}
+    for benchmark, cells in experiment.frame.drop_duplicates("signature").groupby("benchmark", sort=False):
+        known = {}
+        for signature, metric, score in cells[["signature", "metric", "score"]].values:
+            answers = sampled(metric, experiment.answers(signature), None if pd.isna(score) else float(score))
+            if answers is not None:
+                known[signature] = answers
+        if not known:
+            continue
+        try:
+            drawn = resample(str(benchmark), list(known.values()))
+        except ValueError as error:
+            raise ReportError(
+                f"cells of {benchmark!r} in experiment {experiment.name!r} answer {error}, so they cannot be "
+                f"compared ({', '.join(known)}); {REMEDY}"
+            ) from error
+        for (signature, answers), scores, interval in zip(
+            known.items(), drawn.scores.T, drawn.intervals(), strict=True
+        ):
+            found[signature] = _Drawn(answers, scores, interval)
+    return found
+
+
+def _hours_apart(cells: pd.DataFrame, base: pd.DataFrame) -> float:
+    """Most hours that lie between computing a cell and computing the one of the same benchmark that it is held against.
+
+    Args:
+        cells, base: indexed by benchmark, with ``started`` and ``finished`` in seconds.
+
+    Returns:
+        0 where the two overlap, and where cells do not say when they were computed.
+    """
+    own, other = cells.align(base, join="inner", axis=0)
+    between = np.maximum(own["started"], other["started"]) - np.minimum(own["finished"], other["finished"])
+    return max(0.0, float(between.fillna(0.0).max() / 3600)) if len(between) else 0.0
 
 
 def _where(cells: pd.DataFrame) -> tuple[str, str]:
@@ -218,14 +244,3 @@ def _where(cells: pd.DataFrame) -> tuple[str, str]:
 
 def _ratio(base: float | None, own: float | None) -> float | None:
     return base / own if base is not None and own else None
-
-
-def _samples(experiment: Experiment) -> dict[str, Sampled]:
-    """Signature -> answers, of the cells whose score follows from them."""
-    cells = experiment.frame.drop_duplicates("signature")
-    found = {}
-    for signature, metric, score in zip(cells["signature"], cells["metric"], cells["score"], strict=True):
-        made = sampled(metric, experiment.answers(signature), None if pd.isna(score) else float(score))
-        if made is not None:
-            found[signature] = made
-    return found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clasp.files import write_atomically
 from clasp.report.caption import ASSUMED, assumptions, caption
-from clasp.report.hard import hard_questions
+from clasp.report.categories import hard_questions
 from clasp.report.layout import RowGroup, Shown, body, header, title
 from clasp.report.statistics import Interval
 from clasp.report.table_rows import Summary, TableRow
@@ -41,7 +41,7 @@ class Sheet:
 
 def write_table(summary: Summary, folder: Path) -> dict[str, Path]:
     """Writes ``<experiment>.md``, ``.csv`` and ``.tex`` into ``folder``; returns suffix -> path."""
-    return write_sheet(_sheet(summary), comma_separated(summary), folder)
+    return write_sheet(sheet(summary), comma_separated(summary), folder)
 
 
 def write_sheet(sheet: Sheet, csv_text: str, folder: Path) -> dict[str, Path]:
@@ -52,17 +52,8 @@ def write_sheet(sheet: Sheet, csv_text: str, folder: Path) -> dict[str, Path]:
     }
 
 
-def markdown(summary: Summary) -> str:
-    """The experiment's table in Markdown; see :func:`sheet_markdown`."""
-    return sheet_markdown(_sheet(summary))
-
-
-def latex(summary: Summary) -> str:
-    """The experiment's table in LaTeX; see :func:`sheet_latex`."""
-    return sheet_latex(_sheet(summary))
-
-
-def _sheet(summary: Summary) -> Sheet:
+def sheet(summary: Summary) -> Sheet:
+    """The experiment's own table."""
     return Sheet(
         title=title(summary),
         name=summary.experiment.name,
@@ -82,20 +73,18 @@ def sheet_markdown(sheet: Sheet) -> str:
 
     lines = [list(sheet.heads)]
     for group in sheet.groups:
-        lines += [
-            [f"*{group.title}*", *[""] * (len(lines[0]) - 1)],
-            *([entry(shown) for shown in row] for row in group.rows),
-        ]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rule = [":" + "-" * (w - 1) if i < sheet.left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    padded = [
-        "| "
-        + " | ".join(
-            text.ljust(width) if i < sheet.left else text.rjust(width) for i, (text, width) in enumerate(cells)
-        )
-        + " |"
-        for cells in (list(zip(line, widths, strict=True)) for line in [lines[0], rule, *lines[1:]])
+        lines.append([f"*{group.title}*", *[""] * (len(sheet.heads) - 1)])
+        lines += [[entry(shown) for shown in row] for row in group.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = [column < sheet.left for column in range(len(widths))]
+    rule = [
+        f":{'-' * (width - 1)}" if ahead else f"{'-' * (width - 1)}:" for width, ahead in zip(widths, left, strict=True)
     ]
+    padded = []
+    for line in [lines[0], rule, *lines[1:]]:
+        cells = zip(line, widths, left, strict=True)
+        texts = [text.ljust(width) if ahead else text.rjust(width) for text, width, ahead in cells]
+        padded.append(f"| {' | '.join(texts)} |")
     notes = [f"- {note}" for note in sheet.notes]
     if sheet.assumed:
         notes += [f"- {ASSUMED}:", *(f"  - {line}" for line in sheet.assumed)]
@@ -182,31 +171,26 @@ def _no_formula(cell: object) -> object:
     return cell
 
 
-def _hard(summary: Summary, row: TableRow) -> dict[str, object]:
-    """Columns that are there on demand."""
-    if not summary.experiment.spec.filter:
-        return {}
-    found = hard_questions(summary).get(row.key)
-    low, high = found.interval if found else (None, None)
-    count = found.questions if found else None
-    return {"hard": found.score if found else None, "hard_low": low, "hard_high": high, "hard_questions": count}
-
-
 def _record(summary: Summary, row: TableRow) -> dict[str, object]:
     def bounds(name: str, value: float | None, interval: Interval | None) -> dict[str, object]:
         low, high = interval or (None, None)
         return {name: value, f"{name}_low": low, f"{name}_high": high}
 
+    hard = {}
+    if summary.experiment.spec.filter:
+        found = hard_questions(summary).get(row.key)
+        hard = bounds("hard", found.score if found else None, found.interval if found else None)
+        hard["hard_questions"] = found.questions if found else None
     compared = row.comparison
     return {
         "experiment": summary.experiment.name,
-        "backbone": summary.experiment.frame["backbone"].iloc[0],
+        "backbone": summary.backbone,
         "row": row.name,
         "method": row.method,
         "budget": row.tokens,
         **{k: v for name in summary.benchmarks for k, v in bounds(name, row.scores[name], row.intervals[name]).items()},
         **bounds("normalized_average", row.average.value, row.average.interval),
-        **_hard(summary, row),
+        **hard,
         "reference": compared.reference if compared else None,
         **bounds("difference", compared.difference if compared else None, compared.interval if compared else None),
         "p": compared.p if compared else None,

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from clasp.report.load import UNPRUNED, Experiment
-from clasp.report.sessions import APART_H
 from clasp.report.statistics import Interval
 
 RANDOM = "random"
 SIGNIFICANT = 0.05
 """Corrected p value below which a difference is called one."""
+APART_H = 3.0
+"""Hours between two cells beyond which they count as timed in different sessions, whose times do not compare.
+
+The same cells took 45 % longer on the same machine within a day; all tables of the tiny backbone take half an hour.
+"""
 
 Key = tuple[str, int]
 """Name of the row, and its budget in visual tokens."""
@@ -116,33 +121,34 @@ class Summary:
         return self.experiment.benchmarks
 
     @property
+    def backbone(self) -> str:
+        return str(self.experiment.frame["backbone"].iloc[0])
+
+    @property
     def unpruned(self) -> TableRow | None:
         return next((row for row in self.rows if row.method == UNPRUNED), None)
 
     @property
+    def pruned(self) -> list[TableRow]:
+        return [row for row in self.rows if row.method != UNPRUNED]
+
+    @property
+    def budgets(self) -> list[list[TableRow]]:
+        """The rows of the unpruned model, then those of each budget."""
+        by_budget = groupby(self.rows, key=lambda row: (row.method == UNPRUNED, row.tokens))
+        return [list(rows) for _, rows in by_budget]
+
+    @property
     def standings(self) -> dict[Key, Standing]:
-        """The rows that are below random's row of their budget."""
-        return standings({row.key: row.average for row in self.rows}, {row.key: row.comparison for row in self.rows})
+        """The rows that are below random's row of their budget.
 
-
-def standings(
-    averages: Mapping[Key, Average], comparisons: Mapping[Key, Comparison | None] | None = None
-) -> dict[Key, Standing]:
-    """The rows that are below random's row of their budget, in the rows' order.
-
-    Averages are judged as shown, in percent to one decimal, so that numbers which look equal count as equal.
-
-    Args:
-        averages: of all rows.
-        comparisons: against random; without them no row is ``significant``.
-    """
-    found: dict[Key, Standing] = {}
-    for (name, tokens), own in averages.items():
-        random = averages.get((RANDOM, tokens))
-        if name == UNPRUNED or random is None or random.value is None or own.value is None:
-            continue
-        if round(100 * own.value, 1) < round(100 * random.value, 1):
-            tested = (comparisons or {}).get((name, tokens))
-            worse = tested is not None and tested.reference == RANDOM and tested.verdict == "worse"
-            found[name, tokens] = "significant" if worse else "below"
-    return found
+        Averages are judged as shown, in percent to one decimal, so that numbers which look equal count as equal.
+        """
+        random = {row.tokens: row.average.value for row in self.rows if row.name == RANDOM}
+        found: dict[Key, Standing] = {}
+        for row in self.pruned:
+            own, other, tested = row.average.value, random.get(row.tokens), row.comparison
+            if own is not None and other is not None and round(100 * own, 1) < round(100 * other, 1):
+                worse = tested is not None and tested.reference == RANDOM and tested.verdict == "worse"
+                found[row.key] = "significant" if worse else "below"
+        return found

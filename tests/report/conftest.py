@@ -18,6 +18,14 @@ def results(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    """The main experiment, to be read and not changed."""
+    folder = tmp_path_factory.mktemp("main")
+    write_experiment(folder)
+    return summary_of(folder)
+
+
+@pytest.fixture(scope="session")
 def every(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     """An experiment with every method."""
     folder = tmp_path_factory.mktemp("every")

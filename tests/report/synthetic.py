@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from clasp.methods import METHODS as REGISTRY
 from clasp.report.load import load_experiment
 from clasp.report.summarize import summarize
-from clasp.report.table_rows import Summary
+from clasp.report.table import sheet, sheet_latex, sheet_markdown
+from clasp.report.table_rows import Key, Summary, TableRow
 
 CATEGORY = {
     "tiny_mmvet": "attribute",
@@ -91,19 +95,12 @@ def cell(method: str, tokens: int, benchmark: str, scores: list[float], **change
         "limit": len(scores),
         "answers": {"file": "answers", "sha256": "0" * 64, "count": len(scores)},
         "costs": {
-            "visual_tokens": {
-                "nominal": tokens,
-                "output_average": tokens,
-                "input_average": tokens * 1.1,
-                "final": tokens,
-            },
-            "text_tokens": 14.0,
-            "new_tokens": 3.0,
+            **COSTS,
+            "visual_tokens": dict.fromkeys(("nominal", "output_average", "final"), tokens)
+            | {"input_average": tokens * 1.1},
             "tflops": {"gated": 0.002 * (share + early), "two_matrix": 0.0016 * (share + early)},
             "kv_bytes": tokens * 2.0**12,
             "seconds": {"prefill": 0.04 * (0.2 + 0.8 * share), "decode": 0.004, "total": 0.06},
-            "batch_size": 8,
-            "device": "CPU: Example 2 cores",
         },
         "provenance": {
             "commit": "0123abc",
@@ -177,6 +174,25 @@ def summary_of(results: Path, name: str = "tiny_main") -> Summary:
     return summarize(load_experiment(name, results))
 
 
+def rows_of(summary: Summary) -> dict[Key, TableRow]:
+    return {row.key: row for row in summary.rows}
+
+
+def markdown(summary: Summary) -> str:
+    """The experiment's own table."""
+    return sheet_markdown(sheet(summary))
+
+
+def latex(summary: Summary) -> str:
+    return sheet_latex(sheet(summary))
+
+
+def entries(text: str, start: str = "| ") -> list[list[str]]:
+    """Entries of a Markdown text's table lines that begin so, without the rules below the headings."""
+    lines = [line for line in text.splitlines() if line.startswith(start) and not line.startswith(("|---", "| :"))]
+    return [[entry.strip() for entry in line.replace(r"\|", "/").strip("|").split("|")] for line in lines]
+
+
 def write_experiment(
     results: Path,
     name: str = "tiny_main",
@@ -194,3 +210,69 @@ def write_experiment(
         if keep(method, tokens, benchmark):
             write_cell(results, cell(method, tokens, benchmark, scores), scores)
     write_plan(results, name, [planned(*key) for key in plan(methods)], report={"reference": "random", **report})
+
+
+def routers(**changes: Any) -> dict[str, Any]:
+    """A measurement of two routers on one set of prompts."""
+    scores = {
+        "coin": {"confusion": [[1, 1], [3, 5]], "ms_per_prompt": 0.004},
+        "good": {"confusion": [[2, 0], [1, 7]], "ms_per_prompt": 3.456},
+    }
+    return {
+        "schema": 1,
+        "categories": ["ocr", "scene"],
+        "batch": 32,
+        "device": {"type": "cpu", "threads": 3},
+        "sets": {"unseen": {"hash": "sha256:ab", "prompts": 10, "routers": scores}},
+        "provenance": {"commit": "c0ffee"},
+    } | changes
+
+
+SIDE = 4
+
+
+def png() -> str:
+    """An image of 8 x 8 pixels, patches of 2 x 2, each of a colour of its own."""
+    pixels = (
+        np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    )
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def retention_map(question: int, row: str, stages: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    """What one row kept of one question's image."""
+    made = {"question": question, "row": row, "tokens": 4, "prediction": "red", "right": True, "stages": stages}
+    return made | changes
+
+
+def retention(**changes: Any) -> dict[str, Any]:
+    """A stored run of two questions and two methods, one of which prunes at three stages."""
+    question = {"answer": "red", "category": "attribute", "image": png()}
+    three = [
+        {"layer": 2, "kept": [0, 1, 5, 15], "pivots": [0, 15]},
+        {"layer": 4, "kept": [0, 1], "pivots": [0]},
+        {"layer": 6, "kept": [1], "pivots": []},
+    ]
+    single = [{"layer": 0, "kept": [3, 4, 9, 10], "pivots": None}]
+    return {
+        "schema": 1,
+        "name": "tiny",
+        "backbone": "tiny",
+        "side": SIDE,
+        "questions": [question | {"question": "What costs $5 and $6?"}, question | {"question": "What colour?"}],
+        "maps": [
+            retention_map(0, "clasp", three),
+            retention_map(1, "clasp", three, prediction="blue", right=False),
+            retention_map(0, "divprune", single),
+            retention_map(1, "divprune", single, prediction=""),
+        ],
+    } | changes
+
+
+def write_retention(results: Path, value: dict[str, Any]) -> Path:
+    path = results / "retention" / f"{value['name']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+    return path

@@ -1,7 +1,8 @@
-"""Scores by question category, and the three kinds of tables."""
+"""Scores by question category and on hard questions, and the three kinds of tables."""
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -17,8 +18,11 @@ from synthetic import (
     VISUAL,
     alter,
     cell,
+    latex,
+    markdown,
     plan,
     planned,
+    rows_of,
     signature,
     summary_of,
     write_cell,
@@ -26,11 +30,13 @@ from synthetic import (
     write_plan,
 )
 
-from clasp.report.categories import by_category
+from clasp.report.categories import by_category, hard_questions
 from clasp.report.layout import body, header
-from clasp.report.table import latex, markdown
+from clasp.report.table import comma_separated
 from clasp.report.table_rows import Summary
 
+FILTER = "fastv"
+"""Whose failures are the hard questions here."""
 WORLD = ("attribute", "counting", "ocr", "spatial", "scene", "general")
 
 
@@ -52,8 +58,8 @@ def naive(results: Path, row: str, tokens: int) -> dict[str, list[float]]:
     return found
 
 
-def test_a_category_is_the_mean_over_its_questions_of_all_benchmarks(results: Path) -> None:
-    found = by_category(summary_of(results))
+def test_a_category_is_the_mean_over_its_questions_of_all_benchmarks(summary: Summary) -> None:
+    found, results = by_category(summary), summary.experiment.results
     assert set(found) == set(WORLD)
     for row, tokens in [("none", VISUAL), *((method, tokens) for tokens in BUDGETS for method in METHODS)]:
         expected = naive(results, row, tokens)
@@ -64,9 +70,9 @@ def test_a_category_is_the_mean_over_its_questions_of_all_benchmarks(results: Pa
             assert entry.interval.low < entry.score < entry.interval.high
 
 
-def test_its_interval_is_a_bootstrap_of_its_questions(results: Path) -> None:
+def test_its_interval_is_a_bootstrap_of_its_questions(summary: Summary) -> None:
     rng = np.random.default_rng(0)
-    found = by_category(summary_of(results))
+    found, results = by_category(summary), summary.experiment.results
     for category in ("attribute", "ocr"):
         scores = np.array(naive(results, "clasp", 64)[category])
         means = scores[rng.integers(0, len(scores), (4000, len(scores)))].mean(axis=1)
@@ -116,14 +122,13 @@ def test_rows_that_share_their_cells_share_their_categories(results: Path) -> No
     assert all(found[name]["the default", 64] == found[name]["clasp", 64] for name in WORLD)
 
 
-def test_the_accuracy_table_s_columns(results: Path) -> None:
-    summary = summary_of(results)
+def test_the_accuracy_table_s_columns(summary: Summary) -> None:
     assert header(summary) == [
         *("method", "easy-VQA", "tiny MM-Vet", "tiny VQAv2", "tiny TextVQA", "tiny SQA", "tiny GQA"),
         *("tiny POPE", "average %", "visual tokens (output avg.)", "GFLOPs", "KV MiB"),
         *("prefill ms", "prefill speed-up", "FLOPs ratio", "less Random"),
     ]
-    row = next(row for row in summary.rows if row.key == ("clasp", 64))
+    row = rows_of(summary)["clasp", 64]
     entries = shown(summary)["CLASP"]
     low, high = row.intervals["easy_vqa"]
     assert entries["easy-VQA"] == f"{100 * row.scores['easy_vqa']:.1f} ±{50 * (high - low):.1f}"
@@ -138,7 +143,7 @@ def test_the_accuracy_table_s_columns(results: Path) -> None:
 def test_the_efficiency_table_s_columns(tmp_path: Path) -> None:
     write_experiment(tmp_path, table="efficiency")
     summary = summary_of(tmp_path)
-    row = next(row for row in summary.rows if row.key == ("clasp", 64))
+    row = rows_of(summary)["clasp", 64]
     entries = shown(summary)["CLASP"]
     assert list(entries)[8:] == [
         *("kept %", "total ms", "prefill ms", "decode ms per token", "GFLOPs", "KV MiB"),
@@ -204,3 +209,65 @@ def test_questions_of_pairs_and_rotations_count_alone(results: Path) -> None:
         line["detail"] = {"score": line.pop("score"), "prediction": "yes", "ground_truth": "yes"}
     path.write_text("".join(json.dumps(line | {"score": None}) + "\n" for line in lines))
     assert by_category(summary_of(results))["general"]["clasp", 64] == before
+
+
+@pytest.fixture(scope="module")
+def filtered(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    folder = tmp_path_factory.mktemp("hard")
+    write_experiment(folder, filter=FILTER)
+    return summary_of(folder)
+
+
+def test_the_questions_are_those_that_the_unpruned_model_has_right_and_the_filter_wrong(filtered: Summary) -> None:
+    answers = {
+        (method, tokens, name): [a["score"] for a in filtered.experiment.answers(signature(method, tokens, name))]
+        for name in BENCHMARKS
+        for method, tokens in [("none", VISUAL), *((method, tokens) for method in METHODS for tokens in BUDGETS)]
+    }
+    found = hard_questions(filtered)
+    assert set(found) == {(method, tokens) for method in METHODS for tokens in BUDGETS}
+    for (method, tokens), entry in found.items():
+        scores = [
+            answers[method, tokens, name][i]
+            for name in BENCHMARKS
+            for i, (right, failed) in enumerate(
+                zip(answers["none", VISUAL, name], answers[FILTER, tokens, name], strict=True)
+            )
+            if right == 1.0 and failed == 0.0
+        ]
+        assert entry.questions == len(scores) > 10
+        assert entry.score == pytest.approx(sum(scores) / len(scores))
+        assert entry.interval.low <= entry.score <= entry.interval.high
+        assert (entry.score == 0.0) == (method in (FILTER, "random")), "weaker ones are right where stronger ones are"
+
+
+def test_the_column_is_there_on_demand_with_its_note_and_counts(filtered: Summary, summary: Summary) -> None:
+    heading = "right where FastV fails %"
+    assert header(filtered).count(heading) == 1
+    text, found = markdown(filtered), hard_questions(filtered)["clasp", 64]
+    assert f"{heading} = mean score on the questions" in text
+    assert f"{found.questions} at 64" in text
+    records = list(csv.DictReader(comma_separated(filtered).splitlines()))
+    record = next(r for r in records if (r["row"], r["budget"]) == ("clasp", "64"))
+    assert float(record["hard"]) == pytest.approx(found.score)
+    assert records[0]["hard"] == "", "the unpruned model has them right by choice"
+    assert not any("fails" in head for head in header(summary))
+    assert "hard" not in comma_separated(summary).splitlines()[0].split(",")
+    assert "VTC-Bench" not in markdown(summary)
+
+
+def test_what_is_not_scored_or_missing_has_no_hard_questions(tmp_path: Path, filtered: Summary) -> None:
+    gone = BENCHMARKS[0]
+    write_experiment(
+        tmp_path,
+        keep=lambda method, tokens, name: (method, name) not in ((FILTER, gone), ("clasp", BENCHMARKS[1])),
+        filter=FILTER,
+    )
+    unscored = cell("none", VISUAL, BENCHMARKS[2], [1.0] * 120)
+    write_cell(tmp_path, unscored, [None] * 120)
+    alter(tmp_path, signature("none", VISUAL, BENCHMARKS[2]), score=None)
+    found = hard_questions(summary_of(tmp_path))
+    everything = hard_questions(filtered)
+    for key, entry in found.items():
+        assert entry.questions < everything[key].questions
+    assert {row for row, _ in found} == {"random", "fastv", "visionzip"}, "clasp lacks answers to some"

@@ -75,9 +75,9 @@ def test_an_experiment_is_measured_and_written(tmp_path: Path) -> None:
     experiment = load_experiment("tiny_main", tmp_path)
     found = measure(experiment, PUBLISHED)
     averages = {(row.name, row.tokens): row.average.value for row in summarize(experiment).rows}
-    assert all(point.ours == pytest.approx(averages[point.method, point.tokens]) for point in found.points)
+    assert all(point.average == pytest.approx(averages[point.method, point.tokens]) for point in found.points)
     assert {point.method for point in found.points} == {"fastv", "visionzip", "clasp", "divprune", "dart", "pdrop"}
-    assert {p.method for p in found.points if p.looked_at} == set(LOOKED_AT)
+    assert {p.method for p in found.points if p.group == "looked at"} == set(LOOKED_AT)
     pooled = next(one for one in found.agreements if (one.over, one.group) == ("pooled", "all"))
     assert pooled.points == len(found.points)
     assert {one.group for one in found.agreements} == {"all", "looked at", "held out"}

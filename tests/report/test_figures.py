@@ -1,64 +1,83 @@
-"""The figure: deterministic, complete, distinguishable, at column width."""
+"""The figures: the same bytes each time, complete, distinguishable, readable at column width."""
 
 from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 import pytest
-from synthetic import ALL_METHODS, METHODS, REGISTRY, cell, summary_of, write_cell, write_experiment
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from synthetic import (
+    ALL_METHODS,
+    BENCHMARKS,
+    METHODS,
+    REGISTRY,
+    alter,
+    cell,
+    rows_of,
+    signature,
+    summary_of,
+    write_cell,
+    write_experiment,
+)
 
-from clasp.report.figures import style
-from clasp.report.figures.accuracy_vs_flops import curves, draw
-from clasp.report.figures.style import COLOURS, COLUMN_MM, DPI, LOOKS, Look, looks, write
-from clasp.report.layout import method_label
+from clasp.report.figures import accuracy_vs_flops, heatmap, score_vs_budget, style
+from clasp.report.figures.accuracy_vs_flops import curves
+from clasp.report.figures.score_vs_budget import OTHERS, OTHERS_LABEL
+from clasp.report.figures.style import COLOURS, COLUMN_MM, DPI, FIRST, LOOKS, Look, looks
+from clasp.report.layout import benchmark_label, method_label
 from clasp.report.load import ReportError
 from clasp.report.table_rows import Summary
 
+DRAWN = [accuracy_vs_flops.draw, score_vs_budget.draw, heatmap.draw]
 
-def test_same_cells_same_bytes(results: Path, tmp_path: Path) -> None:
-    summary = summary_of(results)
-    first = {s: p.read_bytes() for s, p in write(draw, summary, tmp_path / "a", "figure").items()}
-    second = {s: p.read_bytes() for s, p in write(draw, summary, tmp_path / "b", "figure").items()}
+
+def drawn(draw: Any, summary: Summary) -> Figure:
+    """The figure with every part in its place."""
+    with mpl.rc_context(style.RC):
+        figure = draw(summary)
+        figure.draw_without_rendering()
+    return figure
+
+
+def panels(summary: Summary) -> dict[str, Axes]:
+    return {axes.get_title(): axes for axes in score_vs_budget.draw(summary).axes if axes.get_title()}
+
+
+def corners(axes: Axes) -> set[tuple[float, float]]:
+    """Of the panel's one band."""
+    (band,) = axes.collections
+    return {(round(x, 6), round(y, 6)) for x, y in band.get_paths()[0].vertices}
+
+
+@pytest.mark.parametrize("draw", DRAWN)
+def test_same_cells_same_bytes_at_column_width_without_small_print(draw: Any, summary: Summary, tmp_path: Path) -> None:
+    first, second = (style.write(draw, summary, tmp_path / folder, "figure") for folder in ("a", "b"))
     assert set(first) == {"png", "svg"}
-    assert first == second
-    assert b"<dc:date>" not in first["svg"]
-    assert b"Matplotlib" not in first["png"]
+    assert all(first[suffix].read_bytes() == second[suffix].read_bytes() for suffix in first)
+    assert b"<dc:date>" not in first["svg"].read_bytes()
+    png = first["png"].read_bytes()
+    assert b"Matplotlib" not in png
+    assert struct.unpack(">I", png[16:20])[0] == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
+    assert style.image(draw, summary).width == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
+    sizes = [text.get_fontsize() for text in drawn(draw, summary).findobj(mpl.text.Text) if text.get_text()]
+    assert min(sizes) >= style.TINY
 
 
-def test_png_has_column_width(results: Path, every: Summary, tmp_path: Path) -> None:
-    for summary in (summary_of(results), every):
-        png = write(draw, summary, tmp_path, summary.experiment.name)["png"].read_bytes()
-        assert struct.unpack(">I", png[16:20])[0] == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
-
-
-def test_every_method_is_a_curve_of_every_budget_and_gaps_stay_gaps(tmp_path: Path) -> None:
-    write_experiment(
-        tmp_path, keep=lambda method, tokens, name: (method, tokens, name) != ("fastv", 64, "tiny_textvqa")
-    )
-    found = curves(summary_of(tmp_path))
-    assert {method: [row.tokens for row in rows] for method, rows in found.items()} == {
-        method: [128, 192] if method == "fastv" else [64, 128, 192] for method in METHODS
-    }
-
-
-def test_the_drawing_shows_the_numbers(results: Path) -> None:
-    summary = summary_of(results)
-    figure = draw(summary)
-    lines = {line.get_label(): line for line in figure.axes[0].lines}
-    row = next(row for row in summary.rows if (row.method, row.tokens) == ("visionzip", 64))
-    drawn = dict(zip(*lines["VisionZip"].get_data(), strict=True))
-    assert min(drawn) == pytest.approx(100 / 9)
-    assert drawn[min(drawn)] == pytest.approx(100 * row.average.value)
-    assert list(lines["Unpruned"].get_ydata()) == [100.0, 100.0]
-    bounds = [100 * bound for bound in row.average.interval]
-    assert any(list(line.get_ydata()) == pytest.approx(bounds) for line in figure.axes[0].lines)
+@pytest.mark.parametrize(("draw", "gone"), [(DRAWN[0], ("none",)), (DRAWN[1], METHODS), (DRAWN[2], METHODS)])
+def test_nothing_to_draw_is_an_error(tmp_path: Path, draw: Any, gone: tuple[str, ...]) -> None:
+    write_experiment(tmp_path, keep=lambda method, tokens, name: method not in gone)
+    with pytest.raises(ReportError, match=r"nothing to draw|no heatmap"):
+        draw(summary_of(tmp_path))
 
 
 def test_no_two_looks_are_the_same_and_they_do_not_depend_on_company() -> None:
     assert len({(look.colour, look.marker) for look in LOOKS}) == len(LOOKS)
     look = looks([*ALL_METHODS, "another"])
-    assert len({look[method] for method in look}) == len(ALL_METHODS) + 1
+    assert len(set(look.values())) == len(ALL_METHODS) + 1
     assert all(looks([method])[method] == look[method] for method in ALL_METHODS)
 
 
@@ -73,55 +92,95 @@ def test_within_a_panel_a_repeated_colour_has_another_marker_and_line(inside: bo
     assert Look("#D55E00", "o", "-", True) == look["clasp"]
 
 
-def test_every_method_has_its_panel_and_random_is_in_both(every: Summary) -> None:
-    figure = draw(every)
-    shown = [[str(line.get_label()) for line in axes.lines] for axes in figure.axes]
-    before, inside = (
-        {method_label(name) for name in ALL_METHODS if REGISTRY[name].inside == where} for where in (False, True)
-    )
-    assert len(shown) == 2
-    assert set(shown[0]) == {"Unpruned", *before}
-    assert set(shown[1]) == {"Unpruned", "Random", *inside}
-    assert len(shown[0]) + len(shown[1]) == len(ALL_METHODS) + 1 + 2
-
-
-def test_legends_follow_the_right_ends_and_nothing_leaves_the_figure(every: Summary) -> None:
-    import matplotlib as mpl
-
-    with mpl.rc_context(style.RC):
-        figure = draw(every)
-        figure.draw_without_rendering()
-    box = figure.bbox
-    for axes in figure.axes:
-        ends = [line.get_ydata()[-1] for line in axes.lines if line.get_label() != "Unpruned"]
-        assert ends == sorted(ends, reverse=True)
-        legend = axes.get_legend()
-        assert legend is not None
-        extent = legend.get_window_extent()
-        assert extent.x0 >= axes.bbox.x1
-        assert extent.x1 <= box.x1
-        assert box.y0 <= extent.y0 < extent.y1 <= box.y1
-
-
-def test_the_band_is_the_interval_of_random(every: Summary) -> None:
-    rows = sorted((row for row in every.rows if row.method == "random"), key=lambda row: row.tokens)
-    for axes in draw(every).axes:
-        corners = {(round(x, 6), round(y, 6)) for x, y in axes.collections[0].get_paths()[0].vertices}
-        expected = {
-            (round(100 / row.flops_ratio, 6), round(100 * bound, 6)) for row in rows for bound in row.average.interval
+class TestAccuracyAgainstFlops:
+    def test_every_method_is_a_curve_of_every_budget_and_gaps_stay_gaps(self, results: Path) -> None:
+        (results / "cells" / f"{signature('fastv', 64, 'tiny_textvqa')}.json").unlink()
+        found = curves(summary_of(results))
+        assert {method: [row.tokens for row in rows] for method, rows in found.items()} == {
+            method: [128, 192] if method == "fastv" else [64, 128, 192] for method in METHODS
         }
-        assert expected <= corners
+
+    def test_a_method_whose_average_is_undefined_is_not_drawn(self, results: Path) -> None:
+        """An unpruned score of zero: every cell is there, but no ratio exists."""
+        write_cell(results, cell("none", 576, "tiny_textvqa", [0.0] * 120), [0.0] * 120)
+        summary = summary_of(results)
+        assert all(row.flops_ratio is not None for row in summary.rows)
+        assert curves(summary) == {}
+
+    def test_the_drawing_shows_the_numbers(self, summary: Summary) -> None:
+        (axes,) = accuracy_vs_flops.draw(summary).axes
+        lines = {line.get_label(): line for line in axes.lines}
+        row = rows_of(summary)["visionzip", 64]
+        points = dict(zip(*lines["VisionZip"].get_data(), strict=True))
+        assert min(points) == pytest.approx(100 / 9)
+        assert points[min(points)] == pytest.approx(100 * row.average.value)
+        assert list(lines["Unpruned"].get_ydata()) == [100.0, 100.0]
+        bounds = [100 * bound for bound in row.average.interval]
+        assert any(list(line.get_ydata()) == pytest.approx(bounds) for line in axes.lines)
+
+    def test_of_many_methods_each_has_its_panel_and_random_with_its_interval_is_in_both(self, every: Summary) -> None:
+        figure = drawn(accuracy_vs_flops.draw, every)
+        band = {
+            (round(100 / row.flops_ratio, 6), round(100 * bound, 6))
+            for row in every.rows
+            if row.method == "random"
+            for bound in row.average.interval
+        }
+        shown = [[str(line.get_label()) for line in axes.lines] for axes in figure.axes]
+        assert len(shown[0]) + len(shown[1]) == len(ALL_METHODS) + 1 + 2
+        for axes, labels, inside in zip(figure.axes, shown, (False, True), strict=True):
+            own = {method_label(name) for name in ALL_METHODS if REGISTRY[name].inside == inside}
+            assert set(labels) == {"Unpruned", "Random", *own}
+            assert band <= corners(axes)
+            ends = [line.get_ydata()[-1] for line in axes.lines if line.get_label() != "Unpruned"]
+            assert ends == sorted(ends, reverse=True), "the legend follows the right ends"
+            extent = axes.get_legend().get_window_extent()
+            assert axes.bbox.x1 <= extent.x0 < extent.x1 <= figure.bbox.x1
+            assert figure.bbox.y0 <= extent.y0 < extent.y1 <= figure.bbox.y1
 
 
-def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
-    write_experiment(tmp_path, keep=lambda method, tokens, name: method != "none")
-    with pytest.raises(ReportError, match="nothing to draw"):
-        draw(summary_of(tmp_path))
+class TestScoreAgainstBudget:
+    def test_every_score_is_in_its_benchmarks_panel_with_randoms_interval(self, summary: Summary) -> None:
+        found, rows = panels(summary), rows_of(summary)
+        assert list(found) == [benchmark_label(name) for name in BENCHMARKS]
+        for name in BENCHMARKS:
+            axes = found[benchmark_label(name)]
+            lines = {line.get_label(): line for line in axes.lines}
+            assert set(lines) == {"Unpruned", *(method_label(method) for method in METHODS)}
+            assert lines["Unpruned"].get_ydata()[0] == pytest.approx(100 * summary.unpruned.scores[name])
+            for method in METHODS:
+                line = lines[method_label(method)]
+                assert list(line.get_xdata()) == [64, 128, 192]
+                expected = [100 * rows[method, tokens].scores[name] for tokens in (64, 128, 192)]
+                assert list(line.get_ydata()) == pytest.approx(expected)
+            intervals = {tokens: rows["random", tokens].intervals[name] for tokens in (64, 128, 192)}
+            assert {(t, round(100 * bound, 6)) for t, own in intervals.items() for bound in own} <= corners(axes)
 
+    def test_of_many_methods_seven_have_colours_and_the_rest_are_grey(self, every: Summary) -> None:
+        for axes in panels(every).values():
+            lines = [(str(line.get_label()), str(line.get_color())) for line in axes.lines]
+            assert lines.count((OTHERS_LABEL, OTHERS.colour)) == len(ALL_METHODS) - 7
+            coloured = {label: colour for label, colour in lines if label not in (OTHERS_LABEL, "Unpruned")}
+            assert set(coloured) == {method_label(name) for name in FIRST[: len(COLOURS)]}
+            assert set(coloured.values()) == set(COLOURS)
 
-def test_a_method_whose_average_is_undefined_is_not_drawn(results: Path) -> None:
-    """An unpruned score of zero: every cell is there, but no ratio exists."""
-    write_cell(results, cell("none", 576, "tiny_textvqa", [0.0] * 120), [0.0] * 120)
-    summary = summary_of(results)
-    assert all(row.flops_ratio is not None for row in summary.rows)
-    assert curves(summary) == {}
+    def test_one_legend_names_everything_once_and_nothing_leaves_the_figure(self, every: Summary) -> None:
+        figure = drawn(score_vs_budget.draw, every)
+        (legend,) = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+        coloured = [method_label(name) for name in FIRST[: len(COLOURS)]]
+        named = [text.get_text() for text in legend.get_texts()]
+        assert named == [*coloured, OTHERS_LABEL, "Random, 95 %", "Unpruned"]
+        extent = legend.get_window_extent()
+        assert figure.bbox.x0 <= extent.x0 < extent.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= extent.y0 < extent.y1 <= figure.bbox.y1
+
+    def test_a_missing_cell_is_a_gap_and_a_sum_of_points_is_no_percentage(self, results: Path) -> None:
+        (results / "cells" / f"{signature('clasp', 128, 'tiny_textvqa')}.json").unlink()
+        for method in METHODS:
+            for tokens in (192, 128, 64):
+                alter(results, signature(method, tokens, "tiny_gqa"), score=1500.0, metric="mme")
+        lines = {
+            name: {line.get_label(): line for line in axes.lines} for name, axes in panels(summary_of(results)).items()
+        }
+        assert list(lines["tiny TextVQA"]["CLASP"].get_xdata()) == [64, 192]
+        assert set(lines["tiny GQA"]["CLASP"].get_ydata()) == {1500.0}

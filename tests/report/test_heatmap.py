@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +12,8 @@ from matplotlib.patches import Rectangle
 from synthetic import cell, planned, signature, summary_of, write_cell, write_plan
 
 from clasp.report.categories import by_category
-from clasp.report.figures import heatmap, style
+from clasp.report.figures import heatmap
 from clasp.report.figures.heatmap import draw
-from clasp.report.figures.style import COLUMN_MM, DPI
 from clasp.report.load import ReportError
 from clasp.report.table_rows import Summary
 
@@ -102,18 +100,6 @@ def test_ink_is_readable_on_every_colour(share: float) -> None:
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     contrast = 1.05 / (luminance + 0.05) if heatmap._ink(colour) == "white" else (luminance + 0.05) / 0.05
     assert contrast >= 4.5
-
-
-def test_bytes_are_stable_at_column_width_and_no_letter_is_below_six_points(tmp_path: Path) -> None:
-    summary = experiment(tmp_path)
-    first, second = (style.write(draw, summary, tmp_path / folder, "heatmap") for folder in ("a", "b"))
-    assert {suffix: path.read_bytes() for suffix, path in first.items()} == {
-        suffix: path.read_bytes() for suffix, path in second.items()
-    }
-    assert struct.unpack(">I", first["png"].read_bytes()[16:20])[0] == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
-    sizes = [text.get_fontsize() for text in draw(summary).findobj(mpl.text.Text) if text.get_text()]
-    assert sizes
-    assert min(sizes) >= style.TINY
 
 
 def test_answers_without_categories_are_an_error(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterator
@@ -12,15 +11,28 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from browser import Browser, executable
 from command_line import call
-from synthetic import BENCHMARKS, cell, plan, planned, signature, summary_of, write_cell, write_experiment, write_plan
+from synthetic import (
+    BENCHMARKS,
+    cell,
+    plan,
+    planned,
+    retention,
+    routers,
+    signature,
+    summary_of,
+    write_cell,
+    write_experiment,
+    write_plan,
+    write_retention,
+)
 
-from clasp.report.build import build_everything
+from clasp.report.build import build_everything, build_figures
 from clasp.report.html.escape import shortened, visible
 from clasp.report.html.examples import verdict
+from clasp.report.html.figures import images
 from clasp.report.load import ReportError
 
 pytestmark = pytest.mark.xdist_group("html")  # one page for all
@@ -71,6 +83,11 @@ class Parsed(HTMLParser):
     def all(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.elements if name == tag]
 
+    @property
+    def lines(self) -> list[list[str]]:
+        """The texts of each row's cells."""
+        return [[self.cells[at][1] for at in members] for _, members in self.rows]
+
 
 def own(row: str, tokens: int, benchmark: str) -> str:
     """Signature of a hostile cell, which shares none with the other experiments."""
@@ -100,56 +117,6 @@ def write_hostile(results: Path) -> None:
     write_plan(results, "hostile", cells, report=report, command=f"run.py {HOSTILE_ROW}")
 
 
-def write_routers(results: Path) -> None:
-    """A measurement of two routers on one set of prompts."""
-    record = {
-        "schema": 1,
-        "categories": ["ocr", MARKUP],
-        "batch": 64,
-        "device": {"threads": 2},
-        "provenance": {},
-        "sets": {
-            "unseen": {
-                "prompts": 200,
-                "hash": "0",
-                "routers": {
-                    "keyword": {"confusion": [[60, 40], [30, 70]], "ms_per_prompt": 0.01},
-                    "embedding": {"confusion": [[97, 3], [4, 96]], "ms_per_prompt": 1.234},
-                },
-            }
-        },
-    }
-    (results / "router.json").write_text(json.dumps(record))
-
-
-def write_retention(results: Path) -> None:
-    """A stored run of one question and one map with two stages."""
-    from matplotlib.image import imsave
-
-    picture = io.BytesIO()
-    imsave(picture, np.zeros((8, 8, 3)), format="png")
-    stages = [{"layer": 0, "kept": [0, 1, 2], "pivots": None}, {"layer": 3, "kept": [1, 2], "pivots": [2, 3]}]
-    record = {
-        "schema": 1,
-        "name": "pictures",
-        "backbone": "tiny",
-        "side": 2,
-        "questions": [
-            {
-                "question": "what color is it? <b>",
-                "answer": "black",
-                "category": "attribute",
-                "image": base64.b64encode(picture.getvalue()).decode(),
-            }
-        ],
-        "maps": [
-            {"question": 0, "row": "clasp", "tokens": 2, "prediction": "<i>blue</i>", "right": False, "stages": stages}
-        ],
-    }
-    (results / "retention").mkdir()
-    (results / "retention" / "pictures.json").write_text(json.dumps(record))
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results root with three experiments, one of them hostile, one an ablation, and the page built from them."""
@@ -157,8 +124,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_hostile(results)
     write_experiment(results, "ablation_parts", questions=40, title="Ablation c", figures=[])
     write_experiment(results, "tiny_main", questions=40)
-    write_routers(results)
-    write_retention(results)
+    (results / "router.json").write_text(json.dumps(routers(categories=["ocr", MARKUP])))
+    maps = retention()["maps"]
+    write_retention(results, retention(name="pictures", maps=[maps[0] | {"prediction": "<i>blue</i>", "right": False}]))
     build_everything(results)
     return results
 
@@ -253,12 +221,12 @@ def test_figures_are_inside_with_words_for_what_they_show(parsed: Parsed) -> Non
     assert all(one["src"].startswith("data:image/") for one in images)
     assert ["FLOPs" in one["alt"] for one in images] == [True, True, False]
     assert "pivots and completion tokens in two colours" in images[2]["alt"]
-
-
-def test_maps_of_kept_tokens_stand_in_words_too(parsed: Parsed) -> None:
-    lines = [[parsed.cells[at][1] for at in members] for _, members in parsed.rows]
-    kept = "decoder: 3; layer 3: 2 (1 pivots, 1 completion)"
-    assert ["what color is it? <b> (black)", "CLASP, 2", "<i>blue</i> wrong", kept] in lines
+    kept = [
+        f"layer {layer}: {count}"
+        for layer, count in ((2, "4 (2 pivots, 2"), (4, "2 (1 pivots, 1"), (6, "1 (0 pivots, 1"))
+    ]
+    words = "; ".join(f"{stage} completion)" for stage in kept)
+    assert ["What costs $5 and $6? (red)", "CLASP, 4", "<i>blue</i> wrong", words] in parsed.lines
 
 
 def test_examples_show_first_where_the_rows_differ(parsed: Parsed) -> None:
@@ -277,11 +245,11 @@ def test_examples_show_first_where_the_rows_differ(parsed: Parsed) -> None:
 
 
 def test_routers_stand_with_the_best_one_first_and_its_confusions(parsed: Parsed) -> None:
-    lines = [[parsed.cells[at][1] for at in members] for _, members in parsed.rows]
-    first = lines.index(["embedding", "193 of 200", "96.5 [93.0, 98.3]", "1.23"])
-    assert lines[first + 1][:2] == ["keyword", "130 of 200"]
-    assert ["ocr", "97", "3"] in lines
-    assert [MARKUP, "4", "96"] in lines
+    lines = parsed.lines
+    first = lines.index(["good", "9 of 10", "90.0 [59.6, 98.2]", "3.46"])
+    assert lines[first + 1][:2] == ["coin", "6 of 10"]
+    assert ["ocr", "2", ""] in lines
+    assert [MARKUP, "1", "7"] in lines
 
 
 @pytest.mark.parametrize(
@@ -292,12 +260,9 @@ def test_verdict(score: Any, word: str) -> None:
     assert verdict(score) == word
 
 
-def test_long_answers_are_cut_and_say_so() -> None:
+def test_long_answers_are_cut_and_text_of_all_languages_stays() -> None:
     assert shortened("a" * 700) == "a" * 600 + " … (100 more characters)"
     assert shortened("a" * 600) == "a" * 600
-
-
-def test_visible_keeps_text_of_all_languages_and_line_ends() -> None:
     plain = "Größe 大きさ שלום\n\tx≤1 👍"
     assert visible(plain) == plain
 
@@ -308,16 +273,15 @@ def test_page_is_small_and_the_same_for_the_same_results(root: Path, text: str) 
     assert (root / "report.html").read_text(encoding="utf-8") == text
 
 
-def test_large_figures_go_in_as_png(root: Path, tmp_path: Path) -> None:
+def test_large_figures_go_in_as_png(tmp_path: Path) -> None:
     write_experiment(tmp_path, questions=20)
-    build_everything(tmp_path)
+    summary = summary_of(tmp_path)
+    build_figures(summary)
+    (small,) = images(summary)
     svg = next((tmp_path / "figures").glob("*.svg"))
-    small = Parsed((tmp_path / "report.html").read_text()).all("img")[0]["src"]
     svg.write_text(svg.read_text() + "<!--" + "x" * 200_000 + "-->")
-    from clasp.report.html.figures import images
-
-    large = images(summary_of(tmp_path))[0].source
-    assert (small[:18], large[:14]) == ("data:image/svg+xml", "data:image/png")
+    (large,) = images(summary)
+    assert (small.source[:18], large.source[:14]) == ("data:image/svg+xml", "data:image/png")
 
 
 def test_published_rows_stand_apart_and_tell_their_source(tmp_path: Path) -> None:
@@ -347,10 +311,7 @@ def test_one_broken_experiment_is_named_and_the_others_are_built(
     write_experiment(tmp_path, "tiny_main", questions=20)
     (tmp_path / "experiments" / "broken.json").write_text("{")
     # without the unpruned model there is a table and nothing to draw
-    write_experiment(tmp_path, "undrawn", questions=20, keep=lambda method, tokens, name: True)
-    record = json.loads((tmp_path / "experiments" / "undrawn.json").read_text())
-    record["cells"] = [one for one in record["cells"] if one["method"] != "none"]
-    (tmp_path / "experiments" / "undrawn.json").write_text(json.dumps(record))
+    write_plan(tmp_path, "undrawn", [planned(*key) for key in plan() if key[0] != "none"])
     script = ROOT / "scripts" / "report.py"
     assert call(monkeypatch, tmp_path, "experiment=all", f"results={tmp_path}", script=script) == 1
     said = capsys.readouterr()
@@ -367,13 +328,15 @@ needs_browser = pytest.mark.skipif(
 )
 
 
+def resize(browser: Browser, width: int, height: int) -> None:
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.call("Emulation.setDeviceMetricsOverride", size)
+
+
 @pytest.fixture(scope="module")
 def browser(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with Browser(tmp_path_factory.mktemp("profile")) as one:
-        one.call(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False},
-        )
+        resize(one, 1280, 900)
         yield one
 
 
@@ -512,14 +475,9 @@ class TestInBrowser:
         assert {pair: ratio for pair, ratio in found.items() if ratio < 4.5} == {}
 
     def test_fits_a_phone(self, opened: Browser) -> None:
-        opened.call(
-            "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
-        )
+        resize(opened, 360, 740)
         assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        opened.call(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False},
-        )
+        resize(opened, 1280, 900)
 
 
 # WCAG's contrast of every pair of text and ground on the page: an element's colour and the nearest painted ground

@@ -1,15 +1,34 @@
-"""The published numbers: every line has a known source and origin, and the known ones are what the papers state."""
+"""The published numbers: every line has a known source and origin, the known ones are what the papers state, and a
+damaged file is refused by name."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from clasp.report.fidelity import published_results
+from clasp.report.load import ReportError
+from clasp.report.published.read import ORIGINS, read_published
+from clasp.report.published.upper_bound import targets
+
 FOLDER = Path(__file__).resolve().parents[2] / "results" / "published"
-ORIGINS = {"own paper", "copied", "re-run", "not stated"}
+READERS: Mapping[str, Callable[[Path], object]] = {
+    "fidelity": published_results,
+    "upper bound": lambda path: targets("llava_1_5_7b", path.parents[1]),
+}
+NEEDED = {
+    "fidelity": ("backbone", "method", "budget", "benchmark", "value", "source", "origin"),
+    "upper bound": ("backbone", "method", "benchmark", "value", "source", "protocol"),
+}
+
+
+@pytest.fixture
+def accuracy() -> pd.DataFrame:
+    return pd.read_csv(FOLDER / "accuracy.csv", dtype=str, keep_default_na=False)
 
 
 @pytest.mark.parametrize("name", ["accuracy.csv", "efficiency.csv"])
@@ -19,14 +38,14 @@ def test_every_line_has_a_value_a_source_that_is_explained_and_an_origin(name: s
     used = {key.strip() for source in frame["source"] for key in re.sub(r"\(.*\)", "", source).split(",")}
     assert used <= known
     assert frame["value"].notna().all()
-    assert set(frame["origin"]) <= ORIGINS
+    assert set(frame["origin"]) <= set(ORIGINS)
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert ", ".join(frame.columns) in readme
     assert all(f"| {origin} |" in readme for origin in ORIGINS)
 
 
-def test_copied_and_re_run_lines_of_one_method_are_told_apart() -> None:
-    frame = pd.read_csv(FOLDER / "accuracy.csv", dtype=str, keep_default_na=False)
+def test_copied_and_re_run_lines_of_one_method_are_told_apart(accuracy: pd.DataFrame) -> None:
+    frame = accuracy
     fastv = frame[(frame["method"] == "fastv") & (frame["budget"] == "192") & (frame["benchmark"] == "gqa")]
     assert dict(zip(fastv["origin"], fastv["value"], strict=True)) == {"copied": "52.7", "re-run": "57.1"}
     own = frame[frame["origin"] == "own paper"]
@@ -36,8 +55,8 @@ def test_copied_and_re_run_lines_of_one_method_are_told_apart() -> None:
     }
 
 
-def test_numbers_that_were_read_from_ocr_copies_say_so() -> None:
-    frame = pd.read_csv(FOLDER / "accuracy.csv", dtype=str, keep_default_na=False)
+def test_numbers_that_were_read_from_ocr_copies_say_so(accuracy: pd.DataFrame) -> None:
+    frame = accuracy
     sources = pd.read_csv(FOLDER / "sources.csv", dtype=str)
     copies = set(sources["key"][sources["source"].str.contains("OCR copy")])
     read = frame[frame["source"].map(lambda keys: set(keys.split(",")) <= copies)]
@@ -63,9 +82,35 @@ def test_numbers_that_were_read_from_ocr_copies_say_so() -> None:
     ],
 )
 def test_known_numbers_of_the_paper_are_there(
-    backbone: str, budget: str, method: str, benchmark: str, value: float
+    accuracy: pd.DataFrame, backbone: str, budget: str, method: str, benchmark: str, value: float
 ) -> None:
-    frame = pd.read_csv(FOLDER / "accuracy.csv", dtype=str, keep_default_na=False)
-    keys = (frame["backbone"], frame["budget"], frame["method"], frame["benchmark"])
-    chosen = frame[[key == (backbone, budget, method, benchmark) for key in zip(*keys, strict=True)]]
-    assert [float(text) for text in chosen["value"][chosen["source"].str.startswith("A")]] == [value]
+    own = accuracy[accuracy["source"].str.startswith("A")].set_index(["backbone", "budget", "method", "benchmark"])
+    assert own["value"][[(backbone, budget, method, benchmark)]].astype(float).tolist() == [value]
+
+
+def damaged(folder: Path, frame: pd.DataFrame) -> Path:
+    path = folder / "published" / "accuracy.csv"
+    path.parent.mkdir()
+    frame.to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize(("reader", "column"), [(name, column) for name in NEEDED for column in NEEDED[name]])
+def test_a_missing_column_is_named(accuracy: pd.DataFrame, tmp_path: Path, reader: str, column: str) -> None:
+    path = damaged(tmp_path, accuracy.drop(columns=column))
+    with pytest.raises(ReportError, match=f"has no column '{column}'"):
+        READERS[reader](path)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_score_is_no_time(accuracy: pd.DataFrame, tmp_path: Path, reader: str) -> None:
+    path = damaged(tmp_path, accuracy.assign(value="36:16"))
+    with pytest.raises(ReportError, match=r"line 2 of .*value '36:16' is a time"):
+        READERS[reader](path)
+    assert any(":" in line["value"] for line in read_published(FOLDER / "efficiency.csv")), "where they belong"
+
+
+def test_nothing_is_divided_by_an_unpruned_score_of_zero(accuracy: pd.DataFrame, tmp_path: Path) -> None:
+    path = damaged(tmp_path, accuracy.assign(value=accuracy["value"].where(accuracy["method"] != "none", "0")))
+    with pytest.raises(ReportError, match="unpruned score of 'llava_1_5_7b' that is not above 0"):
+        published_results(path)

@@ -17,6 +17,8 @@ from synthetic import (
     VISUAL,
     alter,
     cell,
+    entries,
+    rows_of,
     signature,
     summary_of,
     write_cell,
@@ -36,14 +38,11 @@ pytestmark = pytest.mark.xdist_group("reference")  # one results root for all
 REFERENCE = ROOT / "results" / "reference"
 METHODS_TABLE = "table_llava15_tiny"
 SHOWN = {"tiny_main": METHODS, METHODS_TABLE: ALL_METHODS}
-GAPPY = "ablation_router_tiny"
-"""A further experiment, with gaps and without figures."""
 of_today = pytest.mark.skipif(
     not set(load_experiment("tiny_main", REFERENCE).benchmarks) <= set(BENCHMARKS),
     reason="the stored results, of commit eebb139, ask benchmarks that are gone; they are awaited anew",
 )
 """Tests of how today's code writes down the stored results."""
-SUFFIXES = {"tables": ("md", "csv", "tex"), "figures": ("png", "svg")}
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +73,7 @@ def built(once_built: Path, tmp_path: Path) -> Path:
 
 def rows(block: str) -> list[list[str]]:
     """Entries of a block's table, without the headings."""
-    table = [line for line in block.splitlines() if line.startswith("|")]
-    return [[entry.strip() for entry in line.split("|")[1:-1]] for line in table][2:]
+    return entries(block)[1:]
 
 
 def check_blocks(reference: Path, awaited: Sequence[str] = ()) -> None:
@@ -154,10 +152,9 @@ def test_publishing_copies_every_experiment_and_fills_the_pages(built: Path, tmp
     copied = files(reference)
     training = {"tiny_training.json": before.pop("reference/tiny_training.json")}
     assert copied == before | training
-    for folder, suffixes in SUFFIXES.items():
-        for name in SHOWN:
-            stem = name if folder == "tables" else f"accuracy_vs_flops_{name}"
-            assert all(len(copied[f"{folder}/{stem}.{suffix}"]) > 500 for suffix in suffixes)
+    for name in SHOWN:
+        assert all(len(copied[f"tables/{name}.{suffix}"]) > 500 for suffix in ("md", "csv", "tex"))
+        assert all(len(copied[f"figures/accuracy_vs_flops_{name}.{suffix}"]) > 500 for suffix in ("png", "svg"))
     check_blocks(reference)
     assert text.startswith("before")
     assert text.endswith("after\n")
@@ -176,9 +173,9 @@ def test_recent_methods_stand_beside_the_baselines_with_tests_against_each(tmp_p
     for column, reference in enumerate(("random", "pool")):
         write_experiment(tmp_path, "again", methods=methods, reference=reference)
         tested = summary_of(tmp_path, "again")
-        verdicts = {row.key: row.comparison for row in tested.rows}
         for name in ("vscan", "clasp"):
-            expected = " ".join(signs[verdicts[name, tokens].verdict] for tokens in BUDGETS)
+            found = [rows_of(tested)[name, tokens].comparison for tokens in BUDGETS]
+            expected = " ".join(signs[comparison.verdict] for comparison in found)
             assert shown[method_label(name)][len(BUDGETS) + column] == expected
     assert shown["Random"][len(BUDGETS)] == shown["Pooling"][len(BUDGETS) + 1] == "", "against itself"
     awaited = [entry.label for name, entry in REGISTRY.items() if entry.paper >= RECENT and name not in methods]
@@ -211,17 +208,16 @@ def test_the_methods_block_shows_the_numbers(built: Path) -> None:
     assert block.splitlines()[0].count("tokens, % [95 %]") == 3
     assert block.splitlines()[0].endswith("| prefill speed-up at 64 |")
     shown = {row[0]: row[1:] for row in rows(block)}
+    standings = summary.standings
     for row in summary.rows[1:]:
         entry = shown[method_label(row.method)][BUDGETS.index(row.tokens)]
         low, high = row.average.interval
         expected = f"{100 * row.average.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         # ToMe alone is below random here
-        assert entry == expected + (
-            DAGGERS[summary.standings[row.key]].rjust(2) if row.key in summary.standings else ""
-        )
+        assert entry == expected + (f" {DAGGERS[standings[row.key]]}" if row.key in standings else "")
         if row.tokens == 64:
             assert shown[method_label(row.method)][-1] == f"{row.speedups['prefill']:.2f}"
-    assert below_random(summary.standings, {row.key: row.average for row in summary.rows}) in block
+    assert below_random(summary) in block
 
 
 def test_the_blocks_mark_speedups_between_timing_sessions(built: Path) -> None:

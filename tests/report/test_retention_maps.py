@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from PIL import Image
+from synthetic import SIDE, retention, retention_map, write_retention
 
 from clasp.report.build import build_retention
 from clasp.report.figures import style
@@ -22,74 +19,17 @@ from clasp.report.figures.style import COLUMN_MM, DPI
 from clasp.report.load import ReportError
 from clasp.report.retention_run import MapStage, RetentionRun, load_retention, retention_runs
 
-SIDE = 4
-
-
-def png() -> str:
-    """An image of 8 x 8 pixels, patches of 2 x 2, each of a colour of its own."""
-    pixels = (
-        np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8).repeat(2, axis=0).repeat(2, axis=1)
-    )
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, format="PNG")
-    return base64.b64encode(out.getvalue()).decode()
-
-
-def one(question: int, row: str, stages: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
-    return {
-        "question": question,
-        "row": row,
-        "method": row,
-        "tokens": 4,
-        "prediction": "red",
-        "right": True,
-        "routed": None,
-        "stages": stages,
-        **changes,
-    }
-
-
-def stored(**changes: Any) -> dict[str, Any]:
-    question = {"benchmark": "b", "question_id": "1", "answer": "red", "category": "attribute", "image": png()}
-    three = [
-        {"layer": 2, "kept": [0, 1, 5, 15], "pivots": [0, 15]},
-        {"layer": 4, "kept": [0, 1], "pivots": [0]},
-        {"layer": 6, "kept": [1], "pivots": []},
-    ]
-    single = [{"layer": 0, "kept": [3, 4, 9, 10], "pivots": None}]
-    return {
-        "schema": 1,
-        "name": "tiny",
-        "backbone": "tiny",
-        "side": SIDE,
-        "questions": [question | {"question": "What costs $5 and $6?"}, question | {"question": "What colour?"}],
-        "maps": [
-            one(0, "clasp", three),
-            one(1, "clasp", three, prediction="blue", right=False),
-            one(0, "divprune", single),
-            one(1, "divprune", single, prediction=""),
-        ],
-        "provenance": {},
-    } | changes
-
-
-def write(results: Path, value: dict[str, Any]) -> Path:
-    path = results / "retention" / "tiny.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-    return path
-
 
 @pytest.fixture
-def retention(tmp_path: Path) -> RetentionRun:
-    write(tmp_path, stored())
+def stored(tmp_path: Path) -> RetentionRun:
+    write_retention(tmp_path, retention())
     return load_retention(tmp_path, "tiny")
 
 
-def test_maps_belong_to_their_questions_in_the_order_of_the_run(retention: RetentionRun, tmp_path: Path) -> None:
-    assert [[one.row for one in maps] for _, maps in retention] == [["clasp", "divprune"]] * 2
-    assert [one.prediction for one in retention.maps if one.question == 1] == ["blue", ""]
-    first = retention.maps[0].stages[0]
+def test_maps_belong_to_their_questions_in_the_order_of_the_run(stored: RetentionRun, tmp_path: Path) -> None:
+    assert [[one.row for one in maps] for _, maps in stored] == [["clasp", "divprune"]] * 2
+    assert [one.prediction for one in stored.maps if one.question == 1] == ["blue", ""]
+    first = stored.maps[0].stages[0]
     assert (first.layer, first.kept, first.pivots) == (2, (0, 1, 5, 15), frozenset({0, 15}))
     assert retention_runs(tmp_path) == ["tiny"]
 
@@ -114,8 +54,8 @@ def test_kept_patches_are_tinted_and_the_others_grey(stage: MapStage, expected: 
             assert shown[rows, columns].min() > 0.75
 
 
-def test_every_stage_is_a_map_and_a_rows_first_one_has_its_name_and_answer(retention: RetentionRun) -> None:
-    figure = draw(retention)
+def test_every_stage_is_a_map_and_a_rows_first_one_has_its_name_and_answer(stored: RetentionRun) -> None:
+    figure = draw(stored)
     texts = [[text.get_text() for text in axes.texts] for axes in figure.axes]
     assert texts == [
         [],  # the image itself
@@ -140,15 +80,15 @@ def test_every_stage_is_a_map_and_a_rows_first_one_has_its_name_and_answer(reten
 
 
 def test_nothing_overlaps_or_leaves_the_figure_and_no_letter_is_below_six_points(tmp_path: Path) -> None:
-    value = stored()
+    value = retention()
     value["questions"][0]["question"] = "What is written on the sign beside the door? " * 5
     for row, single in zip(("visionzip", "divprune"), (1, 2), strict=True):
-        own = one(single - 1, row, value["maps"][2]["stages"], prediction="MMMM WWWW " * 9)
+        own = retention_map(single - 1, row, value["maps"][2]["stages"], prediction="MMMM WWWW " * 9)
         value["maps"] += [own, own | {"row": "a variant whose name is long"}]
-    write(tmp_path, value)
-    retention = load_retention(tmp_path, "tiny")
+    write_retention(tmp_path, value)
+    run = load_retention(tmp_path, "tiny")
     with mpl.rc_context(style.RC):
-        figure = draw(retention)
+        figure = draw(run)
         figure.draw_without_rendering()
     boxes = [axes.get_window_extent() for axes in figure.axes]
     boxes += [text.get_window_extent() for axes in figure.axes for text in axes.texts]
@@ -161,7 +101,7 @@ def test_nothing_overlaps_or_leaves_the_figure_and_no_letter_is_below_six_points
 
 
 def test_the_same_file_gives_the_same_bytes_at_column_width(tmp_path: Path) -> None:
-    write(tmp_path, stored())
+    write_retention(tmp_path, retention())
     images = []
     for _ in range(2):
         paths = [Path(line.removeprefix("figure: ")) for line in build_retention(tmp_path, "tiny").splitlines()]
@@ -175,13 +115,16 @@ def test_the_same_file_gives_the_same_bytes_at_column_width(tmp_path: Path) -> N
     ("changes", "message"),
     [
         ({"schema": 0}, "its schema is 0"),
-        ({"maps": [one(0, "clasp", [{"layer": 0, "kept": [SIDE * SIDE], "pivots": None}])]}, "outside of 16 patches"),
-        ({"maps": [one(7, "clasp", [])]}, "question 7, of 2"),
+        (
+            {"maps": [retention_map(0, "clasp", [{"layer": 0, "kept": [SIDE * SIDE], "pivots": None}])]},
+            "outside of 16 patches",
+        ),
+        ({"maps": [retention_map(7, "clasp", [])]}, "question 7, of 2"),
         ({"questions": [{}, {}]}, "is missing"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    path = write(tmp_path, stored(**changes))
+    path = write_retention(tmp_path, retention(**changes))
     with pytest.raises(ReportError, match=message) as error:
         load_retention(tmp_path, "tiny")
     assert str(path) in str(error.value)
@@ -189,9 +132,9 @@ def test_a_bad_file_is_named(tmp_path: Path, changes: dict[str, Any], message: s
 
 
 def test_a_missing_run_is_an_error_that_lists_the_stored_ones(tmp_path: Path) -> None:
-    write(tmp_path, stored())
+    write_retention(tmp_path, retention())
     with pytest.raises(ReportError, match="stored: tiny"):
         load_retention(tmp_path, "other")
-    write(tmp_path, stored(maps=[]))
+    write_retention(tmp_path, retention(maps=[]))
     with pytest.raises(ReportError, match="no maps"):
         draw(load_retention(tmp_path, "tiny"))

@@ -7,24 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic import routers
 
 from clasp.report.load import ReportError
 from clasp.report.router_scores import FILE, load_router_scores, markdown, wilson
-
-
-def content() -> dict[str, Any]:
-    routers = {
-        "coin": {"confusion": [[1, 1], [3, 5]], "ms_per_prompt": 0.004},
-        "good": {"confusion": [[2, 0], [1, 7]], "ms_per_prompt": 3.456},
-    }
-    return {
-        "schema": 1,
-        "categories": ["ocr", "scene"],
-        "batch": 32,
-        "device": {"type": "cpu", "threads": 3},
-        "sets": {"unseen": {"hash": "sha256:ab", "prompts": 10, "routers": routers}},
-        "provenance": {"commit": "c0ffee"},
-    }
 
 
 def written(folder: Path, value: Any) -> Path:
@@ -33,7 +19,7 @@ def written(folder: Path, value: Any) -> Path:
 
 
 def test_the_section_shows_the_best_router_first_and_its_confusions(tmp_path: Path) -> None:
-    scores = load_router_scores(written(tmp_path, content()))
+    scores = load_router_scores(written(tmp_path, routers()))
     assert scores is not None
     assert [router for router, _ in scores.sets["unseen"].ranked] == ["good", "coin"]
     text = markdown(scores)
@@ -66,12 +52,12 @@ def test_no_measurement_is_no_section(tmp_path: Path) -> None:
         ("[]", "it is not a JSON object"),
         ({"schema": 9}, "schema is 9"),
         ({"categories": ["ocr"]}, "does not fit"),
-        ({"sets": {"unseen": {"hash": "x", "prompts": 11, "routers": content()["sets"]["unseen"]["routers"]}}}, "fit"),
+        ({"sets": {"unseen": {"hash": "x", "prompts": 11, "routers": routers()["sets"]["unseen"]["routers"]}}}, "fit"),
         ({"device": None}, "device is None, which should be an object"),
     ],
 )
 def test_a_bad_file_is_an_error_with_its_remedy(tmp_path: Path, change: Any, message: str) -> None:
-    written(tmp_path, change if isinstance(change, str) else content() | change)
+    written(tmp_path, change if isinstance(change, str) else routers(**change))
     with pytest.raises(ReportError, match=message) as caught:
         load_router_scores(tmp_path)
     assert "run 'clasp-eval router' again" in str(caught.value)

@@ -17,8 +17,11 @@ from synthetic import (
     VISUAL,
     alter,
     cell,
+    entries,
+    markdown,
     plan,
     planned,
+    rows_of,
     signature,
     summary_of,
     write_cell,
@@ -28,12 +31,8 @@ from synthetic import (
 
 from clasp.report.metrics import sampled
 from clasp.report.statistics import holm, swap_tests
-from clasp.report.table import comma_separated, markdown
-from clasp.report.table_rows import Summary, TableRow
-
-
-def rows_of(summary: Summary) -> dict[tuple[str, int], TableRow]:
-    return {row.key: row for row in summary.rows}
+from clasp.report.table import comma_separated
+from clasp.report.table_rows import Summary
 
 
 def answers(results: Path, row: str, tokens: int, benchmark: str) -> list[dict[str, Any]]:
@@ -65,21 +64,21 @@ def write_rows(
     write_plan(results, "tiny_main", lines, report=report)
 
 
-def test_an_interval_for_every_score_that_the_answers_give(results: Path) -> None:
+def test_an_interval_for_every_score_that_the_answers_give(summary: Summary) -> None:
     rng = np.random.default_rng(0)
-    for key, row in rows_of(summary_of(results)).items():
+    for key, row in rows_of(summary).items():
         for name in BENCHMARKS:
             interval, score = row.intervals[name], row.scores[name]
             assert interval is not None
             assert interval.low < score < interval.high
             if key == ("clasp", 64):
-                scores = np.array([answer["score"] for answer in answers(results, *key, name)])
+                scores = np.array([answer["score"] for answer in answers(summary.experiment.results, *key, name)])
                 naive = scores[rng.integers(0, 120, (4000, 120))].mean(axis=1)
                 assert interval == pytest.approx(np.quantile(naive, [0.025, 0.975]), abs=0.02)
 
 
-def test_every_row_is_compared_with_the_reference_at_its_budget(results: Path) -> None:
-    rows = rows_of(summary_of(results))
+def test_every_row_is_compared_with_the_reference_at_its_budget(summary: Summary) -> None:
+    rows = rows_of(summary)
     for (name, tokens), row in rows.items():
         if name in ("none", "random"):
             assert row.comparison is None
@@ -131,8 +130,8 @@ def test_what_is_called_better_or_worse(tmp_path: Path) -> None:
     found = {name: row.comparison.verdict for (name, _), row in rows.items() if row.comparison}
     assert found == {"fastv": "worse", "visionzip": "better", "clasp": "no significant difference"}
     assert rows["clasp", 64].comparison.difference > 0
-    shown = [line for line in markdown(summary_of(tmp_path)).splitlines() if line.startswith("| FastV")]
-    assert "p<0.001" in shown[0]
+    (shown,) = entries(markdown(summary_of(tmp_path)), "| FastV")
+    assert "p<0.001" in shown[-1]
     assert summary_of(tmp_path).standings == {("fastv", 64): "significant"}
 
 
@@ -147,19 +146,15 @@ def test_a_comparison_with_a_missing_cell_is_none_and_not_counted(tmp_path: Path
     assert all(row.comparison is None for row in summary_of(tmp_path / "c").rows)
 
 
-def test_without_a_reference_nothing_is_compared_and_no_column_says_so(tmp_path: Path) -> None:
-    write_experiment(tmp_path, reference=None)
+@pytest.mark.parametrize("reference", [None, "clasp"])
+def test_any_row_can_be_the_reference_and_none_need_be(tmp_path: Path, reference: str | None) -> None:
+    write_experiment(tmp_path, reference=reference)
     summary = summary_of(tmp_path)
-    assert all(row.comparison is None for row in summary.rows)
+    compared = {row.name for row in summary.rows if row.comparison is not None}
+    assert compared == ({"random", "fastv", "visionzip"} if reference else set())
+    for words in ("less CLASP", "Holm"):
+        assert (words in markdown(summary)) == (reference is not None)
     assert "less Random" not in markdown(summary)
-    assert "Holm" not in markdown(summary)
-
-
-def test_any_row_can_be_the_reference(tmp_path: Path) -> None:
-    write_experiment(tmp_path, reference="clasp")
-    rows = rows_of(summary_of(tmp_path))
-    assert {key[0] for key, row in rows.items() if row.comparison is None} == {"none", "clasp"}
-    assert "less CLASP" in markdown(summary_of(tmp_path))
 
 
 VARIANTS = {
@@ -171,28 +166,17 @@ VARIANTS = {
 }
 
 
-def test_variants_are_rows_by_their_own_names(tmp_path: Path) -> None:
+def test_variants_are_rows_by_their_own_names_and_share_a_cell(tmp_path: Path) -> None:
     write_rows(tmp_path, VARIANTS, {"the default": "clasp"}, reference="clasp")
     summary = summary_of(tmp_path)
-    assert [row.name for row in summary.rows] == [row for row, _, _ in VARIANTS]
-    assert [row.method for row in summary.rows] == [method for _, method, _ in VARIANTS]
-    text = markdown(summary)
-    assert r"| E \| deep " in text
+    assert [(row.name, row.method, row.tokens) for row in summary.rows] == list(VARIANTS)
+    assert r"| E \| deep " in markdown(summary)
     records = comma_separated(summary).splitlines()
     assert [record.split(",")[2:5] for record in records[1:]] == [[r, m, str(t)] for r, m, t in VARIANTS]
-
-
-def test_a_row_under_two_names_shares_its_cell(tmp_path: Path) -> None:
-    write_rows(tmp_path, VARIANTS, {"the default": "clasp"}, reference="clasp")
     assert len(list((tmp_path / "cells").glob("*.json"))) == 4 * len(BENCHMARKS)
-    rows = rows_of(summary_of(tmp_path))
-    one, other = rows["clasp", 128], rows["the default", 128]
-    assert (one.scores, one.intervals, one.average, one.costs) == (
-        other.scores,
-        other.intervals,
-        other.average,
-        other.costs,
-    )
+    one, other = rows_of(summary)["clasp", 128], rows_of(summary)["the default", 128]
+    for field in ("scores", "intervals", "average", "costs"):
+        assert getattr(one, field) == getattr(other, field)
     assert one.comparison is None  # the reference itself
     assert (other.comparison.difference, other.comparison.p, other.comparison.corrected) == (0.0, 1.0, 1.0)
     assert other.comparison.interval == (0.0, 0.0)
@@ -205,8 +189,8 @@ def test_planned_rows_without_any_cell_stand_in_the_table_with_empty_entries(tmp
     assert (row.method, row.tokens) == ("clasp", 128)
     assert {*row.scores.values(), *row.intervals.values(), *row.costs.values(), *row.speedups.values()} == {None}
     assert row.average.value is row.flops_ratio is row.comparison is None
-    (line,) = (line for line in markdown(summary).splitlines() if line.startswith(r"| E \|"))
-    assert {entry.strip() for entry in line.replace(r"\|", "/").strip("|").split("|")} == {"E / deep", ""}
+    (line,) = entries(markdown(summary), r"| E \|")
+    assert set(line) == {"E / deep", ""}
     assert f"INCOMPLETE: {len(BENCHMARKS)} of {5 * len(BENCHMARKS)} planned cells" in markdown(summary)
 
 
@@ -239,9 +223,7 @@ def test_one_unjudged_cell_empties_its_own_row_alone(results: Path) -> None:
     assert all(row.average.value is not None for key, row in rows.items() if key != ("clasp", 64))
 
 
-def test_every_method_of_the_large_table_is_compared(tmp_path: Path) -> None:
-    write_experiment(tmp_path, "table_llava15_tiny", methods=ALL_METHODS)
-    summary = summary_of(tmp_path, "table_llava15_tiny")
-    tested = [row for row in summary.rows if row.comparison is not None]
+def test_every_method_of_the_large_table_is_compared(every: Summary) -> None:
+    tested = [row for row in every.rows if row.comparison is not None]
     assert len(tested) == (len(ALL_METHODS) - 1) * len(BUDGETS)
     assert all(row.comparison.corrected >= row.comparison.p for row in tested)

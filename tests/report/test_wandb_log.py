@@ -14,11 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from command_line import call
 from synthetic import BENCHMARKS, cell, write_experiment
 
 from clasp.report.load import load_experiment
-from clasp.report.wandb_log import _rows, choose_mode, group_config, group_id, log_group, log_report
+from clasp.report.wandb_log import Logged, _rows, choose_mode, log_group, log_report
 
 pytestmark = pytest.mark.xdist_group("wandb")  # one process for all
 
@@ -39,11 +38,11 @@ def group(method: str, tokens: int) -> list[dict[str, Any]]:
 
 # logs two groups, one of them again, and a report twice; Python's own sockets may only reach this machine
 SCRIPT = """
-import json, os, socket, sys
+import json, socket, sys
 from pathlib import Path
 from test_wandb_log import Settings, group
-from clasp.report.build import build_everything, log_built
-from clasp.report.wandb_log import log_group
+from clasp.report.build import build_everything
+from clasp.report.wandb_log import log_group, log_report
 from synthetic import write_experiment
 
 def refuse(*args, **kwargs):
@@ -60,14 +59,18 @@ off = log_group(group("clasp", 64), Settings(enabled=False), results=Path("resul
 out["off"] = [off.status, "wandb" in sys.modules, Path("results").exists()]
 groups = [group("clasp", 64), group("fastv", 64), group("clasp", 64)]
 logged = [log_group(cells, Settings(), experiment="tiny_main", results=Path("results")) for cells in groups]
-out["logged"] = [[one.status, one.where] for one in logged]
+out["logged"] = [[one.status, one.message] for one in logged]
 write_experiment(Path("results"), questions=20, methods=("random", "fastv"))
 page, (built,) = build_everything(Path("results"))
-reports = [log_built(built.summary, Settings(), page) for _ in range(2)]
-out["reports"] = [[one.status, one.where] for one in reports]
-out["environment"] = sorted(name for name in os.environ if name.startswith("WANDB"))
+reports = [log_report(built.summary.experiment, Settings(), page) for _ in range(2)]
+out["reports"] = [[one.status, one.message] for one in reports]
 print(json.dumps(out))
 """
+
+
+def folder_in(message: str) -> Path:
+    """The run's folder, as the sentence for people names it."""
+    return Path(message.partition("the W&B run ")[2].partition(";")[0])
 
 
 def records(folder: Path) -> dict[str, Any]:
@@ -129,13 +132,13 @@ def test_off_means_not_imported_and_nothing_written(offline: dict[str, Any]) -> 
 
 
 def test_offline_run_holds_id_group_job_type_config_and_scores(offline: dict[str, Any]) -> None:
-    cells = group("clasp", 64)
-    status, where = offline["logged"][0]
-    found = records(Path(where))
+    status, message = offline["logged"][0]
+    where = folder_in(message)
+    found = records(where)
     run = found["run"]
     assert status == "offline"
-    assert Path(where).parent == offline["folder"] / "results" / "wandb"
-    assert (run.run_id, run.run_group, run.job_type) == (group_id(cells), "tiny_main", "clasp")
+    assert where.parent == offline["folder"] / "results" / "wandb"
+    assert (len(run.run_id), run.run_group, run.job_type) == (16, "tiny_main", "clasp")
     assert (run.project, run.display_name) == ("clasp-test", "tiny-clasp-64")
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert config["method"] == {"name": "clasp", "parameters": {"seed": 0}}
@@ -144,15 +147,15 @@ def test_offline_run_holds_id_group_job_type_config_and_scores(offline: dict[str
     assert len(config["signatures"]) == 7
     assert found["score/tiny_textvqa"] == pytest.approx(2 / 3)
     assert found["questions/easy_vqa"] == 3
-    table = json.loads(next(Path(where).rglob("*.table.json")).read_text())
+    table = json.loads(next(where.rglob("*.table.json")).read_text())
     assert [line[1] for line in table["data"]] == list(BENCHMARKS)
     assert len(table["columns"]) == len(table["data"][0])
 
 
 def test_report_is_one_run_with_the_rows_and_an_artifact_of_the_files(offline: dict[str, Any]) -> None:
-    (status, where), again = offline["reports"]
-    assert (status, where) == ("offline", again[1])
-    found = records(Path(where))
+    (status, where), again = ((status, folder_in(message)) for status, message in offline["reports"])
+    assert (status, where) == again == ("offline", again[1])
+    found = records(where)
     run = found["run"]
     assert (run.run_group, run.job_type, run.display_name) == ("tiny_main", "report", "report-tiny_main")
     assert found["average/none/576"] == 1.0
@@ -160,7 +163,7 @@ def test_report_is_one_run_with_the_rows_and_an_artifact_of_the_files(offline: d
     files = {entry.path for entry in found["artifact"].manifest.contents}
     names = {f"tiny_main.{suffix}" for suffix in ("md", "csv", "tex")} | {"report.html"}
     assert files == names | {f"accuracy_vs_flops_tiny_main.{suffix}" for suffix in ("png", "svg")}
-    table = json.loads(next(Path(where).rglob("rows*.table.json")).read_text())
+    table = json.loads(next(where.rglob("rows*.table.json")).read_text())
     lines = [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]
     assert [line["row"] for line in lines] == ["none", *["random", "fastv"] * 3]
     assert lines[1]["budget"] == 192
@@ -170,23 +173,13 @@ def test_report_is_one_run_with_the_rows_and_an_artifact_of_the_files(offline: d
 
 def test_report_of_more_cells_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = []
-    monkeypatch.setattr("clasp.report.wandb_log.log_run", lambda what, init, *_: ids.append(init["id"]))
+    monkeypatch.setattr("clasp.report.wandb_log._log", lambda what, init, *_: ids.append(init["id"]))
     write_experiment(tmp_path, questions=10, keep=lambda method, tokens, name: (method, tokens) != ("clasp", 64))
     for _ in range(2):
-        log_report(load_experiment("tiny_main", tmp_path), {"csv": tmp_path}, [], Settings(), tmp_path)
+        log_report(load_experiment("tiny_main", tmp_path), Settings())
     write_experiment(tmp_path, questions=10)
-    log_report(load_experiment("tiny_main", tmp_path), {"csv": tmp_path}, [], Settings(), tmp_path)
+    log_report(load_experiment("tiny_main", tmp_path), Settings())
     assert ids[0] == ids[1] != ids[2]
-
-
-def test_script_knows_three_modes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["experiment=tiny_main", f"results={tmp_path}", "wandb=yes"]
-    assert call(monkeypatch, tmp_path, *arguments, script=ROOT / "scripts" / "report.py") == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err == "error: wandb='yes' is unknown; use one of off, offline, online\n"
 
 
 def test_columns_have_one_type_each(tmp_path: Path) -> None:
@@ -197,7 +190,7 @@ def test_columns_have_one_type_each(tmp_path: Path) -> None:
 
 
 def test_each_group_is_one_run_and_the_same_cells_are_not_logged_twice(offline: dict[str, Any]) -> None:
-    first, second, again = (where for _, where in offline["logged"])
+    first, second, again = (folder_in(message) for _, message in offline["logged"])
     assert first != second
     assert first == again
     assert len(list((offline["folder"] / "results" / "wandb").glob("offline-run-*"))) == 3  # and one report
@@ -207,21 +200,19 @@ def test_offline_is_quiet_and_stays_inside_results_and_this_machine(offline: dic
     assert offline["visitors"] == []
     assert sorted(path.name for path in offline["folder"].iterdir()) == ["home", "results"]
     assert list((offline["folder"] / "home").rglob("*wandb*")) == []
-    assert set(offline["environment"]) <= {"WANDB_BASE_URL", "WANDB_SERVICE"}  # the latter is wandb's own
     assert len(offline["stdout"].splitlines()) == 1
     assert "wandb" not in offline["stderr"]
 
 
-def test_id_is_that_of_the_set_of_cells() -> None:
+def test_id_is_that_of_the_set_of_cells_and_config_what_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    inits = []
+    monkeypatch.setattr("clasp.report.wandb_log._log", lambda what, init, *_: inits.append(init))
     cells = group("clasp", 64)
-    assert group_id(cells) == group_id(cells[::-1]) != group_id(cells[:-1])
-    assert len(group_id(cells)) == 16
-
-
-def test_config_is_what_the_cells_share() -> None:
-    first, second = group("clasp", 64)[:2]
-    assert "benchmark" in group_config([first])
-    assert "benchmark" not in group_config([first, second])
+    for some in (cells, cells[::-1], cells[:-1], cells[:1]):
+        log_group(some, Settings())
+    ids = [init["id"] for init in inits]
+    assert ids[0] == ids[1] != ids[2]
+    assert ["benchmark" in init["config"] for init in inits] == [False, False, False, True]
 
 
 def test_cells_of_several_groups_are_refused() -> None:
@@ -231,53 +222,46 @@ def test_cells_of_several_groups_are_refused() -> None:
         log_group([], Settings())
 
 
-class FakeError(Exception):
-    pass
-
-
-def fake(saved: str = "online", key: str | None = None) -> Any:
-    return SimpleNamespace(
-        setup=lambda: SimpleNamespace(settings=SimpleNamespace(mode=saved)),
-        api=SimpleNamespace(api_key=key),
-        errors=SimpleNamespace(UsageError=FakeError),
-    )
-
-
 @pytest.mark.parametrize(
-    ("environment", "configured", "saved", "netrc", "expected"),
+    ("variable", "configured", "saved", "key", "expected"),
     [
-        ({}, None, "online", None, "offline"),
-        ({"WANDB_API_KEY": "k"}, None, "online", None, "online"),
-        ({}, None, "online", "k", "online"),
-        ({"WANDB_MODE": "offline", "WANDB_API_KEY": "k"}, "online", "online", "k", "offline"),
-        ({"WANDB_MODE": "online", "WANDB_API_KEY": "k"}, "offline", "offline", None, "online"),
-        ({"WANDB_MODE": "disabled", "WANDB_API_KEY": "k"}, None, "online", None, "disabled"),
-        ({"WANDB_MODE": "dryrun"}, None, "online", "k", "offline"),
-        ({"WANDB_API_KEY": "k"}, "offline", "online", None, "offline"),
-        ({"WANDB_API_KEY": "k"}, None, "offline", None, "offline"),
+        (None, None, "online", None, "offline"),
+        (None, None, "online", "k", "online"),
+        ("offline", "online", "online", "k", "offline"),
+        ("online", "offline", "offline", None, "online"),
+        ("disabled", None, "online", "k", "disabled"),
+        (None, "offline", "online", "k", "offline"),
+        (None, None, "offline", "k", "offline"),
     ],
 )
 def test_mode(
-    monkeypatch: pytest.MonkeyPatch,
-    environment: dict[str, str],
-    configured: Any,
-    saved: str,
-    netrc: str | None,
-    expected: str,
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, configured: Any, saved: str, key: str | None, expected: str
 ) -> None:
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert choose_mode(fake(saved, netrc), Settings(mode=configured)) == expected
-
-
-def test_online_without_a_key_says_so_instead_of_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_IDENTITY_TOKEN_FILE", raising=False)
+    monkeypatch.setenv("WANDB_MODE", variable or "")
+    settings = SimpleNamespace(settings=SimpleNamespace(mode=saved))
+    wandb = SimpleNamespace(setup=lambda: settings, api=SimpleNamespace(api_key=key))
+    assert choose_mode(wandb, Settings(mode=configured)) == expected
+
+
+def test_a_server_that_cannot_be_reached_is_tried_once_and_the_runs_are_offline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import wandb
+
+    asked = []
+
+    def write(_: Any, mode: str, *__: Any) -> Logged:
+        asked.append(mode)
+        if mode == "online":
+            raise wandb.errors.CommError("no answer")
+        return Logged(mode, "")
+
     monkeypatch.setenv("WANDB_MODE", "online")
-    with pytest.raises(FakeError, match="needs an API key"):
-        choose_mode(fake(), Settings())
+    monkeypatch.setattr("clasp.report.wandb_log._write", write)
+    statuses = [log_group(group("clasp", tokens), Settings(), results=tmp_path).status for tokens in (64, 128)]
+    assert statuses == ["offline", "offline"]
+    assert asked == ["online", "offline", "offline"]
 
 
 def test_a_failure_is_reported_and_nothing_is_raised(

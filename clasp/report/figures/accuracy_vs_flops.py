@@ -9,7 +9,7 @@ from clasp.methods import METHODS
 from clasp.report.figures import style
 from clasp.report.figures.style import COLOURS, Look
 from clasp.report.layout import method_label
-from clasp.report.load import UNPRUNED, ReportError
+from clasp.report.load import ReportError
 from clasp.report.table_rows import RANDOM, Summary, TableRow
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def draw(summary: Summary) -> Figure:
 def curves(summary: Summary) -> dict[str, list[TableRow]]:
     """Method -> its rows that have an average and a FLOPs ratio, from few FLOPs to many."""
     found: dict[str, list[TableRow]] = {}
-    for row in summary.rows:
-        if row.method != UNPRUNED and row.average.value is not None and row.flops_ratio is not None:
+    for row in summary.pruned:
+        if row.average.value is not None and row.flops_ratio is not None:
             found.setdefault(row.name, []).append(row)
     return {method: sorted(rows, key=lambda row: -(row.flops_ratio or 0.0)) for method, rows in found.items()}
 
@@ -72,7 +72,7 @@ def _panels(figure: Figure, found: Mapping[str, list[TableRow]], look: Mapping[s
         _frame(axes)
         axes.set_title(title, fontsize="medium")
         if RANDOM in found:
-            _band(axes, found[RANDOM], look[RANDOM].colour)
+            style.random_band(axes, [(_flops(row), row.average.interval) for row in found[RANDOM]], 100.0)
         for method in sorted(
             _shown(found, inside), key=lambda name: found[name][-1].average.value or 0.0, reverse=True
         ):
@@ -84,7 +84,7 @@ def _panels(figure: Figure, found: Mapping[str, list[TableRow]], look: Mapping[s
 
 def _frame(axes: Axes) -> None:
     style.frame(axes)
-    axes.axhline(100.0, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)), label="Unpruned", zorder=1)
+    style.unpruned_line(axes, 100.0)
 
 
 def _curve(axes: Axes, method: str, rows: Sequence[TableRow], look: Look) -> None:
@@ -107,14 +107,6 @@ def _intervals(axes: Axes, rows: Sequence[TableRow], colour: str) -> None:
             # thin and half transparent: intervals of methods with nearly equal FLOPs lie on each other
             at, bounds = _flops(row), [100.0 * bound for bound in row.average.interval]
             axes.plot([at, at], bounds, color=colour, marker="_", markersize=4, linewidth=0.8, alpha=0.6, zorder=2)
-
-
-def _band(axes: Axes, rows: Sequence[TableRow], colour: str) -> None:
-    known = [(row, row.average.interval) for row in rows if row.average.interval is not None]
-    low, high = ([100.0 * interval[end] for _, interval in known] for end in (0, 1))
-    axes.fill_between(
-        [_flops(row) for row, _ in known], low, high, color=colour, alpha=0.18, linewidth=0, label="Random, 95 %"
-    )
 
 
 def _flops(row: TableRow) -> float:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from clasp.report.categories import by_category
 from clasp.report.figures import style
 from clasp.report.layout import method_label
 from clasp.report.load import UNPRUNED, ReportError
+from clasp.report.metrics import Array
 from clasp.report.table_rows import RANDOM, Summary, TableRow
 
 if TYPE_CHECKING:
@@ -25,8 +27,21 @@ PLAIN = "0.93"
 NARROWEST = 1.0
 """Points that the colours span at least, so that noise does not look like a pattern."""
 
-Scores = Mapping[str, Mapping[tuple[str, int], float]]
-"""Category -> row and budget -> score in percent."""
+
+class Panel(NamedTuple):
+    """One budget.
+
+    Attributes:
+        rows: the unpruned model, then the budget's rows that have any score.
+        scores: (rows, categories) in percent; NaN where there is none.
+        best: (categories,) the best pruned row's score.
+        distances: (rows, categories) score less the best one; NaN for the unpruned model and where there is none.
+    """
+
+    rows: list[TableRow]
+    scores: Array
+    best: Array
+    distances: Array
 
 
 def draw(summary: Summary) -> Figure:
@@ -40,23 +55,22 @@ def draw(summary: Summary) -> Figure:
     Raises:
         ReportError: no pruned row has answers with a category and a score.
     """
-    scores = {
-        category: {key: 100.0 * entry.score for key, entry in rows.items()}
-        for category, rows in by_category(summary).items()
-    }
-    panels = _panels(summary.rows, scores)
+    panels, categories = _panels(summary), list(by_category(summary))
     if not panels:
         raise ReportError(
             f"experiment {summary.experiment.name!r} has no pruned row whose answers have a category and a score, so "
             "there is no heatmap; run its missing cells, or take benchmarks that know their categories"
         )
-    sizes = [len(rows) for rows in panels.values()]
+    sizes = [len(panel.rows) for panel in panels.values()]
     figure = style.blank(BAR_MM + HEAD_MM * len(sizes) + ROW_MM * sum(sizes))
     everyone = figure.subplots(len(panels), squeeze=False, height_ratios=sizes)[:, 0]
-    span = _span(panels, scores)
-    for axes, (tokens, rows) in zip(everyone, panels.items(), strict=True):
+    compared = [
+        panel.distances[y] for panel in panels.values() for y, row in enumerate(panel.rows) if row.name != RANDOM
+    ]
+    span = max(NARROWEST, -float(np.fmin.reduce(compared, axis=None, initial=0.0)))
+    for axes, (tokens, panel) in zip(everyone, panels.items(), strict=True):
         axes.set_title(f"Score, %, at {tokens} visual tokens", fontsize=style.SMALL)
-        image = _panel(axes, rows, scores, span)
+        image = _panel(axes, panel, categories, span)
     bar = figure.colorbar(image, ax=list(everyone), location="bottom", aspect=40, pad=0.02, extend="min")
     bar.set_label("Points from the category's best pruned row", fontsize=style.SMALL)
     bar.ax.tick_params(labelsize=style.TINY, length=2)
@@ -64,68 +78,37 @@ def draw(summary: Summary) -> Figure:
     return figure
 
 
-def _panels(rows: Sequence[TableRow], scores: Scores) -> dict[int, list[TableRow]]:
-    """Budget -> its rows that have any score, the unpruned model first in each."""
-    scored = [row for row in rows if any(row.key in found for found in scores.values())]
-    first = [row for row in scored if row.method == UNPRUNED]
-    pruned = [row for row in scored if row.method != UNPRUNED]
-    return {
-        tokens: [*first, *(row for row in pruned if row.tokens == tokens)]
-        for tokens in dict.fromkeys(row.tokens for row in pruned)
-    }
+def _panels(summary: Summary) -> dict[int, Panel]:
+    """Budget -> its panel."""
+    known = by_category(summary).values()
+    scored = [row for row in summary.rows if any(row.key in found for found in known)]
+    panels = {}
+    for tokens in dict.fromkeys(row.tokens for row in scored if row.method != UNPRUNED):
+        rows = [row for row in scored if row.method == UNPRUNED or row.tokens == tokens]
+        pruned = np.array([row.method != UNPRUNED for row in rows])
+        scores = np.array(
+            [[100.0 * found[row.key].score if row.key in found else np.nan for found in known] for row in rows]
+        )
+        best = np.fmax.reduce(scores[pruned])
+        panels[tokens] = Panel(rows, scores, best, np.where(pruned[:, None], scores - best, np.nan))
+    return panels
 
 
-def _distances(rows: Sequence[TableRow], scores: Scores) -> list[list[float]]:
-    """Per row and category: score less the best pruned row's; nan for the unpruned model and where there is none."""
-    nan = float("nan")
-    best = _best(rows, scores)
-    return [
-        [
-            nan if row.method == UNPRUNED else found.get(row.key, nan) - top
-            for found, top in zip(scores.values(), best, strict=True)
-        ]
-        for row in rows
-    ]
-
-
-def _best(rows: Sequence[TableRow], scores: Scores) -> list[float]:
-    """The best pruned row's score, by category; nan where no pruned row has one."""
-    pruned = [row.key for row in rows if row.method != UNPRUNED]
-    return [max((found[key] for key in pruned if key in found), default=float("nan")) for found in scores.values()]
-
-
-def _span(panels: Mapping[int, Sequence[TableRow]], scores: Scores) -> float:
-    """Points below the best that the colours reach down to."""
-    lowest = [
-        -distance
-        for rows in panels.values()
-        for row, line in zip(rows, _distances(rows, scores), strict=True)
-        if row.method != RANDOM
-        for distance in line
-        if not math.isnan(distance)
-    ]
-    return max([NARROWEST, *lowest])
-
-
-def _panel(axes: Axes, rows: Sequence[TableRow], scores: Scores, span: float) -> Any:
-    import numpy as np
-
-    distances = np.array(_distances(rows, scores))
+def _panel(axes: Axes, panel: Panel, categories: Sequence[str], span: float) -> Any:
     axes.set_facecolor(PLAIN)
-    image = axes.imshow(distances, cmap=COLOURS, vmin=-span, vmax=0.0, aspect="auto")
-    best = [f"{top:.1f}" for top in _best(rows, scores)]
-    for y, row in enumerate(rows):
-        for x, (found, top) in enumerate(zip(scores.values(), best, strict=True)):
-            if row.key not in found:
+    image = axes.imshow(panel.distances, cmap=COLOURS, vmin=-span, vmax=0.0, aspect="auto")
+    for y, row in enumerate(panel.rows):
+        for x, (score, best) in enumerate(zip(panel.scores[y], panel.best, strict=True)):
+            if np.isnan(score):
                 axes.text(x, y, "–", ha="center", va="center", fontsize=style.SMALL, color="0.5")
                 continue
-            text = f"{found[row.key]:.1f}"
-            ink = "black" if np.isnan(distances[y, x]) else _ink(tuple(image.to_rgba(distances[y, x])))
-            _number(axes, (x, y), text, ink, best=row.method != UNPRUNED and text == top)
-    axes.set_yticks(range(len(rows)), [method_label(row.name) for row in rows], fontsize=style.SMALL)
-    axes.set_xticks(range(len(scores)), list(scores), fontsize=style.TINY)
-    axes.set_xticks(np.arange(len(scores) - 1) + 0.5, minor=True)
-    axes.set_yticks(np.arange(len(rows) - 1) + 0.5, minor=True)
+            text, distance = f"{score:.1f}", panel.distances[y, x]
+            ink = "black" if np.isnan(distance) else _ink(tuple(image.to_rgba(distance)))
+            _number(axes, (x, y), text, ink, best=row.method != UNPRUNED and text == f"{best:.1f}")
+    axes.set_yticks(range(len(panel.rows)), [method_label(row.name) for row in panel.rows], fontsize=style.SMALL)
+    axes.set_xticks(range(len(categories)), list(categories), fontsize=style.TINY)
+    axes.set_xticks(np.arange(len(categories) - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(len(panel.rows) - 1) + 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=0.8)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)

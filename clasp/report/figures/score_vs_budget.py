@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from clasp.report.figures import style
 from clasp.report.figures.style import COLOURS, Look
 from clasp.report.layout import benchmark_label, method_label, percent_factor
-from clasp.report.load import UNPRUNED, ReportError
+from clasp.report.load import ReportError
 from clasp.report.table_rows import RANDOM, Summary, TableRow
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ def draw(summary: Summary) -> Figure:
     Raises:
         ReportError: no pruned row has a score.
     """
-    scored = [name for name in summary.benchmarks if any(_known(row, name) for row in summary.rows)]
-    names = list(dict.fromkeys(row.name for row in summary.rows if any(_known(row, name) for name in scored)))
+    known = [(row.name, name) for row in summary.pruned for name, score in row.scores.items() if score is not None]
+    names = list(dict.fromkeys(row for row, _ in known))
+    scored = [name for name in summary.benchmarks if name in {benchmark for _, benchmark in known}]
     if not names:
         raise ReportError(
             f"experiment {summary.experiment.name!r} has no score of a pruned row, so there is nothing to draw; run "
@@ -63,21 +64,17 @@ def draw(summary: Summary) -> Figure:
     return figure
 
 
-def _known(row: TableRow, benchmark: str) -> bool:
-    return row.method != UNPRUNED and row.scores[benchmark] is not None
-
-
 def _panel(axes: Axes, summary: Summary, benchmark: str, look: Mapping[str, Look], coloured: Sequence[str]) -> None:
     style.frame(axes)
     scale = percent_factor([row.scores[benchmark] for row in summary.rows])
     rows: dict[str, list[TableRow]] = {}
-    for row in sorted(summary.rows, key=lambda row: row.tokens):
-        if _known(row, benchmark):
+    for row in sorted(summary.pruned, key=lambda row: row.tokens):
+        if row.scores[benchmark] is not None:
             rows.setdefault(row.name, []).append(row)
     unpruned = summary.unpruned.scores[benchmark] if summary.unpruned else None
     if unpruned is not None:
-        axes.axhline(scale * unpruned, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)), label="Unpruned", zorder=1)
-    _band(axes, rows.get(RANDOM, ()), benchmark, scale)
+        style.unpruned_line(axes, scale * unpruned)
+    style.random_band(axes, [(row.tokens, row.intervals[benchmark]) for row in rows.get(RANDOM, ())], scale)
     # the first in the order is drawn last and lies on top
     drawn = [name for name in rows if name not in coloured] + [name for name in reversed(coloured) if name in rows]
     for name in drawn:
@@ -95,19 +92,10 @@ def _panel(axes: Axes, summary: Summary, benchmark: str, look: Mapping[str, Look
             zorder=3 if name in coloured else 2,
         )
     axes.set_title(benchmark_label(benchmark), fontsize=style.SMALL, pad=3)
-    axes.set_xticks(sorted({row.tokens for row in summary.rows if row.method != UNPRUNED}))
+    axes.set_xticks(sorted({row.tokens for row in summary.pruned}))
     axes.tick_params(labelsize=style.TINY, length=2)
     axes.margins(x=0.08)
     axes.locator_params(axis="y", nbins=4)
-
-
-def _band(axes: Axes, rows: Sequence[TableRow], benchmark: str, scale: float) -> None:
-    known = [(row.tokens, interval) for row in rows if (interval := row.intervals[benchmark]) is not None]
-    if known:
-        tokens = [count for count, _ in known]
-        low, high = ([scale * interval[end] for _, interval in known] for end in (0, 1))
-        colour = style.looks([RANDOM])[RANDOM].colour
-        axes.fill_between(tokens, low, high, color=colour, alpha=0.18, linewidth=0, label="Random, 95 %")
 
 
 def _unit(summary: Summary, benchmarks: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from clasp.files import write_atomically
 from clasp.methods import METHODS
 from clasp.report.load import UNPRUNED
+from clasp.report.statistics import Interval
 from clasp.report.table_rows import RANDOM
 
 if TYPE_CHECKING:
@@ -107,6 +108,19 @@ def frame(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def unpruned_line(axes: Axes, score: float) -> None:
+    axes.axhline(score, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)), label="Unpruned", zorder=1)
+
+
+def random_band(axes: Axes, points: Sequence[tuple[float, Interval | None]], scale: float) -> None:
+    """The 95 % intervals of random at its (x, interval), those that there are, as a band."""
+    known = [(x, interval) for x, interval in points if interval is not None]
+    if known:
+        low, high = ([scale * interval[end] for _, interval in known] for end in (0, 1))
+        colour = _fixed()[RANDOM].colour
+        axes.fill_between([x for x, _ in known], low, high, color=colour, alpha=0.18, linewidth=0, label="Random, 95 %")
+
+
 def looks(methods: Sequence[str]) -> dict[str, Look]:
     """Method -> look: the same in every figure for those of the library; others take what is left, in plan order."""
     fixed = _fixed()
@@ -118,19 +132,15 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
 @cache
 def _fixed() -> dict[str, Look]:
     """Looks of the library's methods: :data:`FIRST`, then as tables have them, each of the first of those left whose
-    colour fewest of its panel have."""
+    colour fewest of its panel (methods before or inside the decoder; random is in both) have."""
     fixed: dict[str, Look] = {}
-    shared: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
     for name in dict.fromkeys((*FIRST, *METHODS)):
         if name == UNPRUNED:
             continue
-        panels = (False, True) if name == RANDOM else (METHODS[name].inside,)
         free = [look for look in LOOKS if look not in fixed.values()]
-        if name not in FIRST:
-            free.sort(key=lambda look: max(shared[panel][look.colour] for panel in panels))
-        fixed[name] = free[0]
-        for panel in panels:
-            shared[panel][free[0].colour] += 1
+        panel = [other for other in fixed if other == RANDOM or METHODS[other].inside == METHODS[name].inside]
+        colours = Counter(fixed[other].colour for other in panel)
+        fixed[name] = free[0] if name in FIRST else min(free, key=lambda look: colours[look.colour])
     return fixed
 
 

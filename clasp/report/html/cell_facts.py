@@ -16,29 +16,19 @@ FIELDS = (
 
 
 class CellFacts:
-    """Collects cells as the page's tables name them; a cell is known by its place in the collection."""
+    """The cells of the page's experiments, each once; a cell is known by its place among them."""
 
-    def __init__(self) -> None:
-        self._places: dict[str, int] = {}
-        self._pool: dict[str, int] = {}
-        self._cells: list[list[int]] = []
-        self._spans: list[tuple[str, str]] = []
-        self._questions: list[int] = []
-
-    def add(self, experiment: Experiment) -> None:
-        """Every cell of the experiment that exists and is not known yet."""
-        for signature in experiment.frame["signature"]:
-            if signature not in self._places:
-                cell = judged_cell(experiment.results, signature)
-                self._places[signature] = len(self._cells)
-                self._cells.append([self._pool.setdefault(text, len(self._pool)) for text in facts(cell)])
-                provenance = cell["provenance"]
-                self._spans.append((str(provenance.get("started") or ""), str(provenance.get("finished") or "")))
-                self._questions.append(int(cell["questions"]))
+    def __init__(self, experiments: Iterable[Experiment]) -> None:
+        self._cells: dict[str, Mapping[str, Any]] = {}
+        for experiment in experiments:
+            for signature in experiment.frame["signature"]:
+                if signature not in self._cells:
+                    self._cells[signature] = judged_cell(experiment.results, signature)
+        self._places = {signature: str(place) for place, signature in enumerate(self._cells)}
 
     def places(self, signatures: Iterable[str]) -> str:
-        """Places of the cells, as an attribute's value; the cells must have been added."""
-        return " ".join(str(self._places[signature]) for signature in signatures)
+        """Places of the cells, as an attribute's value."""
+        return " ".join(self._places[signature] for signature in signatures)
 
     @property
     def cells(self) -> int:
@@ -47,17 +37,20 @@ class CellFacts:
     @property
     def questions(self) -> int:
         """Answers given in all cells together."""
-        return sum(self._questions)
+        return sum(int(cell["questions"]) for cell in self._cells.values())
 
     @property
     def span(self) -> tuple[str, str]:
         """When the first cell was started and the last one finished; empty where no cell says so."""
-        started, finished = ([times[end] for times in self._spans if times[end]] for end in (0, 1))
+        told = [cell["provenance"] for cell in self._cells.values()]
+        started, finished = ([one[end] for one in told if one.get(end)] for end in ("started", "finished"))
         return min(started, default=""), max(finished, default="")
 
     def data(self) -> dict[str, Any]:
         """What the page's script reads: a cell is a list of places in the pool of texts, in the order of ``fields``."""
-        return {"fields": FIELDS, "pool": list(self._pool), "cells": self._cells}
+        pool: dict[str, int] = {}
+        cells = [[pool.setdefault(text, len(pool)) for text in facts(cell)] for cell in self._cells.values()]
+        return {"fields": FIELDS, "pool": list(pool), "cells": cells}
 
 
 def facts(cell: Mapping[str, Any]) -> list[str]:

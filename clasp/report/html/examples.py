@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from clasp.report.layout import benchmark_label, method_label
 from clasp.report.load import UNPRUNED, Experiment
@@ -18,8 +17,7 @@ DIFFERING = 2
 OURS = "clasp"
 
 
-@dataclass(frozen=True)
-class ExampleQuestion:
+class ExampleQuestion(NamedTuple):
     """One question, the expected answer, and (prediction, verdict) of each of the benchmark's rows."""
 
     prompt: str
@@ -27,8 +25,7 @@ class ExampleQuestion:
     answers: Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Examples:
+class Examples(NamedTuple):
     """Some questions of one benchmark and the rows that answered them."""
 
     backbone: str
@@ -42,14 +39,14 @@ def examples(summaries: Iterable[Summary]) -> list[Examples]:
     """Examples of every backbone and benchmark, each from the first of the experiments that has it."""
     found: dict[tuple[str, str], Examples] = {}
     for summary in summaries:
-        backbone = str(summary.experiment.frame["backbone"].iloc[0])
         for benchmark in summary.benchmarks:
-            if (backbone, benchmark) not in found and (made := _examples(summary, backbone, benchmark)) is not None:
-                found[backbone, benchmark] = made
+            key = (summary.backbone, benchmark)
+            if key not in found and (made := _examples(summary, benchmark)) is not None:
+                found[key] = made
     return list(found.values())
 
 
-def _examples(summary: Summary, backbone: str, benchmark: str) -> Examples | None:
+def _examples(summary: Summary, benchmark: str) -> Examples | None:
     experiment = summary.experiment
     cells = experiment.frame[experiment.frame["benchmark"] == benchmark]
     signatures = dict(zip(zip(cells["row"], cells["tokens"], strict=True), cells["signature"], strict=True))
@@ -67,14 +64,13 @@ def _examples(summary: Summary, backbone: str, benchmark: str) -> Examples | Non
         for key in _chosen(shared, answers)
     ]
     labels = [method_label(row.name) + ("" if row.method == UNPRUNED else f", {row.tokens}") for row in rows]
-    return Examples(backbone, benchmark_label(benchmark), experiment.name, labels, questions)
+    return Examples(summary.backbone, benchmark_label(benchmark), experiment.name, labels, questions)
 
 
 def _rows(summary: Summary) -> list[TableRow]:
     """The unpruned row, and at the smallest budget CLASP's and random's, or the first one where neither is."""
     unpruned = [row for row in summary.rows if row.method == UNPRUNED]
-    pruned = [row for row in summary.rows if row.method != UNPRUNED]
-    smallest = [row for row in pruned if row.tokens == min(row.tokens for row in pruned)]
+    smallest = [row for row in summary.pruned if row.tokens == min(row.tokens for row in summary.pruned)]
     named = [row for name in (OURS, RANDOM) for row in smallest if row.name == name]
     return [*unpruned, *(named or smallest[:1])]
 

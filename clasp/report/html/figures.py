@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from clasp.report.layout import title
 from clasp.report.retention_run import RetentionRun
@@ -25,13 +24,9 @@ RETENTION = (
     "Images of questions with the patches that each method kept at each of its stages tinted, pivots and completion "
     "tokens in two colours, and the others dimmed; the table below has the counts"
 )
-_NO_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-"""Bytes that no browser reads in an SVG; matplotlib copies labels into comments, controls and all."""
-TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """An image as a data URI, and what it shows in words."""
 
     source: str
@@ -41,33 +36,24 @@ class Image:
 
 def images(summary: Summary) -> list[Image]:
     """The experiment's figures that have been drawn, in the order of its configuration."""
-    experiment, name, found = summary.experiment, title(summary), []
-    for figure in experiment.spec.figures:
-        what = ALTERNATIVES.get(figure, figure.replace("_", " "))
-        found.append(image(experiment.figure(figure), f"{what}; the table has the numbers", f"{what} ({name})"))
+    found = []
+    for figure in summary.experiment.spec.figures:
+        words = ALTERNATIVES[figure]
+        stem = summary.experiment.figure(figure)
+        found.append(_image(stem, f"{words}; the table has the numbers.", f"{words} ({title(summary)})."))
     return [one for one in found if one is not None]
 
 
 def retention_image(run: RetentionRun, results: Path) -> Image | None:
     """The run's figure; None where it has not been drawn."""
-    return image(results / "figures" / f"retention_{run.name}", RETENTION, RETENTION)
+    return _image(results / "figures" / f"retention_{run.name}", f"{RETENTION}.", f"{RETENTION}.")
 
 
-def image(stem: Path, alternative: str, caption: str) -> Image | None:
+def _image(stem: Path, alternative: str, caption: str) -> Image | None:
     """The figure of that path without suffix; None where it has not been drawn."""
-    path = _smaller(stem)
-    return Image(data_uri(path), f"{alternative}.", f"{caption}.") if path is not None else None
-
-
-def _smaller(stem: Path) -> Path | None:
     svg, png = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".png"))
-    if not png.is_file():
-        return svg if svg.is_file() else None
-    if svg.is_file() and svg.stat().st_size <= LARGEST_SVG and not _NO_XML.search(svg.read_bytes()):
-        return svg
-    return png
-
-
-def data_uri(path: Path) -> str:
-    """The file's bytes as an address that holds them."""
-    return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    if not svg.is_file() or not png.is_file():
+        return None
+    small = svg.stat().st_size <= LARGEST_SVG
+    kind, path = ("svg+xml", svg) if small else ("png", png)
+    return Image(f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}", alternative, caption)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
@@ -54,8 +54,7 @@ class Built:
     published: tuple[PublishedRow, ...] = ()
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """One experiment on the page."""
 
     summary: Summary
@@ -68,31 +67,33 @@ class Section:
 def write_html(
     built: Sequence[Built], results: Path, routers: RouterScores | None = None, retention: Sequence[RetentionRun] = ()
 ) -> Path:
-    """Writes ``<results>/report.html`` and returns its path; figures are the files that lie below ``results``.
+    """Writes ``<results>/report.html`` and returns its path; the same results give the same bytes.
 
     Args:
         built: experiments, in any order.
-        results: root of the results.
+        results: root of the results; figures are the files that lie below it.
         routers: their scores, None where they have not been measured.
         retention: stored runs of what methods kept of a few images.
     """
-    return write_atomically(results / NAME, page(built, results, routers, retention).encode())
-
-
-def page(built: Sequence[Built], results: Path, routers: RouterScores | None, retention: Sequence[RetentionRun]) -> str:
-    """The page; the same results give the same text."""
-    provenance = CellFacts()
     shown = [(one, one.summary) for one in built if one.summary is not None]
     # within a part by title, which numbers the ablations; what has no title of its own, such as tiny_main, comes first
     shown.sort(key=lambda pair: (list(PARTS).index(part(pair[1])), pair[1].experiment.spec.title, pair[0].name))
     summaries = [summary for _, summary in shown]
-    for summary in summaries:
-        provenance.add(summary.experiment)
-    sections = [_section(summary, one, provenance) for one, summary in shown]
+    provenance = CellFacts(summary.experiment for summary in summaries)
+    sections = [
+        Section(
+            summary,
+            table(summary, provenance),
+            published_table(summary, one.published) if one.published else None,
+            images(summary),
+            one.problems,
+        )
+        for one, summary in shown
+    ]
     parts = {name: [section for section in sections if part(section.summary) == name] for name in PARTS}
     style, script = _resource("page.css"), _resource("page.js")
     policy = ["default-src 'none'", f"script-src '{_hash(script)}'", f"style-src '{_hash(style)}'", "img-src data:"]
-    return _template().render(
+    text = _template().render(
         policy="; ".join([*policy, "base-uri 'none'", "form-action 'none'"]),
         style=Markup(style),
         script=Markup(script),
@@ -106,6 +107,7 @@ def page(built: Sequence[Built], results: Path, routers: RouterScores | None, re
         examples=examples(summaries),
         provenance=script_data(provenance.data()),
     )
+    return write_atomically(results / NAME, text.encode())
 
 
 def part(summary: Summary) -> str:
@@ -113,11 +115,6 @@ def part(summary: Summary) -> str:
     if summary.experiment.name.startswith(ABLATION):
         return "ablations"
     return "efficiency" if summary.experiment.spec.table == "efficiency" else "tables"
-
-
-def _section(summary: Summary, built: Built, provenance: CellFacts) -> Section:
-    published = published_table(summary, built.published) if built.published else None
-    return Section(summary, table(summary, provenance), published, images(summary), built.problems)
 
 
 def _facts(summaries: Sequence[Summary], provenance: CellFacts) -> dict[str, str]:

@@ -86,7 +86,7 @@ class PublishedRow:
 
 def same_backbone(summary: Summary) -> bool:
     """Whether our rows are of the backbone of the published ones."""
-    return str(summary.experiment.frame["backbone"].iloc[0]) == summary.experiment.spec.published
+    return summary.backbone == summary.experiment.spec.published
 
 
 def published_rows(summary: Summary, folder: Path = FOLDER) -> list[PublishedRow]:
@@ -99,80 +99,77 @@ def published_rows(summary: Summary, folder: Path = FOLDER) -> list[PublishedRow
         ReportError: the experiment names no published backbone, or one without published numbers; a file cannot be
             used.
     """
-    backbone = summary.experiment.spec.published
+    own, sources = _lines(summary, folder)
+    make = _efficiency_values if summary.experiment.spec.table == "efficiency" else _accuracy_values
+    rows = {row.key: row for row in summary.rows}
+    order = {key: place for place, key in enumerate(rows)}
+    grouped: dict[tuple[str, int | None, str, str, str, str], dict[str, PublishedValue]] = {}
+    for line in own:
+        tokens = _budget(summary, line, own)
+        key = (line["method"], tokens, line["budget"], line["source"], line["origin"], _protocol(line))
+        values = grouped.setdefault(key, {})
+        row = rows[line["method"], tokens] if tokens is not None else None
+        for column, value in make(summary, row, line).items():
+            if column in values:
+                raise ReportError(f"{folder} has two numbers for {column} of {key}; they cannot both be shown")
+            values[column] = value
+    found = [
+        PublishedRow(method, tokens, budget, source, _in_words(source, sources), origin, protocol, values)
+        for (method, tokens, budget, source, origin, protocol), values in grouped.items()
+    ]
+
+    def place(row: PublishedRow) -> tuple[int, int]:
+        beside = len(order) if row.tokens is None else order[row.method, row.tokens]
+        return beside, ORIGINS.index(row.origin)
+
+    return sorted(found, key=place)
+
+
+def _lines(summary: Summary, folder: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """The published lines of the backbone that the experiment names, and source key -> the source in words."""
+    experiment, backbone = summary.experiment, summary.experiment.spec.published
     if backbone is None:
         raise ReportError(
-            f"experiment {summary.experiment.name!r} names no backbone whose published rows belong beside it; "
+            f"experiment {experiment.name!r} names no backbone whose published rows belong beside it; "
             "name one under report.published in its configuration"
         )
-    efficiency = summary.experiment.spec.table == "efficiency"
-    file = folder / ("efficiency.csv" if efficiency else "accuracy.csv")
-    own_columns = ("quantity",) if efficiency else ("protocol", "note")
-    columns = ("backbone", "budget", "method", "benchmark", "value", "source", "origin", *own_columns)
-    lines = read_published(file, *columns)
+    efficiency = experiment.spec.table == "efficiency"
+    columns = ("backbone", "budget", "method", "benchmark", "value", "source", "origin")
+    more = ("quantity",) if efficiency else ("protocol", "note")
+    lines = read_published(folder / ("efficiency.csv" if efficiency else "accuracy.csv"), *columns, *more)
     sources = {line["key"]: line["source"] for line in read_published(folder / "sources.csv", "key", "source")}
     own = [line for line in lines if line["backbone"] == backbone]
     if not own:
         known = ", ".join(dict.fromkeys(line["backbone"] for line in lines))
         raise ReportError(f"no published rows of backbone {backbone!r} in {folder}; there are some of: {known}")
-    make = _efficiency_values if efficiency else _accuracy_values
-    place = _Places(summary, own)
-    grouped: dict[tuple[str, int | None, str, str, str, str], dict[str, PublishedValue]] = {}
-    for line in own:
-        key = (line["method"], place(line), line["budget"], line["source"], line["origin"], _protocol(line))
-        row = next((row for row in summary.rows if key[1] is not None and row.key == key[:2]), None)
-        values = grouped.setdefault(key, {})
-        for column, value in make(summary, row, line).items():
-            if column in values:
-                raise ReportError(f"{folder} has two numbers for {column} of {key}; they cannot both be shown")
-            values[column] = value
-    rows = [
-        PublishedRow(method, tokens, budget, source, _in_words(source, sources), origin, protocol, values)
-        for (method, tokens, budget, source, origin, protocol), values in grouped.items()
-    ]
-    order = {row.key: i for i, row in enumerate(summary.rows)}
-    return sorted(
-        rows,
-        key=lambda row: (
-            order[row.method, row.tokens] if row.tokens is not None else len(order),
-            ORIGINS.index(row.origin),
-        ),
-    )
+    return own, sources
 
 
-class _Places:
-    """Finds the budget of ours beside which a published line stands."""
-
-    def __init__(self, summary: Summary, lines: Sequence[Mapping[str, str]]) -> None:
-        self.rows = [row for row in summary.rows if row.name == row.method]
-        self.total = int(summary.experiment.frame["visual_tokens"].iloc[0])
-        unpruned = [line["budget"] for line in lines if line["method"] == UNPRUNED]
+def _budget(summary: Summary, line: Mapping[str, str], lines: Sequence[Mapping[str, str]]) -> int | None:
+    """The budget of ours beside which a line stands: the nearest of those with nearly the same share of tokens."""
+    total = int(summary.experiment.frame["visual_tokens"].iloc[0])
+    ours = [row.tokens for row in summary.rows if row.name == row.method == line["method"]]
+    if line["method"] == UNPRUNED:
+        return ours[0] if ours else None
+    budget = line["budget"]
+    if not budget:
+        return None
+    if budget.endswith("%"):
+        share = float(budget[:-1]) / 100
+    else:
         # a source of counts that lists no unpruned row has our backbone's count
-        self.published = max((int(budget) for budget in unpruned if budget.isdigit()), default=self.total)
-
-    def __call__(self, line: Mapping[str, str]) -> int | None:
-        rows = [row for row in self.rows if row.method == line["method"]]
-        if line["method"] == UNPRUNED:
-            return rows[0].tokens if rows else None
-        share = self._share(line["budget"])
-        if share is None:
-            return None
-        near = [row.tokens for row in rows if abs(row.tokens / self.total - share) < SHARE]
-        return min(near, key=lambda tokens: abs(tokens / self.total - share), default=None)
-
-    def _share(self, budget: str) -> float | None:
-        if budget.endswith("%"):
-            return float(budget[:-1]) / 100
-        return int(budget) / self.published if budget else None
+        unpruned = [one["budget"] for one in lines if one["method"] == UNPRUNED]
+        share = int(budget) / max((int(count) for count in unpruned if count.isdigit()), default=total)
+    near = [tokens for tokens in ours if abs(tokens / total - share) < SHARE]
+    return min(near, key=lambda tokens: abs(tokens / total - share), default=None)
 
 
 def _accuracy_values(summary: Summary, row: TableRow | None, line: Mapping[str, str]) -> dict[str, PublishedValue]:
     """A line of accuracy.csv for every column that it belongs to: two protocols of ours may have one published name."""
     facts = Facts(line["backbone"], line["method"], line["source"], line["protocol"], line["note"])
     name = line["benchmark"]
-    columns = [column for column in summary.benchmarks if COUNTERPARTS.get(column, column) == name] or [name]
     made = {}
-    for column in columns:
+    for column in [own for own in summary.benchmarks if COUNTERPARTS.get(own, own) == name] or [name]:
         found = findings(column, facts)
         if column == AVERAGE:
             found += average_findings(summary.benchmarks)
@@ -235,23 +232,27 @@ def _value(
     if mine is None or row is None:  # nothing of ours, so nothing to compare
         return PublishedValue(line["value"], None, None, "different", (), note)
     if same_backbone(summary):
-        found = [*found, *_convention(summary, row, benchmark), *_subset(summary, row, benchmark)]
+        frame = summary.experiment.frame
+        cells = frame[(frame["row"] == row.name) & (frame["tokens"] == row.tokens)]
+        cells = cells if benchmark is None else cells[cells["benchmark"] == benchmark]
+        found = [*found, *_convention(summary, row, cells)]
+        if not (cells["questions"] >= cells["available"]).all():
+            found.append(Finding("different", "ours answered a subset of the questions (LIMIT=all answers every one)"))
     else:
-        backbone = summary.experiment.frame["backbone"].iloc[0]
-        found = [Finding("different", f"published for {line['backbone']}, ours is {backbone}")]
+        found = [Finding("different", f"published for {line['backbone']}, ours is {summary.backbone}")]
     comparable = worst(found)
     difference = mine - float(line["value"]) if comparable != "different" else None
     return PublishedValue(line["value"], mine, difference, comparable, tuple(one.reason for one in found), note)
 
 
-def _convention(summary: Summary, row: TableRow, benchmark: str | None) -> list[Finding]:
+def _convention(summary: Summary, row: TableRow, cells: pd.DataFrame) -> list[Finding]:
     """Whether our row holds what the source counts as the budget."""
     if row.method == UNPRUNED:
         return []
-    frame, cells = summary.experiment.frame, _cells(summary, row, benchmark)
     convention = METHODS[row.method].convention if row.method in METHODS else None
     if convention is None:
         return [Finding("unsure", "budget: the source does not say which count of visual tokens it means")]
+    frame = summary.experiment.frame
     base = frame[(frame["method"] == UNPRUNED) & frame["benchmark"].isin(cells["benchmark"])]
     # a share of visual tokens whose number follows the image is held where it is the share of their measured mean
     share = row.tokens / int(frame["visual_tokens"].iloc[0])
@@ -261,19 +262,6 @@ def _convention(summary: Summary, row: TableRow, benchmark: str | None) -> list[
         return []
     words = convention.replace("_", " ")
     return [Finding("different", f"budget: the source means the {words} count, which is {measured:.0f} in our row")]
-
-
-def _subset(summary: Summary, row: TableRow, benchmark: str | None) -> list[Finding]:
-    cells = _cells(summary, row, benchmark)
-    if (cells["questions"] >= cells["available"]).all():
-        return []
-    return [Finding("different", "ours answered a subset of the questions (LIMIT=all answers every one)")]
-
-
-def _cells(summary: Summary, row: TableRow, benchmark: str | None) -> pd.DataFrame:
-    frame = summary.experiment.frame
-    cells = frame[(frame["row"] == row.name) & (frame["tokens"] == row.tokens)]
-    return cells if benchmark is None else cells[cells["benchmark"] == benchmark]
 
 
 def _times(value: float | None, factor: float) -> float | None:

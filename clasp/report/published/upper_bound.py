@@ -8,21 +8,18 @@ results/reference/tiny_training.json.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
 
 from typing_extensions import TypedDict
 
-from clasp.reading import InvalidFile
 from clasp.report.layout import benchmark_label, percent_factor
-from clasp.report.load import UNPRUNED, ReportError, flat, read_answers, read_cell
+from clasp.report.load import UNPRUNED, ReportError, read_answers, read_cell, read_stored
 from clasp.report.metrics import sampled
 from clasp.report.published.read import read_published
 from clasp.report.statistics import LEVEL, resample
-from clasp.results.schema import Number, is_signature, read
+from clasp.results.schema import Cell, Number, is_signature, read
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"
 """The project's own results folder, which holds the targets."""
@@ -44,24 +41,19 @@ class Target:
 
 @dataclass(frozen=True)
 class Checked:
-    """One stored score against its target.
+    """A stored cell against its target.
 
     Args:
         score: ours, in the target's unit.
         error: standard error of a score of that many questions, in the same unit.
         limit: how many standard errors may lie between the two.
-        questions: how many ours rests on.
-        available: how many there are.
-        signature: of our cell.
     """
 
     target: Target
+    cell: Cell
     score: float
     error: float
     limit: float
-    questions: int
-    available: int
-    signature: str
 
     @property
     def distance(self) -> float:
@@ -92,6 +84,12 @@ class Check:
         return 2 if self.missing else 0
 
 
+class _Training(TypedDict):
+    """What the shipped backbone's training measured: benchmark -> what was shown -> accuracy in percent."""
+
+    accuracy: dict[str, dict[str, Number]]
+
+
 def targets(backbone: str, folder: Path = RESULTS) -> list[Target]:
     """The targets of a backbone.
 
@@ -103,13 +101,10 @@ def targets(backbone: str, folder: Path = RESULTS) -> list[Target]:
     """
     if backbone == TINY:
         path = folder / "reference" / "tiny_training.json"
-        accuracy = _measured(path)
+        accuracy = read_stored(read, _Training, path, None, "restore the project's own file")["accuracy"]
         # the averages that it lists beside the benchmarks have no unpruned entry
-        return [
-            Target(name, found["all"], f"{path.name}, all test questions")
-            for name, found in accuracy.items()
-            if "all" in found
-        ]
+        source = f"{path.name}, all test questions"
+        return [Target(name, found["all"], source) for name, found in accuracy.items() if "all" in found]
     columns = ("backbone", "method", "benchmark", "value", "source", "protocol")
     known = read_published(folder / "published" / "accuracy.csv", *columns)
     lines = [line for line in known if (line["method"], line["protocol"]) == (UNPRUNED, ACCEPTED)]
@@ -124,19 +119,6 @@ def targets(backbone: str, folder: Path = RESULTS) -> list[Target]:
     return found
 
 
-class _Training(TypedDict):
-    """What the shipped backbone's training measured: benchmark -> what was shown -> accuracy in percent."""
-
-    accuracy: dict[str, dict[str, Number]]
-
-
-def _measured(path: Path) -> dict[str, dict[str, float]]:
-    try:
-        return read(_Training, path)["accuracy"]
-    except (OSError, InvalidFile) as error:
-        raise ReportError(f"{path} cannot be used ({error}); restore the project's own file") from error
-
-
 def check(backbone: str, results: Path, folder: Path = RESULTS) -> Check:
     """Compares the cells below ``results`` with the targets.
 
@@ -147,40 +129,31 @@ def check(backbone: str, results: Path, folder: Path = RESULTS) -> Check:
     Raises:
         ReportError: no targets, or a cell or its answers cannot be used.
     """
-    wanted = targets(backbone, folder)
-    cells = _unpruned(backbone, results)
-    there = [target for target in wanted if target.benchmark in cells]
-    partial = sum(_partial(cells[target.benchmark]) for target in there)
-    sample = NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * partial)) if partial else 1.0
-    checked = tuple(_compare(target, cells[target.benchmark], results, sample) for target in there)
+    wanted, cells = targets(backbone, folder), _unpruned(backbone, results)
+    there = [(target, cells[target.benchmark]) for target in wanted if target.benchmark in cells]
     missing = tuple(target.benchmark for target in wanted if target.benchmark not in cells)
+    partial = sum(_partial(cell) for _, cell in there)
+    sample = NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * partial)) if partial else 1.0
+    checked = tuple(_compare(target, cell, results, sample if _partial(cell) else 1.0) for target, cell in there)
     return Check(backbone, checked, missing)
 
 
-def _unpruned(backbone: str, results: Path) -> dict[str, Mapping[str, Any]]:
+def _unpruned(backbone: str, results: Path) -> dict[str, Cell]:
     """Benchmark -> the scored unpruned cell that counts."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for path in sorted(path for path in (results / "cells").glob("*.json") if is_signature(path.stem)):
-        cell = read_cell(results, path.stem)
-        known = flat(cell)
-        if (known["backbone"], known["method"]) != (backbone, UNPRUNED) or known["score"] is None:
-            continue
-        other = found.get(known["benchmark"])
-        if other is None or _weight(cell) > _weight(other):
-            found[known["benchmark"]] = cell
-    return found
+    paths = sorted(path for path in (results / "cells").glob("*.json") if is_signature(path.stem))
+    cells = [read_cell(results, path.stem) for path in paths]
+    own = [cell for cell in cells if (cell["backbone"], cell["method"]) == (backbone, UNPRUNED)]
+    scored = [cell for cell in own if cell["score"] is not None]
+    scored.sort(key=lambda cell: (cell["questions"], cell["provenance"].get("finished", "")))
+    return {cell["benchmark"]: cell for cell in scored}
 
 
-def _weight(cell: Mapping[str, Any]) -> tuple[int, str]:
-    return int(cell["questions"]), str(cell["provenance"].get("finished", ""))
+def _partial(cell: Cell) -> bool:
+    return cell["questions"] < int(cell["available"] or 0)
 
 
-def _partial(cell: Mapping[str, Any]) -> bool:
-    return int(cell["questions"]) < int(cell["available"])
-
-
-def _compare(target: Target, cell: Mapping[str, Any], results: Path, sample: float) -> Checked:
-    score, questions = float(cell["score"]), int(cell["questions"])
+def _compare(target: Target, cell: Cell, results: Path, limit: float) -> Checked:
+    score, questions = float(cell["score"] or 0.0), cell["questions"]
     factor = percent_factor([score])
     if cell["metric"] in BOOTSTRAPPED:
         error = factor * _bootstrapped(cell, results)
@@ -188,14 +161,12 @@ def _compare(target: Target, cell: Mapping[str, Any], results: Path, sample: flo
         # the larger of the two, for a perfect score has no spread of its own
         shares = (score * factor / 100, target.value / 100)
         error = 100 * max(math.sqrt(share * (1 - share) / questions) for share in shares)
-    limit = sample if _partial(cell) else 1.0
-    return Checked(target, score * factor, error, limit, questions, int(cell["available"]), str(cell["signature"]))
+    return Checked(target, cell, score * factor, error, limit)
 
 
-def _bootstrapped(cell: Mapping[str, Any], results: Path) -> float:
+def _bootstrapped(cell: Cell, results: Path) -> float:
     """Standard error of a score that is no mean, in the cell's scale."""
-    answers = read_answers(results, str(cell["signature"]), int(cell["questions"]))
-    made = sampled(cell["metric"], answers, float(cell["score"]))
+    made = sampled(cell["metric"], read_answers(results, cell["signature"], cell["questions"]), cell["score"])
     if made is None:
         raise ReportError(
             f"the {cell['metric']} of {cell['benchmark']!r} in cell {cell['signature']} does not follow from its "
@@ -219,9 +190,9 @@ def describe(found: Check) -> str:
 
 def command(found: Check) -> str:
     """What makes the missing cells: on all questions, and on the tiny backbone on the default subset."""
-    everything: Sequence[str] = () if found.backbone == TINY else ("limit=all",)
     names = f"'benchmarks.names=[{','.join(found.missing)}]'"
-    return " ".join(["clasp-eval run", f"backbone={found.backbone}", "method=none", names, *everything])
+    everything = "" if found.backbone == TINY else " limit=all"
+    return f"clasp-eval run backbone={found.backbone} method=none {names}{everything}"
 
 
 def _line(one: Checked) -> str:
@@ -229,5 +200,5 @@ def _line(one: Checked) -> str:
     return (
         f"{verdict:8}{benchmark_label(one.target.benchmark):16}{one.score:8.2f} against {one.target.value:8.2f} "
         f"({one.target.source}): {one.distance:+.2f} standard errors of {one.error:.2f}, limit {one.limit:.2f}, "
-        f"{one.questions} of {one.available} questions, cell {one.signature}"
+        f"{one.cell['questions']} of {one.cell['available']} questions, cell {one.cell['signature']}"
     )

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_lowercase
 
-from clasp.report.caption import apart_rows
-from clasp.report.layout import RowGroup, Shown, benchmark_label, method_label, title
+from clasp.report.caption import apart
+from clasp.report.layout import MARK, RowGroup, Shown, benchmark_label, method_label, title
 from clasp.report.load import UNPRUNED
-from clasp.report.published.compare import (
-    PublishedRow,
-    PublishedValue,
-    own_value,
-    same_backbone,
-)
+from clasp.report.published.compare import PublishedRow, PublishedValue, own_value, same_backbone
 from clasp.report.published.prompt_protocols import AVERAGE, QUANTITIES
 from clasp.report.published.read import ORIGINS
-from clasp.report.sessions import MARK
 from clasp.report.table import Sheet, records_csv, write_sheet
 from clasp.report.table_rows import Summary, TableRow
 
@@ -47,7 +40,7 @@ def published_sheet(summary: Summary, rows: Sequence[PublishedRow]) -> Sheet:
     return Sheet(
         title=f"{title(summary)}, beside published rows",
         name=f"{summary.experiment.name}_published",
-        heads=["method", "source", "whose run", "protocol", *(_label(column) for column in columns)],
+        heads=["method", "source", "whose run", "protocol", *map(column_label, columns)],
         groups=list(_groups(summary, rows, columns, letters)),
         notes=_notes(summary, rows, letters),
         left=4,
@@ -60,7 +53,7 @@ def published_csv(summary: Summary, rows: Sequence[PublishedRow]) -> str:
         [
             {
                 "experiment": summary.experiment.name,
-                "backbone": summary.experiment.frame["backbone"].iloc[0],
+                "backbone": summary.backbone,
                 "published_backbone": summary.experiment.spec.published,
                 "method": row.method,
                 "budget": row.tokens,
@@ -97,15 +90,6 @@ def _remarks(value: PublishedValue, compared: bool) -> tuple[str, ...]:
     return (f"the source notes {value.note!r}",) if value.note else ()
 
 
-def _tail(value: PublishedValue, letters: Mapping[str, str], compared: bool) -> str:
-    """What follows a number: the difference, ``~`` before an uncertain one, and the letters of its remarks."""
-    mark = "~" if value.comparable == "unsure" else ""
-    difference = f"{mark}{value.difference:+.1f}" if value.difference is not None else ""
-    because = ",".join(letters[text] for text in _remarks(value, compared))
-    inside = " ".join(part for part in (difference, because) if part)
-    return f" ({inside})" if inside else ""
-
-
 def _letter(i: int) -> str:
     """a, b, ..., z, aa, ab, ..."""
     before, last = divmod(i, len(ascii_lowercase))
@@ -121,7 +105,7 @@ def _columns(summary: Summary, rows: Sequence[PublishedRow]) -> list[str]:
     return [*summary.benchmarks, *others, *(name for name in (AVERAGE, "average") if name in there)]
 
 
-def _label(column: str) -> str:
+def column_label(column: str) -> str:
     return LABELS.get(column) or benchmark_label(column)
 
 
@@ -130,70 +114,60 @@ def _groups(
 ) -> Iterator[RowGroup]:
     compared = same_backbone(summary)
 
-    def label(row: PublishedRow) -> str:
-        return method_label(row.method) + ("" if compared else f" on {summary.experiment.spec.published}")
+    def shown(value: PublishedValue | None) -> Shown:
+        """The number, then the difference, ``~`` before an uncertain one, and the letters of its remarks."""
+        if value is None:
+            return Shown("")
+        mark = "~" if value.comparable == "unsure" else ""
+        difference = f"{mark}{value.difference:+.1f}" if value.difference is not None else ""
+        because = ",".join(letters[text] for text in _remarks(value, compared))
+        inside = " ".join(part for part in (difference, because) if part)
+        return Shown(value.text, tail=f" ({inside})" if inside else "")
 
-    def tail(value: PublishedValue) -> str:
-        return _tail(value, letters, compared)
+    def line(row: PublishedRow, budget: str = "") -> list[Shown]:
+        label = method_label(row.method) + ("" if compared else f" on {summary.experiment.spec.published}") + budget
+        words = (label, row.source, row.origin, row.protocol)
+        return [*map(Shown, words), *(shown(row.values.get(column)) for column in columns)]
 
-    for (unpruned, tokens), members in groupby(summary.rows, key=lambda row: (row.method == UNPRUNED, row.tokens)):
+    for members in summary.budgets:
         lines = []
-        for row in members:
-            lines.append(_own_line(summary, row, columns))
-            beside = [other for other in rows if (other.method, other.tokens) == row.key]
-            lines += [_line(other, label(other), columns, tail) for other in beside]
-        yield RowGroup(f"{'all ' if unpruned else ''}{tokens} visual tokens", lines)
-    rest = [row for row in rows if row.tokens is None]
+        for own in members:
+            lines.append(_own_line(summary, own, columns))
+            lines += [line(other) for other in rows if (other.method, other.tokens) == own.key]
+        unpruned = members[0].method == UNPRUNED
+        yield RowGroup(f"{'all ' if unpruned else ''}{members[0].tokens} visual tokens", lines)
+    rest = [line(row, f" ({row.budget or 'budget not stated'})") for row in rows if row.tokens is None]
     if rest:
-        labels = [f"{label(row)} ({row.budget or 'budget not stated'})" for row in rest]
-        lines = [_line(row, label, columns, tail) for row, label in zip(rest, labels, strict=True)]
-        yield RowGroup("published only: budgets or methods that this experiment does not have", lines)
+        yield RowGroup("published only: budgets or methods that this experiment does not have", rest)
 
 
 def _own_line(summary: Summary, row: TableRow, columns: Sequence[str]) -> list[Shown]:
-    values = [own_value(summary, row, column) for column in columns]
-    # speed-ups and TFLOPs are small numbers
-    texts = ["" if value is None else f"{value:.{2 if value < 10 else 1}f}" for value in values]
-    tails = [f" {MARK}" if row.apart and column == SPEEDUP else "" for column in columns]
-    numbers = [Shown(text, None, tail) for text, tail in zip(texts, tails, strict=True)]
+    numbers = []
+    for column in columns:
+        value = own_value(summary, row, column)
+        # speed-ups and TFLOPs are small numbers
+        text = "" if value is None else f"{value:.{2 if value < 10 else 1}f}"
+        numbers.append(Shown(text, tail=f" {MARK}" if row.apart and column == SPEEDUP else ""))
     return [Shown(method_label(row.name)), Shown(OURS), Shown(""), Shown(""), *numbers]
 
 
-def _line(row: PublishedRow, label: str, columns: Sequence[str], tail: Callable[[PublishedValue], str]) -> list[Shown]:
-    values = [row.values.get(column) for column in columns]
-    return [
-        Shown(label),
-        Shown(row.source),
-        Shown(row.origin),
-        Shown(row.protocol),
-        *(Shown(value.text, None, tail(value)) if value else Shown("") for value in values),
-    ]
-
-
 def _notes(summary: Summary, rows: Sequence[PublishedRow], letters: Mapping[str, str]) -> list[str]:
-    frame, spec = summary.experiment.frame, summary.experiment.spec
-    backbone = frame["backbone"].iloc[0]
-    notes = [
-        f"Rows of {OURS} are our own cells, of backbone {backbone}; an empty entry of theirs has no cell, and nothing "
-        "published fills it. The lines below each are published numbers as their sources print them."
-    ]
-    if same_backbone(summary):
-        notes += [
-            "In brackets: ours less published. ~ before it: the two may differ in protocol, for the reasons that the "
-            "letters name; letters without a number: they do differ, so no difference is shown. Papers ran harnesses "
-            "and library versions of their own, so differences of some tenths say nothing."
-        ]
-    else:
-        notes.append(
-            f"The published numbers are of {spec.published}, ours of {backbone}: another model, asked questions of the "
-            "same form at most. Nothing here compares, so no differences are shown."
-        )
-    notes += [f"{letter}: {text}." for text, letter in letters.items()]
+    spec, compared = summary.experiment.spec, same_backbone(summary)
     origins = [origin for origin in ORIGINS if any(row.origin == origin for row in rows)]
     meanings = "; ".join(f"{origin}: {MEANINGS[origin]}" for origin in origins)
-    notes += apart_rows(summary) if spec.table == "efficiency" else []
-    return [*notes, f"Whose run a number is: {meanings}.", f"Sources: {_sources(rows)}."]
-
-
-def _sources(rows: Sequence[PublishedRow]) -> str:
-    return "; ".join(dict.fromkeys(f"{row.source} = {row.source_text}" for row in rows))
+    sources = "; ".join(dict.fromkeys(f"{row.source} = {row.source_text}" for row in rows))
+    timing = apart(summary.rows) if spec.table == "efficiency" else ""
+    return [
+        f"Rows of {OURS} are our own cells, of backbone {summary.backbone}; an empty entry of theirs has no cell, and "
+        "nothing published fills it. The lines below each are published numbers as their sources print them.",
+        "In brackets: ours less published. ~ before it: the two may differ in protocol, for the reasons that the "
+        "letters name; letters without a number: they do differ, so no difference is shown. Papers ran harnesses "
+        "and library versions of their own, so differences of some tenths say nothing."
+        if compared
+        else f"The published numbers are of {spec.published}, ours of {summary.backbone}: another model, asked "
+        "questions of the same form at most. Nothing here compares, so no differences are shown.",
+        *(f"{letter}: {text}." for text, letter in letters.items()),
+        *([timing] if timing else []),
+        f"Whose run a number is: {meanings}.",
+        f"Sources: {sources}.",
+    ]
