@@ -270,7 +270,7 @@ class LauncherConfig:
     sbatch: Mapping[str, object] | None = None
 
 
-Figure = Literal["accuracy_vs_flops", "score_vs_budget", "heatmap"]
+Figure = Literal["accuracy_vs_flops", "score_vs_budget", "heatmap", "fidelity"]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clasp.data import data_folder
+from clasp.report import fidelity
 from clasp.report.figures import accuracy_vs_flops, heatmap, retention_maps, score_vs_budget
 from clasp.report.figures.style import write
 from clasp.report.html.page import Built, write_html
@@ -21,8 +23,16 @@ from clasp.report.table_rows import Summary
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PUBLISHED = data_folder("published") / "accuracy.csv"
+
+
+def _fidelity(summary: Summary) -> Figure:
+    return fidelity.draw(fidelity.measure(summary.experiment, PUBLISHED))
+
+
 FIGURES: Mapping[str, Callable[[Summary], Figure]] = {
     "accuracy_vs_flops": accuracy_vs_flops.draw,
+    "fidelity": _fidelity,
     "heatmap": heatmap.draw,
     "score_vs_budget": score_vs_budget.draw,
 }
@@ -105,11 +115,15 @@ def _build(name: str, results: Path, published: bool) -> Built:
         build_figures(summary)
     except ReportError as error:
         problems.append(str(error))
+    agreement = None
+    if "fidelity" in summary.experiment.spec.figures and not problems:
+        agreement = fidelity.measure(summary.experiment, PUBLISHED)
+        fidelity.write(agreement, results)
     rows: list[PublishedRow] = []
     if published and summary.experiment.spec.published is not None:
         rows = published_rows(summary)
         write_published_table(summary, rows, results / "tables")
-    return Built(name, summary, tuple(problems), tuple(rows))
+    return Built(name, summary, tuple(problems), tuple(rows), agreement)
 
 
 def _listing(what: str, paths: Iterable[Path]) -> str:

@@ -235,9 +235,12 @@ def _interval(values: Array) -> Interval:
     return Interval(float(low), float(high))
 
 
-def as_markdown(found: Fidelity) -> str:
-    """Both tables, with what they mean."""
-    agreements = [
+HEADS = ("over", "methods", "points", "Spearman", "over questions", "over methods", "Kendall")
+
+
+def agreement_rows(found: Fidelity) -> list[list[str]]:
+    """The agreements as a table shows them, below :data:`HEADS`."""
+    return [
         [
             *(_over(one), one.group, str(one.points), f"{one.spearman:.2f}"),
             *(f"{bounds.low:.2f} to {bounds.high:.2f}" for bounds in (one.questions, one.methods)),
@@ -245,6 +248,10 @@ def as_markdown(found: Fidelity) -> str:
         ]
         for one in found.agreements
     ]
+
+
+def as_markdown(found: Fidelity) -> str:
+    """Both tables, with what they mean."""
     points = [
         [
             *(method_label(p.method), str(p.tokens), f"{100 * p.average:.1f}", f"{100 * p.published.average:.1f}"),
@@ -258,7 +265,7 @@ def as_markdown(found: Fidelity) -> str:
         "Spearman's and Kendall's rank correlation between this model's normalized averages and published ones, each "
         "method at the token counts of its own paper. The intervals (95 %) resample questions, and methods.",
         "",
-        *pipe_table(["over", "methods", "points", "Spearman", "over questions", "over methods", "Kendall"], agreements),
+        *pipe_table(HEADS, agreement_rows(found)),
         "",
         f"Looked at while the model was designed: random, {', '.join(map(method_label, LOOKED_AT))}. All others are "
         "held out: computed once the weights were frozen.",
@@ -311,12 +318,12 @@ def draw(found: Fidelity) -> Figure:
 
 
 def write(found: Fidelity, results: Path) -> list[Path]:
-    """Writes ``tables/fidelity_<name>.{md,csv}`` and ``figures/fidelity_<name>.{png,svg}`` below ``results``."""
+    """Writes ``tables/<name>_agreement.{md,csv}`` and ``figures/fidelity_<name>.{png,svg}`` below ``results``."""
     from clasp.report.figures import style
 
-    stem = f"fidelity_{found.name}"
+    stem = f"{found.name}_agreement"
     paths = [
         write_atomically(results / "tables" / f"{stem}.{suffix}", text.encode())
         for suffix, text in (("md", as_markdown(found)), ("csv", as_csv(found)))
     ]
-    return [*paths, *style.write(draw, found, results / "figures", stem).values()]
+    return [*paths, *style.write(draw, found, results / "figures", f"fidelity_{found.name}").values()]

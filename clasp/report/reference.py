@@ -8,8 +8,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 from clasp.files import write_atomically
 from clasp.methods import METHODS as REGISTRY
+from clasp.methods import for_images
 from clasp.report.caption import apart, below_random
 from clasp.report.layout import MARK, benchmark_label, marked_label, method_label, pipe_table
 from clasp.report.load import UNPRUNED, Experiment, ReportError, load_experiment
@@ -17,19 +20,22 @@ from clasp.report.summarize import summarize, tests_against
 from clasp.report.table_rows import Average, Comparison, Summary, TableRow
 
 TRAINING = "tiny_training.json"
-MAIN, METHODS = "tiny_main", "table_llava15_tiny"
+MAIN, METHODS, FIDELITY = "tiny_main", "table_llava15_tiny", "fidelity_tiny"
 FOLDERS = ("cells", "experiments", "tables", "figures", "retention")
-COMMANDS = {MAIN: "make tables", METHODS: "make table-llava15"}
+COMMANDS = {MAIN: "make tables", METHODS: "make table-llava15", FIDELITY: "make fidelity"}
 """What builds the tables that pages show."""
 PAGES = {
     "main table": "README.md",
     "methods table": "docs/results.md",
     "recent table": "docs/methods-2026.md",
     "tiny table": "docs/tiny-backbone.md",
+    "fidelity table": "README.md",
 }
 """Measured block -> the page that shows it, relative to the repository."""
 RECENT = "2504"
 """arXiv number from which a method is a recent one: April 2025."""
+UNREACHABLE = "–"
+"""In place of an average: the method cannot keep so few tokens on this backbone."""
 SIGNS = {"better": "+", "no significant difference": "=", "worse": "−"}
 
 
@@ -72,16 +78,23 @@ def publish(results: Path, root: Path) -> list[Path]:
 
 def _files(experiment: Experiment) -> list[Path]:
     results = experiment.results
-    cells = [
-        results / "cells" / f"{cell}.{kind}" for cell in experiment.frame["signature"] for kind in ("json", "jsonl")
-    ]
+    signatures = set(experiment.frame["signature"])
+    cells = [results / "cells" / f"{cell}.{kind}" for cell in sorted(signatures) for kind in ("json", "jsonl")]
+    verdicts = [path for path in (results / "cells").glob("*.judge.json") if path.name.split(".")[0] in signatures]
     plan = results / "experiments" / f"{experiment.name}.json"
-    return [plan, *cells, *experiment.tables.values(), *experiment.figures]
+    return [plan, *cells, *verdicts, *experiment.tables.values(), *experiment.figures]
 
 
 def _others(results: Path) -> list[Path]:
     """What belongs to no experiment, as far as it is there."""
-    patterns = ("report.html", "router.json", "tables/router.md", "retention/*.json", "figures/retention_*")
+    patterns = (
+        "report.html",
+        "router.json",
+        "tables/router.md",
+        "tables/*_agreement.*",
+        "retention/*.json",
+        "figures/retention_*",
+    )
     return [path for pattern in patterns for path in sorted(results.glob(pattern))]
 
 
@@ -93,6 +106,7 @@ def renewed(root: Path, reference: Path) -> dict[Path, str]:
         "methods table": methods_block(methods),
         "recent table": recent_block(methods),
         "tiny table": tiny_block(reference / TRAINING),
+        "fidelity table": fidelity_block(reference / "tables" / f"{FIDELITY}_agreement.csv"),
     }
     pages: dict[Path, str] = {}
     for name, block in blocks.items():
@@ -119,9 +133,12 @@ def methods_block(summary: Summary) -> str:
     budgets = list(dict.fromkeys(tokens for _, tokens in pruned))
     smallest, lines = min(budgets), []
     for name in dict.fromkeys(name for name, _ in pruned):
-        keys = [(name, tokens) for tokens in budgets]
-        averages = [_average(pruned[key].average) + marked_label("", standings.get(key)) for key in keys]
-        lines.append([method_label(name), *averages, _speedup(pruned[name, smallest])])
+        found = [pruned.get((name, tokens)) for tokens in budgets]
+        averages = [row and _average(row.average) + marked_label("", standings.get(row.key)) for row in found]
+        last = pruned.get((name, smallest))
+        lines.append(
+            [method_label(name), *(entry or UNREACHABLE for entry in averages), _speedup(last) if last else ""]
+        )
     heads = ["method", *_budget_heads(budgets), f"prefill speed-up at {smallest}"]
     timed = [row for row in summary.pruned if row.tokens == smallest]
     return _block(heads, lines, _notes(summary, timed, "../"))
@@ -137,11 +154,12 @@ def recent_block(summary: Summary) -> str:
     tested = tests_against(_narrowed(summary.experiment, names), baselines)
     lines = []
     for name in names:
-        averages = [_average(rows[name, tokens].average) for tokens in budgets]
+        found = [rows.get((name, tokens)) for tokens in budgets]
+        averages = [_average(row.average) if row else UNREACHABLE for row in found]
         signs = [_signs([tested[base].get((name, tokens)) for tokens in budgets]) for base in baselines]
         lines.append([method_label(name), *averages, *signs])
     heads = ["method", *_budget_heads(budgets), *(f"than {method_label(name)}" for name in baselines)]
-    missing = [entry.label for name, entry in REGISTRY.items() if entry.paper >= RECENT and name not in papers]
+    missing = [REGISTRY[name].label for name in for_images() if REGISTRY[name].paper >= RECENT and name not in papers]
     notes = [
         f"Normalized averages by `{COMMANDS[summary.experiment.name]}`. Better (+), no significant difference (=) or "
         f"worse ({SIGNS['worse']}) at {', '.join(map(str, budgets))} tokens by a paired permutation test, "
@@ -177,6 +195,19 @@ def tiny_block(path: Path) -> str:
         for benchmark, values in accuracy.items()
     ]
     return "\n".join(pipe_table(heads, lines))
+
+
+def fidelity_block(path: Path) -> str:
+    """Spearman's rank correlation with published results by budget: of all methods, those looked at, those held out."""
+    frame = pd.read_csv(path, dtype={"over": str})
+    frame = frame[frame["over"].str.isdigit() | (frame["over"] == "pooled")]
+    shown = [
+        f"{one.spearman:.2f} [{one.methods_low:.2f}, {one.methods_high:.2f}], {one.points} points"
+        for one in frame.itertuples()
+    ]
+    table = frame.assign(shown=shown).pivot_table("shown", "methods", "over", "first", sort=False).fillna("")
+    heads = ["methods", *("all budgets" if over == "pooled" else f"{over} tokens" for over in table.columns)]
+    return "\n".join(pipe_table(heads, table.reset_index().astype(str).to_numpy().tolist()))
 
 
 def _block(heads: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:

@@ -187,7 +187,7 @@ class ExperimentReport(TypedDict, total=False):
 
     title: Label
     table: Literal["accuracy", "efficiency", "categories"]
-    figures: list[Literal["accuracy_vs_flops", "score_vs_budget", "heatmap"]]
+    figures: list[Literal["accuracy_vs_flops", "score_vs_budget", "heatmap", "fidelity"]]
     reference: Label | None
     filter: Label | None
     published: Label | None

@@ -21,6 +21,7 @@ from clasp.report.fidelity import (
     write,
 )
 from clasp.report.load import ReportError, load_experiment
+from clasp.report.reference import fidelity_block
 from clasp.report.summarize import summarize
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "accuracy.csv"
@@ -84,6 +85,10 @@ def test_an_experiment_is_measured_and_written(tmp_path: Path) -> None:
     assert "held out" in as_markdown(found)
     assert len(as_csv(found).splitlines()) == len(found.agreements) + 1
     assert all(path.exists() for path in write(found, tmp_path))
+    block = fidelity_block(tmp_path / "tables" / "tiny_main_agreement.csv").splitlines()
+    assert block[0] == "| methods | all budgets | 192 tokens | 128 tokens | 64 tokens |"
+    assert block[2].startswith(f"| all | {pooled.spearman:.2f} [")
+    assert block[2].count(f"{len(found.points)} points") == 1
 
 
 def test_too_few_rows_say_so(tmp_path: Path) -> None:

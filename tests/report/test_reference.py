@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -25,12 +24,23 @@ from synthetic import (
     write_experiment,
 )
 
-from clasp.evaluation.benchmarks import BENCHMARKS
-from clasp.report.build import build_figures, build_table
+from clasp.methods import for_images
+from clasp.report.build import PUBLISHED, build_figures, build_table
 from clasp.report.caption import below_random
+from clasp.report.fidelity import measure, write
 from clasp.report.layout import DAGGERS, method_label
 from clasp.report.load import ReportError, load_experiment
-from clasp.report.reference import PAGES, RECENT, main_block, methods_block, publish, recent_block, renewed
+from clasp.report.reference import (
+    FIDELITY,
+    PAGES,
+    RECENT,
+    UNREACHABLE,
+    main_block,
+    methods_block,
+    publish,
+    recent_block,
+    renewed,
+)
 from clasp.report.table import write_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,11 +48,6 @@ pytestmark = pytest.mark.xdist_group("reference")  # one results root for all
 REFERENCE = ROOT / "results" / "reference"
 METHODS_TABLE = "table_llava15_tiny"
 SHOWN = {"tiny_main": METHODS, METHODS_TABLE: ALL_METHODS}
-of_today = pytest.mark.skipif(
-    not set(load_experiment("tiny_main", REFERENCE).benchmarks) <= set(BENCHMARKS),
-    reason="the stored results, of commit eebb139, ask benchmarks that are gone; they are awaited anew",
-)
-"""Tests of how today's code writes down the stored results."""
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +55,12 @@ def once_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("built")
     for name, methods in SHOWN.items():
         write_experiment(results, name, methods=methods)
+    write_experiment(results, FIDELITY, methods=ALL_METHODS, figures=["fidelity"])
+    write(measure(load_experiment(FIDELITY, results), PUBLISHED), results)
     write_experiment(
         results, "ablation_x_tiny", methods=("random", "clasp"), figures=[], keep=lambda *key: key[1] != 64
     )
-    for name in (*SHOWN, "ablation_x_tiny"):
+    for name in (*SHOWN, FIDELITY, "ablation_x_tiny"):
         summary = summary_of(results, name)
         build_table(summary)
         build_figures(summary)
@@ -76,17 +83,22 @@ def rows(block: str) -> list[list[str]]:
     return entries(block)[1:]
 
 
-def check_blocks(reference: Path, awaited: Sequence[str] = ()) -> None:
-    main, methods = main_block(summary_of(reference)), methods_block(summary_of(reference, METHODS_TABLE))
-    assert [row[0] for row in rows(main)] == [f"all {VISUAL}", *(str(b) for b in BUDGETS for _ in METHODS)]
-    shown = [row[0] for row in rows(methods)]
-    assert sorted(shown) == sorted(method_label(name) for name in ALL_METHODS if name not in awaited)
-    for table, columns in ((rows(main), 5), (rows(methods), 2 + len(BUDGETS))):
-        assert {len(row) for row in table} == {columns}
-        assert all(all(row) for row in table)
+def check_blocks(reference: Path) -> None:
+    """Every row of the experiments stands in the blocks, in their order, with all entries that it can have."""
+    main, methods = summary_of(reference), summary_of(reference, METHODS_TABLE)
+    assert [row[0] for row in rows(main_block(main))] == [
+        f"all {VISUAL}" if row.method == "none" else str(row.tokens) for row in main.rows
+    ]
+    assert all(all(row) and len(row) == 5 for row in rows(main_block(main)))
+    known = {row.key for row in methods.pruned}
+    names = list(dict.fromkeys(name for name, _ in known))
+    shown = {row[0]: row[1:] for row in rows(methods_block(methods))}
+    assert set(shown) == set(map(method_label, names))
+    for name in names:
+        expected = [(name, tokens) in known for tokens in (*BUDGETS, min(BUDGETS))]
+        assert [entry not in ("", UNREACHABLE) for entry in shown[method_label(name)]] == expected, name
 
 
-@of_today
 def test_pages_are_what_the_reference_results_say() -> None:
     pages = renewed(ROOT, REFERENCE)
     assert {str(page.relative_to(ROOT)) for page in pages} == set(PAGES.values())
@@ -94,31 +106,22 @@ def test_pages_are_what_the_reference_results_say() -> None:
         assert page.read_text(encoding="utf-8") == text, f"{page.name}: run 'make reference'"
 
 
-STORED = (
-    *("random", "tome", "fastv", "prumerge", "prumerge_plus", "hired", "pdrop", "sparsevlm", "mustdrop"),
-    *("fastervlm", "visionzip", "vispruner", "dart", "divprune", "cdpruner", "clasp"),
-)
-"""Methods of the stored results, those of commit eebb139, in their order."""
-AWAITED = tuple(name for name in ALL_METHODS if name not in STORED)
-"""Methods newer than these: their rows come with the next small model."""
-
-
-@pytest.mark.parametrize(("experiment", "methods"), SHOWN.items())
-def test_the_reference_tables_are_complete(experiment: str, methods: Sequence[str]) -> None:
+@pytest.mark.parametrize("experiment", SHOWN)
+def test_the_reference_tables_are_complete(experiment: str) -> None:
     with (REFERENCE / "tables" / f"{experiment}.csv").open(encoding="utf-8", newline="") as file:
         records = list(csv.DictReader(file))
-    methods = [method for method in STORED if method in methods]
-    expected = [("none", VISUAL)] + [(method, tokens) for tokens in BUDGETS for method in methods]
-    assert [(record["method"], int(record["budget"])) for record in records] == expected
+    planned = load_experiment(experiment, REFERENCE).planned
+    assert {(record["method"], int(record["budget"])) for record in records} == {(p.method, p.tokens) for p in planned}
     assert all(record["normalized_average"] and record["prefill_speedup"] for record in records)
     assert "INCOMPLETE" not in (REFERENCE / "tables" / f"{experiment}.md").read_text(encoding="utf-8")
+    if experiment == METHODS_TABLE:
+        assert {record["method"] for record in records} == {"none", *for_images()}
 
 
 def test_the_reference_blocks_are_complete() -> None:
-    check_blocks(REFERENCE, AWAITED)
+    check_blocks(REFERENCE)
 
 
-@of_today
 def test_the_reference_tables_follow_from_the_reference_cells(tmp_path: Path) -> None:
     """No model, no results of one's own: the committed folder alone gives the committed tables."""
     names = sorted(path.stem for path in (REFERENCE / "experiments").glob("*.json"))
@@ -178,8 +181,8 @@ def test_recent_methods_stand_beside_the_baselines_with_tests_against_each(tmp_p
             expected = " ".join(signs[comparison.verdict] for comparison in found)
             assert shown[method_label(name)][len(BUDGETS) + column] == expected
     assert shown["Random"][len(BUDGETS)] == shown["Pooling"][len(BUDGETS) + 1] == "", "against itself"
-    awaited = [entry.label for name, entry in REGISTRY.items() if entry.paper >= RECENT and name not in methods]
-    assert f"Not yet in the stored results: {', '.join(awaited)}." in block
+    missing = [REGISTRY[name].label for name in for_images() if REGISTRY[name].paper >= RECENT and name not in methods]
+    assert f"Not yet in the stored results: {', '.join(missing)}." in block
 
 
 def test_the_published_folder_is_a_results_root_of_its_own(built: Path, tmp_path: Path) -> None:

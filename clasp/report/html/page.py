@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from clasp.files import write_atomically
 from clasp.report.caption import ASSUMED, assumptions, caption
+from clasp.report.fidelity import HEADS, Fidelity, agreement_rows
 from clasp.report.html.cell_facts import CellFacts
 from clasp.report.html.escape import script_data, shortened, visible
 from clasp.report.html.examples import examples
@@ -46,12 +47,14 @@ class Built:
         summary: None where there is nothing to show.
         problems: why something is not there, a sentence each.
         published: rows for the table of published numbers below; empty for none.
+        fidelity: its agreement with published results, where it was made for that.
     """
 
     name: str
     summary: Summary | None
     problems: tuple[str, ...] = ()
     published: tuple[PublishedRow, ...] = ()
+    fidelity: Fidelity | None = None
 
 
 class Section(NamedTuple):
@@ -62,6 +65,7 @@ class Section(NamedTuple):
     published: Table | None
     images: list[Image]
     problems: tuple[str, ...]
+    agreements: list[list[str]]
 
 
 def write_html(
@@ -87,6 +91,7 @@ def write_html(
             published_table(summary, one.published) if one.published else None,
             images(summary),
             one.problems,
+            agreement_rows(one.fidelity) if one.fidelity else [],
         )
         for one, summary in shown
     ]
@@ -167,7 +172,13 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown
     )
     environment.filters |= {"shortened": shortened, "method": method_label, "kept": _kept}
-    environment.globals |= {"title": title, "caption": caption, "assumptions": assumptions, "router_note": note}
+    environment.globals |= {
+        "title": title,
+        "caption": caption,
+        "assumptions": assumptions,
+        "router_note": note,
+        "agreement_heads": HEADS,
+    }
     return environment.from_string(_resource("page.html"))
 
 
