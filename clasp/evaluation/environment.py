@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from clasp.config import OWN_DATA, RunConfig
@@ -26,6 +27,14 @@ _COUNTS = {
     **dict.fromkeys(("MASTER_PORT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"), 1),
 }
 """Variables that hold a whole number, and the least one."""
+
+_ONE_OF = {
+    "ACCELERATE_MIXED_PRECISION": ("no", "fp16", "bf16", "fp8"),
+}
+_FLAGS = ("y", "yes", "t", "true", "on", "1", "n", "no", "f", "false", "off", "0")
+_FLAG_NAMES = ("ACCELERATE_DEBUG_MODE", "ACCELERATE_CPU_AFFINITY", "FORK_LAUNCHED")
+_FLAG_PREFIX = "ACCELERATE_USE_"
+_PLUGINS = "LMMS_EVAL_PLUGINS"
 
 
 def prepare_environment(config: RunConfig) -> None:
@@ -58,7 +67,7 @@ def make_plan(config: RunConfig, weights: str | None = None) -> Plan:
 
 
 def check_environment(environment: Mapping[str, str] | None = None) -> None:
-    """Whether libraries can read what launchers and a user's scripts say about processes.
+    """Whether libraries can read what they will read.
 
     Raises:
         ConfigError: a variable has a value that its library would stumble over; names both, and what is allowed.
@@ -67,6 +76,15 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
     numbers = {name: _count(name, environment[name], least) for name, least in _COUNTS.items() if name in environment}
     if "RANK" in numbers and numbers["RANK"] >= numbers.get("WORLD_SIZE", 1):
         raise _refusal("RANK", environment["RANK"], f"one below WORLD_SIZE, {numbers.get('WORLD_SIZE', 1)}")
+    for name, value in environment.items():
+        if name in _FLAG_NAMES or name.startswith(_FLAG_PREFIX):
+            _choice(name, value, _FLAGS)
+        elif name in _ONE_OF:
+            _choice(name, value, _ONE_OF[name])
+    for plugin in filter(None, environment.get(_PLUGINS, "").split(",")):
+        if not _has_models(plugin):
+            allowed = f"packages with a module 'models', which {shown(plugin)} is not"
+            raise _refusal(_PLUGINS, environment[_PLUGINS], allowed)
 
 
 def _count(name: str, value: str, least: int) -> int:
@@ -77,6 +95,18 @@ def _count(name: str, value: str, least: int) -> int:
     if number < least:
         raise _refusal(name, value, f"a whole number from {least} on")
     return number
+
+
+def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value.lower() not in allowed:
+        raise _refusal(name, value, f"one of {', '.join(allowed)}")
+
+
+def _has_models(plugin: str) -> bool:
+    try:
+        return find_spec(f"{plugin}.models") is not None
+    except Exception:  # importing the package runs its code, which may raise anything; then it is of no use
+        return False
 
 
 def _refusal(name: str, value: str, allowed: str) -> ConfigError:

@@ -17,11 +17,19 @@ from clasp.strict import ConfigError
 BAD = {
     **{name: ["", " ", "two", "1.5", "0x1", "-7", "1e3", "nan"] for name in _COUNTS},
     "WORLD_SIZE": ["0", "zwei"],
+    "ACCELERATE_USE_CPU": ["", "maybe", "2", "None", "of"],
+    "ACCELERATE_USE_FSDP": ["yes please"],
+    "ACCELERATE_DEBUG_MODE": ["?"],
+    "ACCELERATE_MIXED_PRECISION": ["float32", ""],
+    "LMMS_EVAL_PLUGINS": ["no_such_package", "json", "..", "a b", ".x", "os,no_such_package", "x" * 5000],
 }
 GOOD = {
     "RANK": ["0"],
     "LOCAL_RANK": ["-1", "0", "3"],
     "WORLD_SIZE": ["1", "8"],
+    "ACCELERATE_USE_CPU": ["true", "0", "Off", "YES"],
+    "ACCELERATE_MIXED_PRECISION": ["bf16", "no"],
+    "LMMS_EVAL_PLUGINS": ["", "lmms_eval"],
     "OMP_NUM_THREADS": ["4,2"],
     "UNRELATED": ["?"],
 }
@@ -33,7 +41,7 @@ def test_what_a_library_stumbles_over_is_named(name: str, value: str) -> None:
         check_environment({name: value})
     assert name in str(caught.value)
     assert value[:80] in str(caught.value)
-    assert re.search("whole number|below", str(caught.value))
+    assert re.search("whole number|one of|packages|below", str(caught.value))
     assert len(str(caught.value)) < 400
 
 
@@ -50,19 +58,20 @@ def test_a_rank_is_one_of_the_processes() -> None:
 
 def test_libraries_read_what_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """accelerate's own readers, which raise ValueError for what they cannot read."""
-    from accelerate.utils.environment import get_int_from_env
+    from accelerate.utils.environment import get_int_from_env, parse_flag_from_env
 
     draw = random.Random(0)
-    letters, passed = "0123456789 -+.eEx_", 0
+    letters, passed = "0123456789 -+.eExyntruefalsyo_", 0
     for _ in range(3000):
         value = "".join(draw.choices(letters, k=draw.randint(0, 4)))
-        monkeypatch.setenv("WORLD_SIZE", value)
-        try:
-            check_environment({"WORLD_SIZE": value})
-        except ConfigError:
-            continue
-        get_int_from_env(["WORLD_SIZE"], 1)
-        passed += 1
+        for name, read in (("WORLD_SIZE", lambda: get_int_from_env(["WORLD_SIZE"], 1)), ("ACCELERATE_USE_CPU", None)):
+            monkeypatch.setenv(name, value)
+            try:
+                check_environment({name: value})
+            except ConfigError:
+                continue
+            read() if read else parse_flag_from_env(name)
+            passed += 1
     assert passed > 50
 
 
