@@ -27,8 +27,9 @@ RULE = "top_k(state.tokens().float().norm(p=self.order, dim=2), keep)"
 PYTEST = ".venv/bin/python -m pytest "
 PROCESS = """
 import json, os, sys
-import pytest
-from transformers import LlavaForConditionalGeneration, Qwen2_5_VLForConditionalGeneration
+import hydra, pandas, pytest
+from transformers import CLIPImageProcessor, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 for folder, arguments in json.loads(sys.argv[1]):
     if os.fork() == 0:

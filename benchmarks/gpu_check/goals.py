@@ -11,7 +11,7 @@ NEXT_PREFILL, NEXT_SELECTION_MS, LLAVA_TOTAL, IDEAL = 7.0, 10.0, 2.0, 0.85
 """LLaVA-NeXT's prefill at 160 of 2,880 tokens, times as fast; its selection; LLaVA-1.5 end to end at 64 tokens, times
 as fast; prefill at batch 8, as a share of the FLOPs-ideal."""
 ONCE = 1
-"""Waits for the device that a stage may have; merging in the ViT and PruneSID one more (tests/engine/test_waits.py)."""
+"""Waits for the device that a stage may have; in the ViT and PruneSID one more (tests/engine/test_virtual_cuda.py)."""
 MORE = ("tome", "mustdrop", "prunesid")
 
 

@@ -183,6 +183,16 @@ def test_a_cls_token_goes_through_the_projector_as_a_square_of_itself() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_budget_is_of_a_picture_whatever_its_crops(name: str) -> None:
+    family = FAMILIES[name]
+    with get("divprune")(tokens=12)(family.model(), family.processor()) as run, torch.no_grad():
+        family.model()(**inputs_of(name))
+    assert run.trace is not None
+    assert [sample.images for sample in run.trace.samples] == [2, 0, 1]
+    assert [len(sample.kept[0]) if sample.kept else 0 for sample in run.trace.samples] == [2 * 12, 0, 12]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_frames_of_a_video_are_pictures(name: str) -> None:
     """The processors write a video as pictures with numbers or times between: a budget is of a frame."""
     family = FAMILIES[name]
