@@ -193,6 +193,14 @@ def test_the_published_folder_is_a_results_root_of_its_own(built: Path, tmp_path
             assert path.read_bytes() == (built / "tables" / f"{name}.{suffix}").read_bytes()
 
 
+def test_a_judges_scores_are_kept_with_their_cell(built: Path, tmp_path: Path) -> None:
+    known = load_experiment("tiny_main", built).frame["signature"].iloc[0]
+    for name in (known, "f" * 24):  # the second of no experiment
+        (built / "cells" / f"{name}.judge.json").write_text("{}")
+    reference, _ = published(built, tmp_path)
+    assert [path.name for path in (reference / "cells").glob("*.judge.json")] == [f"{known}.judge.json"]
+
+
 def test_publishing_leaves_nothing_of_earlier_times_or_other_experiments(built: Path, tmp_path: Path) -> None:
     old = cell("clasp", 64, "easy_vqa", [1.0], signature="e" * 24)
     write_cell(built, old, [1.0])  # of no experiment
