@@ -27,6 +27,7 @@ from clasp.report.statistics import LEVEL, Interval
 from clasp.report.summarize import resampled_ratios
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BACKBONE = "llava_1_5_7b"
@@ -305,16 +306,44 @@ def draw(found: Fidelity) -> Figure:
             colour, fill = (style.COLOURS[0], "white") if point.group == "held out" else (style.COLOURS[1],) * 2
             x, y = 100 * point.published.average, 100 * point.average
             axes.plot(x, y, "o", color=colour, markersize=3.5, markerfacecolor=fill)
-            axes.annotate(
-                method_label(point.method), (x, y), (3, 2), textcoords="offset points", fontsize=style.TINY - 1
-            )
+        axes.margins(x=0.15)
         one = next((a for a in found.agreements if (a.over, a.group) == (str(tokens), "all")), None)
         correlation = f", Spearman {one.spearman:.2f}" if one else ""
         axes.set_title(f"{tokens} tokens{correlation}", fontsize="medium", loc="left")
         axes.set_ylabel("This model, %")
-        axes.margins(x=0.15)
     figure.axes[-1].set_xlabel("Published, LLaVA-1.5-7B, % of unpruned")
+    figure.draw_without_rendering()  # sets limits and sizes, from which names take their sides
+    for axes, tokens in zip(figure.axes, budgets, strict=True):
+        _label(axes, [point for point in found.points if point.tokens == tokens], style.TINY - 1)
     return figure
+
+
+def _label(axes: Axes, points: Sequence[Point], size: float) -> None:
+    """Names the points, each on the side where its name hides the fewest other names and points."""
+    scale = 72 / axes.figure.dpi
+    places = axes.transData.transform([(100 * p.published.average, 100 * p.average) for p in points]) * scale
+    taken = [(x - 2, y - 2, x + 2, y + 2) for x, y in places]
+    for point, (x, y) in zip(points, places, strict=True):
+        name = method_label(point.method)
+        width = 0.6 * size * len(name)
+        sides = [(3.0, 1.0), (-3.0 - width, 1.0), (3.0, -size - 1), (-3.0 - width, -size - 1), (-width / 2, size * 0.7)]
+        boxes = [(x + dx, y + dy, x + dx + width, y + dy + size) for dx, dy in sides]
+        hidden = [sum(_overlap(box, other) for other in taken) for box in boxes]
+        best = hidden.index(min(hidden))
+        taken.append(boxes[best])
+        axes.annotate(
+            name,
+            (100 * point.published.average, 100 * point.average),
+            sides[best],
+            textcoords="offset points",
+            fontsize=size,
+        )
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Area that two boxes (left, bottom, right, top) share."""
+    wide, high = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
+    return max(0.0, wide) * max(0.0, high)
 
 
 def write(found: Fidelity, results: Path) -> list[Path]:
