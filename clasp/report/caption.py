@@ -79,10 +79,12 @@ def below_random(summary: Summary) -> str:
     """Which rows are below random, and of which the paired test says so; empty without a row of random's."""
     if not any(row.name == RANDOM for row in summary.rows):
         return ""
-    meanings: dict[Standing, str] = {
-        "below": "no significant difference by the paired test",
-        "significant": f"significant (corrected p < {SIGNIFICANT})",
-    }
+    meanings: dict[Standing, str] = {"below": "not tested against random here"}
+    if any(row.comparison is not None and row.comparison.reference == RANDOM for row in summary.rows):
+        meanings = {
+            "below": "no significant difference by the paired test",
+            "significant": f"significant (corrected p < {SIGNIFICANT})",
+        }
     parts = []
     for standing, meaning in meanings.items():
         rows = [key for key, value in summary.standings.items() if value == standing]

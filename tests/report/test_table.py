@@ -244,6 +244,13 @@ def test_rows_below_random_carry_a_dagger_and_the_caption_lists_them(results: Pa
     assert r"FastV \textdaggerdbl{} &" in latex(summary_of(results))
 
 
+def test_tests_against_another_row_say_nothing_of_random(tmp_path: Path) -> None:
+    write_experiment(tmp_path, reference="clasp")
+    text = markdown(summary_of(tmp_path))
+    assert re.search(r"† not tested against random here: at .*FastV", text)
+    assert "no significant difference by the paired test" not in text
+
+
 def test_without_random_the_caption_is_silent_about_it(tmp_path: Path, summary: Summary) -> None:
     write_experiment(tmp_path, methods=("fastv", "clasp"))
     assert "Below random" not in markdown(summary_of(tmp_path))
