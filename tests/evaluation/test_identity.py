@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("identity")  # one worker makes all the changes
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 4
 """Questions of the embedded benchmarks there."""
