@@ -228,7 +228,7 @@ TWINS: dict[str, Callable[[Inputs], tuple[Call, Call]]] = {
 """What an official code does -> a function that makes its call, by :mod:`benchmarks.twins`, and the op's."""
 
 
-HELPERS = ("attention_probabilities", "blocks", "density_peak_scores", "nearest")
+HELPERS = ("attention_probabilities", "blocks", "density_peak_scores", "nearest", "products")
 """Functions of :mod:`clasp.ops` that choose nothing, of which other ops are made."""
 
 

@@ -27,7 +27,7 @@ SIZED = {"bincount", "index", "masked_select", "nonzero", "repeat_interleave", "
 
 FIRST: dict[str, tuple[int, int, int]] = {
     # each picture's seed
-    **dict.fromkeys(("random", "random_inside", "sparsevlm", "pact", "stride", "fastvid", "holitom"), (2, 2, 2)),
+    **dict.fromkeys(("random", "random_inside", "sparsevlm", "stride", "fastvid", "holitom"), (2, 2, 2)),
     # each picture's crops
     **dict.fromkeys(("prumerge", "prumerge_plus", "fastervlm", "vispruner", "visionzip", "cdpruner"), (2, 2, 0)),
     **dict.fromkeys(("mmtok", "holov", "scope", "visiontrim"), (2, 2, 0)),
@@ -37,6 +37,8 @@ FIRST: dict[str, tuple[int, int, int]] = {
     "tome": (3, 3, 3),
     "flowcut": (3, 3, 3),
     "mustdrop": (1, 1, 1),
+    # the pairs of its densest tokens
+    "pact": (1, 1, 1),
     # its groups are found on the CPU, and the largest of each size of crops says how long suppression takes
     "prunesid": (5, 6, 3),
 }
