@@ -235,7 +235,7 @@ def test_pictures_of_earlier_turns_of_several_rows_are_refused(family: str) -> N
     with get("fastv")(ratio=0.5)(one.model(), one.processor()), torch.no_grad():
         cache = one.model()(**rows, use_cache=True).past_key_values
         media = {key: value for key, value in rows.items() if key.startswith("pixel")}
-        with pytest.raises(UnsupportedError, match=r"have 0 placeholders.*pass the pictures of these prompts alone"):
+        with pytest.raises(UnsupportedError, match=r"have 0 placeholders.*pass the images of these prompts alone"):
             one.model()(input_ids=rows["input_ids"][:, -3:], past_key_values=cache, **media)
 
 
