@@ -100,7 +100,10 @@ def test_a_sweep_goes_on_after_bad_input_and_says_so(
     ("arguments", "words"),
     [
         (["backbone=llava"], ["unknown backbone 'llava'", "llava_1_5_7b, llava_next_7b"]),
-        (["method=fastvee"], ["unknown method 'fastvee'", "cdpruner, clasp, dart, divprune, evs, fastervlm"]),
+        (
+            ["method=fastvee"],
+            ["unknown method 'fastvee'", "cdpruner, clasp, dart, divprune, downsample, evs, fastervlm"],
+        ),
         (["fusion=deeper"], ["unknown fusion 'deeper'", "balanced", "deep"]),
         (["router=coin"], ["unknown router 'coin'", "keyword"]),
         (["benchmarks=big"], ["unknown benchmarks 'big'", "paper8, pope, tiny"]),

@@ -130,7 +130,12 @@ def test_help_of_what_hydra_composes(tmp_path: Path) -> None:
         assert (ran.status, ran.packages & HEAVY) == (0, frozenset()), script
         assert "benchmarks" in ran.out
     assert found[0].seconds < GOAL_S
-    for word in ("method: cdpruner, clasp, dart, divprune, evs, fastervlm", "experiment=tiny_main", "paper8", "limit"):
+    for word in (
+        "method: cdpruner, clasp, dart, divprune, downsample, evs, fastervlm",
+        "experiment=tiny_main",
+        "paper8",
+        "limit",
+    ):
         assert word in found[0].out
 
 
