@@ -246,7 +246,7 @@ def test_fusion_layers_are_evenly_spread_and_end_at_the_feature_layer() -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("clasps", {}, "unknown method 'clasps'; use one of none, pool.*did you mean 'clasp'"),
+        ("clasps", {}, "unknown method 'clasps'; use one of none, downsample, pool.*did you mean 'clasp'"),
         ("clasp", {"tokens": 64, "fusionn": "deep"}, "no parameter 'fusionn'.*did you mean 'fusion'"),
         ("clasp", {"tokens": 64, "fusion": "deepest"}, "unknown fusion 'deepest'; use one of class_adaptive"),
         ("clasp", {"tokens": 64, "router": "oracel"}, "unknown router 'oracel'; use one of embedding"),
