@@ -134,11 +134,11 @@ def methods_block(summary: Summary) -> str:
     smallest, lines = min(budgets), []
     for name in dict.fromkeys(name for name, _ in pruned):
         found = [pruned.get((name, tokens)) for tokens in budgets]
-        averages = [row and _average(row.average) + marked_label("", standings.get(row.key)) for row in found]
+        averages = [
+            _average(row.average) + marked_label("", standings.get(row.key)) if row else UNREACHABLE for row in found
+        ]
         last = pruned.get((name, smallest))
-        lines.append(
-            [method_label(name), *(entry or UNREACHABLE for entry in averages), _speedup(last) if last else ""]
-        )
+        lines.append([method_label(name), *averages, _speedup(last) if last else UNREACHABLE])
     heads = ["method", *_budget_heads(budgets), f"prefill speed-up at {smallest}"]
     timed = [row for row in summary.pruned if row.tokens == smallest]
     return _block(heads, lines, _notes(summary, timed, "../"))
