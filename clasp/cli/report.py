@@ -59,13 +59,15 @@ def _report(arguments: ReportArguments) -> int:
 
 
 def _experiment(arguments: ReportArguments) -> int:
-    from clasp.report.build import build_figures, build_published, build_table
+    from clasp.report.build import build_fidelity, build_figures, build_published, build_table
     from clasp.report.load import load_experiment
     from clasp.report.summarize import summarize
 
     summary = summarize(load_experiment(arguments.experiment, arguments.results))
     print(build_table(summary))
     print(build_figures(summary))
+    if build_fidelity(summary) is not None:
+        print(f"table: {arguments.results / 'tables' / arguments.experiment}_agreement.md")
     if arguments.published:
         print(build_published(summary))
     return 0 if _logged([summary], arguments.wandb) else 1

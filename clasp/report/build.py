@@ -24,19 +24,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PUBLISHED = data_folder("published") / "accuracy.csv"
-
-
-def _fidelity(summary: Summary) -> Figure:
-    return fidelity.draw(fidelity.measure(summary.experiment, PUBLISHED))
-
-
+"""Published scores, against which agreement is measured."""
 FIGURES: Mapping[str, Callable[[Summary], Figure]] = {
     "accuracy_vs_flops": accuracy_vs_flops.draw,
-    "fidelity": _fidelity,
     "heatmap": heatmap.draw,
     "score_vs_budget": score_vs_budget.draw,
 }
-"""Figures by the name that an experiment's configuration has under ``report.figures``."""
+"""Figures by the name that an experiment's configuration has under ``report.figures``; "fidelity" is no summary's alone
+(:func:`build_fidelity`)."""
 
 
 def build_table(summary: Summary) -> str:
@@ -51,9 +46,19 @@ def build_figures(summary: Summary) -> str:
     Returns:
         The paths, one a line.
     """
-    stems = {name: summary.experiment.figure(name) for name in summary.experiment.spec.figures}
+    stems = {name: summary.experiment.figure(name) for name in summary.experiment.spec.figures if name in FIGURES}
     drawn = [write(FIGURES[name], summary, stem.parent, stem.name) for name, stem in stems.items()]
     return _listing("figure", [path for paths in drawn for path in paths.values()])
+
+
+def build_fidelity(summary: Summary) -> fidelity.Fidelity | None:
+    """Measures an experiment's agreement with published results and writes its table and figure, where its figures name
+    it; else None."""
+    if "fidelity" not in summary.experiment.spec.figures:
+        return None
+    found = fidelity.measure(summary.experiment, PUBLISHED)
+    fidelity.write(found, summary.experiment.results)
+    return found
 
 
 def build_published(summary: Summary) -> str:
@@ -110,15 +115,12 @@ def _build(name: str, results: Path, published: bool) -> Built:
         build_table(summary)
     except ReportError as error:
         return Built(name, None, (str(error),))
-    problems = []
+    problems, agreement = [], None
     try:
         build_figures(summary)
+        agreement = build_fidelity(summary)
     except ReportError as error:
         problems.append(str(error))
-    agreement = None
-    if "fidelity" in summary.experiment.spec.figures and not problems:
-        agreement = fidelity.measure(summary.experiment, PUBLISHED)
-        fidelity.write(agreement, results)
     rows: list[PublishedRow] = []
     if published and summary.experiment.spec.published is not None:
         rows = published_rows(summary)
