@@ -23,9 +23,10 @@ from clasp.tiny.training.attention import products_attention, use_own
 from clasp.tiny.training.course import Course, Phase, Recipe
 from clasp.tiny.training.deepening import deepen
 from clasp.tiny.training.features import Gallery
-from clasp.tiny.training.images import IGNORE, pixels_and_labels
+from clasp.tiny.training.gathering import class_attention, gathering_loss
+from clasp.tiny.training.images import IGNORE, image_batch, pixels_and_labels
 from clasp.tiny.training.loop import Plan
-from clasp.tiny.training.model import TRAINED, VISUAL_TOKENS, build_tokenizer, export, prompt
+from clasp.tiny.training.model import TRAINED, VISUAL_TOKENS, build_clip, build_tokenizer, export, prompt
 from clasp.tiny.training.packing import attention_bias
 from clasp.tiny.training.shipping import ship
 
@@ -46,6 +47,8 @@ RECIPE = Recipe(
     answer_phases=(Phase(1, 32, 2, 64), Phase(0, 48, 2, 64)),  # another way after the step at which runs are broken
     deepen=PLAN,
     deepen_phases=(Phase(0, 32, 1, 64),),
+    gather=PLAN,
+    gather_batch=2,
     scenes=6,
     world=4,
     easy=2,
@@ -149,6 +152,42 @@ def test_a_stack_that_does_not_divide_is_refused(course: Course) -> None:
         deepen(course.deep, course.model, "model.language_model.layers")
 
 
+def test_class_attention_is_the_towers_own_and_teaches_no_patch(course: Course) -> None:
+    tower = course.clip.vision_model
+    pixels = torch.randn(1, 3, 192, 192, generator=torch.Generator().manual_seed(0))
+    tower.config._attn_implementation = "eager"
+    own = tower(pixels, output_attentions=True, output_hidden_states=True)
+    use_own(tower)
+    hidden = own.hidden_states[8].detach().requires_grad_()
+    attention = class_attention(tower.encoder.layers[8], hidden)
+    torch.testing.assert_close(attention, own.attentions[8][:, :, 0, 1:].mean(1))
+    attention.square().sum().backward()
+    assert hidden.grad is not None
+    assert hidden.grad[:, 0].any()
+    assert not hidden.grad[:, 1:].any()
+
+
+def test_gathering_turns_the_class_token_to_all_that_is_shown_and_holds_patches(course: Course) -> None:
+    """Twenty steps on one batch: what is shown gets more of the attention, letters too, and patches stay."""
+    clip = build_clip(course.tokenizer)
+    before = build_clip(course.tokenizer).vision_model.requires_grad_(False)
+    use_own(clip.vision_model, before)
+    batch = image_batch([0, 0, 0], 2)
+    optimizer = torch.optim.AdamW(clip.parameters(), lr=1e-3)
+    log = []
+    for _ in range(20):
+        loss, numbers = gathering_loss(clip, before, course.tokenizer, batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        log.append(numbers | {"loss": loss.item()})
+    assert log[0]["moved"] == 0.0
+    assert log[-1]["moved"] < 0.1
+    assert log[-1]["on"] > log[0]["on"] + 0.2
+    assert log[-1]["letters"] >= log[0]["letters"]
+    assert log[-1]["loss"] < log[0]["loss"]
+
+
 def test_rates_rise_hold_and_fall() -> None:
     plan = Plan(steps=100, rate=1.0, warmup=10, decay=20)
     rates = [plan.rate_at(step) for step in range(100)]
@@ -194,7 +233,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path, monkeypat
             first.run(done)
         first.run(stage, until=1)
     second = Course(tmp_path / "broken", RECIPE)
-    assert second.trainer("deepen").step == 1
+    assert second.trainer(STAGES[-1]).step == 1
     for stage in STAGES:
         second.run(stage)
     for name, value in _weights(whole).items():
@@ -269,5 +308,5 @@ def test_the_shipped_tokenizer_is_the_one_built_here(course: Course) -> None:
 
 
 def test_an_unknown_stage_is_named(course: Course) -> None:
-    with pytest.raises(ValueError, match=r"'sleep'.*see, refine, read, align, answer, deepen"):
+    with pytest.raises(ValueError, match=r"'sleep'.*see, refine, read, align, answer, deepen, gather"):
         course.trainer("sleep")

@@ -4,7 +4,7 @@
 spreads the 6 layers over 12 and trains on whole images; ``read`` trains a decoder of 8 layers on label embeddings in
 place of visual tokens; ``align`` fits the projector to those embeddings; ``answer`` trains projector and decoder on the
 frozen features; ``deepen`` spreads the 8 layers over 32 and trains on, at the end on all 576 tokens; ``gather`` trains
-the towers on, so that the class token's attention collects everything shown; ``settle`` fits the decoder to that.
+the towers on until the class token attends to everything shown, and holds the patches that the decoder reads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from clasp.tiny.training.answering import LabelEmbedding, answer_loss, choose_pl
 from clasp.tiny.training.attention import keep_memory, use_products
 from clasp.tiny.training.deepening import deepen
 from clasp.tiny.training.features import Gallery
-from clasp.tiny.training.gathering import GatheringReader, gathering_loss
+from clasp.tiny.training.gathering import gathering_loss
 from clasp.tiny.training.images import Batch, easy_train, image_batch, plain_questions_of, questions_of
 from clasp.tiny.training.loop import Plan, Trainer, device
 from clasp.tiny.training.model import (
@@ -67,11 +67,10 @@ class Recipe:
         shallow: layers of the decoder before ``deepen``.
         read_plain: ``read`` asks lists and plain questions alone before the first of these steps, none up to the
             second, and then of every fourth image.
-        answer_phases, deepen_phases, settle_phases: one after another; the last one lasts to the end of the stage.
+        answer_phases, deepen_phases: one after another; the last one lasts to the end of the stage.
         scenes: train scenes that ``read`` draws from.
         world, easy: images of each kind whose features are kept for ``align`` and ``answer``.
         fresh: step of ``deepen`` from which scenes are drawn anew, without end: counts are learnt by heart otherwise.
-            ``settle`` draws them so from its start.
     """
 
     seed: int = 0
@@ -90,18 +89,16 @@ class Recipe:
     answer_phases: tuple[Phase, ...] = (Phase(0, 192, 16),)
     deepen: Plan = field(default_factory=lambda: Plan(steps=600, rate=1e-3, warmup=60, decay=450))
     deepen_phases: tuple[Phase, ...] = (Phase(250, 192, 16), Phase(0, VISUAL_TOKENS, 8))
-    gather: Plan = field(default_factory=lambda: Plan(steps=400, rate=1e-3, warmup=20, decay=300, boost=2.0))
+    gather: Plan = field(default_factory=lambda: Plan(steps=300, rate=1e-3, warmup=20, decay=200))
     gather_batch: int = 16
-    settle: Plan = field(default_factory=lambda: Plan(steps=160, rate=5e-4, warmup=10, decay=140, every=40))
-    settle_phases: tuple[Phase, ...] = (Phase(0, VISUAL_TOKENS, 8),)
     scenes: int = 16_000
     world: int = 14_000
     easy: int = 1_500
     fresh: int = 250
 
     def phase(self, stage: str, step: int) -> Phase:
-        """The phase of ``answer``, ``deepen`` or ``settle`` that a step belongs to."""
-        phases: tuple[Phase, ...] = getattr(self, f"{stage}_phases")
+        """The phase of ``answer`` or ``deepen`` that a step belongs to."""
+        phases = self.answer_phases if stage == "answer" else self.deepen_phases
         begin = 0
         for phase in phases[:-1]:
             begin += phase.steps
@@ -121,7 +118,6 @@ class Course:
         self.clip: CLIPModel = build_clip(self.tokenizer, seed=self.recipe.seed).to(device())
         use_products(self.small_clip.vision_model)
         self.head = PatchHead(self.clip.config.vision_config.hidden_size).to(device())
-        self.reader = GatheringReader(self.clip.config.vision_config.hidden_size).to(device())
         self._tower_before: nn.Module | None = None
         self.model = self._llava(self.recipe.shallow)
         self.deep = self._llava(DECODER_LAYERS)
@@ -148,8 +144,7 @@ class Course:
             "align": [self.model.model.multi_modal_projector],
             "answer": [self.model.model.multi_modal_projector, *_decoder(self.model)],
             "deepen": [self.deep.model.multi_modal_projector, *_decoder(self.deep)],
-            "gather": [self.clip, self.reader],
-            "settle": [self.deep.model.multi_modal_projector, *_decoder(self.deep)],
+            "gather": [self.clip],
         }
         if stage not in modules:
             raise ValueError(f"Unknown stage {stage!r}: use one of {', '.join(STAGES)}.")
@@ -167,8 +162,6 @@ class Course:
         if trainer.step < end:
             if stage in ("align", "answer", "deepen"):
                 self._open_features()
-            elif stage == "settle":
-                self.gallery.close()  # the tower has changed
             steps = {
                 "see": self._see,
                 "refine": self._refine,
@@ -200,7 +193,7 @@ class Course:
         if self._tower_before is None:
             self._tower_before = self._refined_tower()
         batch = self._images(step, STAGES.index("gather"), self.recipe.gather_batch)
-        return gathering_loss(self.clip, self.reader, self._tower_before, self.tokenizer, batch)
+        return gathering_loss(self.clip, self._tower_before, self.tokenizer, batch)
 
     def _refined_tower(self) -> nn.Module:
         """The vision tower as ``refine`` left it, however far ``gather`` has come."""
@@ -243,7 +236,7 @@ class Course:
 
     def _answer(self, stage: str, step: int) -> tuple[Tensor, dict[str, float]]:
         phase, rng = self.recipe.phase(stage, step), self._rng(stage, step)
-        fresh = stage == "settle" or (stage == "deepen" and step >= self.recipe.fresh)
+        fresh = stage == "deepen" and step >= self.recipe.fresh
         numbers = [int(n) for n in rng.integers(1 << 30 if fresh else self.recipe.world, size=phase.images)]
         easy = -self.gallery.numbers[0]
         if easy > 0:

@@ -58,10 +58,6 @@ class Gallery:
         store = np.memmap(path, dtype=np.int16, mode="r+", shape=shape)
         self._features = torch.from_numpy(store).view(torch.bfloat16)
 
-    def close(self) -> None:
-        """Forgets the file of :meth:`compute`: features come from the vision tower again."""
-        self._features = None
-
     def see(self, model: LlavaForConditionalGeneration, numbers: Sequence[int]) -> Tensor:
         """The vision tower's features of the images ``(len(numbers), 576, width)`` in bfloat16; keeps their labels."""
         shown = [pixels_and_labels(number) for number in numbers]
