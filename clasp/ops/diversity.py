@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clasp.ops.cluster import farthest_point
-from clasp.ops.select import top_k, top_mask
-from clasp.ops.similarity import Cosines, nearest
+from clasp.ops.select import top_mask
+from clasp.ops.similarity import Cosines
 
 SPANNED = 4 * torch.finfo(torch.float32).eps
 """A token's residual outside the span of n chosen ones is rounding noise below this times sqrt(n + 1), as a share of
@@ -27,10 +26,18 @@ def max_min(values: Tensor, keep: int) -> Tensor:
     Returns:
         (batch, keep) long, ascending.
     """
-    cosines = Cosines(values)
-    first = nearest(cosines, 1)[0].argmin(dim=1)
-    start = torch.zeros(values.shape[:2], dtype=torch.bool, device=values.device).scatter(1, first, True)
-    return top_k(farthest_point(values, cosines, start, keep, sizes=(1, 1)).int(), keep)
+    cosines, alone = Cosines(values), []
+    for rows, block in cosines.blocks():
+        others = block.clone()
+        others.diagonal(offset=rows.start, dim1=-2, dim2=-1).fill_(float("-inf"))
+        alone.append(others.amax(dim=-1))
+    pick = torch.cat(alone, dim=1).argmin(dim=1, keepdim=True)
+    covered, picks = cosines.rows(pick).squeeze(1), [pick]
+    while len(picks) < keep:
+        pick = covered.scatter_(1, pick, float("inf")).argmin(dim=1, keepdim=True)
+        covered = torch.maximum(covered, cosines.rows(pick).squeeze(1))
+        picks.append(pick)
+    return torch.cat(picks, dim=1).sort(dim=1).values
 
 
 def dpp_map(similarity: Cosines, quality: Tensor, keep: int) -> Tensor:

@@ -13,8 +13,6 @@ from clasp.ops.similarity import Cosines, blocks, nearest
 
 LISTED = 32
 """Nearest neighbours of each token that are searched first, before all tokens are."""
-AT_ONCE = 1 << 16
-"""Up to so many cosines, finding the highest and its index in one call is faster than in two."""
 EPSILON = 1e-12
 """Least length by which a token is divided, so that one of zeros has cosine 0 to everything."""
 
@@ -40,20 +38,13 @@ def merge_most_similar(values: Tensor, counts: Sequence[int], real: Tensor | Non
     values = values.float()
     unit = values / values.norm(dim=-1, keepdim=True).clamp_(min=EPSILON)
     first, second = unit[:, ::2], unit[:, 1::2].transpose(-1, -2)
-    if real is None and first.shape[1] * second.shape[2] <= AT_ONCE:
-        similarity, partner = (first @ second).max(dim=-1)
-        order = similarity.argsort(dim=1, descending=True, stable=True)[:, :most]
-        partner, alike = partner.gather(1, order), None
-    else:
-        order, partner, alike = _closest_pairs(first, second, most, real)
+    order, partner, alike = _closest_pairs(first, second, most, real)
     partner, order = partner.mul_(2).add_(1), 2 * order
     if real is not None or min(counts) < most:
         ranks = torch.arange(most, device=values.device)
         pairs = ranks < torch.tensor(counts, device=values.device)[:, None]
-        if alike is not None:
-            pairs &= alike > float("-inf")
         if real is not None:
-            pairs &= real.gather(1, order)
+            pairs &= real.gather(1, order) & (alike > float("-inf"))
         partner = torch.where(pairs, partner, order)
     return itself.scatter(1, order, partner)
 
@@ -82,12 +73,8 @@ def _closest_pairs(first: Tensor, second: Tensor, most: int, real: Tensor | None
         similarity = similarity + absent[:, ::2]
     order = similarity.argsort(dim=1, descending=True, stable=True)[:, :most]
     # argmax takes several times longer than amax, and only the tokens that merge need it
-    some = order[..., None]
-    if len(highest) == 1:
-        products = products.gather(1, some.expand(-1, -1, products.shape[2]))
-    else:
-        products = cosines(first.gather(1, some.expand(-1, -1, first.shape[2])))
-    return order, products.argmax(dim=-1), products.amax(dim=-1)
+    some = take(products, order) if len(highest) == 1 else cosines(take(first, order))
+    return order, some.argmax(dim=-1), similarity.gather(1, order)
 
 
 def thin(values: Tensor, keep: int, step: int) -> Tensor:
