@@ -111,7 +111,7 @@ class Team(Alone):
             """Answers its share; afterwards ``answers`` has those of all processes, in the order of the questions."""
 
             def generate_until(self, requests: list[Any]) -> list[str]:
-                own = _without_copies(requests)
+                own = list({request.doc_id: request for request in requests}.values())  # without the copies
                 shares = team.together(lambda: self._share(own))
                 answered = dict(pair for share in shares for pair in share)
                 texts = [answered[request.doc_id].text for request in requests]
@@ -133,8 +133,3 @@ class Team(Alone):
         box = [signature]
         dist.broadcast_object_list(box, src=0)
         return box[0]
-
-
-def _without_copies(requests: list[Any]) -> list[Any]:
-    """Requests without the copies of the last question that even their number out."""
-    return list({request.doc_id: request for request in requests}.values())

@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from clasp.budget import Geometry
 from clasp.cost import prefill_flops
 from clasp.results.answer_log import RESUMED
 from clasp.results.schema import Cell, read
 from clasp.results.store import CellSpec, CellStore
+
+if TYPE_CHECKING:
+    from clasp.config import RunConfig
+    from clasp.evaluation.plan import Plan
 
 TERA = 1e12
 Basis = Literal["measured", "scaled", "assumption"]
@@ -179,6 +183,12 @@ class Estimator:
             return ASSUMED_CELL_BYTES + questions * ASSUMED_ANSWER_BYTES
         per_question = sum(one.answer_bytes for one in stored) / sum(one.cell["questions"] for one in stored)
         return fmean(one.cell_bytes for one in stored) + questions * per_question
+
+
+def estimator_of(planned: Plan, config: RunConfig) -> Estimator:
+    """For the cells of a plan."""
+    known = {name: file.questions for name, file in planned.files.items()}
+    return Estimator(config.paths.results, config.backbone.name, planned.geometry, config.device, known)
 
 
 def clock(cell: Mapping[str, Any]) -> float | None:
