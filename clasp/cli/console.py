@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan
 
 _INTERPOLATED = "ConfigError raised while resolving interpolation: "
-BAD_INPUT, FAILED = 2, 1
-"""Exit codes."""
+FAILED = 1
+"""Exit code."""
 LONGEST_SENTENCE = 2000
 """Characters of the longest error that is printed; Hydra repeats its input."""
 

@@ -61,15 +61,7 @@ class Team(Alone):
             self.accelerator.end_training()
 
     def begin(self, signature: str, ready: Callable[[], object]) -> None:
-        """A cell begins in all of them; the first one says which.
-
-        Args:
-            signature: of the cell.
-            ready: does what the cell needs before its questions.
-
-        Raises:
-            RuntimeError: it went wrong in another process; in this one it is raised as it is.
-        """
+        """A cell begins in all of them; ``ready`` does what it needs first. Errors as of :meth:`together`."""
         if self.rank == 0:
             self._sent(signature)
         self.together(ready)

@@ -86,7 +86,6 @@ def progress(results: Path, experiment: str | None = None) -> list[Progress]:
     """Where the experiments stand, by name.
 
     Args:
-        results: the results root.
         experiment: its name, also without the backbone's at the end; None: all that were begun.
 
     Raises:

@@ -27,13 +27,9 @@ SLURM = "slurm"
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that was written down and can be submitted.
+    """A run's sweep that was written down in its ``folder`` and can be submitted.
 
     Args:
-        name: of the run.
-        folder: of the sweep.
-        results: the results root.
-        launcher: where it goes.
         numbers: of the packs that jobs begin with.
         missing: signatures of the cells to compute, and their questions.
     """

@@ -8,7 +8,9 @@ itself.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -44,10 +46,6 @@ class Request:
     config: RunConfig
     plan: Plan
 
-    @property
-    def launcher(self) -> LauncherConfig:
-        return self.config.launcher
-
 
 @dataclasses.dataclass(frozen=True)
 class JobsOutcome:
@@ -65,12 +63,7 @@ class JobsOutcome:
 
 
 def launch(requests: Sequence[Request], command: str, report: Report) -> int:
-    """Submits what is missing, waits, and reports; returns the exit code.
-
-    Args:
-        requests: the configurations.
-        command: the command line.
-        report: called for each configuration at the end.
+    """Submits what is missing, waits, and calls ``report`` for each configuration; returns the exit code.
 
     Raises:
         ConfigError: see :func:`check`, what jobs need was not fetched, or the queue refused the jobs.
@@ -79,7 +72,7 @@ def launch(requests: Sequence[Request], command: str, report: Report) -> int:
 
     check(requests)
     cells = missing(requests)
-    if cells and requests[0].launcher.kind == SLURM:
+    if cells and requests[0].config.launcher.kind == SLURM:
         for one in requests:
             check_prefetched(one.config, one.plan.cells[0].weights)
     for one in requests:
@@ -134,19 +127,14 @@ def check(requests: Sequence[Request]) -> None:
     Raises:
         ConfigError: several launchers in one sweep, or no queue or device for it here.
     """
-    if any(one.launcher != requests[0].launcher for one in requests):
+    first = requests[0].config
+    if any(one.config.launcher != first.launcher for one in requests):
         raise ConfigError("the jobs of the sweep have different launchers; sweep over anything else, not over launcher")
-    machine.check(requests[0].launcher, requests[0].config.device)
+    machine.check(first.launcher, first.device)
 
 
 def prepare(requests: Sequence[Request], cells: Mapping[str, tuple[int, CellSpec]], command: str) -> Sweep:
-    """Writes the sweep's folder: snapshot, packs, and what it is; nothing is submitted.
-
-    Args:
-        requests: the configurations.
-        cells: as :func:`missing` gives them, not empty.
-        command: the command line.
-    """
+    """Writes the sweep's folder: snapshot, packs, and what it is; nothing is submitted."""
     first = requests[0].config
     folder = _new_folder(first.paths.results.absolute() / "sweeps", first.name)
     code = snapshot.take(folder)
@@ -204,11 +192,9 @@ def _environment(launcher: LauncherConfig, code: Path, command: str, slot: Mappi
 def _new_folder(sweeps: Path, name: str) -> Path:
     """``<name>-<UTC time>``, numbered where one was made in the same second."""
     stem = f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    for number in range(1, 1000):
+    for number in itertools.count(1):
         folder = sweeps / (stem if number == 1 else f"{stem}-{number}")
-        try:
+        with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise RuntimeError(f"too many sweeps {stem} in {sweeps}")
+            break
+    return folder
