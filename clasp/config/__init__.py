@@ -10,21 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from clasp.config.checks import check
-from clasp.config.schema import (  # noqa: F401, the sections are imported from here
+from clasp.config.schema import (  # noqa: F401, what others take of it
     OWN_DATA,
     BackboneConfig,
-    BenchmarksConfig,
     CategoryConfig,
-    Dtype,
-    Figure,
-    FixedConfig,
     FusionConfig,
     GridConfig,
     LauncherConfig,
     MethodConfig,
-    PathsConfig,
     PolicyConfig,
-    ReportConfig,
     RouterConfig,
     RunConfig,
     VariantConfig,

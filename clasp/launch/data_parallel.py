@@ -26,14 +26,10 @@ def processes() -> int:
 
 
 class Team(Alone):
-    """One of several processes; a context manager, at whose end in the first process the others end too.
+    """Process number ``rank`` of several; a context manager, at whose end in the first process the others end too.
 
     Args:
-        device: as in the configuration.
-
-    Attributes:
-        rank: number of this process.
-        device: that this process is to use.
+        device: as in the configuration; the attribute is the one that this process is to use.
     """
 
     def __init__(self, device: str) -> None:

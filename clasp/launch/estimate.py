@@ -34,8 +34,7 @@ class Size(NamedTuple):
     """Of a benchmark on a hub.
 
     Args:
-        questions: that ``limit=all`` asks, as published; a cell that exists says what was really there.
-        source: where that number stands.
+        questions: that ``limit=all`` asks, as ``source`` says; a cell that exists says what was really there.
         new_tokens: that an answer takes, the end token included. An assumption, where nothing was measured.
     """
 
@@ -101,8 +100,6 @@ class Estimator:
 
     Args:
         results: the results root; may be empty or absent.
-        backbone: its name in results.
-        geometry: of the backbone.
         device: as in the configuration: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` is a GPU for all but
             the tiny backbone where nothing was measured.
         known_questions: questions of the benchmarks whose files are on this machine, by name.
