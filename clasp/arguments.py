@@ -22,11 +22,10 @@ Arguments = TypeVar("Arguments")
 
 
 def run(kind: type[Arguments], main: Callable[[Arguments], int], arguments: Sequence[str], usage: str) -> int:
-    """Calls a script's ``main``; returns the exit code.
+    """Calls a script's ``main``, which may raise ConfigError, with its arguments; returns the exit code.
 
     Args:
         kind: dataclass of the arguments.
-        main: called with them; returns the exit code, and may raise ConfigError.
         arguments: as typed, without the program's name.
         usage: printed for ``--help``.
     """

@@ -47,7 +47,7 @@ class Stopwatch:
 
     Attributes:
         vision_seconds, prefill_seconds, decode_seconds: totals.
-        prefill_calls, decode_calls: forwards of each kind.
+        decode_calls: forwards that decode.
     """
 
     def __init__(self, model: Any) -> None:
@@ -55,7 +55,7 @@ class Stopwatch:
 
         adapter = adapter_for(model)
         self.vision_seconds = self.prefill_seconds = self.decode_seconds = 0.0
-        self.prefill_calls = self.decode_calls = 0
+        self.decode_calls = 0
         self._model, self._multimodal = model, adapter.multimodal
         self._towers = list({id(t): t for t in map(adapter.tower, adapter.encoders)}.values())
         self._handles: list[Any] = []
@@ -90,7 +90,6 @@ class Stopwatch:
             self.decode_calls += 1
         else:
             self.prefill_seconds += seconds - (self.vision_seconds - self._vision_before)
-            self.prefill_calls += 1
 
     def _begin_vision(self, module: Any, args: tuple[Any, ...]) -> None:
         self._vision_started = self._now()

@@ -60,7 +60,8 @@ def file_digest(path: Path) -> str:
     state = path.stat()
     if state.st_size < LARGE:
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    known = _digests() / hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:32]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    known = cache / "clasp" / "digests" / hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:32]
     key = f"{state.st_size} {state.st_ino} {state.st_mtime_ns} {state.st_ctime_ns}"
     with contextlib.suppress(OSError, UnicodeDecodeError):
         noted, _, digest = known.read_text(encoding="utf-8").partition("\n")
@@ -73,10 +74,6 @@ def file_digest(path: Path) -> str:
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time alone
             write_atomically(known, f"{key}\n{digest}".encode())
     return digest
-
-
-def _digests() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clasp" / "digests"
 
 
 def append_line(path: Path, line: bytes) -> None:

@@ -118,14 +118,11 @@ def _no_number(name: str) -> Any:
 def _check_depth(value: Any) -> None:
     level: list[Any] = [value]
     for _ in range(DEEPEST):
-        level = [item for outer in level if isinstance(outer, list | dict) for item in _items(outer)]
+        mappings = [item for outer in level if isinstance(outer, dict) for item in outer.values()]
+        level = mappings + [item for outer in level if isinstance(outer, list) for item in outer]
         if not level:
             return
     raise InvalidFile(f"it is nested deeper than {DEEPEST} levels")
-
-
-def _items(value: list[Any] | dict[str, Any]) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
 
 
 def writable(value: Any) -> bool:

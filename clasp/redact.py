@@ -44,12 +44,20 @@ def redact(text: str) -> str:
     (``HF_TOKEN``, ``WANDB_API_KEY``, ``OPENAI_API_KEY``, ...), of at least :data:`SHORTEST` characters and unlike words
     (:data:`_WORD`), and what looks like one (:data:`_FORMATS`).
     """
-    return _clean(text, _rules(frozenset(os.environ.items())))
+    secrets, homes = _rules(frozenset(os.environ.items()))
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    text = _FORMATS.sub(HIDDEN, text)
+    return homes.sub(HOME, text) if homes is not None else text
 
 
 def redacted(values: Any) -> Any:
     """Nested plain values with every text in them redacted, keys included; a path becomes a text."""
-    return _nested(values, _rules(frozenset(os.environ.items())))
+    if isinstance(values, str | PurePath):
+        return redact(str(values))
+    if isinstance(values, Mapping):
+        return {redacted(key): redacted(value) for key, value in values.items()}
+    return type(values)(map(redacted, values)) if isinstance(values, list | tuple) else values
 
 
 class Redacting(logging.Filter):
@@ -88,43 +96,18 @@ def redact_streams() -> None:
         setattr(sys, name, RedactingStream(getattr(sys, name)))
 
 
-Rules = tuple[list[str], re.Pattern[str] | None]
-"""Secrets to hide, and what finds the home folder."""
-
-
-def _clean(text: str, rules: Rules) -> str:
-    secrets, homes = rules
-    for secret in secrets:
-        text = text.replace(secret, HIDDEN)
-    text = _FORMATS.sub(HIDDEN, text)
-    return homes.sub(HOME, text) if homes is not None else text
-
-
-def _nested(values: Any, rules: Rules) -> Any:
-    if isinstance(values, str | PurePath):
-        return _clean(str(values), rules)
-    if isinstance(values, Mapping):
-        return {_nested(key, rules): _nested(value, rules) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return type(values)(_nested(value, rules) for value in values)
-    return values
-
-
 @lru_cache(maxsize=4)
-def _rules(environment: frozenset[tuple[str, str]]) -> Rules:
-    """Of an environment; it is looked at for each call, for programs change theirs."""
+def _rules(environment: frozenset[tuple[str, str]]) -> tuple[list[str], re.Pattern[str] | None]:
+    """Secrets to hide, and what finds the home folder; looked at for each call, for programs change their variables."""
     variables = dict(environment)
     return _secrets(variables), _homes(variables.get("HOME", ""))
 
 
 def _secrets(variables: Mapping[str, str]) -> list[str]:
     """Longest first, so that one that holds another is taken out whole."""
-    named = (value.strip() for name, value in variables.items() if _SECRET.search(name) and not _PLACE.search(name))
-    return sorted({value for value in named if len(value) >= SHORTEST and not _is_words(value)}, key=len)[::-1]
-
-
-def _is_words(value: str) -> bool:
-    return all(_WORD.fullmatch(part) for part in re.split(r"[\W_]+", value))
+    named = {value.strip() for name, value in variables.items() if _SECRET.search(name) and not _PLACE.search(name)}
+    unlike_words = (value for value in named if not all(map(_WORD.fullmatch, re.split(r"[\W_]+", value))))
+    return sorted((value for value in unlike_words if len(value) >= SHORTEST), key=len, reverse=True)
 
 
 def _homes(home: str) -> re.Pattern[str] | None:

@@ -2,19 +2,9 @@
 
 A server such as vLLM writes a prompt's placeholders before it computes any feature, so it asks two things of a rule: a
 count from the sizes alone, and later, of the encoder's output, a mask of exactly that many. Both functions take what
-vLLM's ``compute_retained_tokens_count`` and ``compute_retention_mask`` take (``vllm/multimodal/evs.py``, arXiv
-2510.14624), with a method in place of the pruning rate ``q``; its proposal for images (vllm-project/vllm#45098, open)
-has the same form, an image being one frame. Where q of vLLM is the share removed, it is ``ratio`` here::
-
-    rule = DivPrune(ratio=0.75)
-    count = compute_retained_tokens_count(rule, tokens_per_frame, num_frames)
-    mask = compute_retention_mask(rule, embeds, (frames, height, width), spatial_merge_size)
-
-Any method works that prunes once, before the decoder, and looks at nothing but the tokens and where they lie: stride,
-pooling, DivPrune, SCOPE with ``alpha=0, features="projected"``, and EVS and VidCom2 for videos; others are refused by
-name, before a feature is there.
-The count and the mask are the engine's own, for whole images and videos whose tokens are a grid: no newlines, no tiles.
-Positions are the server's: most rules here expect ``contiguous`` ones, as vLLM gives.
+vLLM's of the same names take (``vllm/multimodal/evs.py``, arXiv 2510.14624), with a method in place of the pruning rate
+``q``, which is ``ratio`` here. docs/serving.md has an example and lists the methods that work; others are refused by
+name. The count and the mask are the engine's own, for whole images and videos whose tokens are a grid.
 """
 
 from __future__ import annotations

@@ -24,7 +24,6 @@ import pytest
 if TYPE_CHECKING:
     from clasp.config import RunConfig
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ROWS = 40
 """Questions of each embedded benchmark in the tests' data root, at most: more than any test asks for."""
 
@@ -54,17 +53,10 @@ def composed_run(data_root: Path, tmp_path: Path) -> Callable[..., dict[str, Any
     """The real configuration with overrides as plain values; results go to the test's own folder, W&B is off."""
 
     def make(*overrides: str) -> dict[str, Any]:
-        fixed = [
-            f"paths.results={tmp_path / 'results'}",
-            f"paths.data={data_root}",
-            "wandb.enabled=false",
-            "device=cpu",
-        ]
-        from hydra import compose, initialize_config_dir
-        from omegaconf import OmegaConf
+        from command_line import composed
 
-        with initialize_config_dir(str(CONFIGS)):
-            return OmegaConf.to_container(compose("config", [*fixed, *overrides]), resolve=True)  # type: ignore[return-value]
+        paths = f"paths.results={tmp_path / 'results'}", f"paths.data={data_root}"
+        return composed(*paths, "wandb.enabled=false", "device=cpu", *overrides)
 
     return make
 

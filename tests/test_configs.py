@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
+from command_line import composed
 from omegaconf import OmegaConf
 
 from clasp.config import OWN_DATA, RunConfig, load_config
@@ -24,11 +24,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 NEEDED = {("fusion", "custom"): ["fusion.weights=[0.5,0.5]"], ("benchmarks", "custom"): ["data=my.jsonl"]}
 CHOICES = sorted((path.parent.name, path.stem) for path in CONFIGS.glob("*/*.yaml"))
-
-
-def composed(*overrides: str) -> dict[str, Any]:
-    with initialize_config_dir(str(CONFIGS)):
-        return OmegaConf.to_container(compose("config", list(overrides)), resolve=True, throw_on_missing=True)
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids="=".join)

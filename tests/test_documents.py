@@ -1,4 +1,4 @@
-"""What the README and the notebooks tell people to type works as it stands there."""
+"""What the notebooks tell people to type works as it stands there; test_package.py runs the README's example."""
 
 from __future__ import annotations
 
@@ -21,33 +21,9 @@ from clasp.evaluation.generation.answering import Answerer, Question
 from clasp.evaluation.questions.embedded import ensure
 from clasp.methods import build
 from clasp.report.figures.style import COLUMN_MM, DPI
-from clasp.tiny.painting import paint
-from clasp.tiny.world import scene
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-
-
-@pytest.fixture
-def readme_example(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> tuple[str, str]:
-    """What the README's example prints of a picture with one bottle."""
-    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert example is not None
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(paint(scene("calibration", 0)).pixels).save("picture.png")
-    exec(compile(example[1], "README.md", "exec"), {})
-    answer, trace = capsys.readouterr().out.splitlines()[-2:]
-    return answer.strip(), trace
-
-
-def test_the_readme_example_runs(readme_example: tuple[str, str]) -> None:
-    assert readme_example[1].startswith("attribute [")
-
-
-def test_the_readme_example_is_answered_right(readme_example: tuple[str, str]) -> None:
-    assert readme_example[0] == "orange"
 
 
 def execute(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

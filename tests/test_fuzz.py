@@ -268,14 +268,9 @@ def entered(
 
 
 @pytest.fixture
-def composed(tmp_path: Path, data_root: Path) -> dict[str, Any]:
+def composed(composed_run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """A configuration as Hydra hands it on."""
-    chosen = ["policy=default", "router=keyword", "limit=2", "benchmarks.names=[tiny_textvqa]", "tokens=64"]
-    chosen += [f"paths.results={tmp_path}/results", f"paths.data={data_root}", "wandb.enabled=false"]
-    with initialize_config_dir(str(ROOT / "configs")):
-        values = OmegaConf.to_container(compose("config", chosen), resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return composed_run("policy=default", "router=keyword", "limit=2", "benchmarks.names=[tiny_textvqa]", "tokens=64")
 
 
 def test_command_lines(entered: Callable[..., int], composed: dict[str, Any], tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import composed
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from clasp.cli import commands
 from clasp.cli.hydra_guard import Redacted
@@ -31,10 +31,7 @@ BAD = ["../../x", "/tmp/x", "a/b", "..", ".", "", "a\0b", "x" * 300, "é", "a b"
 
 @pytest.fixture(scope="module")
 def values() -> dict[str, Any]:
-    with initialize_config_dir(str(ROOT / "configs")):
-        found = OmegaConf.to_container(compose("config", ["tokens=64"]), resolve=True)
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
+    return composed("tokens=64")
 
 
 @pytest.mark.parametrize("bad", BAD)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clasp.arguments import run
 from clasp.data import data_folder
-from clasp.strict import ConfigError
+from clasp.strict import ConfigError, config_errors
 
 LONGEST_WATCH_S = 86_400
 
@@ -128,12 +128,10 @@ class Fidelity:
 
     def __call__(self) -> int:
         from clasp.report.fidelity import as_markdown, measure, write
-        from clasp.report.load import ReportError, load_experiment
+        from clasp.report.load import load_experiment
 
-        try:
+        with config_errors():
             found = measure(load_experiment(self.experiment, self.results), self.published)
-        except ReportError as error:
-            raise ConfigError(str(error)) from error
         print(as_markdown(found))
         print(*(f"written: {path}" for path in write(found, self.results)), sep="\n")
         return 0
@@ -157,13 +155,10 @@ class UpperBound:
             raise ConfigError("no backbone is named; say for example backbone=tiny")
 
     def __call__(self) -> int:
-        from clasp.report.load import ReportError
         from clasp.report.published.upper_bound import check, describe
 
-        try:
+        with config_errors():
             found = check(self.backbone, self.results)
-        except ReportError as error:
-            raise ConfigError(str(error)) from error
         print(describe(found))
         return found.status
 

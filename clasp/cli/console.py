@@ -14,21 +14,21 @@ from omegaconf.errors import (
     MissingMandatoryValue,
 )
 
-from clasp.config import RunConfig, known_keys
+from clasp.config import RunConfig
 from clasp.evaluation.benchmarks import get_benchmark
 from clasp.evaluation.questions.custom import BadRows
 from clasp.launch.formatting import aligned
 from clasp.launch.sweep import JobsOutcome, Request
 from clasp.results.schema import Cell
 from clasp.results.store import CellSpec, CellStore
-from clasp.strict import shown, unknown_key
+from clasp.strict import known_fields, shown, unknown_key
 
 if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan
 
 _INTERPOLATED = "ConfigError raised while resolving interpolation: "
-BAD_INPUT, FAILED = 2, 1
-"""Exit codes."""
+FAILED = 1
+"""Exit code."""
 LONGEST_SENTENCE = 2000
 """Characters of the longest error that is printed; Hydra repeats its input."""
 
@@ -60,7 +60,7 @@ def _said(error: BaseException) -> str:
         return f"override {typed} cannot be read; write key=value, with quotes around lists: 'key=[a,b]'"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         section, _, key = str(cause.full_key).rpartition(".")
-        if section and key in known_keys(section):
+        if section and key in known_fields(RunConfig, section):
             return f"the chosen {section} takes no {key!r}; choose one that does, see configs/{section}/"
         there = [str(name) for name in cause.parent_node or () if name != "hydra"]
         return str(unknown_key(key, there, section))

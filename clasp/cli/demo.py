@@ -17,7 +17,7 @@ import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clasp import arguments as arguments_of
+from clasp.arguments import run
 from clasp.strict import ConfigError
 
 HOST = "127.0.0.1"
@@ -25,13 +25,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Where the page is.
-
-    Args:
-        port: 0 for any that is free.
-        backbone: the one chosen at first: tiny, a hub id or a model's folder.
-        browser: whether a browser is opened, where there is a screen.
-    """
+    """Where the page is, see above."""
 
     port: int = 7860
     backbone: str = "tiny"
@@ -40,7 +34,7 @@ class DemoConfig:
 
 def main(arguments: Sequence[str]) -> int:
     """Serves until interrupted; returns the exit code."""
-    return arguments_of.run(DemoConfig, _main, arguments, str(__doc__))
+    return run(DemoConfig, _main, arguments, str(__doc__))
 
 
 def _main(config: DemoConfig) -> int:

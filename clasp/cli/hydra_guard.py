@@ -12,7 +12,7 @@ Torch-free.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,8 @@ def check_section(config: DictConfig) -> None:
 
 
 def _check_shell(values: Mapping[str, Any]) -> None:
-    typed = set(_typed(values["hydra"]["overrides"]))
+    overrides = values["hydra"]["overrides"]
+    typed = {override.partition("=")[0].lstrip("+~") for override in (*overrides["hydra"], *overrides["task"])}
     for key in _SHELL:
         value = _at(values, f"launcher.{key}")
         if value and f"launcher.{key}" not in typed and value not in _kept(key):
@@ -133,18 +134,8 @@ def _kept(key: str) -> list[Any]:
     return [_at(OmegaConf.to_container(config, resolve=False), f"launcher.{key}") for config in own]
 
 
-def _typed(overrides: Mapping[str, list[str]]) -> Iterator[str]:
-    """Keys on the command line."""
-    for override in (*overrides["hydra"], *overrides["task"]):
-        yield override.partition("=")[0].lstrip("+~")
-
-
-def _name(value: str) -> str:
-    return check_name("name", str(value))
-
-
 # ${clasp.name:${name}}: a name that becomes part of a path, checked before Hydra makes a folder of it
-OmegaConf.register_resolver("clasp.name", _name, replace=True)
+OmegaConf.register_resolver("clasp.name", lambda value: check_name("name", str(value)), replace=True)
 guard()
 
 
@@ -152,13 +143,8 @@ class Redacted(Callback):
     """Redacts a sweep's ``multirun.yaml`` when the sweep ends, and first what one that was killed left behind."""
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
-        self._clean(config)
-
-    def on_multirun_end(self, config: Any, **_: Any) -> None:
-        self._clean(config)
-
-    @staticmethod
-    def _clean(config: Any) -> None:
         path = Path(str(config.hydra.sweep.dir)) / "multirun.yaml"
         if path.is_file():
             write_atomically(path, redact(path.read_text(encoding="utf-8")).encode())
+
+    on_multirun_end = on_multirun_start

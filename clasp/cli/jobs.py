@@ -18,8 +18,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from clasp.arguments import BAD_INPUT
 from clasp.backbones import BackboneRefused, BackboneUnavailable
-from clasp.cli.console import BAD_INPUT, FAILED, explain, print_outcome, print_plan, print_results
+from clasp.cli.console import FAILED, explain, print_outcome, print_plan, print_results
 from clasp.cli.hydra_guard import CONFIGS, TARGETS
 from clasp.config import RunConfig, load_config
 from clasp.data import is_installed
@@ -162,7 +163,8 @@ def _remembered() -> Iterator[None]:
     try:
         yield
     except (ConfigError, BackboneUnavailable, OmegaConfBaseException) as error:
-        _report(error)
+        print(f"error: {redact(explain(error))}", file=sys.stderr)
+        _statuses.append(BAD_INPUT)
     except OSError as error:
         if not is_full(error):
             raise
@@ -240,8 +242,3 @@ def _run(planned: Plan, config: RunConfig) -> int:
     for label in outcome.failed:
         print(f"error: failed: {label} (traceback above)", file=sys.stderr)
     return FAILED if outcome.failed else 0
-
-
-def _report(error: BaseException) -> None:
-    print(f"error: {redact(explain(error))}", file=sys.stderr)
-    _statuses.append(BAD_INPUT)

@@ -38,7 +38,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def _judge(arguments: JudgeArguments) -> int:
     store = CellStore(arguments.results)
-    waiting = unjudged(store, _selected(store, arguments.experiment))
+    name = arguments.experiment
+    try:
+        selected = store.signatures() if name is None else experiments.planned(store.root, name)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"experiment {name!r} has not been run under {store.root}; name another one, or none for all cells"
+        ) from None
+    waiting = unjudged(store, selected)
     if not waiting:
         print("no cell waits for a judge")
         return 0
@@ -76,12 +83,3 @@ def _judge_all(store: CellStore, cells: Sequence[Cell], found: Endpoint) -> int:
 
 def _counted(cells: int) -> str:
     return "1 cell waits" if cells == 1 else f"{cells} cells wait"
-
-
-def _selected(store: CellStore, experiment: str | None) -> list[str]:
-    try:
-        return store.signatures() if experiment is None else experiments.planned(store.root, experiment)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"experiment {experiment!r} has not been run under {store.root}; name another one, or none for all cells"
-        ) from None

@@ -6,6 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
+from clasp.arguments import BAD_INPUT
 from clasp.cli import commands
 from clasp.strict import unknown_key
 
@@ -25,8 +26,6 @@ COMMANDS = {
     "upper-bound": "stored unpruned scores against known ones",
     "demo": "a local page to try methods on",
 }
-BAD_INPUT = 2
-"""Exit code."""
 
 
 def main() -> int:

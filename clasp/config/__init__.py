@@ -10,52 +10,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from clasp.config.checks import check
-from clasp.config.schema import (
+from clasp.config.schema import (  # noqa: F401, what others take of it
     OWN_DATA,
     BackboneConfig,
-    BenchmarksConfig,
     CategoryConfig,
-    Dtype,
-    Figure,
-    FixedConfig,
     FusionConfig,
     GridConfig,
     LauncherConfig,
     MethodConfig,
-    PathsConfig,
     PolicyConfig,
-    ReportConfig,
     RouterConfig,
     RunConfig,
     VariantConfig,
     WandbConfig,
     rows_hash,
 )
-from clasp.strict import build, known_fields
-
-__all__ = [
-    "OWN_DATA",
-    "BackboneConfig",
-    "BenchmarksConfig",
-    "CategoryConfig",
-    "Dtype",
-    "Figure",
-    "FixedConfig",
-    "FusionConfig",
-    "GridConfig",
-    "LauncherConfig",
-    "MethodConfig",
-    "PathsConfig",
-    "PolicyConfig",
-    "ReportConfig",
-    "RouterConfig",
-    "RunConfig",
-    "VariantConfig",
-    "WandbConfig",
-    "known_keys",
-    "load_config",
-    "rows_hash",
-]
+from clasp.strict import build
 
 
 def load_config(values: Mapping[str, Any]) -> RunConfig:
@@ -68,8 +38,3 @@ def load_config(values: Mapping[str, Any]) -> RunConfig:
     config = build(RunConfig, values)
     check(config)
     return config
-
-
-def known_keys(path: str = "") -> tuple[str, ...]:
-    """The keys under a dotted path of the configuration, empty where the path leads to no section."""
-    return known_fields(RunConfig, path)

@@ -125,11 +125,8 @@ def _check_fusion(fusion: FusionConfig) -> None:
 
 
 def _check_policy(policy: PolicyConfig) -> None:
-    missing = [
-        category
-        for category in CATEGORIES
-        if (row := policy.categories.get(category)) is None or row.weights is None or row.pivot_share is None
-    ]
+    stated = {name for name, row in policy.categories.items() if None not in (row.weights, row.pivot_share)}
+    missing = [category for category in CATEGORIES if category not in stated]
     if policy.provenance == "calibrated" and missing:
         raise ConfigError(
             f"policy {policy.name!r} is called calibrated but has no weights and pivot_share for {', '.join(missing)}; "

@@ -177,13 +177,16 @@ def _timed(method: Method, device: torch.device) -> list[float]:
     """Has a method note, in the list returned, the seconds of each routing, merging, fusion and selection."""
     seconds: list[float] = []
 
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
     def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
-            _wait(device)
-            started = time.perf_counter()
+            started = now()
             result = original(*args)
-            _wait(device)
-            seconds.append(time.perf_counter() - started)
+            seconds.append(now() - started)
             return result
 
         return call
@@ -191,8 +194,3 @@ def _timed(method: Method, device: torch.device) -> list[float]:
     for name in ("route", "merge", "fuse", "select"):
         object.__setattr__(method, name, wrapped(getattr(method, name)))  # of this instance, which is frozen
     return seconds
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -62,12 +62,7 @@ def examples() -> list[Example]:
 
 
 class Page:
-    """The page's routes.
-
-    Args:
-        shown: the examples.
-        backbone: the one chosen at first.
-    """
+    """The page's routes; ``shown`` are the examples, ``backbone`` is the one chosen at first."""
 
     def __init__(self, models: Models, shown: list[Example], backbone: str = TINY) -> None:
         self.models, self.examples, self.backbone = models, shown, backbone

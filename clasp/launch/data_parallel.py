@@ -26,14 +26,10 @@ def processes() -> int:
 
 
 class Team(Alone):
-    """One of several processes; a context manager, at whose end in the first process the others end too.
+    """Process number ``rank`` of several; a context manager, at whose end in the first process the others end too.
 
     Args:
-        device: as in the configuration.
-
-    Attributes:
-        rank: number of this process.
-        device: that this process is to use.
+        device: as in the configuration; the attribute is the one that this process is to use.
     """
 
     def __init__(self, device: str) -> None:
@@ -61,15 +57,7 @@ class Team(Alone):
             self.accelerator.end_training()
 
     def begin(self, signature: str, ready: Callable[[], object]) -> None:
-        """A cell begins in all of them; the first one says which.
-
-        Args:
-            signature: of the cell.
-            ready: does what the cell needs before its questions.
-
-        Raises:
-            RuntimeError: it went wrong in another process; in this one it is raised as it is.
-        """
+        """A cell begins in all of them; ``ready`` does what it needs first. Errors as of :meth:`together`."""
         if self.rank == 0:
             self._sent(signature)
         self.together(ready)
@@ -111,7 +99,7 @@ class Team(Alone):
             """Answers its share; afterwards ``answers`` has those of all processes, in the order of the questions."""
 
             def generate_until(self, requests: list[Any]) -> list[str]:
-                own = _without_copies(requests)
+                own = list({request.doc_id: request for request in requests}.values())  # without the copies
                 shares = team.together(lambda: self._share(own))
                 answered = dict(pair for share in shares for pair in share)
                 texts = [answered[request.doc_id].text for request in requests]
@@ -133,8 +121,3 @@ class Team(Alone):
         box = [signature]
         dist.broadcast_object_list(box, src=0)
         return box[0]
-
-
-def _without_copies(requests: list[Any]) -> list[Any]:
-    """Requests without the copies of the last question that even their number out."""
-    return list({request.doc_id: request for request in requests}.values())

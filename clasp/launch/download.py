@@ -37,7 +37,10 @@ def fetch(config: RunConfig, log: Log = print) -> None:
     for name in prefetch.hub_benchmarks(config):
         _data(config, name, log)
     if config.router.name == "embedding":
-        _encoder(log)
+        from clasp.methods.clasp.router import make_router
+
+        make_router("embedding").route(["What color is the car?"])  # loads its encoder, or says what to install
+        log("router: its sentence encoder is here")
 
 
 def _model(config: RunConfig, log: Log) -> None:
@@ -102,21 +105,13 @@ def _downloaded(source: str, revision: str | None, commit: str, log: Log) -> lis
     return [path for path in folder.iterdir() if any(fnmatch(path.name, pattern) for pattern in PATTERNS)]
 
 
-def _encoder(log: Log) -> None:
-    """The router's sentence encoder is a package of its own; it loads, or says what to install."""
-    from clasp.methods.clasp.router import make_router
-
-    make_router("embedding").route(["What color is the car?"])
-    log("router: its sentence encoder is here")
-
-
 def _data(config: RunConfig, name: str, log: Log) -> None:
     path = prefetch.data_path(config, name)
     earlier = prefetch.read(path)
     for file, fault in (earlier.faults() if earlier is not None else {}).items():
         log(f"  {file} is {fault}; making it again")
         shutil.rmtree((prefetch.cache("data") / file).parent, ignore_errors=True)
-    manifest = Manifest.of("data", name, _loaded(config, name), None, None)
+    manifest = Manifest.of("data", name, _loaded(config, name))
     log(f"benchmark {name}: {manifest.described}")
     prefetch.write(path, manifest)
 

@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from clasp.budget import Geometry
 from clasp.cost import prefill_flops
 from clasp.results.answer_log import RESUMED
 from clasp.results.schema import Cell, read
 from clasp.results.store import CellSpec, CellStore
+
+if TYPE_CHECKING:
+    from clasp.config import RunConfig
+    from clasp.evaluation.plan import Plan
 
 TERA = 1e12
 Basis = Literal["measured", "scaled", "assumption"]
@@ -30,8 +34,7 @@ class Size(NamedTuple):
     """Of a benchmark on a hub.
 
     Args:
-        questions: that ``limit=all`` asks, as published; a cell that exists says what was really there.
-        source: where that number stands.
+        questions: that ``limit=all`` asks, as ``source`` says; a cell that exists says what was really there.
         new_tokens: that an answer takes, the end token included. An assumption, where nothing was measured.
     """
 
@@ -97,8 +100,6 @@ class Estimator:
 
     Args:
         results: the results root; may be empty or absent.
-        backbone: its name in results.
-        geometry: of the backbone.
         device: as in the configuration: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` is a GPU for all but
             the tiny backbone where nothing was measured.
         known_questions: questions of the benchmarks whose files are on this machine, by name.
@@ -179,6 +180,12 @@ class Estimator:
             return ASSUMED_CELL_BYTES + questions * ASSUMED_ANSWER_BYTES
         per_question = sum(one.answer_bytes for one in stored) / sum(one.cell["questions"] for one in stored)
         return fmean(one.cell_bytes for one in stored) + questions * per_question
+
+
+def estimator_of(planned: Plan, config: RunConfig) -> Estimator:
+    """For the cells of a plan."""
+    known = {name: file.questions for name, file in planned.files.items()}
+    return Estimator(config.paths.results, config.backbone.name, planned.geometry, config.device, known)
 
 
 def clock(cell: Mapping[str, Any]) -> float | None:

@@ -38,15 +38,12 @@ class Wanted:
     config: int = 0
 
 
-@dataclass(frozen=True)
-class Pack:
-    """Cells of one job, in the order in which it computes them: the longest first."""
+Pack = list[Wanted]
+"""Cells of one job, in the order in which it computes them: the longest first."""
 
-    cells: tuple[Wanted, ...]
 
-    @property
-    def seconds(self) -> float:
-        return sum(cell.seconds for cell in self.cells)
+def seconds(pack: Pack) -> float:
+    return sum(cell.seconds for cell in pack)
 
 
 @dataclass(frozen=True)
@@ -72,44 +69,39 @@ class PackFile:
 
 def by_size(cells: Iterable[Wanted], size: int) -> list[Pack]:
     """Packs of at most ``size`` cells, as few as that takes, of about equal length; the longest pack first."""
-    groups = _shared(cells)
-    return _sorted(pack for group in groups for pack in _balanced(group, -(-len(group) // size), size))
+    return _packed(((group, -(-len(group) // size)) for group in _shared(cells)), size)
 
 
 def by_count(cells: Iterable[Wanted], count: int) -> list[Pack]:
     """``count`` packs of about equal length, more where there are more backbones, fewer where there are fewer cells."""
     groups = _shared(cells)
     bins = [1] * len(groups)
-    while sum(bins) < count:
-        load = {i: sum(c.seconds for c in g) / bins[i] for i, g in enumerate(groups) if bins[i] < len(g)}
-        if not load:
-            break
-        bins[max(load, key=lambda i: load[i])] += 1
-    return _sorted(pack for group, number in zip(groups, bins, strict=True) for pack in _balanced(group, number))
+    for _ in range(min(count, sum(map(len, groups))) - len(groups)):
+        divisible = (i for i, group in enumerate(groups) if bins[i] < len(group))
+        bins[max(divisible, key=lambda i: seconds(groups[i]) / bins[i])] += 1
+    return _packed(zip(groups, bins, strict=True))
 
 
-def _shared(cells: Iterable[Wanted]) -> list[list[Wanted]]:
+def _shared(cells: Iterable[Wanted]) -> list[Pack]:
     """Groups that may share a pack, each the longest first."""
-    groups: dict[str, list[Wanted]] = {}
+    groups: dict[str, Pack] = {}
     for cell in sorted(cells, key=lambda cell: (-cell.seconds, cell.benchmark, cell.signature)):
         groups.setdefault(cell.share, []).append(cell)
     return list(groups.values())
 
 
-def _balanced(cells: Sequence[Wanted], bins: int, size: int | None = None) -> list[Pack]:
-    """Each cell into the bin that has least to do so far, of equals the one with fewest cells, and room for it."""
-    packs: list[list[Wanted]] = [[] for _ in range(bins)]
-    free = [(0.0, 0, i) for i in range(bins)]
-    for cell in cells:
-        load, count, i = heapq.heappop(free)
-        packs[i].append(cell)
-        if size is None or count + 1 < size:
-            heapq.heappush(free, (load + cell.seconds, count + 1, i))
-    return [Pack(tuple(pack)) for pack in packs if pack]
-
-
-def _sorted(packs: Iterable[Pack]) -> list[Pack]:
-    return sorted(packs, key=lambda pack: (-pack.seconds, pack.cells[0].signature))
+def _packed(groups: Iterable[tuple[Pack, int]], size: int | None = None) -> list[Pack]:
+    """Of each group so many packs: a cell goes where least is to do so far, then fewest cells are, and room."""
+    packs: list[Pack] = []
+    for group, bins in groups:
+        free = [(0.0, 0, len(packs) + i) for i in range(bins)]
+        packs += [[] for _ in range(bins)]
+        for cell in group:
+            load, count, i = heapq.heappop(free)
+            packs[i].append(cell)
+            if size is None or count + 1 < size:
+                heapq.heappush(free, (load + cell.seconds, count + 1, i))
+    return sorted(packs, key=lambda pack: (-seconds(pack), pack[0].signature))
 
 
 def path(sweep: Path, number: int) -> Path:

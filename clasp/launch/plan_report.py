@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from clasp.config import LauncherConfig, RunConfig
 from clasp.launch import machine, packs
-from clasp.launch.estimate import Basis, Estimate, Estimator
+from clasp.launch.estimate import Basis, Estimate, Estimator, estimator_of
 from clasp.launch.formatting import aligned, counted, duration, size
 from clasp.launch.packs import Pack, Wanted
 from clasp.results import failures, lock
@@ -22,15 +22,15 @@ STANDINGS = ("done", "running", "failed", "missing")
 
 def plan_report(planned: Plan, config: RunConfig) -> str:
     """The plan for people; what is estimated says what it rests on."""
-    known = {name: file.questions for name, file in planned.files.items()}
-    estimator = Estimator(config.paths.results, config.backbone.name, planned.geometry, config.device, known)
+    estimator = estimator_of(planned, config)
     standing = _standing(planned, config)
     to_run = [spec for spec in planned.cells if standing[spec.signature] != "done"]
     estimates = {spec.signature: estimator.of(spec) for spec in to_run}
+    counts = Counter(standing.values())
     head = (
         f"{config.name}: {counted(len(planned.cells), 'cell')} on {config.backbone.name}, "
         f"{len(planned.groups)} of method x budget on {counted(len(planned.benchmarks), 'benchmark')}; "
-        + ", ".join(f"{count:,} {name}" for name, count in _counts(standing.values()).items())
+        + ", ".join(f"{counts[name]:,} {name}" for name in STANDINGS if counts[name] or name == "done")
     )
     lines = [head, "", *_table(planned, standing, estimates, estimator), ""]
     lines += [f"note: {notice}" for notice in planned.notices]
@@ -60,12 +60,6 @@ def _standing(planned: Plan, config: RunConfig) -> dict[str, str]:
         return "failed" if signature in failed else "missing"
 
     return {spec.signature: of(spec.signature) for spec in planned.cells}
-
-
-def _counts(standings: Iterable[str]) -> dict[str, int]:
-    """How many of each, the empty ones left out but for what is done."""
-    counts = Counter(standings)
-    return {name: counts[name] for name in STANDINGS if counts[name] or name == "done"}
 
 
 def _table(
@@ -101,14 +95,14 @@ def _jobs(to_run: Sequence[CellSpec], estimates: Mapping[str, Estimate], config:
 def _job_lines(jobs: Sequence[Pack], launcher: LauncherConfig) -> str:
     if launcher.kind == "basic":
         return "jobs: all in one process, here (launcher=basic)"
-    longest = duration(jobs[0].seconds)
+    longest = duration(packs.seconds(jobs[0]))
     if launcher.kind == "local":
         return f"jobs: {counted(len(jobs), 'job')} side by side, here (launcher=local); the longest about {longest}"
     text = (
         f"jobs: {counted(len(jobs), 'job')} of at most {launcher.cells_per_job} cells, {launcher.array_parallelism} at "
         f"a time (launcher=slurm); the longest about {longest}"
     )
-    if jobs[0].seconds > 60 * launcher.minutes:
+    if packs.seconds(jobs[0]) > 60 * launcher.minutes:
         text += f", over launcher.minutes={launcher.minutes}: it is queued again and goes on where it stopped"
     return text
 

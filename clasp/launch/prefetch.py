@@ -24,6 +24,7 @@ from clasp.results.schema import load
 from clasp.strict import ConfigError
 
 SCHEMA = 2
+Kind = Literal["model", "data"]
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,17 @@ class Manifest:
         commit: that it was; None for data sets, whose folders are named by it.
     """
 
-    kind: Literal["model", "data"]
+    kind: Kind
     name: str
     files: Mapping[str, str]
     revision: str | None = None
     commit: str | None = None
 
     @classmethod
-    def of(
-        cls, kind: Literal["model", "data"], name: str, paths: Iterable[Path], revision: str | None, commit: str | None
-    ) -> Manifest:
-        """Of files that are there."""
+    def of(cls, kind: Kind, name: str, paths: Iterable[Path], *where: str | None) -> Manifest:
+        """Of files that are there; ``where``: revision and commit."""
         files = {str(path.relative_to(cache(kind))): file_digest(path) for path in sorted(set(paths))}
-        return cls(kind, name, files, revision, commit)
+        return cls(kind, name, files, *where)
 
     @property
     def places(self) -> dict[str, Path]:
@@ -58,9 +57,8 @@ class Manifest:
 
     @property
     def described(self) -> str:
-        return (
-            f"{counted(len(self.files), 'file')}, {size(sum(place.stat().st_size for place in self.places.values()))}"
-        )
+        total = sum(place.stat().st_size for place in self.places.values())
+        return f"{counted(len(self.files), 'file')}, {size(total)}"
 
     def faults(self) -> dict[str, str]:
         """``missing`` or ``altered`` by path; of a large file that was not touched the digest is looked up."""
@@ -69,7 +67,7 @@ class Manifest:
         return missing | {path: "altered" for path, place in there.items() if file_digest(place) != self.files[path]}
 
 
-def cache(kind: Literal["model", "data"]) -> Path:
+def cache(kind: Kind) -> Path:
     """The hub's caches on this machine, as the user's environment places them."""
     from huggingface_hub import constants
 
@@ -136,12 +134,10 @@ def check_prefetched(config: RunConfig, weights: str | None = None) -> None:
     """Whether a run that can reach no hub finds its model and its data sets, as they were when they were fetched.
 
     Args:
-        config: of the run.
         weights: fingerprint of the backbone that the run was planned with; None: not planned yet.
 
     Raises:
-        ConfigError: a file is missing or altered, or another commit was fetched; the message names the command that
-            fetches it.
+        ConfigError: a file is missing or altered, or another commit was fetched; names the command that fetches it.
     """
     fetched = commit(config)
     if fetched is not None and weights not in (None, _fingerprint(config, fetched)):
@@ -173,13 +169,10 @@ def _superseded(manifest: Manifest) -> dict[str, str]:
 
 def command(config: RunConfig) -> str:
     """What to type on a machine that reaches the hub."""
-    words = ["clasp-eval prefetch", f"backbone={config.backbone.name}"]
-    words.append(f"'benchmarks.names=[{','.join(config.benchmarks.names)}]'")
-    if config.data is not None:
-        words.append(f"data={config.data}")
-    if config.paths.data != Path("data"):
-        words.append(f"paths.data={config.paths.data}")
-    return " ".join(words)
+    own = "" if config.data is None else f" data={config.data}"
+    place = "" if config.paths.data == Path("data") else f" paths.data={config.paths.data}"
+    names = ",".join(config.benchmarks.names)
+    return f"clasp-eval prefetch backbone={config.backbone.name} 'benchmarks.names=[{names}]'{own}{place}"
 
 
 def _missing(config: RunConfig, what: str) -> ConfigError:

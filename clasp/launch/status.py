@@ -86,22 +86,40 @@ def progress(results: Path, experiment: str | None = None) -> list[Progress]:
     """Where the experiments stand, by name.
 
     Args:
-        results: the results root.
         experiment: its name, also without the backbone's at the end; None: all that were begun.
 
     Raises:
         ConfigError: nothing of that name was begun here, or an experiment's file cannot be used.
     """
-    present = _present(CellStore(results))
+    store = CellStore(results)
+    present = {signature: store.path(signature).stat().st_mtime for signature in store.signatures()}
     locked = {
         signature: Running(info, *answer_log.about(results, signature))
         for signature, info in lock.all_current(results).items()
         if signature not in present
     }
     failed = {signature: one for signature, one in failures.read(results).items() if signature not in present}
-    return [
-        _progress(results, name, cells, present, locked, failed) for name, cells in _experiments(results, experiment)
-    ]
+    found = []
+    for name, cells in _experiments(results, experiment):
+        own = [locked[signature] for signature in cells if signature in locked]
+        running = [one for one in own if one.lock.alive]
+        busy = {one.lock.signature for one in running}
+        done = sorted((signature for signature in cells if signature in present), key=present.__getitem__, reverse=True)
+        questions, pace = _measured(store, cells, done, running)
+        found.append(
+            Progress(
+                name=name,
+                done=tuple(done),
+                running=tuple(running),
+                stalled=tuple(one for one in own if not one.lock.alive and one.lock.signature not in failed),
+                failed=tuple(failed[signature] for signature in cells if signature in failed and signature not in busy),
+                missing=tuple(one for one in cells if one not in present and one not in locked and one not in failed),
+                questions=questions,
+                cells=cells,
+                pace=pace,
+            )
+        )
+    return found
 
 
 def _experiments(results: Path, wanted: str | None) -> list[tuple[str, dict[str, str]]]:
@@ -116,43 +134,10 @@ def _experiments(results: Path, wanted: str | None) -> list[tuple[str, dict[str,
     return [(path.stem, {cell["signature"]: cell["benchmark"] for cell in experiments.cells(path)}) for path in found]
 
 
-def _present(store: CellStore) -> dict[str, float]:
-    """Signatures of the cells that are there, with the time of their files."""
-    return {signature: store.path(signature).stat().st_mtime for signature in store.signatures()}
-
-
-def _progress(
-    results: Path,
-    name: str,
-    cells: Mapping[str, str],
-    present: Mapping[str, float],
-    locked: Mapping[str, Running],
-    failed: Mapping[str, Failure],
-) -> Progress:
-    own = [locked[signature] for signature in cells if signature in locked]
-    running = [one for one in own if one.lock.alive]
-    busy = {one.lock.signature for one in running}
-    done = sorted((signature for signature in cells if signature in present), key=present.__getitem__, reverse=True)
-    missing = [s for s in cells if s not in present and s not in locked and s not in failed]
-    questions, pace = _measured(results, cells, done, running)
-    return Progress(
-        name=name,
-        done=tuple(done),
-        running=tuple(running),
-        stalled=tuple(one for one in own if not one.lock.alive and one.lock.signature not in failed),
-        failed=tuple(failed[signature] for signature in cells if signature in failed and signature not in busy),
-        missing=tuple(missing),
-        questions=questions,
-        cells=cells,
-        pace=pace,
-    )
-
-
 def _measured(
-    results: Path, cells: Mapping[str, str], done: list[str], running: list[Running]
+    store: CellStore, cells: Mapping[str, str], done: list[str], running: list[Running]
 ) -> tuple[dict[str, int], float | None]:
     """Questions of a cell by benchmark, and questions a second of one process. ``done``: newest first."""
-    store = CellStore(results)
     newest = {cells[signature]: signature for signature in reversed(done)}
     wanted = {*newest.values(), *(done[:RECENT] if running else ())}
     opened = {s: found for s in wanted if (found := _opened(store.path(s))) is not None}
@@ -178,18 +163,17 @@ def status_report(experiments: list[Progress], results: Path) -> str:
     lines: list[str] = []
     for one in experiments:
         lines += [_counts(one), f"{bar(one.share)} {int(100 * one.share)} %{_left(one)}", ""]
-    running = {each.lock.signature: each for one in experiments for each in one.running}
-    stalled = {each.lock.signature: each for one in experiments for each in one.stalled}
-    failed = {each.signature: each for one in experiments for each in one.failed}
-    lines += _section("running", [_running(each) for each in running.values()])
-    lines += _section(
-        "stalled, the next run takes them over and goes on where they stopped", [_running(e) for e in stalled.values()]
-    )
+    running = {each.lock.signature: _running(each) for one in experiments for each in one.running}
+    stalled = {each.lock.signature: _running(each) for one in experiments for each in one.stalled}
     places = failures.folder(results)
-    lines += _section(
-        "failed, the next run tries them again",
-        [f"{f.label}: {f.error} ({_ago(f.at)}; traceback in {places / f.signature}.json)" for f in failed.values()],
-    )
+    failed = {
+        f.signature: f"{f.label}: {f.error} ({_ago(f.at)}; traceback in {places / f.signature}.json)"
+        for one in experiments
+        for f in one.failed
+    }
+    lines += _section("running", running)
+    lines += _section("stalled, the next run takes them over and goes on where they stopped", stalled)
+    lines += _section("failed, the next run tries them again", failed)
     return "\n".join(lines).rstrip() if lines else f"no experiment was begun in {results}"
 
 
@@ -209,8 +193,8 @@ def _left(one: Progress) -> str:
     return f", about {duration(one.seconds_left)} left at the pace of the newest cells ({len(one.running)} at work)"
 
 
-def _section(title: str, lines: list[str]) -> list[str]:
-    return [f"{title}:", *(f"  {line}" for line in lines), ""] if lines else []
+def _section(title: str, lines: Mapping[str, str]) -> list[str]:
+    return [f"{title}:", *(f"  {line}" for line in lines.values()), ""] if lines else []
 
 
 def _running(one: Running) -> str:

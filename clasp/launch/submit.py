@@ -17,24 +17,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from clasp.config import LauncherConfig
 from clasp.launch.worker import GRACE_S, Job
 from clasp.strict import ConfigError
 
-LOCAL, SLURM = "local", "slurm"
+SLURM = "slurm"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that was written down and can be submitted.
+    """A run's sweep that was written down in its ``folder`` and can be submitted.
 
     Args:
-        name: of the run.
-        folder: of the sweep.
-        results: the results root.
-        launcher: where it goes.
         numbers: of the packs that jobs begin with.
         missing: signatures of the cells to compute, and their questions.
     """
@@ -47,18 +42,8 @@ class Sweep:
     missing: Mapping[str, int]
 
 
-class Jobs(Protocol):
-    """Jobs that were handed over."""
-
-    def states(self) -> Counter[str]:
-        """How many jobs are in which state, in SLURM's words in small letters; those that have ended are left out."""
-
-    def advice(self, status: str, wait: bool) -> str:
-        """What the user can do meanwhile; ``status`` is the command that shows how the sweep is doing."""
-
-
 @contextmanager
-def submitted(sweep: Sweep) -> Iterator[Jobs]:
+def submitted(sweep: Sweep) -> Iterator[LocalJobs | SlurmJobs]:
     """The jobs of a sweep. Where the caller is interrupted, processes here are stopped; a queue's jobs go on.
 
     Raises:
@@ -134,15 +119,17 @@ class LocalJobs:
         self._processes = processes
 
     def states(self) -> Counter[str]:
+        """How many jobs are in which state, in SLURM's words in small letters; those that have ended are left out."""
         return Counter("running" for process in self._processes if process.poll() is None)
 
     def advice(self, status: str, wait: bool) -> str:
+        """What the user can do meanwhile; ``status`` is the command that shows how the sweep is doing."""
         after = "; Ctrl-C stops them, and the same command goes on with the rest" if wait else ""
         return f"{len(self._processes)} processes started; look with: {status}{after}"
 
 
 class SlurmJobs:
-    """Jobs of a queue, by their ids."""
+    """Jobs of a queue, by their ids; as :class:`LocalJobs`."""
 
     def __init__(self, ids: Sequence[str]) -> None:
         self._arrays = sorted({job.partition("_")[0] for job in ids})

@@ -8,20 +8,20 @@ itself.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clasp.budget import Geometry
 from clasp.config import LauncherConfig, RunConfig
 from clasp.evaluation.questions.embedded import ensure_as_planned
 from clasp.files import write_json
 from clasp.launch import machine, packs, snapshot
-from clasp.launch.estimate import Estimator
+from clasp.launch.estimate import Estimator, estimator_of
 from clasp.launch.packs import PackFile, Wanted
 from clasp.launch.prefetch import check_prefetched, offline_environment
 from clasp.launch.submit import SLURM, Sweep, importing, submitted
@@ -46,10 +46,6 @@ class Request:
     config: RunConfig
     plan: Plan
 
-    @property
-    def launcher(self) -> LauncherConfig:
-        return self.config.launcher
-
 
 @dataclasses.dataclass(frozen=True)
 class JobsOutcome:
@@ -67,12 +63,7 @@ class JobsOutcome:
 
 
 def launch(requests: Sequence[Request], command: str, report: Report) -> int:
-    """Submits what is missing, waits, and reports; returns the exit code.
-
-    Args:
-        requests: the configurations.
-        command: the command line.
-        report: called for each configuration at the end.
+    """Submits what is missing, waits, and calls ``report`` for each configuration; returns the exit code.
 
     Raises:
         ConfigError: see :func:`check`, what jobs need was not fetched, or the queue refused the jobs.
@@ -81,7 +72,7 @@ def launch(requests: Sequence[Request], command: str, report: Report) -> int:
 
     check(requests)
     cells = missing(requests)
-    if cells and requests[0].launcher.kind == SLURM:
+    if cells and requests[0].config.launcher.kind == SLURM:
         for one in requests:
             check_prefetched(one.config, one.plan.cells[0].weights)
     for one in requests:
@@ -136,33 +127,28 @@ def check(requests: Sequence[Request]) -> None:
     Raises:
         ConfigError: several launchers in one sweep, or no queue or device for it here.
     """
-    if any(one.launcher != requests[0].launcher for one in requests):
+    first = requests[0].config
+    if any(one.config.launcher != first.launcher for one in requests):
         raise ConfigError("the jobs of the sweep have different launchers; sweep over anything else, not over launcher")
-    machine.check(requests[0].launcher, requests[0].config.device)
+    machine.check(first.launcher, first.device)
 
 
 def prepare(requests: Sequence[Request], cells: Mapping[str, tuple[int, CellSpec]], command: str) -> Sweep:
-    """Writes the sweep's folder: snapshot, packs, and what it is; nothing is submitted.
-
-    Args:
-        requests: the configurations.
-        cells: as :func:`missing` gives them, not empty.
-        command: the command line.
-    """
+    """Writes the sweep's folder: snapshot, packs, and what it is; nothing is submitted."""
     first = requests[0].config
     folder = _new_folder(first.paths.results.absolute() / "sweeps", first.name)
     code = snapshot.take(folder)
-    wanted = [_wanted(requests, number, spec) for number, spec in cells.values()]
+    wanted, questions = _wanted(requests, cells)
     launcher, slots = first.launcher, machine.slots(first.launcher, first.device)
     made = packs.by_size(wanted, launcher.cells_per_job) if slots is None else packs.by_count(wanted, len(slots))
     jobs_at_once = len(made) if slots is None else min(len(slots), len(made))
     for number, pack in enumerate(made):
-        used = sorted({cell.config for cell in pack.cells})
+        used = sorted({cell.config for cell in pack})
         after = number + jobs_at_once
         file = PackFile(
             folder=str(Path.cwd()),
             configs=[dict(requests[i].values) for i in used],
-            cells=[cell.signature for cell in pack.cells],
+            cells=[cell.signature for cell in pack],
             processes=launcher.processes,
             environment=_environment(launcher, code, command, slots[number % len(slots)] if slots else {}),
             then=after if after < len(made) else None,
@@ -170,34 +156,25 @@ def prepare(requests: Sequence[Request], cells: Mapping[str, tuple[int, CellSpec
         packs.write(folder, number, file)
     about = {"command": command, "launcher": dataclasses.asdict(launcher), "packs": len(made), "cells": len(wanted)}
     write_json(folder / "sweep.json", {"schema": 1, **about})
-    questions = {key: _estimator(requests[number]).questions(spec) for key, (number, spec) in cells.items()}
     return Sweep(first.name, folder, first.paths.results, launcher, tuple(range(jobs_at_once)), questions)
 
 
-def _wanted(requests: Sequence[Request], number: int, spec: CellSpec) -> Wanted:
-    one = requests[number]
-    config = one.config
-    share = [dataclasses.asdict(config.backbone), config.dtype, config.device, config.batch_size]
-    share += [str(config.paths), str(config.data)]
-    return Wanted(spec.signature, json.dumps(share), _estimator(one).of(spec).seconds, spec.benchmark, number)
-
-
-def _estimator(one: Request) -> Estimator:
-    """Of the configuration's backbone, made once for all that share it."""
-    config, plan = one.config, one.plan
-    known = tuple(sorted((name, file.questions) for name, file in plan.files.items()))
-    return _estimating(config.paths.results, config.backbone.name, plan.geometry, config.device, known)
-
-
-@lru_cache(maxsize=8)
-def _estimating(
-    results: Path,
-    backbone: str,
-    geometry: Geometry,
-    device: str,
-    known: tuple[tuple[str, int], ...],
-) -> Estimator:
-    return Estimator(results, backbone, geometry, device, dict(known))
+def _wanted(
+    requests: Sequence[Request], cells: Mapping[str, tuple[int, CellSpec]]
+) -> tuple[list[Wanted], dict[str, int]]:
+    """Cells with what they are packed by, and the questions of each."""
+    estimators: dict[tuple[str, ...], Estimator] = {}  # each reads all that is stored
+    wanted, questions = [], {}
+    for signature, (number, spec) in cells.items():
+        config, plan = requests[number].config, requests[number].plan
+        parts = [dataclasses.asdict(config.backbone), config.dtype, config.device, config.batch_size]
+        share = json.dumps([*parts, str(config.paths), str(config.data)])
+        if (share, *plan.files) not in estimators:
+            estimators[share, *plan.files] = estimator_of(plan, config)
+        estimate = estimators[share, *plan.files].of(spec)
+        wanted.append(Wanted(signature, share, estimate.seconds, spec.benchmark, number))
+        questions[signature] = estimate.questions
+    return wanted, questions
 
 
 def _environment(launcher: LauncherConfig, code: Path, command: str, slot: Mapping[str, str]) -> dict[str, str]:
@@ -215,11 +192,9 @@ def _environment(launcher: LauncherConfig, code: Path, command: str, slot: Mappi
 def _new_folder(sweeps: Path, name: str) -> Path:
     """``<name>-<UTC time>``, numbered where one was made in the same second."""
     stem = f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    for number in range(1, 1000):
+    for number in itertools.count(1):
         folder = sweeps / (stem if number == 1 else f"{stem}-{number}")
-        try:
+        with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise RuntimeError(f"too many sweeps {stem} in {sweeps}")
+            break
+    return folder

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-from clasp.launch.submit import Jobs, Sweep
+from clasp.launch.submit import LocalJobs, SlurmJobs, Sweep
 from clasp.results import answer_log
 
 LOOK_S, LONGEST_LOOK_S, GROWTH = 1.0, 15.0, 0.02
@@ -15,7 +14,7 @@ LOOK_S, LONGEST_LOOK_S, GROWTH = 1.0, 15.0, 0.02
 time since the start is added between."""
 
 
-def wait(sweep: Sweep, jobs: Jobs) -> None:
+def wait(sweep: Sweep, jobs: LocalJobs | SlurmJobs) -> None:
     """Until all cells are there or no job is left; where the launcher is not to wait, not at all."""
     from tqdm import tqdm
 
@@ -35,13 +34,9 @@ def _show(bar: Any, sweep: Sweep, left: Counter[str]) -> bool:
     """Draws how far the sweep is; whether all of its cells are there."""
     cells = {path.stem for path in (sweep.results / "cells").glob("*.json")}
     there = [signature for signature in sweep.missing if signature in cells]
-    bar.n = sum(sweep.missing[signature] for signature in there) + _answered(sweep.results, set(sweep.missing) - cells)
+    begun = {path.name.partition(".")[0] for path in (sweep.results / "running").glob("*.answers.jsonl")}
+    answered = sum(answer_log.count(sweep.results, signature) for signature in begun & (set(sweep.missing) - cells))
+    bar.n = sum(sweep.missing[signature] for signature in there) + answered
     states = ", ".join(f"{count} {state}" for state, count in sorted(left.items()))
     bar.set_postfix_str(f"{len(there)}/{len(sweep.missing)} cells, jobs: {states or 'none'}")
     return len(there) == len(sweep.missing)
-
-
-def _answered(results: Path, signatures: set[str]) -> int:
-    """Questions of unfinished cells that have their answers."""
-    begun = {path.name.partition(".")[0] for path in (results / "running").glob("*.answers.jsonl")}
-    return sum(answer_log.count(results, signature) for signature in begun & signatures)

@@ -42,11 +42,7 @@ GRACE_S = 25.0
 
 
 class Job:
-    """A job as submitit calls it; one that ran into its time limit is queued again as it was.
-
-    Args:
-        sweep: folder of the sweep.
-    """
+    """A job as submitit calls it, of a sweep's folder; one that ran into its time limit is queued again as it was."""
 
     def __init__(self, sweep: Path) -> None:
         self._sweep = sweep
@@ -63,11 +59,7 @@ class Job:
 
 
 def run(sweep: Path, number: int) -> int:
-    """Runs a pack, and those that the same job runs afterwards.
-
-    Returns:
-        The highest exit code.
-    """
+    """Runs a pack, and those that the same job runs afterwards; returns the highest exit code."""
     status = 0
     following: int | None = number
     while following is not None:
@@ -126,11 +118,7 @@ def _pack(arguments: Sequence[str]) -> int:
     plan = merged([make_plan(config) for config in configs])
     unknown = set(pack.cells) - {spec.signature for spec in plan.cells}
     if unknown:
-        print(
-            f"error: {len(unknown)} cells of {arguments[0]} are not those of this code and its packages",
-            file=sys.stderr,
-        )
-        return CANNOT_RUN
+        raise ConfigError(f"{len(unknown)} cells of {arguments[0]} are not those of this code and its packages")
     return _computed(plan, configs[0], pack.cells)
 
 

@@ -181,41 +181,25 @@ def asleep(overrides: list[str], results: str) -> dict[str, Any]:
     }
 
 
-def terminate(overrides: list[str], results: str) -> dict[str, Any]:
-    """A run that is asked to stop in mid-cell."""
+def stopped(overrides: list[str], results: str, job: bool) -> dict[str, Any]:
+    """A run that is asked to stop in mid-cell, or a job's worker that the queue tells of its time limit; and again."""
     from clasp.cli import jobs
-
-    def work() -> None:
-        def task() -> None:
-            run(overrides, results)
-
-        sys.exit(jobs.main(task))
-
-    pid = child(work)
-    _until_answers(results)
-    os.kill(pid, signal.SIGTERM)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return {"status": status, "left": sorted(path.suffix for path in (Path(results) / "running").iterdir())}
-
-
-def time_limit(overrides: list[str], results: str) -> dict[str, Any]:
-    """A job's worker that the queue tells of its time limit in mid-cell, and the same job queued again."""
     from clasp.launch import packs
     from clasp.launch import worker as work
 
     cells = [spec.signature for spec in configured(tuple(overrides))[0].cells]
     values = composed((*overrides, f"paths.results={results}"))
-    pack = packs.write(Path(results), 0, packs.PackFile(str(Path.cwd()), [values], cells))
+    pack = packs.write(Path(results) / "sweep", 0, packs.PackFile(str(Path.cwd()), [values], cells))
 
-    def job() -> None:
-        sys.exit(work.main([str(pack)]))
+    def once() -> None:
+        sys.exit(work.main([str(pack)]) if job else jobs.main(lambda: run(overrides, results)))
 
-    pid = child(job)
+    pid = child(once)
     _until_answers(results)
-    os.kill(pid, signal.SIGUSR2)
+    os.kill(pid, signal.SIGUSR2 if job else signal.SIGTERM)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     left = sorted(path.suffix for path in (Path(results) / "running").iterdir())
-    again = os.waitstatus_to_exitcode(os.waitpid(child(job), 0)[1])
+    again = os.waitstatus_to_exitcode(os.waitpid(child(once), 0)[1])
     return {"status": status, "left": left, "again": again}
 
 

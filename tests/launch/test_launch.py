@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import runpy
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from command_line import call
 
 from clasp.cli import jobs as cli
 from clasp.config import LauncherConfig, RunConfig
@@ -178,15 +177,9 @@ def test_a_queue_that_refuses_is_one_sentence(tmp_path: Path, monkeypatch: pytes
 def test_bad_input_anywhere_in_a_sweep_is_told_before_anything_is_submitted(
     tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = snapshot.ROOT / "scripts" / "run.py"
     arguments = ["-m", "method=random", "tokens=64,999", *RUN[1:], "launcher=local", f"paths.data={data_root}"]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
-    monkeypatch.setattr(cli, "_statuses", [])
-    with pytest.raises(SystemExit) as exited:
-        runpy.run_path(str(script), run_name="__main__")
+    assert call(monkeypatch, tmp_path, *arguments) == cli.BAD_INPUT
     shown = capsys.readouterr().err
-    assert exited.value.code == cli.BAD_INPUT
     assert "tokens=999 is more than the 576 visual tokens" in shown
     assert "nothing was submitted" in shown
     assert not (tmp_path / "results" / "sweeps").exists()

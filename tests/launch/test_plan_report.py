@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,3 +124,13 @@ def test_bad_input_is_one_sentence(
 ) -> None:
     assert call(monkeypatch, tmp_path, "method=fastv", script=PLAN) == jobs.BAD_INPUT
     assert "needs a budget" in capsys.readouterr().err
+
+
+def test_a_plan_imports_no_transformers() -> None:
+    """What took most of its time: fingerprints read files, and import none of them."""
+    code = (
+        "import sys; from clasp.fingerprint import code_fingerprint\n"
+        "code_fingerprint('clasp.methods.fastv', 'clasp.engine', 'clasp.backbones.llava')\n"
+        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

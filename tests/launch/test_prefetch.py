@@ -12,8 +12,7 @@ from pathlib import Path
 
 import hub
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from command_line import composed
 
 from clasp.backbones.hub import BackboneUnavailable
 from clasp.config import RunConfig, load_config
@@ -130,8 +129,7 @@ def test_a_run_finds_it_all_without_a_hub(fetched: tuple[Path, str]) -> None:
 
 
 def configuration(*overrides: str) -> RunConfig:
-    with initialize_config_dir(str(SCRIPTS.parent / "configs")):
-        return load_config(OmegaConf.to_container(compose("config", list(overrides)), resolve=True))  # type: ignore[arg-type]
+    return load_config(composed(*overrides))
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import json
 import os
 import re
 import resource
-import runpy
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from command_line import call
 from synthetic import cell, planned
 
 from clasp.launch.status import progress, status_report
@@ -153,29 +153,20 @@ def test_broken_cells_and_strange_names_do_no_harm(root: Path) -> None:
     assert status_report(progress(root), root)
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The script in this process; returns its exit code."""
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-    with pytest.raises(SystemExit) as exited:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    return int(exited.value.code or 0)
-
-
 def test_exit_codes(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     record(root, "other", MISSING)
-    assert call(monkeypatch, f"results={root}") == 1
-    assert call(monkeypatch, f"results={root}", "experiment=other") == 0
-    assert call(monkeypatch, f"results={root}", "experiment=nope") == 2
-    assert call(monkeypatch, "experimet=table") == 2
-    assert call(monkeypatch, "watch=soon") == 2
-    assert call(monkeypatch, "watch=0") == 2
+    for words, code in (
+        *(((), 1), (("experiment=other",), 0), (("experiment=nope",), 2)),
+        *((("experimet=table",), 2), (("watch=soon",), 2), (("watch=0",), 2)),
+    ):
+        assert call(monkeypatch, root, f"results={root}", *words, script=SCRIPT) == code, words
     assert "no experiment was begun in" in status_report(progress(root / "empty"), root / "empty")
     assert capsys.readouterr().err.count("error: ") == 4
 
 
 def test_watching_ends_when_all_is_done(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: finish(root, RUNNING, FAILED, STALLED, MISSING))
-    assert call(monkeypatch, f"results={root}", "watch=10") == 0
+    assert call(monkeypatch, root, f"results={root}", "watch=10", script=SCRIPT) == 0
 
 
 def test_five_thousand_cells_take_less_than_two_seconds(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from clasp.results.answer_log import RESUMED
 
 CELL = ["method=random", "tokens=64", "benchmarks.names=[tiny_textvqa]"]
 Order = Callable[..., dict[str, Any]]
+Facts = Callable[[list[str]], dict[str, Any]]
 pytestmark = pytest.mark.xdist_group("survival")  # one process that has the model loaded for all
 
 
@@ -62,7 +63,7 @@ def leftovers(results: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(fork: Order, tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]], dict[str, Any]]:
+def undisturbed(fork: Order, tmp_path_factory: pytest.TempPathFactory) -> Facts:
     """Facts of an undisturbed run of a configuration, made once."""
     known: dict[tuple[str, ...], dict[str, Any]] = {}
 
@@ -77,9 +78,7 @@ def undisturbed(fork: Order, tmp_path_factory: pytest.TempPathFactory) -> Callab
     return make
 
 
-def test_fifty_kills_at_random_moments_change_nothing(
-    fork: Order, undisturbed: Callable[[list[str]], dict[str, Any]], tmp_path: Path
-) -> None:
+def test_fifty_kills_at_random_moments_change_nothing(fork: Order, undisturbed: Facts, tmp_path: Path) -> None:
     overrides = [*CELL, "limit=4", "batch_size=2"]
     outcome = fork("kill", overrides, tmp_path, seed=5, kills=50)
     assert outcome["killed"] == 50
@@ -90,9 +89,7 @@ def test_fifty_kills_at_random_moments_change_nothing(
         assert not [name for name in leftovers(root) if not name.startswith(".")], number
 
 
-def test_a_death_before_any_file_operation_loses_nothing(
-    fork: Order, undisturbed: Callable[[list[str]], dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_death_before_any_file_operation_loses_nothing(fork: Order, undisturbed: Facts, tmp_path: Path) -> None:
     overrides = [*CELL, "limit=2", "batch_size=1"]
     step, died = 1, True
     while died:
@@ -106,9 +103,7 @@ def test_a_death_before_any_file_operation_loses_nothing(
     assert step > 12, "lock, two batches, answers, cell, answer log and lock each take some"
 
 
-def test_two_runs_at_once_compute_each_cell_once(
-    fork: Order, undisturbed: Callable[[list[str]], dict[str, Any]], tmp_path: Path
-) -> None:
+def test_two_runs_at_once_compute_each_cell_once(fork: Order, undisturbed: Facts, tmp_path: Path) -> None:
     overrides = [*CELL[:2], "benchmarks.names=[tiny_textvqa,tiny_gqa,easy_vqa]", "limit=2"]
     outcome = fork("together", overrides, tmp_path / "r", processes=2)
     assert outcome["statuses"] == [0, 0]
@@ -119,7 +114,7 @@ def test_two_runs_at_once_compute_each_cell_once(
 
 
 def test_an_owner_that_slept_too_long_leaves_the_cell_to_its_heir(
-    fork: Order, undisturbed: Callable[[list[str]], dict[str, Any]], tmp_path: Path
+    fork: Order, undisturbed: Facts, tmp_path: Path
 ) -> None:
     overrides = [*CELL, "limit=4", "batch_size=1"]
     outcome = fork("asleep", overrides, tmp_path)
@@ -130,20 +125,12 @@ def test_an_owner_that_slept_too_long_leaves_the_cell_to_its_heir(
     assert facts(tmp_path) == undisturbed(overrides)
 
 
-def test_a_polite_end_releases_the_claim_and_keeps_the_answers(
-    fork: Order, undisturbed: Callable[[list[str]], dict[str, Any]], tmp_path: Path
+@pytest.mark.parametrize(("job", "number"), [(False, signal.SIGTERM), (True, signal.SIGUSR2)], ids=["run", "job"])
+def test_what_is_asked_to_stop_releases_its_claim_and_goes_on_where_it_stopped(
+    job: bool, number: int, fork: Order, undisturbed: Facts, tmp_path: Path
 ) -> None:
     overrides = [*CELL, "limit=4", "batch_size=1"]
-    assert fork("terminate", overrides, tmp_path) == {"status": 143, "left": [".jsonl"]}
-    assert fork("finish", overrides, tmp_path) == {"status": 0}
-    assert facts(tmp_path) == undisturbed(overrides)
-
-
-def test_a_job_at_its_time_limit_goes_on_where_it_stopped(
-    fork: Order, undisturbed: Callable[[list[str]], dict[str, Any]], tmp_path: Path
-) -> None:
-    overrides = [*CELL, "limit=4", "batch_size=1"]
-    assert fork("time_limit", overrides, tmp_path) == {"status": 128 + signal.SIGUSR2, "left": [".jsonl"], "again": 0}
+    assert fork("stopped", overrides, tmp_path, job=job) == {"status": 128 + number, "left": [".jsonl"], "again": 0}
     assert facts(tmp_path) == undisturbed(overrides)
 
 
@@ -158,9 +145,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", place], check=True)
 
 
-def test_a_full_disk_stops_the_run_and_space_lets_it_finish(
-    fork: Order, undisturbed: Callable[[list[str]], dict[str, Any]], small_disk: Path
-) -> None:
+def test_a_full_disk_stops_the_run_and_space_lets_it_finish(fork: Order, undisturbed: Facts, small_disk: Path) -> None:
     overrides = [*CELL, "limit=2", "batch_size=1"]
     filler, root, statuses = small_disk / "filler", small_disk / "r", []
     for free in range(0, 6 * 4096, 4096):  # a page more each time, so that it ends at another file
