@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,7 +129,7 @@ class CellStore:
     def signatures(self) -> list[str]:
         """Of every cell that has a results file, sorted."""
         names = (path.stem for path in self.cells.glob("*.json"))
-        return sorted(name for name in names if re.fullmatch(r"[0-9a-f]{24}", name))
+        return sorted(filter(is_signature, names))
 
     def answers(self, signature: str) -> list[dict[str, Any]]:
         """One dictionary per question, in the benchmark's order.
