@@ -458,11 +458,11 @@ def readers(root: Path) -> list[Reader]:
             root / "experiments" / "one.json",
             lambda: (experiments.planned(root, "one"), status.status_report(status.progress(root), root)),
         ),
-        (store.answers_path(number), lambda: store.answers(number)),
+        (store.path(number, "jsonl"), lambda: store.answers(number)),
         (store.path(number), lambda: status.status_report(status.progress(root), root)),
         (own_store.path(real), lambda: (own_store.get(real), put_back())),
         (
-            own_store.judgement_path(real),
+            own_store.path(real, "judge.json"),
             lambda: (own_store.completed(own_store.get(real) or {"score": 1}), put_back()),
         ),
         (own, lambda: custom.read(own)),

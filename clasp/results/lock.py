@@ -63,7 +63,6 @@ class LockInfo:
 
     Args:
         owner: None where the file cannot be read.
-        since: UTC, when it was made.
         label: of the cell, for people.
         questions: of the cell; None where not known beforehand.
         age_s: seconds since its owner last touched it.
@@ -72,7 +71,6 @@ class LockInfo:
     signature: str
     generation: int
     owner: Owner | None
-    since: str
     label: str
     questions: int | None
     age_s: float
@@ -126,8 +124,7 @@ class CellLocks:
     """The locks of this process under a results root; a context manager, which releases all of them at its end."""
 
     def __init__(self, results: Path | str) -> None:
-        self._folder = folder(results)
-        self._results = Path(results)
+        self._results, self._folder = results, folder(results)
         self._held: set[HeldLock] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -144,7 +141,9 @@ class CellLocks:
 
     def take(self, signature: str, label: str, questions: int | None = None) -> HeldLock | None:
         """A lock on the cell, or None where a living process has one. Look for the cell again once it is held."""
-        info = self._latest(signature)
+        info = current(self._results, signature)
+        if info is not None and not (info.owner is not None and info.owner.here):
+            info = current(self._results, signature, file_time(self._folder))
         if info is not None and info.alive:
             return None
         generation = info.generation + 1 if info is not None else 1
@@ -162,12 +161,6 @@ class CellLocks:
         for other in others:
             other.unlink(missing_ok=True)
         return held
-
-    def _latest(self, signature: str) -> LockInfo | None:
-        info = current(self._results, signature)
-        if info is None or (info.owner is not None and info.owner.here):
-            return info
-        return current(self._results, signature, file_time(self._folder))
 
     def _make(self, path: Path, values: dict[str, Any]) -> bool:
         """Makes a lock with its content, at once and only where there is none; whether it did."""
@@ -243,8 +236,8 @@ def _read(path: Path, at: float | None = None) -> LockInfo | None:
         values = dict(validate(LockFile, parse_object(text)))
         owner = Owner(**{field.name: values[field.name] for field in fields(Owner)})
     age = (time.time() if at is None else at) - touched
-    label, since, questions = values.get("label", ""), values.get("since", ""), values.get("questions")
-    return LockInfo(match[1], int(match[2]), owner, since, label, questions, max(0.0, age))
+    label, questions = values.get("label", ""), values.get("questions")
+    return LockInfo(match[1], int(match[2]), owner, label, questions, max(0.0, age))
 
 
 def _this_process() -> Owner:

@@ -184,7 +184,8 @@ class Answerer:
             EvaluationError: a question that cannot be asked. Nothing that goes wrong becomes an empty answer.
         """
         for question in questions:
-            self._check(question)
+            if objection := self._objection(question):
+                raise EvaluationError(f"{question.name}: {objection}")
         answers = self.checkpoint.given(questions)
         if answers:
             advance(len(answers))
@@ -249,9 +250,9 @@ class Answerer:
             if not out_of_memory(error):
                 raise
             if len(questions) == 1:
+                remedy = "use a machine with more memory, dtype=bfloat16, or fewer tokens"
                 raise EvaluationError(
-                    f"{questions[0].name}: out of memory with one question at a time; use a machine with more memory, "
-                    "dtype=bfloat16, or fewer tokens"
+                    f"{questions[0].name}: out of memory with one question at a time; {remedy}"
                 ) from error
         # outside of the handler, whose exception holds on to the tensors of the batch
         self._largest = len(questions) // 2
@@ -262,28 +263,22 @@ class Answerer:
             torch.cuda.empty_cache()
         return None
 
-    def _check(self, question: Question) -> None:
+    def _objection(self, question: Question) -> str | None:
+        """Why a question cannot be asked, with the remedy."""
         if not question.text.strip():
-            raise EvaluationError(f"{question.name}: the prompt is empty; give the model a question")
+            return "the prompt is empty; give the model a question"
         for placeholder in (getattr(self.processor, f"{kind}_token", None) for kind in ("image", "video")):
             if placeholder and placeholder in question.text:
-                raise EvaluationError(
-                    f"{question.name}: the text holds the placeholder {placeholder!r}; images and videos between words "
-                    "are not supported, they come before the text"
-                )
+                between = "images and videos between words are not supported, they come before the text"
+                return f"the text holds the placeholder {placeholder!r}; {between}"
         if question.videos and self._frames is None:
-            raise EvaluationError(
-                f"{question.name}: {type(self.model).__name__} is asked no questions about videos; use a backbone "
-                "whose adapter says how many frames it takes, for example backbone=video_llava_7b"
-            )
+            remedy = "a backbone whose adapter says how many frames it takes, for example backbone=video_llava_7b"
+            return f"{type(self.model).__name__} is asked no questions about videos; use {remedy}"
         if question.videos and self._smaller is not None:
-            raise EvaluationError(
-                f"{question.name}: method {self.method.name!r} makes images smaller, not the frames of videos; use "
-                "method=pool, or benchmarks without videos"
-            )
-        for video in question.videos:
-            if isinstance(video, str | Path) and not Path(video).is_file():
-                raise EvaluationError(f"{question.name}: the video {video} is missing; put the file there")
+            remedy = "use method=pool, or benchmarks without videos"
+            return f"method {self.method.name!r} makes images smaller, not the frames of videos; {remedy}"
+        missing = (video for video in question.videos if isinstance(video, str | Path) and not Path(video).is_file())
+        return next((f"the video {video} is missing; put the file there" for video in missing), None)
 
     def _batches(self, questions: Sequence[Question]) -> Iterator[list[int]]:
         """Indices by batch: same generation settings, similar length, longest first so that memory runs out early.

@@ -90,8 +90,8 @@ def judge_cell(
                 verdicts[number] = found
             advance(1)
     if len(verdicts) < len(answers):
-        raise JudgeError(f"{len(answers) - len(verdicts)} of {len(answers)} questions have no usable verdict "
-                         f"({store.verdicts_path(signature).name} says why)")  # fmt: skip
+        lacking = f"{len(answers) - len(verdicts)} of {len(answers)} questions have no usable verdict"
+        raise JudgeError(f"{lacking} ({signature}.verdicts.jsonl says why)")
     names = ("score", "scores", "verdict")
     questions = [{name: verdicts[number][name] for name in names} for number in range(len(answers))]
     return store.put_judgement(
