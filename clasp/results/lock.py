@@ -63,6 +63,7 @@ class LockInfo:
 
     Args:
         owner: None where the file cannot be read.
+        since: UTC, when it was made.
         label: of the cell, for people.
         questions: of the cell; None where not known beforehand.
         age_s: seconds since its owner last touched it.
@@ -71,6 +72,7 @@ class LockInfo:
     signature: str
     generation: int
     owner: Owner | None
+    since: str
     label: str
     questions: int | None
     age_s: float
@@ -236,8 +238,8 @@ def _read(path: Path, at: float | None = None) -> LockInfo | None:
         values = dict(validate(LockFile, parse_object(text)))
         owner = Owner(**{field.name: values[field.name] for field in fields(Owner)})
     age = (time.time() if at is None else at) - touched
-    label, questions = values.get("label", ""), values.get("questions")
-    return LockInfo(match[1], int(match[2]), owner, label, questions, max(0.0, age))
+    label, since, questions = values.get("label", ""), values.get("since", ""), values.get("questions")
+    return LockInfo(match[1], int(match[2]), owner, since, label, questions, max(0.0, age))
 
 
 def _this_process() -> Owner:
