@@ -403,8 +403,7 @@ def test_arguments(
 
 VARIABLES = (
     *(*chat.BASE_VARIABLES, chat.KEY_VARIABLE, chat.MODEL_VARIABLE, "MY_TOKEN", "AWS_SECRET_ACCESS_KEY", "PYTHONPATH"),
-    "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "PMI_RANK", "ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION",
-    "LMMS_EVAL_PLUGINS", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "TMPDIR",
+    "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "TMPDIR",
     "GIT_DIR", "CLASP_COMMAND", "WANDB_MODE", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE",
 )  # fmt: skip
 
@@ -454,11 +453,11 @@ def readers(root: Path) -> list[Reader]:
             root / "experiments" / "one.json",
             lambda: (experiments.planned(root, "one"), status.status_report(status.progress(root), root)),
         ),
-        (store.answers_path(number), lambda: store.answers(number)),
+        (store.path(number, "jsonl"), lambda: store.answers(number)),
         (store.path(number), lambda: status.status_report(status.progress(root), root)),
         (own_store.path(real), lambda: (own_store.get(real), put_back())),
         (
-            own_store.judgement_path(real),
+            own_store.path(real, "judge.json"),
             lambda: (own_store.completed(own_store.get(real) or {"score": 1}), put_back()),
         ),
         (own, lambda: custom.read(own)),

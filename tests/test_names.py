@@ -47,7 +47,7 @@ def test_of_arguments(tmp_path: Path, bad: str, capsys: pytest.CaptureFixture[st
     (tmp_path / "x.json").write_text("{}")
     results = tmp_path / "results"
     store = CellStore(results)
-    for make in (store.path, store.answers_path, partial(experiments.path, results)):
+    for make in (store.path, partial(experiments.path, results)):
         with pytest.raises(ValueError, match=r"signature|names files|characters"):
             make(bad)
     with pytest.raises(ReportError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from clasp.categories import CATEGORIES
 from clasp.evaluation.questions.embedded import CALIBRATION
@@ -68,32 +68,23 @@ class Benchmark:
         return self.task.startswith("clasp_")
 
 
-def _local(
-    name: str,
-    scoring: str,
-    metric: str = "exact_match",
-    *metrics: str,
-    category: str | None = None,
-    scale: Scale = "share",
-) -> Benchmark:
+def _local(name: str, scoring: str, metric: str = "exact_match", *metrics: str, **options: Any) -> Benchmark:
     split = "calibration" if name.startswith(CALIBRATION) else "test"
     protocol = f"generated {split} split, question as it stands, {scoring}"
-    task = f"clasp_{name}"
-    return Benchmark(name, task, metrics or (metric,), metric, "local", category, protocol=protocol, scale=scale)
+    return Benchmark(name, f"clasp_{name}", metrics or (metric,), metric, "local", protocol=protocol, **options)
 
 
-def _hub(name: str, task: str, metric: str, protocol: str, *metrics: str, scale: Scale = "share") -> Benchmark:
-    return Benchmark(name, task, metrics or (metric,), metric, "hub", protocol=protocol, scale=scale)
+def _hub(name: str, task: str, metric: str, protocol: str, *metrics: str, **options: Any) -> Benchmark:
+    return Benchmark(name, task, metrics or (metric,), metric, "hub", protocol=protocol, **options)
 
 
-def _video(name: str) -> Benchmark:
-    protocol = "test questions as written, 8 frames in Video-LLaVA and 32 in others, judged yes or no"
-    return Benchmark(
-        name, f"clasp_{name}", ("answered",), "judged accuracy", "files", judge="video_qa", protocol=protocol
-    )
+def _pending(name: str, metric: str, protocol: str, source: Literal["hub", "files"], **scorer: Any) -> Benchmark:
+    return Benchmark(name, f"clasp_{name}", ("answered",), metric, source, protocol=protocol, **scorer)
 
 
 _SHORT = "single-word instruction"
+_MME = ("perception+cognition", "mme_perception_score", "mme_cognition_score")
+_VIDEOS = "test questions as written, 8 frames in Video-LLaVA and 32 in others, judged yes or no"
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -102,13 +93,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         _local("tiny_gqa", "exact match"),
         _local("tiny_vqav2", "VQA accuracy over ten answers"),
         _local("tiny_pope", "F1 over three splits", "f1", "pope_f1_score"),
-        _local(
-            "tiny_mme",
-            "yes/no, perception and cognition summed",
-            "perception+cognition",
-            *("mme_perception_score", "mme_cognition_score"),
-            scale="points",
-        ),
+        _local("tiny_mme", "yes/no, perception and cognition summed", *_MME, scale="points"),
         _local("tiny_mmbench", "option's letter, circular", "circular"),
         _local("tiny_sqa", "option's letter, exact match"),
         _local("tiny_textvqa", "VQA accuracy over ten answers"),
@@ -116,45 +101,27 @@ BENCHMARKS: dict[str, Benchmark] = {
         *(_local(f"{CALIBRATION}{category}", "exact match", category=category) for category in CATEGORIES),
         _hub("gqa", "gqa", "exact_match", f"test-dev balanced, {_SHORT}, exact match"),
         _hub(
-            "mmbench",
-            "clasp_mmbench",
-            "accuracy",
-            "English dev, option's letter, circular, static",
+            *("mmbench", "clasp_mmbench", "accuracy", "English dev, option's letter, circular, static"),
             "gpt_eval_score",
             scale="percent",
         ),
-        _hub(
-            "mme",
-            "mme",
-            "perception+cognition",
-            "yes/no, perception and cognition summed",
-            *("mme_perception_score", "mme_cognition_score"),
-            scale="points",
-        ),
+        _hub("mme", "mme", _MME[0], "yes/no, perception and cognition summed", *_MME[1:], scale="points"),
         _hub("pope", "pope", "f1", "F1 over three splits", "pope_f1_score"),
         _hub("sqa", "scienceqa_img", "exact_match", "test questions with images, option's letter, exact match"),
         _hub("vqav2", "vqav2_val", "exact_match", f"validation, {_SHORT}, VQA accuracy; papers report test-dev"),
-        Benchmark(
-            "vqav2_testdev",
-            "clasp_vqav2_testdev",
-            ("answered",),
-            "VQA accuracy",
-            "hub",
-            protocol=f"test-dev, {_SHORT}, VQA accuracy by the server",
-            server=True,
+        _pending(
+            "vqav2_testdev", "VQA accuracy", f"test-dev, {_SHORT}, VQA accuracy by the server", "hub", server=True
         ),
         _hub("textvqa", "clasp_textvqa", "exact_match", f"validation, without OCR tokens, {_SHORT}, VQA accuracy"),
         _hub("textvqa_ocr", "clasp_textvqa_ocr", "exact_match", f"validation, with OCR tokens, {_SHORT}, VQA accuracy"),
-        Benchmark(
-            "mmvet",
-            "clasp_mmvet",
-            ("answered",),
-            "judged share",
-            "hub",
+        _pending(
+            *("mmvet", "judged share", "test questions as written, graded 0 to 1 by a judge model", "hub"),
             judge="mmvet",
-            protocol="test questions as written, graded 0 to 1 by a judge model",
         ),
-        *(_video(name) for name in ("tgif", "msvd", "msrvtt", "activitynet")),
+        *(
+            _pending(name, "judged accuracy", _VIDEOS, "files", judge="video_qa")
+            for name in ("tgif", "msvd", "msrvtt", "activitynet")
+        ),
     )
 }
 

@@ -9,7 +9,6 @@ import base64
 import io
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,22 +39,13 @@ GENERATION = {"max_new_tokens": 32}
 """Enough for a short answer."""
 
 
-@dataclass(frozen=True)
-class TracedQuestion:
-    """A question about one image, and what counts as right."""
-
-    benchmark: str
-    question: Question
-    answers: tuple[str, ...]
-
-
 class Traced(Answerer):
     """An answerer that remembers what the engine kept of the latest question."""
 
     trace: SampleTrace
 
-    def _answer_batch(self, run: Any, watch: Any, questions: Any) -> Any:
-        answers = super()._answer_batch(run, watch, questions)
+    def _answer_batch(self, run: Any, *batch: Any) -> Any:
+        answers = super()._answer_batch(run, *batch)
         self.trace = run.trace.samples[0]
         return answers
 
@@ -99,16 +89,17 @@ def record(config: RunConfig, plan: Plan) -> Path:
     check(config, plan)
     ensure_as_planned(config.paths.data, plan.files)
     started = now()
-    questions = [one for benchmark in plan.benchmarks for one in _questions(benchmark, config)]
+    asked = [one for benchmark in plan.benchmarks for one in _questions(benchmark, config)]
     backbone = config.backbone
     model, processor = load_model(backbone.source, config.dtype, config.device, backbone.revision, backbone.trust)
     maps, assumptions = [], []
     for group in plan.groups:
         answerer = Traced(model, processor, group.method, presentation=backbone.presentation)
         assumptions += [*group.method.assumed(), *group.method.fallbacks(plan.geometry)]
-        for number, one in enumerate(questions):
-            (answer,) = answerer.answer([one.question])
-            layers = [stage.cut for stage in group.method.check(plan.geometry).stages]
+        layers = [stage.cut for stage in group.method.check(plan.geometry).stages]
+        for number, (_, question, answers) in enumerate(asked):
+            (answer,) = answerer.answer([question])
+            trace = answerer.trace
             maps.append(
                 {
                     "question": number,
@@ -116,9 +107,17 @@ def record(config: RunConfig, plan: Plan) -> Path:
                     "method": group.method.name,
                     "tokens": group.budget["tokens"],
                     "prediction": answer.text,
-                    "right": normalise(answer.text) in {normalise(text) for text in one.answers},
+                    "right": normalise(answer.text) in {normalise(text) for text in answers},
                     "routed": answer.routed,
-                    "stages": _stages(layers, answerer.trace),
+                    # first decoder layer that lacks the dropped tokens, indices kept, which of them are pivots
+                    "stages": [
+                        {
+                            "layer": layer,
+                            "kept": kept.tolist(),
+                            "pivots": None if pivots is None else kept[pivots].tolist(),
+                        }
+                        for layer, kept, pivots in zip(layers, trace.kept, trace.pivots, strict=True)
+                    ],
                 }
             )
     content = {
@@ -126,7 +125,17 @@ def record(config: RunConfig, plan: Plan) -> Path:
         "name": config.name,
         "backbone": backbone.name,
         "side": round(plan.geometry.visual_tokens**0.5),
-        "questions": [_described(one, processor, backbone.presentation) for one in questions],
+        "questions": [
+            {
+                "benchmark": benchmark,
+                "question_id": question.name,
+                "question": question.text,
+                "answer": answers[0],
+                "category": question.category,
+                "image": _png(_preprocessed(question.images[0], processor, backbone.presentation)),
+            }
+            for benchmark, question, answers in asked
+        ],
         "maps": maps,
         "provenance": {
             **provenance(started, tuple(dict.fromkeys(assumptions))),
@@ -137,20 +146,8 @@ def record(config: RunConfig, plan: Plan) -> Path:
     return write_json(config.paths.results / "retention" / f"{config.name}.json", content)
 
 
-def _stages(layers: list[int], trace: SampleTrace) -> list[dict[str, Any]]:
-    """First decoder layer that lacks the dropped tokens, indices kept, and which of them are pivots (or null)."""
-    return [
-        {
-            "layer": layer,
-            "kept": kept.tolist(),
-            "pivots": None if pivots is None else kept[pivots].tolist(),
-        }
-        for layer, kept, pivots in zip(layers, trace.kept, trace.pivots, strict=True)
-    ]
-
-
-def _questions(benchmark: Benchmark, config: RunConfig) -> Iterator[TracedQuestion]:
-    """The first questions of a benchmark, as its task asks them."""
+def _questions(benchmark: Benchmark, config: RunConfig) -> Iterator[tuple[str, Question, list[str]]]:
+    """The first questions of a benchmark, as its task asks them, each after its name and with what counts as right."""
     assert config.limit != "all"  # check() refuses it
     task = lmms.load(benchmark, config)
     for document in itertools.islice(task.eval_docs, config.limit):
@@ -159,18 +156,7 @@ def _questions(benchmark: Benchmark, config: RunConfig) -> Iterator[TracedQuesti
             raise ConfigError(f"question {name} of {benchmark.name} has {len(images)} images; a map shows one")
         answers = document["answers"] if benchmark.source == "custom" else [document["answer"]]
         question = Question(name, task.doc_to_text(document), images, GENERATION, document["category"])
-        yield TracedQuestion(benchmark.name, question, tuple(answers))
-
-
-def _described(one: TracedQuestion, processor: Any, shown: Presentation) -> dict[str, Any]:
-    return {
-        "benchmark": one.benchmark,
-        "question_id": one.question.name,
-        "question": one.question.text,
-        "answer": one.answers[0],
-        "category": one.question.category,
-        "image": _png(_preprocessed(one.question.images[0], processor, shown)),
-    }
+        yield benchmark.name, question, answers
 
 
 def _preprocessed(image: Image, processor: Any, shown: Presentation) -> Image:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from clasp.config import RunConfig
 from clasp.evaluation.benchmarks import TASKS, Benchmark
@@ -61,8 +61,13 @@ def evaluate(lm: Any, benchmark: Benchmark, spec: CellSpec, config: RunConfig) -
 def asked(lm: Any, benchmark: Benchmark, task: Any, batch_size: int, limit: int | None = None) -> dict[str, Any]:
     """The same of a task as lmms-eval takes it: a name, or a name with settings."""
     from lmms_eval.evaluator import simple_evaluate
+    from tqdm import tqdm
 
-    with _quiet():
+    def silent(*args: Any, **kwargs: Any) -> Any:
+        return tqdm(*args, **kwargs | {"disable": True})
+
+    # lmms-eval draws two progress bars per call; ours says more
+    with patch("lmms_eval.api.task.tqdm", silent), patch("lmms_eval.evaluator.tqdm", silent):
         results = simple_evaluate(
             model=lm,
             tasks=[task],
@@ -114,24 +119,3 @@ def answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) ->
             }
         )
     return rows
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """lmms-eval draws two progress bars per call; ours says more."""
-    import lmms_eval.api.task
-    import lmms_eval.evaluator
-    from tqdm import tqdm
-
-    class Silent(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs | {"disable": True})
-
-    modules: tuple[Any, ...] = (lmms_eval.api.task, lmms_eval.evaluator)
-    for module in modules:
-        module.tqdm = Silent
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.tqdm = tqdm

@@ -11,13 +11,15 @@ The runner hands it a model that is already loaded instead (:meth:`ClaspModel.ov
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from dataclasses import fields
+from typing import Any
 
 import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.api.task import TaskConfig
 from PIL import ImageFile
+from tqdm import tqdm
 
 from clasp.backbones.presentation import Presentation
 from clasp.categories import CATEGORIES
@@ -64,12 +66,12 @@ class ClaspModel(lmms):
 
     Args:
         pretrained: ``tiny``, a hub id or a local folder.
-        method: name of a pruning method; further arguments are its parameters (``tokens=64``, ``seed=1``, ...).
-        preprocessing, system_prompt, min_pixels, max_pixels, frames: see
-            :class:`clasp.backbones.presentation.Presentation`.
+        method: name of a pruning method.
         dtype, device: see :func:`clasp.load`.
         batch_size: questions per forward pass.
         max_batch_size: accepted because lmms-eval passes it; batches are not grown automatically.
+        parameters: of :class:`clasp.backbones.presentation.Presentation` (``preprocessing=pad``, ...), or else of the
+            method (``tokens=64``, ``seed=1``, ...).
 
     Attributes:
         answers: what the latest ``generate_until`` returned, with costs, in the order of its requests.
@@ -85,22 +87,18 @@ class ClaspModel(lmms):
         device: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
-        preprocessing: Literal["processor", "pad"] = "processor",
-        system_prompt: str | None = None,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-        frames: int | None = None,
         **parameters: Any,
     ) -> None:
         from clasp.backbones import adapter_module, load
         from clasp.methods import build
 
+        names = {field.name for field in fields(Presentation)} & set(parameters)
+        shown = Presentation(**{name: parameters.pop(name) for name in names})
         chosen = build(method, parameters)  # before the model loads: a wrong parameter costs nothing
-        shown = Presentation(preprocessing, system_prompt, min_pixels, max_pixels, frames)
         if shown.identity():
             shown.check(pretrained, adapter_module(pretrained))
         model, processor = load(pretrained, dtype=dtype, device=device)
-        self._attach(Answerer(model, processor, chosen, int(batch_size), presentation=shown))
+        self._attach(Answerer(model, processor, chosen, int(batch_size), presentation=shown), None)
 
     @classmethod
     def over(cls, answerer: Answerer, advance: Callable[[int], object] = lambda count: None) -> ClaspModel:
@@ -109,7 +107,7 @@ class ClaspModel(lmms):
         made._attach(answerer, advance)
         return made
 
-    def _attach(self, answerer: Answerer, advance: Callable[[int], object] | None = None) -> None:
+    def _attach(self, answerer: Answerer, advance: Callable[[int], object] | None) -> None:
         lmms.__init__(self)
         self._answerer, self._advance = answerer, advance
         self.answers: list[Answer] = []
@@ -130,17 +128,10 @@ class ClaspModel(lmms):
         """
         ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval switches it on for all, and half an image is then grey
         questions = [self._question(*request.args) for request in requests]
-        if self._advance is not None:
-            self.answers = self._answerer.answer(questions, self._advance)
-        else:
-            self.answers = self._with_progress(questions)
+        hidden = self.rank != 0 or self._advance is not None
+        with tqdm(total=len(questions), desc="questions", disable=hidden) as bar:
+            self.answers = self._answerer.answer(questions, self._advance or bar.update)
         return [answer.text for answer in self.answers]
-
-    def _with_progress(self, questions: Sequence[Question]) -> list[Answer]:
-        from tqdm import tqdm
-
-        with tqdm(total=len(questions), desc="questions", disable=self.rank != 0) as bar:
-            return self._answerer.answer(questions, bar.update)
 
     def _question(
         self, text: str, generation: dict[str, Any], doc_to_visual: Callable[..., Any], row: int, task: str, split: str
@@ -170,9 +161,8 @@ class ClaspModel(lmms):
     @staticmethod
     def _decoded(image: Any) -> Any:
         if not hasattr(image, "convert"):
-            raise EvaluationError(
-                f"{type(image).__name__} input is not supported; questions take images and paths of videos"
-            )
+            kind = type(image).__name__
+            raise EvaluationError(f"{kind} input is not supported; questions take images and paths of videos")
         image.load()
         return image
 

@@ -14,7 +14,6 @@ from clasp.budget import Budget, Geometry
 from clasp.config import OWN_DATA, FusionConfig, MethodConfig, PolicyConfig, RouterConfig, RunConfig, VariantConfig
 from clasp.evaluation.benchmarks import Benchmark, get_benchmark
 from clasp.evaluation.identity import prompt_protocol, task_protocol, versions, weights_fingerprint
-from clasp.evaluation.questions.custom import Custom
 from clasp.evaluation.questions.custom import read as read_custom
 from clasp.evaluation.questions.embedded import LocalFile, find
 from clasp.evaluation.questions.videos import ensure_videos
@@ -64,9 +63,7 @@ class Plan:
 def plan(config: RunConfig, weights: str | None = None) -> Plan:
     """The cells of a run, each once, in the order of the configuration.
 
-    Args:
-        config: of the run.
-        weights: the backbone's fingerprint, where that is known and the backbone is not to be looked at.
+    ``weights`` is the backbone's fingerprint, where that is known and the backbone is not to be looked at.
 
     Raises:
         ConfigError: a benchmark, method, parameter or budget that the backbone cannot meet.
@@ -77,7 +74,13 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
     if weights is None:
         check_trust(resolve(source), revision, config.backbone.trust)
     own = read_custom(config.data) if config.data is not None else None
-    benchmarks = _benchmarks(config, own)
+    with config_errors():
+        benchmarks = [
+            own.benchmark if own is not None and name == OWN_DATA else get_benchmark(name)
+            for name in dict.fromkeys(config.benchmarks.names)
+        ]
+    if shown := config.backbone.presentation.protocol:
+        benchmarks = [dataclasses.replace(one, protocol=f"{one.protocol}, {shown}") for one in benchmarks]
     geometry = _geometry(config)
     adapter, presentation = adapter_module(source, revision, config.backbone.trust), config.backbone.presentation
     presentation.check(config.backbone.name, adapter)
@@ -115,17 +118,6 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
         if fresh:
             groups.append(Group(name, method, budget, fresh))
     return Plan(tuple(groups), geometry, tuple(rows), tuple(benchmarks), files, tuple(notices))
-
-
-def _benchmarks(config: RunConfig, own: Custom | None) -> list[Benchmark]:
-    with config_errors():
-        chosen = [
-            own.benchmark if own is not None and name == OWN_DATA else get_benchmark(name)
-            for name in dict.fromkeys(config.benchmarks.names)
-        ]
-    if shown := config.backbone.presentation.protocol:
-        return [dataclasses.replace(one, protocol=f"{one.protocol}, {shown}") for one in chosen]
-    return chosen
 
 
 def _geometry(config: RunConfig) -> Geometry:
@@ -189,14 +181,6 @@ def _possible(
             yield name, method, budget
 
 
-def _count(geometry: Geometry, tokens: int | None, ratio: float | None) -> int:
-    """Visual tokens of a budget; all of them where there is none."""
-    if tokens is None and ratio is None:
-        return geometry.visual_tokens
-    with config_errors():
-        return Budget(tokens, ratio).resolve(geometry.visual_tokens)
-
-
 def _with_method(config: RunConfig, method: MethodConfig) -> RunConfig:
     """The run with this method; parameters of the run's own method hold for it too where it is the same one."""
     shared = config.method.params if method.name == config.method.name else {}
@@ -225,9 +209,10 @@ def _method(
 
     name, own = config.method.name, dict(config.method.params)
     accepted = {field.name for field in dataclasses.fields(_class(name))}
-    count = _count(geometry, tokens, ratio)
+    count = geometry.visual_tokens
     with config_errors(TypeError):
         if tokens is not None or ratio is not None:
+            count = Budget(tokens, ratio).resolve(count)
             # a share of images that differ in size is no count
             own |= {"ratio": ratio} if geometry.dynamic and ratio is not None else {"tokens": count}
         # CLASP draws in one of its completion rules only, and a run's seed does not affect the others
@@ -235,11 +220,8 @@ def _method(
         if "seed" in accepted and drawing:
             own.setdefault("seed", config.seed)
         if "fusion" in accepted:
-            own |= {
-                "fusion": _fusion(config.fusion),
-                "policy": _policy(config.policy),
-                "router": _router(config.router),
-            }
+            own |= {"fusion": _fusion(config.fusion), "policy": _policy(config.policy)}
+            own["router"] = _router(config.router)
         method = build(name, own)
     return method, {"tokens": count, "ratio": ratio, "visual_tokens": geometry.visual_tokens}
 
@@ -264,9 +246,7 @@ def _policy(config: PolicyConfig) -> Any:
         entries[category] = CategoryPolicy(weights, share if config.pivot_share is None else config.pivot_share)
     if entries == dict(DEFAULT_POLICY.entries):
         return DEFAULT_POLICY
-    if config.calibrated:
-        return ClassPolicy("calibrated", "calibrated", entries)
-    return ClassPolicy("custom", "assumption", entries)
+    return ClassPolicy(*(("calibrated",) * 2 if config.calibrated else ("custom", "assumption")), entries)
 
 
 def _router(config: RouterConfig) -> Any:
@@ -297,15 +277,11 @@ def _tasks(
     config: RunConfig, benchmarks: list[Benchmark], files: Mapping[str, LocalFile]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int | str]]:
     """Per benchmark: its questions, its scoring and its limit."""
-    tasks: dict[str, dict[str, Any]] = {}
-    limits: dict[str, int | str] = {}
-    for benchmark in benchmarks:
-        tasks[benchmark.name] = task_protocol(benchmark)
-        limits[benchmark.name] = config.limit
-        if benchmark.name in files:
-            file = files[benchmark.name]
-            tasks[benchmark.name]["content"] = file.content
-            if config.limit != "all":
-                # all of them is the same questions, so the same cell
-                limits[benchmark.name] = "all" if config.limit >= file.questions else file.whole(config.limit)
+    tasks = {benchmark.name: task_protocol(benchmark) for benchmark in benchmarks}
+    limits: dict[str, int | str] = dict.fromkeys(tasks, config.limit)
+    for name, file in files.items():
+        tasks[name]["content"] = file.content
+        if config.limit != "all":
+            # all of them is the same questions, so the same cell
+            limits[name] = "all" if config.limit >= file.questions else file.whole(config.limit)
     return tasks, limits

@@ -27,9 +27,6 @@ from clasp.results.store import CellSpec, CellStore
 
 log = logging.getLogger(__name__)
 
-Finished = Callable[[list[Cell]], object]
-"""Called with all cells of a method at a budget, once they exist."""
-
 
 @dataclass(frozen=True)
 class RunOutcome:
@@ -50,7 +47,7 @@ def record_experiment(plan: Plan, config: RunConfig) -> Path:
 def run_cells(
     plan: Plan,
     config: RunConfig,
-    finished: Finished = lambda cells: None,
+    finished: Callable[[list[Cell]], object] = lambda cells: None,
     only: Collection[str] | None = None,
     team: Alone = ALONE,
 ) -> RunOutcome:
@@ -60,7 +57,7 @@ def run_cells(
 
     Args:
         plan, config: of the run.
-        finished: called with each group of which a cell was computed.
+        finished: called with all cells of a method at a budget, once one of them has been computed.
         only: signatures of the cells that are this process's, in their order; None: all, in plan order. With it, the
             experiment is not recorded, which the process does that distributed the cells.
         team: the processes that share each cell's questions; this is the first of them, the others :func:`follow`.
@@ -78,12 +75,13 @@ def run_cells(
     present = {signature: cell and completed(store, cell, judge) for signature, cell in there.items()}
     tidy(config.paths.results, {signature for signature, cell in there.items() if cell is not None})
     remove_abandoned(store.cells)
-    wanted = [(group, spec) for group, spec in _ordered(plan, only) if present[spec.signature] is None]
+    own = [spec.signature for spec in plan.cells] if only is None else only
+    cells = _by_signature(plan)
+    wanted = [cells[signature] for signature in own if signature in cells and present[signature] is None]
     if not wanted:
-        return _outcome(plan, present, 0, {})
+        return RunOutcome(tuple(cell for cell in present.values() if cell is not None), 0, ())
     ensure_as_planned(config.paths.data, plan.files)
-    session = Session(plan, config, store, judge, team)
-    failed: dict[str, str] = {}
+    session, failed = Session(plan, config, store, judge, team), dict[str, str]()
     with CellLocks(config.paths.results) as locks, session, _progress(session.questions(wanted)) as bar:
         for group, done in session.computed(locks, wanted, bar, failed):
             present |= done
@@ -92,12 +90,14 @@ def run_cells(
     for spec in plan.cells:
         if present[spec.signature] is None and (cell := store.get(spec.signature)):
             present[spec.signature] = store.completed(cell)
-    return _outcome(plan, present, session.count, failed)
+    return RunOutcome(
+        tuple(cell for cell in present.values() if cell is not None), session.count, tuple(failed.values())
+    )
 
 
 def follow(plan: Plan, config: RunConfig, team: Alone) -> None:
     """Answers a share of the questions of each cell that the first process of ``team`` runs, until that one ends."""
-    cells = {spec.signature: (group, spec) for group in plan.groups for spec in group.specs}
+    cells = _by_signature(plan)
     with Session(plan, config, CellStore(config.paths.results), None, team) as session:
         for signature in team.signatures():
             try:
@@ -106,15 +106,8 @@ def follow(plan: Plan, config: RunConfig, team: Alone) -> None:
                 log.exception("cell failed in process %d: %s", team.rank, signature)
 
 
-def _outcome(plan: Plan, present: dict[str, Cell | None], computed: int, failed: dict[str, str]) -> RunOutcome:
-    cells = tuple(cell for spec in plan.cells if (cell := present[spec.signature]) is not None)
-    return RunOutcome(cells, computed, tuple(failed.values()))
-
-
-def _ordered(plan: Plan, only: Collection[str] | None) -> list[tuple[Group, CellSpec]]:
-    """The cells of this process with their groups, in order."""
-    cells = {spec.signature: (group, spec) for group in plan.groups for spec in group.specs}
-    return list(cells.values()) if only is None else [cells[signature] for signature in only if signature in cells]
+def _by_signature(plan: Plan) -> dict[str, tuple[Group, CellSpec]]:
+    return {spec.signature: (group, spec) for group in plan.groups for spec in group.specs}
 
 
 @contextmanager

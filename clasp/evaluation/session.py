@@ -87,15 +87,14 @@ class Session:
                             done[spec.signature] = cell
                 yield group, done
             wanted = [(group, spec) for group, spec in others if self._store.get(spec.signature) is None]
-            if wanted:
-                announced = announced or self._log_waiting(wanted)
-                time.sleep(LOOK_S)
-
-    def _log_waiting(self, wanted: list[tuple[Group, CellSpec]]) -> bool:
-        info = current(self._config.paths.results, wanted[0][1].signature)
-        who = f", the first by {info.owner.host}, process {info.owner.pid}" if info and info.owner else ""
-        log.info("waiting for %d cells that other processes compute%s", len(wanted), who)
-        return True
+            if not wanted:
+                return
+            if not announced:
+                info = current(self._config.paths.results, wanted[0][1].signature)
+                who = f", the first by {info.owner.host}, process {info.owner.pid}" if info and info.owner else ""
+                log.info("waiting for %d cells that other processes compute%s", len(wanted), who)
+                announced = True
+            time.sleep(LOOK_S)
 
     def _one(
         self, group: Group, spec: CellSpec, held: HeldLock, label: str, bar: Any, failed: dict[str, str]

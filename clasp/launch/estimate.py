@@ -203,7 +203,7 @@ def _all_stored(results: Path) -> Iterator[_Stored]:
     for signature in store.signatures():
         with contextlib.suppress(OSError, ValueError, KeyError):
             cell = read(Cell, store.path(signature))
-            sizes = store.path(signature).stat().st_size, store.answers_path(signature).stat().st_size
+            sizes = store.path(signature).stat().st_size, store.path(signature, "jsonl").stat().st_size
             yield _Stored(cell, clock(cell), *sizes)
 
 

@@ -27,13 +27,7 @@ RESUMED = "resumed"
 
 
 class AnswerLog:
-    """The answers of one cell so far.
-
-    Args:
-        results: the results root.
-        signature: of the cell.
-        process: number of the process among those that share the cell.
-    """
+    """The answers of one cell so far; ``process`` is this one's number among those that share the cell."""
 
     def __init__(self, results: Path | str, signature: str, process: int = 0) -> None:
         self._results, self._signature = results, signature

@@ -44,23 +44,22 @@ def write(
         command: the command line.
         report: what a report makes of it.
     """
-    made_of = [
-        {
-            "row": row,
-            "method": spec.method["name"],
-            "budget": dict(spec.budget),
-            "benchmark": spec.benchmark,
-            "signature": spec.signature,
-        }
-        for row, specs in rows
-        for spec in specs
-    ]
     record = {
         "schema": SCHEMA,
         "name": name,
         "command": redact(command),
         "benchmarks": [dict(benchmark) for benchmark in benchmarks],
-        "cells": made_of,  # as they are signed and named, whatever the environment says
+        "cells": [  # as they are signed and named, whatever the environment says
+            {
+                "row": row,
+                "method": spec.method["name"],
+                "budget": dict(spec.budget),
+                "benchmark": spec.benchmark,
+                "signature": spec.signature,
+            }
+            for row, specs in rows
+            for spec in specs
+        ],
         "report": redacted(dict(report)),
     }
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"

@@ -18,20 +18,13 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a cell is not there.
-
-    Args:
-        signature, label: of the cell.
-        error: one line.
-        traceback: as Python prints it, without the user's home folder and secrets.
-        at: UTC.
-    """
+    """Why a cell is not there: the error in one line, and as Python prints it, without home folder and secrets."""
 
     signature: str
     label: str
     error: str
     traceback: str
-    at: str
+    at: str  # UTC
 
 
 def folder(results: Path | str) -> Path:

@@ -7,16 +7,16 @@ an owner that was merely asleep finds that one when it wakes, and stops.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import socket
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from clasp.reading import InvalidFile, parse_object
@@ -126,28 +126,26 @@ class CellLocks:
     """The locks of this process under a results root; a context manager, which releases all of them at its end."""
 
     def __init__(self, results: Path | str) -> None:
-        self._results, self._folder = Path(results), folder(results)
+        self._results, self._folder = results, folder(results)
         self._held: set[HeldLock] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._beating: threading.Thread | None = None
 
     def __enter__(self) -> CellLocks:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._beating = threading.Thread(target=self._beat, name="locks", daemon=True)
-        self._beating.start()
+        threading.Thread(target=self._beat, name="locks", daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         for held in list(self._held):
             held.release()
 
     def take(self, signature: str, label: str, questions: int | None = None) -> HeldLock | None:
         """A lock on the cell, or None where a living process has one. Look for the cell again once it is held."""
-        info = self._latest(signature)
+        info = current(self._results, signature)
+        if info is not None and not (info.owner is not None and info.owner.here):
+            info = current(self._results, signature, file_time(self._folder))
         if info is not None and info.alive:
             return None
         generation = info.generation + 1 if info is not None else 1
@@ -165,12 +163,6 @@ class CellLocks:
         for other in others:
             other.unlink(missing_ok=True)
         return held
-
-    def _latest(self, signature: str) -> LockInfo | None:
-        info = current(self._results, signature)
-        if info is None or (info.owner is not None and info.owner.here):
-            return info
-        return current(self._results, signature, file_time(self._folder))
 
     def _make(self, path: Path, values: dict[str, Any]) -> bool:
         """Makes a lock with its content, at once and only where there is none; whether it did."""
@@ -206,9 +198,7 @@ class HeldLock:
     def __enter__(self) -> HeldLock:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def check(self) -> None:
@@ -220,10 +210,8 @@ class HeldLock:
 
     def beat(self) -> None:
         """Says that its owner lives."""
-        try:
+        with contextlib.suppress(FileNotFoundError):  # taken over or released; the owner finds out at its next check
             os.utime(self._path)
-        except FileNotFoundError:  # taken over or released; the owner finds out at its next check
-            return
 
     def release(self) -> None:
         info = _read(self._path)
@@ -245,21 +233,13 @@ def _read(path: Path, at: float | None = None) -> LockInfo | None:
         touched, text = path.stat().st_mtime, path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
-    owner, values = _parsed(text)
+    owner, values = None, dict[str, Any]()
+    with contextlib.suppress(InvalidFile):  # not one of ours; its age alone says whether someone is at work
+        values = dict(validate(LockFile, parse_object(text)))
+        owner = Owner(**{field.name: values[field.name] for field in fields(Owner)})
     age = (time.time() if at is None else at) - touched
-    label, since = str(values.get("label", "")), str(values.get("since", ""))
-    questions = values.get("questions")
-    count = questions if isinstance(questions, int) else None
-    return LockInfo(match[1], int(match[2]), owner, since, label, count, max(0.0, age))
-
-
-def _parsed(text: str) -> tuple[Owner | None, dict[str, Any]]:
-    try:
-        values = validate(LockFile, parse_object(text))
-    except InvalidFile:  # not one of ours; its age alone says whether someone is at work
-        return None, {}
-    own = Owner(values["host"], values["machine"], values["pid"], values["started"], values["slurm_job"])
-    return own, dict(values)
+    label, since, questions = values.get("label", ""), values.get("since", ""), values.get("questions")
+    return LockInfo(match[1], int(match[2]), owner, since, label, questions, max(0.0, age))
 
 
 def _this_process() -> Owner:

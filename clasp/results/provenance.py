@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -76,8 +77,7 @@ def _git() -> tuple[str | None, bool | None]:
     if (record := root / SNAPSHOT).is_file():
         known = json.loads(record.read_text(encoding="utf-8"))
         return known["commit"], known["dirty"]
-    head = git(root, "rev-parse", "HEAD")
-    if head is None:
+    if (head := git(root, "rev-parse", "HEAD")) is None:
         return None, None
     return head.strip(), bool(git(root, "status", "--porcelain", "--untracked-files=no"))
 
@@ -91,10 +91,6 @@ def git(root: Path, *arguments: str) -> str | None:
 
     Nothing of the environment that is meant for git (``GIT_DIR``, ``GIT_CONFIG_COUNT``, ``GIT_EXTERNAL_DIFF``, ...)
     reaches it: such variables name other repositories, and programs to start.
-
-    Args:
-        root: top folder of the checkout.
-        arguments: a command of git with its options.
     """
     if not (root / ".git").exists():
         return None
@@ -110,8 +106,6 @@ def git(root: Path, *arguments: str) -> str | None:
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found

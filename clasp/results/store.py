@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,18 +99,12 @@ class CellStore:
         self.root = Path(root)
         self.cells = self.root / "cells"
 
-    def path(self, signature: str) -> Path:
-        """Where a cell is, or would be.
+    def path(self, signature: str, ending: str = "json") -> Path:
+        """Where a cell is, or would be; its answers (``jsonl``), judgement (``judge.json``), ``verdicts.jsonl``.
 
         Raises:
             ValueError: that is no signature.
         """
-        return self._place(signature, "json")
-
-    def answers_path(self, signature: str) -> Path:
-        return self._place(signature, "jsonl")
-
-    def _place(self, signature: str, ending: str) -> Path:
         if not is_signature(signature):  # which could lead out of the folder
             raise ValueError(f"{shown(signature)} is no signature; it has 24 hex digits")
         return self.cells / f"{signature}.{ending}"
@@ -124,13 +117,13 @@ class CellStore:
         try:
             return self._read(signature)
         except (ValueError, OSError) as error:
-            self._set_aside((self.path(signature), self.answers_path(signature)), str(error), "its cell runs again")
+            self._set_aside((self.path(signature), self.path(signature, "jsonl")), str(error), "its cell runs again")
             return None
 
     def signatures(self) -> list[str]:
         """Of every cell that has a results file, sorted."""
         names = (path.stem for path in self.cells.glob("*.json"))
-        return sorted(name for name in names if re.fullmatch(r"[0-9a-f]{24}", name))
+        return sorted(filter(is_signature, names))
 
     def answers(self, signature: str) -> list[dict[str, Any]]:
         """One dictionary per question, in the benchmark's order.
@@ -139,7 +132,7 @@ class CellStore:
             FileNotFoundError: the cell has no answers.
             InvalidFile: they cannot be read.
         """
-        lines = reading.read_text(self.answers_path(signature)).split("\n")
+        lines = reading.read_text(self.path(signature, "jsonl")).split("\n")
         return [reading.parse_object(line) for line in lines if line]
 
     def put(self, cell: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> Cell:
@@ -156,15 +149,9 @@ class CellStore:
         write_json(self.path(complete["signature"]), complete)
         return complete
 
-    def judgement_path(self, signature: str) -> Path:
-        return self._place(signature, "judge.json")
-
-    def verdicts_path(self, signature: str) -> Path:
-        return self._place(signature, "verdicts.jsonl")
-
     def judgement(self, cell: Cell) -> Judgement | None:
         """What a judge made of the cell's answers, None where none has; a file that cannot be used is set aside."""
-        path = self.judgement_path(cell["signature"])
+        path = self.path(cell["signature"], "judge.json")
         if not path.exists():
             return None
         try:
@@ -183,8 +170,8 @@ class CellStore:
         if cell is None:
             raise ValueError(f"there is no cell {judgement['signature']}")
         complete = _checked_judgement({"schema": JUDGEMENT_SCHEMA, **judgement}, cell)
-        write_json(self.judgement_path(cell["signature"]), complete)
-        self.verdicts_path(cell["signature"]).unlink(missing_ok=True)
+        write_json(self.path(cell["signature"], "judge.json"), complete)
+        self.path(cell["signature"], "verdicts.jsonl").unlink(missing_ok=True)
         return complete
 
     def completed(self, cell: Cell) -> Cell:
@@ -194,16 +181,18 @@ class CellStore:
 
     def verdicts(self, signature: str) -> list[dict[str, Any]]:
         """What a judge has said so far, in the order in which it came; a line that was cut short is left out."""
-        path = self.verdicts_path(signature)
+        path = self.path(signature, "verdicts.jsonl")
         return list(reading.whole_objects(path.read_bytes().splitlines())) if path.exists() else []
 
     def add_verdict(self, signature: str, verdict: Mapping[str, Any]) -> None:
         """Appends one verdict, on disk before this returns."""
-        append_line(self.verdicts_path(signature), json.dumps(verdict, ensure_ascii=False, allow_nan=False).encode())
+        append_line(
+            self.path(signature, "verdicts.jsonl"), json.dumps(verdict, ensure_ascii=False, allow_nan=False).encode()
+        )
 
     def _read(self, signature: str) -> Cell:
         cell = _checked(reading.read_object(self.path(signature)), signature)
-        payload = self.answers_path(signature).read_bytes()
+        payload = self.path(signature, "jsonl").read_bytes()
         if hashlib.sha256(payload).hexdigest() != cell["answers"]["sha256"]:
             raise ValueError("its answers file is not the one that was written with it")
         return cell

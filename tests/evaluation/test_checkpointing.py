@@ -1,9 +1,12 @@
-"""Inside a cell: answers are kept batch by batch and not asked for twice, and memory that ends halves the batch."""
+"""Inside a cell: answers are kept batch by batch and not asked for twice, memory that ends halves the batch, and the
+next batch is prepared beside the model: one ahead, errors where they belong, no thread left behind."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +14,20 @@ import pytest
 import torch
 
 from clasp.config import RunConfig
-from clasp.evaluation.generation.answering import Answer, Answerer, Question
+from clasp.evaluation.generation.answering import Answer, Answerer, EvaluationError, Question
 from clasp.evaluation.generation.checkpointing import LoggedAnswers
-from clasp.evaluation.generation.prefetcher import Batch
+from clasp.evaluation.generation.prefetcher import Prefetcher
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
 from clasp.methods import build
 from clasp.results import failures
 from clasp.results.answer_log import AnswerLog, count
+from clasp.results.lock import LockLost
 
 CELL = "0123456789abcdef01234567"
+PATIENCE_S = 10.0
+ASKED = [Question(str(place), "what?", ()) for place in range(8)]
+PAIRS = [[0, 1], [2, 3], [4, 5], [6, 7]]
 METHOD = build("clasp", {"ratio": 0.6, "router": "keyword"})
 
 
@@ -28,15 +35,25 @@ def facts(answers: Sequence[Answer]) -> list[tuple[Any, ...]]:
     return [(a.text, a.routed, a.entering, a.leaving, a.nominal, a.text_tokens, a.new_tokens) for a in answers]
 
 
+def preparing() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("clasp-prepare")]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    assert preparing() == []
+
+
 class Counting(Answerer):
     """Remembers what is really asked, but for the question that warms up."""
 
     asked: list[list[str]]
 
-    def _fitting(self, run: Any, watch: Any, batch: Batch) -> list[Answer] | None:
+    def _fitting(self, run: Any, watch: Any, questions: Sequence[Question], *rest: Any) -> list[Answer] | None:
         if self._warm:
-            self.asked.append([question.name for question in batch.questions])
-        return super()._fitting(run, watch, batch)
+            self.asked.append([question.name for question in questions])
+        return super()._fitting(run, watch, questions, *rest)
 
 
 @pytest.fixture
@@ -183,3 +200,140 @@ def test_a_cell_records_what_did_not_fit(configured: Callable[..., RunConfig], m
     starve(monkeypatch, 2)
     (cell,) = run_cells(plan(config), config).cells
     assert cell["provenance"]["events"] == [{"event": "out of memory", "questions": 4, "then": 2}]
+
+
+class Steps:
+    """Prepares with a record of what was begun."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, questions: Sequence[Question]) -> str:
+        names = "".join(question.name for question in questions)
+        with self._changed:
+            self.begun.append(names)
+            self._changed.notify_all()
+        if names == "45":
+            raise OSError("cannot be read")
+        return names
+
+    def wait(self, number: int) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self.begun) >= number, PATIENCE_S)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_the_next_batch_is_prepared_and_no_further_one_and_an_error_is_that_of_its_batch(overlap: bool) -> None:
+    steps, received = Steps(), []
+    with Prefetcher(steps, overlap) as ahead:
+        for number, (places, inputs) in enumerate(ahead.each(PAIRS, ASKED), start=1):
+            try:
+                assert inputs.result()[0] == "".join(map(str, places))
+            except OSError as error:
+                received.append((places, str(error)))
+            assert steps.wait(min(number + overlap, 4)), "the next one is prepared without being asked for"
+            time.sleep(0.05)
+            assert steps.begun == ["01", "23", "45", "67"][: number + overlap]
+    assert received == [([4, 5], "cannot be read")]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_outside_ends_the_thread(error: type[BaseException]) -> None:
+    steps = Steps()
+
+    def answer() -> None:
+        with Prefetcher(steps) as ahead:
+            for _, inputs in ahead.each(PAIRS, ASKED):
+                inputs.result()
+                assert preparing()
+                raise error
+
+    with pytest.raises(error):
+        answer()
+    assert preparing() == []
+    assert len(steps.begun) <= 2, "what was not begun is not begun any more"
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_answers_are_those_without_overlap(
+    small: Any, questions: list[Question], batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, counts, questions = build("random", {"ratio": 0.6}), list[int](), questions[::2]
+    expected = Answerer(*small, method, batch_size).answer(questions, counts.append)
+    monkeypatch.setattr(Answerer, "overlap", False)
+    again = list[int]()
+    assert facts(Answerer(*small, method, batch_size).answer(questions, again.append)) == facts(expected)
+    assert counts == again
+
+
+def slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Preparing takes longer."""
+    inputs = Answerer._inputs
+
+    def late(self: Answerer, questions: Sequence[Question]) -> Any:
+        time.sleep(seconds)
+        return inputs(self, questions)
+
+    monkeypatch.setattr(Answerer, "_inputs", late)
+
+
+def test_what_preparing_takes_counts_for_its_own_questions(
+    small: Any, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch, 0.4)
+    for answer in Answerer(*small, build("random", {"ratio": 0.6}), 2).answer(questions[:4]):
+        model = answer.seconds.vision + answer.seconds.prefill + answer.seconds.decode
+        assert model + 0.2 < answer.seconds.total < model + 0.2 + 1.0
+
+
+def test_a_claim_that_is_lost_ends_a_cell_between_batches(
+    answerer: Callable[..., Counting], questions: list[Question], tmp_path: Path
+) -> None:
+    calls, one = list[None](), answerer(2)
+
+    def between() -> None:
+        calls.append(None)
+        if len(calls) == 3:
+            raise LockLost("taken over")
+
+    one.checkpoint = LoggedAnswers(AnswerLog(tmp_path, CELL), between)
+    with pytest.raises(LockLost):
+        one.answer(questions)
+    assert count(tmp_path, CELL) == 4, "two batches of two; the third was prepared, and is not answered"
+
+
+def test_an_image_that_breaks_while_preparing_costs_no_answer_before_it(
+    answerer: Callable[..., Counting], questions: list[Question], tmp_path: Path
+) -> None:
+    class Broken:
+        mode = "RGB"
+
+        def convert(self, mode: str) -> None:
+            raise OSError("truncated")
+
+    last = min(questions, key=lambda question: len(question.text))  # the longest are asked first
+    asked = [Question(q.name, q.text, [Broken()], q.generation) if q is last else q for q in questions]
+    with pytest.raises(EvaluationError, match="truncated"):
+        answerer(2).answer(asked)
+    assert count(tmp_path, CELL) == len(questions) - 2
+
+
+def test_memory_that_ends_while_preparing_halves_the_batch(
+    answerer: Callable[..., Counting],
+    questions: list[Question],
+    small: tuple[Any, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = facts(Answerer(*small, METHOD, 2).answer(questions))
+    inputs = Answerer._inputs
+
+    def limited(self: Answerer, questions: Sequence[Question]) -> Any:
+        if len(questions) > 1:
+            raise MemoryError
+        return inputs(self, questions)
+
+    monkeypatch.setattr(Answerer, "_inputs", limited)
+    starved = answerer(2)
+    assert facts(starved.answer(questions)) == expected
+    assert starved.checkpoint.events == [{"event": "out of memory", "questions": 2, "then": 1}]

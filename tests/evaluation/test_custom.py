@@ -109,21 +109,22 @@ def test_all_bad_lines_are_listed_with_all_that_is_wrong(folder: Path) -> None:
         read(folder / "desk_1.jsonl")
 
 
-@pytest.mark.parametrize("lines", [[], ["", "  "]])
-def test_a_file_without_questions(folder: Path, lines: list[str]) -> None:
-    with pytest.raises(ConfigError, match="no questions"):
-        read(write(folder, lines))
-
-
-@pytest.mark.parametrize("name", ["my-desk.jsonl", "my desk.jsonl", "täsk.jsonl", "a.b.jsonl"])
-def test_a_name_that_cannot_be_a_benchmarks(folder: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="letters, digits and _"):
-        read(write(folder, [GOOD], name))
-
-
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read(tmp_path / "none.jsonl")
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        *[("desk.jsonl", text, "no questions") for text in ("", "\n  \n")],
+        *[
+            (name, json.dumps(GOOD), "letters, digits and _")
+            for name in ("my-desk.jsonl", "my desk.jsonl", "täsk.jsonl", "a.b.jsonl")
+        ],
+        ("none.jsonl", None, "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_benchmark(folder: Path, name: str, text: str | None, reason: str) -> None:
+    if text is not None:
+        (folder / name).write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        read(folder / name)
 
 
 def test_good_lines_and_their_images(folder: Path, tmp_path: Path) -> None:

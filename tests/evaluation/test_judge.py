@@ -24,7 +24,7 @@ from clasp.evaluation.judging.rubrics import KINDS
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
 from clasp.results.schema import Cell, Judgement
-from clasp.results.store import BadCellWarning, CellSpec, CellStore
+from clasp.results.store import CellSpec, CellStore
 from clasp.strict import ConfigError
 
 TOKEN = "sk-loopback-0123456789"  # of the server below, which is all that knows it
@@ -106,6 +106,11 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> CellStore:
+    return CellStore(tmp_path)
+
+
 def put(store: CellStore, benchmark: str = "mmvet", predictions: tuple[str, ...] = ("a", "b", "c", "d")) -> Cell:
     """An unjudged cell as the runner stores it."""
     spec = CellSpec(
@@ -142,8 +147,7 @@ def stored_text(root: Path) -> str:
     return "\n".join(path.read_text(encoding="utf-8") for path in root.rglob("*") if path.is_file())
 
 
-def test_a_judgement_holds_every_question_in_order_and_the_cell_stays(tmp_path: Path, server: Server) -> None:
-    store = CellStore(tmp_path)
+def test_a_judgement_holds_every_question_in_order_and_the_cell_stays(store: CellStore, server: Server) -> None:
     cell = put(store)
     before = store.path(cell["signature"]).read_bytes()
     server.replies = {"a": ["0.0"], "b": [" 0.3\n"], "c": ["1"], "d": ["0.5"]}
@@ -158,7 +162,7 @@ def test_a_judgement_holds_every_question_in_order_and_the_cell_stays(tmp_path: 
     assert store.judgement(cell) == judgement
     assert store.completed(cell) == {**cell, "score": judgement["score"], "scores": judgement["scores"]}
     assert store.path(cell["signature"]).read_bytes() == before
-    assert not store.verdicts_path(cell["signature"]).exists()
+    assert not store.path(cell["signature"], "verdicts.jsonl").exists()
     assert store.signatures() == [cell["signature"]], "a judgement is no cell"
     assert unjudged(store, store.signatures()) == []
 
@@ -175,8 +179,7 @@ def test_what_is_sent(tmp_path: Path, server: Server) -> None:
     assert json.loads(user["content"]) == sent
 
 
-def test_video_questions_have_a_quality_too(tmp_path: Path, server: Server) -> None:
-    store = CellStore(tmp_path)
+def test_video_questions_have_a_quality_too(store: CellStore, server: Server) -> None:
     server.replies = {
         "a": ['{"correct": "yes", "quality": 4}'],
         "b": ['```json\n{"quality": 1, "correct": "no"}\n```'],
@@ -221,9 +224,8 @@ def test_other_forms_are_not_scores(kind: str, reply: str) -> None:
     ],
 )
 def test_a_question_without_a_verdict_leaves_the_cell_unjudged(
-    tmp_path: Path, server: Server, reply: Reply, reason: str, requests: int
+    store: CellStore, server: Server, reply: Reply, reason: str, requests: int
 ) -> None:
-    store = CellStore(tmp_path)
     cell = put(store)
     server.replies = {"c": [reply]}
     with pytest.raises(JudgeError, match="1 of 4 questions have no usable verdict"):
@@ -241,15 +243,13 @@ def test_a_question_without_a_verdict_leaves_the_cell_unjudged(
 
 
 @pytest.mark.parametrize("status", [500, 429, 503])
-def test_a_busy_server_is_asked_again(tmp_path: Path, server: Server, status: int) -> None:
-    store = CellStore(tmp_path)
+def test_a_busy_server_is_asked_again(store: CellStore, server: Server, status: int) -> None:
     server.replies = {"a": [status, status, "0.1"]}
     assert judged(store, put(store, predictions=("a",)))["score"] == 0.1
     assert len(server.asked) == 3
 
 
-def test_an_endpoint_that_refuses_the_key_is_asked_once(tmp_path: Path, server: Server) -> None:
-    store = CellStore(tmp_path)
+def test_an_endpoint_that_refuses_the_key_is_asked_once(store: CellStore, server: Server) -> None:
     cell, server.default = put(store, predictions=tuple(map(str, range(60)))), 401
     with pytest.raises(JudgeError, match="does not answer: HTTP 401") as caught:
         judged(store, cell, workers=1)
@@ -257,8 +257,7 @@ def test_an_endpoint_that_refuses_the_key_is_asked_once(tmp_path: Path, server: 
     assert len(server.asked) < 30, "on a busy machine a few more may be under way"
 
 
-def test_nobody_at_the_address(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = CellStore(tmp_path)
+def test_nobody_at_the_address(store: CellStore, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = put(store, predictions=tuple("abcdefghijklmnop"))
     server.close()
     with pytest.raises(JudgeError, match=r"no connection \(ConnectError\) after 1 tries") as caught:
@@ -269,8 +268,7 @@ def test_nobody_at_the_address(tmp_path: Path, server: Server, monkeypatch: pyte
     assert store.completed(cell)["score"] is None
 
 
-def test_what_was_interrupted_goes_on_where_it_stopped(tmp_path: Path, server: Server) -> None:
-    store = CellStore(tmp_path)
+def test_what_was_interrupted_goes_on_where_it_stopped(store: CellStore, server: Server) -> None:
     cell = put(store, predictions=tuple("abcdefgh"))
     done: list[int] = []
 
@@ -282,7 +280,7 @@ def test_what_was_interrupted_goes_on_where_it_stopped(tmp_path: Path, server: S
     with pytest.raises(KeyboardInterrupt):
         judged(store, cell, workers=1, advance=interrupt)
     assert len(store.verdicts(cell["signature"])) == 3
-    with store.verdicts_path(cell["signature"]).open("a") as file:
+    with store.path(cell["signature"], "verdicts.jsonl").open("a") as file:
         file.write('{"judge": "')  # the power went
     server.asked.clear()
     judgement = judged(store, cell)
@@ -292,9 +290,8 @@ def test_what_was_interrupted_goes_on_where_it_stopped(tmp_path: Path, server: S
 
 @pytest.mark.parametrize("change", ["model", "prompt", "answers"])
 def test_verdicts_of_another_judge_or_about_other_answers_are_not_taken(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, change: str
+    store: CellStore, server: Server, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    store = CellStore(tmp_path)
     cell = put(store)
     server.replies = {"d": ["no idea"]}
     with pytest.raises(JudgeError):
@@ -311,21 +308,14 @@ def test_verdicts_of_another_judge_or_about_other_answers_are_not_taken(
     assert len(server.asked) == 4
 
 
-def test_a_judgement_of_other_answers_is_set_aside(tmp_path: Path, server: Server) -> None:
-    store = CellStore(tmp_path)
-    judged(store, put(store))
-    again = put(store, predictions=("w", "x", "y", "z"))
-    with pytest.warns(BadCellWarning, match="other answers"):
-        assert store.completed(again)["score"] is None
-    assert (store.cells / "set_aside" / f"{again['signature']}.0.judge.json").exists()
-    assert store.get(again["signature"]) == again, "the cell itself is whole"
-
-
 def test_the_key_and_the_address_are_nowhere(
-    tmp_path: Path, server: Server, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    store: CellStore,
+    server: Server,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    store = CellStore(tmp_path)
     put(store)
     server.replies = {"a": [500, "0.1"], "b": [f"your key is {TOKEN}"], "c": [400]}
     assert main([f"results={tmp_path}"]) == 1
@@ -354,9 +344,8 @@ def test_the_script_without_an_endpoint_says_what_to_set_and_how_many_wait(
 
 
 def test_the_script_judges_the_cells_of_one_experiment(
-    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, store: CellStore, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = CellStore(tmp_path)
     one, other = put(store), put(store, "msvd")
     cells = [planned("random", 64, "mmvet", cell=signature) for signature in (one["signature"], "0" * 24)]
     record = {"schema": 2, "benchmarks": [], "cells": cells}
@@ -370,9 +359,8 @@ def test_the_script_judges_the_cells_of_one_experiment(
 
 
 def test_one_bad_cell_does_not_keep_the_others_waiting(
-    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, store: CellStore, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = CellStore(tmp_path)
     graded, video = put(store), put(store, "msvd")  # every reply is "1.0", which is no reply to a video question
     assert main([f"results={tmp_path}"]) == 1
     assert store.judgement(graded) is not None

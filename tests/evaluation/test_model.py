@@ -138,12 +138,6 @@ def test_an_image_that_cannot_be_read_is_named(tiny: Any, damage: str) -> None:
         lm.generate_until(requests)
 
 
-def test_requests_are_answered_in_their_order(tiny: Any) -> None:
-    lm, requests = instances([png()] * 3, tiny)
-    assert lm.generate_until(requests) == [answer.text for answer in lm.answers]
-    assert len(lm.answers) == 3
-
-
 def test_few_images_are_decoded_at_a_time(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the batch that is asked and of the next one, not a whole benchmark's."""
     images, alive, decoded = list[weakref.ref[Any]](), list[int](), ClaspModel._decoded

@@ -43,42 +43,6 @@ def prompt(task: dict[str, Any], document: dict[str, Any]) -> str:
     return task["doc_to_text"](document, own["default"]) if own else task["doc_to_text"](document)
 
 
-TEXT = {
-    "question_id": 34602,
-    "question": "what is the brand of this camera?",
-    "ocr_tokens": ["DAKOTA", "DIGITAL"],
-    "answers": ["Dakota"] * 3 + ["dakota digital"] * 2 + ["nous les gosses"] * 5,
-}
-
-
-def test_textvqa_is_asked_without_and_with_ocr_tokens(tasks: dict[str, Any]) -> None:
-    assert prompt(tasks["textvqa"], TEXT) == f"What is the brand of this camera?{SHORT}"
-    reference = "\nReference OCR token: DAKOTA, DIGITAL"
-    assert prompt(tasks["textvqa_ocr"], TEXT) == f"What is the brand of this camera?{reference}{SHORT}"
-    unlike = {"task", "lmms_eval_specific_kwargs", "process_results"}
-    plain, ocr = ({k: v for k, v in tasks[name].items() if k not in unlike} for name in ("textvqa", "textvqa_ocr"))
-    assert {k: str(v) for k, v in plain.items()} == {k: str(v) for k, v in ocr.items()}
-
-
-@pytest.mark.parametrize(
-    ("answer", "score"),
-    # three annotators: 3 x min(1, 2/3) + 7 x 1; two: 2 x 1/3 + 8 x 2/3; five: all full
-    [("Dakota.", 0.9), ("the dakota digital", 0.6), ("Nous les gosses", 1.0), ("canon", 0.0), ("", 0.0)],
-)
-def test_textvqa_is_scored_by_vqa_accuracy(tasks: dict[str, Any], answer: str, score: float) -> None:
-    for name in ("textvqa", "textvqa_ocr"):
-        before = list(TEXT["answers"])  # type: ignore[call-overload]
-        assert tasks[name]["process_results"](TEXT, [answer]) == {"exact_match": pytest.approx(score)}
-        assert TEXT["answers"] == before
-
-
-def test_mmvet_is_asked_as_written_and_not_scored(tasks: dict[str, Any]) -> None:
-    document = {"question": "What is x in the equation?", "answer": "-1<AND>-5", "capability": "ocr,math"}
-    assert prompt(tasks["mmvet"], document) == "What is x in the equation?"
-    score = tasks["mmvet"]["process_results"]
-    assert [score(document, [answer]) for answer in ("x = 3", " \n")] == [{"answered": 1.0}, {"answered": 0.0}]
-
-
 def test_every_combination_of_mmvet_has_a_category() -> None:
     """The 16 that occur, as lmms-eval's own task lists them."""
     import lmms_eval.tasks

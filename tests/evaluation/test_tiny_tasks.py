@@ -1,4 +1,4 @@
-"""The small world's forms are scored as the benchmarks whose form they have, whole pairs and questions at a time."""
+"""What counts as the same answer; the small world's forms are scored as the benchmarks whose form they have."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from clasp.evaluation.questions.embedded import LocalFile, ensure, find
 from clasp.evaluation.runner import run_cells
 from clasp.evaluation.tasks import textvqa
 from clasp.evaluation.tasks import tiny as tasks
+from clasp.evaluation.tasks.scoring import doc_to_text, normalise, process_results
 from clasp.report.metrics import sampled
 
 GROUPED = ("tiny_mme", "tiny_mmbench", "tiny_pope")
@@ -110,3 +111,31 @@ def test_scores_follow_from_stored_answers_which_know_their_category(
             assert cell["score"] == pytest.approx(pope_aggregate_f1_score(details))
         else:
             assert cell["score"] == pytest.approx(tasks.circular(details))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "score"),
+    [
+        ("Red.", "red", 1.0),
+        ("  the  red ", "red", 1.0),
+        ("A", "a", 1.0),
+        ("top-left", "top left", 1.0),
+        ("reddish", "red", 0.0),
+        ("red or blue", "red", 0.0),
+        ("", "red", 0.0),
+        ("an", "a", 0.0),
+        ("B", "8", 0.0),
+        ("theta", "ta", 0.0),
+    ],
+)
+def test_exact_match_after_normalisation(prediction: str, answer: str, score: float) -> None:
+    assert process_results({"answer": answer}, [prediction]) == {"exact_match": score}
+
+
+def test_normalisation_is_idempotent_and_never_empties_a_word() -> None:
+    for text in ("The quick, brown fox!", "a", "A an the", "ÉCOLE"):
+        assert normalise(normalise(text)) == normalise(text) != ""
+
+
+def test_the_prompt_is_the_bare_question() -> None:
+    assert doc_to_text({"question": "what is written?"}) == "what is written?"

@@ -147,13 +147,13 @@ def test_a_backbone_without_videos_refuses_them(tiny: Any, video: Path) -> None:
 
 def lay_out(data: Path, name: str, video: Path, videos: int = 2) -> None:
     root = data / "video" / name
-    (root / SETS[name].folder).mkdir(parents=True)
+    (root / SETS[name][0]).mkdir(parents=True)
     asked = [{"question_id": f"v_{i}", "video_name": f"clip{i}", "question": f"what is in {i}?"} for i in range(2)]
     told = [{"question_id": f"v_{i}", "answer": f"thing {i}", "type": 0} for i in reversed(range(2))]
     (root / "test_q.json").write_text(json.dumps(asked))
     (root / "test_a.json").write_text(json.dumps(told))
     for i in range(videos):
-        (root / SETS[name].folder / f"{SETS[name].prefix}clip{i}.mp4").write_bytes(video.read_bytes())
+        (root / SETS[name][0] / f"{SETS[name][1]}clip{i}.mp4").write_bytes(video.read_bytes())
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,18 +25,19 @@ def answers(tiny: Tiny, questions: list[Question], name: str, replay: ViTCache |
     return Answerer(*tiny, method, batch, replay).answer(questions)
 
 
-def counted(model: Any) -> tuple[list[int], list[Any]]:
-    """How often each ViT layer's attention has computed, and the handles to stop counting."""
-    layers = adapter_for(model).vision_layers("image")
-    calls = [0] * len(layers)
+@pytest.fixture
+def calls(tiny: Tiny) -> Iterator[list[int]]:
+    """How often each ViT layer's attention has computed."""
+    layers = adapter_for(tiny[0]).vision_layers("image")
+    counts = [0] * len(layers)
 
-    def count(index: int) -> Any:
-        def hook(*_: object) -> None:
-            calls[index] += 1
+    def count(index: int, *_: object) -> None:
+        counts[index] += 1
 
-        return hook
-
-    return calls, [layer.self_attn.register_forward_pre_hook(count(i)) for i, layer in enumerate(layers)]
+    handles = [layer.self_attn.register_forward_pre_hook(partial(count, i)) for i, layer in enumerate(layers)]
+    yield counts
+    for handle in handles:
+        handle.remove()
 
 
 def images(model: Any, count: int) -> torch.Tensor:
@@ -75,32 +79,27 @@ def test_features_are_bit_equal_in_whatever_batch_and_memory(tiny: Tiny, mebibyt
                 assert torch.equal(found, alone[place])
 
 
-def test_no_image_is_computed_twice(tiny: Tiny) -> None:
+def test_no_image_is_computed_twice(tiny: Tiny, calls: list[int]) -> None:
     """Neither in another batch nor within one; without a memory each is, every time."""
     model = tiny[0]
     pixels = images(model, 3)
-    calls, handles = counted(model)
-    try:
-        with ViTCache(model, 1024) as replay:
-            features(model, pixels[[0, 1]])
-            assert (set(calls), replay.saved_seconds) == ({2}, 0.0)
-            features(model, pixels[[1, 2, 2]])
-            assert set(calls) == {3}
-            assert replay.saved_seconds > 0, "the same image twice in a batch is saved once, too"
-            features(model, pixels)
-            assert set(calls) == {3}
-        with ViTCache(model, 0) as nothing:
-            features(model, pixels[[1, 2, 2]])
-            features(model, pixels)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ViTCache(model, 1024) as replay:
+        features(model, pixels[[0, 1]])
+        assert (set(calls), replay.saved_seconds) == ({2}, 0.0)
+        features(model, pixels[[1, 2, 2]])
+        assert set(calls) == {3}
+        assert replay.saved_seconds > 0, "the same image twice in a batch is saved once, too"
+        features(model, pixels)
+        assert set(calls) == {3}
+    with ViTCache(model, 0) as nothing:
+        features(model, pixels[[1, 2, 2]])
+        features(model, pixels)
     assert set(calls) == {3 + 6}
     assert (nothing.saved_seconds, nothing._bytes, len(nothing._crops)) == (0.0, 0, 0)
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_a_changed_state_is_computed_from_there_on(tiny: Tiny, in_place: bool) -> None:
+def test_a_changed_state_is_computed_from_there_on(tiny: Tiny, calls: list[int], in_place: bool) -> None:
     """What a hook changes between layers reaches the layers behind it, for the images that it changes alone, and
     does not enter the memory."""
     model = tiny[0]
@@ -121,73 +120,60 @@ def test_a_changed_state_is_computed_from_there_on(tiny: Tiny, in_place: bool) -
 
     with ViTCache(model, 0):
         plain, other = features(model, pixels), changed(pixels)
+    calls[:] = [0] * len(calls)
     assert [torch.equal(one, two) for one, two in zip(plain, other, strict=True)] == [True, True, False]
-    calls, handles = counted(model)
-    try:
-        with ViTCache(model, 1024):
-            for first in (0, 0, 2):  # the last time, the image that is changed alone
-                for expected, got in (
-                    (plain, features(model, pixels[first:])),
-                    (other, changed(pixels[first:])),
-                ):
-                    assert all(torch.equal(one, two) for one, two in zip(expected[first:], got, strict=True))
-            assert torch.equal(features(model, pixels)[2], plain[2])
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ViTCache(model, 1024):
+        for first in (0, 0, 2):  # the last time, the image that is changed alone
+            for expected, got in (
+                (plain, features(model, pixels[first:])),
+                (other, changed(pixels[first:])),
+            ):
+                assert all(torch.equal(one, two) for one, two in zip(expected[first:], got, strict=True))
+        assert torch.equal(features(model, pixels)[2], plain[2])
     assert calls == [3, 3, 3, *[3 + 3] * (len(layers) - 3)], "the one image, behind the hook, each time"
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-def test_a_tower_that_packs_its_images_computes_as_it_is(family: str, questions: list[Question]) -> None:
-    built = FAMILIES[family]
-    pair = built.model(), built.processor()
-    plain = answers(pair, questions[:3], "none", None)
-    with ViTCache(pair[0], 1024) as replay:
-        for _ in range(2):
-            assert [a.text for a in answers(pair, questions[:3], "none", replay)] == [a.text for a in plain]
-    assert (replay.saved_seconds, replay._bytes) == (0.0, 0)
-
-
-@pytest.mark.parametrize("family", ["llava_next", "llava_onevision", "video_llava"])
-def test_crops_of_every_other_family_are_remembered(family: str, questions: list[Question]) -> None:
-    built = FAMILIES[family]
-    pair = built.model(), built.processor()
-    with ViTCache(pair[0], 0) as nothing:
+@pytest.mark.parametrize(
+    ("family", "packs"),
+    [
+        *(("qwen2_5_vl", True), ("qwen3_vl", True)),
+        *(("llava_next", False), ("llava_onevision", False), ("video_llava", False)),
+    ],
+)
+def test_crops_of_every_family_are_remembered_but_where_a_tower_packs_its_images(
+    family: str, packs: bool, questions: list[Question]
+) -> None:
+    pair = FAMILIES[family].model(), FAMILIES[family].processor()
+    with nullcontext() if packs else ViTCache(pair[0], 0) as nothing:
         plain = answers(pair, questions[:3], "none", nothing)
     with ViTCache(pair[0], 1024) as replay:
         for batch in (1, 3):
             again = answers(pair, questions[:3], "none", replay, batch)
             assert [a.text for a in again] == [a.text for a in plain]
-    assert replay.saved_seconds > 0
+    assert (replay.saved_seconds > 0, replay._bytes > 0) == (not packs, not packs)
 
 
-def test_memory_is_bounded_and_the_model_is_as_before(tiny: Tiny) -> None:
+def test_memory_is_bounded_and_the_model_is_as_before(tiny: Tiny, calls: list[int]) -> None:
     model = tiny[0]
     pixels = images(model, 3)
-    calls, handles = counted(model)
-    try:
-        with ViTCache(model, 8) as replay:  # 3.7 MiB an image: two fit
-            for places, computed in (
-                ([0], 1),
-                ([1], 2),
-                ([0], 2),
-                ([2], 3),
-                ([1], 3),
-                ([2, 0], 4),
-                ([1, 0, 1], 4),
-                ([2], 5),
-            ):
-                features(model, pixels[places])
-                assert set(calls) == {computed}, "what was kept first stays"
-                assert 0 < replay._bytes <= 8 * 2**20
-            assert replay._bytes == sum(state.numel() * 4 for crop in replay._crops.values() for state in crop.states)
-        with ViTCache(model, 1) as replay:
-            features(model, pixels)
-            assert replay._bytes <= 2**20, "not one image fits"
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ViTCache(model, 8) as replay:  # 3.7 MiB an image: two fit
+        for places, computed in (
+            ([0], 1),
+            ([1], 2),
+            ([0], 2),
+            ([2], 3),
+            ([1], 3),
+            ([2, 0], 4),
+            ([1, 0, 1], 4),
+            ([2], 5),
+        ):
+            features(model, pixels[places])
+            assert set(calls) == {computed}, "what was kept first stays"
+            assert 0 < replay._bytes <= 8 * 2**20
+        assert replay._bytes == sum(state.numel() * 4 for crop in replay._crops.values() for state in crop.states)
+    with ViTCache(model, 1) as replay:
+        features(model, pixels)
+        assert replay._bytes <= 2**20, "not one image fits"
     assert not any("forward" in vars(module) for module in model.modules())
 
 

@@ -22,18 +22,16 @@ def values(composed_run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("variable", "change", "said"),
+    ("change", "said"),
     [
-        ("first", {}, "the environment variable LOCAL_RANK='first' is to be a whole number"),
-        ("0", {"limit": 0}, "limit=0 is too small"),
-        ("0", {"device": "toaster"}, "unknown device 'toaster'"),
-        ("0", {"backbone": {"name": "x", "source": "./no/such/folder"}}, "./no/such/folder"),
-        ("0", {}, "1 cells of .* are not those of this code"),
+        ({"limit": 0}, "limit=0 is too small"),
+        ({"device": "toaster"}, "unknown device 'toaster'"),
+        ({"backbone": {"name": "x", "source": "./no/such/folder"}}, "./no/such/folder"),
+        ({}, "1 cells of .* are not those of this code"),
     ],
-    ids=["environment", "value", "device", "backbone", "cells"],
+    ids=["value", "device", "backbone", "cells"],
 )
 def test_a_worker_says_what_is_wrong(
-    variable: str,
     change: dict[str, Any],
     said: str,
     values: dict[str, Any],
@@ -41,7 +39,6 @@ def test_a_worker_says_what_is_wrong(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("LOCAL_RANK", variable)
     monkeypatch.chdir(tmp_path)  # put back afterwards, for a worker goes to its pack's folder
     if "backbone" in change:
         change = {"backbone": {**values["backbone"], **change["backbone"]}}

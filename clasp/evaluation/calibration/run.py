@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ import numpy as np
 import yaml
 
 from clasp.categories import CATEGORIES
-from clasp.config import CategoryConfig, RunConfig, VariantConfig, rows_hash
-from clasp.evaluation.benchmarks import Benchmark, get_benchmark
+from clasp.config import CategoryConfig, RunConfig, rows_hash
+from clasp.evaluation.benchmarks import get_benchmark
 from clasp.evaluation.calibration.choice import Array, Calibration, Choice, Setting, calibrate
 from clasp.evaluation.plan import Plan
 from clasp.evaluation.questions.images import rgb
@@ -28,55 +28,35 @@ from clasp.results.provenance import command, now
 from clasp.results.store import CellStore
 from clasp.strict import ConfigError, check_name, config_errors, shown
 
-
-@dataclass(frozen=True)
-class Fingerprints:
-    """Hashes of a benchmark's images and of its (image, question) pairs, each with a name for messages."""
-
-    images: Mapping[str, str]
-    questions: Mapping[str, str]
+Fingerprints = tuple[dict[str, str], dict[str, str]]
+"""Hashes of a benchmark's images, and of its (images, question) pairs, each with a name for messages."""
 
 
 def fingerprints(name: str, documents: Iterable[tuple[list[Any], str]]) -> Fingerprints:
-    """Of one benchmark.
-
-    Args:
-        name: of the benchmark, for messages.
-        documents: images (PIL) and text of each question.
-    """
+    """Of the benchmark ``name``, from the images (PIL) and text of each question."""
     images: dict[str, str] = {}
     questions: dict[str, str] = {}
     for row, (pictures, text) in enumerate(documents):
-        hashes = [image_hash(picture) for picture in pictures]
+        pixels = [rgb(picture) for picture in pictures]  # decoded: free of how a library writes its files
+        hashes = [hashlib.sha256(f"{one.size}".encode() + one.tobytes()).hexdigest() for one in pixels]
         images |= dict.fromkeys(hashes, f"{name}[{row}]")
         asked = json.dumps([hashes, " ".join(text.lower().split())])
         questions[hashlib.sha256(asked.encode()).hexdigest()] = f"{name}[{row}]"
-    return Fingerprints(images, questions)
-
-
-def image_hash(image: Any) -> str:
-    """SHA-256 of the decoded pixels and their size: free of how a library writes its files."""
-    pixels = rgb(image)
-    return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
+    return images, questions
 
 
 def overlaps(one: Iterable[Fingerprints], other: Iterable[Fingerprints]) -> list[str]:
     """What both sides show or ask, as ``a[3] and b[5]``; a shared image is named once, whatever is asked about it."""
-    found: dict[str, None] = {}
-    others = list(other)
-    for mine in one:
-        for theirs in others:
-            for own, their in ((mine.images, theirs.images), (mine.questions, theirs.questions)):
-                found |= dict.fromkeys(f"{own[key]} and {their[key]}" for key in own.keys() & their.keys())
-    return list(found)
+    pairs = [pair for mine, theirs in product(one, other) for pair in zip(mine, theirs, strict=True)]
+    found = (f"{own[key]} and {their[key]}" for own, their in pairs for key in own.keys() & their.keys())
+    return list(dict.fromkeys(found))
 
 
 def check_disjoint(config: RunConfig, plan: Plan, against: Sequence[str]) -> str:
     """That no calibration image or question is in an evaluation set.
 
     Args:
-        config: of the calibration.
-        plan: whose benchmarks are the calibration questions.
+        config, plan: of the calibration, whose benchmarks are its questions.
         against: names of benchmarks that evaluate.
 
     Returns:
@@ -85,18 +65,22 @@ def check_disjoint(config: RunConfig, plan: Plan, against: Sequence[str]) -> str
     Raises:
         ConfigError: they overlap (the first places are named), or no benchmark has one of the names.
     """
+    from clasp.evaluation.lmms import documents
+
     try:
         evaluating = [get_benchmark(name) for name in against]
     except ValueError as error:
         raise ConfigError(f"against: {error}") from error
-    mine = [_fingerprints(benchmark, config) for benchmark in plan.benchmarks]
-    found = overlaps(mine, (_fingerprints(benchmark, config) for benchmark in evaluating))
-    if found:
+    mine, theirs = (
+        [fingerprints(benchmark.name, documents(benchmark, config)) for benchmark in benchmarks]
+        for benchmarks in (plan.benchmarks, evaluating)
+    )
+    if found := overlaps(mine, theirs):
         raise ConfigError(
             f"the calibration questions are not held out: {len(found)} overlaps with evaluation sets, first "
             f"{', '.join(found[:3])}; calibrate on other questions"
         )
-    digest = hashlib.sha256(json.dumps([sorted(one.questions) for one in mine]).encode())
+    digest = hashlib.sha256(json.dumps([sorted(questions) for _, questions in mine]).encode())
     return digest.hexdigest()
 
 
@@ -106,7 +90,14 @@ def settings(config: RunConfig) -> dict[str, Setting]:
     Raises:
         ConfigError: a row that is no setting (it needs a fusion by name and a pivot share), or none at all.
     """
-    found = {row: _setting(row, variant) for row, variant in config.grid.variants.items()}
+    found = {}
+    for row, variant in config.grid.variants.items():
+        fusion, policy = variant.fusion, variant.policy
+        if fusion is None or policy is None or policy.pivot_share is None or get_fusion(fusion.name).weights is None:
+            raise ConfigError(
+                f"row {row!r} is no setting to calibrate; give it fusion.name (A to E) and policy.pivot_share"
+            )
+        found[row] = Setting(fusion.name, policy.pivot_share)
     if not found:
         raise ConfigError("calibration needs rows under grid.variants, each with a fusion and a pivot share")
     return found
@@ -209,7 +200,17 @@ def write_policy(path: Path, config: RunConfig, plan: Plan, chosen: Calibration,
             "weights": plan.cells[0].weights,
             "command": command(),
             "finished": now(),
-            "choices": {category: _reason(choice) for category, choice in chosen.choices.items()},
+            "choices": {
+                category: {
+                    "setting": choice.setting.label,
+                    "own_best": choice.own_best.label,
+                    "score": round(choice.score, 4),
+                    "fixed_score": round(choice.fixed_score, 4),
+                    "cross_validated_gain": round(choice.gain, 4),
+                    "standard_error": round(choice.error, 4),
+                }
+                for category, choice in chosen.choices.items()
+            },
             "curve": curve,
         },
     }
@@ -235,34 +236,7 @@ def table(chosen: Calibration) -> str:
     return "\n".join(lines)
 
 
-def _fingerprints(benchmark: Benchmark, config: RunConfig) -> Fingerprints:
-    """Of a benchmark's questions, as its lmms-eval task shows and asks them."""
-    from clasp.evaluation.lmms import documents
-
-    return fingerprints(benchmark.name, documents(benchmark, config))
-
-
-def _setting(row: str, variant: VariantConfig) -> Setting:
-    fusion, policy = variant.fusion, variant.policy
-    if fusion is None or policy is None or policy.pivot_share is None or get_fusion(fusion.name).weights is None:
-        raise ConfigError(
-            f"row {row!r} is no setting to calibrate; give it fusion.name (A to E) and policy.pivot_share"
-        )
-    return Setting(fusion.name, policy.pivot_share)
-
-
 def _row(choice: Choice) -> dict[str, Any]:
     weights = get_fusion(choice.setting.fusion).weights
-    assert weights is not None  # _setting() refuses others
+    assert weights is not None  # settings() refuses others
     return {"weights": list(weights), "pivot_share": choice.setting.pivot_share}
-
-
-def _reason(choice: Choice) -> Mapping[str, Any]:
-    return {
-        "setting": choice.setting.label,
-        "own_best": choice.own_best.label,
-        "score": round(choice.score, 4),
-        "fixed_score": round(choice.fixed_score, 4),
-        "cross_validated_gain": round(choice.gain, 4),
-        "standard_error": round(choice.error, 4),
-    }

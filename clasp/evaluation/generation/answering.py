@@ -20,7 +20,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from clasp.backbones import adapter_for
 from clasp.backbones.presentation import Downscaling, Presentation
 from clasp.cost import Stopwatch
-from clasp.evaluation.generation.prefetcher import Batch, Prefetcher
+from clasp.evaluation.generation.prefetcher import Inputs, Prefetcher
 from clasp.evaluation.questions.frames import Clip, VideoError, sample
 from clasp.evaluation.questions.images import rgb
 from clasp.methods.downsample import Downsample
@@ -184,7 +184,8 @@ class Answerer:
             EvaluationError: a question that cannot be asked. Nothing that goes wrong becomes an empty answer.
         """
         for question in questions:
-            self._check(question)
+            if objection := self._objection(question):
+                raise EvaluationError(f"{question.name}: {objection}")
         answers = self.checkpoint.given(questions)
         if answers:
             advance(len(answers))
@@ -196,10 +197,12 @@ class Answerer:
         ):
             if len(answers) < len(questions) and not self._warm:
                 # loads the router and warms caches; not counted
-                self._fitting(run, watch, prefetcher.batch(questions[:1]))
+                self._fitting(run, watch, questions[:1], prefetcher.start(questions[:1]))
                 self._warm = True
-            for places, batch in prefetcher.each(self._waiting(questions, frozenset(answers)), questions):
-                answers.update(zip(places, self._answer_parts(run, watch, batch), strict=True))
+            for places, inputs in prefetcher.each(self._waiting(questions, frozenset(answers)), questions):
+                batch = [questions[place] for place in places]
+                fresh = self._answer_parts(run, watch, batch, inputs, prefetcher.start)
+                answers.update(zip(places, fresh, strict=True))
                 advance(len(places))
         return [answers[i] for i in range(len(questions))]
 
@@ -212,36 +215,44 @@ class Answerer:
                 waiting = waiting[len(some) :]
                 yield some
 
-    def _answer_parts(self, run: Run, watch: Stopwatch, batch: Batch[Question]) -> list[Answer]:
+    def _answer_parts(
+        self,
+        run: Run,
+        watch: Stopwatch,
+        questions: Sequence[Question],
+        inputs: Inputs,
+        start: Callable[[Sequence[Question]], Inputs],
+    ) -> list[Answer]:
         """The answers of a batch, split into as many parts as memory requires; each part is stored when it is done."""
         answers: list[Answer] = []
-        whole: Batch[Question] | None = batch  # its inputs are prepared, but only for all of its questions together
-        while waiting := batch.questions[len(answers) :]:
+        while waiting := questions[len(answers) :]:
             self.checkpoint.before_batch()
             some = waiting[: self._largest]
-            part, whole = (whole if whole and len(some) == len(batch.questions) else batch.part(some)), None
-            fresh = self._fitting(run, watch, part)
+            if len(some) < len(questions):  # what is prepared is so for all of its questions together
+                inputs = start(some)
+            fresh = self._fitting(run, watch, some, inputs)
             if fresh is not None:
                 self.checkpoint.keep(some, fresh)
                 answers += fresh
         return answers
 
-    def _fitting(self, run: Run, watch: Stopwatch, batch: Batch[Question]) -> list[Answer] | None:
+    def _fitting(
+        self, run: Run, watch: Stopwatch, questions: Sequence[Question], inputs: Inputs
+    ) -> list[Answer] | None:
         """Answers, or None where memory ran out and a smaller batch should be tried.
 
         Raises:
             EvaluationError: memory ran out with a single question.
         """
-        questions = batch.questions
         try:
-            return self._answer_batch(run, watch, batch)
+            return self._answer_batch(run, watch, questions, inputs)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             if len(questions) == 1:
+                remedy = "use a machine with more memory, dtype=bfloat16, or fewer tokens"
                 raise EvaluationError(
-                    f"{questions[0].name}: out of memory with one question at a time; use a machine with more memory, "
-                    "dtype=bfloat16, or fewer tokens"
+                    f"{questions[0].name}: out of memory with one question at a time; {remedy}"
                 ) from error
         # outside of the handler, whose exception holds on to the tensors of the batch
         self._largest = len(questions) // 2
@@ -252,28 +263,22 @@ class Answerer:
             torch.cuda.empty_cache()
         return None
 
-    def _check(self, question: Question) -> None:
+    def _objection(self, question: Question) -> str | None:
+        """Why a question cannot be asked, with the remedy."""
         if not question.text.strip():
-            raise EvaluationError(f"{question.name}: the prompt is empty; give the model a question")
+            return "the prompt is empty; give the model a question"
         for placeholder in (getattr(self.processor, f"{kind}_token", None) for kind in ("image", "video")):
             if placeholder and placeholder in question.text:
-                raise EvaluationError(
-                    f"{question.name}: the text holds the placeholder {placeholder!r}; images and videos between words "
-                    "are not supported, they come before the text"
-                )
+                between = "images and videos between words are not supported, they come before the text"
+                return f"the text holds the placeholder {placeholder!r}; {between}"
         if question.videos and self._frames is None:
-            raise EvaluationError(
-                f"{question.name}: {type(self.model).__name__} is asked no questions about videos; use a backbone "
-                "whose adapter says how many frames it takes, for example backbone=video_llava_7b"
-            )
+            remedy = "a backbone whose adapter says how many frames it takes, for example backbone=video_llava_7b"
+            return f"{type(self.model).__name__} is asked no questions about videos; use {remedy}"
         if question.videos and self._smaller is not None:
-            raise EvaluationError(
-                f"{question.name}: method {self.method.name!r} makes images smaller, not the frames of videos; use "
-                "method=pool, or benchmarks without videos"
-            )
-        for video in question.videos:
-            if isinstance(video, str | Path) and not Path(video).is_file():
-                raise EvaluationError(f"{question.name}: the video {video} is missing; put the file there")
+            remedy = "use method=pool, or benchmarks without videos"
+            return f"method {self.method.name!r} makes images smaller, not the frames of videos; {remedy}"
+        missing = (video for video in question.videos if isinstance(video, str | Path) and not Path(video).is_file())
+        return next((f"the video {video} is missing; put the file there" for video in missing), None)
 
     def _batches(self, questions: Sequence[Question]) -> Iterator[list[int]]:
         """Indices by batch: same generation settings, similar length, longest first so that memory runs out early.
@@ -295,23 +300,24 @@ class Answerer:
             start = end
 
     @torch.inference_mode()
-    def _answer_batch(self, run: Run, watch: Stopwatch, batch: Batch[Question]) -> list[Answer]:
-        questions = batch.questions
-        inputs, preparing = batch.take()
+    def _answer_batch(
+        self, run: Run, watch: Stopwatch, questions: Sequence[Question], prepared: Inputs
+    ) -> list[Answer]:
+        inputs, preparing = prepared.result()
         started = time.perf_counter()
         inputs = inputs.to(self.model.device, self.model.dtype)
         until, settings = generation_settings(questions[0].generation)
         beams = settings["num_beams"]
-        if all(question.category is not None for question in questions) and self._asks_oracle():
+        asks_oracle = getattr(getattr(self.method, "router", None), "name", None) == "oracle"
+        if asks_oracle and all(question.category is not None for question in questions):
             run.oracle = [str(question.category) for question in questions for _ in range(beams)]
         run.trace = None
-        before, saved = _seconds(watch), self._saved()
+        before = self._seconds(watch)
         output = self.model.generate(**inputs, **settings)
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(new, skip_special_tokens=True)
         share = 1.0 / len(questions)
-        vision, *spent = (after - start for after, start in zip(_seconds(watch), before, strict=True))
-        saved = self._saved() - saved
+        saved, vision, *spent = (after - start for after, start in zip(self._seconds(watch), before, strict=True))
         total = time.perf_counter() - started + preparing
         seconds = Seconds(*(value * share for value in (vision + saved, *spent, total + saved)))
         # each beam is a row of the prefill, and a question's beams follow each other, equal until they decode
@@ -342,11 +348,10 @@ class Answerer:
         running = torch.isin(new, ends).long().cumsum(dim=1) - torch.isin(new, ends).long() == 0
         return running.sum(dim=1).tolist()
 
-    def _saved(self) -> float:
-        return 0.0 if self._vit_cache is None else self._vit_cache.saved_seconds
-
-    def _asks_oracle(self) -> bool:
-        return getattr(getattr(self.method, "router", None), "name", None) == "oracle"
+    def _seconds(self, watch: Stopwatch) -> tuple[float, float, float, float]:
+        """So far: saved by the ViT's cache, and spent in the ViT, in prefill, in decoding."""
+        saved = 0.0 if self._vit_cache is None else self._vit_cache.saved_seconds
+        return saved, watch.vision_seconds, watch.prefill_seconds, watch.decode_seconds
 
     def _inputs(self, questions: Sequence[Question]) -> Any:
         """Tensors of one batch, padded on the left, on the CPU; runs beside the model, with a processor of its own.
@@ -358,17 +363,12 @@ class Answerer:
             return self._processed(questions)
         except (EvaluationError, MemoryError):  # memory that ended is no question's fault
             raise
-        except Exception:
-            for question in questions:  # which one it is, its own error says
-                self._try(question)
-            raise
-
-    def _try(self, question: Question) -> None:
-        try:
-            self._processed([question])
-        except (EvaluationError, MemoryError):
-            raise
         except Exception as error:
+            if len(questions) > 1:  # which one it is, its own error says
+                for question in questions:
+                    self._inputs([question])
+                raise
+            (question,) = questions
             shown = ", ".join([*map(_described, question.images), *map(str, question.videos)]) or "text alone"
             raise EvaluationError(
                 f"{question.name} ({shown}) is refused by {type(self._preparing).__name__}: "
@@ -414,10 +414,6 @@ def _described(image: Any) -> str:
     """An image for a message: its file, where it comes from one, and its size in pixels."""
     file, size = getattr(image, "filename", ""), getattr(image, "size", None)
     return " of ".join(filter(None, [str(file) or "an image", size and f"{size[0]} x {size[1]} pixels"]))
-
-
-def _seconds(watch: Stopwatch) -> tuple[float, float, float]:
-    return watch.vision_seconds, watch.prefill_seconds, watch.decode_seconds
 
 
 def generation_settings(task: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:

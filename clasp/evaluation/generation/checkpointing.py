@@ -30,7 +30,7 @@ class LoggedAnswers(Checkpoint):
 
     def given(self, questions: Sequence[Question]) -> dict[int, Answer]:
         keys = enumerate(map(_key, questions))
-        return {place: _answer(self._known[key]) for place, key in keys if key in self._known}
+        return {place: _answer(**self._known[key]) for place, key in keys if key in self._known}
 
     def before_batch(self) -> None:
         self._before_batch()
@@ -45,7 +45,6 @@ def _key(question: Question) -> str:
     return key(question.name, (question.text, question.category, len(question.images), generation))
 
 
-def _answer(values: dict[str, Any]) -> Answer:
+def _answer(entering: list[int], leaving: list[int], seconds: dict[str, float], **others: Any) -> Answer:
     """An answer as it was, from the log's JSON."""
-    own: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return Answer(**own | {"seconds": Seconds(**values["seconds"])})
+    return Answer(entering=tuple(entering), leaving=tuple(leaving), seconds=Seconds(**seconds), **others)

@@ -39,7 +39,7 @@ class _Crop:
 
     @property
     def bytes(self) -> int:
-        return sum(map(_bytes, self.states))
+        return sum(state.nbytes for state in self.states)
 
     def leads_to(self, layer: int, entering: Tensor) -> bool:
         """Whether what enters a layer is, bit for bit, what the layer before it returned for this crop."""
@@ -136,7 +136,7 @@ class ViTCache:
     def _keep(self, cached: _Crop, state: Tensor, seconds: float) -> None:
         cached.states.append(state)
         cached.seconds.append(seconds)
-        self._bytes += _bytes(state)
+        self._bytes += state.nbytes
         while self._bytes > self._limit:  # perhaps that crop itself
             _, newest = self._crops.popitem()
             self._bytes -= newest.bytes
@@ -149,16 +149,9 @@ def opened_vit_cache(model: Any, mebibytes: int) -> ViTCache | None:
     if model.device.type == "cpu":
         return ViTCache(model, mebibytes).__enter__()
     if mebibytes:
-        log.info(
-            "vision_cache_mib=%d has no effect on %s: the ViT's share of a question is small there",
-            mebibytes,
-            model.device.type,
-        )
+        told = "vision_cache_mib=%d has no effect on %s: the ViT's share of a question is small there"
+        log.info(told, mebibytes, model.device.type)
     return None
-
-
-def _bytes(state: Tensor) -> int:
-    return state.numel() * state.element_size()
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

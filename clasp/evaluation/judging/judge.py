@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from statistics import fmean
 from typing import Any
 
@@ -66,10 +67,7 @@ def judge_cell(
     """Judges the questions of a cell that have no verdict yet and writes its judgement; returns it.
 
     Args:
-        store: where the cell is.
         cell: one of :func:`unjudged`.
-        chat: the endpoint.
-        workers: concurrent requests.
         advance: called with the number of questions after each verdict.
 
     Raises:
@@ -85,49 +83,51 @@ def judge_cell(
     advance(len(verdicts))
     waiting = [number for number in range(len(answers)) if number not in verdicts]
 
-    def record(number: int, found: Mapping[str, Any]) -> None:
-        store.add_verdict(signature, {"judge": key, "question": number, **found})
-        if "score" in found:
-            verdicts[number] = dict(found)
-        advance(1)
-
-    _ask_all(kind, answers, waiting, chat, workers, record)
+    with closing(_asked(kind, answers, waiting, chat, workers)) as asked:
+        for number, found in asked:
+            store.add_verdict(signature, {"judge": key, "question": number, **found})
+            if "score" in found:
+                verdicts[number] = found
+            advance(1)
     if len(verdicts) < len(answers):
-        raise JudgeError(f"{len(answers) - len(verdicts)} of {len(answers)} questions have no usable verdict "
-                         f"({store.verdicts_path(signature).name} says why)")  # fmt: skip
-    return store.put_judgement(_judgement(cell, judge, [verdicts[number] for number in range(len(answers))]))
+        lacking = f"{len(answers) - len(verdicts)} of {len(answers)} questions have no usable verdict"
+        raise JudgeError(f"{lacking} ({signature}.verdicts.jsonl says why)")
+    names = ("score", "scores", "verdict")
+    questions = [{name: verdicts[number][name] for name in names} for number in range(len(answers))]
+    return store.put_judgement(
+        {
+            "signature": signature,
+            "judge": judge,
+            "answers": cell["answers"]["sha256"],
+            "score": fmean(question["score"] for question in questions),
+            "scores": {
+                name: fmean(question["scores"][name] for question in questions) for name in questions[0]["scores"]
+            },
+            "questions": questions,
+            "finished": now(),
+        }
+    )
 
 
-def _ask_all(
-    kind: Kind,
-    answers: Sequence[Mapping[str, Any]],
-    waiting: Sequence[int],
-    chat: Chat,
-    workers: int,
-    record: Callable[[int, Mapping[str, Any]], None],
-) -> None:
-    """Asks about the questions of these numbers and records each verdict or error as it comes, in this thread.
+def _asked(
+    kind: Kind, answers: Sequence[Mapping[str, Any]], waiting: Sequence[int], chat: Chat, workers: int
+) -> Generator[tuple[int, dict[str, Any]]]:
+    """Asks about the questions of these numbers; gives each with its verdict or error as it comes.
 
     Raises:
-        JudgeError: the endpoint gives no replies; what had been asked until then is recorded.
+        JudgeError: the endpoint gives no replies; what had been asked until then has been given.
     """
     missed = 0
     with ThreadPoolExecutor(workers) as pool:
-        futures: dict[Future[dict[str, Any]], int] = {
-            pool.submit(_verdict, kind, answers[number], chat): number for number in waiting
-        }
+        futures = {pool.submit(_verdict, kind, answers[number], chat): number for number in waiting}
         try:
             for future in as_completed(futures):
-                failure = future.exception()
-                if failure is None:
-                    record(futures[future], future.result())
-                    missed = 0
-                    continue
-                if not isinstance(failure, JudgeError):
-                    raise failure
-                record(futures[future], {"error": str(failure)})
-                missed += 1
-                if failure.hopeless or missed == MISSES:
+                try:
+                    found, missed, failure = future.result(), 0, None
+                except JudgeError as error:
+                    found, missed, failure = {"error": str(error)}, missed + 1, error
+                yield futures[future], found
+                if failure is not None and (failure.hopeless or missed == MISSES):
                     raise JudgeError(f"the judge does not answer: {failure}", hopeless=True)
         finally:
             if not all(future.done() for future in futures):
@@ -143,17 +143,3 @@ def _verdict(kind: Kind, answer: Mapping[str, Any], chat: Chat) -> dict[str, Any
     except ValueError as error:
         return {"error": f"the reply cannot be used: {error}", "verdict": reply[:500]}
     return {"score": next(iter(scores.values())), "scores": scores, "verdict": reply.strip()}
-
-
-def _judgement(cell: Cell, judge: Mapping[str, str], verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    questions = [{name: verdict[name] for name in ("score", "scores", "verdict")} for verdict in verdicts]
-    names = questions[0]["scores"]
-    return {
-        "signature": cell["signature"],
-        "judge": dict(judge),
-        "answers": cell["answers"]["sha256"],
-        "score": fmean(question["score"] for question in questions),
-        "scores": {name: fmean(question["scores"][name] for question in questions) for name in names},
-        "questions": questions,
-        "finished": now(),
-    }

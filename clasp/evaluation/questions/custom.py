@@ -79,12 +79,12 @@ def read(path: Path) -> Custom:
             f"data={path}: its name {path.stem!r} becomes the benchmark's; rename it to letters, digits and _ alone"
         )
     rows, shown, problems = _parse(path)
-    checked = _images(sorted({image for images in shown.values() for image in images}))
+    digests, wrong = _images(sorted({image for images in shown.values() for image in images}))
     problems += [
-        (number, f"image {str(image)!r} {checked[image].problem}")
+        (number, f"image {str(image)!r} {wrong[image]}")
         for number, images in shown.items()
         for image in images
-        if checked[image].problem
+        if image in wrong
     ]
     _refuse(path, problems)
     categories = {row.category for row in rows}
@@ -99,7 +99,7 @@ def read(path: Path) -> Custom:
     )
     digest = hashlib.sha256()
     for row in rows:
-        images = [checked[image].digest for image in row.images]
+        images = [digests[image] for image in row.images]
         digest.update(json.dumps([row.question, row.answers, row.category, images]).encode())
     return Custom(benchmark, LocalFile(path, digest.hexdigest(), len(rows)))
 
@@ -129,10 +129,9 @@ def _parse(path: Path) -> tuple[list[CustomQuestion], dict[int, tuple[Path, ...]
     """The lines that can be asked, the images of all lines by number, and what is wrong; empty lines do not count."""
     try:
         lines = read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise ConfigError(f"data={path} cannot be read ({error.strerror}); give a JSON lines file's path") from error
-    except InvalidFile as error:
-        raise ConfigError(f"data={path} cannot be read ({error}); give a JSON lines file's path") from error
+    except (OSError, InvalidFile) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"data={path} cannot be read ({reason}); give a JSON lines file's path") from error
     found: list[CustomQuestion] = []
     shown: dict[int, tuple[Path, ...]] = {}
     problems: list[Problem] = []
@@ -170,13 +169,7 @@ def _wrong(values: Any) -> Iterator[str]:
     if "answer" in values and _is_texts(values["answer"]):
         empty = [answer for answer in _listed(values["answer"]) if not normalise(answer)]
         yield from (f"answer {answer!r} has no letter or digit to compare" for answer in empty)
-    if "question" in values:
-        yield from _wrong_question(values["question"])
-    if "category" in values and values["category"] not in CATEGORIES:
-        yield f"category is {json.dumps(values['category'])}; use {', '.join(CATEGORIES)}, or leave it out"
-
-
-def _wrong_question(question: Any) -> Iterator[str]:
+    question = values.get("question", "?")
     if not isinstance(question, str):
         yield f"question is {json.dumps(question)}; write a text in quotes"
     elif not writable(question):
@@ -184,9 +177,10 @@ def _wrong_question(question: Any) -> Iterator[str]:
     elif not question.strip():
         yield "question is empty"
     else:
-        for mark in PLACEHOLDERS:
-            if mark in question:
-                yield f"question holds the placeholder {mark}; leave it out, images come before the text"
+        for mark in (mark for mark in PLACEHOLDERS if mark in question):
+            yield f"question holds the placeholder {mark}; leave it out, images come before the text"
+    if "category" in values and values["category"] not in CATEGORIES:
+        yield f"category is {json.dumps(values['category'])}; use {', '.join(CATEGORIES)}, or leave it out"
 
 
 def _is_texts(value: Any) -> bool:
@@ -205,36 +199,33 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-@dataclass(frozen=True)
-class _Image:
-    digest: str = ""
-    problem: str = ""
+def _images(paths: Sequence[Path]) -> tuple[dict[Path, str], dict[Path, str]]:
+    """Hashes of the files, and what is wrong with others; each is decoded once, for a cut image only shows then."""
+    from PIL import Image, ImageFile
 
+    digests: dict[Path, str] = {}
+    wrong: dict[Path, str] = {}
 
-def _images(paths: Sequence[Path]) -> dict[Path, _Image]:
-    """Hash of each file, or what is wrong with it; each is decoded once, for a cut image only shows then."""
-    from PIL import ImageFile
+    def look(path: Path) -> None:
+        try:
+            if not path.is_file():
+                wrong[path] = "does not exist"
+                return
+        except OSError as error:
+            wrong[path] = f"cannot be opened ({error.strerror})"
+            return
+        try:
+            with Image.open(path) as image:
+                rgb(image)
+            digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+        except Exception as error:  # decoders of damaged files raise what they like; the message names the line
+            unknown = isinstance(error, Image.UnidentifiedImageError)  # whose message repeats the path
+            wrong[path] = f"cannot be read ({'no format that is known' if unknown else error})"
 
     lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False  # lmms-eval switches it on
     try:
         with ThreadPoolExecutor() as pool:  # decoding runs outside of the interpreter's lock
-            return dict(zip(paths, pool.map(_image, paths), strict=True))
+            list(pool.map(look, paths))
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
-
-
-def _image(path: Path) -> _Image:
-    from PIL import Image
-
-    try:
-        if not path.is_file():
-            return _Image(problem="does not exist")
-    except OSError as error:
-        return _Image(problem=f"cannot be opened ({error.strerror})")
-    try:
-        with Image.open(path) as image:
-            rgb(image)
-        return _Image(digest=hashlib.sha256(path.read_bytes()).hexdigest())
-    except Exception as error:  # decoders of damaged files raise what they like; the message names the line
-        unknown = isinstance(error, Image.UnidentifiedImageError)  # whose message repeats the path
-        return _Image(problem=f"cannot be read ({'no format that is known' if unknown else error})")
+    return digests, wrong

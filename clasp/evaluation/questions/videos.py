@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -33,21 +32,8 @@ SHOWN = 3
 """Names of missing videos in a message."""
 
 
-@dataclass(frozen=True)
-class VideoSet:
-    """Where a set's videos lie in its folder, and what stands before their names."""
-
-    folder: str
-    prefix: str = ""
-
-
-SETS: dict[str, VideoSet] = {
-    "tgif": VideoSet("mp4"),
-    "msvd": VideoSet("videos"),
-    "msrvtt": VideoSet("videos/all"),
-    "activitynet": VideoSet("all_test", "v_"),
-}
-
+SETS = {"tgif": ("mp4", ""), "msvd": ("videos", ""), "msrvtt": ("videos/all", ""), "activitynet": ("all_test", "v_")}
+"""Where a set's videos lie in its folder, and what stands before their names."""
 
 Words = Annotated[str, Field(pattern=r"\S")] | int
 """What the sets' files have as texts or as numbers."""
@@ -81,7 +67,13 @@ def ensure_videos(data: Path | str, names: Sequence[str], limit: int | str = "al
         rows = questions(data, name)
         chosen = rows if limit == "all" else rows[: int(limit)]
         paths = video_paths(data, name, chosen)
-        _check_there(name, paths)
+        wanted = list(dict.fromkeys(paths))
+        if missing := [path for path in wanted if not path.is_file()]:
+            more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+            raise ConfigError(
+                f"{name}: {len(missing)} of {len(wanted)} videos are not in {missing[0].parent} "
+                f"({', '.join(path.stem for path in missing[:SHOWN])}{more}); put them there as {', '.join(FORMATS)}"
+            )
         found[name] = LocalFile(_root(data, name) / "test_q.json", _content(chosen, paths), len(rows))
     return found
 
@@ -109,7 +101,8 @@ def questions(data: Path | str, name: str) -> list[dict[str, str]]:
 
 def video_paths(data: Path | str, name: str, rows: Sequence[Mapping[str, str]]) -> list[Path]:
     """The video file of each question; where there is none, the one that should be there."""
-    folder, prefix = _root(data, name) / SETS[name].folder, SETS[name].prefix
+    place, prefix = SETS[name]
+    folder = _root(data, name) / place
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     stems = [prefix + row["video_name"] for row in rows]
     endings = [next((ending for ending in FORMATS if stem + ending in there), FORMATS[0]) for stem in stems]
@@ -124,7 +117,7 @@ def _entries(data: Path | str, name: str, file: str, kind: type[Entry]) -> list[
     path = _root(data, name) / file
     if not path.is_file():
         raise ConfigError(
-            f"{name}: {path} is missing; put the set's test_q.json, test_a.json and folder {SETS[name].folder}/ with "
+            f"{name}: {path} is missing; put the set's test_q.json, test_a.json and folder {SETS[name][0]}/ with "
             f"its videos into {path.parent} (the layout of Video-LLaVA's evaluation, see "
             "clasp/evaluation/questions/videos.py)"
         )
@@ -132,17 +125,6 @@ def _entries(data: Path | str, name: str, file: str, kind: type[Entry]) -> list[
         return validate(list[kind], read_json(path))  # type: ignore[valid-type]
     except InvalidFile as error:
         raise ConfigError(f"{name}: {path} cannot be used ({error}); put the set's own file there") from error
-
-
-def _check_there(name: str, paths: Sequence[Path]) -> None:
-    wanted = list(dict.fromkeys(paths))
-    missing = [path for path in wanted if not path.is_file()]
-    if missing:
-        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-        raise ConfigError(
-            f"{name}: {len(missing)} of {len(wanted)} videos are not in {missing[0].parent} "
-            f"({', '.join(path.stem for path in missing[:SHOWN])}{more}); put them there as {', '.join(FORMATS)}"
-        )
 
 
 def _content(rows: Sequence[Mapping[str, str]], paths: Sequence[Path]) -> str:

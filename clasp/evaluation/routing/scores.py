@@ -5,9 +5,8 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from clasp.categories import CATEGORIES
 from clasp.evaluation.routing.prompts import SETS, Prompt, prompts_hash
@@ -80,34 +79,25 @@ def measure_all(results: Path, names: Sequence[str] = MEASURED) -> Path:
     Raises:
         RouterError: a router is unknown or cannot work here.
     """
+    import torch
+
     started = now()
     routers = [make_router(name) for name in names]
     sets = {name: prompts() for name, prompts in SETS.items()}
-    found = {name: {router.name: measure(router, prompts) for router in routers} for name, prompts in sets.items()}
     content = {
         "schema": SCHEMA,
         "categories": list(CATEGORIES),
         "batch": BATCH,
         "code": code_fingerprint("clasp.methods.clasp.router"),
-        "device": _device(),
+        "device": {"type": "cpu", "machine": platform.machine(), "threads": torch.get_num_threads()},  # of routers
         "sets": {
             name: {
                 "hash": prompts_hash(prompts),
                 "prompts": len(prompts),
-                "routers": {
-                    router: {"confusion": measured.confusion, "ms_per_prompt": measured.ms_per_prompt}
-                    for router, measured in found[name].items()
-                },
+                "routers": {router.name: asdict(measure(router, prompts)) for router in routers},
             }
             for name, prompts in sets.items()
         },
         "provenance": provenance(started, _ASSUMPTIONS),
     }
     return write_json(results / FILE, content)
-
-
-def _device() -> dict[str, Any]:
-    """What the times were taken on; routers run on the CPU."""
-    import torch
-
-    return {"type": "cpu", "machine": platform.machine(), "threads": torch.get_num_threads()}
