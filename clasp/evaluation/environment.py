@@ -1,21 +1,50 @@
-"""The environment as libraries should find it when they are imported. Torch-free."""
+"""Environment variables that libraries read without a check and answer with a traceback from deep below: looked at before
+any of them is imported. Torch-free."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from clasp.config import OWN_DATA, RunConfig
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.redact import redact_logs
+from clasp.strict import ConfigError, shown
 
 if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan
 
+_COUNTS = {
+    # accelerate, torch.distributed and lmms-eval: which of how many processes this is, as launchers and MPI say it
+    **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), 1),
+    **dict.fromkeys(("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"), 1),
+    **dict.fromkeys(("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"), 1),
+    **dict.fromkeys(("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"), 0),
+    **dict.fromkeys(("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK"), 0),
+    "LOCAL_RANK": -1,  # which accelerate takes for "not launched"
+    **dict.fromkeys(("MASTER_PORT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"), 1),
+}
+"""Variables that hold a whole number, and the least one."""
+
+_ONE_OF = {
+    "ACCELERATE_MIXED_PRECISION": ("no", "fp16", "bf16", "fp8"),
+}
+_FLAGS = ("y", "yes", "t", "true", "on", "1", "n", "no", "f", "false", "off", "0")
+_FLAG_NAMES = ("ACCELERATE_DEBUG_MODE", "ACCELERATE_CPU_AFFINITY", "FORK_LAUNCHED")
+_FLAG_PREFIX = "ACCELERATE_USE_"
+_PLUGINS = "LMMS_EVAL_PLUGINS"
+
 
 def prepare_environment(config: RunConfig) -> None:
-    """What libraries read when they are imported. Where model and questions are here, nothing looks for a network."""
+    """What libraries read when they are imported. Where model and questions are here, nothing looks for a network.
+
+    Raises:
+        ConfigError: a variable holds what a library would stumble over.
+    """
+    check_environment()
     source = config.backbone.source
     here = source == "tiny" or os.path.isdir(os.path.expanduser(source))
     local = {OWN_DATA, *(name for name, benchmark in BENCHMARKS.items() if benchmark.source == "local")}
@@ -36,3 +65,50 @@ def make_plan(config: RunConfig, weights: str | None = None) -> Plan:
     from clasp.evaluation.plan import plan
 
     return plan(config, weights)
+
+
+def check_environment(environment: Mapping[str, str] | None = None) -> None:
+    """Whether libraries can read what they will read.
+
+    Raises:
+        ConfigError: a variable has a value that its library would stumble over; names both, and what is allowed.
+    """
+    environment = os.environ if environment is None else environment
+    numbers = {name: _count(name, environment[name], least) for name, least in _COUNTS.items() if name in environment}
+    if "RANK" in numbers and numbers["RANK"] >= numbers.get("WORLD_SIZE", 1):
+        raise _refusal("RANK", environment["RANK"], f"one below WORLD_SIZE, {numbers.get('WORLD_SIZE', 1)}")
+    for name, value in environment.items():
+        if name in _FLAG_NAMES or name.startswith(_FLAG_PREFIX):
+            _choice(name, value, _FLAGS)
+        elif name in _ONE_OF:
+            _choice(name, value, _ONE_OF[name])
+    for plugin in filter(None, environment.get(_PLUGINS, "").split(",")):
+        if not _has_models(plugin):
+            allowed = f"packages with a module 'models', which {shown(plugin)} is not"
+            raise _refusal(_PLUGINS, environment[_PLUGINS], allowed)
+
+
+def _count(name: str, value: str, least: int) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise _refusal(name, value, f"a whole number from {least} on")
+    return number
+
+
+def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value.lower() not in allowed:
+        raise _refusal(name, value, f"one of {', '.join(allowed)}")
+
+
+def _has_models(plugin: str) -> bool:
+    try:
+        return find_spec(f"{plugin}.models") is not None
+    except Exception:  # importing the package runs its code, which may raise anything; then it is of no use
+        return False
+
+
+def _refusal(name: str, value: str, allowed: str) -> ConfigError:
+    return ConfigError(f"the environment variable {name}={shown(value)} is to be {allowed}; set it so, or unset it")

@@ -22,16 +22,18 @@ def values(composed_run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("variable", "change", "said"),
     [
-        ({"limit": 0}, "limit=0 is too small"),
-        ({"device": "toaster"}, "unknown device 'toaster'"),
-        ({"backbone": {"name": "x", "source": "./no/such/folder"}}, "./no/such/folder"),
-        ({}, "1 cells of .* are not those of this code"),
+        ("first", {}, "the environment variable LOCAL_RANK='first' is to be a whole number"),
+        ("0", {"limit": 0}, "limit=0 is too small"),
+        ("0", {"device": "toaster"}, "unknown device 'toaster'"),
+        ("0", {"backbone": {"name": "x", "source": "./no/such/folder"}}, "./no/such/folder"),
+        ("0", {}, "1 cells of .* are not those of this code"),
     ],
-    ids=["value", "device", "backbone", "cells"],
+    ids=["environment", "value", "device", "backbone", "cells"],
 )
 def test_a_worker_says_what_is_wrong(
+    variable: str,
     change: dict[str, Any],
     said: str,
     values: dict[str, Any],
@@ -39,6 +41,7 @@ def test_a_worker_says_what_is_wrong(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("LOCAL_RANK", variable)
     monkeypatch.chdir(tmp_path)  # put back afterwards, for a worker goes to its pack's folder
     if "backbone" in change:
         change = {"backbone": {**values["backbone"], **change["backbone"]}}
