@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import PROMPTS
-from families import FAMILIES, Prompt
-from test_matrix import _picture
+from families import FAMILIES, Prompt, picture
 
 from clasp.backbones import adapter_for
 from clasp.budget import BudgetError, Schedule
@@ -16,7 +15,7 @@ from clasp.methods.fastervlm import FasterVLM
 from clasp.methods.fastv import FastV
 from clasp.methods.random import Random
 
-SMALL, LARGE = _picture(40, 40, 0), _picture(120, 90, 1)
+SMALL, LARGE = picture(40, 40, 0), picture(120, 90, 1)
 
 
 def kept(family: str, method: Method, prompts: list[Prompt]) -> list[tuple[int, int]]:
@@ -54,7 +53,7 @@ def test_a_share_of_a_picture_too_small_for_the_stages_keeps_one_token() -> None
     family = "qwen2_5_vl"
     model, processor = FAMILIES[family].model(), FAMILIES[family].processor()
     method = FastV(ratio=0.745, layer=2)
-    prompts = [Prompt(text=PROMPTS[0], images=[_picture(28, 28, 2)]), Prompt(text=PROMPTS[1], images=[LARGE])]
+    prompts = [Prompt(text=PROMPTS[0], images=[picture(28, 28, 2)]), Prompt(text=PROMPTS[1], images=[LARGE])]
     few = total(family, prompts[0])
     with pytest.raises(BudgetError):
         method.schedule(few, 8)

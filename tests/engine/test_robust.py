@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 from cases import METHODS, PROMPTS, Int8
-from families import FAMILIES, Prompt
-from test_matrix import _picture
+from families import FAMILIES, Prompt, picture
 from test_state import ONE, Probe
 from torch import Tensor, nn
 from transformers import DynamicCache, LlavaForConditionalGeneration
@@ -43,7 +42,7 @@ def switching() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ["visionzip", "clasp", "pdrop"])
 def test_threads_in_one_context_each_get_their_own_answer(name: str, model: Any, switching: None) -> None:
-    prompts = [Prompt(text=PROMPTS[i % 3], images=[_picture(48, 48, i)]) for i in range(4)]
+    prompts = [Prompt(text=PROMPTS[i % 3], images=[picture(48, 48, i)]) for i in range(4)]
     inputs = [LLAVA.inputs([prompt]) for prompt in prompts]
 
     def answer(number: int) -> Tensor:

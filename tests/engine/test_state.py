@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from cases import PROMPTS, Fixed, masked_logits
-from families import FAMILIES, Prompt
-from test_matrix import _picture
+from families import FAMILIES, Prompt, picture
 from torch import Tensor
 
 from clasp.backbones import adapter_for
@@ -19,8 +18,8 @@ from clasp.methods.base import Method
 from clasp.methods.protocols import Patches, Selection, Span, State
 
 Look = Callable[[State], Any]
-TWO = Prompt(text=PROMPTS[1], images=[_picture(91, 37, 1), _picture(60, 100, 2)])
-ONE = Prompt(text=PROMPTS[0], images=[_picture(64, 64, 0)])
+TWO = Prompt(text=PROMPTS[1], images=[picture(91, 37, 1), picture(60, 100, 2)])
+ONE = Prompt(text=PROMPTS[0], images=[picture(64, 64, 0)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,13 +204,6 @@ def test_cls_states_belong_to_their_crops(family: str) -> None:
     assert len({tuple(row.tolist()) for row in rows}) == len(caught[0]), "one for each crop"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shuffled(Fixed):
-    """Keeps places in the order given."""
-
-    name: ClassVar[str] = "shuffled"
-
-
 def test_a_methods_order_is_the_order_in_the_sequence() -> None:
     """Contiguous positions after a reordering at layer 0 equal a prompt that had that order from the start."""
     model, family = FAMILIES["llava"].model("eager"), FAMILIES["llava"]
@@ -219,7 +211,7 @@ def test_a_methods_order_is_the_order_in_the_sequence() -> None:
     visual, _ = visual_and_words("llava", ONE)
     kept = (40, 3, 21, 60, 4)
     with (
-        Shuffled(stages=((0, kept),), positions="contiguous")(model, family.processor()) as run,
+        Fixed(stages=((0, kept),), positions="contiguous")(model, family.processor()) as run,
         torch.no_grad(),
     ):
         logits = model(**inputs).logits[0, -1]
@@ -247,7 +239,7 @@ class Ragged(Fixed):
 
 def test_counts_may_differ_between_rows() -> None:
     model, family = FAMILIES["llava"].model("eager"), FAMILIES["llava"]
-    inputs = family.inputs([ONE, Prompt(text=PROMPTS[1], images=[_picture(50, 50, 9)])])
+    inputs = family.inputs([ONE, Prompt(text=PROMPTS[1], images=[picture(50, 50, 9)])])
     places = (7, 20, 21, 50)
     with Ragged(stages=((2, places),))(model, family.processor()) as run, torch.no_grad():
         logits = model(**inputs).logits

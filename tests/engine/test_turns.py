@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 import torch
 from cases import METHODS, PROMPTS, Int8, masked_forward
-from families import FAMILIES, Prompt
-from test_matrix import _picture
+from families import FAMILIES, Prompt, picture
 from test_state import Probe
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
@@ -53,7 +52,7 @@ class Talk:
 
     @cached_property
     def pictures(self) -> list[Any]:
-        return [_picture(48 + 27 * turn, 48 - 8 * turn, 10 * self.seed + turn) for turn in (0, 1)]
+        return [picture(48 + 27 * turn, 48 - 8 * turn, 10 * self.seed + turn) for turn in (0, 1)]
 
     def inputs(self, turns: int, since: int = 0) -> Any:
         """The processor's output for the conversation up to the question of that turn, or from one turn on."""
@@ -257,8 +256,8 @@ def test_two_turns_equal_the_whole_at_once(family: str, positions: Any) -> None:
 def test_a_video_behind_a_picture_may_be_a_chunk_of_its_own(family: str) -> None:
     small = FAMILIES[family]
     model, frames = small.model(), 8 if family == "video_llava" else 4
-    video = [_picture(48, 48, 3 + frame) for frame in range(frames)]
-    inputs = small.inputs([Prompt(text=PROMPTS[0], images=[_picture(48, 48, 0)], videos=[video])])
+    video = [picture(48, 48, 3 + frame) for frame in range(frames)]
+    inputs = small.inputs([Prompt(text=PROMPTS[0], images=[picture(48, 48, 0)], videos=[video])])
     ids = inputs["input_ids"]
     border = int((ids[0] == model.config.image_token_id).nonzero().max()) + 1
     rest = {name: value for name, value in inputs.items() if name not in ALONG}
@@ -410,7 +409,7 @@ def test_another_question_on_the_same_picture(family: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["none", "random"])
 def test_a_generated_placeholder_is_text(name: str) -> None:
-    prompts = [Prompt(text=PROMPTS[0], images=[_picture(48, 48, 0)]), Prompt(text=PROMPTS[2])]
+    prompts = [Prompt(text=PROMPTS[0], images=[picture(48, 48, 0)]), Prompt(text=PROMPTS[2])]
     family = FAMILIES["llava"]
     model, inputs = family.model(), family.inputs(prompts)
     fresh = torch.full((2, 1), model.config.image_token_id)
@@ -441,7 +440,7 @@ def test_generate_prefills_text_in_chunks_and_refuses_to_cut_a_picture() -> None
 
 @pytest.mark.parametrize("name", [*DROPPING, "pact", "ivcprune"])
 def test_a_caches_rows_may_be_repeated_selected_and_reordered(name: str) -> None:
-    prompts = [Prompt(text=PROMPTS[row], images=[_picture(48, 48, row)]) for row in (0, 1)]
+    prompts = [Prompt(text=PROMPTS[row], images=[picture(48, 48, row)]) for row in (0, 1)]
     family = FAMILIES["llava"]
     model, inputs = family.model(), family.inputs(prompts)
     token = torch.tensor([[5], [9]])

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cases import METHODS, masked_logits
-from families import FAMILIES, Prompt
-from test_adapters_crops import picture
+from families import FAMILIES, Prompt, picture
 from torch import Tensor
 from transformers import AutoProcessor
 
@@ -27,7 +26,7 @@ NAMES = ("divprune", "fastv", "clasp")
 
 
 def film(frames: int, width: int, height: int, seed: int) -> list[Any]:
-    return [picture((width, height), seed + number) for number in range(frames)]
+    return [picture(width, height, seed + number) for number in range(frames)]
 
 
 def frames_of(family: str) -> int:
@@ -126,8 +125,8 @@ def test_the_remedies_of_a_refused_length_help(family: str, stacking: Any, tmp_p
 def test_a_picture_and_a_video_in_one_prompt(family: str, name: str) -> None:
     count = frames_of(family)
     prompts = [
-        Prompt(text="Which is brighter?", images=[picture((48, 48), 1)], videos=[film(count, 48, 40, 0)]),
-        Prompt(text="Why?", images=[picture((60, 44), 2)]),
+        Prompt(text="Which is brighter?", images=[picture(48, 48, 1)], videos=[film(count, 48, 40, 0)]),
+        Prompt(text="Why?", images=[picture(60, 44, 2)]),
         Prompt(text="What happens?", videos=[film(count, 48, 40, 40)]),
     ]
     trace = assert_batch_equals_alone(family, name, prompts)
@@ -137,7 +136,7 @@ def test_a_picture_and_a_video_in_one_prompt(family: str, name: str) -> None:
 @pytest.mark.parametrize("family", VIDEO_FAMILIES)
 def test_a_picture_and_a_video_dropped_equal_masked(family: str) -> None:
     count = frames_of(family)
-    prompt = Prompt(text="Which is brighter?", images=[picture((48, 48), 1)], videos=[film(count, 48, 40, 0)])
+    prompt = Prompt(text="Which is brighter?", images=[picture(48, 48, 1)], videos=[film(count, 48, 40, 0)])
     model, inputs = FAMILIES[family].model("eager"), FAMILIES[family].inputs([prompt])
     method = dataclasses.replace(METHODS["fastv"], positions="original")
     with method(model, FAMILIES[family].processor()) as run, torch.no_grad():

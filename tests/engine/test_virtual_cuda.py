@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from cases import PROMPTS
-from families import FAMILIES, Prompt, fits
-from test_matrix import KIN, _picture
+from families import FAMILIES, Prompt, fits, picture
+from test_matrix import KIN
 from torch import Tensor
 from virtual_cuda import CUDA, OnDevice, VirtualCuda, model_on_device, on_device
 
@@ -46,8 +46,8 @@ FIRST: dict[str, tuple[int, int, int]] = {
 ON_VIDEOS = {"vidcom2": 1, "fastvid": 3, "holitom": 3, "framefusion": 1, "evs": 0}
 """Method -> the same for two videos in a packed ViT: which frames are alike, how many tokens merging leaves. Where
 frames are crops, each video's are read too."""
-PICTURES = [Prompt(text=PROMPTS[0], images=[_picture(64, 64, seed)]) for seed in (0, 1)]
-VIDEOS = [Prompt(text=PROMPTS[0], videos=[[_picture(48, 48, 10 * n + i) for i in range(8)]]) for n in (0, 1)]
+PICTURES = [Prompt(text=PROMPTS[0], images=[picture(64, 64, seed)]) for seed in (0, 1)]
+VIDEOS = [Prompt(text=PROMPTS[0], videos=[[picture(48, 48, 10 * n + i) for i in range(8)]]) for n in (0, 1)]
 
 
 @lru_cache

@@ -13,7 +13,7 @@ from fakes import FakeCrops, FakeState, fake_patches
 from naive import cos, falling
 from torch import Tensor
 
-from clasp.budget import BudgetError, Geometry, Stage
+from clasp.budget import Geometry, Stage
 from clasp.methods.cdpruner import CDPruner
 from clasp.methods.crops import CropBudget, PerCrop
 from clasp.methods.fastervlm import FasterVLM
@@ -26,15 +26,6 @@ from clasp.methods.visionzip import VisionZip
 from clasp.methods.vispruner import VisPruner
 
 LLAVA = Geometry(576, 32, 4096, 11008, 32, 4096, 24, 23)
-
-
-@pytest.mark.parametrize("keep", [1, 5, 23])
-def test_fastervlm_and_hired_keep_what_cls_attends_to(keep: int) -> None:
-    state = FakeState(2, 24, feature_layer=4)
-    for method in (FasterVLM(tokens=1), HiRED(tokens=1)):
-        index = method.select(state, keep).index
-        for row in range(2):
-            assert index[row].tolist() == sorted(falling(state.tower.attentions[3, row])[:keep])
 
 
 # HiRED ----------------------------------------------------------------------------------------------------------------
@@ -244,21 +235,6 @@ def test_tome_hands_the_decoder_one_token_a_group() -> None:
 # MustDrop -------------------------------------------------------------------------------------------------------------
 
 
-def test_mustdrop_merges_alike_windows_after_the_first_vit_layer() -> None:
-    method = MustDrop(tokens=64)
-    assert method.merge_layers(23) == (0,)
-    assert not method.weighs_merged, "the code's ViT goes on without counting sizes"
-    patches = fake_patches(1, (6, 6))
-    hidden = patches.hidden.clone()
-    window = [r * 6 + c for r in range(3, 6) for c in range(3)]
-    hidden[0, window] = hidden[0, 18] * torch.linspace(1, 2, 9)[:, None]
-    merged = method.merge(0, dataclasses.replace(patches, hidden=hidden))[0].tolist()
-    assert merged == [18 if i in window else i for i in range(36)]
-    padded = dataclasses.replace(patches, hidden=hidden, sizes=patches.sizes.clone())
-    padded.sizes[0, 18] = 0
-    assert method.merge(0, padded)[0, window].tolist() == [18] + [19] * 8
-
-
 def naive_windows(hidden: Tensor, side: int, threshold: float) -> list[int]:
     """Where the code puts what it keeps of a square grid: merged windows by falling similarity, then the others."""
     size = math.isqrt(len(hidden))
@@ -275,6 +251,8 @@ def naive_windows(hidden: Tensor, side: int, threshold: float) -> list[int]:
 
 def test_mustdrop_hands_on_merged_windows_first() -> None:
     method = MustDrop(tokens=64)
+    assert method.merge_layers(23) == (0,)
+    assert not method.weighs_merged, "the code's ViT goes on without counting sizes"
     patches = fake_patches(1, (9, 9), seed=1)
     near = patches.hidden[:, :1] + 0.3 * torch.linspace(0.3, 1.5, 81)[:, None] * patches.hidden
     patches = dataclasses.replace(patches, hidden=near.roll(20, dims=1))
@@ -289,18 +267,6 @@ def test_mustdrop_hands_on_merged_windows_first() -> None:
     selection = MustDrop(tokens=64, accounting="thresholds").select(state, 3)
     assert selection.valid is not None
     assert selection.index[0][selection.valid[0]].tolist() == expected
-
-
-def test_mustdrop_averages_its_budget() -> None:
-    for tokens in (64, 128, 192):
-        schedule = MustDrop(tokens=tokens).check(LLAVA)
-        assert [stage.layer for stage in schedule.stages] == [0, 2, 6, 10, 14]
-        assert [stage.after for stage in schedule.stages] == [False, True, True, True, True]
-        assert schedule.token_counts().output_average == pytest.approx(tokens, abs=1)
-        assert schedule.token_counts().nominal == tokens
-    shallow = MustDrop(tokens=40).schedule(144, 12)
-    assert [stage.layer for stage in shallow.stages] == [0, 1, 2, 4, 5]
-    assert shallow.token_counts().output_average == pytest.approx(40, abs=1)
 
 
 @pytest.mark.parametrize("keep", [3, 12, 30])
@@ -356,17 +322,6 @@ def test_mustdrop_drops_what_neither_the_text_nor_a_word_attends_to(tokens: int,
         assert len(protected) < len(kept) < 300, "thresholds keep more than the protected tokens here, and drop some"
 
 
-def test_mustdrop_protects_the_same_tokens_at_every_stage() -> None:
-    full = FakeState(1, 100, stage=Stage(2, 20, after=True))
-    full.tower.attentions[3, 0] = torch.arange(100) / 100
-    first = MustDrop(tokens=20).select(full, 20).index[0]
-    later = FakeState(1, 20, seed=1, original=100, stage=Stage(6, 8, after=True))
-    later.tower.merged_to = torch.tensor([100])
-    later.tower.attentions[3, 0] = full.tower.attentions[3, 0, first]
-    second = first[MustDrop(tokens=20).select(later, 8).index[0]]
-    assert second.tolist() == list(range(92, 100))
-
-
 def test_mustdrop_without_words_drops_nothing_by_threshold() -> None:
     state = FakeState(1, 30, words=[0], stage=Stage(2, 2, after=True))
     selection = MustDrop(tokens=64, accounting="thresholds").select(state, 2)
@@ -391,43 +346,6 @@ def test_a_crops_share_is_by_its_tokens_or_the_same_for_all(method: type[PerCrop
     assert "equally, as official code" in said["equal"]
     with pytest.raises(ValueError, match="crop_budget='per_tile' is unknown; use one of proportional, equal"):
         method(tokens=1, crop_budget="per_tile")  # type: ignore[arg-type]
-
-
-# What must be refused -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: VisPruner(tokens=64, important_share=1.5), r"important_share=1.5 is outside \[0, 1\]"),
-        (lambda: VisPruner(tokens=64, drop_each_round=0), "drop_each_round=0 is below 1"),
-        (lambda: HiRED(tokens=64, whole_share=-0.1), r"whole_share=-0.1 is outside \[0, 1\]"),
-        (lambda: PruMerge(tokens=64, neighbours=-1), "neighbours=-1 is negative"),
-        (lambda: PruMergePlus(tokens=64, uniform_share=2.0), r"uniform_share=2.0 is outside \[0, 1\]"),
-        (lambda: MustDrop(tokens=64, window=0), "window=0 is below 1"),
-        (lambda: MustDrop(tokens=64, protected_share=0.0), r"protected_share=0.0 is outside \(0, 1\]"),
-        (lambda: MustDrop(tokens=100, accounting="thresholds"), "tokens=100.*use tokens of 192, 128, 64"),
-        (lambda: MustDrop(tokens=64, thresholds=(0.1, 0.1)), "go with accounting='thresholds', not 'output_average'"),
-        (lambda: MustDrop(tokens=64, accounting="thresholds", thresholds=(0.1,)), "has 1 entries; use 2"),
-        (lambda: MustDrop(tokens=64, accounting="thresholds", thresholds=(0.1, 0)), "are not two positive numbers"),
-        (lambda: MustDrop(tokens=64, text="question"), "text='question' is unknown; use one of instruction"),
-        (lambda: MustDrop(ratio=0.5, accounting="thresholds"), "ratio=0.5.*use tokens of 192, 128, 64"),
-        (lambda: MustDrop(tokens=64, accounting="nominal"), "'nominal'.*output_average, thresholds"),
-        (lambda: ToMe(tokens=64, accounting="thresholds"), "'thresholds'.*output_average, nominal"),
-        (lambda: ToMe(tokens=64).check(dataclasses.replace(LLAVA, packed_vision=True)), "'tome' merges.*use another"),
-        (lambda: MustDrop(tokens=64).check(dataclasses.replace(LLAVA, packed_vision=True)), "'mustdrop' merges"),
-        (lambda: MustDrop(tokens=2).check(dataclasses.replace(LLAVA, layers=4)), "too shallow"),
-        (lambda: FasterVLM(tokens=577).check(LLAVA), "more than the 576"),
-    ],
-)
-def test_bad_parameters_are_refused_by_name(build: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build()
-
-
-def test_refused_budgets_are_budget_errors() -> None:
-    with pytest.raises(BudgetError):
-        MustDrop(tokens=65, accounting="thresholds")
 
 
 def test_mustdrop_says_that_its_thresholds_were_published_for_another_size() -> None:
