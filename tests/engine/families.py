@@ -402,13 +402,11 @@ def _qwen3_vl_config(tokenizer: Any) -> Any:
     return _qwen_config(transformers.Qwen3VLConfig, tokenizer, vision, rope, head_dim=HEAD_DIM)
 
 
-def _qwen_processor(
-    kind: Any, video: Any, template: str, pictures: Any, videos: Any, cap: bool = False, **pixels: Any
-) -> Any:
-    """Pixels of a picture, and of a video or (``cap``) one of its frames, from least to most."""
+def _qwen_processor(kind: Any, video: Any, template: str, pictures: Any, videos: Any, **pixels: Any) -> Any:
+    """Pixels of a picture and of a video, from least to most."""
     return kind(
         image_processor=transformers.Qwen2VLImageProcessor(size=_edges(pictures), **_QWEN_MERGE | pixels),
-        video_processor=video(size=_edges(videos), cap_pixels_per_frame=cap, **_QWEN_MERGE | pixels),
+        video_processor=video(size=_edges(videos), cap_pixels_per_frame=False, **_QWEN_MERGE | pixels),
         tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
         chat_template=template,
     )

@@ -153,8 +153,8 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 # --- processors, with the settings of each preprocessor_config.json on the hub (public copies of those files) ---------
 
 
-QWEN2_PIXELS = {"pictures": (3136, 12845056), "videos": (3136, 12845056), "cap": True, "patch_size": 14}
-QWEN3_PIXELS = {"pictures": (65536, 16777216), "videos": (4096, 25165824), "cap": True, "patch_size": 16}
+QWEN2_PIXELS = {"pictures": (3136, 12845056), "videos": (3136, 12845056), "patch_size": 14}
+QWEN3_PIXELS = {"pictures": (65536, 16777216), "videos": (4096, 25165824), "patch_size": 16}
 PROCESSORS: dict[str, Callable[[], Any]] = {
     "LlavaForConditionalGeneration": lambda: llava_processor(336, 14),
     "LlavaNextForConditionalGeneration": lambda: llava_next_processor(336, 14),

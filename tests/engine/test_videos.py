@@ -41,38 +41,39 @@ def forward(family: str, name: str, inputs: Any) -> tuple[Tensor, Trace]:
     return logits, run.trace
 
 
-def assert_batch_equals_alone(family: str, name: str, prompts: list[Prompt]) -> Trace:
+def batches(count: int) -> dict[str, list[Prompt]]:
+    one = Prompt(text="What happens?", videos=[film(count, 48, 40, 0)])
+    shown = picture(48, 48, 1)
+    return {
+        "sizes": [one, Prompt(text="Where is it?", videos=[film(count, 72, 33, 10), film(count, 40, 64, 20)])],
+        "lengths": [one, Prompt(text="Where is it?", videos=[film(count + 2, 40, 48, 10), film(count, 72, 33, 30)])],
+        "pictures": [
+            Prompt(text="Which is brighter?", images=[shown], videos=[film(count, 48, 40, 0)]),
+            Prompt(text="Why?", images=[shown]),
+            one,
+        ],
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("family", "batch"),
+    [
+        (family, batch)
+        for family in VIDEO_FAMILIES
+        for batch in batches(1)
+        if batch != "lengths" or family not in STACKING
+    ],
+)
+def test_a_batch_with_videos_equals_one_by_one(family: str, batch: str, name: str) -> None:
+    prompts = batches(frames_of(family))[batch]
     together, trace = forward(family, name, FAMILIES[family].inputs(prompts))
+    assert [sample.images for sample in trace.samples] == [len([*one.images, *one.videos]) for one in prompts]
     for row, prompt in enumerate(prompts):
         alone, single = forward(family, name, FAMILIES[family].inputs([prompt]))
         assert (together[row] - alone[0]).abs().max() < 1e-3, row
         kept = [stage.tolist() for stage in single.samples[0].kept]
         assert [stage.tolist() for stage in trace.samples[row].kept] == kept, row
-    return trace
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("family", VIDEO_FAMILIES)
-def test_videos_of_several_sizes_and_several_in_a_prompt(family: str, name: str) -> None:
-    count = frames_of(family)
-    prompts = [
-        Prompt(text="What happens?", videos=[film(count, 48, 40, 0)]),
-        Prompt(text="Where is the star?", videos=[film(count, 72, 33, 10), film(count, 40, 64, 20)]),
-    ]
-    trace = assert_batch_equals_alone(family, name, prompts)
-    assert [sample.images for sample in trace.samples] == [1, 2]
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("family", [name for name in VIDEO_FAMILIES if name not in STACKING])
-def test_videos_of_several_lengths(family: str, name: str) -> None:
-    prompts = [
-        Prompt(text="What happens?", videos=[film(2, 48, 40, 0)]),
-        Prompt(text="Where is the star?", videos=[film(6, 40, 48, 10), film(4, 72, 33, 30)]),
-    ]
-    trace = assert_batch_equals_alone(family, name, prompts)
-    entering = [sample.visual_entering[0] for sample in trace.samples]
-    assert entering[1] > 2 * entering[0]
 
 
 @pytest.fixture
@@ -118,19 +119,6 @@ def test_the_remedies_of_a_refused_length_help(family: str, stacking: Any, tmp_p
     stacking.save_pretrained(tmp_path / "saved")
     again = type(AutoProcessor.from_pretrained(tmp_path / "saved").video_processor)
     assert again.__module__.startswith("transformers."), "what is saved is transformers' own"
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("family", VIDEO_FAMILIES)
-def test_a_picture_and_a_video_in_one_prompt(family: str, name: str) -> None:
-    count = frames_of(family)
-    prompts = [
-        Prompt(text="Which is brighter?", images=[picture(48, 48, 1)], videos=[film(count, 48, 40, 0)]),
-        Prompt(text="Why?", images=[picture(60, 44, 2)]),
-        Prompt(text="What happens?", videos=[film(count, 48, 40, 40)]),
-    ]
-    trace = assert_batch_equals_alone(family, name, prompts)
-    assert [sample.images for sample in trace.samples] == [2, 1, 1]
 
 
 @pytest.mark.parametrize("family", VIDEO_FAMILIES)
