@@ -27,6 +27,8 @@ from clasp.methods.clasp.method import CLASP
 from clasp.methods.none import Unpruned
 
 NEW = 3
+GREEDY = {"max_new_tokens": NEW, "do_sample": False}
+LOGITS: dict[str, Any] = {**GREEDY, "return_dict_in_generate": True, "output_logits": True}
 CLOSE = 1e-4
 SPOKEN = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm")
 """Families whose processors treat a picture in a conversation as they treat it alone."""
@@ -179,13 +181,12 @@ def test_a_new_picture_is_pruned_in_its_turn(family: str, name: str, shown: str)
 @pytest.mark.parametrize("family", SPOKEN)
 def test_generate_goes_on_with_a_conversation(family: str, name: str) -> None:
     """As a user does: the processor's output for all of it, and the cache of the turn before."""
-    options = {"max_new_tokens": NEW, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
     for on in (talk(family), talk(family, 1, (True, False)), talk(family, 2, (False, True))):
         with entered(told(name), on) as run, torch.no_grad():
             # the answer that the conversation records is longer than what is generated here
-            answered = on.model.generate(**on.first, **(options | {"max_new_tokens": 1}))
+            answered = on.model.generate(**on.first, **LOGITS | {"max_new_tokens": 1})
             kept = [kept_of(run)] if on.pictured[0] else []
-            output = on.model.generate(**on.whole, past_key_values=answered.past_key_values, **options)
+            output = on.model.generate(**on.whole, past_key_values=answered.past_key_values, **LOGITS)
             kept += [kept_of(run)] if on.pictured[1] else []
         expected = on.masked(run, kept, output.sequences[:, on.whole["input_ids"].shape[1] :])
         end = on.whole["input_ids"].shape[1]
@@ -315,17 +316,10 @@ def test_conversations_may_take_turns_in_one_model() -> None:
     for family in ("llava", "qwen2_5_vl"):
         on, other = talk(family, 1, (True, False)), talk(family, 2)
         with entered(told("fastv-late"), on) as run, torch.no_grad():
-            cache = on.model.generate(**on.first, max_new_tokens=1, return_dict_in_generate=True).past_key_values
+            cache = on.model.generate(**on.first, **LOGITS | {"max_new_tokens": 1}).past_key_values
             kept = kept_of(run)
-            on.model.generate(**other.whole, max_new_tokens=2, do_sample=False)
-            output = on.model.generate(
-                **on.whole,
-                past_key_values=cache,
-                max_new_tokens=2,
-                do_sample=False,
-                return_dict_in_generate=True,
-                output_logits=True,
-            )
+            on.model.generate(**other.whole, **GREEDY)
+            output = on.model.generate(**on.whole, past_key_values=cache, **LOGITS)
         expected = on.masked(run, [kept], output.sequences[:, on.whole["input_ids"].shape[1] :])
         for step, logits in enumerate(output.logits):
             assert (logits[0] - expected[on.whole["input_ids"].shape[1] - 1 + step]).abs().max() < CLOSE, family
@@ -340,9 +334,9 @@ def test_a_picture_behind_a_prefix_of_another_context_is_pruned(family: str) -> 
         cache = on.model(input_ids=on.first["input_ids"][:, :prefix], use_cache=True).past_key_values
         shared = copy.deepcopy(cache)
     with entered(told("fastv-late"), on) as run, torch.no_grad():
-        expected = on.model.generate(**on.first, max_new_tokens=NEW, do_sample=False)
+        expected = on.model.generate(**on.first, **GREEDY)
         at_once = kept_of(run)
-        output = on.model.generate(**on.first, past_key_values=cache, max_new_tokens=NEW, do_sample=False)
+        output = on.model.generate(**on.first, past_key_values=cache, **GREEDY)
         assert [one.tolist() for one in kept_of(run)] == [one.tolist() for one in at_once]
         assert torch.equal(output, expected)
         rest = on.first["input_ids"][:, prefix:]
@@ -424,18 +418,15 @@ def test_a_generated_placeholder_is_text(name: str) -> None:
 def test_generate_prefills_text_in_chunks_and_refuses_to_cut_a_picture() -> None:
     for family in ("llava", "qwen2_5_vl"):
         on = talk(family, 1, (True, False), "sdpa")
-        options = {"max_new_tokens": NEW, "do_sample": False}
         with entered(METHODS["clasp"], on), torch.no_grad():
-            cache = on.model.generate(
-                **on.first, max_new_tokens=1, do_sample=False, return_dict_in_generate=True
-            ).past_key_values
+            cache = on.model.generate(**on.first, **LOGITS | {"max_new_tokens": 1}).past_key_values
             spare = copy.deepcopy(cache)
             along = {name: on.whole[name] for name in ("input_ids", "attention_mask")}
-            expected = on.model.generate(**along, past_key_values=cache, **options)
-            output = on.model.generate(**along, past_key_values=spare, prefill_chunk_size=4, **options)
+            expected = on.model.generate(**along, past_key_values=cache, **GREEDY)
+            output = on.model.generate(**along, past_key_values=spare, prefill_chunk_size=4, **GREEDY)
             assert torch.equal(output, expected)
             with pytest.raises(UnsupportedError, match=r"cut by prefill_chunk_size.*leave prefill_chunk_size out"):
-                on.model.generate(**on.first, past_key_values=DynamicCache(), prefill_chunk_size=16, **options)
+                on.model.generate(**on.first, past_key_values=DynamicCache(), prefill_chunk_size=16, **GREEDY)
 
 
 @pytest.mark.parametrize("name", [*DROPPING, "pact", "ivcprune"])
