@@ -1,4 +1,4 @@
-"""What the engine is tested on: every method, and a LLaVA with random weights, small enough for exact checks."""
+"""What the engine is tested with: every method, and forwards in which what is dropped is masked instead."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from clasp.methods import get
 from clasp.methods.base import Method
 from clasp.methods.protocols import Selection, State
 
-SIDE = 8
-VISUAL = SIDE * SIDE
-LAYERS = 8
+VISUAL, LAYERS = 64, 8
+"""Visual tokens and decoder layers of the small LLaVA."""
 PROMPTS = (
     "What color is the circle?",
     "How many red shapes are there in the picture?",
@@ -169,23 +168,3 @@ def snapshot(model: Any) -> dict[str, Any]:
 
 def _value(value: Any) -> Any:
     return dict(value) if isinstance(value, dict) else value if isinstance(value, int | float | str) else id(value)
-
-
-def small_llava(attention: str) -> Any:
-    """The tiny backbone's configuration, fewer visual tokens and layers, random weights large enough to matter."""
-    from transformers import AutoConfig, LlavaForConditionalGeneration
-
-    from clasp.tiny import directory
-
-    config = AutoConfig.from_pretrained(directory())
-    config.vision_config.image_size = 8 * SIDE
-    config.text_config.num_hidden_layers = LAYERS
-    config.text_config.num_key_value_heads = 2
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration._from_config(config, attn_implementation=attention, dtype=torch.float32)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=1.0 if "embed" in name else parameter[0].numel() ** -0.5)
-    model.generation_config.eos_token_id = None  # an untrained model's stops mean nothing; every step shall count
-    return model.eval()

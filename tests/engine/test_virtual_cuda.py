@@ -90,8 +90,6 @@ def test_a_method_on_the_device_keeps_the_tokens_of_the_cpu(
     with torch.no_grad(), VirtualCuda() as device, method(model, processor) as run:
         monkeypatch.setattr(Prefill, "prune", counted)
         logits = model(**inputs).logits
-    assert reference is not None
-    assert run.trace is not None
     assert any(len(kept) for sample in run.trace.samples for kept in sample.kept)
     for there, here in zip(run.trace.samples, reference.samples, strict=True):
         assert [kept.tolist() for kept in there.kept] == [kept.tolist() for kept in here.kept]

@@ -100,7 +100,6 @@ def test_the_text_tower_reads_a_text_at_its_end() -> None:
 
 def _tower() -> ClipText:
     folder = own_text_tower(resolve("tiny"))
-    assert folder is not None
     return clip_text(folder, "cpu")
 
 

@@ -96,8 +96,6 @@ def naive_sparsevlm(state: FakeState, row: int, keep: int, seed: int) -> tuple[l
 def test_sparsevlm_equals_its_specification(visual: int, keep: int) -> None:
     state = FakeState(3, visual, seed=visual, original=100, words=(6, 3, 8))
     selection = SparseVLM(tokens=1).select(state, keep)
-    assert selection.features is not None
-    assert selection.replaced is not None
     plain = SparseVLM(tokens=1, recycle=False).select(state, keep)
     assert plain.features is None
     for row in range(3):
@@ -154,7 +152,6 @@ def test_dart_equals_its_specification(keep: int) -> None:
     state = FakeState(5, 40, seed=9, words=(7, 4, 2, 1, 0))
     state.norms[1].masked_fill_(~state.real, 1000.0)  # padding must not be a pivot, whatever its key
     selection = DART(tokens=1).select(state, keep)
-    assert selection.pivots is not None
     for row in range(5):
         kept, pivots = naive_dart(state, row, keep)
         assert selection.index[row].tolist() == kept

@@ -62,7 +62,6 @@ def test_ivcprune_equals_its_specification(keep: int, words: tuple[int, int]) ->
                 kept.add(i)
         index = selection.index[row].tolist()
         assert index == sorted(kept)
-        assert selection.pivots is not None
         assert selection.pivots[row].tolist() == [i not in placed for i in index]
 
 
@@ -137,11 +136,9 @@ def test_pact_equals_its_specification(keep: int, parameters: dict[str, Any]) ->
             nearest = max(centres, key=lambda c, i=i, keys=keys: cos(keys[i], keys[c]))
             if 1 - cos(keys[i], keys[nearest]) <= method.reach * cutoff:
                 groups[nearest].append(i)
-        assert selection.features is not None
         for place, (centre, members) in enumerate(groups.items()):
             assert selection.features[row, place].allclose(state.visual_hidden[row, members].mean(dim=0), atol=1e-5)
             if method.proportional:
-                assert selection.sizes is not None
                 assert float(selection.sizes[row, place]) == len(members), centre
     assert method.weighs() == method.proportional == (selection.sizes is not None)
 
@@ -262,9 +259,7 @@ def test_visiontrim_equals_its_specification(keep: int, tower: str | None) -> No
         if count == 0:
             assert selection.features is None
             continue
-        assert selection.replaced is not None
         assert selection.replaced[row].tolist() == [False] * len(selected) + [True] * count
-        assert selection.features is not None
         for place, centre in enumerate(centres):
             assert selection.features[row, len(selected) + place].allclose(vision.project(merged[centre]), atol=1e-4)
 

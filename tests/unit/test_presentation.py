@@ -156,21 +156,6 @@ def test_what_a_backbone_cannot_be_shown_is_refused(shown: Presentation, adapter
         shown.check("b", f"clasp.backbones.{adapter}")
 
 
-@pytest.mark.parametrize(
-    ("shown", "adapter"),
-    [
-        (Presentation("pad", VICUNA_V1), "llava"),
-        (Presentation("pad"), "video_llava"),
-        (Presentation(**LMMS_EVAL_PIXELS), "qwen3_vl"),
-        (Presentation(system_prompt="You are a helpful assistant."), "qwen3_vl"),
-        (Presentation(frames=64), "qwen2_5_vl"),
-        (Presentation(frames=1), "llava_onevision"),
-    ],
-)
-def test_what_a_backbone_can_be_shown(shown: Presentation, adapter: str) -> None:
-    shown.check("b", f"clasp.backbones.{adapter}")
-
-
 def test_video_llava_is_asked_as_its_card_says_although_its_processor_has_no_template() -> None:
     """The released repository has none, at the commit of ``configs/backbone``."""
     processor = video_llava_processor()
