@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from families import FAMILIES
 from torch import Tensor
 from transformers.cache_utils import QuantizedLayer
 
@@ -114,6 +115,14 @@ class Int8(QuantizedLayer):
 
     def _dequantize(self, quantised: Any) -> Tensor:
         return quantised[0] * quantised[1]["scale"]
+
+
+def pruned(family: str, method: Method, inputs: Any, attention: str = "sdpa") -> tuple[Tensor, Any]:
+    """Logits and trace of a forward with a method."""
+    model = FAMILIES[family].model(attention)
+    with method(model, FAMILIES[family].processor()) as run, torch.no_grad():
+        logits = model(**inputs).logits
+    return logits, run.trace
 
 
 def masked_logits(model: Any, inputs: Any, visual: Tensor, stages: dict[int, list[Tensor]]) -> Tensor:

@@ -83,9 +83,14 @@ class Family:
             arguments["images"] = [list(prompt.images) for prompt in prompts]
         if videos:
             arguments["videos"] = videos
-            if self.name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):  # frames come without a clock, and are taken as is
+            if self.name not in ("llava_onevision", "video_llava"):  # frames come without a clock, and are taken as is
                 arguments["video_metadata"] = [
-                    {"fps": 2.0, "total_num_frames": len(frames), "frames_indices": list(range(len(frames)))}
+                    {
+                        "fps": 2.0,
+                        "duration": len(frames) / 2.0,
+                        "total_num_frames": len(frames),
+                        "frames_indices": list(range(len(frames))),
+                    }
                     for frames in videos
                 ]
                 arguments["do_sample_frames"] = False

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import pruned
 from families import FAMILIES, Prompt, picture
 from passes import encode, features_of
 from PIL import Image
@@ -357,17 +358,16 @@ JOINING = {case.family: case for case in CASES if case.family in JOINED}
 
 @pytest.mark.parametrize("name", JOINED)
 def test_crops_make_the_pictures_of_the_prompts_and_a_budget_is_of_a_picture(name: str) -> None:
-    case, family = JOINING[name], FAMILIES[name]
+    case = JOINING[name]
     adapter, vision_pass = passed(case)
     assert isinstance(adapter, JoinedAdapter)
     assert adapter.crop_counts(vision_pass) == CROPS[name]
     copied = VisionPass("image", vision_pass.arguments, output=vision_pass.output)
     adapter.read(copied, ids_of(case).repeat_interleave(3, dim=0))
     assert adapter.crop_counts(copied) == CROPS[name], "beams repeat prompts, not pictures"
-    with get("divprune")(tokens=12)(family.model(), family.processor()) as run, torch.no_grad():
-        family.model()(**inputs_of(case))
-    assert [sample.images for sample in run.trace.samples] == [2, 0, 2]
-    assert [len(sample.kept[0]) if sample.kept else 0 for sample in run.trace.samples] == [2 * 12, 0, 2 * 12]
+    _, trace = pruned(name, get("divprune")(tokens=12), inputs_of(case))
+    assert [sample.images for sample in trace.samples] == [2, 0, 2]
+    assert [len(sample.kept[0]) if sample.kept else 0 for sample in trace.samples] == [2 * 12, 0, 2 * 12]
 
 
 def test_normalized_queries_and_keys_are_what_the_vit_compares(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,19 +398,10 @@ def test_a_cls_token_goes_through_the_projector_as_a_square_of_itself() -> None:
 @pytest.mark.parametrize("name", JOINED)
 def test_frames_of_a_video_are_pictures(name: str) -> None:
     """The processors write a video as pictures with numbers or times between: a budget is of a frame."""
-    family, frames = FAMILIES[name], [picture(40, 30, seed) for seed in range(4)]
-    processor = family.processor()
-    text = processor.apply_chat_template(
-        Prompt(text="What?", videos=[frames]).messages(), add_generation_prompt=True, tokenize=False
-    )
-    metadata = {"fps": 1.0, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3], "duration": 4.0}
-    inputs = processor(
-        text=[text], videos=[frames], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt"
-    )
-    with get("stride")(tokens=5)(family.model(), processor) as run, torch.no_grad():
-        family.model()(**inputs)
-    assert run.trace.samples[0].images == 4
-    assert len(run.trace.samples[0].kept[0]) == 4 * 5
+    frames = [picture(40, 30, seed) for seed in range(4)]
+    _, trace = pruned(name, get("stride")(tokens=5), FAMILIES[name].inputs([Prompt(text="What?", videos=[frames])]))
+    assert trace.samples[0].images == 4
+    assert len(trace.samples[0].kept[0]) == 4 * 5
 
 
 def test_prompts_and_pixels_that_no_processor_writes_are_refused() -> None:
@@ -427,12 +418,8 @@ def test_prompts_and_pixels_that_no_processor_writes_are_refused() -> None:
         ("internvl", {"input_ids": moved}, "each of its crops has 16"),
         ("smolvlm", {"pixel_attention_mask": padded}, "padded within its crop"),
     ):
-        family = FAMILIES[name]
-        with (
-            get("stride")(ratio=0.5)(family.model(), family.processor()),
-            pytest.raises(UnsupportedError, match=words),
-        ):
-            family.model()(**inputs[name] | wrong)
+        with pytest.raises(UnsupportedError, match=words):
+            pruned(name, get("stride")(ratio=0.5), inputs[name] | wrong)
 
 
 @pytest.mark.parametrize("family", JOINED)

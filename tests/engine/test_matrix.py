@@ -23,10 +23,6 @@ from clasp.methods.base import Method
 from clasp.methods.clasp.method import CLASP
 
 NEW = 2
-PACKED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""Families whose ViT packs patches, so that nothing can be merged inside it."""
-JOINED = ("internvl", "smolvlm")
-"""Families that join patches into a visual token, with the same consequence."""
 KIN = {"qwen2_vl": ("random", "fastv", "sparsevlm", "visionzip", "pool", "clasp")}
 """Families that differ from another one only in what their adapter's tests look at -> the methods that run on them."""
 UNEVEN = (*INSIDE, "evs", "holitom", "framefusion")
@@ -274,23 +270,6 @@ def test_beams_equal_beams_one_by_one(family: str) -> None:
             for row, inputs in enumerate(on.singles):
                 alone = on.model.generate(**inputs, **options)
                 assert together[row, -NEW:].tolist() == alone[0, -NEW:].tolist(), (name, row)
-
-
-@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if not family.takes_videos])
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.needs_videos])
-def test_a_method_for_videos_is_refused_by_name_where_there_are_none(family: str, name: str) -> None:
-    on = subject(family, "sdpa")
-    with pytest.raises(ValueError, match=f"{METHODS[name].name!r} compares the frames of videos.*video_llava_7b"):
-        METHODS[name](on.model, on.family.processor())
-
-
-@pytest.mark.parametrize("family", [*PACKED, *JOINED])
-@pytest.mark.parametrize("name", INSIDE)
-def test_merging_inside_a_tower_that_does_not_allow_it_is_refused_by_name(family: str, name: str) -> None:
-    on = subject(family, "sdpa")
-    reason = "packs the patches" if family in PACKED else "several make one visual token"
-    with pytest.raises(ValueError, match=f"'{name}' merges.*{reason}"):
-        METHODS[name](on.model, on.family.processor())
 
 
 @pytest.mark.parametrize("name", INSIDE)

@@ -6,18 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from cases import METHODS, PROMPTS, VISUAL, Fixed, masked_logits
-from torch import Tensor
+from cases import METHODS, PROMPTS, VISUAL, Fixed, masked_logits, pruned
 
-from clasp.methods.base import Method
 from clasp.methods.clasp.method import CLASP
 from clasp.methods.random import Random
-
-
-def pruned(model: Any, processor: Any, method: Method, inputs: Any) -> tuple[Tensor, Any]:
-    with method(model, processor) as run, torch.no_grad():
-        return model(**inputs).logits, run.trace
-
 
 STAGES = {
     "one": ((3, (1, 2, 30, 50, 63)),),
@@ -31,7 +23,7 @@ STAGES = {
 @pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
 def test_dropping_equals_masking_from_that_layer_on(eager: Any, processor: Any, encode: Any, stages: Any) -> None:
     inputs = encode((PROMPTS[0], (0,)), (PROMPTS[1], (1,)))
-    logits, trace = pruned(eager, processor, Fixed(stages=stages), inputs)
+    logits, trace = pruned("llava", Fixed(stages=stages), inputs, "eager")
     absolute = {layer: [s.kept[i] for s in trace.samples] for i, (layer, _) in enumerate(stages)}
     visual = inputs["input_ids"] == eager.config.image_token_id
     expected = masked_logits(eager, inputs, visual, absolute)
@@ -64,7 +56,7 @@ def test_prompts_without_an_image_pass_through_untouched(model: Any, processor: 
 
 def test_dropped_rows_of_full_length_logits_are_zero(model: Any, processor: Any, encode: Any) -> None:
     inputs = encode((PROMPTS[0], (0,)))
-    logits, trace = pruned(model, processor, Random(tokens=16), inputs)
+    logits, trace = pruned("llava", Random(tokens=16), inputs, model.config._attn_implementation)
     visual = (inputs["input_ids"][0] == model.config.image_token_id).nonzero().squeeze(1)
     zero = (logits[0] == 0).all(dim=-1)
     assert zero.sum() == VISUAL - 16

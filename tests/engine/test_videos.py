@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import METHODS, masked_logits
+from cases import METHODS, masked_logits, pruned
 from families import FAMILIES, Prompt, picture
-from torch import Tensor
 from transformers import AutoProcessor
 
 from clasp.backbones import adapter_for, load
-from clasp.engine.trace import Trace
 
 VIDEO_FAMILIES = [name for name, family in FAMILIES.items() if family.takes_videos]
 STACKING = ("llava_onevision", "video_llava")
@@ -31,14 +29,6 @@ def film(frames: int, width: int, height: int, seed: int) -> list[Any]:
 
 def frames_of(family: str) -> int:
     return 8 if family == "video_llava" else 4
-
-
-def forward(family: str, name: str, inputs: Any) -> tuple[Tensor, Trace]:
-    model = FAMILIES[family].model()
-    with METHODS[name](model, FAMILIES[family].processor()) as run, torch.no_grad():
-        logits = model(**inputs).logits[:, -1]
-    assert run.trace is not None
-    return logits, run.trace
 
 
 def batches(count: int) -> dict[str, list[Prompt]]:
@@ -67,11 +57,11 @@ def batches(count: int) -> dict[str, list[Prompt]]:
 )
 def test_a_batch_with_videos_equals_one_by_one(family: str, batch: str, name: str) -> None:
     prompts = batches(frames_of(family))[batch]
-    together, trace = forward(family, name, FAMILIES[family].inputs(prompts))
+    together, trace = pruned(family, METHODS[name], FAMILIES[family].inputs(prompts))
     assert [sample.images for sample in trace.samples] == [len([*one.images, *one.videos]) for one in prompts]
     for row, prompt in enumerate(prompts):
-        alone, single = forward(family, name, FAMILIES[family].inputs([prompt]))
-        assert (together[row] - alone[0]).abs().max() < 1e-3, row
+        alone, single = pruned(family, METHODS[name], FAMILIES[family].inputs([prompt]))
+        assert (together[row, -1] - alone[0, -1]).abs().max() < 1e-3, row
         kept = [stage.tolist() for stage in single.samples[0].kept]
         assert [stage.tolist() for stage in trace.samples[row].kept] == kept, row
 
@@ -97,7 +87,7 @@ def test_lengths_that_cannot_be_stacked_are_refused_by_name_and_work_one_by_one(
     with pytest.raises(ValueError, match=rf"these have {count}, {short} frames; .*num_frames={short}.* one prompt at"):
         FAMILIES[family].inputs(prompts, stacking)
     for prompt, frames in zip(prompts, (count, count // 2), strict=True):
-        _, trace = forward(family, "fastv", FAMILIES[family].inputs([prompt], stacking))
+        _, trace = pruned(family, METHODS["fastv"], FAMILIES[family].inputs([prompt], stacking))
         a_frame = trace.samples[0].visual_entering[0] // frames
         assert a_frame == (17 if family == "video_llava" else 9)
 
@@ -111,7 +101,7 @@ def test_the_remedies_of_a_refused_length_help(family: str, stacking: Any, tmp_p
         text=texts, videos=films, padding=True, return_tensors="pt", do_sample_frames=True, num_frames=count // 2
     )
     assert sampled["pixel_values_videos"].shape[:2] == (2, count // 2)
-    _, trace = forward(family, "fastv", sampled)
+    _, trace = pruned(family, METHODS["fastv"], sampled)
     assert [sample.images for sample in trace.samples] == [1, 1]
     for copied in (copy.deepcopy(stacking), pickle.loads(pickle.dumps(stacking))):
         with pytest.raises(ValueError, match="equally many"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from fakes import FakeState
 from naive import cos, falling
+from test_covering import naive_cover
 from torch import Tensor
 
 from clasp.budget import Geometry, Stage
@@ -83,17 +84,7 @@ def test_scope_equals_its_specification(keep: int, alpha: float) -> None:
     for row in range(2):
         x, saliency = state.tower.states[4, row], state.tower.attentions[3, row]
         similarity = [[cos(a, b) for b in x] for a in x]
-        covered, chosen = [0.0] * 24, []
-        for _ in range(keep):
-            gain = {
-                j: float(saliency[j]) ** alpha * sum(max(0.0, similarity[i][j] - covered[i]) for i in range(24))
-                for j in range(24)
-                if j not in chosen
-            }
-            best = max(gain, key=gain.__getitem__)
-            chosen.append(best)
-            covered = [max(covered[i], similarity[i][best]) for i in range(24)]
-        assert index[row].tolist() == sorted(chosen)
+        assert index[row].tolist() == naive_cover(similarity, [float(one) ** alpha for one in saliency], keep)
 
 
 @pytest.mark.parametrize("keep", [1, 5, 23])

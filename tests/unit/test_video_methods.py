@@ -12,6 +12,7 @@ import pytest
 import torch
 from fakes import FakeState
 from naive import cos, falling, rising
+from test_cluster import naive_clusters
 from torch import Tensor
 
 from clasp.budget import Geometry, Stage
@@ -149,17 +150,6 @@ def cuts_in_loops(tokens: Tensor, frames: int, size: int, segments: int, thresho
     return parts
 
 
-def peaks_in_loops(values: Tensor, count: int) -> list[int]:
-    """Density peaks with four neighbours, without the official noise."""
-    distance = [[float((a - b).double().norm()) / math.sqrt(values.shape[1]) for b in values] for a in values]
-    density = [math.exp(-sum(d**2 for d in sorted(row)[:4]) / len(sorted(row)[:4])) for row in distance]
-    furthest = max(max(row) for row in distance)
-    reach = [
-        min([d if density[j] > density[i] else furthest for j, d in enumerate(row)]) for i, row in enumerate(distance)
-    ]
-    return falling([a * b for a, b in zip(reach, density, strict=True)])[:count]
-
-
 def fastvid_in_loops(
     tokens: Tensor,
     attention: Tensor,
@@ -183,7 +173,9 @@ def fastvid_in_loops(
         count = len(part) * (each - salient) // len(anchored)
         pool = [place for frame in part for place in rest[frame]]
         for frame in anchored:
-            anchors = [rest[frame][i] for i in peaks_in_loops(tokens[rest[frame]], count)]
+            values = tokens[rest[frame]]  # density peaks without the official noise
+            peaks, *_ = naive_clusters(values, count, min(4, len(values)), [0.0] * len(values))
+            anchors = [rest[frame][i] for i in peaks]
             joined: dict[int, list[int]] = {anchor: [] for anchor in anchors}
             for place in pool:
                 joined[max(anchors, key=lambda a, place=place: cos(tokens[place], tokens[a]))].append(place)
@@ -434,17 +426,17 @@ def framefusion_in_loops(
     return seen
 
 
-@pytest.mark.parametrize("loose", [0, 1])
+@pytest.mark.parametrize(("frames", "loose"), [(FRAMES, 0), (FRAMES, 1), (1, 0)])
 @pytest.mark.parametrize(("cost", "bound"), [(0.5, 0.9), (0.4, 0.95), (0.35, 0.6), (0.5, 0.99), (0.6, 0.85)])
-def test_framefusion_is_the_official_rule(cost: float, bound: float, loose: int) -> None:
+def test_framefusion_is_the_official_rule(cost: float, bound: float, frames: int, loose: int) -> None:
     layers, steps = 28, set()
     for seed in range(4):
-        total = FRAMES * SIZE + loose
-        tokens = state_of(seed, rows=1, loose=loose).visual_hidden
+        total = frames * SIZE + loose
+        tokens = state_of(seed, rows=1, loose=loose, frames=frames).visual_hidden
         decoder = Decoder(tokens, layers, seed)
         budget = round(cost * total)
-        ours = decoder.run(FrameFusion(tokens=budget, similarity=bound), FRAMES, SIZE)
-        official = framefusion_in_loops(tokens[0], decoder.attention[:, 0], FRAMES, SIZE, budget / total, layers, bound)
+        ours = decoder.run(FrameFusion(tokens=budget, similarity=bound), frames, SIZE)
+        official = framefusion_in_loops(tokens[0], decoder.attention[:, 0], frames, SIZE, budget / total, layers, bound)
         for (places, features), (expected, values) in zip(ours, official, strict=True):
             assert places == expected
             torch.testing.assert_close(features, values)
@@ -464,16 +456,6 @@ def test_framefusions_counts_average_the_budget(ratio: float, bound: float, laye
             counts = [len(places) for places, _ in Decoder(tokens, layers, seed).run(method, FRAMES, SIZE)]
             assert sum(counts) / layers == pytest.approx(method.target(FRAMES * SIZE), abs=1)
             assert all(later <= earlier for earlier, later in pairwise(counts))
-
-
-def test_framefusion_prunes_pictures_by_attention_before_the_second_layer() -> None:
-    tokens = torch.randn(1, 24, 6, generator=torch.Generator().manual_seed(0))
-    decoder = Decoder(tokens, 12)
-    seen = decoder.run(FrameFusion(tokens=9), 1, 24)
-    counts = [len(places) for places, _ in seen]
-    assert counts[0] == 24
-    assert counts[1] == counts[-1] == round((9 * 12 - 24) / 11)
-    assert seen[1][0] == sorted(falling(decoder.attention[1, 0].tolist())[: counts[1]])
 
 
 def test_rows_that_merge_and_rows_that_are_pruned_go_together() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from fakes import FakeCrops, FakeState, fake_patches
 from naive import cos, falling
+from test_matching import naive_thin, naive_windows
 from torch import Tensor
 
 from clasp.budget import Geometry, Stage
@@ -68,13 +69,8 @@ def test_vispruner_equals_its_specification(keep: int, share: float) -> None:
         order = falling(state.tower.attentions[2, row])
         important, rest = order[: int(keep * share)], order[int(keep * share) :]
         features = state.tower.states[3, row]
-        while len(rest) > keep - len(important):
-            if keep == len(important):
-                rest = []
-                continue
-            first, second = rest[::2], rest[1::2]
-            ranked = sorted(first, key=lambda i: -max(cos(features[i], features[j]) for j in second))
-            rest = ranked[min(8, len(rest) - keep + len(important), len(rest) // 2) :] + second
+        left = naive_thin(features[rest], keep - len(important), 8) if keep > len(important) else []
+        rest = [rest[place] for place in left]
         assert selection.index[row].tolist() == sorted(important + rest)
         assert selection.index[row][selection.pivots[row]].tolist() == sorted(important)
 
@@ -226,20 +222,6 @@ def test_tome_hands_the_decoder_one_token_a_group() -> None:
 # MustDrop -------------------------------------------------------------------------------------------------------------
 
 
-def naive_windows(hidden: Tensor, side: int, threshold: float) -> list[int]:
-    """Where the code puts what it keeps of a square grid: merged windows by falling similarity, then the others."""
-    size = math.isqrt(len(hidden))
-    alike: dict[tuple[int, ...], float] = {}
-    for row in range(0, size, side):
-        for column in range(0, size, side):
-            window = tuple((row + r) * size + column + c for r in range(side) for c in range(side))
-            pairs = [cos(hidden[i], hidden[j]) for i, j in itertools.permutations(window, 2)]
-            alike[window] = sum(pairs) / len(pairs)
-    merged = sorted((w for w, similarity in alike.items() if similarity >= threshold), key=lambda w: -alike[w])
-    members = {i for window in merged for i in window}
-    return [window[0] for window in merged] + [i for i in range(len(hidden)) if i not in members]
-
-
 def test_mustdrop_hands_on_merged_windows_first() -> None:
     method = MustDrop(tokens=64)
     assert method.merge_layers(23) == (0,)
@@ -247,7 +229,9 @@ def test_mustdrop_hands_on_merged_windows_first() -> None:
     patches = fake_patches(1, (9, 9), seed=1)
     near = patches.hidden[:, :1] + 0.3 * torch.linspace(0.3, 1.5, 81)[:, None] * patches.hidden
     patches = dataclasses.replace(patches, hidden=near.roll(20, dims=1))
-    expected = naive_windows(patches.hidden[0], 3, 0.8)
+    first, similarity = naive_windows(patches.hidden[0], [True] * 81, (9, 9), 3, 0.8)
+    alone = [i for i in range(81) if similarity[i] < 0.8]
+    expected = [*sorted(set(first) - set(alone), key=lambda i: -similarity[i]), *alone]
     merged, leading = method.merge(0, patches)[0], method.leading(0, patches)[0]
     left = (merged == torch.arange(81)).nonzero()[:, 0]
     assert 2 < int((torch.bincount(merged) == 9).sum()) < 9, "some windows merge, and not all"
