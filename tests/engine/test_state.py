@@ -302,7 +302,7 @@ def test_merging_inside_the_tower_equals_a_plain_loop(family: str, weighing: boo
         handle.remove()
     ours, sequence, groups, stays, last = method.seen[0]
     hidden, cls = entered[0][:1], int(adapter.geometry.cls)
-    sizes = torch.ones(adapter.patches)
+    sizes, states = torch.ones(adapter.patches), [hidden]
     with torch.no_grad():
         for index in range(last + 1):
             bias = torch.cat([torch.zeros(cls), sizes.log()])[None, None, None] if weighing else None
@@ -322,8 +322,9 @@ def test_merging_inside_the_tower_equals_a_plain_loop(family: str, weighing: boo
                 members = torch.arange(adapter.patches).split(2 ** (index + 1))
                 sizes = torch.tensor([float(len(group)) if weighing else 1.0 for group in members])
                 hidden = torch.cat([hidden[0, :cls], torch.stack(merged)])[None]
+            states.append(hidden)
         features = torch.empty(adapter.patches, hidden.shape[-1])
-        for feature, group in zip(hidden[0, cls:], members, strict=True):
+        for feature, group in zip(states[adapter.geometry.feature_layer][0, cls:], members, strict=True):
             features[group] = feature
         projected = adapter.project(features[None])[0]
     left = stays[0].nonzero()[:, 0]
