@@ -73,25 +73,3 @@ def test_other_answers_are_reported_and_are_a_failure(
     found = json.loads((tmp_path / "bench" / "harness.json").read_text())
     assert found["different_answers"] == {"loop": 1, "no cache": 0, "default": 0}
     assert found["identical"] is False
-
-
-@pytest.mark.parametrize(
-    ("argument", "words"),
-    [
-        ("limt=3", ["'limt'", "did you mean limit?"]),
-        ("limit=0", ["at least 1"]),
-        ("limit=x", ["limit='x'"]),
-        ("tokens=900", ["900", "576"]),
-        ("methods=fastvee", ["fastvee", "fastv"]),
-        ("benchmarks=tiny_textvqb", ["tiny_textvqb", "tiny_textvqa"]),
-    ],
-)
-def test_bad_input_is_one_sentence(
-    argument: str, words: list[str], data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert harness.main([*SMALL, argument, f"data={data_root}", f"results={tmp_path}"], "") == 2
-    said = capsys.readouterr().err
-    assert said.count("error: ") == 1
-    for word in words:
-        assert word in said
-    assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from benchmarks import main, models
+from benchmarks import main
 from benchmarks.methods import PROBES, layers_seconds, probes
 from benchmarks.models import GEOMETRIES, TEXT_TOKENS, load_spec
 from benchmarks.settings import BenchmarkSettings, Measure
@@ -114,16 +114,6 @@ def test_cache_bytes_are_those_of_the_tokens(found: dict[str, Any]) -> None:
     assert by_name["clasp"]["kv_bytes"] < by_name["none"]["kv_bytes"] / 3
 
 
-def test_prompts_have_the_length_asked_for() -> None:
-    tiny = load_spec(GEOMETRIES["tiny"], torch.float32, "cpu")
-    image = tiny.model.config.image_token_id
-    for text_tokens in (TEXT_TOKENS, 20, 33):
-        ids = tiny.prompts(3, text_tokens)["input_ids"]
-        assert ids.shape == (3, 576 + text_tokens)
-        assert int((ids[0] == image).sum()) == 576
-        assert tiny.processor.tokenizer.decode(ids[0]).rstrip().endswith("ASSISTANT:")
-
-
 def test_peak_memory_is_of_the_run_and_falls_with_the_tokens(found: dict[str, Any]) -> None:
     by_name = rows(found)
     for row in by_name.values():
@@ -131,41 +121,6 @@ def test_peak_memory_is_of_the_run_and_falls_with_the_tokens(found: dict[str, An
     assert by_name["clasp"]["peak_bytes"] < by_name["unpruned"]["peak_bytes"]
     heads, tokens = 4, 576 + TEXT_TOKENS
     assert by_name["fastv, eager"]["peak_bytes"] > 2 * heads * tokens**2 * 4, "whole maps of two prompts"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["geometri=tiny"], ["'geometri'", "did you mean geometry?"]),
-        (["geometry=huge"], ["'huge'", "tiny, small"]),
-        (["batches=0"], ["at least 1"]),
-        (["repeats=x"], ["repeats='x'"]),
-        (["methods=fastvee"], ["fastvee"]),
-        (["dtype=int8", "geometry=tiny"], ["'int8'", "bfloat16"]),
-        (["tokens=900", "geometry=tiny"], ["900", "576"]),
-        (["tokens=5000", "geometry=llava_next_7b"], ["5000", "2880"]),
-        (["measure=speed"], ["'speed'", "growth"]),
-        (["measure=growth", "geometry=qwen2_5_vl_7b"], ["qwen2_5_vl_7b", "llava_1_5_7b"]),
-        (["measure=growth", "geometry=tiny", "sizes=300"], ["300", "256"]),
-        (["measure=ops", "sizes=512,256"], ["512,256", "smallest first"]),
-        (["measure=ops", "threads=0"], ["at least 1"]),
-    ],
-    ids=str,
-)
-def test_bad_input_is_one_sentence(
-    arguments: list[str],
-    words: list[str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(models.LoadedModel, "__init__", lambda *_: pytest.fail("a model was built"))
-    assert main.main([*arguments, "device=cpu", f"results={tmp_path}"], "") == 2
-    said = capsys.readouterr().err
-    assert said.count("error: ") == 1
-    for word in words:
-        assert word in said
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_profile_divides_a_run_into_its_parts(tmp_path: Path) -> None:

@@ -71,38 +71,6 @@ def test_full_is_the_published_shapes_and_budgets() -> None:
     assert full.families == full.crossed == full.watched == (), "all of them"
 
 
-def test_full_without_a_gpu_is_refused_in_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert main.main([f"results={tmp_path}"], "") == 2
-    said = capsys.readouterr().err
-    assert said.count("error: ") == said.count("\n") == 1
-    assert "geometry=small" in said
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["geometry=large"], ["'large'", "full"]),
-        (["parts=speed"], ["'speed'", "matrix"]),
-        (["methods=fastvee"], ["fastvee", "fastv"]),
-        (["families=llama", "parts=matrix"], ["llama", "llava_next"]),
-        (["minutes=0"], ["minutes=0"]),
-    ],
-    ids=str,
-)
-def test_bad_input_is_one_sentence(
-    arguments: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main.main(["geometry=small", *arguments, f"results={tmp_path}"], "") == 2
-    said = capsys.readouterr().err
-    assert said.count("error: ") == 1
-    for word in words:
-        assert word in said
-
-
 def test_what_there_is_no_time_for_is_said(tmp_path: Path) -> None:
     arguments = ["geometry=small", "minutes=0.0001", "parts=matrix,processes", f"results={tmp_path}"]
     assert main.main(arguments, "") == 0

@@ -1,4 +1,4 @@
-"""What the engine is tested on: every method, and a LLaVA with random weights, small enough for exact checks."""
+"""What the engine is tested with: every method, and forwards in which what is dropped is masked instead."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from families import FAMILIES
 from torch import Tensor
 from transformers.cache_utils import QuantizedLayer
 
@@ -16,9 +17,8 @@ from clasp.methods import get
 from clasp.methods.base import Method
 from clasp.methods.protocols import Selection, State
 
-SIDE = 8
-VISUAL = SIDE * SIDE
-LAYERS = 8
+VISUAL, LAYERS = 64, 8
+"""Visual tokens and decoder layers of the small LLaVA."""
 PROMPTS = (
     "What color is the circle?",
     "How many red shapes are there in the picture?",
@@ -117,6 +117,14 @@ class Int8(QuantizedLayer):
         return quantised[0] * quantised[1]["scale"]
 
 
+def pruned(family: str, method: Method, inputs: Any, attention: str = "sdpa") -> tuple[Tensor, Any]:
+    """Logits and trace of a forward with a method."""
+    model = FAMILIES[family].model(attention)
+    with method(model, FAMILIES[family].processor()) as run, torch.no_grad():
+        logits = model(**inputs).logits
+    return logits, run.trace
+
+
 def masked_logits(model: Any, inputs: Any, visual: Tensor, stages: dict[int, list[Tensor]]) -> Tensor:
     """Logits of :func:`masked_forward`."""
     return masked_forward(model, inputs, visual, stages).logits
@@ -169,23 +177,3 @@ def snapshot(model: Any) -> dict[str, Any]:
 
 def _value(value: Any) -> Any:
     return dict(value) if isinstance(value, dict) else value if isinstance(value, int | float | str) else id(value)
-
-
-def small_llava(attention: str) -> Any:
-    """The tiny backbone's configuration, fewer visual tokens and layers, random weights large enough to matter."""
-    from transformers import AutoConfig, LlavaForConditionalGeneration
-
-    from clasp.tiny import directory
-
-    config = AutoConfig.from_pretrained(directory())
-    config.vision_config.image_size = 8 * SIDE
-    config.text_config.num_hidden_layers = LAYERS
-    config.text_config.num_key_value_heads = 2
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration._from_config(config, attn_implementation=attention, dtype=torch.float32)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=1.0 if "embed" in name else parameter[0].numel() ** -0.5)
-    model.generation_config.eos_token_id = None  # an untrained model's stops mean nothing; every step shall count
-    return model.eval()

@@ -12,14 +12,22 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from PIL import Image
 from torch import nn
 from transformers import AddedToken, BatchFeature
 
 DECODER_LAYERS = 8
 HIDDEN, FFN, HEADS, KV_HEADS, HEAD_DIM = 64, 128, 4, 2, 16
 VISION_HIDDEN, VISION_FFN, VISION_HEADS = 32, 64, 4
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Random pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +83,14 @@ class Family:
             arguments["images"] = [list(prompt.images) for prompt in prompts]
         if videos:
             arguments["videos"] = videos
-            if self.name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):  # frames come without a clock, and are taken as is
+            if self.name not in ("llava_onevision", "video_llava"):  # frames come without a clock, and are taken as is
                 arguments["video_metadata"] = [
-                    {"fps": 2.0, "total_num_frames": len(frames), "frames_indices": list(range(len(frames)))}
+                    {
+                        "fps": 2.0,
+                        "duration": len(frames) / 2.0,
+                        "total_num_frames": len(frames),
+                        "frames_indices": list(range(len(frames))),
+                    }
                     for frames in videos
                 ]
                 arguments["do_sample_frames"] = False
@@ -222,7 +235,19 @@ def _llama(tokenizer: Any) -> Any:
 
 
 def _square(side: int) -> dict[str, Any]:
-    return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    """CLIP's pixels."""
+    return {
+        "size": {"shortest_edge": side},
+        "crop_size": {"height": side, "width": side},
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "do_center_crop": True,
+        "resample": 3,
+    }
+
+
+HALF: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+"""SigLIP's."""
 
 
 def _grid(side: int, most: int, whole: bool) -> list[list[int]]:
@@ -246,7 +271,7 @@ def _vicuna_config(kind: Any, side: int, tokenizer: Any, **more: Any) -> Any:
     )
 
 
-def vicuna_processor(kind: Any, patch: int = _PATCH, **parts: Any) -> Any:
+def _vicuna_processor(kind: Any, patch: int, **parts: Any) -> Any:
     return kind(
         **parts,
         tokenizer=llama_tokenizer(),
@@ -261,9 +286,9 @@ def _llava_config(tokenizer: Any) -> Any:
     return _vicuna_config(transformers.LlavaConfig, LLAVA_SIDE, tokenizer, **_ids(tokenizer, video=None))
 
 
-def _llava_processor() -> Any:
-    pixels = transformers.CLIPImageProcessor(**_square(LLAVA_SIDE))
-    return vicuna_processor(transformers.LlavaProcessor, image_processor=pixels)
+def llava_processor(side: int = LLAVA_SIDE, patch: int = _PATCH) -> Any:
+    pixels = transformers.CLIPImageProcessor(**_square(side))
+    return _vicuna_processor(transformers.LlavaProcessor, patch, image_processor=pixels)
 
 
 NEXT_GRID = _grid(NEXT_SIDE, 3, whole=False)
@@ -274,9 +299,10 @@ def _llava_next_config(tokenizer: Any) -> Any:
     return _vicuna_config(transformers.LlavaNextConfig, NEXT_SIDE, tokenizer, image_grid_pinpoints=NEXT_GRID, **ids)
 
 
-def _llava_next_processor() -> Any:
-    pixels = transformers.LlavaNextImageProcessor(**_square(NEXT_SIDE), image_grid_pinpoints=NEXT_GRID)
-    return vicuna_processor(transformers.LlavaNextProcessor, image_processor=pixels)
+def llava_next_processor(side: int = NEXT_SIDE, patch: int = _PATCH) -> Any:
+    grid = _grid(side, 3, whole=False)
+    pixels = transformers.LlavaNextImageProcessor(**_square(side), image_grid_pinpoints=grid)
+    return _vicuna_processor(transformers.LlavaNextProcessor, patch, image_processor=pixels)
 
 
 def _video_llava_config(tokenizer: Any) -> Any:
@@ -285,11 +311,12 @@ def _video_llava_config(tokenizer: Any) -> Any:
     return _vicuna_config(kind, VIDEO_SIDE, tokenizer, video_seq_length=tokens, **_ids(tokenizer))
 
 
-def _video_llava_processor() -> Any:
-    return vicuna_processor(
+def video_llava_processor(side: int = VIDEO_SIDE, patch: int = _PATCH) -> Any:
+    return _vicuna_processor(
         transformers.VideoLlavaProcessor,
-        image_processor=transformers.VideoLlavaImageProcessor(**_square(VIDEO_SIDE)),
-        video_processor=transformers.VideoLlavaVideoProcessor(**_square(VIDEO_SIDE)),
+        patch,
+        image_processor=transformers.VideoLlavaImageProcessor(**_square(side)),
+        video_processor=transformers.VideoLlavaVideoProcessor(**_square(side)),
     )
 
 
@@ -320,15 +347,14 @@ def _onevision_config(tokenizer: Any) -> Any:
     )
 
 
-def _onevision_processor() -> Any:
-    size = {"height": ONEVISION_SIDE, "width": ONEVISION_SIDE}
-    grid = _grid(ONEVISION_SIDE, 4, whole=True)
-    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # SigLIP's
+def onevision_processor(side: int = ONEVISION_SIDE, patches: int = _ONEVISION_PATCHES, tiles: int = 4) -> Any:
+    """``patches``: of a crop; ``tiles``: along a side at most."""
+    size, grid = {"height": side, "width": side}, _grid(side, tiles, whole=True)
     return transformers.LlavaOnevisionProcessor(
-        image_processor=transformers.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=grid, **half),
-        video_processor=transformers.LlavaOnevisionVideoProcessor(size=size, **half),
+        image_processor=transformers.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=grid, **HALF),
+        video_processor=transformers.LlavaOnevisionVideoProcessor(size=size, **HALF),
         tokenizer=qwen_tokenizer(ONEVISION_PLACEHOLDERS),
-        num_image_tokens=_ONEVISION_PATCHES,
+        num_image_tokens=patches,
         vision_feature_select_strategy="full",
         vision_aspect_ratio="anyres_max_9",
         chat_template=ONEVISION,
@@ -349,7 +375,6 @@ _QWEN_VISION = {
     "temporal_patch_size": 2,
     "out_hidden_size": HIDDEN,
 }
-_QWEN_PIXELS = {"patch_size": _QWEN_PATCH, "merge_size": _MERGE, "temporal_patch_size": 2}
 
 
 def _qwen_ids(tokenizer: Any) -> dict[str, int]:
@@ -382,28 +407,34 @@ def _qwen3_vl_config(tokenizer: Any) -> Any:
     return _qwen_config(transformers.Qwen3VLConfig, tokenizer, vision, rope, head_dim=HEAD_DIM)
 
 
-def _qwen_processor(kind: Any) -> Any:
-    """Qwen2-VL's and Qwen2.5-VL's."""
-    size = {"shortest_edge": 4 * _CELL, "longest_edge": 120 * _CELL}  # published: 4 to 16,384 tokens
-    film = {**size, "longest_edge": 30 * _CELL}
+def _qwen_processor(kind: Any, video: Any, template: str, pictures: Any, videos: Any, **pixels: Any) -> Any:
+    """Pixels of a picture and of a video, from least to most."""
     return kind(
-        image_processor=transformers.Qwen2VLImageProcessor(size=size, **_QWEN_PIXELS),
-        video_processor=transformers.Qwen2VLVideoProcessor(size=film, cap_pixels_per_frame=False, **_QWEN_PIXELS),
+        image_processor=transformers.Qwen2VLImageProcessor(size=_edges(pictures), **_QWEN_MERGE | pixels),
+        video_processor=video(size=_edges(videos), cap_pixels_per_frame=False, **_QWEN_MERGE | pixels),
         tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
-        chat_template=QWEN2_5,
+        chat_template=template,
     )
 
 
-def _qwen3_vl_processor() -> Any:
-    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    size = {"shortest_edge": 16 * _CELL, "longest_edge": 120 * _CELL}
-    film = {"shortest_edge": 8 * _CELL, "longest_edge": 200 * _CELL}  # of all frames
-    return transformers.Qwen3VLProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor(size=size, **half, **_QWEN_PIXELS),
-        video_processor=transformers.Qwen3VLVideoProcessor(size=film, cap_pixels_per_frame=False, **_QWEN_PIXELS),
-        tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
-        chat_template=QWEN3,
-    )
+_QWEN_MERGE = {"patch_size": _QWEN_PATCH, "merge_size": _MERGE, "temporal_patch_size": 2}
+
+
+def _edges(pixels: tuple[int, int]) -> dict[str, int]:
+    return {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
+
+
+def qwen2_vl_processor(kind: Any, pictures: Any = None, videos: Any = None, **pixels: Any) -> Any:
+    """Qwen2-VL's and Qwen2.5-VL's; published: 4 to 16,384 tokens."""
+    pictures, videos = pictures or (4 * _CELL, 120 * _CELL), videos or (4 * _CELL, 30 * _CELL)
+    return _qwen_processor(kind, transformers.Qwen2VLVideoProcessor, QWEN2_5, pictures, videos, **pixels)
+
+
+def qwen3_vl_processor(pictures: Any = None, videos: Any = None, **pixels: Any) -> Any:
+    """``videos``: pixels of all frames."""
+    pictures, videos = pictures or (16 * _CELL, 120 * _CELL), videos or (8 * _CELL, 200 * _CELL)
+    kind, video = transformers.Qwen3VLProcessor, transformers.Qwen3VLVideoProcessor
+    return _qwen_processor(kind, video, QWEN3, pictures, videos, **HALF, **pixels)
 
 
 # --- InternVL3, SmolVLM2: tiles, a square of patches a visual token ------------------------------------------------
@@ -437,7 +468,6 @@ SMOLVLM_TOKENS = {
     "video_token": "<video>",
     "end_of_utterance_token": "<end_of_utterance>",
 }
-_PLACES = tuple(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5))
 
 
 def _internvl_config(tokenizer: Any) -> Any:
@@ -459,13 +489,14 @@ def _internvl_config(tokenizer: Any) -> Any:
     )
 
 
-def _internvl_processor() -> Any:
-    size = {"height": INTERNVL_SIDE, "width": INTERNVL_SIDE}
+def internvl_processor(side: int = INTERNVL_SIDE, tokens: int = 16, **tiles: Any) -> Any:
+    """``tokens``: of a crop."""
+    size, tiles = {"height": side, "width": side}, tiles or {"crop_to_patches": True, "max_patches": 4}
     return transformers.InternVLProcessor(
-        image_processor=transformers.GotOcr2ImageProcessor(size=size, crop_to_patches=True, max_patches=4),
+        image_processor=transformers.GotOcr2ImageProcessor(size=size, **tiles),
         video_processor=transformers.InternVLVideoProcessor(size=size),
         tokenizer=qwen_tokenizer(tuple(INTERNVL_TOKENS.values()), tuple(INTERNVL_TOKENS.items())),
-        image_seq_length=16,
+        image_seq_length=tokens,
         chat_template=INTERNVL,
     )
 
@@ -487,16 +518,17 @@ def _smolvlm_config(tokenizer: Any) -> Any:
     )
 
 
-def _smolvlm_processor() -> Any:
-    pixels = {"size": {"longest_edge": 3 * SMOLVLM_SIDE}, "max_image_size": {"longest_edge": SMOLVLM_SIDE}}
-    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+def smolvlm_processor(side: int = SMOLVLM_SIDE, tokens: int = 16, tiles: int = 3) -> Any:
+    """``tokens``: of a crop; ``tiles``: along the longer side."""
+    crop = {"longest_edge": side}
+    places = tuple(f"<row_{row}_col_{column}>" for row in range(1, tiles + 2) for column in range(1, tiles + 2))
     return transformers.SmolVLMProcessor(
-        image_processor=transformers.SmolVLMImageProcessor(**pixels, **half),
-        video_processor=transformers.SmolVLMVideoProcessor(
-            size={"longest_edge": SMOLVLM_SIDE}, max_image_size={"longest_edge": SMOLVLM_SIDE}, **half
+        image_processor=transformers.SmolVLMImageProcessor(
+            size={"longest_edge": tiles * side}, max_image_size=crop, **HALF
         ),
-        tokenizer=qwen_tokenizer((*SMOLVLM_TOKENS.values(), *_PLACES), tuple(SMOLVLM_TOKENS.items())),
-        image_seq_len=16,
+        video_processor=transformers.SmolVLMVideoProcessor(size=crop, max_image_size=crop, **HALF),
+        tokenizer=qwen_tokenizer((*SMOLVLM_TOKENS.values(), *places), tuple(SMOLVLM_TOKENS.items())),
+        image_seq_len=tokens,
         chat_template=SMOLVLM,
     )
 
@@ -510,15 +542,15 @@ def _smolvlm_processor() -> Any:
 FAMILIES: dict[str, Family] = {
     name: Family(name=name, make_config=config, make_processor=processor, takes_videos=videos)
     for name, config, processor, videos in (
-        ("llava", _llava_config, _llava_processor, False),
-        ("llava_next", _llava_next_config, _llava_next_processor, False),
-        ("llava_onevision", _onevision_config, _onevision_processor, True),
-        ("video_llava", _video_llava_config, _video_llava_processor, True),
-        ("qwen2_vl", _qwen2_vl_config, lambda: _qwen_processor(transformers.Qwen2VLProcessor), True),
-        ("qwen2_5_vl", _qwen2_5_vl_config, lambda: _qwen_processor(transformers.Qwen2_5_VLProcessor), True),
-        ("qwen3_vl", _qwen3_vl_config, _qwen3_vl_processor, True),
-        ("internvl", _internvl_config, _internvl_processor, False),
-        ("smolvlm", _smolvlm_config, _smolvlm_processor, False),
+        ("llava", _llava_config, llava_processor, False),
+        ("llava_next", _llava_next_config, llava_next_processor, False),
+        ("llava_onevision", _onevision_config, onevision_processor, True),
+        ("video_llava", _video_llava_config, video_llava_processor, True),
+        ("qwen2_vl", _qwen2_vl_config, lambda: qwen2_vl_processor(transformers.Qwen2VLProcessor), True),
+        ("qwen2_5_vl", _qwen2_5_vl_config, lambda: qwen2_vl_processor(transformers.Qwen2_5_VLProcessor), True),
+        ("qwen3_vl", _qwen3_vl_config, qwen3_vl_processor, True),
+        ("internvl", _internvl_config, internvl_processor, False),
+        ("smolvlm", _smolvlm_config, smolvlm_processor, False),
     )
 }
 

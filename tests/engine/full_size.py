@@ -12,17 +12,14 @@ from typing import Any
 
 import transformers
 from families import (
-    INTERNVL,
-    INTERNVL_TOKENS,
-    ONEVISION,
-    ONEVISION_PLACEHOLDERS,
-    QWEN2_5,
-    QWEN3,
-    QWEN_PLACEHOLDERS,
-    SMOLVLM,
-    SMOLVLM_TOKENS,
-    qwen_tokenizer,
-    vicuna_processor,
+    internvl_processor,
+    llava_next_processor,
+    llava_processor,
+    onevision_processor,
+    qwen2_vl_processor,
+    qwen3_vl_processor,
+    smolvlm_processor,
+    video_llava_processor,
 )
 
 ROTARY = {"rope_type": "default", "rope_theta": 1e6}
@@ -155,122 +152,18 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 
 # --- processors, with the settings of each preprocessor_config.json on the hub (public copies of those files) ---------
 
-CLIP_PIXELS: dict[str, Any] = {
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-    "do_center_crop": True,
-    "resample": 3,
-}
-HALF: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-TILES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 
-
-def _square(side: int) -> dict[str, Any]:
-    return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}} | CLIP_PIXELS
-
-
-def llava_processor() -> Any:
-    return vicuna_processor(
-        transformers.LlavaProcessor, 14, image_processor=transformers.CLIPImageProcessor(**_square(336))
-    )
-
-
-def llava_next_processor() -> Any:
-    return vicuna_processor(
-        transformers.LlavaNextProcessor,
-        14,
-        image_processor=transformers.LlavaNextImageProcessor(**_square(336), image_grid_pinpoints=TILES),
-    )
-
-
-def video_llava_processor() -> Any:
-    return vicuna_processor(
-        transformers.VideoLlavaProcessor,
-        14,
-        image_processor=transformers.VideoLlavaImageProcessor(**_square(224)),
-        video_processor=transformers.VideoLlavaVideoProcessor(**_square(224)),
-    )
-
-
-def onevision_processor() -> Any:
-    side = {"size": {"height": 384, "width": 384}} | HALF
-    grid = [[384 * high, 384 * wide] for high in range(1, 7) for wide in range(1, 7)]
-    return transformers.LlavaOnevisionProcessor(
-        image_processor=transformers.LlavaOnevisionImageProcessor(**side, image_grid_pinpoints=grid),
-        video_processor=transformers.LlavaOnevisionVideoProcessor(**side),
-        tokenizer=qwen_tokenizer(ONEVISION_PLACEHOLDERS),
-        num_image_tokens=729,
-        vision_feature_select_strategy="full",
-        vision_aspect_ratio="anyres_max_9",
-        chat_template=ONEVISION,
-    )
-
-
-def _qwen_processor(kind: Any) -> Any:
-    # the older spelling of the bounds, as those files have it
-    pixels = {"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
-    return kind(
-        image_processor=transformers.Qwen2VLImageProcessor(**pixels),
-        video_processor=transformers.Qwen2VLVideoProcessor(**pixels),
-        tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
-        chat_template=QWEN2_5,
-    )
-
-
-def qwen2_vl_processor() -> Any:
-    return _qwen_processor(transformers.Qwen2VLProcessor)
-
-
-def qwen2_5_vl_processor() -> Any:
-    return _qwen_processor(transformers.Qwen2_5_VLProcessor)
-
-
-def qwen3_vl_processor() -> Any:
-    patches = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2} | HALF
-    return transformers.Qwen3VLProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor(
-            size={"shortest_edge": 65536, "longest_edge": 16777216}, **patches
-        ),
-        video_processor=transformers.Qwen3VLVideoProcessor(
-            size={"shortest_edge": 4096, "longest_edge": 25165824}, **patches
-        ),
-        tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
-        chat_template=QWEN3,
-    )
-
-
-def internvl_processor() -> Any:
-    size = {"height": 448, "width": 448}
-    return transformers.InternVLProcessor(
-        image_processor=transformers.GotOcr2ImageProcessor(size=size, crop_to_patches=False, max_patches=12),
-        video_processor=transformers.InternVLVideoProcessor(size=size),
-        tokenizer=qwen_tokenizer(tuple(INTERNVL_TOKENS.values()), tuple(INTERNVL_TOKENS.items())),
-        image_seq_length=256,
-        chat_template=INTERNVL,
-    )
-
-
-def smolvlm_processor() -> Any:
-    places = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
-    pixels: dict[str, Any] = {"size": {"longest_edge": 1536}, "max_image_size": {"longest_edge": 384}}
-    return transformers.SmolVLMProcessor(
-        image_processor=transformers.SmolVLMImageProcessor(**pixels, **HALF),
-        video_processor=transformers.SmolVLMVideoProcessor(size={"longest_edge": 384}, **HALF),
-        tokenizer=qwen_tokenizer((*SMOLVLM_TOKENS.values(), *places), tuple(SMOLVLM_TOKENS.items())),
-        image_seq_len=81,
-        chat_template=SMOLVLM,
-    )
-
-
+QWEN2_PIXELS = {"pictures": (3136, 12845056), "videos": (3136, 12845056), "patch_size": 14}
+QWEN3_PIXELS = {"pictures": (65536, 16777216), "videos": (4096, 25165824), "patch_size": 16}
 PROCESSORS: dict[str, Callable[[], Any]] = {
-    "LlavaForConditionalGeneration": llava_processor,
-    "LlavaNextForConditionalGeneration": llava_next_processor,
-    "VideoLlavaForConditionalGeneration": video_llava_processor,
-    "LlavaOnevisionForConditionalGeneration": onevision_processor,
-    "Qwen2_5_VLForConditionalGeneration": qwen2_5_vl_processor,
-    "Qwen3VLForConditionalGeneration": qwen3_vl_processor,
-    "Qwen2VLForConditionalGeneration": qwen2_vl_processor,
-    "InternVLForConditionalGeneration": internvl_processor,
-    "SmolVLMForConditionalGeneration": smolvlm_processor,
+    "LlavaForConditionalGeneration": lambda: llava_processor(336, 14),
+    "LlavaNextForConditionalGeneration": lambda: llava_next_processor(336, 14),
+    "VideoLlavaForConditionalGeneration": lambda: video_llava_processor(224, 14),
+    "LlavaOnevisionForConditionalGeneration": lambda: onevision_processor(384, 729, tiles=6),
+    "Qwen2_5_VLForConditionalGeneration": lambda: qwen2_vl_processor(transformers.Qwen2_5_VLProcessor, **QWEN2_PIXELS),
+    "Qwen3VLForConditionalGeneration": lambda: qwen3_vl_processor(**QWEN3_PIXELS),
+    "Qwen2VLForConditionalGeneration": lambda: qwen2_vl_processor(transformers.Qwen2VLProcessor, **QWEN2_PIXELS),
+    "InternVLForConditionalGeneration": lambda: internvl_processor(448, 256, crop_to_patches=False, max_patches=12),
+    "SmolVLMForConditionalGeneration": lambda: smolvlm_processor(384, 81, tiles=4),
 }
 """Class in transformers -> its released processor, but for the tokenizer, whose vocabulary is small."""

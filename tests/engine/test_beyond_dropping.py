@@ -3,14 +3,13 @@ inside the vision tower. Against full forwards of the model itself."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from cases import LAYERS, METHODS, PROMPTS, VISUAL, Fixed, masked_forward
+from cases import LAYERS, PROMPTS, VISUAL, Fixed, masked_forward
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
@@ -204,6 +203,17 @@ def test_patches_that_leave_inside_the_tower_are_gone_for_its_further_layers(
             targets.append(super().merge(layer, patches))
             return targets[-1]
 
+        def vision_states(self, feature_layer: int) -> tuple[int, ...]:
+            return (feature_layer - 1,)
+
+        def select(self, state: State, keep: int) -> Selection:
+            vision = state.vision()
+            attention, stays = vision.attention(vision.feature_layer - 1), vision.representatives()
+            assert bool(attention.isfinite().all())
+            assert float((attention * stays).sum()) <= 1.0 + 1e-5
+            assert int(stays.sum()) == keep == int(vision.groups())
+            return super().select(state, keep)
+
     tower, projector = eager.model.vision_tower, eager.model.multi_modal_projector
     note: Callable[..., Any] = lambda module, args: given.append(args[0])  # noqa: E731
     handles = [
@@ -230,28 +240,3 @@ def test_patches_that_leave_inside_the_tower_are_gone_for_its_further_layers(
     assert left.tolist() == kept.tolist()
     torch.testing.assert_close(given[0][0, kept], hidden[0, 1:], atol=1e-4, rtol=1e-3)
     assert len({tuple(row) for row in given[0][0].tolist()}) == len(kept), "what left has no features of its own"
-
-
-def test_a_method_may_look_at_the_tower_after_patches_left(eager: Any, processor: Any, encode: Any) -> None:
-    @dataclass(frozen=True, kw_only=True)
-    class Looking(FlowCut):
-        def vision_states(self, feature_layer: int) -> tuple[int, ...]:
-            return (feature_layer - 1,)
-
-        def select(self, state: State, keep: int) -> Selection:
-            vision = state.vision()
-            attention = vision.attention(vision.feature_layer - 1)
-            stays = vision.representatives()
-            assert bool(attention.isfinite().all())
-            assert float((attention * stays).sum()) <= 1.0 + 1e-5
-            assert int(stays.sum()) == keep == int(vision.groups())
-            return super().select(state, keep)
-
-    with Looking(ratio=0.6)(eager, processor), torch.no_grad():
-        eager(**encode((PROMPTS[0], (0,))))
-
-
-def test_every_method_that_cuts_or_weighs_is_in_the_matrix() -> None:
-    assert [name for name, method in METHODS.items() if method.cuts_passed] == ["ivcprune"]
-    assert [name for name, method in METHODS.items() if method.weighs()] == ["pact"]
-    assert copy.deepcopy(METHODS["pact"]) == METHODS["pact"]

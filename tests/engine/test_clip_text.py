@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import PROMPTS
-from families import FAMILIES, VISION_HIDDEN, Prompt
-from test_matrix import _picture
+from families import VISION_HIDDEN
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from clasp.backbones.base import UnsupportedError
 from clasp.backbones.clip_text import ClipText
-from clasp.methods.cdpruner import SHORT_ANSWERS, CDPruner, scaled
-from clasp.ops.diversity import dpp_map
-from clasp.ops.similarity import Cosines
 
 BOS, EOS = 1, 2
 LENGTH = 10
@@ -95,21 +90,3 @@ def test_patches_go_through_clips_own_head(clip: ClipText) -> None:
 def test_another_towers_width_is_refused(clip: ClipText) -> None:
     with pytest.raises(UnsupportedError, match="belongs to a ViT of width 32, the backbone's has 48"):
         clip.patches(torch.zeros(2, 48))
-
-
-def test_cdpruner_ranks_by_it(clip: ClipText, monkeypatch: pytest.MonkeyPatch) -> None:
-    family = FAMILIES["llava"]
-    question = PROMPTS[0] + SHORT_ANSWERS[0]
-    model, processor, prompt = family.model(), family.processor(), Prompt(text=question, images=[_picture(64, 64, 0)])
-    monkeypatch.setattr("clasp.backbones.clip_text.clip_text", lambda source, device: clip)
-    inputs = family.inputs([prompt])
-    with CDPruner(tokens=12, text_tower="clip")(model, processor) as run, torch.no_grad():
-        model(**inputs)
-        output = model.model.get_image_features(pixel_values=inputs["pixel_values"])
-        tower = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True)
-    projected = tower.hidden_states[model.config.vision_feature_layer][0, 1:]  # not the tower's last state
-    similarity = clip.similarity(projected, PROMPTS[0])
-    expected = dpp_map(Cosines(output.pooler_output[0][None]), scaled(-similarity[None]), 12)
-    assert run.trace is not None
-    assert run.trace.samples[0].kept[0].tolist() == expected[0].sort().values.tolist()
-    assert run.fallbacks == ()

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from families import FAMILIES, Family, Prompt
-from PIL import Image
+from families import FAMILIES, Family, Prompt, picture
 
 SIZES = ((37, 91), (60, 200), (64, 64))  # height, width
 VIDEO = 8
 
 
-def picture(height: int, width: int, seed: int = 0) -> Image.Image:
-    rng = np.random.default_rng((seed, height, width))
-    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def film(seed: int = 0) -> list[Image.Image]:
-    return [picture(40, 60, seed + frame) for frame in range(VIDEO)]
-
-
 def batch(family: Family) -> list[Prompt]:
     """One picture of each size, two pictures, none, and a video where the family takes one."""
-    prompts = [Prompt(text="What color is it?", images=[picture(*size)]) for size in SIZES]
-    prompts.append(Prompt(text="How many?\nA. two\nB. three", images=[picture(37, 91, 1), picture(64, 64, 2)]))
+    prompts = [Prompt(text="What color is it?", images=[picture(*size[::-1])]) for size in SIZES]
+    prompts.append(Prompt(text="How many?\nA. two\nB. three", images=[picture(91, 37, 1), picture(64, 64, 2)]))
     prompts.append(Prompt(text="Is there a star in the image?"))
     if family.takes_videos:
-        prompts.append(Prompt(text="Describe the video.", videos=[film()]))
+        prompts.append(Prompt(text="Describe the video.", videos=[[picture(60, 40, frame) for frame in range(VIDEO)]]))
     return prompts
 
 

@@ -7,7 +7,7 @@ Models are built on the meta device, whose tensors have shapes and no values, so
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 from full_size import CONFIGS, PROCESSORS
+from passes import encode
 from PIL import Image
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -128,31 +129,6 @@ NEWLINES = {"LlavaNextForConditionalGeneration": 2 * 24, "LlavaOnevisionForCondi
 """Newline tokens of that picture, which the geometry leaves out: one a row of patches, or one in all."""
 
 
-def encode(adapter: Adapter) -> VisionPass:
-    """Encodes the reference picture; every ViT layer tells what it was given, as the engine's hooks read it."""
-    modality, arguments = reference_input(adapter)
-    vision_pass = VisionPass(modality, arguments)
-    handles = []
-    for index, layer in enumerate(adapter.vision_layers(modality)):
-
-        def note(module: nn.Module, args: Any, kwargs: Any, index: int = index) -> None:
-            vision_pass.states[index] = args[0] if args else kwargs["hidden_states"]
-            vision_pass.inputs = kwargs
-
-        handles.append(layer.register_forward_pre_hook(note, with_kwargs=True))
-    vision_pass.output = getattr(adapter.multimodal, adapter.encoders[modality].function)(**arguments, return_dict=True)
-    for handle in handles:
-        handle.remove()
-    asked = sum(len(features) for features in _flat(vision_pass.output.pooler_output))
-    adapter.read(vision_pass, torch.tensor([[adapter.placeholders[modality]] * asked]))
-    return vision_pass
-
-
-def _flat(features: Any) -> list[Tensor]:
-    """(tokens, hidden) of each medium or crop."""
-    return [part.flatten(0, -2) for part in features]
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _weightless() -> Iterator[None]:
     with torch.no_grad(), Weightless(), pytest.MonkeyPatch.context() as patch:
@@ -167,7 +143,7 @@ def on(request: pytest.FixtureRequest) -> Subject:
     with torch.device("meta"):
         model = transformers.AutoModelForImageTextToText.from_config(CONFIGS[name]())
     adapter = adapter_for(model.eval())
-    return Subject(name, model, adapter, encode(adapter))
+    return Subject(name, model, adapter, encode(adapter, *reference_input(adapter)))
 
 
 def test_every_published_count_is_tested_here() -> None:
@@ -191,7 +167,7 @@ def test_layers_are_as_many_as_counted(on: Subject) -> None:
     assert len(on.adapter.layers) == on.geometry.layers
     for modality in on.adapter.encoders:
         assert len(on.adapter.vision_layers(modality)) == on.geometry.vision_layers
-    assert sorted(on.vision_pass.states) == list(range(on.geometry.vision_layers)), (
+    assert sorted(on.vision_pass.states) == list(range(on.geometry.vision_layers + 1)), (
         "every ViT layer is called, by its hooks"
     )
 
@@ -320,7 +296,8 @@ def test_every_method_meets_the_papers_budgets(name: str, method: str) -> None:
                 pruning.check(geometry)
             continue
         if unmergeable(geometry) and method in MERGING_IN_THE_TOWER:
-            refused = f"method '{method}' merges .*inside the vision tower.*another method"
+            reason = "packs the patches" if geometry.packed_vision else "several make one visual token"
+            refused = f"method '{method}' merges .*inside the vision tower.*{reason}.*another method"
             with pytest.raises(ValueError, match=refused):
                 pruning.check(geometry)
             continue
@@ -357,101 +334,29 @@ PICTURES = {"wide": (1000, 300), "tall": (333, 500), "square": (640, 640), "smal
 """(width, height) in pixels."""
 
 
-def next_count(width: int, height: int) -> int:
-    """Visual tokens of a picture in LLaVA-NeXT, from its own code: best grid, padding cut off, a newline a row.
-
-    The grid keeps most of the picture's pixels and, of equals, wastes least; whole rows or columns of patches that hold
-    padding alone go, as many on either side.
-    """
-    kept: list[tuple[int, int, int, int]] = []
-    for high, wide in [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]:
-        scale = min(wide / width, high / height)
-        used = min(int(width * scale) * int(height * scale), width * height)
-        kept.append((used, used - wide * high, high, wide))
-    high, wide = max(kept, key=lambda entry: entry[:2])[2:]
-    rows, columns = high // 14, wide // 14
-    if width / height > columns / rows:
-        padding = (rows - int(height * (columns / width))) // 2
-        rows -= 2 * padding
-    else:
-        padding = (columns - int(width * (rows / height))) // 2
-        columns -= 2 * padding
-    return 576 + rows * (columns + 1)
-
-
-def qwen_count(width: int, height: int, unit: int, least: int, most: int) -> int:
-    """Visual tokens of a picture in Qwen's processors: sides rounded to units, scaled to between the bounds."""
-    high, wide = (max(round(side / unit), 1) * unit for side in (height, width))
-    if high * wide > most:
-        scale = (width * height / most) ** 0.5
-        high, wide = (max(int(side / scale / unit), 1) * unit for side in (height, width))
-    elif high * wide < least:
-        scale = (least / (width * height)) ** 0.5
-        high, wide = (-int(-side * scale // unit) * unit for side in (height, width))
-    return high * wide // unit**2
-
-
-def smolvlm_crops(width: int, height: int) -> int:
-    """Crops of a picture in SmolVLM: its longer side scaled to 1,536 pixels, cut into tiles of 384, and the whole."""
-    long, short = max(width, height), min(width, height)
-    return 4 * -(-int(short * 1536 / long) // 384) + 1
-
-
-def internvl_crops(width: int, height: int) -> int:
-    """Crops of a picture in InternVL: tiles in the shape of at most twelve that is nearest to its own, of equally near
-    ones the largest that is at most twice the picture; and the whole, where there are several."""
-    shapes = sorted(((w, h) for w in range(1, 13) for h in range(1, 13) if w * h <= 12), key=lambda s: s[0] * s[1])
-    nearest = min(abs(width / height - w / h) for w, h in shapes)
-    near = [w * h for w, h in shapes if abs(width / height - w / h) == nearest]
-    tiles = max([count for count in near if width * height > 0.5 * 448**2 * count], default=near[0])
-    return tiles + (tiles > 1)
-
-
-COUNTS: dict[str, Callable[[int, int], int]] = {
-    "LlavaForConditionalGeneration": lambda width, height: 576,
-    "VideoLlavaForConditionalGeneration": lambda width, height: 256,  # a frame of a video has its CLS beside them
-    "LlavaNextForConditionalGeneration": next_count,
-    "Qwen2_5_VLForConditionalGeneration": lambda w, h: qwen_count(w, h, 28, 3136, 12845056),
-    "Qwen3VLForConditionalGeneration": lambda w, h: qwen_count(w, h, 32, 65536, 16777216),
-    "Qwen2VLForConditionalGeneration": lambda w, h: qwen_count(w, h, 28, 3136, 12845056),
-    "SmolVLMForConditionalGeneration": lambda w, h: 81 * smolvlm_crops(w, h),
-    "InternVLForConditionalGeneration": lambda w, h: 256 * internvl_crops(w, h),
-}
-"""Visual tokens of a picture by its size; LLaVA-OneVision's are held to the model's own features alone."""
-
-
 def test_the_processor_asks_for_as_many_tokens_as_the_model_has_features(on: Subject) -> None:
     architecture = type(on.model).__name__
     processor = PROCESSORS[architecture]()
     first = next(name for name, known in PUBLISHED.items() if known.architecture == architecture)
     # checkpoints of a family share their processor: every shape once
     for width, height in PICTURES.values() if on.name == first else [PICTURES["tall"]]:
-        asked = tokens_and_features(on, processor, width, height)
-        if architecture in COUNTS:
-            assert asked == COUNTS[architecture](width, height)
+        assert_tokens_are_features(on, processor, width, height)
 
 
-def tokens_and_features(on: Subject, processor: Any, width: int, height: int) -> int:
-    """Placeholders that a processor writes for a picture, which the model's features must be as many as."""
+def assert_tokens_are_features(on: Subject, processor: Any, width: int, height: int) -> None:
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
     text = processor.apply_chat_template([turn], add_generation_prompt=True)
     inputs = processor(text=[text], images=[[Image.new("RGB", (width, height), "red")]], return_tensors="pt")
-    asked = int((inputs["input_ids"] == processor.tokenizer.convert_tokens_to_ids(processor.image_token)).sum())
+    shown = inputs["input_ids"] == processor.tokenizer.convert_tokens_to_ids(processor.image_token)
     arguments = {
         name: value.to("meta") if name.startswith("pixel") else value
         for name, value in inputs.items()
         if name.startswith(("pixel", "image")) or name == "batch_num_images"
     }
-    encoder = on.adapter.encoders["image"]
-    vision_pass = VisionPass("image", arguments)
     if "pixel_attention_mask" in inputs:  # it says which crops are none, by values
         arguments |= {name: inputs[name] for name in ("pixel_values", "pixel_attention_mask")}
-    vision_pass.output = getattr(on.adapter.multimodal, encoder.function)(**arguments, return_dict=True)
-    ids = inputs["input_ids"]  # of a small vocabulary
-    placeholder = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-    on.adapter.read(vision_pass, ids.masked_fill(ids == placeholder, on.adapter.placeholders["image"]))
-    assert on.adapter.counts(vision_pass) == [asked]
-    return asked
+    ids = inputs["input_ids"].masked_fill(shown, on.adapter.placeholders["image"])  # else of a small vocabulary
+    assert on.adapter.counts(encode(on.adapter, "image", arguments, ids)) == [int(shown.sum())]
 
 
 FRAMES_AS_PICTURES = ("InternVLForConditionalGeneration", "SmolVLMForConditionalGeneration")

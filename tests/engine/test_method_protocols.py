@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from cases import PROMPTS, Fixed, masked_forward
-from families import FAMILIES, Prompt
+from families import FAMILIES, Prompt, picture
+from passes import encode
 from PIL import Image
-from test_matrix import _picture
 from test_state import ONE, TWO, Probe, probed, visual_and_words
-from torch import Tensor, nn
+from torch import Tensor
 
 from clasp.backbones import adapter_for
 from clasp.backbones.base import UnsupportedError
@@ -24,17 +23,6 @@ from clasp.methods.protocols import Crops, Queries, Selection, State
 
 QUERIES: tuple[Queries, ...] = ("instruction", "last", "text", "visual", "prompt")
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
-CROPPED = ("llava", "llava_next", "llava_onevision", "video_llava")
-
-
-@contextmanager
-def noted(module: nn.Module, into: list[Any], take: Callable[[Any, Any], Any]) -> Iterator[None]:
-    """Notes ``take(arguments, output)`` of each forward of a module."""
-    handle = module.register_forward_hook(lambda m, args, output: into.append(take(args, output)))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def asking(family: str, prompt: Prompt) -> dict[Queries, Tensor]:
@@ -205,65 +193,34 @@ def test_many_queries_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
 # --- the vision tower ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", CROPPED)
-def test_attention_of_the_vision_towers_heads(family: str) -> None:
-    """Attention that each patch receives, CLS's by head, and values, against the tower's own maps and projections."""
-    model = FAMILIES[family].model("eager")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_the_adapter_says_of_the_tower_is_shown_by_visual_token(family: str) -> None:
+    """Attention received, CLS's by head, and heads: of several patches that make one token, their mean."""
+    model, inputs = FAMILIES[family].model("eager"), FAMILIES[family].inputs([ONE])
     adapter = adapter_for(model)
     layer = adapter.geometry.feature_layer - 1
-    block: Any = adapter.vision_layers("image")[layer]
-    maps: list[Tensor] = []
-    values: list[Tensor] = []
-    with (
-        noted(block.self_attn, maps, lambda args, output: output[1]),
-        noted(block.self_attn.v_proj, values, lambda args, output: output),
-        torch.no_grad(),
-    ):
-        model(**FAMILIES[family].inputs([ONE]))
-    cls = int(adapter.geometry.cls)
-    look = lambda s: (  # noqa: E731
-        s.vision().received(layer),
-        s.vision().attention_heads(layer),
-        s.vision().heads(layer, "v"),
-        s.vision().cls_heads(layer, "v") if cls else None,
-        s.vision().received(layer, others=True),
-    )
-    seen, _ = probed(family, [ONE], look, within="crop", states=(layer,))
-    received, by_head, heads, cls_heads, others = zip(*seen[: len(seen) // 2], strict=True)
-    crop = maps[0][0]  # (heads, sequence, sequence) of the first crop
-    assert torch.allclose(received[0][0], crop.mean(dim=(0, 1))[cls:], **CLOSE)
-    patches = crop.mean(dim=0)[cls:, cls:]
-    paid = (patches.sum(dim=0) - patches.diagonal()) / crop.shape[1]
-    assert torch.allclose(others[0][0], paid, **CLOSE)
-    expected = crop[:, 0, 1:] if cls else crop.mean(dim=1)
-    assert torch.allclose(by_head[0][0], expected, **CLOSE)
-    own = values[0][0].unflatten(-1, (len(crop), -1)).transpose(0, 1)
-    assert torch.allclose(heads[0][0], own[:, cls:], **CLOSE)
-    if cls:
-        assert torch.allclose(cls_heads[0][0], own[:, 0], **CLOSE)
+    arguments = {name: inputs[name] for name in inputs if name.startswith("pixel") or "image" in name}
+    vision_pass = encode(adapter, "image", arguments, inputs["input_ids"])
 
+    def look(state: State) -> Any:
+        vision = state.vision()
+        heads = [vision.heads(layer, kind).transpose(1, 2).flatten(2) for kind in ("q", "k", "v")]
+        received = [vision.received(layer, others=others)[..., None] for others in (False, True)]
+        by_head = vision.attention_heads(layer).transpose(1, 2)
+        return *heads, *received, by_head
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-def test_heads_of_a_packed_tower_are_means_over_a_tokens_patches(family: str) -> None:
-    model = FAMILIES[family].model("eager")
-    adapter = adapter_for(model)
-    block: Any = adapter.vision_layers("image")[1]
-    projected: list[Tensor] = []
-    with noted(block.attn.qkv, projected, lambda args, output: output), torch.no_grad():
-        model(**FAMILIES[family].inputs([ONE]))
-    look = lambda s: (*(s.vision().heads(1, kind) for kind in ("q", "k", "v")), s.vision().attention_heads(1))  # noqa: E731
-    (first, *_), _ = probed(family, [ONE], look, states=(1,))
-    heads = model.config.vision_config.num_heads
-    parts = projected[0].unflatten(-1, (3, heads, -1)).unflatten(0, (-1, adapter.unit)).mean(dim=1)
-    for number, ours in enumerate(first[:3]):
-        theirs = parts[:, number].transpose(0, 1)
-        # windows reorder the units of Qwen2.5-VL: the same values, elsewhere
-        assert torch.allclose(ours[0].sum(dim=1), theirs.sum(dim=1), **CLOSE)
-        one, other = (values.transpose(0, 1).flatten(1) for values in (ours[0], theirs))
-        assert ((one[:, None] - other).norm(dim=-1).amin(dim=1) < 1e-4).all()
-    (again, *_), _ = probed(family, [ONE], lambda s: s.vision().received(1), states=(1,))
-    assert torch.allclose(first[3][0].mean(dim=0), again[0], **CLOSE)
-    assert not torch.allclose(first[3][0, 0], first[3][0, 1], **CLOSE), "heads differ"
+    (seen, *_), _ = probed(family, [ONE], look, states=(layer,))
+    with torch.no_grad():
+        values = [adapter.vision_heads(vision_pass, layer, kind) for kind in ("q", "k", "v")]
+        values += [adapter.vision_received(vision_pass, layer, others) for others in (False, True)]
+        values.append(adapter.vision_attention_heads(vision_pass, layer))
+        for ours, value in zip(seen, values, strict=True):
+            assert torch.allclose(ours[0], adapter.arrange(vision_pass, 0, value), **CLOSE)
+    if adapter.geometry.cls:
+        rows, _ = probed(family, [ONE], lambda s: s.vision().cls_heads(layer, "v"), within="crop", states=(layer,))
+        crops = torch.cat(rows[: len(rows) // 2]).flatten(1)
+        assert len(crops) == len(values[2])
+        assert torch.cdist(crops, values[2][:, 0]).amin(dim=1).max() < 1e-4
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
@@ -293,7 +250,7 @@ def test_a_tokens_place_is_where_it_sees(family: str, at: tuple[float, float]) -
     assert len(grid.sizes[0]) == expected
     assert int(grid.frame.max()) == expected - 1
     for frame, (rows, columns) in enumerate(grid.sizes[0]):
-        if expected > 2 and frame + 1 < expected:  # a tile that may not show the spot (test_adapters_joined.py)
+        if expected > 2 and frame + 1 < expected:  # a tile that may not show the spot (test_adapters.py)
             continue
         here = (grid.frame[0] == frame).nonzero().squeeze(1)
         assert len(here) == rows * columns
@@ -330,7 +287,7 @@ def test_every_frame_of_a_video_has_the_same_places(family: str) -> None:
     """A place is that of one row and column in every frame; CLS is the first one where it is a visual token, and what
     is of no frame, the newline behind a video, has none. A picture is one frame; places follow through the stages."""
     count = 8 if family == "video_llava" else 4
-    clip = Prompt(text="Why?", videos=[[_picture(48, 48, i) for i in range(count)]])
+    clip = Prompt(text="Why?", videos=[[picture(48, 48, i) for i in range(count)]])
     look = lambda s: (s.frames(), s.grid(), s.decoder(s.layer).layer, s.depth)  # noqa: E731
     (first, second), _ = probed(family, [clip], look, within="image")
     frames, grid, _, depth = first
@@ -352,10 +309,10 @@ def test_every_frame_of_a_video_has_the_same_places(family: str) -> None:
     assert second[0].frame[0].equal(frame[kept])
     assert second[0].place[0].equal(place[kept])
     assert (second[0].count, second[0].size) == (frames.count, frames.size)
-    ((picture, *_), *_), _ = probed(family, [ONE], look, within="image")
-    assert (picture.count, picture.size) == (1, picture.place.shape[1])
-    assert picture.place[0].tolist() == list(range(picture.size))
-    assert not bool(picture.frame.any())
+    ((shown, *_), *_), _ = probed(family, [ONE], look, within="image")
+    assert (shown.count, shown.size) == (1, shown.place.shape[1])
+    assert shown.place[0].tolist() == list(range(shown.size))
+    assert not bool(shown.frame.any())
 
 
 def test_frames_of_several_pictures_are_refused() -> None:
@@ -365,7 +322,7 @@ def test_frames_of_several_pictures_are_refused() -> None:
 
 def test_videos_of_equally_many_tokens_in_other_frames_are_not_one_group() -> None:
     """On Qwen-VL a long video of small frames can have as many tokens as a short one of large ones."""
-    clips = [[_picture(24, 32, i) for i in range(8)], [_picture(32, 48, i) for i in range(4)]]
+    clips = [[picture(24, 32, i) for i in range(8)], [picture(32, 48, i) for i in range(4)]]
     prompts = [Prompt(text="Why?", videos=[clip]) for clip in clips]
     seen, _ = probed("qwen2_5_vl", prompts, lambda s: (s.frames().count, s.frames().size), within="image")
     assert sorted(seen[:2]) == [(2, 24), (4, 12)]
@@ -373,7 +330,7 @@ def test_videos_of_equally_many_tokens_in_other_frames_are_not_one_group() -> No
 
 def test_places_within_a_crop_and_of_several_pictures() -> None:
     seen, _ = probed(
-        "llava_next", [Prompt(text="Why?", images=[_picture(64, 64, 0)])], lambda s: s.grid(), within="crop"
+        "llava_next", [Prompt(text="Why?", images=[picture(64, 64, 0)])], lambda s: s.grid(), within="crop"
     )
     for grid in seen[: len(seen) // 2]:
         (rows, columns), *others = grid.sizes[0]
@@ -410,10 +367,8 @@ class Splitting(Probe):
 @pytest.mark.parametrize("family", ["llava_next", "qwen3_vl", "video_llava"])
 def test_crops_show_what_enters_the_decoder(family: str) -> None:
     model, processor = FAMILIES[family].model("eager"), FAMILIES[family].processor()
-    if family == "llava_next":
-        prompt = ONE
-    else:
-        prompt = Prompt(text=PROMPTS[0], videos=[[_picture(48, 48, i) for i in range(8)]])
+    video = Prompt(text=PROMPTS[0], videos=[[picture(48, 48, i) for i in range(8)]])
+    prompt = ONE if family == "llava_next" else video
     look = lambda s: (s.tokens(), s.embeddings(), s.vision().attention(0))  # noqa: E731
     method = Splitting(look=look, within="crop", states=(0,))
     with method(model, processor), torch.no_grad():
@@ -449,7 +404,7 @@ def test_scratch_lives_as_long_as_a_prefill() -> None:
 
     family = FAMILIES["llava"]
     probe = Probe(look=look)
-    other = Prompt(text=PROMPTS[1], images=[_picture(50, 50, 9)])
+    other = Prompt(text=PROMPTS[1], images=[picture(50, 50, 9)])
     with probe(family.model(), family.processor()), torch.no_grad():
         for _ in range(2):
             family.model()(**family.inputs([ONE, other]))

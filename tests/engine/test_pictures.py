@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import PROMPTS
-from families import FAMILIES, Prompt
-from test_matrix import _picture
+from cases import PROMPTS, pruned
+from families import FAMILIES, Prompt, picture
 
 from clasp.backbones import adapter_for
 from clasp.budget import BudgetError, Schedule
@@ -16,19 +15,13 @@ from clasp.methods.fastervlm import FasterVLM
 from clasp.methods.fastv import FastV
 from clasp.methods.random import Random
 
-SMALL, LARGE = _picture(40, 40, 0), _picture(120, 90, 1)
+SMALL, LARGE = picture(40, 40, 0), picture(120, 90, 1)
 
 
-def kept(family: str, method: Method, prompts: list[Prompt]) -> list[tuple[int, int]]:
-    """(visual tokens, those that stay) of each prompt."""
-    model, processor = FAMILIES[family].model(), FAMILIES[family].processor()
-    with method(model, processor) as run, torch.no_grad():
-        model(**FAMILIES[family].inputs(prompts))
-    assert run.trace is not None
-    return [
-        (s.visual_entering[0] if not s.kept else max(s.visual_entering[0], len(s.kept[-1])), len(s.kept[-1]))
-        for s in run.trace.samples
-    ]
+def kept(family: str, method: Method, prompts: list[Prompt]) -> list[int]:
+    """Visual tokens that stay of each prompt."""
+    _, trace = pruned(family, method, FAMILIES[family].inputs(prompts))
+    return [len(sample.kept[-1]) for sample in trace.samples]
 
 
 def total(family: str, prompt: Prompt) -> int:
@@ -46,40 +39,27 @@ def test_a_count_is_per_picture_and_a_smaller_picture_stays_whole(family: str, m
     assert sizes[0] + 3 < sizes[1]
     budget = sizes[0] + 3
     both = Prompt(text=PROMPTS[0], images=[SMALL, LARGE])
-    stays = [count for _, count in kept(family, method(tokens=budget), [small, large, both])]
-    assert stays == [sizes[0], budget, sizes[0] + budget]
+    assert kept(family, method(tokens=budget), [small, large, both]) == [sizes[0], budget, sizes[0] + budget]
 
 
 def test_a_share_of_a_picture_too_small_for_the_stages_keeps_one_token() -> None:
-    family = "qwen2_5_vl"
-    model, processor = FAMILIES[family].model(), FAMILIES[family].processor()
-    method = FastV(ratio=0.745, layer=2)
-    prompts = [Prompt(text=PROMPTS[0], images=[_picture(28, 28, 2)]), Prompt(text=PROMPTS[1], images=[LARGE])]
-    few = total(family, prompts[0])
+    family, method = "qwen2_5_vl", FastV(ratio=0.745, layer=2)
+    prompts = [Prompt(text=PROMPTS[0], images=[picture(28, 28, 2)]), Prompt(text=PROMPTS[1], images=[LARGE])]
     with pytest.raises(BudgetError):
-        method.schedule(few, 8)
-    with method(model, processor) as run, torch.no_grad():
-        model(**FAMILIES[family].inputs(prompts))
-    assert run.trace is not None
-    assert len(run.trace.samples[0].kept[0]) == 1
+        method.schedule(total(family, prompts[0]), 8)
+    assert kept(family, method, prompts)[0] == 1
 
 
 def test_a_count_that_a_large_picture_cannot_honour_is_refused() -> None:
-    family = "qwen2_5_vl"
-    model, processor = FAMILIES[family].model(), FAMILIES[family].processor()
-    large = Prompt(text=PROMPTS[0], images=[LARGE])
+    family, large = "qwen2_5_vl", Prompt(text=PROMPTS[0], images=[LARGE])
     tokens = total(family, large) // 5
 
     class Fits(FastV):  # on the reference picture
         def check(self, geometry: object) -> Schedule:
             return self.schedule(tokens + 1, 8)
 
-    with (
-        Fits(tokens=tokens, layer=3)(model, processor),
-        pytest.raises(BudgetError, match="ask for more tokens"),
-        torch.no_grad(),
-    ):
-        model(**FAMILIES[family].inputs([large]))
+    with pytest.raises(BudgetError, match="ask for more tokens"):
+        kept(family, Fits(tokens=tokens, layer=3), [large])
 
 
 def test_newline_tokens_go_first_and_fill_up_last() -> None:
@@ -93,7 +73,6 @@ def test_newline_tokens_go_first_and_fill_up_last() -> None:
         with FasterVLM(tokens=budget)(model, processor) as run, torch.no_grad():
             model(**inputs)
             seen.append(adapter.crops(run._watch.passes["image"], 0))
-        assert run.trace is not None
         stays = run.trace.samples[0].kept[0]
         assert len(stays) == budget
         newlines = int((seen[-1] < 0).sum())

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 from cases import METHODS, PROMPTS, Int8
-from families import FAMILIES, Prompt
-from test_matrix import _picture
+from families import FAMILIES, Prompt, picture
 from test_state import ONE, Probe
 from torch import Tensor, nn
 from transformers import DynamicCache, LlavaForConditionalGeneration
@@ -43,7 +42,7 @@ def switching() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ["visionzip", "clasp", "pdrop"])
 def test_threads_in_one_context_each_get_their_own_answer(name: str, model: Any, switching: None) -> None:
-    prompts = [Prompt(text=PROMPTS[i % 3], images=[_picture(48, 48, i)]) for i in range(4)]
+    prompts = [Prompt(text=PROMPTS[i % 3], images=[picture(48, 48, i)]) for i in range(4)]
     inputs = [LLAVA.inputs([prompt]) for prompt in prompts]
 
     def answer(number: int) -> Tensor:
@@ -123,7 +122,6 @@ def test_bytes_of_a_quantised_cache_are_those_that_it_holds(model: Any) -> None:
     run.__exit__(None, None, None)
     heads, dim = model.config.text_config.num_key_value_heads, model.config.text_config.head_dim
     tokens = sum(layer.get_seq_length() for layer in cache.layers)
-    assert run.trace is not None
     assert run.trace.kv_bytes == 2 * (tokens * heads * dim + 4 * len(cache.layers))
     run, plain, _ = prefilled(model, "fastv")
     run.__exit__(None, None, None)
@@ -172,7 +170,6 @@ def test_wrapped_and_subclassed_models_are_pruned_as_what_they_are(model: Any) -
     def kept(outer: Any) -> list[int]:
         with method(outer, LLAVA.processor()) as run, torch.no_grad():
             outer(**inputs)
-        assert run.trace is not None
         return run.trace.samples[0].kept[0].tolist()
 
     expected = kept(model)

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, Prompt
-from test_adapters_crops import picture
+from families import FAMILIES, Prompt, picture
 from torch import Tensor
 
 from clasp.backbones import adapter_for
@@ -40,8 +39,8 @@ def rule(name: str, **budget: Any) -> Method:
 
 def prompts(kind: str) -> list[Prompt]:
     if kind == "image":
-        return [Prompt(text="What?", images=[picture((60, 44), 1), picture((90, 30), 2)])]
-    return [Prompt(text="What?", videos=[[picture((48, 40), seed) for seed in range(8)]])]
+        return [Prompt(text="What?", images=[picture(60, 44, 1), picture(90, 30, 2)])]
+    return [Prompt(text="What?", videos=[[picture(48, 40, seed) for seed in range(8)]])]
 
 
 def encoded(family: str, kind: str) -> tuple[Any, list[Tensor], list[tuple[int, int, int]], int]:
@@ -73,7 +72,6 @@ def test_count_and_mask_are_the_engines(name: str, ratio: float, family: str, ki
         handle = first.register_forward_hook(lambda _, args, __: entered.append(args[0]))
         model(**inputs)
         handle.remove()
-    assert run.trace is not None
     (kept,) = run.trace.samples[0].kept
     counts = [compute_retained_tokens_count(method, (h // merge) * (w // merge), t) for t, h, w in sizes]
     masks = [compute_retention_mask(method, part, size, merge) for part, size in zip(features, sizes, strict=True)]

@@ -9,18 +9,18 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from cases import PROMPTS, Fixed, masked_logits
-from families import FAMILIES, Prompt
-from test_matrix import _picture
+from families import FAMILIES, Prompt, picture
 from torch import Tensor
 
 from clasp.backbones import adapter_for
+from clasp.backbones.prompt import PromptReader
 from clasp.budget import Schedule, Stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Patches, Selection, Span, State
 
 Look = Callable[[State], Any]
-TWO = Prompt(text=PROMPTS[1], images=[_picture(91, 37, 1), _picture(60, 100, 2)])
-ONE = Prompt(text=PROMPTS[0], images=[_picture(64, 64, 0)])
+TWO = Prompt(text=PROMPTS[1], images=[picture(91, 37, 1), picture(60, 100, 2)])
+ONE = Prompt(text=PROMPTS[0], images=[picture(64, 64, 0)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +70,10 @@ def probed(family: str, prompts: list[Prompt], look: Look, **options: Any) -> tu
 
 def visual_and_words(family: str, prompt: Prompt) -> tuple[Tensor, Tensor]:
     """Places of the placeholders and of the instruction's tokens in a prompt of its own."""
-    model, processor = FAMILIES[family].model("eager"), FAMILIES[family].processor()
+    placeholders = list(adapter_for(FAMILIES[family].model("eager")).placeholders.values())
     ids = FAMILIES[family].inputs([prompt])["input_ids"][0]
-    visual = torch.isin(ids, torch.tensor(list(adapter_for(model).placeholders.values())))
-    pieces = [processor.tokenizer.decode([token]) for token in ids.tolist()]
-    end = max(i for i in range(len(ids)) if "".join(pieces[i:]).strip().startswith(prompt.text.split()[-1]))
-    start = max(i for i in range(end) if processor.tokenizer.decode(ids[i : end + 8]).strip().startswith(prompt.text))
-    text = processor.tokenizer.decode(ids[start:])
-    stop = next(
-        n for n in range(1, len(ids)) if processor.tokenizer.decode(ids[start : start + n]).strip() == prompt.text
-    )
-    assert text.strip().startswith(prompt.text)
-    return visual.nonzero().squeeze(1), torch.arange(start, start + stop)
+    words = PromptReader(FAMILIES[family].processor(), placeholders).positions(ids.tolist())
+    return torch.isin(ids, torch.tensor(placeholders)).nonzero().squeeze(1), torch.tensor(words)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -205,13 +197,6 @@ def test_cls_states_belong_to_their_crops(family: str) -> None:
     assert len({tuple(row.tolist()) for row in rows}) == len(caught[0]), "one for each crop"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shuffled(Fixed):
-    """Keeps places in the order given."""
-
-    name: ClassVar[str] = "shuffled"
-
-
 def test_a_methods_order_is_the_order_in_the_sequence() -> None:
     """Contiguous positions after a reordering at layer 0 equal a prompt that had that order from the start."""
     model, family = FAMILIES["llava"].model("eager"), FAMILIES["llava"]
@@ -219,7 +204,7 @@ def test_a_methods_order_is_the_order_in_the_sequence() -> None:
     visual, _ = visual_and_words("llava", ONE)
     kept = (40, 3, 21, 60, 4)
     with (
-        Shuffled(stages=((0, kept),), positions="contiguous")(model, family.processor()) as run,
+        Fixed(stages=((0, kept),), positions="contiguous")(model, family.processor()) as run,
         torch.no_grad(),
     ):
         logits = model(**inputs).logits[0, -1]
@@ -229,7 +214,6 @@ def test_a_methods_order_is_the_order_in_the_sequence() -> None:
         order = torch.cat([torch.arange(visual[0]), visual[list(kept)], torch.arange(visual[-1] + 1, len(embedded))])
         expected = model(inputs_embeds=embedded[order][None]).logits[0, -1]
     assert (logits - expected).abs().max() < 1e-4
-    assert run.trace is not None
     assert run.trace.samples[0].kept[0].tolist() == sorted(kept)
 
 
@@ -247,11 +231,10 @@ class Ragged(Fixed):
 
 def test_counts_may_differ_between_rows() -> None:
     model, family = FAMILIES["llava"].model("eager"), FAMILIES["llava"]
-    inputs = family.inputs([ONE, Prompt(text=PROMPTS[1], images=[_picture(50, 50, 9)])])
+    inputs = family.inputs([ONE, Prompt(text=PROMPTS[1], images=[picture(50, 50, 9)])])
     places = (7, 20, 21, 50)
     with Ragged(stages=((2, places),))(model, family.processor()) as run, torch.no_grad():
         logits = model(**inputs).logits
-    assert run.trace is not None
     kept = [sample.kept[0] for sample in run.trace.samples]
     assert [k.tolist() for k in kept] == [[7, 20], [7, 20, 21]]
     assert [s.visual_leaving[-1] for s in run.trace.samples] == [2, 3]
@@ -262,72 +245,32 @@ def test_counts_may_differ_between_rows() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs(Method):
-    """Merges each patch of an odd place into the one before it, after the first two ViT layers."""
+    """Merges each patch of an odd place into the one before it, after the first two ViT layers; what is left goes on
+    backwards."""
 
     name: ClassVar[str] = "pairs"
     scope: ClassVar[Any] = "crop"
     ratio: float | None = 0.5
+    weighing: bool = True
+    """Whether the ViT counts sizes."""
+    seen: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "weighs_merged", self.weighing)
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         return Schedule(visual_tokens, layers, (Stage(0, visual_tokens // 4),))
+
+    def vision_states(self, feature_layer: int) -> tuple[int, ...]:
+        return (feature_layer - 1, feature_layer)
 
     def merge_layers(self, feature_layer: int) -> tuple[int, ...]:
         return (0, 1)
 
     def merge(self, layer: int, patches: Patches) -> Tensor:
         places = torch.arange(patches.hidden.shape[1])
-        # three of four merge into the first in layer 0 on every second quartet, so that sizes differ
         return (places - places % 2).expand(len(patches.hidden), -1)
-
-    def select(self, state: State, keep: int) -> Selection:
-        return Selection(state.vision().representatives().int().argsort(dim=1, descending=True, stable=True)[:, :keep])
-
-
-def test_merging_inside_the_tower_equals_a_plain_loop() -> None:
-    model, family = FAMILIES["llava"].model("sdpa"), FAMILIES["llava"]
-    adapter, inputs = adapter_for(model), family.inputs([ONE, ONE])
-    tower: Any = model.model.vision_tower
-    feature_layer = adapter.geometry.feature_layer
-    with torch.no_grad():
-        hidden = tower.pre_layrnorm(tower.embeddings(inputs["pixel_values"][:1]))
-        sizes = torch.ones(hidden.shape[1] - 1)
-        members = [[place] for place in range(len(sizes))]
-        for index in range(feature_layer):
-            bias = torch.cat([torch.zeros(1), sizes.log()])[None, None, None]
-            hidden = tower.encoder.layers[index](hidden, bias)
-            if index < 2:
-                patches, merged = hidden[0, 1:], []
-                for place in range(0, len(patches), 2):
-                    pair, weight = patches[place : place + 2], sizes[place : place + 2]
-                    merged.append((pair * weight[:, None]).sum(dim=0) / weight.sum())
-                members = [members[p] + members[p + 1] for p in range(0, len(members), 2)]
-                sizes = sizes.view(-1, 2).sum(dim=1)
-                hidden = torch.cat([hidden[:, :1], torch.stack(merged)[None]], dim=1)
-        features = torch.empty(adapter.patches, hidden.shape[-1])
-        for feature, group in zip(hidden[0, 1:], members, strict=True):
-            features[group] = feature
-        expected = adapter.project(features[None])[0]
-        caught: list[Tensor] = []
-        layer = model.model.language_model.layers[0]
-        handle = layer.register_forward_pre_hook(lambda m, args: caught.append(args[0]), prepend=True)
-        with Pairs()(model, family.processor()) as run:
-            model(**inputs)
-        handle.remove()
-    visual, _ = visual_and_words("llava", ONE)
-    assert torch.allclose(caught[0][0, visual], expected, atol=1e-4)
-    assert run.trace is not None
-    assert run.trace.samples[1].kept[0].tolist() == [group[0] for group in members]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Uncounted(Pairs):
-    """As pairs, but the ViT does not count sizes, and what is left goes on backwards."""
-
-    weighs_merged: ClassVar[bool] = False
-    seen: list[Any] = field(default_factory=list)
-
-    def vision_states(self, feature_layer: int) -> tuple[int, ...]:
-        return (feature_layer - 1, feature_layer)
 
     def leading(self, layer: int, patches: Patches) -> Tensor | None:
         numbers = torch.arange(patches.hidden.shape[1], dtype=torch.float32)
@@ -335,47 +278,66 @@ class Uncounted(Pairs):
 
     def select(self, state: State, keep: int) -> Selection:
         vision = state.vision()
-        attention = vision.attention(vision.last_layer)
-        self.seen.append((attention, vision.sequence(), vision.groups(), vision.representatives(), vision.last_layer))
-        return super().select(state, keep)
+        attention, stays = vision.attention(vision.last_layer), vision.representatives()
+        self.seen.append((attention, vision.sequence(), vision.groups(), stays, vision.last_layer))
+        return Selection(stays.int().argsort(dim=1, descending=True, stable=True)[:, :keep])
 
 
+@pytest.mark.parametrize("weighing", [True, False])
 @pytest.mark.parametrize("family", ["llava", "llava_onevision"])
-def test_merging_without_sizes_and_in_another_order(family: str) -> None:
-    """Attention is a softmax over what is left, of which each merged patch is one."""
+def test_merging_inside_the_tower_equals_a_plain_loop(family: str, weighing: bool) -> None:
+    """Where sizes do not count, attention is a softmax over what is left, of which each merged patch is one."""
     model = FAMILIES[family].model("sdpa")
-    adapter, inputs = adapter_for(model), FAMILIES[family].inputs([ONE])
-    tower: Any = model.model.vision_tower
-    caught: list[Tensor] = []
-    method = Uncounted()
-    with torch.no_grad(), method(model, FAMILIES[family].processor()):
-        handle = tower.encoder.layers[0].register_forward_pre_hook(lambda m, args: caught.append(args[0]), prepend=True)
+    adapter, inputs = adapter_for(model), FAMILIES[family].inputs([ONE, ONE])
+    layers: Any = adapter.vision_layers("image")
+    entered: list[Tensor] = []
+    method = Pairs(weighing=weighing)
+    with torch.no_grad(), method(model, FAMILIES[family].processor()) as run:
+        handles = [
+            layer.register_forward_pre_hook(lambda m, args: entered.append(args[0]), prepend=True)
+            for layer in (layers[0], model.model.language_model.layers[0])
+        ]
         model(**inputs)
+    for handle in handles:
         handle.remove()
-        ours, sequence, groups, stays, last = method.seen[0]
-        hidden, cls = caught[0][:1], int(adapter.geometry.cls)
-        for index in range(last):
-            hidden = tower.encoder.layers[index](hidden, None)
+    ours, sequence, groups, stays, last = method.seen[0]
+    hidden, cls = entered[0][:1], int(adapter.geometry.cls)
+    sizes, states = torch.ones(adapter.patches), [hidden]
+    with torch.no_grad():
+        for index in range(last + 1):
+            bias = torch.cat([torch.zeros(cls), sizes.log()])[None, None, None] if weighing else None
+            if index == last:
+                normed, attention = layers[last].layer_norm1(hidden), layers[last].self_attn
+                query, key = (
+                    projection(normed)[0].unflatten(-1, (attention.num_heads, -1)).transpose(0, 1)
+                    for projection in (attention.q_proj, attention.k_proj)
+                )
+                maps = (query @ key.transpose(1, 2) * attention.scale).softmax(dim=-1).mean(dim=0)
+            hidden = layers[index](hidden, bias)
             if index < 2:
-                patches = hidden[0, cls:]
-                pairs = patches[: len(patches) // 2 * 2].unflatten(0, (-1, 2)).mean(dim=1)
-                hidden = torch.cat([hidden[0, :cls], pairs, patches[len(pairs) * 2 :]])[None]
-        block = tower.encoder.layers[last]
-        normed, attention = block.layer_norm1(hidden), block.self_attn
-        query, key = (
-            projection(normed)[0].unflatten(-1, (attention.num_heads, -1)).transpose(0, 1)
-            for projection in (attention.q_proj, attention.k_proj)
-        )
-        maps = (query @ key.transpose(1, 2) * attention.scale).softmax(dim=-1).mean(dim=0)
-        expected = maps[0, cls:] if cls else maps.mean(dim=0)
-    assert len(ours[0]) == adapter.patches, "the first crop, a token a patch"
-    quartets = torch.arange(adapter.patches) // 4
-    assert torch.allclose(ours[0], expected[quartets], atol=1e-5)
+                patches, merged = hidden[0, cls:], []
+                for place in range(0, len(patches), 2):
+                    pair, weight = patches[place : place + 2], sizes[place : place + 2]
+                    merged.append((pair * weight[:, None]).sum(dim=0) / weight.sum())
+                members = torch.arange(adapter.patches).split(2 ** (index + 1))
+                sizes = torch.tensor([float(len(group)) if weighing else 1.0 for group in members])
+                hidden = torch.cat([hidden[0, :cls], torch.stack(merged)])[None]
+            states.append(hidden)
+        features = torch.empty(adapter.patches, hidden.shape[-1])
+        for feature, group in zip(states[adapter.geometry.feature_layer][0, cls:], members, strict=True):
+            features[group] = feature
+        projected = adapter.project(features[None])[0]
     left = stays[0].nonzero()[:, 0]
-    assert left.tolist() == list(range(0, adapter.patches, 4))
+    assert left.tolist() == [int(group[0]) for group in members]
+    if not weighing:
+        expected = maps[0, cls:] if cls else maps.mean(dim=0)
+        assert torch.allclose(ours[0], expected[torch.arange(adapter.patches) // 4], atol=1e-5)
     order = left[sequence[0, left].argsort()].tolist()
     if family == "llava":
-        assert groups.tolist() == [len(left)]
+        visual, _ = visual_and_words("llava", ONE)
+        assert torch.allclose(entered[1][0, visual], projected, atol=1e-4)
+        assert run.trace.samples[1].kept[0].tolist() == left.tolist()
+        assert set(groups.tolist()) == {len(left)}
         assert order == left.flip(0).tolist()
     else:
         assert int(groups[0]) > len(left), "those of all crops"

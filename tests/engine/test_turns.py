@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 import torch
 from cases import METHODS, PROMPTS, Int8, masked_forward
-from families import FAMILIES, Prompt
-from test_matrix import _picture
+from families import FAMILIES, Prompt, picture
 from test_state import Probe
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
@@ -28,6 +27,8 @@ from clasp.methods.clasp.method import CLASP
 from clasp.methods.none import Unpruned
 
 NEW = 3
+GREEDY = {"max_new_tokens": NEW, "do_sample": False}
+LOGITS: dict[str, Any] = {**GREEDY, "return_dict_in_generate": True, "output_logits": True}
 CLOSE = 1e-4
 SPOKEN = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm")
 """Families whose processors treat a picture in a conversation as they treat it alone."""
@@ -53,7 +54,7 @@ class Talk:
 
     @cached_property
     def pictures(self) -> list[Any]:
-        return [_picture(48 + 27 * turn, 48 - 8 * turn, 10 * self.seed + turn) for turn in (0, 1)]
+        return [picture(48 + 27 * turn, 48 - 8 * turn, 10 * self.seed + turn) for turn in (0, 1)]
 
     def inputs(self, turns: int, since: int = 0) -> Any:
         """The processor's output for the conversation up to the question of that turn, or from one turn on."""
@@ -180,13 +181,12 @@ def test_a_new_picture_is_pruned_in_its_turn(family: str, name: str, shown: str)
 @pytest.mark.parametrize("family", SPOKEN)
 def test_generate_goes_on_with_a_conversation(family: str, name: str) -> None:
     """As a user does: the processor's output for all of it, and the cache of the turn before."""
-    options = {"max_new_tokens": NEW, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
     for on in (talk(family), talk(family, 1, (True, False)), talk(family, 2, (False, True))):
         with entered(told(name), on) as run, torch.no_grad():
             # the answer that the conversation records is longer than what is generated here
-            answered = on.model.generate(**on.first, **(options | {"max_new_tokens": 1}))
+            answered = on.model.generate(**on.first, **LOGITS | {"max_new_tokens": 1})
             kept = [kept_of(run)] if on.pictured[0] else []
-            output = on.model.generate(**on.whole, past_key_values=answered.past_key_values, **options)
+            output = on.model.generate(**on.whole, past_key_values=answered.past_key_values, **LOGITS)
             kept += [kept_of(run)] if on.pictured[1] else []
         expected = on.masked(run, kept, output.sequences[:, on.whole["input_ids"].shape[1] :])
         end = on.whole["input_ids"].shape[1]
@@ -257,8 +257,8 @@ def test_two_turns_equal_the_whole_at_once(family: str, positions: Any) -> None:
 def test_a_video_behind_a_picture_may_be_a_chunk_of_its_own(family: str) -> None:
     small = FAMILIES[family]
     model, frames = small.model(), 8 if family == "video_llava" else 4
-    video = [_picture(48, 48, 3 + frame) for frame in range(frames)]
-    inputs = small.inputs([Prompt(text=PROMPTS[0], images=[_picture(48, 48, 0)], videos=[video])])
+    video = [picture(48, 48, 3 + frame) for frame in range(frames)]
+    inputs = small.inputs([Prompt(text=PROMPTS[0], images=[picture(48, 48, 0)], videos=[video])])
     ids = inputs["input_ids"]
     border = int((ids[0] == model.config.image_token_id).nonzero().max()) + 1
     rest = {name: value for name, value in inputs.items() if name not in ALONG}
@@ -316,17 +316,10 @@ def test_conversations_may_take_turns_in_one_model() -> None:
     for family in ("llava", "qwen2_5_vl"):
         on, other = talk(family, 1, (True, False)), talk(family, 2)
         with entered(told("fastv-late"), on) as run, torch.no_grad():
-            cache = on.model.generate(**on.first, max_new_tokens=1, return_dict_in_generate=True).past_key_values
+            cache = on.model.generate(**on.first, **LOGITS | {"max_new_tokens": 1}).past_key_values
             kept = kept_of(run)
-            on.model.generate(**other.whole, max_new_tokens=2, do_sample=False)
-            output = on.model.generate(
-                **on.whole,
-                past_key_values=cache,
-                max_new_tokens=2,
-                do_sample=False,
-                return_dict_in_generate=True,
-                output_logits=True,
-            )
+            on.model.generate(**other.whole, **GREEDY)
+            output = on.model.generate(**on.whole, past_key_values=cache, **LOGITS)
         expected = on.masked(run, [kept], output.sequences[:, on.whole["input_ids"].shape[1] :])
         for step, logits in enumerate(output.logits):
             assert (logits[0] - expected[on.whole["input_ids"].shape[1] - 1 + step]).abs().max() < CLOSE, family
@@ -341,9 +334,9 @@ def test_a_picture_behind_a_prefix_of_another_context_is_pruned(family: str) -> 
         cache = on.model(input_ids=on.first["input_ids"][:, :prefix], use_cache=True).past_key_values
         shared = copy.deepcopy(cache)
     with entered(told("fastv-late"), on) as run, torch.no_grad():
-        expected = on.model.generate(**on.first, max_new_tokens=NEW, do_sample=False)
+        expected = on.model.generate(**on.first, **GREEDY)
         at_once = kept_of(run)
-        output = on.model.generate(**on.first, past_key_values=cache, max_new_tokens=NEW, do_sample=False)
+        output = on.model.generate(**on.first, past_key_values=cache, **GREEDY)
         assert [one.tolist() for one in kept_of(run)] == [one.tolist() for one in at_once]
         assert torch.equal(output, expected)
         rest = on.first["input_ids"][:, prefix:]
@@ -410,7 +403,7 @@ def test_another_question_on_the_same_picture(family: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["none", "random"])
 def test_a_generated_placeholder_is_text(name: str) -> None:
-    prompts = [Prompt(text=PROMPTS[0], images=[_picture(48, 48, 0)]), Prompt(text=PROMPTS[2])]
+    prompts = [Prompt(text=PROMPTS[0], images=[picture(48, 48, 0)]), Prompt(text=PROMPTS[2])]
     family = FAMILIES["llava"]
     model, inputs = family.model(), family.inputs(prompts)
     fresh = torch.full((2, 1), model.config.image_token_id)
@@ -425,23 +418,20 @@ def test_a_generated_placeholder_is_text(name: str) -> None:
 def test_generate_prefills_text_in_chunks_and_refuses_to_cut_a_picture() -> None:
     for family in ("llava", "qwen2_5_vl"):
         on = talk(family, 1, (True, False), "sdpa")
-        options = {"max_new_tokens": NEW, "do_sample": False}
         with entered(METHODS["clasp"], on), torch.no_grad():
-            cache = on.model.generate(
-                **on.first, max_new_tokens=1, do_sample=False, return_dict_in_generate=True
-            ).past_key_values
+            cache = on.model.generate(**on.first, **LOGITS | {"max_new_tokens": 1}).past_key_values
             spare = copy.deepcopy(cache)
             along = {name: on.whole[name] for name in ("input_ids", "attention_mask")}
-            expected = on.model.generate(**along, past_key_values=cache, **options)
-            output = on.model.generate(**along, past_key_values=spare, prefill_chunk_size=4, **options)
+            expected = on.model.generate(**along, past_key_values=cache, **GREEDY)
+            output = on.model.generate(**along, past_key_values=spare, prefill_chunk_size=4, **GREEDY)
             assert torch.equal(output, expected)
             with pytest.raises(UnsupportedError, match=r"cut by prefill_chunk_size.*leave prefill_chunk_size out"):
-                on.model.generate(**on.first, past_key_values=DynamicCache(), prefill_chunk_size=16, **options)
+                on.model.generate(**on.first, past_key_values=DynamicCache(), prefill_chunk_size=16, **GREEDY)
 
 
 @pytest.mark.parametrize("name", [*DROPPING, "pact", "ivcprune"])
 def test_a_caches_rows_may_be_repeated_selected_and_reordered(name: str) -> None:
-    prompts = [Prompt(text=PROMPTS[row], images=[_picture(48, 48, row)]) for row in (0, 1)]
+    prompts = [Prompt(text=PROMPTS[row], images=[picture(48, 48, row)]) for row in (0, 1)]
     family = FAMILIES["llava"]
     model, inputs = family.model(), family.inputs(prompts)
     token = torch.tensor([[5], [9]])

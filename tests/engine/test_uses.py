@@ -16,8 +16,7 @@ import pytest
 import torch
 import transformers
 from cases import METHODS, PROMPTS
-from families import FAMILIES, Prompt, fits
-from test_matrix import _picture
+from families import FAMILIES, Prompt, fits, picture
 from torch import Tensor, nn
 from transformers import QuantizedCache
 from transformers.generation.streamers import BaseStreamer
@@ -51,8 +50,8 @@ class Used:
     @property
     def prompts(self) -> list[Prompt]:
         return [
-            Prompt(text=PROMPTS[0], images=[_picture(48, 48, 0)]),
-            Prompt(text=PROMPTS[1], images=[_picture(75, 37, 1), _picture(44, 60, 2)]),
+            Prompt(text=PROMPTS[0], images=[picture(48, 48, 0)]),
+            Prompt(text=PROMPTS[1], images=[picture(75, 37, 1), picture(44, 60, 2)]),
         ]
 
     @cached_property

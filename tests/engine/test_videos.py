@@ -11,14 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import METHODS, masked_logits
-from families import FAMILIES, Prompt
-from test_adapters_crops import picture
-from torch import Tensor
+from cases import METHODS, masked_logits, pruned
+from families import FAMILIES, Prompt, picture
 from transformers import AutoProcessor
 
 from clasp.backbones import adapter_for, load
-from clasp.engine.trace import Trace
 
 VIDEO_FAMILIES = [name for name, family in FAMILIES.items() if family.takes_videos]
 STACKING = ("llava_onevision", "video_llava")
@@ -27,53 +24,46 @@ NAMES = ("divprune", "fastv", "clasp")
 
 
 def film(frames: int, width: int, height: int, seed: int) -> list[Any]:
-    return [picture((width, height), seed + number) for number in range(frames)]
+    return [picture(width, height, seed + number) for number in range(frames)]
 
 
 def frames_of(family: str) -> int:
     return 8 if family == "video_llava" else 4
 
 
-def forward(family: str, name: str, inputs: Any) -> tuple[Tensor, Trace]:
-    model = FAMILIES[family].model()
-    with METHODS[name](model, FAMILIES[family].processor()) as run, torch.no_grad():
-        logits = model(**inputs).logits[:, -1]
-    assert run.trace is not None
-    return logits, run.trace
+def batches(count: int) -> dict[str, list[Prompt]]:
+    one = Prompt(text="What happens?", videos=[film(count, 48, 40, 0)])
+    shown = picture(48, 48, 1)
+    return {
+        "sizes": [one, Prompt(text="Where is it?", videos=[film(count, 72, 33, 10), film(count, 40, 64, 20)])],
+        "lengths": [one, Prompt(text="Where is it?", videos=[film(count + 2, 40, 48, 10), film(count, 72, 33, 30)])],
+        "pictures": [
+            Prompt(text="Which is brighter?", images=[shown], videos=[film(count, 48, 40, 0)]),
+            Prompt(text="Why?", images=[shown]),
+            one,
+        ],
+    }
 
 
-def assert_batch_equals_alone(family: str, name: str, prompts: list[Prompt]) -> Trace:
-    together, trace = forward(family, name, FAMILIES[family].inputs(prompts))
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("family", "batch"),
+    [
+        (family, batch)
+        for family in VIDEO_FAMILIES
+        for batch in batches(1)
+        if batch != "lengths" or family not in STACKING
+    ],
+)
+def test_a_batch_with_videos_equals_one_by_one(family: str, batch: str, name: str) -> None:
+    prompts = batches(frames_of(family))[batch]
+    together, trace = pruned(family, METHODS[name], FAMILIES[family].inputs(prompts))
+    assert [sample.images for sample in trace.samples] == [len([*one.images, *one.videos]) for one in prompts]
     for row, prompt in enumerate(prompts):
-        alone, single = forward(family, name, FAMILIES[family].inputs([prompt]))
-        assert (together[row] - alone[0]).abs().max() < 1e-3, row
+        alone, single = pruned(family, METHODS[name], FAMILIES[family].inputs([prompt]))
+        assert (together[row, -1] - alone[0, -1]).abs().max() < 1e-3, row
         kept = [stage.tolist() for stage in single.samples[0].kept]
         assert [stage.tolist() for stage in trace.samples[row].kept] == kept, row
-    return trace
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("family", VIDEO_FAMILIES)
-def test_videos_of_several_sizes_and_several_in_a_prompt(family: str, name: str) -> None:
-    count = frames_of(family)
-    prompts = [
-        Prompt(text="What happens?", videos=[film(count, 48, 40, 0)]),
-        Prompt(text="Where is the star?", videos=[film(count, 72, 33, 10), film(count, 40, 64, 20)]),
-    ]
-    trace = assert_batch_equals_alone(family, name, prompts)
-    assert [sample.images for sample in trace.samples] == [1, 2]
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("family", [name for name in VIDEO_FAMILIES if name not in STACKING])
-def test_videos_of_several_lengths(family: str, name: str) -> None:
-    prompts = [
-        Prompt(text="What happens?", videos=[film(2, 48, 40, 0)]),
-        Prompt(text="Where is the star?", videos=[film(6, 40, 48, 10), film(4, 72, 33, 30)]),
-    ]
-    trace = assert_batch_equals_alone(family, name, prompts)
-    entering = [sample.visual_entering[0] for sample in trace.samples]
-    assert entering[1] > 2 * entering[0]
 
 
 @pytest.fixture
@@ -97,7 +87,7 @@ def test_lengths_that_cannot_be_stacked_are_refused_by_name_and_work_one_by_one(
     with pytest.raises(ValueError, match=rf"these have {count}, {short} frames; .*num_frames={short}.* one prompt at"):
         FAMILIES[family].inputs(prompts, stacking)
     for prompt, frames in zip(prompts, (count, count // 2), strict=True):
-        _, trace = forward(family, "fastv", FAMILIES[family].inputs([prompt], stacking))
+        _, trace = pruned(family, METHODS["fastv"], FAMILIES[family].inputs([prompt], stacking))
         a_frame = trace.samples[0].visual_entering[0] // frames
         assert a_frame == (17 if family == "video_llava" else 9)
 
@@ -111,7 +101,7 @@ def test_the_remedies_of_a_refused_length_help(family: str, stacking: Any, tmp_p
         text=texts, videos=films, padding=True, return_tensors="pt", do_sample_frames=True, num_frames=count // 2
     )
     assert sampled["pixel_values_videos"].shape[:2] == (2, count // 2)
-    _, trace = forward(family, "fastv", sampled)
+    _, trace = pruned(family, METHODS["fastv"], sampled)
     assert [sample.images for sample in trace.samples] == [1, 1]
     for copied in (copy.deepcopy(stacking), pickle.loads(pickle.dumps(stacking))):
         with pytest.raises(ValueError, match="equally many"):
@@ -121,28 +111,14 @@ def test_the_remedies_of_a_refused_length_help(family: str, stacking: Any, tmp_p
     assert again.__module__.startswith("transformers."), "what is saved is transformers' own"
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("family", VIDEO_FAMILIES)
-def test_a_picture_and_a_video_in_one_prompt(family: str, name: str) -> None:
-    count = frames_of(family)
-    prompts = [
-        Prompt(text="Which is brighter?", images=[picture((48, 48), 1)], videos=[film(count, 48, 40, 0)]),
-        Prompt(text="Why?", images=[picture((60, 44), 2)]),
-        Prompt(text="What happens?", videos=[film(count, 48, 40, 40)]),
-    ]
-    trace = assert_batch_equals_alone(family, name, prompts)
-    assert [sample.images for sample in trace.samples] == [2, 1, 1]
-
-
 @pytest.mark.parametrize("family", VIDEO_FAMILIES)
 def test_a_picture_and_a_video_dropped_equal_masked(family: str) -> None:
     count = frames_of(family)
-    prompt = Prompt(text="Which is brighter?", images=[picture((48, 48), 1)], videos=[film(count, 48, 40, 0)])
+    prompt = Prompt(text="Which is brighter?", images=[picture(48, 48, 1)], videos=[film(count, 48, 40, 0)])
     model, inputs = FAMILIES[family].model("eager"), FAMILIES[family].inputs([prompt])
     method = dataclasses.replace(METHODS["fastv"], positions="original")
     with method(model, FAMILIES[family].processor()) as run, torch.no_grad():
         logits = model(**inputs).logits[:, -1]
-    assert run.trace is not None
     stages = {stage.cut: [run.trace.samples[0].kept[number]] for number, stage in enumerate(run.schedule.stages)}
     visual = torch.isin(inputs["input_ids"], torch.tensor(list(adapter_for(model).placeholders.values())))
     assert (logits - masked_logits(model, inputs, visual, stages)[:, -1]).abs().max() < 1e-4

@@ -62,17 +62,10 @@ def test_images_differ_between_groups(built: tuple[Path, dict[str, Path]]) -> No
         assert len(images) == len({row["group"] for row in rows}) > 1
 
 
-def test_the_same_bytes_twice(built: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
-    again = build(tmp_path, rows=ROWS)
-    for name, path in built[1].items():
-        assert again[name].read_bytes() == path.read_bytes()
-    assert read_manifest(tmp_path / "test") == read_manifest(built[0] / "test")
-
-
 def test_a_longer_file_starts_with_the_shorter(built: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
     longer = build(tmp_path, rows=ROWS + 5)
     for name, path in built[1].items():
-        short, more = (pq.read_table(file)["question_id"].to_pylist() for file in (path, longer[name]))
+        short, more = (pq.read_table(file).to_pylist() for file in (path, longer[name]))
         assert more[: len(short)] == short
         assert len(more) > len(short)
 
@@ -116,7 +109,6 @@ def test_what_is_shipped_of_the_benchmarks_is_what_is_built(tmp_path: Path) -> N
     assert planned == stated(tmp_path, "test", "easy_vqa")
     assert read_manifest(tmp_path / "test")["easy_vqa"]["sha256"] == shipped["test"]["easy_vqa"]["sha256"]
     choices = stated(tmp_path, "test", "tiny_mmbench")
-    assert choices is not None
     assert sum(choices.groups) == choices.rows
     drawn = list(draw("tiny_mmbench", "test", choices.groups[0]))
     assert [row.group for row in drawn] == [drawn[0].group] * choices.groups[0]
@@ -126,14 +118,12 @@ def test_an_edited_file_stays_and_says_what_stands_in_it(tmp_path: Path, monkeyp
     monkeypatch.setattr(benchmarks, "ROWS", ROWS)
     path = build(tmp_path, rows=ROWS, names=["tiny_mme"])["tiny_mme"]
     before, table = stated(tmp_path, "test", "tiny_mme"), pq.read_table(path)
-    assert before is not None
     assert before.content == content_hash(draw("tiny_mme", "test", ROWS))
     pq.write_table(table, path, compression="gzip")
     assert before == stated(tmp_path, "test", "tiny_mme"), "the same rows"
     pq.write_table(table.slice(2), path)
     build(tmp_path, rows=ROWS, names=["tiny_mme"])
     after = stated(tmp_path, "test", "tiny_mme")
-    assert after is not None
     assert (after.rows, after.groups, after.content != before.content) == (ROWS - 2, (2,) * 3, True)
     path.write_bytes(b"no parquet")
     with pytest.raises(InvalidFile, match="delete it and it is built anew"):

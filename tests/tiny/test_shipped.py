@@ -14,7 +14,7 @@ import clasp
 from clasp.backbones import resolve
 from clasp.backbones.clip_text import ClipText, clip_text
 from clasp.backbones.hub import own_text_tower
-from clasp.methods.cdpruner import CDPruner, scaled
+from clasp.methods.cdpruner import SHORT_ANSWERS, CDPruner, scaled
 from clasp.ops.diversity import dpp_map
 from clasp.ops.similarity import Cosines
 from clasp.tiny import directory
@@ -100,7 +100,6 @@ def test_the_text_tower_reads_a_text_at_its_end() -> None:
 
 def _tower() -> ClipText:
     folder = own_text_tower(resolve("tiny"))
-    assert folder is not None
     return clip_text(folder, "cpu")
 
 
@@ -142,7 +141,7 @@ def test_cdpruner_ranks_the_asked_things_patches_beyond_chance(
 def test_cdpruner_reads_the_shipped_tower(shipped: tuple[torch.nn.Module, AutoProcessor]) -> None:
     model, processor = shipped
     shown, question = Image.fromarray(paint(scene("test", 3)).pixels), "what color is the biggest thing?"
-    inputs = processor(images=[shown], text=[prompt(question)], return_tensors="pt")
+    inputs = processor(images=[shown], text=[prompt(question + SHORT_ANSWERS[0])], return_tensors="pt")
     with CDPruner(tokens=48)(model, processor) as run, torch.no_grad():
         model(**inputs)
         projected = model.model.get_image_features(inputs["pixel_values"]).pooler_output[0]

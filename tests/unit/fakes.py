@@ -165,6 +165,7 @@ class FakeState:
         self.text_towers: list[str] = []
         self.shape = (1, visual)
         self.clip: tuple[int, int] | None = None  # frames, and tokens of each; further tokens behind them are of none
+        self.places = torch.arange(visual)  # in the clip, where stages dropped some
         self.depth = 12
         self.scratch: list[dict[str, object]] = [{} for _ in range(rows)]
         self.tower = FakeVision(rows, visual, seed, has_cls=has_cls, feature_layer=feature_layer)
@@ -227,7 +228,7 @@ class FakeState:
 
     def frames(self) -> Frames:
         count, size = self.clip or (1, self.visual_tokens)
-        places = torch.arange(self.visual_tokens).expand(len(self.visual_hidden), -1)
+        places = self.places.expand(len(self.visual_hidden), -1)
         nowhere = places >= count * size
         return Frames(count, size, (places // size).masked_fill(nowhere, -1), (places % size).masked_fill(nowhere, -1))
 

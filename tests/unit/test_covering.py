@@ -17,16 +17,16 @@ def matrix(coverage: Coverage) -> Tensor:
     return torch.cat([block for _, block in coverage.blocks()], dim=1)
 
 
-def value(rows: list[list[float]], chosen: tuple[int, ...]) -> float:
-    """What a set covers: of each row the largest value, zero at least."""
-    return sum(max([0.0, *(row[j] for j in chosen)]) for row in rows)
-
-
 def naive_cover(rows: list[list[float]], weight: list[float], keep: int) -> list[int]:
-    chosen: tuple[int, ...] = ()
+    """Of each row the largest value that is chosen counts, zero at least."""
+    covered, chosen = [0.0] * len(rows), list[int]()
     while len(chosen) < keep:
-        free = [j for j in range(len(weight)) if j not in chosen]
-        chosen += (max(free, key=lambda j: weight[j] * (value(rows, (*chosen, j)) - value(rows, chosen))),)
+        gains = [
+            sum(max(0.0, row[j] - best) for row, best in zip(rows, covered, strict=True)) for j in range(len(weight))
+        ]
+        pick = max((j for j in range(len(weight)) if j not in chosen), key=lambda j, gains=gains: weight[j] * gains[j])
+        chosen.append(pick)
+        covered = [max(best, row[pick]) for row, best in zip(rows, covered, strict=True)]
     return sorted(chosen)
 
 

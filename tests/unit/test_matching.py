@@ -10,24 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import cos
+from naive import clouds, cos, crowd
 from torch import Tensor
 
 from clasp.ops import matching
 from clasp.ops.matching import absorb, merge_most_similar, merge_windows, thin
-
-
-def cloud(tokens: int, seed: int, kind: str = "random") -> Tensor:
-    """(tokens, 4) values: random ones, duplicates among them, or zero vectors among them."""
-    values = torch.randn(tokens, 4, generator=torch.Generator().manual_seed(seed))
-    if kind == "duplicates":
-        values[tokens // 2 :] = values[0]
-    if kind == "zeros":
-        values[::3] = 0.0
-    return values
-
-
-clouds = st.builds(cloud, st.integers(1, 14), st.integers(0, 10**6), st.sampled_from(["random", "duplicates", "zeros"]))
 
 
 def naive_merge(values: Tensor, real: list[bool], count: int) -> list[int]:
@@ -66,7 +53,7 @@ def test_merging_equals_the_definition(values: Tensor, data: st.DataObject) -> N
 
 
 def test_rows_of_a_batch_do_not_touch() -> None:
-    values = torch.stack([cloud(9, seed) for seed in range(3)])
+    values = torch.stack([crowd(9, seed) for seed in range(3)])
     real = torch.arange(9) < torch.tensor([9, 6, 1])[:, None]
     counts = [4, 2, 3]
     together = merge_most_similar(values, counts, real)
@@ -99,7 +86,7 @@ def test_thinning_with_short_lists_of_neighbours_equals_the_loop(listed: int, mo
     """So short that partners must be looked up among all, and that lists are made anew on the way."""
     monkeypatch.setattr(matching, "LISTED", listed)
     for seed, step in ((0, 1), (1, 3), (2, 7)):
-        values = torch.stack([cloud(40, seed), cloud(40, seed + 10)])
+        values = torch.stack([crowd(40, seed), crowd(40, seed + 10)])
         for row, left in zip(values, thin(values, 5, step).tolist(), strict=True):
             assert left == naive_thin(row, 5, step)
 
@@ -107,7 +94,7 @@ def test_thinning_with_short_lists_of_neighbours_equals_the_loop(listed: int, mo
 @pytest.mark.parametrize("kind", ["duplicates", "zeros"])
 @pytest.mark.parametrize("keep", [1, 6, 12])
 def test_thinning_is_exact_on_degenerate_input(kind: str, keep: int) -> None:
-    left = thin(torch.stack([cloud(13, 1, kind), cloud(13, 2, kind)]), keep, 8)
+    left = thin(torch.stack([crowd(13, 1, kind), crowd(13, 2, kind)]), keep, 8)
     assert [len(set(row)) for row in left.tolist()] == [keep, keep]
 
 
@@ -136,7 +123,7 @@ def test_windows_equal_the_definition(
     grid: tuple[int, int], side: int, seed: int, noise: float, threshold: float, padding: int
 ) -> None:
     tokens = grid[0] * grid[1]
-    values = torch.ones(tokens, 4) + 2 * noise * cloud(tokens, seed)
+    values = torch.ones(tokens, 6) + 2 * noise * crowd(tokens, seed)
     values[tokens // 2] = 0.0  # no threshold here is (n - 2) / n, which it makes of n - 1 equal ones
     real = [i < tokens - padding for i in range(tokens)]
     places = torch.arange(tokens)[None]
@@ -160,8 +147,8 @@ def _window(place: Tensor) -> tuple[int, int]:
 
 
 def test_absorbing_keeps_the_dtype_and_small_weights() -> None:
-    features = torch.ones(1, 40, 4, dtype=torch.float16)
+    features = torch.ones(1, 40, 6, dtype=torch.float16)
     weights = torch.full((1, 40), 1e-3)
-    result = absorb(features, cloud(40, 0)[None].half(), weights, torch.tensor([[3, 7]]), 32)
+    result = absorb(features, crowd(40, 0)[None].half(), weights, torch.tensor([[3, 7]]), 32)
     assert result.dtype == torch.float16
-    assert torch.allclose(result.float(), torch.full((1, 2, 4), 1.032), atol=1e-3)
+    assert torch.allclose(result.float(), torch.full((1, 2, 6), 1.032), atol=1e-3)

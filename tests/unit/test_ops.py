@@ -9,26 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import cos
+from naive import clouds, cos, crowd
 from torch import Tensor
 
 from clasp.ops.attention import attention_rows, masked_mean
 from clasp.ops.cluster import coverage, density_peaks, farthest_point, similarity_to
 from clasp.ops.select import take, top_k, top_mask, uniform
 from clasp.ops.similarity import Cosines
-
-
-def cloud(tokens: int, seed: int, kind: str = "random") -> Tensor:
-    """(tokens, 6) values: random ones, duplicates among them, or zero vectors among them."""
-    values = torch.randn(tokens, 6, generator=torch.Generator().manual_seed(seed))
-    if kind == "duplicates":
-        values[tokens // 2 :] = values[0]
-    if kind == "zeros":
-        values[::3] = 0.0
-    return values
-
-
-clouds = st.builds(cloud, st.integers(1, 12), st.integers(0, 10**6), st.sampled_from(["random", "duplicates", "zeros"]))
 
 
 def naive_density_peaks(values: Tensor, among: list[bool], neighbours: int) -> tuple[list[float], dict[int, float]]:
@@ -85,7 +72,7 @@ def naive_farthest(values: Tensor, chosen: list[int], keep: int) -> list[int]:
 @settings(max_examples=100, deadline=None)
 @given(tokens=st.integers(1, 10), seed=st.integers(0, 10**6), data=st.data())
 def test_farthest_point_equals_the_greedy_loop(tokens: int, seed: int, data: st.DataObject) -> None:
-    values = cloud(tokens, seed)
+    values = crowd(tokens, seed)
     start = data.draw(st.sets(st.integers(0, tokens - 1)))
     keep = data.draw(st.integers(max(1, len(start)), tokens))
     chosen = torch.zeros(1, tokens, dtype=torch.bool)
@@ -98,7 +85,7 @@ def test_farthest_point_equals_the_greedy_loop(tokens: int, seed: int, data: st.
 def test_farthest_point_fills_up_exactly_on_degenerate_input(kind: str) -> None:
     chosen = torch.zeros(2, 9, dtype=torch.bool)
     chosen[1, :4] = True
-    values = torch.stack([cloud(9, 1, kind), cloud(9, 2, kind)])
+    values = torch.stack([crowd(9, 1, kind), crowd(9, 2, kind)])
     for keep in (4, 5, 9):
         taken = farthest_point(values, Cosines(values), chosen, keep)
         assert taken.sum(dim=1).tolist() == [keep, keep]

@@ -68,7 +68,3 @@ def test_what_is_only_shown_makes_no_result_stale() -> None:
     assert normalised(plain + "    label: str = 'B'\n    inside: bool = True\n") == normalised(plain)
     assert normalised(plain + "    other: bool = True\n") != normalised(plain)
     assert normalised("label: str = 'B'\n") != normalised(""), "of classes alone"
-
-
-def test_the_package_exports_every_method() -> None:
-    assert set(clasp.__all__) == {entry.class_name for entry in METHODS.values()} | {"load"}

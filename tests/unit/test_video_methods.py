@@ -12,15 +12,16 @@ import pytest
 import torch
 from fakes import FakeState
 from naive import cos, falling, rising
+from test_cluster import naive_clusters
 from torch import Tensor
 
-from clasp.budget import BudgetError, Geometry, Stage
+from clasp.budget import Geometry, Stage
 from clasp.methods import METHODS, for_images
 from clasp.methods.evs import EVS
 from clasp.methods.fastvid import FastVID
 from clasp.methods.framefusion import FrameFusion, last_stage
 from clasp.methods.holitom import HoliTom, segments
-from clasp.methods.protocols import Frames, Selection
+from clasp.methods.protocols import Selection
 from clasp.methods.vidcom2 import VidCom2
 from clasp.ops.grouping import halved_into, run_means
 
@@ -55,25 +56,6 @@ def test_a_backbone_without_videos_is_refused_by_name_with_a_remedy(method: Any)
         method(tokens=64).check(PICTURES)
     assert method(tokens=64).check(VIDEOS).token_counts().output_average == pytest.approx(64, abs=1)
     assert any("image" in note for note in method(tokens=64).assumed()), "it says what it does to an image"
-
-
-@pytest.mark.parametrize(
-    ("method", "parameters", "message"),
-    [
-        (VidCom2, {"channel_share": 0.0}, r"channel_share=0.0 is outside \(0, 1\]"),
-        (VidCom2, {"temperature": 0.0}, "temperature=0.0 is not above 0"),
-        (FastVID, {"segments": 0}, "segments=0 is below 1"),
-        (FastVID, {"anchor_step": 0}, "anchor_step=0 is below 1"),
-        (FastVID, {"contextual_share": 1.1}, r"contextual_share=1.1 is outside \[0, 1\]"),
-        (FastVID, {"anchor_weight": -0.1}, r"anchor_weight=-0.1 is outside \[0, 1\]"),
-        (HoliTom, {"centre_weight": 2.0}, r"centre_weight=2.0 is outside \[0, 1\]"),
-        (HoliTom, {"inner_share": 1.0}, r"inner_share=1.0 is outside \[0, 1\)"),
-        (FrameFusion, {"merging_share": -1.0}, r"merging_share=-1.0 is outside \[0, 1\]"),
-    ],
-)
-def test_bad_parameters_are_refused(method: Any, parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        method(tokens=64, **parameters)
 
 
 # EVS ----------------------------------------------------------------------------------------------------------------
@@ -168,17 +150,6 @@ def cuts_in_loops(tokens: Tensor, frames: int, size: int, segments: int, thresho
     return parts
 
 
-def peaks_in_loops(values: Tensor, count: int) -> list[int]:
-    """Density peaks with four neighbours, without the official noise."""
-    distance = [[float((a - b).double().norm()) / math.sqrt(values.shape[1]) for b in values] for a in values]
-    density = [math.exp(-sum(d**2 for d in sorted(row)[:4]) / len(sorted(row)[:4])) for row in distance]
-    furthest = max(max(row) for row in distance)
-    reach = [
-        min([d if density[j] > density[i] else furthest for j, d in enumerate(row)]) for i, row in enumerate(distance)
-    ]
-    return falling([a * b for a, b in zip(reach, density, strict=True)])[:count]
-
-
 def fastvid_in_loops(
     tokens: Tensor,
     attention: Tensor,
@@ -202,7 +173,9 @@ def fastvid_in_loops(
         count = len(part) * (each - salient) // len(anchored)
         pool = [place for frame in part for place in rest[frame]]
         for frame in anchored:
-            anchors = [rest[frame][i] for i in peaks_in_loops(tokens[rest[frame]], count)]
+            values = tokens[rest[frame]]  # density peaks without the official noise
+            peaks, *_ = naive_clusters(values, count, min(4, len(values)), [0.0] * len(values))
+            anchors = [rest[frame][i] for i in peaks]
             joined: dict[int, list[int]] = {anchor: [] for anchor in anchors}
             for place in pool:
                 joined[max(anchors, key=lambda a, place=place: cos(tokens[place], tokens[a]))].append(place)
@@ -220,7 +193,6 @@ def test_fastvid_is_the_official_rule_where_counts_divide(segments_: int, step: 
         state = state_of(seed, frames=frames, size=size)
         method = FastVID(tokens=1, segments=segments_, anchor_step=step, threshold=0.5)
         chosen = method.select(state, frames * each)
-        assert chosen.features is not None
         for row, tokens in enumerate(state.visual_hidden):
             parts = cuts_in_loops(tokens, frames, size, segments_, 0.5)
             context = int(each * 0.4)
@@ -235,19 +207,6 @@ def test_fastvid_is_the_official_rule_where_counts_divide(segments_: int, step: 
             torch.testing.assert_close(chosen.features[row], torch.stack([kept[place] for place in sorted(kept)]))
             found += 1
     assert found > 3
-
-
-@pytest.mark.parametrize("keep", range(1, 6 * 10))
-def test_fastvids_counts_add_up_and_fit_their_frames(keep: int) -> None:
-    for lengths, step in (([6], 4), ([1, 3, 2], 2), ([1] * 6, 4), ([5, 1], 1)):
-        salient, quotas, more = FastVID(tokens=1, anchor_step=step)._quotas(lengths, 10, keep)
-        assert salient * 6 + sum(count for *_, count in quotas) + more == keep
-        assert 0 <= more < 6
-        assert 0 <= salient <= 10
-        for frames, frame, count in quotas:
-            assert 1 <= count <= 10 - salient
-            assert frame in frames
-            assert (frames[-1] - frame) % step == 0
 
 
 # HoliTom ------------------------------------------------------------------------------------------------------------
@@ -287,7 +246,6 @@ def test_holitom_keeps_attended_moving_and_central_still_tokens(threshold: float
     state, keep = state_of(5), 24
     method = HoliTom(tokens=1, threshold=threshold)
     chosen = method.select(state, keep)
-    assert chosen.features is not None
     received = state.tower.receives[state.tower.feature_layer - 1]
     for row, tokens in enumerate(state.visual_hidden):
         still = [
@@ -337,21 +295,17 @@ def test_holitom_keeps_fewer_where_a_still_video_has_fewer() -> None:
     state = state_of()
     state.visual_hidden[1, :] = state.visual_hidden[1, :SIZE].repeat(FRAMES, 1)
     chosen = HoliTom(tokens=1).select(state, 24)
-    assert chosen.valid is not None
     assert chosen.valid.sum(dim=1).tolist()[1] == SIZE
     assert sorted(chosen.index[1][chosen.valid[1]].tolist()) == list(range(SIZE))
-    assert chosen.features is not None
     torch.testing.assert_close(chosen.features[1][chosen.valid[1]], state.visual_hidden[1, :SIZE])
 
 
 def test_holitom_merges_inside_the_decoder_one_after_the_other() -> None:
     state = FakeState(2, 20, stage=Stage(8, 7))
     method = HoliTom(tokens=64)
-    assert [stage.layer for stage in method.schedule(576, 28).stages] == [0, 18]
     first, second = HoliTom(ratio=0.9, accounting="nominal").schedule(6272, 28).stages
     assert (first.keep, second.keep) == (627, 314)
     chosen = method.select(state, 7)
-    assert chosen.features is not None
     for row, tokens in enumerate(state.visual_hidden):
         kept = sorted(falling(state.last_attention[row].tolist())[:7])
         assert chosen.index[row].tolist() == kept
@@ -406,16 +360,8 @@ class Decoder:
             if layer <= last_stage(self.layers):
                 state = FakeState(1, len(places), stage=Stage(layer, budget))
                 state.visual_hidden, state.scratch, state.depth = tokens[None], scratch, self.layers
-                where = torch.tensor(places)
-                nowhere = where >= frames * size
-                known = Frames(
-                    frames,
-                    size,
-                    (where // size).masked_fill(nowhere, -1)[None],
-                    (where % size).masked_fill(nowhere, -1)[None],
-                )
-                state.frames = lambda known=known: known  # type: ignore[method-assign,misc]
-                state.last_attention = self.attention[layer][:, where]
+                state.clip, state.places = (frames, size), torch.tensor(places)
+                state.last_attention = self.attention[layer][:, places]
                 places, tokens = applied(method.select(state, budget), places, tokens)
             seen.append((places, tokens))
         return seen
@@ -480,17 +426,17 @@ def framefusion_in_loops(
     return seen
 
 
-@pytest.mark.parametrize("loose", [0, 1])
+@pytest.mark.parametrize(("frames", "loose"), [(FRAMES, 0), (FRAMES, 1), (1, 0)])
 @pytest.mark.parametrize(("cost", "bound"), [(0.5, 0.9), (0.4, 0.95), (0.35, 0.6), (0.5, 0.99), (0.6, 0.85)])
-def test_framefusion_is_the_official_rule(cost: float, bound: float, loose: int) -> None:
+def test_framefusion_is_the_official_rule(cost: float, bound: float, frames: int, loose: int) -> None:
     layers, steps = 28, set()
     for seed in range(4):
-        total = FRAMES * SIZE + loose
-        tokens = state_of(seed, rows=1, loose=loose).visual_hidden
+        total = frames * SIZE + loose
+        tokens = state_of(seed, rows=1, loose=loose, frames=frames).visual_hidden
         decoder = Decoder(tokens, layers, seed)
         budget = round(cost * total)
-        ours = decoder.run(FrameFusion(tokens=budget, similarity=bound), FRAMES, SIZE)
-        official = framefusion_in_loops(tokens[0], decoder.attention[:, 0], FRAMES, SIZE, budget / total, layers, bound)
+        ours = decoder.run(FrameFusion(tokens=budget, similarity=bound), frames, SIZE)
+        official = framefusion_in_loops(tokens[0], decoder.attention[:, 0], frames, SIZE, budget / total, layers, bound)
         for (places, features), (expected, values) in zip(ours, official, strict=True):
             assert places == expected
             torch.testing.assert_close(features, values)
@@ -499,8 +445,8 @@ def test_framefusion_is_the_official_rule(cost: float, bound: float, loose: int)
 
 
 @pytest.mark.parametrize("layers", [8, 28])
-@pytest.mark.parametrize("bound", [-1.0, 0.3, 0.8, 1.1])
-@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.6, 0.8])
+@pytest.mark.parametrize("bound", [-1.0, 0.8, 1.1])
+@pytest.mark.parametrize("ratio", [0.2, 0.6])
 def test_framefusions_counts_average_the_budget(ratio: float, bound: float, layers: int) -> None:
     """Whatever merges, and where merging would go on too long."""
     for seed in range(3):
@@ -512,16 +458,6 @@ def test_framefusions_counts_average_the_budget(ratio: float, bound: float, laye
             assert all(later <= earlier for earlier, later in pairwise(counts))
 
 
-def test_framefusion_prunes_pictures_by_attention_before_the_second_layer() -> None:
-    tokens = torch.randn(1, 24, 6, generator=torch.Generator().manual_seed(0))
-    decoder = Decoder(tokens, 12)
-    seen = decoder.run(FrameFusion(tokens=9), 1, 24)
-    counts = [len(places) for places, _ in seen]
-    assert counts[0] == 24
-    assert counts[1] == counts[-1] == round((9 * 12 - 24) / 11)
-    assert seen[1][0] == sorted(falling(decoder.attention[1, 0].tolist())[: counts[1]])
-
-
 def test_rows_that_merge_and_rows_that_are_pruned_go_together() -> None:
     """Rows of one length whose histories differ."""
     state = state_of(1, rows=2)
@@ -530,7 +466,6 @@ def test_rows_that_merge_and_rows_that_are_pruned_go_together() -> None:
     state.scratch = [dict(one, counts=list(one["counts"])) for one in noted]
     method = FrameFusion(tokens=20, similarity=0.9)
     together = method.select(state, 20)
-    assert together.valid is not None
     for row, one in enumerate(noted):
         alone = state_of(1, rows=2)
         alone.visual_hidden, alone.last_attention = (
@@ -552,9 +487,3 @@ def test_rows_that_merge_and_rows_that_are_pruned_go_together() -> None:
         assert places == expected
         torch.testing.assert_close(features, values)
         assert (single.features is not None) == (row == 0), "one merges, the other is pruned"
-
-
-def test_framefusions_budget_has_an_end() -> None:
-    with pytest.raises(BudgetError, match=r"20 visual tokens.*FrameFusion.*the smallest is 49; ask for more tokens"):
-        FrameFusion(tokens=20).schedule(576, 12)
-    assert FrameFusion(tokens=49).schedule(576, 12).token_counts().output_average == 49

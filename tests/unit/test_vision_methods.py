@@ -11,9 +11,10 @@ import pytest
 import torch
 from fakes import FakeCrops, FakeState, fake_patches
 from naive import cos, falling
+from test_matching import naive_thin, naive_windows
 from torch import Tensor
 
-from clasp.budget import BudgetError, Geometry, Stage
+from clasp.budget import Geometry, Stage
 from clasp.methods.cdpruner import CDPruner
 from clasp.methods.crops import CropBudget, PerCrop
 from clasp.methods.fastervlm import FasterVLM
@@ -26,15 +27,6 @@ from clasp.methods.visionzip import VisionZip
 from clasp.methods.vispruner import VisPruner
 
 LLAVA = Geometry(576, 32, 4096, 11008, 32, 4096, 24, 23)
-
-
-@pytest.mark.parametrize("keep", [1, 5, 23])
-def test_fastervlm_and_hired_keep_what_cls_attends_to(keep: int) -> None:
-    state = FakeState(2, 24, feature_layer=4)
-    for method in (FasterVLM(tokens=1), HiRED(tokens=1)):
-        index = method.select(state, keep).index
-        for row in range(2):
-            assert index[row].tolist() == sorted(falling(state.tower.attentions[3, row])[:keep])
 
 
 # HiRED ----------------------------------------------------------------------------------------------------------------
@@ -73,18 +65,12 @@ def test_hired_splits_frames_in_proportion() -> None:
 def test_vispruner_equals_its_specification(keep: int, share: float) -> None:
     state = FakeState(2, 40, seed=keep)
     selection = VisPruner(tokens=1, important_share=share).select(state, keep)
-    assert selection.pivots is not None
     for row in range(2):
         order = falling(state.tower.attentions[2, row])
         important, rest = order[: int(keep * share)], order[int(keep * share) :]
         features = state.tower.states[3, row]
-        while len(rest) > keep - len(important):
-            if keep == len(important):
-                rest = []
-                continue
-            first, second = rest[::2], rest[1::2]
-            ranked = sorted(first, key=lambda i: -max(cos(features[i], features[j]) for j in second))
-            rest = ranked[min(8, len(rest) - keep + len(important), len(rest) // 2) :] + second
+        left = naive_thin(features[rest], keep - len(important), 8) if keep > len(important) else []
+        rest = [rest[place] for place in left]
         assert selection.index[row].tolist() == sorted(important + rest)
         assert selection.index[row][selection.pivots[row]].tolist() == sorted(important)
 
@@ -104,14 +90,12 @@ def enriched(state: FakeState, row: int, i: int, neighbours: int = 32) -> Tensor
 def test_prumerge_equals_its_specification(keep: int) -> None:
     state = FakeState(2, 50)
     selection = PruMerge(tokens=1).select(state, keep)
-    assert selection.features is not None
     for row in range(2):
         kept = falling(state.tower.attentions[2, row])[:keep]
         assert selection.index[row].tolist() == kept, "by falling attention"
         expected = state.tower.project(torch.stack([enriched(state, row, i) for i in kept]))
         assert torch.allclose(selection.features[row], expected, atol=1e-4)
     plain = PruMerge(tokens=1, neighbours=0).select(state, keep)
-    assert plain.features is not None
     assert torch.allclose(plain.features[0], state.tower.project(state.tower.states[3, 0, plain.index[0]]), atol=1e-6)
 
 
@@ -128,11 +112,9 @@ def test_adaptive_prumerge_keeps_the_outliers_up_to_the_budget() -> None:
     state = planted([3, 7, 0, 14])
     assert outliers(state.tower.attentions[2]).tolist() == [3, 7, 0, 14]
     selection = PruMerge(tokens=1, adaptive=True).select(state, 10)
-    assert selection.valid is not None
     assert selection.valid.sum(dim=1).tolist() == [3, 7, 1, 10]
     assert selection.index[1][selection.valid[1]].tolist() == list(range(11, 4, -1))
     assert selection.index[3][selection.valid[3]].tolist() == list(range(18, 8, -1)), "the most attended of too many"
-    assert selection.features is not None
     expected = state.tower.project(torch.stack([enriched(state, 1, i) for i in range(11, 4, -1)]))
     assert torch.allclose(selection.features[1][selection.valid[1]], expected, atol=1e-4)
 
@@ -149,7 +131,6 @@ def test_prumerge_plus_adds_uniform_samples(keep: int, share: float) -> None:
     state = FakeState(2, 60)
     selection = PruMergePlus(tokens=1, uniform_share=share).select(state, keep)
     assert selection.valid is None
-    assert selection.pivots is not None
     for row in range(2):
         salient = falling(state.tower.attentions[2, row])[: keep - int(keep * share)]
         assert selection.index[row, : len(salient)].tolist() == salient, "they go first, by falling attention"
@@ -163,8 +144,6 @@ def test_prumerge_plus_adds_uniform_samples(keep: int, share: float) -> None:
 
 def test_adaptive_prumerge_plus_takes_three_samples_an_outlier() -> None:
     selection = PruMergePlus(tokens=1, adaptive=True).select(planted([3, 7, 0, 22], 100), 20)
-    assert selection.valid is not None
-    assert selection.pivots is not None
     assert selection.valid.sum(dim=1).tolist() == [12, 20, 4, 20]
     assert (selection.pivots & selection.valid).sum(dim=1).tolist() == [3, 7, 1, 20]
 
@@ -235,7 +214,6 @@ def test_tome_hands_the_decoder_one_token_a_group() -> None:
     state.tower.stays[1, [0, 3]] = True
     state.tower.stays[2, [0, 2, 4, 6, 8]] = True
     selection = ToMe(tokens=4).select(state, 4)
-    assert selection.valid is not None
     assert selection.features is None
     kept = [row[valid].tolist() for row, valid in zip(selection.index, selection.valid, strict=True)]
     assert kept == [[1, 4, 5, 9], [0, 3], [0, 2, 4, 6]]
@@ -244,41 +222,16 @@ def test_tome_hands_the_decoder_one_token_a_group() -> None:
 # MustDrop -------------------------------------------------------------------------------------------------------------
 
 
-def test_mustdrop_merges_alike_windows_after_the_first_vit_layer() -> None:
+def test_mustdrop_hands_on_merged_windows_first() -> None:
     method = MustDrop(tokens=64)
     assert method.merge_layers(23) == (0,)
     assert not method.weighs_merged, "the code's ViT goes on without counting sizes"
-    patches = fake_patches(1, (6, 6))
-    hidden = patches.hidden.clone()
-    window = [r * 6 + c for r in range(3, 6) for c in range(3)]
-    hidden[0, window] = hidden[0, 18] * torch.linspace(1, 2, 9)[:, None]
-    merged = method.merge(0, dataclasses.replace(patches, hidden=hidden))[0].tolist()
-    assert merged == [18 if i in window else i for i in range(36)]
-    padded = dataclasses.replace(patches, hidden=hidden, sizes=patches.sizes.clone())
-    padded.sizes[0, 18] = 0
-    assert method.merge(0, padded)[0, window].tolist() == [18] + [19] * 8
-
-
-def naive_windows(hidden: Tensor, side: int, threshold: float) -> list[int]:
-    """Where the code puts what it keeps of a square grid: merged windows by falling similarity, then the others."""
-    size = math.isqrt(len(hidden))
-    alike: dict[tuple[int, ...], float] = {}
-    for row in range(0, size, side):
-        for column in range(0, size, side):
-            window = tuple((row + r) * size + column + c for r in range(side) for c in range(side))
-            pairs = [cos(hidden[i], hidden[j]) for i, j in itertools.permutations(window, 2)]
-            alike[window] = sum(pairs) / len(pairs)
-    merged = sorted((w for w, similarity in alike.items() if similarity >= threshold), key=lambda w: -alike[w])
-    members = {i for window in merged for i in window}
-    return [window[0] for window in merged] + [i for i in range(len(hidden)) if i not in members]
-
-
-def test_mustdrop_hands_on_merged_windows_first() -> None:
-    method = MustDrop(tokens=64)
     patches = fake_patches(1, (9, 9), seed=1)
     near = patches.hidden[:, :1] + 0.3 * torch.linspace(0.3, 1.5, 81)[:, None] * patches.hidden
     patches = dataclasses.replace(patches, hidden=near.roll(20, dims=1))
-    expected = naive_windows(patches.hidden[0], 3, 0.8)
+    first, similarity = naive_windows(patches.hidden[0], [True] * 81, (9, 9), 3, 0.8)
+    alone = [i for i in range(81) if similarity[i] < 0.8]
+    expected = [*sorted(set(first) - set(alone), key=lambda i: -similarity[i]), *alone]
     merged, leading = method.merge(0, patches)[0], method.leading(0, patches)[0]
     left = (merged == torch.arange(81)).nonzero()[:, 0]
     assert 2 < int((torch.bincount(merged) == 9).sum()) < 9, "some windows merge, and not all"
@@ -287,20 +240,7 @@ def test_mustdrop_hands_on_merged_windows_first() -> None:
     state.tower.stays[0] = merged == torch.arange(81)
     state.tower.order[0, expected] = torch.arange(len(expected))
     selection = MustDrop(tokens=64, accounting="thresholds").select(state, 3)
-    assert selection.valid is not None
     assert selection.index[0][selection.valid[0]].tolist() == expected
-
-
-def test_mustdrop_averages_its_budget() -> None:
-    for tokens in (64, 128, 192):
-        schedule = MustDrop(tokens=tokens).check(LLAVA)
-        assert [stage.layer for stage in schedule.stages] == [0, 2, 6, 10, 14]
-        assert [stage.after for stage in schedule.stages] == [False, True, True, True, True]
-        assert schedule.token_counts().output_average == pytest.approx(tokens, abs=1)
-        assert schedule.token_counts().nominal == tokens
-    shallow = MustDrop(tokens=40).schedule(144, 12)
-    assert [stage.layer for stage in shallow.stages] == [0, 1, 2, 4, 5]
-    assert shallow.token_counts().output_average == pytest.approx(40, abs=1)
 
 
 @pytest.mark.parametrize("keep", [3, 12, 30])
@@ -309,12 +249,10 @@ def test_mustdrop_keeps_the_representatives_that_cls_attends_to(keep: int) -> No
     state.tower.stays[0, ::2] = False
     state.tower.stays[1, 5:] = False
     selection = MustDrop(tokens=keep).select(state, keep)
-    assert selection.valid is not None
     for row in range(2):
         ranked = [i for i in falling(state.tower.attentions[3, row]) if state.tower.stays[row, i]]
         assert selection.index[row][selection.valid[row]].tolist() == sorted(ranked[:keep])
     everyone = MustDrop(tokens=64, accounting="thresholds").select(state, keep)
-    assert everyone.valid is not None
     for row in range(2):
         assert everyone.index[row][everyone.valid[row]].tolist() == state.tower.stays[row].nonzero()[:, 0].tolist()
 
@@ -340,7 +278,6 @@ def test_mustdrop_drops_what_neither_the_text_nor_a_word_attends_to(tokens: int,
     peaks = torch.rand(2, 4, 300, generator=draw) ** 40
     state.word_attention = (0.02 * peaks * state.real[..., None]).float()
     selection = MustDrop(tokens=tokens, accounting="thresholds", thresholds=thresholds).select(state, 46)
-    assert selection.valid is not None
     published = {192: (0.001, 0.001), 128: (0.0012, 0.001), 64: (0.011, 0.01)}[tokens]
     of_total, of_word = thresholds or published
     for row, (words, left) in enumerate(((2, 576), (4, 320))):
@@ -356,21 +293,9 @@ def test_mustdrop_drops_what_neither_the_text_nor_a_word_attends_to(tokens: int,
         assert len(protected) < len(kept) < 300, "thresholds keep more than the protected tokens here, and drop some"
 
 
-def test_mustdrop_protects_the_same_tokens_at_every_stage() -> None:
-    full = FakeState(1, 100, stage=Stage(2, 20, after=True))
-    full.tower.attentions[3, 0] = torch.arange(100) / 100
-    first = MustDrop(tokens=20).select(full, 20).index[0]
-    later = FakeState(1, 20, seed=1, original=100, stage=Stage(6, 8, after=True))
-    later.tower.merged_to = torch.tensor([100])
-    later.tower.attentions[3, 0] = full.tower.attentions[3, 0, first]
-    second = first[MustDrop(tokens=20).select(later, 8).index[0]]
-    assert second.tolist() == list(range(92, 100))
-
-
 def test_mustdrop_without_words_drops_nothing_by_threshold() -> None:
     state = FakeState(1, 30, words=[0], stage=Stage(2, 2, after=True))
     selection = MustDrop(tokens=64, accounting="thresholds").select(state, 2)
-    assert selection.valid is not None
     assert bool(selection.valid.all())
     assert MustDrop(tokens=4).select(state, 4).index.shape == (1, 4)
 
@@ -391,43 +316,6 @@ def test_a_crops_share_is_by_its_tokens_or_the_same_for_all(method: type[PerCrop
     assert "equally, as official code" in said["equal"]
     with pytest.raises(ValueError, match="crop_budget='per_tile' is unknown; use one of proportional, equal"):
         method(tokens=1, crop_budget="per_tile")  # type: ignore[arg-type]
-
-
-# What must be refused -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: VisPruner(tokens=64, important_share=1.5), r"important_share=1.5 is outside \[0, 1\]"),
-        (lambda: VisPruner(tokens=64, drop_each_round=0), "drop_each_round=0 is below 1"),
-        (lambda: HiRED(tokens=64, whole_share=-0.1), r"whole_share=-0.1 is outside \[0, 1\]"),
-        (lambda: PruMerge(tokens=64, neighbours=-1), "neighbours=-1 is negative"),
-        (lambda: PruMergePlus(tokens=64, uniform_share=2.0), r"uniform_share=2.0 is outside \[0, 1\]"),
-        (lambda: MustDrop(tokens=64, window=0), "window=0 is below 1"),
-        (lambda: MustDrop(tokens=64, protected_share=0.0), r"protected_share=0.0 is outside \(0, 1\]"),
-        (lambda: MustDrop(tokens=100, accounting="thresholds"), "tokens=100.*use tokens of 192, 128, 64"),
-        (lambda: MustDrop(tokens=64, thresholds=(0.1, 0.1)), "go with accounting='thresholds', not 'output_average'"),
-        (lambda: MustDrop(tokens=64, accounting="thresholds", thresholds=(0.1,)), "has 1 entries; use 2"),
-        (lambda: MustDrop(tokens=64, accounting="thresholds", thresholds=(0.1, 0)), "are not two positive numbers"),
-        (lambda: MustDrop(tokens=64, text="question"), "text='question' is unknown; use one of instruction"),
-        (lambda: MustDrop(ratio=0.5, accounting="thresholds"), "ratio=0.5.*use tokens of 192, 128, 64"),
-        (lambda: MustDrop(tokens=64, accounting="nominal"), "'nominal'.*output_average, thresholds"),
-        (lambda: ToMe(tokens=64, accounting="thresholds"), "'thresholds'.*output_average, nominal"),
-        (lambda: ToMe(tokens=64).check(dataclasses.replace(LLAVA, packed_vision=True)), "'tome' merges.*use another"),
-        (lambda: MustDrop(tokens=64).check(dataclasses.replace(LLAVA, packed_vision=True)), "'mustdrop' merges"),
-        (lambda: MustDrop(tokens=2).check(dataclasses.replace(LLAVA, layers=4)), "too shallow"),
-        (lambda: FasterVLM(tokens=577).check(LLAVA), "more than the 576"),
-    ],
-)
-def test_bad_parameters_are_refused_by_name(build: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build()
-
-
-def test_refused_budgets_are_budget_errors() -> None:
-    with pytest.raises(BudgetError):
-        MustDrop(tokens=65, accounting="thresholds")
 
 
 def test_mustdrop_says_that_its_thresholds_were_published_for_another_size() -> None:
