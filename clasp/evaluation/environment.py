@@ -1,5 +1,7 @@
-"""Environment variables that libraries read without a check and answer with a traceback from deep below: looked at before
-any of them is imported. Torch-free."""
+"""Variables that libraries read from the environment without a check, looked at before any of them is imported.
+
+Unchecked, each ends in a traceback from deep below. Torch-free.
+"""
 
 from __future__ import annotations
 

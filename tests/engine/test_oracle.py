@@ -32,6 +32,23 @@ def test_dropping_equals_masking_from_that_layer_on(eager: Any, processor: Any, 
     assert (logits[text] - eager(**inputs).logits[text]).abs().max() > 1e-2, "the stages must matter"
 
 
+def test_contiguous_positions_equal_a_prompt_that_was_short_from_the_start(eager: Any, encode: Any) -> None:
+    inputs = encode((PROMPTS[0], (0,)))
+    kept = torch.tensor([3, 4, 21, 60])
+    method = Fixed(stages=((0, tuple(kept.tolist())),), positions="contiguous")
+    logits, _ = pruned("llava", method, inputs, "eager")
+    ids = inputs["input_ids"][0]
+    visual = ids == eager.config.image_token_id
+    stay = ~visual
+    stay[visual.nonzero().squeeze(1)[kept]] = True
+    with torch.no_grad():
+        embeds = eager.get_input_embeddings()(ids)
+        features = eager.model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output[0]
+        embeds = embeds.masked_scatter(visual[:, None], features)[stay][None]
+        expected = eager(inputs_embeds=embeds).logits[0]
+    assert (logits[0, stay] - expected).abs().max() < 1e-4
+
+
 def test_one_hot_fusion_on_the_own_layer_is_bit_identical_when_other_prompts_do_fuse(
     model: Any, processor: Any, encode: Any
 ) -> None:
@@ -62,3 +79,25 @@ def test_dropped_rows_of_full_length_logits_are_zero(model: Any, processor: Any,
     assert zero.sum() == VISUAL - 16
     assert not zero[visual[trace.samples[0].kept[0]]].any()
     assert logits.shape[1] == inputs["input_ids"].shape[1]
+
+
+def test_clasp_takes_pivots_by_the_instructions_attention_in_the_stages_own_layer(
+    eager: Any, processor: Any, encode: Any
+) -> None:
+    inputs = encode((PROMPTS[0], (0,)), (PROMPTS[1], (1,)))
+    with torch.no_grad():
+        maps = eager(**inputs, output_attentions=True).attentions
+    method = CLASP(tokens=30, router="keyword", fusion="deep", stage_layers=(2, 4, 6))
+    _, trace = pruned("llava", method, inputs, "eager")
+    tokenizer = processor.tokenizer
+    for row, (sample, prompt) in enumerate(zip(trace.samples, PROMPTS, strict=False)):
+        ids = inputs["input_ids"][row]
+        visual = ids == eager.config.image_token_id
+        words = len(tokenizer("\n" + prompt, add_special_tokens=False)["input_ids"]) - 1
+        suffix = len(tokenizer(" ASSISTANT:", add_special_tokens=False)["input_ids"])
+        rows = slice(len(ids) - suffix - words, len(ids) - suffix)
+        assert tokenizer.decode(ids[rows]) == prompt
+        relevance = maps[2][row, :, rows][:, :, visual].mean(dim=(0, 1))
+        assert sample.pivots[0] is not None
+        pivots = sample.kept[0][sample.pivots[0]]
+        assert pivots.tolist() == relevance.topk(len(pivots)).indices.sort().values.tolist()
