@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from clasp.report.metrics import Sampled, occurrences, own_score
-from clasp.report.statistics import Interval, resample
+from clasp.report.statistics import Interval, interval, resample
 from clasp.report.table_rows import Key, Summary
 
 RIGHT = 0.5
@@ -108,4 +108,4 @@ def _scored(name: str, scores: Sequence[float] | pd.Series) -> Category:
     """Mean of some questions' scores, at least one; ``name`` keys the resamples."""
     values = np.asarray(scores, dtype=float)
     made = Sampled(pd.RangeIndex(len(values)), values[:, None], lambda means: means[:, 0])
-    return Category(float(np.mean(values)), resample(name, [made]).intervals()[0], len(values))
+    return Category(float(np.mean(values)), interval(resample(name, [made])[:, 0]), len(values))

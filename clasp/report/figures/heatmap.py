@@ -29,19 +29,12 @@ NARROWEST = 1.0
 
 
 class Panel(NamedTuple):
-    """One budget.
+    """One budget."""
 
-    Attributes:
-        rows: the unpruned model, then the budget's rows that have any score.
-        scores: (rows, categories) in percent; NaN where there is none.
-        best: (categories,) the best pruned row's score.
-        distances: (rows, categories) score less the best one; NaN for the unpruned model and where there is none.
-    """
-
-    rows: list[TableRow]
-    scores: Array
-    best: Array
-    distances: Array
+    rows: list[TableRow]  # the unpruned model, then the budget's rows that have any score
+    scores: Array  # (rows, categories) in percent; NaN where there is none
+    best: Array  # (categories,) the best pruned row's score
+    distances: Array  # (rows, categories) score less the best one; NaN for the unpruned model and where there is none
 
 
 def draw(summary: Summary) -> Figure:
@@ -95,6 +88,8 @@ def _panels(summary: Summary) -> dict[int, Panel]:
 
 
 def _panel(axes: Axes, panel: Panel, categories: Sequence[str], span: float) -> Any:
+    from matplotlib.patches import Rectangle
+
     axes.set_facecolor(PLAIN)
     image = axes.imshow(panel.distances, cmap=COLOURS, vmin=-span, vmax=0.0, aspect="auto")
     for y, row in enumerate(panel.rows):
@@ -104,7 +99,11 @@ def _panel(axes: Axes, panel: Panel, categories: Sequence[str], span: float) -> 
                 continue
             text, distance = f"{score:.1f}", panel.distances[y, x]
             ink = "black" if np.isnan(distance) else _ink(tuple(image.to_rgba(distance)))
-            _number(axes, (x, y), text, ink, best=row.method != UNPRUNED and text == f"{best:.1f}")
+            marked = row.method != UNPRUNED and text == f"{best:.1f}"
+            how: dict[str, Any] = {"fontsize": style.SMALL, "color": ink, "weight": "bold" if marked else "normal"}
+            axes.text(x, y, text, ha="center", va="center_baseline", **how)
+            if marked:
+                axes.add_patch(Rectangle((x - 0.44, y - 0.4), 0.88, 0.8, fill=False, edgecolor=ink, linewidth=0.9))
     axes.set_yticks(range(len(panel.rows)), [method_label(row.name) for row in panel.rows], fontsize=style.SMALL)
     axes.set_xticks(range(len(categories)), list(categories), fontsize=style.TINY)
     axes.set_xticks(np.arange(len(categories) - 1) + 0.5, minor=True)
@@ -123,14 +122,3 @@ def _ink(behind: Sequence[float]) -> str:
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in behind[:3]]
     luminance = sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
     return "black" if luminance > 0.179 else "white"
-
-
-def _number(axes: Axes, at: tuple[int, int], text: str, colour: str, best: bool) -> None:
-    """A cell's number; the best one is bold and in a box."""
-    from matplotlib.patches import Rectangle
-
-    weight = "bold" if best else "normal"
-    axes.text(*at, text, ha="center", va="center_baseline", fontsize=style.SMALL, color=colour, weight=weight)
-    if best:
-        x, y = at
-        axes.add_patch(Rectangle((x - 0.44, y - 0.4), 0.88, 0.8, fill=False, edgecolor=colour, linewidth=0.9))
