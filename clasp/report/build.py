@@ -77,15 +77,9 @@ def build_retention(results: Path, name: str) -> str:
 def build_everything(results: Path, published: bool = False) -> tuple[Path, list[Built]]:
     """Writes the tables and figures of all experiments and ``report.html``, each as far as its results go.
 
-    The page also has what ``router.json`` and ``retention/*.json`` say, where they are there. What cannot be built does
-    not keep the rest from being built: the page and the returned list say what and why.
-
-    Args:
-        results: root of the results.
-        published: whether published rows are set beside ours, where an experiment names a published backbone.
-
-    Returns:
-        The page's path, and one entry per experiment.
+    The page also has what ``router.json`` and ``retention/*.json`` say, where they are there, and published rows where
+    ``published`` asks for them. What cannot be built does not keep the rest from being built: the page and the returned
+    entries, one an experiment, say what and why.
 
     Raises:
         ReportError: no experiment has been run, or one of those files cannot be used.

@@ -6,8 +6,8 @@ Every question counts alone, whatever benchmark it belongs to and however that i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,8 +20,7 @@ RIGHT = 0.5
 """Score of a question from which an answer counts as right, where a benchmark gives partial ones (assumption)."""
 
 
-@dataclass(frozen=True)
-class Category:
+class Category(NamedTuple):
     """Mean score of one row's questions of one category, in [0, 1], its 95 % bootstrap interval, and their number."""
 
     score: float

@@ -159,9 +159,8 @@ def _record(summary: Summary, row: TableRow) -> dict[str, object]:
 
     hard: dict[str, object] = {}
     if summary.experiment.spec.filter:
-        found = hard_questions(summary).get(row.key)
-        hard = bounds("hard", found.score, found.interval) if found else bounds("hard")
-        hard["hard_questions"] = found.questions if found else None
+        score, interval, questions = hard_questions(summary).get(row.key) or (None, None, None)
+        hard = {**bounds("hard", score, interval), "hard_questions": questions}
     compared = row.comparison
     return {
         "experiment": summary.experiment.name,

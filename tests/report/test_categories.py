@@ -8,7 +8,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from synthetic import (
     BENCHMARKS,
@@ -68,15 +67,6 @@ def test_a_category_is_the_mean_over_its_questions_of_all_benchmarks(summary: Su
             assert entry.questions == len(scores) == (160 if category in MIXED else 120)
             assert entry.score == pytest.approx(sum(scores) / len(scores))
             assert entry.interval.low < entry.score < entry.interval.high
-
-
-def test_its_interval_is_a_bootstrap_of_its_questions(summary: Summary) -> None:
-    rng = np.random.default_rng(0)
-    found, results = by_category(summary), summary.experiment.results
-    for category in ("attribute", "ocr"):
-        scores = np.array(naive(results, "clasp", 64)[category])
-        means = scores[rng.integers(0, len(scores), (4000, len(scores)))].mean(axis=1)
-        assert found[category]["clasp", 64].interval == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
 
 
 def without(results: Path, row: str, tokens: int, benchmark: str, key: str, where: Any = lambda i: True) -> None:
@@ -182,13 +172,6 @@ def test_every_kind_is_a_rectangle_with_its_gaps(tmp_path: Path, table: str) -> 
     assert set(list(shown(summary)["FastV"].values())[1:]) == {""}
     assert "less" not in header(summary)[-1]
     assert latex(summary).count("&") >= columns * 14 - 14
-
-
-def test_scores_that_are_no_fractions_are_shown_as_they_are(results: Path) -> None:
-    for method, tokens, name in plan():
-        if name == "easy_vqa":
-            write_cell(results, cell(method, tokens, name, [1.0] * 9, score=1500.0, metric="points"), [None] * 9)
-    assert shown(summary_of(results))["CLASP"]["easy-VQA"] == "1500.0"
 
 
 def test_protocols_stand_below_the_table(results: Path) -> None:

@@ -22,6 +22,8 @@ ROW_MM, HEAD_MM, BAR_MM = 5.0, 13.0, 12.0
 """Heights of a row, of a panel's title and category names, and of the colour bar with its words."""
 COLOURS = "cividis"
 """Even in lightness, and made for colour-blind eyes."""
+LIGHT = 120 / 256
+"""Share of the colours' scale from which black is more readable on them than white, by WCAG 2.1's contrast."""
 PLAIN = "0.93"
 """Behind the unpruned model's scores, which are not compared."""
 NARROWEST = 1.0
@@ -97,8 +99,8 @@ def _panel(axes: Axes, panel: Panel, categories: Sequence[str], span: float) -> 
             if np.isnan(score):
                 axes.text(x, y, "–", ha="center", va="center", fontsize=style.SMALL, color="0.5")
                 continue
-            text, distance = f"{score:.1f}", panel.distances[y, x]
-            ink = "black" if np.isnan(distance) else _ink(tuple(image.to_rgba(distance)))
+            text = f"{score:.1f}"
+            ink = "white" if 1.0 + panel.distances[y, x] / span < LIGHT else "black"  # black without a colour, too
             marked = row.method != UNPRUNED and text == f"{best:.1f}"
             how: dict[str, Any] = {"fontsize": style.SMALL, "color": ink, "weight": "bold" if marked else "normal"}
             axes.text(x, y, text, ha="center", va="center_baseline", **how)
@@ -112,13 +114,3 @@ def _panel(axes: Axes, panel: Panel, categories: Sequence[str], span: float) -> 
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     return image
-
-
-def _ink(behind: Sequence[float]) -> str:
-    """Black or white, whichever has the higher contrast with a colour (red, green and blue in [0, 1]).
-
-    Relative luminance and contrast as https://www.w3.org/TR/WCAG21/ defines them; above 0.179 black's is higher.
-    """
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in behind[:3]]
-    luminance = sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-    return "black" if luminance > 0.179 else "white"
