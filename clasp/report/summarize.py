@@ -165,11 +165,8 @@ class _Cells:
         if reference is None or self.unpruned is None:
             return {}
         values = {key: average.value for key, average in averages.items() if average.value is not None}
-        pairs = [
-            (key, other)
-            for key, other in ((key, (reference, key[1])) for key in values)
-            if key not in (self.unpruned, other) and other in values and self._all_drawn(key, other, self.unpruned)
-        ]
+        pairs = [(key, (reference, key[1])) for key in values if key != self.unpruned and key[0] != reference]
+        pairs = [(a, b) for a, b in pairs if b in values and self._all_drawn(a, b, self.unpruned)]
         base = self.scores[self.unpruned]
         weights = {name: 1.0 / (len(base) * score) for name, score in base.items() if score}
         answers = [
@@ -218,13 +215,9 @@ def _drawn(experiment: Experiment) -> dict[str, _Drawn]:
 
 
 def _hours_apart(cells: pd.DataFrame, base: pd.DataFrame) -> float:
-    """Most hours that lie between computing a cell and computing the one of the same benchmark that it is held against.
+    """Most hours between computing a cell and computing the one of the same benchmark in ``base``, both indexed by it.
 
-    Args:
-        cells, base: indexed by benchmark, with ``started`` and ``finished`` in seconds.
-
-    Returns:
-        0 where the two overlap, and where cells do not say when they were computed.
+    0 where the two overlap, and where cells do not say when they were computed.
     """
     own, other = cells.align(base, join="inner", axis=0)
     between = np.maximum(own["started"], other["started"]) - np.minimum(own["finished"], other["finished"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from synthetic import (
     MIXED,
     VISUAL,
     alter,
+    answers_of,
     cell,
     latex,
     markdown,
@@ -24,6 +24,7 @@ from synthetic import (
     rows_of,
     signature,
     summary_of,
+    write_answers,
     write_cell,
     write_experiment,
     write_plan,
@@ -50,8 +51,7 @@ def naive(results: Path, row: str, tokens: int) -> dict[str, list[float]]:
     """Category -> scores of the questions that are of it, whatever their benchmark."""
     found: dict[str, list[float]] = defaultdict(list)
     for benchmark in BENCHMARKS:
-        for line in (results / "cells" / f"{signature(row, tokens, benchmark)}.jsonl").read_text().splitlines():
-            answer = json.loads(line)
+        for answer in answers_of(results, signature(row, tokens, benchmark)):
             if answer["category"] is not None and answer["score"] is not None:
                 found[answer["category"]].append(answer["score"])
     return found
@@ -71,10 +71,9 @@ def test_a_category_is_the_mean_over_its_questions_of_all_benchmarks(summary: Su
 
 def without(results: Path, row: str, tokens: int, benchmark: str, key: str, where: Any = lambda i: True) -> None:
     """Answers that lack a key's value."""
-    path = results / "cells" / f"{signature(row, tokens, benchmark)}.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lines = [line | ({key: None} if where(i) else {}) for i, line in enumerate(lines)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    own = signature(row, tokens, benchmark)
+    lines = [line | ({key: None} if where(i) else {}) for i, line in enumerate(answers_of(results, own))]
+    write_answers(results, own, lines)
 
 
 def test_questions_without_a_category_are_left_out(results: Path) -> None:
@@ -186,11 +185,9 @@ def test_protocols_stand_below_the_table(results: Path) -> None:
 def test_questions_of_pairs_and_rotations_count_alone(results: Path) -> None:
     """Where the benchmark's metric is no mean, the detail of each answer says whether it is right."""
     before = by_category(summary_of(results))["general"]["clasp", 64]
-    path = results / "cells" / f"{signature('clasp', 64, 'tiny_pope')}.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for line in lines:
-        line["detail"] = {"score": line.pop("score"), "prediction": "yes", "ground_truth": "yes"}
-    path.write_text("".join(json.dumps(line | {"score": None}) + "\n" for line in lines))
+    own = signature("clasp", 64, "tiny_pope")
+    lines = [line | {"score": None, "detail": {"score": line["score"]}} for line in answers_of(results, own)]
+    write_answers(results, own, lines)
     assert by_category(summary_of(results))["general"]["clasp", 64] == before
 
 

@@ -31,11 +31,8 @@ def experiment(folder: Path, budgets: Sequence[int] = (128,)) -> Summary:
                 scores = [1.0] * right + [0.0] * (100 - right)
                 cells.append(planned(method, tokens, benchmark, row=row))
                 if (row, benchmark) != ("B", "tiny_textvqa"):
-                    write_cell(
-                        folder,
-                        cell(method, tokens, benchmark, scores, signature=signature(row, tokens, benchmark)),
-                        scores,
-                    )
+                    own = signature(row, tokens, benchmark)
+                    write_cell(folder, cell(method, tokens, benchmark, scores, signature=own), scores)
     write_plan(folder, "ablation", cells, report={"table": "categories", "figures": ["heatmap"]})
     return summary_of(folder, "ablation")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from synthetic import (
     BENCHMARKS,
     VISUAL,
     alter,
+    answers_of,
     cell,
     entries,
     markdown,
@@ -34,8 +34,7 @@ from clasp.report.table_rows import Summary
 
 
 def answers(results: Path, row: str, tokens: int, benchmark: str) -> list[dict[str, Any]]:
-    text = (results / "cells" / f"{signature(row, tokens, benchmark)}.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
+    return answers_of(results, signature(row, tokens, benchmark))
 
 
 def write_rows(
