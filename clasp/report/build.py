@@ -36,16 +36,12 @@ FIGURES: Mapping[str, Callable[[Summary], Figure]] = {
 
 def build_table(summary: Summary) -> str:
     """Writes ``tables/<experiment>.{md,csv,tex}``; returns the Markdown table followed by the paths."""
-    paths = write_table(summary, summary.experiment.results / "tables")
-    return f"{paths['md'].read_text(encoding='utf-8')}\n{_listing('table', paths.values())}"
+    return _shown(write_table(summary, summary.experiment.results / "tables"))
 
 
 def build_figures(summary: Summary) -> str:
-    """Writes the figures that the experiment's configuration names, ``figures/<figure>_<experiment>.{png,svg}``.
-
-    Returns:
-        The paths, one a line.
-    """
+    """Writes ``figures/<figure>_<experiment>.{png,svg}`` for each figure that the configuration names; returns
+    the paths, one a line."""
     stems = {name: summary.experiment.figure(name) for name in summary.experiment.spec.figures if name in FIGURES}
     drawn = [write(FIGURES[name], summary, stem.parent, stem.name) for name, stem in stems.items()]
     return _listing("figure", [path for paths in drawn for path in paths.values()])
@@ -69,16 +65,11 @@ def build_published(summary: Summary) -> str:
     experiment = summary.experiment
     if experiment.spec.published is None:
         return f"published: nothing is published beside experiment {experiment.name!r} (report.published names none)"
-    paths = write_published_table(summary, published_rows(summary), experiment.results / "tables")
-    return f"{paths['md'].read_text(encoding='utf-8')}\n{_listing('table', paths.values())}"
+    return _shown(write_published_table(summary, published_rows(summary), experiment.results / "tables"))
 
 
 def build_retention(results: Path, name: str) -> str:
-    """Writes ``figures/retention_<name>.{png,svg}`` from ``retention/<name>.json``.
-
-    Returns:
-        The paths, one a line.
-    """
+    """Writes ``figures/retention_<name>.{png,svg}`` from ``retention/<name>.json``; returns the paths, one a line."""
     paths = write(retention_maps.draw, load_retention(results, name), results / "figures", f"retention_{name}")
     return _listing("figure", paths.values())
 
@@ -86,15 +77,9 @@ def build_retention(results: Path, name: str) -> str:
 def build_everything(results: Path, published: bool = False) -> tuple[Path, list[Built]]:
     """Writes the tables and figures of all experiments and ``report.html``, each as far as its results go.
 
-    The page also has what ``router.json`` and ``retention/*.json`` say, where they are there. What cannot be built does
-    not keep the rest from being built: the page and the returned list say what and why.
-
-    Args:
-        results: root of the results.
-        published: whether published rows are set beside ours, where an experiment names a published backbone.
-
-    Returns:
-        The page's path, and one entry per experiment.
+    The page also has what ``router.json`` and ``retention/*.json`` say, where they are there, and published rows where
+    ``published`` asks for them. What cannot be built does not keep the rest from being built: the page and the returned
+    entries, one an experiment, say what and why.
 
     Raises:
         ReportError: no experiment has been run, or one of those files cannot be used.
@@ -126,6 +111,10 @@ def _build(name: str, results: Path, published: bool) -> Built:
         rows = published_rows(summary)
         write_published_table(summary, rows, results / "tables")
     return Built(name, summary, tuple(problems), tuple(rows), agreement)
+
+
+def _shown(paths: Mapping[str, Path]) -> str:
+    return f"{paths['md'].read_text(encoding='utf-8')}\n{_listing('table', paths.values())}"
 
 
 def _listing(what: str, paths: Iterable[Path]) -> str:

@@ -17,7 +17,7 @@ ASSUMED = "Assumed, for the papers do not state it or the backbone lacks it"
 
 def caption(summary: Summary) -> list[str]:
     """The notes below a table, one or two sentences each."""
-    missing, planned = len(summary.experiment.missing), len(summary.experiment.planned)
+    missing, planned, frame = len(summary.experiment.missing), len(summary.experiment.planned), summary.experiment.frame
     notes = [
         f"Backbone {summary.backbone}. {_questions(summary)}",
         *_protocols(summary),
@@ -33,11 +33,12 @@ def caption(summary: Summary) -> list[str]:
         "TFLOPs (GFLOPs) = 1e12 (1e9) multiply-adds of the decoder's prefill per question, gated feed-forward formula; "
         "FLOPs ratio = unpruned / own FLOPs. KV MiB (measured) and prefill ms (measured) are means per question. "
         "prefill speed-up = unpruned / own prefill ms, shown where device and batch size are the same.",
-        _hardware(summary),
+        f"Hardware: {', '.join(frame['device'].unique())}; batch size "
+        f"{', '.join(map(str, sorted(frame['batch_size'].unique())))}.",
         apart(summary.rows) if summary.experiment.spec.table != "categories" else "",
         below_random(summary),
         f"INCOMPLETE: {missing} of {planned} planned cells have not been run." if missing else "",
-        f"Code version of the cells: {', '.join(dict.fromkeys(summary.experiment.frame['commit']))}.",
+        f"Code version of the cells: {', '.join(frame['commit'].unique())}.",
     ]
     return [note for note in notes if note]
 
@@ -63,16 +64,12 @@ def assumptions(summary: Summary) -> list[str]:
             sharing.setdefault(text.removeprefix(f"{cell.method}: "), {})[method_label(cell.method)] = None
     lines: dict[tuple[str, ...], list[str]] = {}
     for text, methods in sharing.items():
-        lines.setdefault(tuple(methods), []).append(_sentence(text, methods))
+        for method in methods:  # the line begins with their names
+            text = text.removeprefix(f"{method}'s ")
+        if len(text.partition(" ")[0]) > 1:  # a symbol in front stays as it is
+            text = text[:1].upper() + text[1:]
+        lines.setdefault(tuple(methods), []).append(f"{text}.")
     return [f"{', '.join(methods)}: {' '.join(sentences)}" for methods, sentences in lines.items()]
-
-
-def _sentence(text: str, methods: Iterable[str]) -> str:
-    """``text`` without a method's name that the line begins with, as a sentence; a symbol in front stays as it is."""
-    for method in methods:
-        text = text.removeprefix(f"{method}'s ")
-    word = text.partition(" ")[0]
-    return f"{text[:1].upper() if len(word) > 1 else text[:1]}{text[1:]}."
 
 
 def below_random(summary: Summary) -> str:
@@ -105,11 +102,10 @@ def apart(rows: Iterable[TableRow]) -> str:
 
 
 def _by_budget(keys: Collection[Key]) -> str:
-    budgets = dict.fromkeys(tokens for _, tokens in keys)
-    return "; ".join(
-        f"at {tokens} {', '.join(method_label(name) for name, budget in keys if budget == tokens)}"
-        for tokens in budgets
-    )
+    by_budget: dict[int, list[str]] = {}
+    for name, tokens in keys:
+        by_budget.setdefault(tokens, []).append(method_label(name))
+    return "; ".join(f"at {tokens} {', '.join(labels)}" for tokens, labels in by_budget.items())
 
 
 def _compared(summary: Summary) -> str:
@@ -126,14 +122,16 @@ def _compared(summary: Summary) -> str:
 
 
 def _protocols(summary: Summary) -> list[str]:
-    known = []
-    for column in summary.experiment.columns:
-        if protocol := column.get("protocol"):
-            parts = [part for part in (column.get("metric"), protocol) if part]
-            known.append(f"{benchmark_label(column['name'])}: {', '.join(parts)}")
-    judges = [model for model in dict.fromkeys(summary.experiment.frame["judge_model"]) if isinstance(model, str)]
-    notes = [f"Protocols: {'; '.join(known)}."] if known else []
-    return [*notes, *([f"Judged by {', '.join(judges)}."] if judges else [])]
+    known = [
+        f"{benchmark_label(column['name'])}: {', '.join(filter(None, (column.get('metric'), protocol)))}"
+        for column in summary.experiment.columns
+        if (protocol := column.get("protocol"))
+    ]
+    judges = list(summary.experiment.frame["judge_model"].dropna().unique())
+    return [
+        f"Protocols: {'; '.join(known)}." if known else "",
+        f"Judged by {', '.join(judges)}." if judges else "",
+    ]
 
 
 def _questions(summary: Summary) -> str:
@@ -161,10 +159,3 @@ def _held_equal(summary: Summary) -> str:
     if off:
         return f"{text}; NOT held by {'; '.join(off)}."
     return f"{text}; largest deviation measured: {max(gap for gap, _ in gaps):.2f} tokens." if gaps else f"{text}."
-
-
-def _hardware(summary: Summary) -> str:
-    frame = summary.experiment.frame
-    devices = ", ".join(dict.fromkeys(frame["device"]))
-    sizes = ", ".join(str(size) for size in sorted(set(frame["batch_size"])))
-    return f"Hardware: {devices}; batch size {sizes}."

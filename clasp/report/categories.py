@@ -6,22 +6,21 @@ Every question counts alone, whatever benchmark it belongs to and however that i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from clasp.report.metrics import Sampled, occurrences, own_score
-from clasp.report.statistics import Interval, resample
+from clasp.report.statistics import Interval, interval, resample
 from clasp.report.table_rows import Key, Summary
 
 RIGHT = 0.5
 """Score of a question from which an answer counts as right, where a benchmark gives partial ones (assumption)."""
 
 
-@dataclass(frozen=True)
-class Category:
+class Category(NamedTuple):
     """Mean score of one row's questions of one category, in [0, 1], its 95 % bootstrap interval, and their number."""
 
     score: float
@@ -108,4 +107,4 @@ def _scored(name: str, scores: Sequence[float] | pd.Series) -> Category:
     """Mean of some questions' scores, at least one; ``name`` keys the resamples."""
     values = np.asarray(scores, dtype=float)
     made = Sampled(pd.RangeIndex(len(values)), values[:, None], lambda means: means[:, 0])
-    return Category(float(np.mean(values)), resample(name, [made]).intervals()[0], len(values))
+    return Category(float(np.mean(values)), interval(resample(name, [made])[:, 0]), len(values))

@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 
 from clasp.files import write_atomically
-from clasp.report.layout import FORM, benchmark_label, method_label, pipe_table
+from clasp.report.layout import benchmark_label, method_label, pipe_table
 from clasp.report.load import UNPRUNED, Experiment, ReportError
 from clasp.report.metrics import Array
-from clasp.report.published.prompt_protocols import AVERAGE
+from clasp.report.published.prompt_protocols import AVERAGE, FORMS
 from clasp.report.published.read import read_published
-from clasp.report.statistics import LEVEL, Interval
+from clasp.report.statistics import Interval, interval
 from clasp.report.summarize import resampled_ratios
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ BACKBONE = "llava_1_5_7b"
 """Whose published rows the small model is set against."""
 LOOKED_AT = ("fastv", "visionzip", "divprune", "pdrop")
 """Methods whose results were looked at while the small model was designed; all others are held out."""
-BENCHMARKS = ("gqa", "vqav2", "pope", "mme", "mmbench", "sqa", "textvqa", "mmvet")
-"""The paper's benchmarks by their published names; the small world's forms of them are ``tiny_<name>``."""
 PREFERENCE = ("re-run", "own paper", "copied", "not stated")
 """Whose run a published row is, in the order in which sources are taken."""
 FEWEST = 4
@@ -48,34 +46,22 @@ Group = Literal["all", "looked at", "held out"]
 
 @dataclass(frozen=True)
 class PublishedAverage:
-    """A method's published result at one budget.
-
-    Args:
-        average: mean over benchmarks of score / unpruned score, 1.0 being the unpruned model.
-        ratios: benchmark -> score / unpruned score, empty where only the average is published.
-        source: key of results/published/sources.csv.
-        origin: whose run it was.
-    """
+    """A method's published result at one budget: ``average``, the mean of ``ratios``, is 1.0 for the unpruned model."""
 
     average: float
-    ratios: Mapping[str, float]
-    source: str
-    origin: str
+    ratios: Mapping[str, float]  # benchmark -> score / unpruned score, empty where only the average is published
+    source: str  # key of results/published/sources.csv
+    origin: str  # whose run it was
 
 
 @dataclass(frozen=True)
 class Point:
-    """One method at one budget, in both worlds.
-
-    Args:
-        ours: benchmark -> score / unpruned score of this model.
-        drawn: benchmark -> (resamples,) the same over resamples of its questions.
-    """
+    """One method at one budget, in both worlds."""
 
     method: str
     tokens: int
-    ours: Mapping[str, float]
-    drawn: Mapping[str, Array]
+    ours: Mapping[str, float]  # benchmark -> score / unpruned score of this model
+    drawn: Mapping[str, Array]  # benchmark -> (resamples,) the same over resamples of its questions
     published: PublishedAverage
 
     @property
@@ -89,24 +75,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Rank correlation of ours with the published results over some points.
+    """Rank correlations of ours with the published results over some points, and 95 % intervals of Spearman's."""
 
-    Args:
-        over: what is compared: ``pooled``, a budget, or a benchmark.
-        group: which methods.
-        points: how many.
-        spearman, kendall: rank correlations, the second being tau-b.
-        questions: interval of Spearman's over resamples of questions.
-        methods: interval of Spearman's over resamples of methods.
-    """
-
-    over: str
+    over: str  # what is compared: "pooled", a budget, or a benchmark
     group: Group
     points: int
     spearman: float
-    kendall: float
-    questions: Interval
-    methods: Interval
+    kendall: float  # tau-b
+    questions: Interval  # over resamples of questions
+    methods: Interval  # over resamples of methods
 
 
 @dataclass(frozen=True)
@@ -142,17 +119,17 @@ def published_results(path: Path, backbone: str = BACKBONE) -> dict[tuple[str, i
     for (method, budget, source, origin), own in pruned.groupby(["method", "budget", "source", "origin"], sort=False):
         values = own.groupby("benchmark", sort=False)["value"].last()
         base = unpruned.get(source, usual).combine_first(usual)
-        ratios = (values / base).reindex(list(BENCHMARKS)).dropna()
+        ratios = (values / base).reindex(list(FORMS.values())).dropna()
         candidates = found.setdefault((method, int(budget)), [])
         if AVERAGE in values:
             candidates.append(PublishedAverage(float(values[AVERAGE]) / 100, {}, source, origin))
         elif len(ratios) >= FEWEST:
             candidates.append(PublishedAverage(float(ratios.mean()), ratios.to_dict(), source, origin))
-    return {key: min(candidates, key=_rank) for key, candidates in found.items() if candidates}
 
+    def rank(one: PublishedAverage) -> tuple[int, int, str]:
+        return PREFERENCE.index(one.origin), -len(one.ratios), one.source
 
-def _rank(one: PublishedAverage) -> tuple[int, int, str]:
-    return PREFERENCE.index(one.origin), -len(one.ratios), one.source
+    return {key: min(candidates, key=rank) for key, candidates in found.items() if candidates}
 
 
 def measure(experiment: Experiment, published: Path) -> Fidelity:
@@ -181,22 +158,26 @@ def measure(experiment: Experiment, published: Path) -> Fidelity:
 
 def _agreements(points: Sequence[Point]) -> Iterator[Agreement]:
     """Over all budgets and over each, for all methods and by group; then over each benchmark."""
+
+    def averages(point: Point) -> tuple[float, Array, float]:
+        return point.average, np.mean(list(point.drawn.values()), axis=0), point.published.average
+
+    compared: list[tuple[str, Group, list[tuple[float, Array, float]]]] = []
     groups: tuple[Group, ...] = ("all", "looked at", "held out")
     for group in groups:
         own = [point for point in points if group in ("all", point.group)]
-        for over in ("pooled", *sorted({point.tokens for point in points}, reverse=True)):
-            some = [point for point in own if over in ("pooled", point.tokens)]
-            if len(some) >= _NEEDED:
-                drawn = [np.mean(list(point.drawn.values()), axis=0) for point in some]
-                ours, theirs = zip(*((point.average, point.published.average) for point in some), strict=True)
-                yield agreement(str(over), group, np.array(ours), np.stack(drawn, axis=1), np.array(theirs))
+        compared.append(("pooled", group, [averages(point) for point in own]))
+        compared += [
+            (str(tokens), group, [averages(point) for point in own if point.tokens == tokens])
+            for tokens in sorted({point.tokens for point in points}, reverse=True)
+        ]
     for name in points[0].drawn:
-        published = name.removeprefix(FORM)
-        some = [point for point in points if published in point.published.ratios]
+        known = [(point, point.published.ratios.get(FORMS.get(name, name))) for point in points]
+        compared.append((name, "all", [(p.ours[name], p.drawn[name], r) for p, r in known if r is not None]))
+    for over, group, some in compared:
         if len(some) >= _NEEDED:
-            drawn = [point.drawn[name] for point in some]
-            ours, theirs = zip(*((point.ours[name], point.published.ratios[published]) for point in some), strict=True)
-            yield agreement(name, "all", np.array(ours), np.stack(drawn, axis=1), np.array(theirs))
+            ours, drawn, theirs = map(np.array, zip(*some, strict=True))
+            yield agreement(over, group, ours, drawn.T, theirs)
 
 
 def agreement(over: str, group: Group, ours: Array, drawn: Array, theirs: Array, seed: int = 0) -> Agreement:
@@ -211,8 +192,7 @@ def agreement(over: str, group: Group, ours: Array, drawn: Array, theirs: Array,
         len(theirs),
         float(spearman(ours[None], theirs[None])[0]),
         kendall(ours, theirs),
-        _interval(by_question),
-        _interval(by_method),
+        *(interval(values[~np.isnan(values)]) for values in (by_question, by_method)),
     )
 
 
@@ -230,20 +210,20 @@ def kendall(one: Array, other: Array) -> float:
     return float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
 
 
-def _interval(values: Array) -> Interval:
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.nanpercentile(values, [tail, 100 - tail])
-    return Interval(float(low), float(high))
-
-
 HEADS = ("over", "methods", "points", "Spearman", "over questions", "over methods", "Kendall")
 
 
 def agreement_rows(found: Fidelity) -> list[list[str]]:
     """The agreements as a table shows them, below :data:`HEADS`."""
+
+    def words(over: str) -> str:
+        if over == "pooled":
+            return "all budgets"
+        return f"{over} tokens" if over.isdigit() else benchmark_label(over)
+
     return [
         [
-            *(_over(one), one.group, str(one.points), f"{one.spearman:.2f}"),
+            *(words(one.over), one.group, str(one.points), f"{one.spearman:.2f}"),
             *(f"{bounds.low:.2f} to {bounds.high:.2f}" for bounds in (one.questions, one.methods)),
             f"{one.kendall:.2f}",
         ]
@@ -274,12 +254,6 @@ def as_markdown(found: Fidelity) -> str:
         *pipe_table(["method", "tokens", "here, %", "published, %", "source", "whose run", "group"], points),
     ]
     return "\n".join([*lines, ""])
-
-
-def _over(one: Agreement) -> str:
-    if one.over == "pooled":
-        return "all budgets"
-    return f"{one.over} tokens" if one.over.isdigit() else benchmark_label(one.over)
 
 
 def as_csv(found: Fidelity) -> str:
@@ -320,39 +294,25 @@ def draw(found: Fidelity) -> Figure:
 
 def _label(axes: Axes, points: Sequence[Point], size: float) -> None:
     """Names the points, each on the side where its name hides the fewest other names and points."""
-    scale = 72 / axes.figure.dpi
-    places = axes.transData.transform([(100 * p.published.average, 100 * p.average) for p in points]) * scale
-    taken = [(x - 2, y - 2, x + 2, y + 2) for x, y in places]
-    for point, (x, y) in zip(points, places, strict=True):
+    marks = [(100 * point.published.average, 100 * point.average) for point in points]
+    places = axes.transData.transform(marks) * 72 / axes.figure.dpi
+    taken = np.hstack([places - 2, places + 2])  # (boxes, 4): left, bottom, right, top in points
+    for point, mark, (x, y) in zip(points, marks, places, strict=True):
         name = method_label(point.method)
         width = 0.6 * size * len(name)
         sides = [(3.0, 1.0), (-3.0 - width, 1.0), (3.0, -size - 1), (-3.0 - width, -size - 1), (-width / 2, size * 0.7)]
-        boxes = [(x + dx, y + dy, x + dx + width, y + dy + size) for dx, dy in sides]
-        hidden = [sum(_overlap(box, other) for other in taken) for box in boxes]
-        best = hidden.index(min(hidden))
-        taken.append(boxes[best])
-        axes.annotate(
-            name,
-            (100 * point.published.average, 100 * point.average),
-            sides[best],
-            textcoords="offset points",
-            fontsize=size,
-        )
-
-
-def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """Area that two boxes (left, bottom, right, top) share."""
-    wide, high = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
-    return max(0.0, wide) * max(0.0, high)
+        boxes = np.array([(x + dx, y + dy, x + dx + width, y + dy + size) for dx, dy in sides])
+        shared = np.minimum(boxes[:, None, 2:], taken[:, 2:]) - np.maximum(boxes[:, None, :2], taken[:, :2])
+        best = int(np.maximum(shared, 0).prod(axis=2).sum(axis=1).argmin())
+        taken = np.vstack([taken, boxes[best]])
+        axes.annotate(name, mark, sides[best], textcoords="offset points", fontsize=size)
 
 
 def write(found: Fidelity, results: Path) -> list[Path]:
     """Writes ``tables/<name>_agreement.{md,csv}`` and ``figures/fidelity_<name>.{png,svg}`` below ``results``."""
     from clasp.report.figures import style
 
-    stem = f"{found.name}_agreement"
-    paths = [
-        write_atomically(results / "tables" / f"{stem}.{suffix}", text.encode())
-        for suffix, text in (("md", as_markdown(found)), ("csv", as_csv(found)))
-    ]
+    stem = results / "tables" / f"{found.name}_agreement"
+    texts = {"md": as_markdown(found), "csv": as_csv(found)}
+    paths = [write_atomically(Path(f"{stem}.{suffix}"), text.encode()) for suffix, text in texts.items()]
     return [*paths, *style.write(draw, found, results / "figures", f"fidelity_{found.name}").values()]

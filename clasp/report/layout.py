@@ -44,21 +44,13 @@ FORM = "tiny_"
 
 
 class Shown(NamedTuple):
-    """One table entry.
+    """One table entry."""
 
-    Attributes:
-        text: the number as shown, empty where missing.
-        mark: best or second best of its group.
-        tail: what follows the number unmarked.
-        note: a sentence on it, which the HTML page shows.
-        cells: places of the cells that it rests on among the page's, where these are not all of its row's.
-    """
-
-    text: str
-    mark: Mark | None = None
-    tail: str = ""
-    note: str = ""
-    cells: str | None = None
+    text: str  # the number as shown, empty where missing
+    mark: Mark | None = None  # best or second best of its group
+    tail: str = ""  # what follows the number unmarked
+    note: str = ""  # a sentence on it, which the HTML page shows
+    cells: str | None = None  # places among the page's cells of those that it rests on, where not all of its row's
 
 
 class RowGroup(NamedTuple):
@@ -69,19 +61,12 @@ class RowGroup(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of the table.
-
-    Attributes:
-        heading: above it.
-        entry: what it shows of a row.
-        ranked: whether the best and the second best of a budget are marked.
-        benchmark: whose scores it holds, empty where it rests on all cells of a row.
-    """
+    """A column of the table."""
 
     heading: str
     entry: Callable[[TableRow], Shown]
-    ranked: bool = False
-    benchmark: str = ""
+    ranked: bool = False  # whether the best and the second best of a budget are marked
+    benchmark: str = ""  # whose scores it holds, empty where it rests on all cells of a row
 
 
 def method_label(method: str) -> str:
@@ -115,19 +100,14 @@ def body(summary: Summary) -> Iterator[RowGroup]:
     total = int(summary.experiment.frame["visual_tokens"].iloc[0])
     shown = columns(summary)
     for rows in summary.budgets:
-        tokens = rows[0].tokens
-        entries = [_entries(column, rows) for column in shown]
+        tokens, entries = rows[0].tokens, []
+        for column in shown:
+            own = [column.entry(row) for row in rows]
+            ranks = marks([entry.text if column.ranked else "" for entry in own])
+            entries.append([entry._replace(mark=mark) for entry, mark in zip(own, ranks, strict=True)])
         share = f", {100 * (1 - tokens / total):.1f} % removed"
         heading = f"all {tokens} visual tokens" if rows[0].method == UNPRUNED else f"{tokens} visual tokens{share}"
         yield RowGroup(heading, [list(line) for line in zip(*entries, strict=True)])
-
-
-def _entries(column: Column, rows: Sequence[TableRow]) -> list[Shown]:
-    entries = [column.entry(row) for row in rows]
-    if not column.ranked:
-        return entries
-    ranks = marks([entry.text for entry in entries])
-    return [entry._replace(mark=mark) for entry, mark in zip(entries, ranks, strict=True)]
 
 
 def marks(values: Sequence[str]) -> list[Mark | None]:
@@ -137,10 +117,8 @@ def marks(values: Sequence[str]) -> list[Mark | None]:
         values: numbers as shown, empty where missing; fewer than two of them get no marks.
     """
     present = [float(value) for value in values if value]
-    if len(present) < 2:
-        return [None] * len(values)
-    order: tuple[Mark, Mark] = ("best", "second")
-    names: dict[float, Mark] = dict(zip(sorted(set(present), reverse=True), order, strict=False))
+    order: tuple[Mark, ...] = ("best", "second") if len(present) > 1 else ()
+    names = dict(zip(sorted(set(present), reverse=True), order, strict=False))
     return [names.get(float(value)) if value else None for value in values]
 
 
@@ -157,13 +135,13 @@ def _accuracy(summary: Summary) -> list[Column]:
     hard = summary.experiment.spec.filter
     return [
         *(_score(summary, name) for name in summary.benchmarks),
-        Column("average %", _average, ranked=True),
+        Column("average %", average, ranked=True),
         *([_category(hard_heading(summary), hard_questions(summary))] if hard else []),
         _cost("visual tokens (output avg.)", "output_average"),
         _flops(summary),
         _cost("KV MiB", "kv_mib", digits=2),
         _cost("prefill ms", "prefill_ms"),
-        _speedup("prefill speed-up", "prefill"),
+        Column("prefill speed-up", speedup),
         _flops_ratio("FLOPs ratio"),
     ]
 
@@ -172,7 +150,7 @@ def _efficiency(summary: Summary) -> list[Column]:
     """Costs first; the measured speed-ups stand next to the one that FLOPs alone would give."""
     return [
         *(_score(summary, name) for name in summary.benchmarks),
-        Column("kept %", _average, ranked=True),
+        Column("kept %", average, ranked=True),
         _cost("total ms", "total_ms"),
         _cost("prefill ms", "prefill_ms"),
         _cost("decode ms per token", "decode_ms_per_token", digits=2),
@@ -182,8 +160,8 @@ def _efficiency(summary: Summary) -> list[Column]:
         _cost("output avg.", "output_average"),
         _cost("input avg.", "input_average"),
         _cost("final", "final"),
-        _speedup("total speed-up", "total"),
-        _speedup("prefill speed-up", "prefill"),
+        Column("total speed-up", lambda row: speedup(row, "total")),
+        Column("prefill speed-up", speedup),
         _flops_ratio("FLOPs-ideal speed-up"),
     ]
 
@@ -191,7 +169,7 @@ def _efficiency(summary: Summary) -> list[Column]:
 def _categories(summary: Summary) -> list[Column]:
     return [
         *(_category(name, entries) for name, entries in by_category(summary).items()),
-        Column("average %", _average, ranked=True),
+        Column("average %", average, ranked=True),
         _cost("visual tokens (output avg.)", "output_average"),
         _flops(summary),
     ]
@@ -222,7 +200,8 @@ def hard_heading(summary: Summary) -> str:
     return f"right where {method_label(summary.experiment.spec.filter or '')} fails %"
 
 
-def _average(row: TableRow) -> Shown:
+def average(row: TableRow) -> Shown:
+    """The normalized average in percent with its interval."""
     return Shown(_number(row.average.value, 100.0), tail=_bounds(row.average.interval))
 
 
@@ -242,10 +221,9 @@ def _cost(heading: str, name: str, scale: float = 1.0, digits: int = 1) -> Colum
     return Column(heading, lambda row: Shown(_number(row.costs[name], scale, digits)))
 
 
-def _speedup(heading: str, phase: str) -> Column:
-    return Column(
-        heading, lambda row: Shown(_number(row.speedups[phase], digits=2), tail=f" {MARK}" if row.apart else "")
-    )
+def speedup(row: TableRow, phase: str = "prefill") -> Shown:
+    """Measured, marked where it divides times of different sessions."""
+    return Shown(_number(row.speedups[phase], digits=2), tail=f" {MARK}" if row.apart else "")
 
 
 def _flops_ratio(heading: str) -> Column:

@@ -28,6 +28,8 @@ Kind = TypeVar("Kind")
 SCHEMA, EXPERIMENT_SCHEMA = 1, 2
 UNPRUNED = "none"
 """Name of the method that prunes nothing: the reference of every normalized average."""
+CONVENTIONS = ("nominal", "output_average", "input_average", "final")
+"""The four token-count conventions; every cell stores all of them."""
 CUSTOM = "custom_"
 """Prefix of a benchmark that is a user's own file."""
 REMEDY = "run the experiment again, which sets bad files aside and fills the gaps"
@@ -66,14 +68,10 @@ class Experiment:
     """The cells of one experiment.
 
     Args:
-        name: name of the experiment.
-        results: root of the results.
         command: the command line that ran it.
         frame: one line per planned cell that exists, in plan order; see :func:`flat` for the columns, and ``row``.
         columns: the planned benchmarks, in plan order, also where no cell of theirs exists yet.
-        planned: every cell, existing or not.
-        missing: those that do not exist.
-        spec: what a report shows of it.
+        planned: every cell, existing or not; ``missing``: those that do not exist.
     """
 
     name: str
@@ -126,12 +124,12 @@ def load_experiment(name: str, results: Path) -> Experiment:
 
     if not re.fullmatch(r"[A-Za-z0-9_\-]{1,100}", name):
         raise ReportError(f"experiment name {name[:100]!r} is not usable; use letters, digits, '_' and '-' only")
-    path = results / "experiments" / f"{name}.json"
+    path, first = results / "experiments" / f"{name}.json", f"run 'clasp-eval run experiment={name}' first"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
         raise ReportError(
             f"experiment {name!r} has not been run yet ({path} does not exist; experiments run so far: {known}); "
-            f"run 'clasp-eval run experiment={name}' first"
+            f"{first}"
         )
     record = read_stored(read, ExperimentFile, path, EXPERIMENT_SCHEMA)
     planned = tuple(
@@ -142,10 +140,7 @@ def load_experiment(name: str, results: Path) -> Experiment:
     spec = ReportSpec(**{key: value for key, value in stated.items() if key in ReportSpec._fields})  # type: ignore[arg-type]
     there = {cell.signature for cell in planned if (results / "cells" / f"{cell.signature}.json").is_file()}
     if not there:
-        raise ReportError(
-            f"experiment {name!r} has none of its {len(planned)} cells yet; "
-            f"run 'clasp-eval run experiment={name}' first"
-        )
+        raise ReportError(f"experiment {name!r} has none of its {len(planned)} cells yet; {first}")
     flats = {signature: flat(judged_cell(results, signature)) for signature in there}
     lines = [{**flats[c.signature], "row": c.row, "tokens": c.tokens} for c in planned if c.signature in there]
     missing = tuple(cell for cell in planned if cell.signature not in there)
@@ -212,18 +207,14 @@ def read_judgement(results: Path, cell: Mapping[str, Any]) -> Judgement | None:
 
 
 def read_answers(results: Path, signature: str, questions: int) -> list[dict[str, Any]]:
-    """A cell's answers, one question a line.
-
-    Args:
-        questions: how many its cell has.
+    """A cell's answers, one question a line, of as many ``questions`` as it has.
 
     Raises:
         ReportError: the answers are missing, cut short, or not those of the cell.
     """
     path = results / "cells" / f"{signature}.jsonl"
     try:
-        lines = [line for line in read_text(path).split("\n") if line]
-        answers = [dict(validate(AnswerLine, parse_object(line))) for line in lines]
+        answers = [dict(validate(AnswerLine, parse_object(line))) for line in read_text(path).split("\n") if line]
     except (OSError, InvalidFile) as error:
         raise ReportError(f"answers file {path} cannot be read ({error}); {REMEDY}") from error
     if len(answers) != questions:
@@ -234,13 +225,8 @@ def read_answers(results: Path, signature: str, questions: int) -> list[dict[str
 def read_stored(
     reader: Callable[..., Kind], kind: type[Kind], path: Path, schema: int | None = None, remedy: str = REMEDY
 ) -> Kind:
-    """What a JSON file holds, checked.
-
-    Args:
-        reader: :func:`clasp.results.schema.read` for a typed dictionary, or :func:`~clasp.results.schema.load` for a
-            dataclass.
-        schema: the value that the file's key ``schema`` must have.
-        remedy: what to do about a file that cannot be used, as the end of the message.
+    """What a JSON file holds, checked by :func:`clasp.results.schema.read` (a typed dictionary) or
+    :func:`~clasp.results.schema.load` (a dataclass); ``remedy`` ends the message of a file that cannot be used.
 
     Raises:
         ReportError: the file is missing, of another schema, or has a value of another kind.
@@ -285,6 +271,7 @@ def flat(cell: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         costs, provenance = cell["costs"], cell["provenance"]
+        decoded = costs["new_tokens"] - 1.0
         return {
             **{key: cell[key] for key in ("signature", "backbone", "method", "benchmark", "metric")},
             **{key: cell[key] for key in ("score", "questions", "available")},
@@ -296,7 +283,8 @@ def flat(cell: Mapping[str, Any]) -> dict[str, Any]:
             "tflops_two_matrix": costs["tflops"]["two_matrix"],
             "kv_bytes": costs["kv_bytes"],
             **{f"{phase}_seconds": costs["seconds"][phase] for phase in ("prefill", "decode", "total")},
-            "decode_seconds_per_token": _per_token(costs),
+            # the first token comes from the prefill, and one-token answers decode nothing
+            "decode_seconds_per_token": costs["seconds"]["decode"] / decoded if decoded > 0 else float("nan"),
             "batch_size": costs["batch_size"],
             "device": costs["device"],
             **{end: timestamp(provenance.get(end)) for end in ("started", "finished")},
@@ -306,13 +294,3 @@ def flat(cell: Mapping[str, Any]) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise ReportError(f"results file {cell['signature']}.json cannot be used ({error}); {REMEDY}") from error
-
-
-def _per_token(costs: Mapping[str, Any]) -> float:
-    """Seconds a decoded token; the first one comes from the prefill, and one-token answers decode nothing."""
-    decoded = costs["new_tokens"] - 1.0
-    return costs["seconds"]["decode"] / decoded if decoded > 0 else float("nan")
-
-
-CONVENTIONS = ("nominal", "output_average", "input_average", "final")
-"""The four token-count conventions; every cell stores all of them."""

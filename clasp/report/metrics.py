@@ -54,7 +54,7 @@ def sampled(metric: str, answers: Answers, score: float | None) -> Sampled | Non
     """
     if score is None or not answers:
         return None
-    made = _MAKERS.get(metric, _mean)(answers)
+    made = MAKERS.get(metric, _mean)(answers)
     if made is None:
         return None
     own = made.score()
@@ -126,7 +126,7 @@ def _circular(answers: Answers) -> Sampled | None:
     return Sampled(pd.Index(right.index.astype(str)), right.to_numpy(dtype=float)[:, None], _identity)
 
 
-_MAKERS: dict[str, Callable[[Answers], Sampled | None]] = {
+MAKERS: dict[str, Callable[[Answers], Sampled | None]] = {
     "f1": _f1,
     "perception+cognition": _mme,
     "circular": _circular,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +14,23 @@ from clasp.files import write_atomically
 from clasp.methods import METHODS as REGISTRY
 from clasp.methods import for_images
 from clasp.report.caption import apart, below_random
-from clasp.report.layout import MARK, benchmark_label, marked_label, method_label, pipe_table
+from clasp.report.layout import Shown, average, benchmark_label, marked_label, method_label, pipe_table, speedup
 from clasp.report.load import UNPRUNED, Experiment, ReportError, load_experiment
 from clasp.report.summarize import summarize, tests_against
-from clasp.report.table_rows import Average, Comparison, Summary, TableRow
+from clasp.report.table_rows import Comparison, Summary, TableRow
 
 TRAINING = "tiny_training.json"
 MAIN, METHODS, FIDELITY = "tiny_main", "table_llava15_tiny", "fidelity_tiny"
 FOLDERS = ("cells", "experiments", "tables", "figures", "retention")
+OTHERS = (
+    "report.html",
+    "router.json",
+    "tables/router.md",
+    "tables/*_agreement.*",
+    "retention/*.json",
+    "figures/retention_*",
+)
+"""What belongs to no experiment, as far as it is there."""
 COMMANDS = {MAIN: "make tables", METHODS: "make table-llava15", FIDELITY: "make fidelity"}
 """What builds the tables that pages show."""
 PAGES = {
@@ -34,24 +43,19 @@ PAGES = {
 """Measured block -> the page that shows it, relative to the repository."""
 RECENT = "2504"
 """arXiv number from which a method is a recent one: April 2025."""
+HEAD = "{} tokens, % [95 %]"
+"""Above the averages at a budget."""
 UNREACHABLE = "–"
 """In place of an average: the method cannot keep so few tokens on this backbone."""
 SIGNS = {"better": "+", "no significant difference": "=", "worse": "−"}
 
 
 def publish(results: Path, root: Path) -> list[Path]:
-    """Copies every experiment's cells, tables and figures to ``<results>/reference`` and renews the blocks of pages.
+    """Copies every experiment's cells, tables and figures to ``<results>/reference`` and renews the blocks of the pages
+    below ``root``; returns the folder and the pages.
 
-    Only what the experiments there consist of is copied, with the page, the routers' scores and the retention maps, and
-    what an earlier call left is removed, so that the folder is a results root of its own, from which the same tables
-    can be built.
-
-    Args:
-        results: the results root.
-        root: the folder of :data:`PAGES`.
-
-    Returns:
-        The folder and the pages.
+    Only what the experiments there consist of is copied, with :data:`OTHERS`, and what an earlier call left is removed,
+    so that the folder is a results root of its own, from which the same tables can be built.
 
     Raises:
         ReportError: the tables that pages show have not been built, a table or figure is missing, or a page lacks a
@@ -68,7 +72,8 @@ def publish(results: Path, root: Path) -> list[Path]:
         raise ReportError(f"{missing[0]} has not been built; run 'make report' first")
     for folder in FOLDERS:
         shutil.rmtree(reference / folder, ignore_errors=True)
-    for source in dict.fromkeys([*sources, *_others(results)]):
+    others = [path for pattern in OTHERS for path in sorted(results.glob(pattern))]
+    for source in dict.fromkeys([*sources, *others]):
         target = reference / source.relative_to(results)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
@@ -83,19 +88,6 @@ def _files(experiment: Experiment) -> list[Path]:
     verdicts = [path for path in (results / "cells").glob("*.judge.json") if path.name.split(".")[0] in signatures]
     plan = results / "experiments" / f"{experiment.name}.json"
     return [plan, *cells, *verdicts, *experiment.tables.values(), *experiment.figures]
-
-
-def _others(results: Path) -> list[Path]:
-    """What belongs to no experiment, as far as it is there."""
-    patterns = (
-        "report.html",
-        "router.json",
-        "tables/router.md",
-        "tables/*_agreement.*",
-        "retention/*.json",
-        "figures/retention_*",
-    )
-    return [path for pattern in patterns for path in sorted(results.glob(pattern))]
 
 
 def renewed(root: Path, reference: Path) -> dict[Path, str]:
@@ -123,7 +115,7 @@ def main_block(summary: Summary) -> str:
         tokens = f"all {row.tokens}" if row.method == UNPRUNED else str(row.tokens)
         label = marked_label(row.name, summary.standings.get(row.key))
         flops = "" if row.flops_ratio is None else f"{row.flops_ratio:.2f}"
-        lines.append([tokens, label, _average(row.average), flops, _speedup(row)])
+        lines.append([tokens, label, _text(average(row)), flops, _text(speedup(row))])
     return _block(heads, lines, _notes(summary, summary.rows))
 
 
@@ -135,11 +127,11 @@ def methods_block(summary: Summary) -> str:
     for name in dict.fromkeys(name for name, _ in pruned):
         found = [pruned.get((name, tokens)) for tokens in budgets]
         averages = [
-            _average(row.average) + marked_label("", standings.get(row.key)) if row else UNREACHABLE for row in found
+            _text(average(row)) + marked_label("", standings.get(row.key)) if row else UNREACHABLE for row in found
         ]
         last = pruned.get((name, smallest))
-        lines.append([method_label(name), *averages, _speedup(last) if last else UNREACHABLE])
-    heads = ["method", *_budget_heads(budgets), f"prefill speed-up at {smallest}"]
+        lines.append([method_label(name), *averages, _text(speedup(last)) if last else UNREACHABLE])
+    heads = ["method", *(HEAD.format(tokens) for tokens in budgets), f"prefill speed-up at {smallest}"]
     timed = [row for row in summary.pruned if row.tokens == smallest]
     return _block(heads, lines, _notes(summary, timed, "../"))
 
@@ -151,17 +143,24 @@ def recent_block(summary: Summary) -> str:
     budgets = list(dict.fromkeys(tokens for _, tokens in rows))
     names = sorted((name for name, paper in papers.items() if paper >= RECENT or not paper), key=papers.__getitem__)
     baselines = [name for name in names if not papers[name]]
-    tested = tests_against(_narrowed(summary.experiment, names), baselines)
+    experiment = summary.experiment
+    planned = tuple(cell for cell in experiment.planned if cell.row in names or cell.method == UNPRUNED)
+    frame = experiment.frame[experiment.frame["row"].isin({cell.row for cell in planned})]
+    tested = tests_against(replace(experiment, planned=planned, frame=frame), baselines)
     lines = []
     for name in names:
         found = [rows.get((name, tokens)) for tokens in budgets]
-        averages = [_average(row.average) if row else UNREACHABLE for row in found]
+        averages = [_text(average(row)) if row else UNREACHABLE for row in found]
         signs = [_signs([tested[base].get((name, tokens)) for tokens in budgets]) for base in baselines]
         lines.append([method_label(name), *averages, *signs])
-    heads = ["method", *_budget_heads(budgets), *(f"than {method_label(name)}" for name in baselines)]
+    heads = [
+        "method",
+        *(HEAD.format(tokens) for tokens in budgets),
+        *(f"than {method_label(name)}" for name in baselines),
+    ]
     missing = [REGISTRY[name].label for name in for_images() if REGISTRY[name].paper >= RECENT and name not in papers]
     notes = [
-        f"Normalized averages by `{COMMANDS[summary.experiment.name]}`. Better (+), no significant difference (=) or "
+        f"Normalized averages by `{COMMANDS[experiment.name]}`. Better (+), no significant difference (=) or "
         f"worse ({SIGNS['worse']}) at {', '.join(map(str, budgets))} tokens by a paired permutation test, "
         "corrected for the number of tests in its column.",
         f"Not yet in the stored results: {', '.join(missing)}." if missing else "",
@@ -169,19 +168,8 @@ def recent_block(summary: Summary) -> str:
     return _block(heads, lines, notes)
 
 
-def _budget_heads(budgets: Sequence[int]) -> list[str]:
-    return [f"{tokens} tokens, % [95 %]" for tokens in budgets]
-
-
 def _signs(found: Sequence[Comparison | None]) -> str:
     return " ".join("·" if one is None else SIGNS[one.verdict] for one in found) if any(found) else ""
-
-
-def _narrowed(experiment: Experiment, names: Collection[str]) -> Experiment:
-    """The experiment with some of its rows, and the unpruned model."""
-    planned = tuple(cell for cell in experiment.planned if cell.row in names or cell.method == UNPRUNED)
-    rows = {cell.row for cell in planned}
-    return replace(experiment, planned=planned, frame=experiment.frame[experiment.frame["row"].isin(rows)])
 
 
 def tiny_block(path: Path) -> str:
@@ -215,12 +203,7 @@ def _block(heads: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence
 
 
 def _notes(summary: Summary, timed: Iterable[TableRow], up: str = "") -> list[str]:
-    """The lines below a table.
-
-    Args:
-        timed: the rows whose speed-ups it shows.
-        up: leads from its page's folder to the repository's root.
-    """
+    """The lines below a table that shows the speed-ups of ``timed``; ``up`` leads from its page to the repository."""
     name, device = summary.experiment.name, summary.experiment.frame["device"].iloc[0]
     measured = (
         f"Measured by `{COMMANDS[name]}` on {device}; visual tokens are output averages. Scores "
@@ -229,16 +212,8 @@ def _notes(summary: Summary, timed: Iterable[TableRow], up: str = "") -> list[st
     return [measured, below_random(summary), apart(timed)]
 
 
-def _average(average: Average) -> str:
-    if average.value is None:
-        return ""
-    bounds = [f"{100 * bound:.1f}" for bound in average.interval or ()]
-    return f"{100 * average.value:.1f}" + (f" [{', '.join(bounds)}]" if bounds else "")
-
-
-def _speedup(row: TableRow) -> str:
-    value = row.speedups["prefill"]
-    return "" if value is None else f"{value:.2f}{f' {MARK}' if row.apart else ''}"
+def _text(entry: Shown) -> str:
+    return entry.text + entry.tail
 
 
 def _replaced(text: str, page: Path, name: str, block: str) -> str:

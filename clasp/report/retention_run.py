@@ -101,11 +101,7 @@ def retention_runs(results: Path) -> list[str]:
 
 
 def load_retention(results: Path, name: str) -> RetentionRun:
-    """The stored run ``name``.
-
-    Raises:
-        ReportError: it is missing or invalid.
-    """
+    """The stored run ``name``; :class:`ReportError` where it is missing or invalid."""
     path = results / "retention" / f"{name}.json"
     if not path.is_file():
         known = ", ".join(retention_runs(results)) or "none"

@@ -29,15 +29,10 @@ _Z = 1.959964  # normal quantile of a two-sided 95 % interval
 
 @dataclass(frozen=True, config=STRICT)
 class RouterScore:
-    """One router on one set.
+    """One router on one set."""
 
-    Args:
-        confusion: prompts by (true category, routed category).
-        ms_per_prompt: wall time in milliseconds, with empty caches.
-    """
-
-    confusion: tuple[tuple[Count, ...], ...]
-    ms_per_prompt: Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]
+    confusion: tuple[tuple[Count, ...], ...]  # prompts by (true category, routed category)
+    ms_per_prompt: Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]  # wall time, with empty caches
 
     @property
     def prompts(self) -> int:
@@ -74,20 +69,12 @@ class PromptSet:
 
 @dataclass(frozen=True, config=STRICT)
 class RouterScores:
-    """Everything measured about routers.
+    """Everything measured about routers."""
 
-    Args:
-        categories: in the order of the confusions' rows and columns.
-        sets: by name, in the order of the file.
-        batch: prompts per call when timed.
-        device: on which the times were measured.
-        provenance: commit, command, versions and times.
-    """
-
-    categories: tuple[Label, ...]
-    sets: dict[str, PromptSet]
-    batch: Count
-    device: dict[str, Any]
+    categories: tuple[Label, ...]  # in the order of the confusions' rows and columns
+    sets: dict[str, PromptSet]  # by name, in the order of the file
+    batch: Count  # prompts per call when timed
+    device: dict[str, Any]  # on which the times were measured
     provenance: dict[str, Any]
 
     @model_validator(mode="after")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -32,21 +31,6 @@ class Interval(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
-class Resampled:
-    """Scores of several models on one benchmark over the same resamples of its questions.
-
-    Args:
-        scores: (resamples, models), in the cells' scale.
-    """
-
-    scores: Array
-
-    def intervals(self, level: float = LEVEL) -> list[Interval]:
-        """Percentile interval of each model's score."""
-        return _percentiles(self.scores, level)
-
-
 def normalized_average(scores: Sequence[float | None], unpruned: Sequence[float | None]) -> float | None:
     """Mean of score / unpruned score over the benchmarks.
 
@@ -61,8 +45,8 @@ def normalized_average(scores: Sequence[float | None], unpruned: Sequence[float 
     return float(np.mean(ratios))
 
 
-def resample(benchmark: str, models: Sequence[Sampled], resamples: int = RESAMPLES, seed: int = 0) -> Resampled:
-    """Bootstrap of one benchmark, the same resamples for every model.
+def resample(benchmark: str, models: Sequence[Sampled], resamples: int = RESAMPLES, seed: int = 0) -> Array:
+    """Bootstrap of one benchmark: (resamples, models) scores in the cells' scale, the same resamples for every model.
 
     Each benchmark draws from its own stream, keyed by its name, so that an interval depends neither on the order of the
     benchmarks nor on which other models are asked for.
@@ -82,38 +66,29 @@ def resample(benchmark: str, models: Sequence[Sampled], resamples: int = RESAMPL
         counts = np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units)
         means = np.split(counts @ np.concatenate(parts, axis=1) / units, _bounds(parts), axis=1)
         chunks.append(np.stack([model.combine(own) for model, own in zip(models, means, strict=True)], axis=1))
-    return Resampled(np.concatenate(chunks))
+    return np.concatenate(chunks)
 
 
-def average_intervals(resampled: Sequence[Resampled], unpruned: int = 0, level: float = LEVEL) -> list[Interval | None]:
-    """Percentile intervals of the models' normalized averages over several benchmarks.
-
-    Args:
-        resampled: one entry a benchmark, the same models in the same order.
-        unpruned: which model the others are set against.
+def average_interval(own: Sequence[Array], unpruned: Sequence[Array]) -> Interval | None:
+    """Interval of a model's normalized average from its scores and the unpruned model's, (resamples,) a benchmark.
 
     Returns:
-        One interval a model (the unpruned one's is [1, 1]); None for all where a resample's unpruned score is zero and
-        the ratio undefined.
+        None where a resample's unpruned score is zero and the ratio undefined.
     """
-    ratios = []
-    for one in resampled:
-        base = one.scores[:, unpruned]
-        if (base <= 0).any():
-            return [None] * one.scores.shape[1]
-        ratios.append(one.scores / base[:, None])
-    return list(_percentiles(np.mean(ratios, axis=0), level))
+    if any((base <= 0).any() for base in unpruned):
+        return None
+    return interval(np.mean([scores / base for scores, base in zip(own, unpruned, strict=True)], axis=0))
 
 
-def difference_interval(
-    resampled: Sequence[Resampled], model: int, reference: int, weights: Sequence[float], level: float = LEVEL
-) -> Interval:
-    """Percentile interval of the weighted sum over benchmarks of score differences, model less reference."""
-    total = sum(
-        weight * (one.scores[:, model] - one.scores[:, reference])
-        for weight, one in zip(weights, resampled, strict=True)
-    )
-    return _percentiles(np.asarray(total)[:, None], level)[0]
+def difference_interval(own: Sequence[Array], other: Sequence[Array], weights: Sequence[float]) -> Interval:
+    """Interval of the weighted sum over benchmarks of score differences, (resamples,) scores a benchmark."""
+    return interval(np.sum([weight * (a - b) for weight, a, b in zip(weights, own, other, strict=True)], axis=0))
+
+
+def interval(values: Array, level: float = LEVEL) -> Interval:
+    """Percentile interval of resampled values, (resamples,)."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
 
 
 Pair = Mapping[str, tuple[Sampled, Sampled]]
@@ -176,12 +151,6 @@ def aligned(models: Sequence[Sampled]) -> list[Array]:
             raise ValueError(f"different questions ({len(first)} and {len(model.units)})")
         parts.append(model.parts[places])
     return parts
-
-
-def _percentiles(values: Array, level: float) -> list[Interval]:
-    tail = (1.0 - level) / 2.0
-    bounds = np.quantile(values, [tail, 1.0 - tail], axis=0)
-    return [Interval(float(low), float(high)) for low, high in bounds.T]
 
 
 def _stream(benchmark: str, seed: int) -> np.random.Generator:

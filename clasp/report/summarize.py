@@ -16,10 +16,10 @@ from clasp.report.load import CONVENTIONS, REMEDY, UNPRUNED, Experiment, ReportE
 from clasp.report.metrics import Array, Sampled, sampled
 from clasp.report.statistics import (
     Interval,
-    Resampled,
-    average_intervals,
+    average_interval,
     difference_interval,
     holm,
+    interval,
     normalized_average,
     resample,
     swap_tests,
@@ -77,16 +77,10 @@ def resampled_ratios(experiment: Experiment) -> dict[str, dict[Key, Array]]:
 
 
 class _Drawn(NamedTuple):
-    """A cell whose score follows from its answers.
-
-    Attributes:
-        answers: as its metric needs them.
-        scores: (resamples,), the same resamples of questions for all cells of the benchmark.
-        interval: of the score.
-    """
+    """A cell whose score follows from its answers."""
 
     answers: Sampled
-    scores: Array
+    scores: Array  # (resamples,), the same resamples of questions for all cells of the benchmark
     interval: Interval
 
 
@@ -108,23 +102,23 @@ class _Cells:
         self.empty = frame.iloc[:0].set_index("benchmark")
         self.groups: dict[Key, pd.DataFrame] = dict.fromkeys(self.methods, self.empty)
         self.groups |= {key: own.set_index("benchmark") for key, own in frame.groupby(["row", "tokens"], sort=False)}
-        self.scores = {key: self._scores(cells) for key, cells in self.groups.items()}
+        scored = frame.dropna(subset="score").astype({"score": float})
+        known = scored.set_index(["row", "tokens", "benchmark"])["score"].to_dict()
+        self.scores: dict[Key, dict[str, float | None]] = {
+            key: {name: known.get((*key, name)) for name in self.benchmarks} for key in self.methods
+        }
         unpruned = [key for key, method in self.methods.items() if method == UNPRUNED]
         self.unpruned = max(unpruned, key=lambda key: key[1], default=None)
         self.pending = {
             column["name"]: waiting(column.get("judge") is not None, column.get("server", False)) or ""
             for column in experiment.columns
         }
-        known = _drawn(experiment)
+        drawn = _drawn(experiment)
         self.drawn: dict[tuple[Key, str], _Drawn] = {
-            ((row, tokens), benchmark): known[signature]
+            ((row, tokens), benchmark): drawn[signature]
             for row, tokens, benchmark, signature in frame[["row", "tokens", "benchmark", "signature"]].values
-            if signature in known
+            if signature in drawn
         }
-
-    def _scores(self, cells: pd.DataFrame) -> dict[str, float | None]:
-        scores = cells["score"].reindex(list(self.benchmarks)).astype(float)
-        return {str(name): None if pd.isna(score) else float(score) for name, score in scores.items()}
 
     def row(self, key: Key, average: Average, comparison: Comparison | None) -> TableRow:
         cells = self.groups[key]
@@ -159,22 +153,20 @@ class _Cells:
         base = list(self.scores[self.unpruned].values())
         values = {key: normalized_average(list(scores.values()), base) for key, scores in self.scores.items()}
         # an interval needs the average itself and the answers, one by one, of every benchmark on both sides
-        keys = [key for key, value in values.items() if key != self.unpruned and value is not None]
-        keys = [key for key in keys if self._all_drawn(key, self.unpruned)]
-        intervals = average_intervals(self._resampled(self.unpruned, *keys))[1:] if keys else []
-        by_key = dict(zip(keys, intervals, strict=True))
-        return {key: Average(value, by_key.get(key)) for key, value in values.items()}
+        intervals = {
+            key: average_interval(self._resampled(key), self._resampled(self.unpruned))
+            for key, value in values.items()
+            if key != self.unpruned and value is not None and self._all_drawn(key, self.unpruned)
+        }
+        return {key: Average(value, intervals.get(key)) for key, value in values.items()}
 
     def comparisons(self, averages: Mapping[Key, Average], reference: str | None) -> dict[Key, Comparison]:
         """Every row against the reference row of its budget, corrected for their number."""
         if reference is None or self.unpruned is None:
             return {}
         values = {key: average.value for key, average in averages.items() if average.value is not None}
-        pairs = [
-            (key, other)
-            for key, other in ((key, (reference, key[1])) for key in values)
-            if key not in (self.unpruned, other) and other in values and self._all_drawn(key, other, self.unpruned)
-        ]
+        pairs = [(key, (reference, key[1])) for key in values if key != self.unpruned and key[0] != reference]
+        pairs = [(a, b) for a, b in pairs if b in values and self._all_drawn(a, b, self.unpruned)]
         base = self.scores[self.unpruned]
         weights = {name: 1.0 / (len(base) * score) for name, score in base.items() if score}
         answers = [
@@ -183,15 +175,15 @@ class _Cells:
         p_values = swap_tests(answers, weights) if pairs else []
         found = {}
         for (key, other), p, corrected in zip(pairs, p_values, holm(p_values), strict=True):
-            interval = difference_interval(self._resampled(key, other), 0, 1, list(weights.values()))
-            found[key] = Comparison(reference, values[key] - values[other], interval, p, corrected)
+            bounds = difference_interval(self._resampled(key), self._resampled(other), list(weights.values()))
+            found[key] = Comparison(reference, values[key] - values[other], bounds, p, corrected)
         return found
 
     def _all_drawn(self, *keys: Key) -> bool:
         return all((key, name) in self.drawn for name in self.benchmarks for key in keys)
 
-    def _resampled(self, *keys: Key) -> list[Resampled]:
-        return [Resampled(np.stack([self.drawn[key, name].scores for key in keys], axis=1)) for name in self.benchmarks]
+    def _resampled(self, key: Key) -> list[Array]:
+        return [self.drawn[key, name].scores for name in self.benchmarks]
 
     def _costs(self, cells: pd.DataFrame) -> dict[str, float | None]:
         if any(name not in cells.index for name in self.benchmarks):
@@ -217,21 +209,15 @@ def _drawn(experiment: Experiment) -> dict[str, _Drawn]:
                 f"cells of {benchmark!r} in experiment {experiment.name!r} answer {error}, so they cannot be "
                 f"compared ({', '.join(known)}); {REMEDY}"
             ) from error
-        for (signature, answers), scores, interval in zip(
-            known.items(), drawn.scores.T, drawn.intervals(), strict=True
-        ):
-            found[signature] = _Drawn(answers, scores, interval)
+        for (signature, answers), scores in zip(known.items(), drawn.T, strict=True):
+            found[signature] = _Drawn(answers, scores, interval(scores))
     return found
 
 
 def _hours_apart(cells: pd.DataFrame, base: pd.DataFrame) -> float:
-    """Most hours that lie between computing a cell and computing the one of the same benchmark that it is held against.
+    """Most hours between computing a cell and computing the one of the same benchmark in ``base``, both indexed by it.
 
-    Args:
-        cells, base: indexed by benchmark, with ``started`` and ``finished`` in seconds.
-
-    Returns:
-        0 where the two overlap, and where cells do not say when they were computed.
+    0 where the two overlap, and where cells do not say when they were computed.
     """
     own, other = cells.align(base, join="inner", axis=0)
     between = np.maximum(own["started"], other["started"]) - np.minimum(own["finished"], other["finished"])

@@ -18,25 +18,15 @@ from clasp.report.table_rows import Summary, TableRow
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table ready to be written down.
-
-    Args:
-        title: above it.
-        name: of its files and its LaTeX label.
-        heads: headings of the columns.
-        groups: rows under headings of their own.
-        notes: sentences below it.
-        assumed: what is assumed, as far as the numbers rest on it.
-        left: how many columns, from the first, hold text and are aligned to the left.
-    """
+    """A table ready to be written down."""
 
     title: str
-    name: str
+    name: str  # of its files and its LaTeX label
     heads: Sequence[str]
     groups: Sequence[RowGroup]
-    notes: Sequence[str]
-    assumed: Sequence[str] = ()
-    left: int = 1
+    notes: Sequence[str]  # sentences below it
+    assumed: Sequence[str] = ()  # what is assumed, as far as the numbers rest on it
+    left: int = 1  # how many columns, from the first, hold text and are aligned to the left
 
 
 def write_table(summary: Summary, folder: Path) -> dict[str, Path]:
@@ -47,21 +37,14 @@ def write_table(summary: Summary, folder: Path) -> dict[str, Path]:
 def write_sheet(sheet: Sheet, csv_text: str, folder: Path) -> dict[str, Path]:
     """Writes ``<name>.md``, ``.csv`` and ``.tex`` into ``folder``; returns suffix -> path."""
     texts = {"md": sheet_markdown(sheet), "csv": csv_text, "tex": sheet_latex(sheet)}
-    return {
-        suffix: write_atomically(folder / f"{sheet.name}.{suffix}", text.encode()) for suffix, text in texts.items()
-    }
+    paths = {suffix: folder / f"{sheet.name}.{suffix}" for suffix in texts}
+    return {suffix: write_atomically(path, texts[suffix].encode()) for suffix, path in paths.items()}
 
 
 def sheet(summary: Summary) -> Sheet:
     """The experiment's own table."""
-    return Sheet(
-        title=title(summary),
-        name=summary.experiment.name,
-        heads=header(summary),
-        groups=list(body(summary)),
-        notes=caption(summary),
-        assumed=assumptions(summary),
-    )
+    name, groups = summary.experiment.name, list(body(summary))
+    return Sheet(title(summary), name, header(summary), groups, caption(summary), assumptions(summary))
 
 
 def sheet_markdown(sheet: Sheet) -> str:
@@ -75,15 +58,12 @@ def sheet_markdown(sheet: Sheet) -> str:
     for group in sheet.groups:
         lines.append([f"*{group.title}*", *[""] * (len(sheet.heads) - 1)])
         lines += [[entry(shown) for shown in row] for row in group.rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = [column < sheet.left for column in range(len(widths))]
-    rule = [
-        f":{'-' * (width - 1)}" if ahead else f"{'-' * (width - 1)}:" for width, ahead in zip(widths, left, strict=True)
-    ]
+    places = [(max(map(len, column)), at < sheet.left) for at, column in enumerate(zip(*lines, strict=True))]
+    rule = [f":{'-' * (width - 1)}" if left else f"{'-' * (width - 1)}:" for width, left in places]
     padded = []
     for line in [lines[0], rule, *lines[1:]]:
-        cells = zip(line, widths, left, strict=True)
-        texts = [text.ljust(width) if ahead else text.rjust(width) for text, width, ahead in cells]
+        cells = zip(line, places, strict=True)
+        texts = [text.ljust(width) if left else text.rjust(width) for text, (width, left) in cells]
         padded.append(f"| {' | '.join(texts)} |")
     notes = [f"- {note}" for note in sheet.notes]
     if sheet.assumed:
@@ -125,25 +105,27 @@ def sheet_latex(sheet: Sheet) -> str:
     )
 
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{character: rf"\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "[": "{[}",
-    "]": "{]}",
-    "†": r"\textdagger{}",
-    "‡": r"\textdaggerdbl{}",
-    "±": r"$\pm$",
-    "§": r"\S{}",
-}
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{character: rf"\{character}" for character in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "[": "{[}",
+        "]": "{]}",
+        "†": r"\textdagger{}",
+        "‡": r"\textdaggerdbl{}",
+        "±": r"$\pm$",
+        "§": r"\S{}",
+    }
+)
 
 
 def escape(text: str) -> str:
     """Text with LaTeX's special characters made literal; brackets too, for ``\\\\`` would take one as its argument."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    return text.translate(_LATEX)
 
 
 def comma_separated(summary: Summary) -> str:
@@ -162,25 +144,23 @@ def records_csv(records: Sequence[Mapping[str, object]]) -> str:
 
 def _no_formula(cell: object) -> object:
     """The cell as it is unless it is a text that begins as formulas do; numbers, and texts that are some, stay."""
-    if not isinstance(cell, str) or not cell.lstrip().startswith(("=", "+", "-", "@")):
-        return cell
-    try:
-        float(cell)
-    except ValueError:
-        return f"'{cell}"
+    if isinstance(cell, str) and cell.lstrip().startswith(("=", "+", "-", "@")):
+        try:
+            float(cell)
+        except ValueError:
+            return f"'{cell}"
     return cell
 
 
 def _record(summary: Summary, row: TableRow) -> dict[str, object]:
-    def bounds(name: str, value: float | None, interval: Interval | None) -> dict[str, object]:
+    def bounds(name: str, value: float | None = None, interval: Interval | None = None) -> dict[str, object]:
         low, high = interval or (None, None)
         return {name: value, f"{name}_low": low, f"{name}_high": high}
 
-    hard = {}
+    hard: dict[str, object] = {}
     if summary.experiment.spec.filter:
-        found = hard_questions(summary).get(row.key)
-        hard = bounds("hard", found.score if found else None, found.interval if found else None)
-        hard["hard_questions"] = found.questions if found else None
+        score, interval, questions = hard_questions(summary).get(row.key) or (None, None, None)
+        hard = {**bounds("hard", score, interval), "hard_questions": questions}
     compared = row.comparison
     return {
         "experiment": summary.experiment.name,
@@ -192,7 +172,7 @@ def _record(summary: Summary, row: TableRow) -> dict[str, object]:
         **bounds("normalized_average", row.average.value, row.average.interval),
         **hard,
         "reference": compared.reference if compared else None,
-        **bounds("difference", compared.difference if compared else None, compared.interval if compared else None),
+        **(bounds("difference", compared.difference, compared.interval) if compared else bounds("difference")),
         "p": compared.p if compared else None,
         "p_corrected": compared.corrected if compared else None,
         **row.costs,

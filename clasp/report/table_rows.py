@@ -36,21 +36,13 @@ class Average:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row against the reference row at the same budget, over the same questions.
+    """A row against the reference row at the same budget, over the same questions."""
 
-    Args:
-        reference: name of the reference row.
-        difference: normalized average less the reference's (0.01 = one point).
-        interval: its 95 % paired bootstrap interval.
-        p: two-sided, of the paired permutation test.
-        corrected: by Holm's rule over all comparisons of the experiment.
-    """
-
-    reference: str
-    difference: float
-    interval: Interval
-    p: float
-    corrected: float
+    reference: str  # name of the reference row
+    difference: float  # normalized average less the reference's (0.01 = one point)
+    interval: Interval  # its 95 % paired bootstrap interval
+    p: float  # two-sided, of the paired permutation test
+    corrected: float  # by Holm's rule over all comparisons of the experiment
 
     @property
     def verdict(self) -> Literal["better", "worse", "no significant difference"]:
@@ -65,19 +57,13 @@ class TableRow:
 
     Args:
         name: of the row; the method's where the row is the method as it is.
-        method: the method's name.
         tokens: budget in visual tokens per image.
         scores: benchmark -> score as stored, None where the cell is missing or unjudged.
         intervals: benchmark -> 95 % bootstrap interval of the score, None where the answers do not give the score.
         pending: benchmarks whose cell has answers and no score yet -> what the table shows instead.
-        average: normalized average over all benchmarks.
         costs: keys of :data:`clasp.report.summarize.COSTS`, None where a benchmark's cell is missing.
         speedups: phase (``prefill``, ``decode``, ``total``) -> unpruned / own seconds as measured; None where device or
             batch size differ.
-        hours_apart: most hours between computing a cell of the row and computing the unpruned model's.
-        flops_ratio: unpruned / own FLOPs of the decoder's prefill (gated formula).
-        device: names of the devices that the cells ran on.
-        batch_size: batch sizes of the cells.
         comparison: against the experiment's reference row; None for that row itself and where a cell is missing.
     """
 
@@ -90,8 +76,8 @@ class TableRow:
     average: Average
     costs: Mapping[str, float | None]
     speedups: Mapping[str, float | None]
-    hours_apart: float
-    flops_ratio: float | None
+    hours_apart: float  # most hours between computing a cell of the row and computing the unpruned model's
+    flops_ratio: float | None  # unpruned / own FLOPs of the decoder's prefill (gated formula)
     device: str
     batch_size: str
     comparison: Comparison | None = None

@@ -53,8 +53,7 @@ def log_group(
     Args:
         cells: results files of one backbone, method and budget.
         settings: project, entity, mode (None: the environment's) and the switch.
-        experiment: name of the experiment, W&B's group.
-        results: root of the results.
+        experiment: W&B's group.
 
     Raises:
         ValueError: no cells, or cells of several groups.
@@ -73,14 +72,9 @@ def log_group(
         for key in ("score", "questions"):
             run.summary.update({f"{key}/{cell['benchmark']}": cell[key] for cell in cells})
 
-    init = {
-        "id": _hash(signatures),
-        "name": f"{backbone}-{method}-{tokens}",
-        "group": experiment,
-        "job_type": method,
-        "config": {**shared, "backbone": backbone, "budget": cells[0]["budget"], "signatures": signatures},
-    }
-    return _log(f"{len(cells)} cells", init, fill, settings, results)
+    config = {**shared, "backbone": backbone, "budget": cells[0]["budget"], "signatures": signatures}
+    init = {"id": _hash(signatures), "name": f"{backbone}-{method}-{tokens}", "group": experiment, "job_type": method}
+    return _log(f"{len(cells)} cells", {**init, "config": config}, fill, settings, results)
 
 
 def log_report(experiment: Experiment, settings: WandbConfig, page: Path | None = None) -> Logged:
@@ -88,11 +82,7 @@ def log_report(experiment: Experiment, settings: WandbConfig, page: Path | None 
     their averages in the summary, the files as an artifact.
 
     The run's id is a hash of the experiment's name and its cells' signatures: another run appears when cells are added.
-
-    Args:
-        experiment: whose table has been built.
-        settings: project, entity, mode and the switch.
-        page: the HTML page of all experiments, where it has been built.
+    ``page`` is the HTML page of all experiments, where it has been built.
     """
     signatures, name = sorted(set(experiment.frame["signature"])), f"{REPORT}-{experiment.name}"
 
@@ -108,13 +98,9 @@ def log_report(experiment: Experiment, settings: WandbConfig, page: Path | None 
         run.log_artifact(artifact)
 
     backbone = str(experiment.frame["backbone"].iloc[0])
-    init = {
-        "id": _hash([REPORT, experiment.name, *signatures]),
-        "name": name,
-        "group": experiment.name,
-        "job_type": REPORT,
-        "config": {"backbone": backbone, "command": experiment.command, "signatures": signatures},
-    }
+    config = {"backbone": backbone, "command": experiment.command, "signatures": signatures}
+    identifier = _hash([REPORT, experiment.name, *signatures])
+    init = {"id": identifier, "name": name, "group": experiment.name, "job_type": REPORT, "config": config}
     return _log(f"the report of {experiment.name}", init, fill, settings, experiment.results)
 
 
@@ -144,12 +130,8 @@ def _rows(path: Path) -> tuple[list[str], list[list[Any]]]:
 
 
 def _log(what: str, init: Mapping[str, Any], fill: Fill, settings: WandbConfig, results: Path) -> Logged:
-    """Writes one run below ``<results>/wandb``.
-
-    Args:
-        what: its content in words, as in "35 cells".
-        init: arguments of ``wandb.init``: id, name, group, job_type, config.
-    """
+    """Writes one run below ``<results>/wandb``: ``what`` in words, as in "35 cells", with these arguments of
+    ``wandb.init``."""
     if not settings.enabled:
         return Logged("disabled", "Weights & Biases is off (wandb.enabled=false)")
     _keep_files_in(results.absolute() / "wandb")

@@ -130,7 +130,16 @@ def write_cell(results: Path, value: dict[str, Any], scores: Iterable[float | No
         }
         for i, score in enumerate(scores)
     ]
-    (cells / f"{value['signature']}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_answers(results, value["signature"], lines)
+
+
+def write_answers(results: Path, signature: str, lines: Iterable[dict[str, Any]]) -> None:
+    path = results / "cells" / f"{signature}.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def answers_of(results: Path, signature: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (results / "cells" / f"{signature}.jsonl").read_text().splitlines()]
 
 
 def alter(results: Path, signature: str, **changes: Any) -> None:

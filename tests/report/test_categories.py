@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from synthetic import (
     BENCHMARKS,
@@ -17,6 +15,7 @@ from synthetic import (
     MIXED,
     VISUAL,
     alter,
+    answers_of,
     cell,
     latex,
     markdown,
@@ -25,6 +24,7 @@ from synthetic import (
     rows_of,
     signature,
     summary_of,
+    write_answers,
     write_cell,
     write_experiment,
     write_plan,
@@ -51,8 +51,7 @@ def naive(results: Path, row: str, tokens: int) -> dict[str, list[float]]:
     """Category -> scores of the questions that are of it, whatever their benchmark."""
     found: dict[str, list[float]] = defaultdict(list)
     for benchmark in BENCHMARKS:
-        for line in (results / "cells" / f"{signature(row, tokens, benchmark)}.jsonl").read_text().splitlines():
-            answer = json.loads(line)
+        for answer in answers_of(results, signature(row, tokens, benchmark)):
             if answer["category"] is not None and answer["score"] is not None:
                 found[answer["category"]].append(answer["score"])
     return found
@@ -70,21 +69,11 @@ def test_a_category_is_the_mean_over_its_questions_of_all_benchmarks(summary: Su
             assert entry.interval.low < entry.score < entry.interval.high
 
 
-def test_its_interval_is_a_bootstrap_of_its_questions(summary: Summary) -> None:
-    rng = np.random.default_rng(0)
-    found, results = by_category(summary), summary.experiment.results
-    for category in ("attribute", "ocr"):
-        scores = np.array(naive(results, "clasp", 64)[category])
-        means = scores[rng.integers(0, len(scores), (4000, len(scores)))].mean(axis=1)
-        assert found[category]["clasp", 64].interval == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
-
-
 def without(results: Path, row: str, tokens: int, benchmark: str, key: str, where: Any = lambda i: True) -> None:
     """Answers that lack a key's value."""
-    path = results / "cells" / f"{signature(row, tokens, benchmark)}.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lines = [line | ({key: None} if where(i) else {}) for i, line in enumerate(lines)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    own = signature(row, tokens, benchmark)
+    lines = [line | ({key: None} if where(i) else {}) for i, line in enumerate(answers_of(results, own))]
+    write_answers(results, own, lines)
 
 
 def test_questions_without_a_category_are_left_out(results: Path) -> None:
@@ -184,13 +173,6 @@ def test_every_kind_is_a_rectangle_with_its_gaps(tmp_path: Path, table: str) -> 
     assert latex(summary).count("&") >= columns * 14 - 14
 
 
-def test_scores_that_are_no_fractions_are_shown_as_they_are(results: Path) -> None:
-    for method, tokens, name in plan():
-        if name == "easy_vqa":
-            write_cell(results, cell(method, tokens, name, [1.0] * 9, score=1500.0, metric="points"), [None] * 9)
-    assert shown(summary_of(results))["CLASP"]["easy-VQA"] == "1500.0"
-
-
 def test_protocols_stand_below_the_table(results: Path) -> None:
     benchmarks = [
         {"name": name, "metric": "accuracy", "protocol": "exact match" if name == "easy_vqa" else ""}
@@ -203,11 +185,9 @@ def test_protocols_stand_below_the_table(results: Path) -> None:
 def test_questions_of_pairs_and_rotations_count_alone(results: Path) -> None:
     """Where the benchmark's metric is no mean, the detail of each answer says whether it is right."""
     before = by_category(summary_of(results))["general"]["clasp", 64]
-    path = results / "cells" / f"{signature('clasp', 64, 'tiny_pope')}.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for line in lines:
-        line["detail"] = {"score": line.pop("score"), "prediction": "yes", "ground_truth": "yes"}
-    path.write_text("".join(json.dumps(line | {"score": None}) + "\n" for line in lines))
+    own = signature("clasp", 64, "tiny_pope")
+    lines = [line | {"score": None, "detail": {"score": line["score"]}} for line in answers_of(results, own)]
+    write_answers(results, own, lines)
     assert by_category(summary_of(results))["general"]["clasp", 64] == before
 
 

@@ -62,7 +62,6 @@ def test_same_cells_same_bytes_at_column_width_without_small_print(draw: Any, su
     png = first["png"].read_bytes()
     assert b"Matplotlib" not in png
     assert struct.unpack(">I", png[16:20])[0] == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
-    assert style.image(draw, summary).width == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
     sizes = [text.get_fontsize() for text in drawn(draw, summary).findobj(mpl.text.Text) if text.get_text()]
     assert min(sizes) >= style.TINY
 

@@ -16,6 +16,7 @@ from browser import Browser, executable
 from command_line import call
 from synthetic import (
     BENCHMARKS,
+    answers_of,
     cell,
     plan,
     planned,
@@ -23,6 +24,7 @@ from synthetic import (
     routers,
     signature,
     summary_of,
+    write_answers,
     write_cell,
     write_experiment,
     write_plan,
@@ -104,10 +106,8 @@ def write_hostile(results: Path) -> None:
         value["provenance"]["command"] = f"run.py note={MARKUP}"
         value["provenance"]["assumptions"] = [f"{method}: {MARKUP}"]
         write_cell(results, value, scores)
-        path = results / "cells" / f"{value['signature']}.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        hostile = [{**line, "prompt": HOSTILE, "answer": [HOSTILE], "prediction": HOSTILE} for line in lines]
-        path.write_text("".join(json.dumps(line) + "\n" for line in hostile))
+        hostile = {"prompt": HOSTILE, "answer": [HOSTILE], "prediction": HOSTILE}
+        write_answers(results, value["signature"], [line | hostile for line in answers_of(results, value["signature"])])
     (results / "cells" / f"{own('random', 64, 'tiny_textvqa')}.json").unlink()
     cells = [
         {**planned(method, tokens, name, row), "signature": own(row, tokens, name)}

@@ -56,16 +56,71 @@ def taken(made: Sampled, units: list[int]) -> float:
     return float(made.combine(made.parts[units].mean(axis=0, keepdims=True))[0])
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_f1_is_lmms_evals_on_all_questions_and_on_every_resample(seed: int) -> None:
+def circular_answers(rng: np.random.Generator, questions: int) -> list[dict[str, Any]]:
+    """Rotations of questions with two to four options, in any order."""
+    answers = []
+    for question in range(questions):
+        for rotation in range(int(rng.integers(2, 5))):
+            detail = {"group": f"q{question}", "score": float(rng.random() < 0.8)}
+            answers.append({"question_id": f"q{question}-{rotation}", "score": None, "detail": detail})
+    return [answers[i] for i in rng.permutation(len(answers))]
+
+
+def circular(answers: list[dict[str, Any]]) -> float:
+    groups = {answer["detail"]["group"] for answer in answers}
+    right = [all(a["detail"]["score"] for a in answers if a["detail"]["group"] == group) for group in groups]
+    return sum(right) / len(right)
+
+
+def mean_answers(rng: np.random.Generator, questions: int) -> list[dict[str, Any]]:
+    return [{"question_id": i, "score": float(rng.random())} for i in range(questions)]
+
+
+def mean(answers: list[dict[str, Any]]) -> float:
+    return float(np.mean([answer["score"] for answer in answers]))
+
+
+def unit_of(metric: str, answer: dict[str, Any]) -> str:
+    """What is drawn as one."""
+    if metric == "perception+cognition":
+        return f"{answer['detail']['category']}/{answer['question_id']}"
+    return answer["detail"]["group"] if metric == "circular" else f"{answer['question_id']}#0"
+
+
+def copied(answer: dict[str, Any], copy: int) -> dict[str, Any]:
+    """The answer as that of a unit of its own: one that is drawn twice counts twice."""
+    detail = answer.get("detail", {})
+    return {**answer, "detail": {**detail, **{key: copy for key in ("question_id", "group") if key in detail}}}
+
+
+METRICS = {
+    "exact_match": (mean_answers, mean),
+    "f1": (pope_answers, f1),
+    "perception+cognition": (mme_answers, mme_score),
+    "circular": (circular_answers, circular),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_score_is_the_metrics_own_on_all_units_and_on_every_resample(metric: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    answers = pope_answers(rng, 40)
-    made = sampled("f1", answers, f1(answers))
+    make, score = METRICS[metric]
+    answers = make(rng, 20)
+    made = sampled(metric, answers, score(answers))
     assert made is not None
-    assert made.score() == pytest.approx(f1(answers))
-    for _ in range(20):
-        units = rng.integers(0, 40, 40).tolist()
-        assert taken(made, units) == pytest.approx(f1([answers[i] for i in units]))
+    assert made.score() == pytest.approx(score(answers))
+    assert set(made.units) == {unit_of(metric, answer) for answer in answers}
+    assert len(set(made.units)) == len(made.units)
+    for _ in range(10):
+        units = rng.integers(0, len(made.units), len(made.units)).tolist()
+        drawn = [
+            copied(answer, copy)
+            for copy, unit in enumerate(units)
+            for answer in answers
+            if unit_of(metric, answer) == made.units[unit]
+        ]
+        assert taken(made, units) == pytest.approx(score(drawn))
 
 
 def test_f1_without_any_yes_is_zero() -> None:
@@ -75,37 +130,6 @@ def test_f1_without_any_yes_is_zero() -> None:
     assert len(answers) > 2
     assert made is not None
     assert made.score() == f1(answers) == 0.0
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_mme_is_lmms_evals_on_all_images_and_on_every_resample(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    answers = mme_answers(rng, 6)
-    made = sampled("perception+cognition", answers, mme_score(answers))
-    assert made is not None
-    assert made.score() == pytest.approx(mme_score(answers))
-    assert len(made.units) == len(set(made.units)) == len(answers) // 2
-    for _ in range(20):
-        units = rng.integers(0, len(made.units), len(made.units)).tolist()
-        drawn = []
-        for copy, unit in enumerate(units):  # an image drawn twice counts as two images
-            category, image = made.units[unit].split("/")
-            pair = [
-                answer["detail"]
-                for answer in answers
-                if (answer["detail"]["category"], answer["detail"]["question_id"]) == (category, image)
-            ]
-            drawn += [{"detail": {**detail, "question_id": f"{copy}/{image}"}} for detail in pair]
-        assert taken(made, units) == pytest.approx(mme_score(drawn))
-
-
-def test_a_mean_is_the_mean_over_questions() -> None:
-    scores = np.random.default_rng(0).random(30)
-    answers = [{"question_id": i, "score": float(score)} for i, score in enumerate(scores)]
-    made = sampled("exact_match", answers, float(scores.mean()))
-    assert made is not None
-    assert made.score() == pytest.approx(scores.mean())
-    assert taken(made, [0, 0, 7]) == pytest.approx((2 * scores[0] + scores[7]) / 3)
 
 
 def test_a_score_in_percent_stays_in_percent_on_resamples() -> None:
@@ -151,35 +175,6 @@ def test_repeated_question_ids_are_told_apart_by_occurrence() -> None:
     made = sampled("accuracy", answers, 1.0)
     assert made is not None
     assert list(made.units) == ["a#0", "b#0", "a#1", "a#2", "b#1"]
-
-
-def circular_answers(rng: np.random.Generator, questions: int) -> list[dict[str, Any]]:
-    """Rotations of questions with two to four options, in any order."""
-    answers = []
-    for question in range(questions):
-        for rotation in range(int(rng.integers(2, 5))):
-            detail = {"group": f"q{question}", "score": float(rng.random() < 0.8)}
-            answers.append({"question_id": f"q{question}-{rotation}", "score": None, "detail": detail})
-    return [answers[i] for i in rng.permutation(len(answers))]
-
-
-def circular(answers: list[dict[str, Any]]) -> float:
-    groups = {answer["detail"]["group"] for answer in answers}
-    right = [all(a["detail"]["score"] for a in answers if a["detail"]["group"] == group) for group in groups]
-    return sum(right) / len(right)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_circular_counts_questions_that_are_right_in_every_rotation(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    answers = circular_answers(rng, 20)
-    made = sampled("circular", answers, circular(answers))
-    assert made is not None
-    assert 0 < made.score() < 1
-    assert len(made.units) == 20
-    units = rng.integers(0, 20, 20).tolist()
-    kept = [[a for a in answers if a["detail"]["group"] == made.units[unit]] for unit in units]
-    assert taken(made, units) == pytest.approx(np.mean([circular(group) for group in kept]))
 
 
 def test_circular_without_groups_does_not_follow() -> None:

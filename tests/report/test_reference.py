@@ -194,14 +194,6 @@ def test_recent_methods_stand_beside_the_baselines_with_tests_against_each(tmp_p
     assert f"Not yet in the stored results: {', '.join(missing)}." in block
 
 
-def test_the_published_folder_is_a_results_root_of_its_own(built: Path, tmp_path: Path) -> None:
-    reference, _ = published(built, tmp_path)
-    for name in SHOWN:
-        summary = summary_of(reference, name)
-        for suffix, path in write_table(summary, tmp_path / "again").items():
-            assert path.read_bytes() == (built / "tables" / f"{name}.{suffix}").read_bytes()
-
-
 def test_a_judges_scores_are_kept_with_their_cell(built: Path, tmp_path: Path) -> None:
     known = load_experiment("tiny_main", built).frame["signature"].iloc[0]
     for name in (known, "f" * 24):  # the second of no experiment

@@ -71,12 +71,8 @@ def test_every_stage_is_a_map_and_a_rows_first_one_has_its_name_and_answer(store
     ]
     assert figure.texts[1].get_text() == r"attribute: What costs \$5 and \$6? (red)"  # no formula
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [
-        "pivot (attention)",
-        "completion (coverage)",
-        "kept",
-        "dropped",
-    ]
+    labels = ["pivot (attention)", "completion (coverage)", "kept", "dropped"]
+    assert [text.get_text() for text in legend.get_texts()] == labels
 
 
 def test_nothing_overlaps_or_leaves_the_figure_and_no_letter_is_below_six_points(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import call
-from synthetic import VISUAL, cell, write_cell
+from synthetic import VISUAL, cell, write_answers, write_cell
 
 from clasp.report.load import ReportError
 from clasp.report.published.upper_bound import Check, check, command, describe, targets
@@ -51,8 +51,7 @@ def put_answers(results: Path, benchmark: str, metric: str, score: float, detail
         {"question_id": str(i), "score": score, "category": None, "detail": detail}
         for i, (score, detail) in enumerate(zip(scores, details, strict=True))
     ]
-    path = results / "cells" / f"{one['signature']}.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_answers(results, one["signature"], lines)
 
 
 def put_llava(results: Path, pope: int = 1717) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clasp.methods import METHODS
 from clasp.report.figures import style
@@ -44,10 +44,15 @@ def draw(summary: Summary) -> Figure:
         _panels(figure, found, look)
     else:
         axes = figure.add_subplot()
-        _frame(axes)
+        style.frame(axes, unpruned=100.0)
         for method, rows in found.items():
             _curve(axes, method, rows, look[method])
-            _intervals(axes, rows, look[method].colour)
+            for row in rows:
+                if row.average.interval is not None:
+                    # thin and half transparent: intervals of methods with nearly equal FLOPs lie on each other
+                    bounds = [100.0 * bound for bound in row.average.interval]
+                    how: dict[str, Any] = {"color": look[method].colour, "marker": "_", "markersize": 4, "zorder": 2}
+                    axes.plot([_flops(row)] * 2, bounds, linewidth=0.8, alpha=0.6, **how)
         figure.legend(loc="outside upper center", ncols=3, frameon=False, handlelength=2.2, columnspacing=1.2)
     for axes in figure.axes:
         axes.set_ylabel("Normalized average, %")
@@ -69,22 +74,16 @@ def _panels(figure: Figure, found: Mapping[str, list[TableRow]], look: Mapping[s
     in the order of the curves' right ends."""
     upper, lower = figure.subplots(2, sharex=True, sharey=True, height_ratios=_entries(found))
     for axes, title, inside in ((upper, "before the decoder", False), (lower, "inside the decoder", True)):
-        _frame(axes)
+        style.frame(axes, unpruned=100.0)
         axes.set_title(title, fontsize="medium")
         if RANDOM in found:
             style.random_band(axes, [(_flops(row), row.average.interval) for row in found[RANDOM]], 100.0)
-        for method in sorted(
-            _shown(found, inside), key=lambda name: found[name][-1].average.value or 0.0, reverse=True
-        ):
+        names = sorted(_shown(found, inside), key=lambda name: found[name][-1].average.value or 0.0, reverse=True)
+        for method in names:
             _curve(axes, method, found[method], look[method])
         axes.legend(
             loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7, handlelength=2.6, labelspacing=0.45
         )
-
-
-def _frame(axes: Axes) -> None:
-    style.frame(axes)
-    style.unpruned_line(axes, 100.0)
 
 
 def _curve(axes: Axes, method: str, rows: Sequence[TableRow], look: Look) -> None:
@@ -101,15 +100,8 @@ def _curve(axes: Axes, method: str, rows: Sequence[TableRow], look: Look) -> Non
     )
 
 
-def _intervals(axes: Axes, rows: Sequence[TableRow], colour: str) -> None:
-    for row in rows:
-        if row.average.interval is not None:
-            # thin and half transparent: intervals of methods with nearly equal FLOPs lie on each other
-            at, bounds = _flops(row), [100.0 * bound for bound in row.average.interval]
-            axes.plot([at, at], bounds, color=colour, marker="_", markersize=4, linewidth=0.8, alpha=0.6, zorder=2)
-
-
 def _flops(row: TableRow) -> float:
+    """Its FLOPs in percent of the unpruned model's."""
     return 100.0 / (row.flops_ratio or 1.0)
 
 

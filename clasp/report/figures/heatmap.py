@@ -22,6 +22,8 @@ ROW_MM, HEAD_MM, BAR_MM = 5.0, 13.0, 12.0
 """Heights of a row, of a panel's title and category names, and of the colour bar with its words."""
 COLOURS = "cividis"
 """Even in lightness, and made for colour-blind eyes."""
+LIGHT = 120 / 256
+"""Share of the colours' scale from which black is more readable on them than white, by WCAG 2.1's contrast."""
 PLAIN = "0.93"
 """Behind the unpruned model's scores, which are not compared."""
 NARROWEST = 1.0
@@ -29,19 +31,12 @@ NARROWEST = 1.0
 
 
 class Panel(NamedTuple):
-    """One budget.
+    """One budget."""
 
-    Attributes:
-        rows: the unpruned model, then the budget's rows that have any score.
-        scores: (rows, categories) in percent; NaN where there is none.
-        best: (categories,) the best pruned row's score.
-        distances: (rows, categories) score less the best one; NaN for the unpruned model and where there is none.
-    """
-
-    rows: list[TableRow]
-    scores: Array
-    best: Array
-    distances: Array
+    rows: list[TableRow]  # the unpruned model, then the budget's rows that have any score
+    scores: Array  # (rows, categories) in percent; NaN where there is none
+    best: Array  # (categories,) the best pruned row's score
+    distances: Array  # (rows, categories) score less the best one; NaN for the unpruned model and where there is none
 
 
 def draw(summary: Summary) -> Figure:
@@ -95,6 +90,8 @@ def _panels(summary: Summary) -> dict[int, Panel]:
 
 
 def _panel(axes: Axes, panel: Panel, categories: Sequence[str], span: float) -> Any:
+    from matplotlib.patches import Rectangle
+
     axes.set_facecolor(PLAIN)
     image = axes.imshow(panel.distances, cmap=COLOURS, vmin=-span, vmax=0.0, aspect="auto")
     for y, row in enumerate(panel.rows):
@@ -102,9 +99,13 @@ def _panel(axes: Axes, panel: Panel, categories: Sequence[str], span: float) -> 
             if np.isnan(score):
                 axes.text(x, y, "–", ha="center", va="center", fontsize=style.SMALL, color="0.5")
                 continue
-            text, distance = f"{score:.1f}", panel.distances[y, x]
-            ink = "black" if np.isnan(distance) else _ink(tuple(image.to_rgba(distance)))
-            _number(axes, (x, y), text, ink, best=row.method != UNPRUNED and text == f"{best:.1f}")
+            text = f"{score:.1f}"
+            ink = "white" if 1.0 + panel.distances[y, x] / span < LIGHT else "black"  # black without a colour, too
+            marked = row.method != UNPRUNED and text == f"{best:.1f}"
+            how: dict[str, Any] = {"fontsize": style.SMALL, "color": ink, "weight": "bold" if marked else "normal"}
+            axes.text(x, y, text, ha="center", va="center_baseline", **how)
+            if marked:
+                axes.add_patch(Rectangle((x - 0.44, y - 0.4), 0.88, 0.8, fill=False, edgecolor=ink, linewidth=0.9))
     axes.set_yticks(range(len(panel.rows)), [method_label(row.name) for row in panel.rows], fontsize=style.SMALL)
     axes.set_xticks(range(len(categories)), list(categories), fontsize=style.TINY)
     axes.set_xticks(np.arange(len(categories) - 1) + 0.5, minor=True)
@@ -113,24 +114,3 @@ def _panel(axes: Axes, panel: Panel, categories: Sequence[str], span: float) -> 
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     return image
-
-
-def _ink(behind: Sequence[float]) -> str:
-    """Black or white, whichever has the higher contrast with a colour (red, green and blue in [0, 1]).
-
-    Relative luminance and contrast as https://www.w3.org/TR/WCAG21/ defines them; above 0.179 black's is higher.
-    """
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in behind[:3]]
-    luminance = sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-    return "black" if luminance > 0.179 else "white"
-
-
-def _number(axes: Axes, at: tuple[int, int], text: str, colour: str, best: bool) -> None:
-    """A cell's number; the best one is bold and in a box."""
-    from matplotlib.patches import Rectangle
-
-    weight = "bold" if best else "normal"
-    axes.text(*at, text, ha="center", va="center_baseline", fontsize=style.SMALL, color=colour, weight=weight)
-    if best:
-        x, y = at
-        axes.add_patch(Rectangle((x - 0.44, y - 0.4), 0.88, 0.8, fill=False, edgecolor=colour, linewidth=0.9))

@@ -71,16 +71,8 @@ def draw(run: RetentionRun) -> Figure:
 
 
 def overlay(pixels: Any, stage: MapStage, side: int) -> Any:
-    """The image with its kept patches tinted and the others dimmed.
-
-    Args:
-        pixels: (height, width, 3) in [0, 1].
-        stage: what is kept.
-        side: patches along each side.
-
-    Returns:
-        (height, width, 3) in [0, 1].
-    """
+    """The image of (height, width, 3) ``pixels`` in [0, 1] and ``side`` patches along each side, with its kept patches
+    tinted and the others dimmed."""
     import numpy as np
     from matplotlib.colors import to_rgb
 
@@ -89,12 +81,9 @@ def overlay(pixels: Any, stage: MapStage, side: int) -> Any:
     patch = rows[:, None] * side + columns[None, :]  # (height, width) index of each pixel's patch
     grey = pixels.mean(axis=2, keepdims=True)
     shown = np.broadcast_to((1.0 - DIM) * grey + DIM, pixels.shape).copy()
-    pivots = stage.pivots
-    for colour, indices in (
-        (KEPT, stage.kept if pivots is None else ()),
-        (PIVOT, [index for index in stage.kept if pivots is not None and index in pivots]),
-        (COMPLETION, [index for index in stage.kept if pivots is not None and index not in pivots]),
-    ):
+    kept, pivots = set(stage.kept), stage.pivots
+    tinted = {KEPT: kept} if pivots is None else {PIVOT: kept & pivots, COMPLETION: kept - pivots}
+    for colour, indices in tinted.items():
         here = np.isin(patch, list(indices))
         shown[here] = (1.0 - TINT) * pixels[here] + TINT * np.array(to_rgb(colour))
     return (shown * SHADES).round() / SHADES
@@ -178,12 +167,11 @@ def _plain(text: str) -> str:
 def _legend(figure: Figure, height: float, stages: Sequence[MapStage]) -> None:
     from matplotlib.patches import Patch
 
-    marked, plain = (any((stage.pivots is not None) == which for stage in stages) for which in (True, False))
-    labels = {
-        **({"pivot (attention)": PIVOT, "completion (coverage)": COMPLETION} if marked else {}),
-        **({"kept": KEPT} if plain else {}),
-        "dropped": str(DIM),
-    }
+    labels = {"pivot (attention)": PIVOT, "completion (coverage)": COMPLETION, "kept": KEPT, "dropped": str(DIM)}
+    if all(stage.pivots is None for stage in stages):
+        del labels["pivot (attention)"], labels["completion (coverage)"]
+    if all(stage.pivots is not None for stage in stages):
+        del labels["kept"]
     figure.legend(
         handles=[Patch(facecolor=colour, label=label, linewidth=0) for label, colour in labels.items()],
         loc="upper left",

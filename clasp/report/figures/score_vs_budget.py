@@ -33,17 +33,17 @@ def draw(summary: Summary) -> Figure:
     Raises:
         ReportError: no pruned row has a score.
     """
-    known = [(row.name, name) for row in summary.pruned for name, score in row.scores.items() if score is not None]
-    names = list(dict.fromkeys(row for row, _ in known))
-    scored = [name for name in summary.benchmarks if name in {benchmark for _, benchmark in known}]
+    rows = summary.pruned
+    names = list(dict.fromkeys(row.name for row in rows if any(score is not None for score in row.scores.values())))
+    scored = [name for name in summary.benchmarks if any(row.scores[name] is not None for row in rows)]
     if not names:
         raise ReportError(
             f"experiment {summary.experiment.name!r} has no score of a pruned row, so there is nothing to draw; run "
             "its missing cells first"
         )
-    order = list(style.looks(names))
-    coloured = sorted(names, key=order.index)[: len(COLOURS)]
-    look = {name: own if name in coloured else OTHERS for name, own in style.looks(names).items()}
+    looks = style.looks(names)
+    coloured = [name for name in looks if name in names][: len(COLOURS)]
+    look = {name: own if name in coloured else OTHERS for name, own in looks.items()}
     down = -(-len(scored) // ACROSS)
     free = len(scored) % ACROSS != 0
     figure = style.blank(PANEL_MM * down + LABEL_MM + (0.0 if free else LEGEND_MM))
@@ -53,7 +53,8 @@ def draw(summary: Summary) -> Figure:
     for axes in panels[max(0, len(scored) - ACROSS) : len(scored)]:  # the lowest of each column
         axes.tick_params(labelbottom=True)
     figure.supxlabel("Visual tokens", fontsize="medium")
-    figure.supylabel(_unit(summary, scored), fontsize="medium")
+    scales = {percent_factor([row.scores[name] for row in summary.rows]) for name in scored}
+    figure.supylabel("Score, %" if scales == {100.0} else "Score (fractions in %)", fontsize="medium")
     handles = _legend(panels[: len(scored)])
     look_of: dict[str, Any] = {"frameon": False, "fontsize": style.TINY, "handlelength": 1.8, "labelspacing": 0.35}
     if free:
@@ -65,15 +66,13 @@ def draw(summary: Summary) -> Figure:
 
 
 def _panel(axes: Axes, summary: Summary, benchmark: str, look: Mapping[str, Look], coloured: Sequence[str]) -> None:
-    style.frame(axes)
     scale = percent_factor([row.scores[benchmark] for row in summary.rows])
     rows: dict[str, list[TableRow]] = {}
     for row in sorted(summary.pruned, key=lambda row: row.tokens):
         if row.scores[benchmark] is not None:
             rows.setdefault(row.name, []).append(row)
     unpruned = summary.unpruned.scores[benchmark] if summary.unpruned else None
-    if unpruned is not None:
-        style.unpruned_line(axes, scale * unpruned)
+    style.frame(axes, None if unpruned is None else scale * unpruned)
     style.random_band(axes, [(row.tokens, row.intervals[benchmark]) for row in rows.get(RANDOM, ())], scale)
     # the first in the order is drawn last and lies on top
     drawn = [name for name in rows if name not in coloured] + [name for name in reversed(coloured) if name in rows]
@@ -98,11 +97,6 @@ def _panel(axes: Axes, summary: Summary, benchmark: str, look: Mapping[str, Look
     axes.locator_params(axis="y", nbins=4)
 
 
-def _unit(summary: Summary, benchmarks: Sequence[str]) -> str:
-    scales = {percent_factor([row.scores[name] for row in summary.rows]) for name in benchmarks}
-    return "Score, %" if scales == {100.0} else "Score (fractions in %)"
-
-
 def _legend(panels: Sequence[Axes]) -> dict[str, Any]:
     """Label -> handle, once for all panels: rows by their colours' order, then what they are compared with."""
     found: dict[str, Any] = {}
@@ -110,6 +104,5 @@ def _legend(panels: Sequence[Axes]) -> dict[str, Any]:
         handles, labels = axes.get_legend_handles_labels()
         found |= {label: handle for label, handle in zip(labels, handles, strict=True) if label not in found}
     rank = [*(method_label(name) for name in style.looks(())), "", OTHERS_LABEL, "Random, 95 %", "Unpruned"]
-    return {
-        label: found[label] for label in sorted(found, key=lambda label: rank.index(label if label in rank else ""))
-    }
+    order = sorted(found, key=lambda label: rank.index(label if label in rank else ""))
+    return {label: found[label] for label in order}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +20,6 @@ from clasp.report.table_rows import RANDOM
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from PIL.Image import Image
 
 COLUMN_MM = 85.0
 """Width of every figure: a column of a two-column paper."""
@@ -71,27 +71,27 @@ Source = TypeVar("Source")
 
 
 def write(draw: Callable[[Source], Figure], source: Source, folder: Path, stem: str) -> dict[str, Path]:
-    """Draws in the house style and writes ``<folder>/<stem>.{png,svg}``.
-
-    Args:
-        draw: a figure's function, for example :func:`clasp.report.figures.heatmap.draw`.
-        source: what it draws.
-
-    Returns:
-        suffix -> path.
+    """Draws ``source`` in the house style and writes ``<folder>/<stem>.{png,svg}``; returns suffix -> path.
 
     Raises:
         ReportError: there is nothing to draw.
     """
-    images = _images(draw, source, ("png", "svg"))
-    return {suffix: write_atomically(folder / f"{stem}.{suffix}", bytes_) for suffix, bytes_ in images.items()}
+    import matplotlib
 
-
-def image(draw: Callable[[Source], Figure], source: Source) -> Image:
-    """The same image as :func:`write` makes, as a PIL image, which notebooks show."""
-    from PIL import Image
-
-    return Image.open(io.BytesIO(_images(draw, source, ("png",))["png"]))
+    paths = {}
+    settings: Any = RC  # matplotlib types its keys one by one
+    with matplotlib.rc_context(settings):
+        figure = draw(source)
+        for suffix in ("png", "svg"):
+            out = io.BytesIO()
+            # no date and no version: the bytes depend on the results alone
+            metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
+            figure.savefig(out, format=suffix, metadata=metadata)
+            drawn = out.getvalue()
+            if suffix == "svg":  # matplotlib writes texts into comments as they are; XML holds no control character
+                drawn = re.sub(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]", b"", drawn)
+            paths[suffix] = write_atomically(folder / f"{stem}.{suffix}", drawn)
+    return paths
 
 
 def blank(height_mm: float) -> Figure:
@@ -101,15 +101,13 @@ def blank(height_mm: float) -> Figure:
     return Figure(figsize=(COLUMN_MM / 25.4, height_mm / 25.4), dpi=DPI, layout="constrained")
 
 
-def frame(axes: Axes) -> None:
-    """A light grid behind the data and no box around it."""
+def frame(axes: Axes, unpruned: float | None = None) -> None:
+    """A light grid behind the data, no box around it, and the unpruned model's score as a dashed line."""
     axes.grid(True, color="0.9", linewidth=0.5)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def unpruned_line(axes: Axes, score: float) -> None:
-    axes.axhline(score, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)), label="Unpruned", zorder=1)
+    if unpruned is not None:
+        axes.axhline(unpruned, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)), label="Unpruned", zorder=1)
 
 
 def random_band(axes: Axes, points: Sequence[tuple[float, Interval | None]], scale: float) -> None:
@@ -124,9 +122,8 @@ def random_band(axes: Axes, points: Sequence[tuple[float, Interval | None]], sca
 def looks(methods: Sequence[str]) -> dict[str, Look]:
     """Method -> look: the same in every figure for those of the library; others take what is left, in plan order."""
     fixed = _fixed()
-    left = [look for look in LOOKS if look not in fixed.values()]
-    others = [method for method in methods if method not in fixed]
-    return {**fixed, **{method: left[i % len(left)] for i, method in enumerate(others)}}
+    left = itertools.cycle(look for look in LOOKS if look not in fixed.values())
+    return {**fixed, **{method: next(left) for method in methods if method not in fixed}}
 
 
 @cache
@@ -142,21 +139,3 @@ def _fixed() -> dict[str, Look]:
         colours = Counter(fixed[other].colour for other in panel)
         fixed[name] = free[0] if name in FIRST else min(free, key=lambda look: colours[look.colour])
     return fixed
-
-
-def _images(draw: Callable[[Source], Figure], source: Source, suffixes: Sequence[str]) -> dict[str, bytes]:
-    import matplotlib
-
-    settings: Any = RC  # matplotlib types its keys one by one
-    with matplotlib.rc_context(settings):
-        figure = draw(source)
-        return {suffix: _render(figure, suffix) for suffix in suffixes}
-
-
-def _render(figure: Figure, suffix: str) -> bytes:
-    out = io.BytesIO()
-    # no date and no version: the bytes depend on the results alone
-    metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
-    figure.savefig(out, format=suffix, metadata=metadata)
-    # matplotlib writes texts into comments as they are, and no XML holds a control character
-    return re.sub(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]", b"", out.getvalue()) if suffix == "svg" else out.getvalue()

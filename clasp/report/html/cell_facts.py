@@ -8,22 +8,13 @@ from typing import Any
 from clasp.report.html.escape import visible
 from clasp.report.load import Experiment, judged_cell
 
-FIELDS = (
-    *("cell", "benchmark", "score as stored", "questions", "backbone", "method", "code"),
-    *("device", "finished", "command", "versions"),
-)
-"""The facts of a cell, in this order; the first four differ from cell to cell, the others mostly do not."""
-
 
 class CellFacts:
     """The cells of the page's experiments, each once; a cell is known by its place among them."""
 
     def __init__(self, experiments: Iterable[Experiment]) -> None:
-        self._cells: dict[str, Mapping[str, Any]] = {}
-        for experiment in experiments:
-            for signature in experiment.frame["signature"]:
-                if signature not in self._cells:
-                    self._cells[signature] = judged_cell(experiment.results, signature)
+        known = {signature: one.results for one in experiments for signature in one.frame["signature"]}
+        self._cells = {signature: judged_cell(results, signature) for signature, results in known.items()}
         self._places = {signature: str(place) for place, signature in enumerate(self._cells)}
 
     def places(self, signatures: Iterable[str]) -> str:
@@ -49,33 +40,33 @@ class CellFacts:
     def data(self) -> dict[str, Any]:
         """What the page's script reads: a cell is a list of places in the pool of texts, in the order of ``fields``."""
         pool: dict[str, int] = {}
-        cells = [[pool.setdefault(text, len(pool)) for text in facts(cell)] for cell in self._cells.values()]
-        return {"fields": FIELDS, "pool": list(pool), "cells": cells}
+        known = [facts(cell) for cell in self._cells.values()]
+        cells = [[pool.setdefault(visible(text), len(pool)) for text in one.values()] for one in known]
+        return {"fields": list(known[0]) if known else [], "pool": list(pool), "cells": cells}
 
 
-def facts(cell: Mapping[str, Any]) -> list[str]:
-    """The facts of one cell, in the order of :data:`FIELDS`; empty where the cell has none."""
+def facts(cell: Mapping[str, Any]) -> dict[str, str]:
+    """The facts of one cell, empty where it has none; the first four differ from cell to cell, others mostly do not."""
     costs, provenance = cell["costs"], cell["provenance"]
-    parameters = cell["identity"].get("method", {}).get("parameters", {})
     # parts of a method go by their names: their own parameters would fill the screen, and the command has them
-    named = {
-        name: value.get("type", "…") if isinstance(value, Mapping) else value for name, value in parameters.items()
+    parameters = {
+        name: value.get("type", "…") if isinstance(value, Mapping) else value
+        for name, value in cell["identity"].get("method", {}).get("parameters", {}).items()
     }
-    chosen = ", ".join(f"{name}={value}" for name, value in named.items() if value is not None)
-    commit = str(provenance.get("commit") or "unknown")[:12]
-    judge = cell.get("judge_model")
+    chosen = ", ".join(f"{name}={value}" for name, value in parameters.items() if value is not None)
+    judge = f", judged by {cell['judge_model']}" if cell.get("judge_model") else ""
     score = "none" if cell["score"] is None else f"{cell['score']:.6g}"
-    texts = (
-        cell["signature"],
-        cell["benchmark"],
-        f"{score} ({cell['metric']}{f', judged by {judge}' if judge else ''})",
-        f"{cell['questions']} of {cell['available']}",
-        cell["backbone"],
-        f"{cell['method']}({chosen})",
-        f"commit {commit}{' with uncommitted changes' if provenance.get('dirty') else ''}",
-        f"{costs['device']}, batch size {costs['batch_size']}",
-        provenance.get("finished") or "",
-        provenance.get("command") or "",
-        ", ".join(f"{name} {version}" for name, version in (provenance.get("versions") or {}).items()),
-    )
-    return [visible(text) for text in texts]
+    changed = " with uncommitted changes" if provenance.get("dirty") else ""
+    return {
+        "cell": cell["signature"],
+        "benchmark": cell["benchmark"],
+        "score as stored": f"{score} ({cell['metric']}{judge})",
+        "questions": f"{cell['questions']} of {cell['available']}",
+        "backbone": cell["backbone"],
+        "method": f"{cell['method']}({chosen})",
+        "code": f"commit {str(provenance.get('commit') or 'unknown')[:12]}{changed}",
+        "device": f"{costs['device']}, batch size {costs['batch_size']}",
+        "finished": provenance.get("finished") or "",
+        "command": provenance.get("command") or "",
+        "versions": ", ".join(f"{name} {version}" for name, version in (provenance.get("versions") or {}).items()),
+    }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from clasp.report.layout import benchmark_label, method_label
-from clasp.report.load import UNPRUNED, Experiment
+from clasp.report.load import UNPRUNED
 from clasp.report.metrics import occurrences, own_score
 from clasp.report.table_rows import RANDOM, Summary, TableRow
 
@@ -17,14 +17,6 @@ DIFFERING = 2
 OURS = "clasp"
 
 
-class ExampleQuestion(NamedTuple):
-    """One question, the expected answer, and (prediction, verdict) of each of the benchmark's rows."""
-
-    prompt: str
-    expected: str
-    answers: Sequence[tuple[str, str]]
-
-
 class Examples(NamedTuple):
     """Some questions of one benchmark and the rows that answered them."""
 
@@ -32,7 +24,8 @@ class Examples(NamedTuple):
     benchmark: str
     experiment: str
     rows: Sequence[str]
-    questions: Sequence[ExampleQuestion]
+    questions: Sequence[tuple[str, str, Sequence[tuple[str, str]]]]
+    """Prompt, expected answer, and (prediction, verdict) of each row."""
 
 
 def examples(summaries: Iterable[Summary]) -> list[Examples]:
@@ -49,20 +42,22 @@ def examples(summaries: Iterable[Summary]) -> list[Examples]:
 def _examples(summary: Summary, benchmark: str) -> Examples | None:
     experiment = summary.experiment
     cells = experiment.frame[experiment.frame["benchmark"] == benchmark]
-    signatures = dict(zip(zip(cells["row"], cells["tokens"], strict=True), cells["signature"], strict=True))
+    signatures = cells.set_index(["row", "tokens"])["signature"].to_dict()
     rows = [row for row in _rows(summary) if row.key in signatures]
-    answers = [_by_question(experiment, signatures[row.key]) for row in rows]
+    known = [experiment.answers(signatures[row.key]) for row in rows]
+    answers = [dict(zip(occurrences(one), one, strict=True)) for one in known]
     shared = [key for key in answers[0] if all(key in others for others in answers)] if answers else []
     if not shared:
         return None
-    questions = [
-        ExampleQuestion(
-            _text(answers[0][key].get("prompt")),
-            _text(answers[0][key].get("answer")),
-            [(_text(one[key].get("prediction")), verdict(own_score(one[key]))) for one in answers],
-        )
-        for key in _chosen(shared, answers)
-    ]
+    # the first questions on which the rows differ, then the first others, in the benchmark's order
+    verdicts = {key: [verdict(own_score(one[key])) for one in answers] for key in shared}
+    differing = [key for key in shared if len(set(verdicts[key])) > 1][:DIFFERING]
+    chosen = [*differing, *[key for key in shared if key not in differing][: QUESTIONS - len(differing)]]
+    questions = []
+    for key in sorted(chosen, key=shared.index):
+        said = [_text(one[key].get("prediction")) for one in answers]
+        prompt, expected = (_text(answers[0][key].get(what)) for what in ("prompt", "answer"))
+        questions.append((prompt, expected, list(zip(said, verdicts[key], strict=True))))
     labels = [method_label(row.name) + ("" if row.method == UNPRUNED else f", {row.tokens}") for row in rows]
     return Examples(summary.backbone, benchmark_label(benchmark), experiment.name, labels, questions)
 
@@ -73,18 +68,6 @@ def _rows(summary: Summary) -> list[TableRow]:
     smallest = [row for row in summary.pruned if row.tokens == min(row.tokens for row in summary.pruned)]
     named = [row for name in (OURS, RANDOM) for row in smallest if row.name == name]
     return [*unpruned, *(named or smallest[:1])]
-
-
-def _by_question(experiment: Experiment, signature: str) -> dict[str, Mapping[str, Any]]:
-    answers = experiment.answers(signature)
-    return dict(zip(occurrences(answers), answers, strict=True))
-
-
-def _chosen(shared: Sequence[str], answers: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    """The first questions on which the rows differ, then the first others, in the benchmark's order."""
-    differing = [key for key in shared if len({verdict(own_score(one[key])) for one in answers}) > 1][:DIFFERING]
-    others = [key for key in shared if key not in differing][: QUESTIONS - len(differing)]
-    return sorted([*differing, *others], key=shared.index)
 
 
 def verdict(score: Any) -> str:

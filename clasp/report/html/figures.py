@@ -38,11 +38,9 @@ class Image(NamedTuple):
 
 def images(summary: Summary) -> list[Image]:
     """The experiment's figures that have been drawn, in the order of its configuration."""
-    found = []
-    for figure in summary.experiment.spec.figures:
-        words = ALTERNATIVES[figure]
-        stem = summary.experiment.figure(figure)
-        found.append(_image(stem, f"{words}; the table has the numbers.", f"{words} ({title(summary)})."))
+    experiment, name = summary.experiment, title(summary)
+    words = {experiment.figure(figure): ALTERNATIVES[figure] for figure in experiment.spec.figures}
+    found = [_image(stem, f"{said}; the table has the numbers.", f"{said} ({name}).") for stem, said in words.items()]
     return [one for one in found if one is not None]
 
 

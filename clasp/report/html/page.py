@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
@@ -24,8 +24,8 @@ from clasp.report.fidelity import HEADS, Fidelity, agreement_rows
 from clasp.report.html.cell_facts import CellFacts
 from clasp.report.html.escape import script_data, shortened, visible
 from clasp.report.html.examples import examples
-from clasp.report.html.figures import Image, images, retention_image
-from clasp.report.html.tables import Table, published_table, table
+from clasp.report.html.figures import images, retention_image
+from clasp.report.html.tables import published_table, table
 from clasp.report.layout import method_label, title
 from clasp.report.published.compare import PublishedRow
 from clasp.report.retention_run import MapStage, RetentionRun
@@ -40,32 +40,13 @@ PARTS = {"tables": "Tables", "efficiency": "Efficiency", "ablations": "Ablations
 
 @dataclass(frozen=True)
 class Built:
-    """One experiment, as far as its stored results went.
-
-    Args:
-        name: of the experiment.
-        summary: None where there is nothing to show.
-        problems: why something is not there, a sentence each.
-        published: rows for the table of published numbers below; empty for none.
-        fidelity: its agreement with published results, where it was made for that.
-    """
+    """One experiment, as far as its stored results went."""
 
     name: str
-    summary: Summary | None
-    problems: tuple[str, ...] = ()
-    published: tuple[PublishedRow, ...] = ()
-    fidelity: Fidelity | None = None
-
-
-class Section(NamedTuple):
-    """One experiment on the page."""
-
-    summary: Summary
-    table: Table
-    published: Table | None
-    images: list[Image]
-    problems: tuple[str, ...]
-    agreements: list[list[str]]
+    summary: Summary | None  # None where there is nothing to show
+    problems: tuple[str, ...] = ()  # why something is not there, a sentence each
+    published: tuple[PublishedRow, ...] = ()  # rows for the table of published numbers; empty for none
+    fidelity: Fidelity | None = None  # its agreement with published results, where it was made for that
 
 
 def write_html(
@@ -73,29 +54,24 @@ def write_html(
 ) -> Path:
     """Writes ``<results>/report.html`` and returns its path; the same results give the same bytes.
 
-    Args:
-        built: experiments, in any order.
-        results: root of the results; figures are the files that lie below it.
-        routers: their scores, None where they have not been measured.
-        retention: stored runs of what methods kept of a few images.
+    Experiments may come in any order; figures are the files that lie below ``results``.
     """
     shown = [(one, one.summary) for one in built if one.summary is not None]
     # within a part by title, which numbers the ablations; what has no title of its own, such as tiny_main, comes first
     shown.sort(key=lambda pair: (list(PARTS).index(part(pair[1])), pair[1].experiment.spec.title, pair[0].name))
     summaries = [summary for _, summary in shown]
     provenance = CellFacts(summary.experiment for summary in summaries)
-    sections = [
-        Section(
-            summary,
-            table(summary, provenance),
-            published_table(summary, one.published) if one.published else None,
-            images(summary),
-            one.problems,
-            agreement_rows(one.fidelity) if one.fidelity else [],
-        )
-        for one, summary in shown
-    ]
-    parts = {name: [section for section in sections if part(section.summary) == name] for name in PARTS}
+    parts: dict[str, list[dict[str, Any]]] = {name: [] for name in PARTS}
+    for one, summary in shown:
+        section = {
+            "summary": summary,
+            "table": table(summary, provenance),
+            "published": published_table(summary, one.published) if one.published else None,
+            "images": images(summary),
+            "problems": one.problems,
+            "agreements": agreement_rows(one.fidelity) if one.fidelity else [],
+        }
+        parts[part(summary)].append(section)
     style, script = _resource("page.css"), _resource("page.js")
     policy = ["default-src 'none'", f"script-src '{_hash(script)}'", f"style-src '{_hash(style)}'", "img-src data:"]
     text = _template().render(
@@ -172,13 +148,8 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown
     )
     environment.filters |= {"shortened": shortened, "method": method_label, "kept": _kept}
-    environment.globals |= {
-        "title": title,
-        "caption": caption,
-        "assumptions": assumptions,
-        "router_note": note,
-        "agreement_heads": HEADS,
-    }
+    environment.globals |= {"title": title, "caption": caption, "assumptions": assumptions}
+    environment.globals |= {"router_note": note, "agreement_heads": HEADS}
     return environment.from_string(_resource("page.html"))
 
 

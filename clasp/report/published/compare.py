@@ -40,23 +40,14 @@ SHARE = 0.0012
 
 @dataclass(frozen=True)
 class PublishedValue:
-    """One published number, and ours where there is one.
+    """One published number, and ours where there is one."""
 
-    Args:
-        text: the number as the file has it.
-        ours: our number in the source's unit; None where there is none.
-        difference: ours - published; None where there is none of ours, or the two do not compare.
-        comparable: whether they do.
-        reasons: why not, or why not with certainty.
-        note: what the file says of this number.
-    """
-
-    text: str
-    ours: float | None
-    difference: float | None
+    text: str  # the number as the file has it
+    ours: float | None  # in the source's unit
+    difference: float | None  # ours - published; None where there is none of ours, or the two do not compare
     comparable: Comparable
-    reasons: tuple[str, ...]
-    note: str
+    reasons: tuple[str, ...]  # why they do not compare, or not with certainty
+    note: str  # what the file says of this number
 
 
 @dataclass(frozen=True)
@@ -64,13 +55,11 @@ class PublishedRow:
     """The published numbers of one method at one budget that share source, protocol and origin.
 
     Args:
-        method: its name.
         tokens: budget of our row beside which it stands, in visual tokens; None where we have none.
-        budget: as the source states it; empty where it does not.
+        budget, protocol: as the source states them; empty where it does not.
         source: key of the source, with the hardware in brackets where it names one.
         source_text: the source in words.
         origin: one of :data:`ORIGINS`.
-        protocol: as the source states it; empty where it does not.
         values: column -> number; a column is a benchmark of ours, or the published benchmark's or quantity's name.
     """
 
@@ -101,14 +90,13 @@ def published_rows(summary: Summary, folder: Path = FOLDER) -> list[PublishedRow
     """
     own, sources = _lines(summary, folder)
     make = _efficiency_values if summary.experiment.spec.table == "efficiency" else _accuracy_values
-    rows = {row.key: row for row in summary.rows}
-    order = {key: place for place, key in enumerate(rows)}
+    rows: dict[tuple[str, int | None], TableRow] = {row.key: row for row in summary.rows}
     grouped: dict[tuple[str, int | None, str, str, str, str], dict[str, PublishedValue]] = {}
     for line in own:
         tokens = _budget(summary, line, own)
         key = (line["method"], tokens, line["budget"], line["source"], line["origin"], _protocol(line))
         values = grouped.setdefault(key, {})
-        row = rows[line["method"], tokens] if tokens is not None else None
+        row = rows.get((line["method"], tokens))
         for column, value in make(summary, row, line).items():
             if column in values:
                 raise ReportError(f"{folder} has two numbers for {column} of {key}; they cannot both be shown")
@@ -117,12 +105,8 @@ def published_rows(summary: Summary, folder: Path = FOLDER) -> list[PublishedRow
         PublishedRow(method, tokens, budget, source, _in_words(source, sources), origin, protocol, values)
         for (method, tokens, budget, source, origin, protocol), values in grouped.items()
     ]
-
-    def place(row: PublishedRow) -> tuple[int, int]:
-        beside = len(order) if row.tokens is None else order[row.method, row.tokens]
-        return beside, ORIGINS.index(row.origin)
-
-    return sorted(found, key=place)
+    order = {key: place for place, key in enumerate(rows)}
+    return sorted(found, key=lambda row: (order.get((row.method, row.tokens), len(order)), ORIGINS.index(row.origin)))
 
 
 def _lines(summary: Summary, folder: Path) -> tuple[list[dict[str, str]], dict[str, str]]:

@@ -7,7 +7,6 @@ Facts on protocols and on the meaning of budgets: results/published/README.md an
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Comparable = Literal["same", "unsure", "different"]
@@ -44,23 +43,13 @@ class Finding(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A known difference.
-
-    Args:
-        benchmarks: of ours that it concerns; empty means all.
-        applies: whether it concerns that published number.
-        finding: what follows.
-    """
+class Rule(NamedTuple):
+    """A known difference: what follows for benchmarks of ours (none means all) where it concerns a published number."""
 
     benchmarks: Collection[str]
-    applies: Callable[[Facts], bool]
-    finding: Finding
-
-
-def _no_ocr(facts: Facts) -> bool:
-    return "without OCR" in facts.protocol
+    comparable: Comparable
+    reason: str
+    applies: Callable[[Facts], bool] = lambda facts: True
 
 
 def _ocr(facts: Facts) -> bool:
@@ -68,72 +57,75 @@ def _ocr(facts: Facts) -> bool:
     return facts.backbone == "llava_1_5_7b" and not _no_ocr(facts)
 
 
-def _always(facts: Facts) -> bool:
-    return True
+def _no_ocr(facts: Facts) -> bool:
+    return "without OCR" in facts.protocol
 
 
 _TEXTVQA = "TextVQA: published {}, ours {} OCR tokens in the prompt"
 RULES = (
-    Rule({"textvqa"}, _ocr, Finding("different", _TEXTVQA.format("with", "without"))),
-    Rule({"textvqa_ocr"}, _no_ocr, Finding("different", _TEXTVQA.format("without", "with"))),
+    Rule({"textvqa"}, "different", _TEXTVQA.format("with", "without"), _ocr),
+    Rule({"textvqa_ocr"}, "different", _TEXTVQA.format("without", "with"), _no_ocr),
     Rule(
         {"textvqa", "textvqa_ocr"},
+        "unsure",
+        "TextVQA: the source does not say whether OCR tokens are in the prompt",
         lambda facts: not _ocr(facts) and not _no_ocr(facts),
-        Finding("unsure", "TextVQA: the source does not say whether OCR tokens are in the prompt"),
     ),
-    Rule(
-        {"vqav2"},
-        _always,
-        Finding("different", "VQAv2: published on test-dev, scored by the server, ours on the validation split"),
-    ),
+    Rule({"vqav2"}, "different", "VQAv2: published on test-dev, scored by the server, ours on the validation split"),
     Rule(
         {"pope"},
+        "unsure",
+        "POPE: ours is F1, as most published rows; this source may mean accuracy",
         lambda facts: "F1" not in facts.note and "F1" not in facts.protocol,
-        Finding("unsure", "POPE: ours is F1, as most published rows; this source may mean accuracy"),
     ),
     Rule(
         {"mme"},
+        "different",
+        "MME: published perception alone, ours perception + cognition",
         lambda facts: facts.note == "mme_perception",
-        Finding("different", "MME: published perception alone, ours perception + cognition"),
     ),
     Rule(
         {"mmbench"},
+        "unsure",
+        "MMBench: ours is lmms-eval's static scoring; the source does not say how it scores",
         lambda facts: facts.protocol != "lmms-eval",
-        Finding("unsure", "MMBench: ours is lmms-eval's static scoring; the source does not say how it scores"),
     ),
     Rule(
         {"mmvet", "tgif", "msvd", "msrvtt", "activitynet"},
-        _always,
-        Finding("different", "scored by a judge model, which is not the same one as ours"),
+        "different",
+        "scored by a judge model, which is not the same one as ours",
     ),
     Rule(
         (),
+        "unsure",
+        "some sources force 2,880 visual tokens (ours keep unpadding); this one does not say",
         lambda facts: facts.backbone == "llava_next_7b",
-        Finding("unsure", "some sources force 2,880 visual tokens (ours keep unpadding); this one does not say"),
     ),
     Rule(
         (),
+        "unsure",
+        "the published number was read from an OCR copy, which may misplace cells",
         lambda facts: "OCR copy" in facts.note,
-        Finding("unsure", "the published number was read from an OCR copy, which may misplace cells"),
     ),
     Rule(
         (),
+        "unsure",
+        "the source does not say at which sizes images are fed, nor the prompt's wording",
         lambda facts: facts.backbone == "qwen2_5_vl_7b",
-        Finding("unsure", "the source does not say at which sizes images are fed, nor the prompt's wording"),
     ),
     Rule(
         (),
+        "unsure",
+        "the published number follows from a stated difference, to 0.1",
         lambda facts: "derived" in facts.note,
-        Finding("unsure", "the published number follows from a stated difference, to 0.1"),
     ),
 )
 
 
 def findings(benchmark: str, facts: Facts) -> list[Finding]:
     """What stands against comparing our number on ``benchmark`` with the published one."""
-    return [
-        rule.finding for rule in RULES if (not rule.benchmarks or benchmark in rule.benchmarks) and rule.applies(facts)
-    ]
+    concerned = [rule for rule in RULES if benchmark in (rule.benchmarks or {benchmark}) and rule.applies(facts)]
+    return [Finding(rule.comparable, rule.reason) for rule in concerned]
 
 
 def average_findings(benchmarks: Collection[str]) -> list[Finding]:

@@ -8,15 +8,17 @@ results/reference/tiny_training.json.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
+from typing import NamedTuple
 
 from typing_extensions import TypedDict
 
 from clasp.report.layout import benchmark_label, percent_factor
 from clasp.report.load import UNPRUNED, ReportError, read_answers, read_cell, read_stored
-from clasp.report.metrics import sampled
+from clasp.report.metrics import MAKERS, sampled
 from clasp.report.published.read import read_published
 from clasp.report.statistics import LEVEL, resample
 from clasp.results.schema import Cell, Number, is_signature, read
@@ -26,12 +28,9 @@ RESULTS = Path(__file__).resolve().parents[3] / "results"
 ACCEPTED = "lmms-eval"
 """Protocol of the published rows that are targets."""
 TINY = "tiny"
-BOOTSTRAPPED = ("f1", "perception+cognition", "circular")
-"""Metrics that are no mean over questions: their standard error comes from resampled answers."""
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """A score to be reached: in percent, MME's in points, as its source has it."""
 
     benchmark: str
@@ -41,19 +40,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Checked:
-    """A stored cell against its target.
-
-    Args:
-        score: ours, in the target's unit.
-        error: standard error of a score of that many questions, in the same unit.
-        limit: how many standard errors may lie between the two.
-    """
+    """A stored cell against its target."""
 
     target: Target
     cell: Cell
-    score: float
-    error: float
-    limit: float
+    score: float  # ours, in the target's unit
+    error: float  # standard error of a score of that many questions, in the same unit
+    limit: float  # how many standard errors may lie between the two
 
     @property
     def distance(self) -> float:
@@ -132,10 +125,15 @@ def check(backbone: str, results: Path, folder: Path = RESULTS) -> Check:
     wanted, cells = targets(backbone, folder), _unpruned(backbone, results)
     there = [(target, cells[target.benchmark]) for target in wanted if target.benchmark in cells]
     missing = tuple(target.benchmark for target in wanted if target.benchmark not in cells)
-    partial = sum(_partial(cell) for _, cell in there)
-    sample = NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * partial)) if partial else 1.0
-    checked = tuple(_compare(target, cell, results, sample if _partial(cell) else 1.0) for target, cell in there)
-    return Check(backbone, checked, missing)
+    partial = [cell["questions"] < int(cell["available"] or 0) for _, cell in there]
+    sample = NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * sum(partial))) if any(partial) else 1.0
+    checked = []
+    for (target, cell), subset in zip(there, partial, strict=True):
+        stored = float(cell["score"] or 0.0)
+        factor = percent_factor([stored])
+        error = _error(cell, (stored * factor / 100, target.value / 100), factor, results)
+        checked.append(Checked(target, cell, stored * factor, error, sample if subset else 1.0))
+    return Check(backbone, tuple(checked), missing)
 
 
 def _unpruned(backbone: str, results: Path) -> dict[str, Cell]:
@@ -148,37 +146,35 @@ def _unpruned(backbone: str, results: Path) -> dict[str, Cell]:
     return {cell["benchmark"]: cell for cell in scored}
 
 
-def _partial(cell: Cell) -> bool:
-    return cell["questions"] < int(cell["available"] or 0)
+def _error(cell: Cell, shares: Sequence[float], factor: float, results: Path) -> float:
+    """Standard error of a score over the cell's questions, in percent or points.
 
-
-def _compare(target: Target, cell: Cell, results: Path, limit: float) -> Checked:
-    score, questions = float(cell["score"] or 0.0), cell["questions"]
-    factor = percent_factor([score])
-    if cell["metric"] in BOOTSTRAPPED:
-        error = factor * _bootstrapped(cell, results)
-    else:
+    Args:
+        shares: the score and its target as fractions.
+        factor: from the cell's scale to that of the target.
+    """
+    if cell["metric"] not in MAKERS:
         # the larger of the two, for a perfect score has no spread of its own
-        shares = (score * factor / 100, target.value / 100)
-        error = 100 * max(math.sqrt(share * (1 - share) / questions) for share in shares)
-    return Checked(target, cell, score * factor, error, limit)
-
-
-def _bootstrapped(cell: Cell, results: Path) -> float:
-    """Standard error of a score that is no mean, in the cell's scale."""
+        return 100 * max(math.sqrt(share * (1 - share) / cell["questions"]) for share in shares)
     made = sampled(cell["metric"], read_answers(results, cell["signature"], cell["questions"]), cell["score"])
     if made is None:
         raise ReportError(
             f"the {cell['metric']} of {cell['benchmark']!r} in cell {cell['signature']} does not follow from its "
             "answers, so it has no standard error; run the benchmark again"
         )
-    return float(resample(cell["benchmark"], [made]).scores[:, 0].std(ddof=1))
+    return factor * float(resample(cell["benchmark"], [made]).std(ddof=1))
 
 
 def describe(found: Check) -> str:
     """One line per benchmark, then what is missing and which command makes it."""
     lines = [f"Unpruned {found.backbone}: stored scores against known ones"]
-    lines += [_line(one) for one in found.checked]
+    for one in found.checked:
+        target, cell, verdict = one.target, one.cell, "within" if one.within else "OUTSIDE"
+        lines.append(
+            f"{verdict:8}{benchmark_label(target.benchmark):16}{one.score:8.2f} against {target.value:8.2f} "
+            f"({target.source}): {one.distance:+.2f} standard errors of {one.error:.2f}, limit {one.limit:.2f}, "
+            f"{cell['questions']} of {cell['available']} questions, cell {cell['signature']}"
+        )
     if found.missing:
         lines += [f"no unpruned cell yet: {', '.join(map(benchmark_label, found.missing))}; run", f"  {command(found)}"]
     if any(one.limit > 1 for one in found.checked):
@@ -193,12 +189,3 @@ def command(found: Check) -> str:
     names = f"'benchmarks.names=[{','.join(found.missing)}]'"
     everything = "" if found.backbone == TINY else " limit=all"
     return f"clasp-eval run backbone={found.backbone} method=none {names}{everything}"
-
-
-def _line(one: Checked) -> str:
-    verdict = "within" if one.within else "OUTSIDE"
-    return (
-        f"{verdict:8}{benchmark_label(one.target.benchmark):16}{one.score:8.2f} against {one.target.value:8.2f} "
-        f"({one.target.source}): {one.distance:+.2f} standard errors of {one.error:.2f}, limit {one.limit:.2f}, "
-        f"{one.cell['questions']} of {one.cell['available']} questions, cell {one.cell['signature']}"
-    )

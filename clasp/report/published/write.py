@@ -35,8 +35,9 @@ def write_published_table(summary: Summary, rows: Sequence[PublishedRow], folder
 
 def published_sheet(summary: Summary, rows: Sequence[PublishedRow]) -> Sheet:
     """Ours and the published rows, by budget; letters behind a number say what stands against comparing it."""
-    columns = _columns(summary, rows)
-    letters = _letters(summary, rows)
+    columns, compared = _columns(summary, rows), same_backbone(summary)
+    remarks = dict.fromkeys(text for row in rows for value in row.values.values() for text in _remarks(value, compared))
+    letters = {text: _letter(i) for i, text in enumerate(remarks)}
     return Sheet(
         title=f"{title(summary)}, beside published rows",
         name=f"{summary.experiment.name}_published",
@@ -74,13 +75,6 @@ def published_csv(summary: Summary, rows: Sequence[PublishedRow]) -> str:
             for column, value in row.values.items()
         ]
     )
-
-
-def _letters(summary: Summary, rows: Sequence[PublishedRow]) -> dict[str, str]:
-    """What is to be said of single numbers -> its letter."""
-    compared = same_backbone(summary)
-    remarks = dict.fromkeys(text for row in rows for value in row.values.values() for text in _remarks(value, compared))
-    return {text: _letter(i) for i, text in enumerate(remarks)}
 
 
 def _remarks(value: PublishedValue, compared: bool) -> tuple[str, ...]:
@@ -129,26 +123,30 @@ def _groups(
         words = (label, row.source, row.origin, row.protocol)
         return [*map(Shown, words), *(shown(row.values.get(column)) for column in columns)]
 
+    def mine(row: TableRow, column: str) -> Shown:
+        """Our number; speed-ups and TFLOPs are small ones."""
+        value = own_value(summary, row, column)
+        text = "" if value is None else f"{value:.{2 if value < 10 else 1}f}"
+        return Shown(text, tail=f" {MARK}" if row.apart and column == SPEEDUP else "")
+
     for members in summary.budgets:
         lines = []
         for own in members:
-            lines.append(_own_line(summary, own, columns))
+            lines.append(
+                [
+                    Shown(method_label(own.name)),
+                    Shown(OURS),
+                    Shown(""),
+                    Shown(""),
+                    *(mine(own, column) for column in columns),
+                ]
+            )
             lines += [line(other) for other in rows if (other.method, other.tokens) == own.key]
         unpruned = members[0].method == UNPRUNED
         yield RowGroup(f"{'all ' if unpruned else ''}{members[0].tokens} visual tokens", lines)
     rest = [line(row, f" ({row.budget or 'budget not stated'})") for row in rows if row.tokens is None]
     if rest:
         yield RowGroup("published only: budgets or methods that this experiment does not have", rest)
-
-
-def _own_line(summary: Summary, row: TableRow, columns: Sequence[str]) -> list[Shown]:
-    numbers = []
-    for column in columns:
-        value = own_value(summary, row, column)
-        # speed-ups and TFLOPs are small numbers
-        text = "" if value is None else f"{value:.{2 if value < 10 else 1}f}"
-        numbers.append(Shown(text, tail=f" {MARK}" if row.apart and column == SPEEDUP else ""))
-    return [Shown(method_label(row.name)), Shown(OURS), Shown(""), Shown(""), *numbers]
 
 
 def _notes(summary: Summary, rows: Sequence[PublishedRow], letters: Mapping[str, str]) -> list[str]:
