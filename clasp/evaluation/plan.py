@@ -117,7 +117,7 @@ def plan(config: RunConfig, weights: str | None = None) -> Plan:
         seen.update(spec.signature for spec in fresh)
         if fresh:
             groups.append(Group(name, method, budget, fresh))
-    return Plan(tuple(groups), geometry, tuple(rows), tuple(benchmarks), files, tuple(notices))
+    return Plan(tuple(groups), geometry, tuple(rows), tuple(benchmarks), files, tuple(dict.fromkeys(notices)))
 
 
 def _geometry(config: RunConfig) -> Geometry:
