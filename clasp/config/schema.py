@@ -120,11 +120,13 @@ class FixedConfig:
     Args:
         fusion, pivot_share: the best of all.
         fused: the best fusion of those that mix ViT layers, which ablation c forces on.
+        both: the best pivot share of those that leave room for pivots and completion, which ablation c takes for both.
     """
 
     fusion: str
     pivot_share: float
     fused: str
+    both: float
 
 
 @dataclass(frozen=True)

@@ -33,15 +33,16 @@ def scores(rng: np.random.Generator, chances: list[float], questions: int) -> np
 
 def test_what_is_clearly_better_is_chosen_and_the_rest_share_the_best_common_setting() -> None:
     rng = np.random.default_rng(0)
-    chosen = calibrate(
-        SETTINGS,
-        {
-            "ocr": scores(rng, [0.2, 0.2, 0.2, 0.2, 0.8, 0.2], 200),
-            "scene": scores(rng, [0.4, 0.8, 0.4, 0.4, 0.4, 0.4], 200),
-            "general": scores(rng, [0.4, 0.8, 0.4, 0.4, 0.4, 0.4], 200),
-        },
-    )
+    data = {
+        "ocr": scores(rng, [0.2, 0.2, 0.2, 0.2, 0.8, 0.2], 200),
+        "scene": scores(rng, [0.4, 0.8, 0.4, 0.4, 0.4, 0.4], 200),
+        "general": scores(rng, [0.4, 0.8, 0.4, 0.4, 0.4, 0.4], 200),
+    }
+    chosen = calibrate(SETTINGS, data)
     assert chosen.fixed == SETTINGS[1]
+    means = [np.mean([values[:, n].mean() for values in data.values()]) for n in range(len(SETTINGS))]
+    assert chosen.fused == SETTINGS[max((3, 4, 5), key=means.__getitem__)]
+    assert chosen.both == SETTINGS[max((1, 4), key=means.__getitem__)]
     assert chosen.choices["ocr"].setting == chosen.choices["ocr"].own_best == SETTINGS[4]
     assert chosen.choices["ocr"].gain == pytest.approx(0.6, abs=0.12)
     assert chosen.choices["scene"].setting == chosen.choices["general"].setting == SETTINGS[1]

@@ -66,13 +66,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The table: the setting for all categories, the best of those that mix ViT layers, and each category's own.
+    """The table: the setting for all categories, and each category's own.
 
-    Where ``fixed`` mixes layers itself, or no candidate does, ``fused`` is the same one.
+    ``fused`` is the best for all of those that mix ViT layers, ``both`` of those that have pivots and completion; where
+    no candidate does, they are ``fixed``.
     """
 
     fixed: Setting
     fused: Setting
+    both: Setting
     choices: Mapping[str, Choice]
 
 
@@ -98,8 +100,13 @@ def calibrate(
         if len(values) < folds:
             raise ValueError(f"category {category!r} has {len(values)} questions for {folds} folds; ask more")
     fixed = _best_fixed(list(scores.values()))
-    mixing = [index for index, setting in enumerate(settings) if setting.fusion != UNFUSED] or [fixed]
-    fused = mixing[_best_fixed([values[:, mixing] for values in scores.values()])]
+
+    def best_of(candidates: list[int]) -> int:
+        candidates = candidates or [fixed]
+        return candidates[_best_fixed([values[:, candidates] for values in scores.values()])]
+
+    fused = best_of([index for index, setting in enumerate(settings) if setting.fusion != UNFUSED])
+    both = best_of([index for index, setting in enumerate(settings) if 0 < setting.pivot_share < 1])
     members = {
         category: np.random.default_rng([seed, i]).permutation(len(values)) % folds
         for i, (category, values) in enumerate(scores.items())
@@ -127,7 +134,7 @@ def calibrate(
             error,
             len(values),
         )
-    return Calibration(settings[fixed], settings[fused], choices)
+    return Calibration(settings[fixed], settings[fused], settings[both], choices)
 
 
 def _best_fixed(scores: Sequence[Array]) -> int:
