@@ -218,7 +218,7 @@ def write_policy(path: Path, config: RunConfig, plan: Plan, chosen: Calibration,
     header = (
         f"# CLASP's table on {config.backbone.name}, written by `make calibrate BACKBONE={config.backbone.name}`.\n"
         "# categories: fusion weights (shallow to deep), pivot share; fixed: the best setting that all can share,\n"
-        "# fused: the best fusion for all of those that mix ViT layers, both: the best share of pivots and completion.\n"
+        "# fused: the best fusion of those that mix ViT layers, both: the best share of pivots and completion.\n"
         "# A category departs from fixed only where its cross-validated gain exceeds its standard error.\n"
     )
     text = yaml.safe_dump(record, sort_keys=False, default_flow_style=None, width=118)
