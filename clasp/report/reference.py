@@ -58,8 +58,8 @@ def publish(results: Path, root: Path) -> list[Path]:
     so that the folder is a results root of its own, from which the same tables can be built.
 
     Raises:
-        ReportError: the tables that pages show have not been built, a table or figure is missing, or a page lacks a
-            block's markers.
+        ReportError: the tables that pages show have not been built, a table or figure or the small model's scores are
+            missing, or a page lacks a block's markers.
     """
     reference = results / "reference"
     for experiment, command in COMMANDS.items():
@@ -70,6 +70,7 @@ def publish(results: Path, root: Path) -> list[Path]:
     missing = [path for path in sources if not path.is_file()]
     if missing:
         raise ReportError(f"{missing[0]} has not been built; run 'make report' first")
+    _accuracy(reference / TRAINING)
     for folder in FOLDERS:
         shutil.rmtree(reference / folder, ignore_errors=True)
     others = [path for pattern in OTHERS for path in sorted(results.glob(pattern))]
@@ -174,7 +175,7 @@ def _signs(found: Sequence[Comparison | None]) -> str:
 
 def tiny_block(path: Path) -> str:
     """Scores of the shipped backbone on test data: unpruned, with a gray image, and of what some methods keep."""
-    accuracy: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))["accuracy"]
+    accuracy = _accuracy(path)
     columns = list(next(iter(accuracy.values())))
     names = {"all": "all 576 tokens", "blank": "gray image"}
     heads = ["score, % (MME: points)", *(names.get(name, name.replace("_", " ")) for name in columns)]
@@ -183,6 +184,14 @@ def tiny_block(path: Path) -> str:
         for benchmark, values in accuracy.items()
     ]
     return "\n".join(pipe_table(heads, lines))
+
+
+def _accuracy(path: Path) -> dict[str, dict[str, float]]:
+    log: dict[str, dict[str, dict[str, float]]] = json.loads(path.read_text(encoding="utf-8"))
+    if "accuracy" not in log:
+        command = f"python scripts/score_tiny.py split=test log={path}"
+        raise ReportError(f"{path} has no scores of the weights that it tells of; run '{command}' first")
+    return log["accuracy"]
 
 
 def fidelity_block(path: Path) -> str:

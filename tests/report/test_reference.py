@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -273,6 +274,11 @@ def test_publishing_needs_both_tables_every_file_and_the_markers(built: Path, tm
     (tmp_path / "half" / "figures" / "accuracy_vs_flops_table_llava15_tiny.svg").unlink()
     with pytest.raises(ReportError, match=r"table_llava15_tiny.svg has not been built; run 'make report'"):
         publish(tmp_path / "half", tmp_path)
+    shutil.copytree(built, tmp_path / "unscored")
+    log = tmp_path / "unscored" / "reference" / "tiny_training.json"
+    log.write_text(json.dumps({key: value for key, value in json.loads(log.read_text()).items() if key != "accuracy"}))
+    with pytest.raises(ReportError, match=r"tiny_training.json has no scores .* run 'python scripts/score_tiny.py"):
+        publish(tmp_path / "unscored", tmp_path)
     reference, _ = published(built, tmp_path)
     for name, page in PAGES.items():
         before = (tmp_path / page).read_text()
