@@ -280,7 +280,7 @@ def draw(found: Fidelity) -> Figure:
             colour, fill = (style.COLOURS[0], "white") if point.group == "held out" else (style.COLOURS[1],) * 2
             x, y = 100 * point.published.average, 100 * point.average
             axes.plot(x, y, "o", color=colour, markersize=3.5, markerfacecolor=fill)
-        axes.margins(x=0.15)
+        axes.margins(x=0.15, y=0.12)
         one = next((a for a in found.agreements if (a.over, a.group) == (str(tokens), "all")), None)
         correlation = f", Spearman {one.spearman:.2f}" if one else ""
         axes.set_title(f"{tokens} tokens{correlation}", fontsize="medium", loc="left")
@@ -293,19 +293,30 @@ def draw(found: Fidelity) -> Figure:
 
 
 def _label(axes: Axes, points: Sequence[Point], size: float) -> None:
-    """Names the points, each on the side where its name hides the fewest other names and points."""
+    """Names the points, each where its name hides the fewest other names and points, with a line where that is far."""
     marks = [(100 * point.published.average, 100 * point.average) for point in points]
     places = axes.transData.transform(marks) * 72 / axes.figure.dpi
-    taken = np.hstack([places - 2, places + 2])  # (boxes, 4): left, bottom, right, top in points
+    taken = np.hstack([places - 3, places + 3])  # (boxes, 4): left, bottom, right, top in points
+    line = {"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkA": 0, "shrinkB": 2}
     for point, mark, (x, y) in zip(points, marks, places, strict=True):
         name = method_label(point.method)
         width = 0.6 * size * len(name)
         sides = [(3.0, 1.0), (-3.0 - width, 1.0), (3.0, -size - 1), (-3.0 - width, -size - 1), (-width / 2, size * 0.7)]
+        near = len(sides)
+        sides += [
+            (reach * across - width * (across < 0) - width / 2 * (across == 0), reach * up - size / 2)
+            for reach in (14.0, 22.0, 30.0)
+            for across, up in ((1, 1), (-1, 1), (0, 1), (0, -1), (1, -1), (-1, -1), (1.5, 0), (-1.5, 0))
+        ]
         boxes = np.array([(x + dx, y + dy, x + dx + width, y + dy + size) for dx, dy in sides])
         shared = np.minimum(boxes[:, None, 2:], taken[:, 2:]) - np.maximum(boxes[:, None, :2], taken[:, :2])
-        best = int(np.maximum(shared, 0).prod(axis=2).sum(axis=1).argmin())
+        hidden = np.maximum(shared, 0).prod(axis=2).sum(axis=1) + 0.3 * np.abs(sides).sum(axis=1) * (
+            np.arange(len(sides)) >= near
+        )
+        best = int(hidden.argmin())
         taken = np.vstack([taken, boxes[best]])
-        axes.annotate(name, mark, sides[best], textcoords="offset points", fontsize=size)
+        drawn = {"arrowprops": line} if best >= near else {}
+        axes.annotate(name, mark, sides[best], textcoords="offset points", fontsize=size, **drawn)
 
 
 def write(found: Fidelity, results: Path) -> list[Path]:
