@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -297,7 +297,7 @@ def _label(axes: Axes, points: Sequence[Point], size: float) -> None:
     marks = [(100 * point.published.average, 100 * point.average) for point in points]
     places = axes.transData.transform(marks) * 72 / axes.figure.dpi
     taken = np.hstack([places - 3, places + 3])  # (boxes, 4): left, bottom, right, top in points
-    line = {"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkA": 0, "shrinkB": 2}
+    line: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkA": 0, "shrinkB": 2}
     for point, mark, (x, y) in zip(points, marks, places, strict=True):
         name = method_label(point.method)
         width = 0.6 * size * len(name)
@@ -315,8 +315,8 @@ def _label(axes: Axes, points: Sequence[Point], size: float) -> None:
         )
         best = int(hidden.argmin())
         taken = np.vstack([taken, boxes[best]])
-        drawn = {"arrowprops": line} if best >= near else {}
-        axes.annotate(name, mark, sides[best], textcoords="offset points", fontsize=size, **drawn)
+        drawn = line if best >= near else None
+        axes.annotate(name, mark, sides[best], textcoords="offset points", fontsize=size, arrowprops=drawn)
 
 
 def write(found: Fidelity, results: Path) -> list[Path]:

@@ -137,7 +137,7 @@ def test_a_metric_without_scores_per_question_has_no_interval(results: Path) -> 
     summary = summary_of(results)
     row = rows_of(summary)["clasp", 64]
     assert row.scores["easy_vqa"] == 1500.0
-    assert entries(markdown(summary), "| CLASP")[-1][1] == "1500.0"  # and is no fraction
+    assert entries(markdown(summary), "| CLASP")[-1][1].strip("*") == "1500.0"  # and is no fraction
     assert row.intervals["easy_vqa"] is row.comparison is row.average.interval is None
     assert row.intervals["tiny_textvqa"] is not None
     assert row.average.value is not None

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from clasp.files import write_atomically
@@ -20,6 +21,7 @@ from clasp.report.table_rows import RANDOM
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 COLUMN_MM = 85.0
 """Width of every figure: a column of a two-column paper."""
@@ -92,6 +94,14 @@ def write(draw: Callable[[Source], Figure], source: Source, folder: Path, stem: 
                 drawn = re.sub(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]", b"", drawn)
             paths[suffix] = write_atomically(folder / f"{stem}.{suffix}", drawn)
     return paths
+
+
+def image(draw: Callable[[Source], Figure], source: Source) -> Image:
+    """What :func:`write` makes, as a PIL image, which notebooks show."""
+    from PIL import Image
+
+    with TemporaryDirectory() as folder:
+        return Image.open(io.BytesIO(write(draw, source, Path(folder), "shown")["png"].read_bytes()))
 
 
 def blank(height_mm: float) -> Figure:
