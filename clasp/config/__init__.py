@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clasp.config.checks import check
-from clasp.config.schema import (  # noqa: F401, what others take of it
+from clasp.config.schema import (
     OWN_DATA,
     BackboneConfig,
     CategoryConfig,
@@ -26,6 +26,23 @@ from clasp.config.schema import (  # noqa: F401, what others take of it
     rows_hash,
 )
 from clasp.strict import build
+
+__all__ = [
+    "OWN_DATA",
+    "BackboneConfig",
+    "CategoryConfig",
+    "FusionConfig",
+    "GridConfig",
+    "LauncherConfig",
+    "MethodConfig",
+    "PolicyConfig",
+    "RouterConfig",
+    "RunConfig",
+    "VariantConfig",
+    "WandbConfig",
+    "load_config",
+    "rows_hash",
+]
 
 
 def load_config(values: Mapping[str, Any]) -> RunConfig:

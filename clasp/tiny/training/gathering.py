@@ -3,8 +3,7 @@
 Captions leave out small things and half of the signs, and a class token that has learnt from such captions looks past
 them. CLIP's has learnt from captions without number; published methods that keep what it attends to lose little at 64
 tokens. So, as an assumption about real towers and not a finding, each thing and each letter of the image is to have a
-share of the class token's attention in the last layers. Patches stay what the decoder knows: attention learns from
-them, they do not learn from it.
+share of the class token's attention in the last layers. Patches are held to what the decoder knows.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from clasp.tiny.training.features import to_pixels
 from clasp.tiny.training.images import IGNORE, Batch
 from clasp.tiny.training.loop import device
 from clasp.tiny.training.model import VISION_LAYERS
-from clasp.tiny.training.seeing import contrastive_loss
+from clasp.tiny.training.seeing import contrastive_loss, hidden_states
 
 _LAYERS = range(VISION_LAYERS - 4, VISION_LAYERS)
 """Layers of the tower whose class token is taught; the second to last makes the feature layer."""
@@ -52,26 +51,23 @@ def gathering_loss(
     with torch.autocast(where.type, dtype=torch.bfloat16):
         with torch.no_grad():
             old = before(pixels, output_hidden_states=True).hidden_states
-        hidden = tower.pre_layrnorm(tower.embeddings(pixels))
+        states = list(hidden_states(clip, tower.embeddings(pixels)))
         for number, layer in enumerate(tower.encoder.layers):
+            wanted = old[number + 1][:, 1:].float()
+            moved = functional.mse_loss(states[number + 1][:, 1:].float(), wanted) / wanted.var()
+            loss = loss + _HOLD_WEIGHT * moved
             if number in _LAYERS:
-                attention = class_attention(layer, hidden)
+                attention = class_attention(layer, states[number])
                 loss = loss + _share_loss(attention, labels)
                 if number == _LAYERS[-2]:
-                    numbers |= _reach(attention, labels)
-            hidden = layer(hidden, attention_mask=None)
-            wanted = old[number + 1][:, 1:].float()
-            moved = functional.mse_loss(hidden[:, 1:].float(), wanted) / wanted.var()
-            loss = loss + _HOLD_WEIGHT * moved
-            if number == _LAYERS[-2]:
-                numbers["moved"] = moved.item()
-        embedded = clip.visual_projection(tower.post_layernorm(hidden[:, 0]))
+                    numbers |= {"moved": moved.item(), **_reach(attention, labels)}
+        embedded = clip.visual_projection(tower.post_layernorm(states[-1][:, 0]))
         contrast, right = contrastive_loss(clip, tokenizer, embedded, batch[2])
     return loss + contrast, numbers | {"clip": right}
 
 
 def class_attention(layer: nn.Module, hidden: Tensor) -> Tensor:
-    """The class token's attention to the patches in one layer, mean over heads; no gradient goes into the patches.
+    """The class token's attention to the patches in one layer, mean over heads; patches get no gradient through it.
 
     Args:
         layer: a layer of CLIP's vision tower.

@@ -96,7 +96,7 @@ def seeing_loss(
         numbers: dict[str, float] = {}
         hidden = tokens
         weights = layer_weights(len(tower.encoder.layers))
-        for layer, hidden in enumerate(_hidden_states(clip, tokens)):
+        for layer, hidden in enumerate(hidden_states(clip, tokens)):
             if layer in weights:
                 index = asked[..., None].expand(-1, -1, hidden.shape[-1]) + 1
                 logits = head(hidden.gather(1, index))
@@ -140,7 +140,7 @@ def _windows(maps: Tensor, shift: tuple[int, int]) -> Tensor:
     return cut.reshape(batch, 4, channels, side * side)
 
 
-def _hidden_states(clip: CLIPModel, tokens: Tensor) -> Iterator[Tensor]:
+def hidden_states(clip: CLIPModel, tokens: Tensor) -> Iterator[Tensor]:
     """The hidden states of the vision tower from its embeddings on, as its own forward numbers them."""
     tower = clip.vision_model
     hidden = tower.pre_layrnorm(tokens)
