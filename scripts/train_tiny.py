@@ -2,7 +2,7 @@
 
     python scripts/train_tiny.py [checkpoints=checkpoints] [since=see] [until=export] [threads=N]
 
-The stages see, refine, read, align, answer, deepen and gather run in order, from ``since`` to ``until``, and go on from
+The stages see, refine, read, align, answer, deepen, gather and withdraw run in order, from ``since`` to ``until``, and go on from
 their checkpoints, so the same command takes up a stopped run. Of earlier stages, checkpoints are taken over where they
 are. ``read`` needs nothing of see and refine: ``since=read until=read`` trains it beside them.
 

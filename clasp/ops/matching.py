@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clasp.ops.select import take, top_k
+from clasp.ops.select import argmax, take, top_k
 from clasp.ops.similarity import Cosines, blocks, nearest
 
 LISTED = 32
@@ -72,9 +72,9 @@ def _closest_pairs(first: Tensor, second: Tensor, most: int, real: Tensor | None
     if absent is not None:
         similarity = similarity + absent[:, ::2]
     order = similarity.argsort(dim=1, descending=True, stable=True)[:, :most]
-    # argmax takes several times longer than amax, and only the tokens that merge need it
+    # slower than amax, and only the tokens that merge need it
     some = take(products, order) if len(highest) == 1 else cosines(take(first, order))
-    return order, some.argmax(dim=-1), similarity.gather(1, order)
+    return order, argmax(some), similarity.gather(1, order)
 
 
 def thin(values: Tensor, keep: int, step: int) -> Tensor:

@@ -75,20 +75,21 @@ class Cosines:
     def __init__(self, values: Tensor) -> None:
         self.unit = normalize(values.float(), dim=-1)
         self.tokens = values.shape[1]
-        self._held = self.tokens <= HELD
 
     @cached_property
-    def _matrix(self) -> Tensor:
-        return products(self.unit)
+    def matrix(self) -> Tensor | None:
+        """(batch, tokens, tokens), computed when it is first read; None where tokens are too many to keep it."""
+        return products(self.unit) if self.tokens <= HELD else None
 
     def rows(self, index: Tensor) -> Tensor:
-        if self._held:
-            return take(self._matrix, index)
+        if self.matrix is not None:
+            return take(self.matrix, index)
         return take(self.unit, index) @ self.unit.transpose(-1, -2)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         for rows in blocks(self.tokens, self.tokens):
-            yield rows, self._matrix[:, rows] if self._held else self.unit[:, rows] @ self.unit.transpose(-1, -2)
+            whole = self.matrix
+            yield rows, whole[:, rows] if whole is not None else self.unit[:, rows] @ self.unit.transpose(-1, -2)
 
 
 class Closeness:

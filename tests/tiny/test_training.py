@@ -29,6 +29,7 @@ from clasp.tiny.training.loop import Plan
 from clasp.tiny.training.model import TRAINED, VISUAL_TOKENS, build_clip, build_tokenizer, export, prompt
 from clasp.tiny.training.packing import attention_bias
 from clasp.tiny.training.shipping import ship
+from clasp.tiny.training.withdrawing import decode
 
 pytestmark = pytest.mark.xdist_group("training")  # one tokenizer and one course for all
 PLAN = Plan(steps=2, rate=1e-3, warmup=1, decay=1, every=100)
@@ -49,6 +50,8 @@ RECIPE = Recipe(
     deepen_phases=(Phase(0, 32, 1, 64),),
     gather=PLAN,
     gather_batch=2,
+    withdraw=PLAN,
+    withdraw_phase=Phase(0, 32, 1, 64),
     scenes=6,
     world=4,
     easy=2,
@@ -188,6 +191,43 @@ def test_gathering_turns_the_class_token_to_all_that_is_shown_and_holds_patches(
     assert log[-1]["loss"] < log[0]["loss"]
 
 
+@pytest.mark.parametrize("withdrawn", [0, 5, 32])
+def test_a_decoder_without_its_visual_tokens_is_one_whose_other_tokens_do_not_see_them(
+    course: Course, withdrawn: int
+) -> None:
+    decoder, visual = course.deep.model.language_model, slice(2, 7)
+    embeds = torch.randn(2, 12, 128, generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(12).expand(2, -1) + torch.tensor([[0], [3]])
+    bias = attention_bias(8, torch.ones(2, 4, dtype=torch.long), torch.float32)
+    blind = bias.clone()
+    blind[..., visual] = torch.finfo(torch.float32).min
+    blind.diagonal(dim1=-2, dim2=-1).zero_()  # a visual token still sees itself; nothing is read from it
+
+    def hide(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return arguments, named | {"attention_mask": blind}
+
+    with torch.no_grad():
+        got = decode(decoder, embeds, bias, positions, visual, withdrawn)
+        hooks = [layer.register_forward_pre_hook(hide, with_kwargs=True) for layer in decoder.layers[withdrawn:]]
+        whole = decoder(inputs_embeds=embeds, attention_mask=bias, position_ids=positions, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    expected = torch.cat([whole.last_hidden_state[:, :2], whole.last_hidden_state[:, 7:]], dim=1)
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_withdraw_keeps_every_fourth_batch_whole(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(course, "_loss", lambda *arguments: drawn.append(arguments[-1]))
+    for step in range(24):
+        course._answer("withdraw", step)
+    assert all((layers == 32) == (step % 4 == 0) for step, layers in enumerate(drawn))
+    first, last = course.recipe.withdraw_layers
+    inside = {layers for layers in drawn if layers != 32}
+    assert len(inside) > 3
+    assert first <= min(inside) <= max(inside) <= last
+
+
 def test_rates_rise_hold_and_fall() -> None:
     plan = Plan(steps=100, rate=1.0, warmup=10, decay=20)
     rates = [plan.rate_at(step) for step in range(100)]
@@ -308,5 +348,5 @@ def test_the_shipped_tokenizer_is_the_one_built_here(course: Course) -> None:
 
 
 def test_an_unknown_stage_is_named(course: Course) -> None:
-    with pytest.raises(ValueError, match=r"'sleep'.*see, refine, read, align, answer, deepen, gather"):
+    with pytest.raises(ValueError, match=r"'sleep'.*see, refine, read, align, answer, deepen, gather, withdraw"):
         course.trainer("sleep")

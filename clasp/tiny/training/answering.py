@@ -17,8 +17,9 @@ from clasp.tiny.labels import FACTORS
 from clasp.tiny.scene import COLORS, GRID, LIGHTS, MATERIALS, NAMES, PLACES, WEATHERS
 from clasp.tiny.training.images import GROUPS, IGNORE
 from clasp.tiny.training.loop import device
-from clasp.tiny.training.model import VISUAL_TOKENS
+from clasp.tiny.training.model import DECODER_LAYERS, VISUAL_TOKENS
 from clasp.tiny.training.packing import Packer, Rows, attention_bias
+from clasp.tiny.training.withdrawing import decode
 
 
 class LabelEmbedding(nn.Module):
@@ -87,7 +88,13 @@ def choose_places(kept: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def answer_loss(
-    model: LlavaForConditionalGeneration, packer: Packer, visual: Tensor, places: Tensor, ends: Tensor, rows: Rows
+    model: LlavaForConditionalGeneration,
+    packer: Packer,
+    visual: Tensor,
+    places: Tensor,
+    ends: Tensor,
+    rows: Rows,
+    withdrawn: int = DECODER_LAYERS,
 ) -> tuple[Tensor, dict[str, float]]:
     """Cross-entropy on the answers' tokens, with the share of right first answer tokens per group for the log.
 
@@ -95,6 +102,7 @@ def answer_loss(
         visual: ``(batch, kept, width)`` visual tokens in the decoder's space.
         places: ``(batch, kept)`` their rotary positions, counted from the first place behind the prefix.
         ends: ``(batch, 1)`` the position behind the last of them.
+        withdrawn: the first decoder layer that runs without visual tokens, see :func:`decode`.
     """
     where = device()
     batch = visual.shape[0]
@@ -108,8 +116,9 @@ def answer_loss(
     positions = torch.cat([start, places + len(packer.before), end, rows.positions + end + 1], dim=1).to(where)
     prefix = embeds.shape[1] - rows.tokens.shape[1]
     bias = attention_bias(prefix, rows.segments.to(where), torch.bfloat16)
-    hidden = decoder(inputs_embeds=embeds, attention_mask=bias, position_ids=positions, use_cache=False)
-    answered = hidden.last_hidden_state[:, prefix:]
+    shown = slice(len(packer.before), len(packer.before) + visual.shape[1])
+    hidden = decode(decoder, embeds, bias, positions, shown, withdrawn)
+    answered = hidden[:, prefix - visual.shape[1] :]
     asked = (rows.targets != IGNORE).to(where)
     logits = model.lm_head(answered[asked]).float()
     targets = rows.targets.to(where)[asked]

@@ -4,7 +4,8 @@
 spreads the 6 layers over 12 and trains on whole images; ``read`` trains a decoder of 8 layers on label embeddings in
 place of visual tokens; ``align`` fits the projector to those embeddings; ``answer`` trains projector and decoder on the
 frozen features; ``deepen`` spreads the 8 layers over 32 and trains on, at the end on all 576 tokens; ``gather`` trains
-the towers on until the class token attends to everything shown, and holds the patches that the decoder reads.
+the towers on until the class token attends to everything shown, and holds the patches that the decoder reads;
+``withdraw`` trains the decoder on with the visual tokens withdrawn inside it, so that it reads them early.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ _PLAIN_SHARE = (
     4  # one image in so many is asked for lists and plain questions where they are mixed with the benchmarks'
 )
 _TOKENS_A_QUESTION = 16
+_WHOLE = 4  # one batch of so many keeps its visual tokens to the decoder's end in ``withdraw``
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Recipe:
         answer_phases, deepen_phases: one after another; the last one lasts to the end of the stage.
         scenes: train scenes that ``read`` draws from.
         world, easy: images of each kind whose features are kept for ``align`` and ``answer``.
+        withdraw_layers: the least and the greatest number of layers that ``withdraw`` leaves visual tokens in; every
+            fourth batch has them to the end.
         fresh: step of ``deepen`` from which scenes are drawn anew, without end: counts are learnt by heart otherwise.
     """
 
@@ -91,13 +95,18 @@ class Recipe:
     deepen_phases: tuple[Phase, ...] = (Phase(250, 192, 16), Phase(0, VISUAL_TOKENS, 8))
     gather: Plan = field(default_factory=lambda: Plan(steps=300, rate=1e-3, warmup=20, decay=200))
     gather_batch: int = 16
+    withdraw: Plan = field(default_factory=lambda: Plan(steps=600, rate=1e-3, warmup=30, decay=300))
+    withdraw_phase: Phase = field(default_factory=lambda: Phase(0, VISUAL_TOKENS, 8))
+    withdraw_layers: tuple[int, int] = (12, 20)
     scenes: int = 16_000
     world: int = 14_000
     easy: int = 1_500
     fresh: int = 250
 
     def phase(self, stage: str, step: int) -> Phase:
-        """The phase of ``answer`` or ``deepen`` that a step belongs to."""
+        """The phase of ``answer``, ``deepen`` or ``withdraw`` that a step belongs to."""
+        if stage == "withdraw":
+            return self.withdraw_phase
         phases = self.answer_phases if stage == "answer" else self.deepen_phases
         begin = 0
         for phase in phases[:-1]:
@@ -145,6 +154,7 @@ class Course:
             "answer": [self.model.model.multi_modal_projector, *_decoder(self.model)],
             "deepen": [self.deep.model.multi_modal_projector, *_decoder(self.deep)],
             "gather": [self.clip],
+            "withdraw": [self.deep.model.multi_modal_projector, *_decoder(self.deep)],
         }
         if stage not in modules:
             raise ValueError(f"Unknown stage {stage!r}: use one of {', '.join(STAGES)}.")
@@ -236,7 +246,7 @@ class Course:
 
     def _answer(self, stage: str, step: int) -> tuple[Tensor, dict[str, float]]:
         phase, rng = self.recipe.phase(stage, step), self._rng(stage, step)
-        fresh = stage == "deepen" and step >= self.recipe.fresh
+        fresh = stage == "withdraw" or (stage == "deepen" and step >= self.recipe.fresh)
         numbers = [int(n) for n in rng.integers(1 << 30 if fresh else self.recipe.world, size=phase.images)]
         easy = -self.gallery.numbers[0]
         if easy > 0:
@@ -247,7 +257,11 @@ class Course:
         with torch.autocast(device().type, dtype=torch.bfloat16):
             visual = model.model.multi_modal_projector(self.gallery.features(model, numbers, kept))
         every = _PLAIN_SHARE if stage == "answer" else 0
-        return self._loss(model, visual, kept, numbers, rng, step, phase.length, every)
+        withdrawn = DECODER_LAYERS
+        if stage == "withdraw" and step % _WHOLE != 0:
+            first, last = self.recipe.withdraw_layers
+            withdrawn = int(rng.integers(first, last + 1))
+        return self._loss(model, visual, kept, numbers, rng, step, phase.length, every, withdrawn)
 
     def _loss(
         self,
@@ -259,6 +273,7 @@ class Course:
         seed: int,
         length: int,
         plain_every: int,
+        withdrawn: int = DECODER_LAYERS,
     ) -> tuple[Tensor, dict[str, float]]:
         count = length // _TOKENS_A_QUESTION + 1
         asked = [
@@ -271,7 +286,7 @@ class Course:
         orders, places, ends = choose_places(kept, seed)
         visual = visual.gather(1, orders[..., None].expand(-1, -1, visual.shape[-1]).to(visual.device))
         with torch.autocast(device().type, dtype=torch.bfloat16):
-            return answer_loss(model, self.packer, visual, places, ends, rows)
+            return answer_loss(model, self.packer, visual, places, ends, rows, withdrawn)
 
 
 def _decoder(model: LlavaForConditionalGeneration) -> list[nn.Module]:
