@@ -21,6 +21,7 @@ from clasp.methods.protocols import Frames, Grid, Queries, Vision
 from clasp.ops.select import take
 
 if TYPE_CHECKING:
+    from clasp.backbones.clip_text import ClipText
     from clasp.engine.prefill import Prefill
 
 
@@ -168,44 +169,52 @@ class StageState:
         return VisionRows(self.prefill.adapter, rows, self.ambient)
 
     def clip_similarity(self, text_tower: str | None, without: Sequence[str] = ()) -> Tensor | None:
-        source = text_tower or self.prefill.adapter.text_tower
-        if source is None:
+        if (clip := self._clip(text_tower)) is None:
             return None
-        from clasp.backbones.clip_text import clip_text  # so that its code counts for methods alone that read it
-
-        prefill = self.prefill
-        clip = clip_text(source, str(self._hidden.device))
         similarities = []
         for row in self._rows:
             medium = row.media[0]
-            geometry = medium.adapter.geometry
-            if len(row.media) > 1 or not geometry.cls or geometry.joined_patches:
-                raise UnsupportedError(
-                    "a CLIP text tower needs a CLIP vision tower and one image at a time; leave text_tower out"
-                )
-            features = medium.hidden_state(geometry.feature_layer)
-            text = prefill.prompt(row.sample)
+            features = medium.hidden_state(medium.adapter.geometry.feature_layer)
+            text = self.prefill.prompt(row.sample)
             for passage in without:
                 text = text.replace(passage, "")
             with self.ambient():
                 similarities.append(clip.similarity(features[row.tokens.to(features.device)], text))
         return torch.stack(similarities)
 
-    def clip_words(self, text_tower: str) -> tuple[Tensor, Tensor]:
-        from clasp.backbones.clip_text import clip_text  # so that its code counts for methods alone that read it
-
-        clip = clip_text(text_tower, str(self._hidden.device))
+    def clip_words(self, text_tower: str | None) -> tuple[Tensor, Tensor] | None:
+        if (clip := self._clip(text_tower)) is None:
+            return None
         with self.ambient():
             known = {row.sample: clip.words(self.prefill.prompt(row.sample)) for row in self._rows}
         words = [known[row.sample] for row in self._rows]
         real = [torch.ones(len(own), dtype=torch.bool, device=own.device) for own in words]
         return pad_sequence(words, batch_first=True), pad_sequence(real, batch_first=True)
 
-    def clip_patches(self, text_tower: str, features: Tensor) -> Tensor:
-        from clasp.backbones.clip_text import clip_text
-
+    def clip_patches(self, text_tower: str | None, features: Tensor) -> Tensor:
+        clip = self._clip(text_tower)
+        assert clip is not None, "clip_words says whether there is a CLIP model"
         with self.ambient():
-            return clip_text(text_tower, str(self._hidden.device)).plain_patches(features)
+            return clip.plain_patches(features)
+
+    def _clip(self, text_tower: str | None) -> ClipText | None:
+        """The CLIP model named, or the one that the backbone brings; None where there is neither.
+
+        Raises:
+            UnsupportedError: the backbone's vision tower is not CLIP's, or a row has several media.
+        """
+        adapter = self.prefill.adapter
+        source = text_tower or adapter.text_tower
+        if source is None:
+            return None
+        from clasp.backbones.clip_text import clip_text  # here, so that it is code only of methods that call this
+
+        geometry = adapter.geometry
+        if not geometry.cls or geometry.joined_patches or any(len(row.media) > 1 for row in self._rows):
+            raise UnsupportedError(
+                "a CLIP text tower needs a CLIP vision tower and one image at a time; leave text_tower out"
+            )
+        return clip_text(source, str(self._hidden.device))
 
     def seeds(self) -> list[int]:
         seeds = []

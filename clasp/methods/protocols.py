@@ -294,15 +294,19 @@ class State(Protocol):
         """The vision tower's values."""
         ...
 
-    def clip_words(self, text_tower: str) -> tuple[Tensor, Tensor]:
-        """(rows, words, dim) float32 unit vectors of every token of the prompt's text, start and end included, as the
-        CLIP model ``text_tower`` puts them into its common space, cut after as many as it reads at once; and (rows,
-        words) bool, which are no padding."""
+    def clip_words(self, text_tower: str | None) -> tuple[Tensor, Tensor] | None:
+        """(rows, words, dim) float32 unit vectors of every token of the prompt's text, start and end included, in the
+        common space of a CLIP model, cut after as many as it reads at once; and (rows, words) bool, which are no
+        padding. None where there is no such model.
+
+        Args:
+            text_tower: as in :meth:`clip_similarity`.
+        """
         ...
 
-    def clip_patches(self, text_tower: str, features: Tensor) -> Tensor:
+    def clip_patches(self, text_tower: str | None, features: Tensor) -> Tensor:
         """(rows, any, vision_dim) ViT hidden states, or what was made of them -> (rows, any, dim) float32 unit vectors
-        in that space, by its visual projection alone."""
+        in that space, by its visual projection alone; where :meth:`clip_words` is not None."""
         ...
 
     def seeds(self) -> list[int]:
