@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from clasp.budget import ACCOUNTINGS, Accounting, Budget, BudgetError, Geometry, Schedule, Stage
+from clasp.budget import ACCOUNTINGS, Accounting, Budget, BudgetError, Geometry, Schedule, Stage, single_stage
 from clasp.methods.parameters import settle
 from clasp.methods.protocols import Crops, Patches, Positions, PruningMethod, Scope, Selection, Span, State, Tower
 
@@ -98,13 +98,14 @@ class Method(PruningMethod, ABC):
         """The budget as a count for one image."""
         return Budget(self.tokens, self.ratio).resolve(visual_tokens)
 
-    @abstractmethod
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        """Stages for one image of ``visual_tokens`` tokens over ``layers`` decoder layers.
+        """Stages for one image of ``visual_tokens`` tokens over ``layers`` decoder layers; by default a single one,
+        before the decoder.
 
         Raises:
             BudgetError: the budget cannot be met.
         """
+        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     @abstractmethod
     def select(self, state: State, keep: int) -> Selection:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method, proportional
 from clasp.methods.protocols import Crops, Scope
 
@@ -24,9 +23,6 @@ class PerCrop(Method):
 
     scope: ClassVar[Scope] = "crop"
     crop_budget: CropBudget = "proportional"
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def allocate(self, image: Crops, keep: int) -> list[int]:
         if self.crop_budget == "proportional":

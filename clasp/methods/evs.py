@@ -14,7 +14,6 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import cosine_similarity, pad
 
-from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.methods.video import Clip
@@ -40,9 +39,6 @@ class EVS(Method):
         "EVS keeps the positions of text behind a video on Qwen-VL; vLLM moves them up to the kept tokens",
     )
     positions: Positions = "contiguous"  # servers build the shorter sequence; on Qwen-VL places in the grid are kept
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def select(self, state: State, keep: int) -> Selection:
         clip = Clip.of(state, keep)

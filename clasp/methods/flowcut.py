@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clasp.budget import Accounting, Geometry, Schedule, single_stage
+from clasp.budget import Accounting, Geometry
 from clasp.methods.base import Method
 from clasp.methods.protocols import Patches, Positions, Scope, Selection, State
 from clasp.ops.attention import attention_rows
@@ -44,9 +44,6 @@ class FlowCut(Method):
         "with its share of the budget",
     )
     positions: Positions = "contiguous"  # what leaves inside the ViT never enters a sequence
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def fallbacks(self, geometry: Geometry) -> tuple[str, ...]:
         notes = super().fallbacks(geometry)

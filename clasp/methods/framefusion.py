@@ -50,6 +50,7 @@ class FrameFusion(Method):
         "FrameFusion's mean count is over the layers of the actual decoder; its code has 28 for all",
         "FrameFusion merges in the first quarter of the decoder at most, and prunes as soon as the budget would not "
         "bear another whole layer; its code has no such ends",
+        "FrameFusion ranks by the last token's attention; its code for Qwen2-VL takes the last four tokens'",
         "FrameFusion ranks newlines by attention too, and merges none",
         "FrameFusion takes an image, with all of its tiles, for a video of one frame: it is pruned by attention alone",
     )

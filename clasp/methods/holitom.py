@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from clasp.budget import BudgetError, Schedule, Stage, scaled_layers, single_stage
+from clasp.budget import BudgetError, Schedule, Stage, scaled_layers
 from clasp.methods.base import Method, proportional
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.methods.video import Clip
@@ -77,7 +77,7 @@ class HoliTom(Method):
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         target, stays = self.target(visual_tokens), 1.0 - self.inner_share
         if not self.inner_share:
-            return single_stage(target, visual_tokens, layers, 0, self.accounting)
+            return super().schedule(visual_tokens, layers)
         (inner,) = scaled_layers((INNER_LAYER,), layers, OF_LAYERS)
         if not 0 < inner < layers:
             raise BudgetError(f"a decoder of {layers} layers is too shallow for HoliTom; use inner_share=0")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clasp.budget import PUBLISHED_TOKENS, Accounting, Schedule, single_stage
+from clasp.budget import PUBLISHED_TOKENS, Accounting
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.select import top_k
@@ -54,9 +54,6 @@ class HoloV(Method):
         super().__post_init__()
         if self.variance_weight < 0:
             raise ValueError(f"variance_weight={self.variance_weight} is negative; use 0 for attention alone")
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return (feature_layer - 1,)

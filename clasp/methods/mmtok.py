@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from clasp.budget import Accounting, Schedule, single_stage
+from clasp.budget import Accounting
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.covering import SoftmaxCoverage, cover
@@ -51,9 +51,6 @@ class MMTok(Method):
                 raise ValueError(f"{name}={getattr(self, name)} is not above 0; it divides cosines in a softmax")
         if self.vision_weight < 0:
             raise ValueError(f"vision_weight={self.vision_weight} is negative; use 0 for the words alone")
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return (feature_layer,)

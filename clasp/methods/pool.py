@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import torch
 
-from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.select import take, top_k
@@ -37,9 +36,6 @@ class Pool(Method):
         "Pool's windows stand at the place of their middle token; CLS tokens of frames stay out of them and go first",
     )
     positions: Positions = "contiguous"  # it hands the decoder a smaller image
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def select(self, state: State, keep: int) -> Selection:
         tokens, grid = state.tokens(), state.grid()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clasp.budget import Accounting, Schedule, single_stage
+from clasp.budget import Accounting
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.methods.text_tower import TextTowerGuided
 from clasp.ops.cluster import cluster_means
@@ -51,9 +51,6 @@ class VisionTrim(TextTowerGuided):
         "VisionTrim's text is the instruction; where there is none, centres are the first tokens that are left",
     )
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return (feature_layer - 1, feature_layer)
