@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -16,32 +15,13 @@ from clasp.budget import Stage
 from clasp.engine.decoder_rows import LayerRows
 from clasp.engine.layout import Layout
 from clasp.engine.precision import Ambient
-from clasp.engine.vision import Medium, VisionRows, frames_of, grid_of
+from clasp.engine.vision import Row, VisionRows, frames_of, grid_of
 from clasp.methods.protocols import Frames, Grid, Queries, Vision
 from clasp.ops.select import take
 
 if TYPE_CHECKING:
     from clasp.backbones.clip_text import ClipText
     from clasp.engine.prefill import Prefill
-
-
-@dataclass(frozen=True)
-class Row:
-    """Visual tokens that are ranked together.
-
-    Args:
-        sample: row of the batch.
-        media: images and videos that they come from.
-        places: (tokens,) long on the CPU, in the layout.
-        tokens: (tokens,) long on the CPU, among all visual tokens of the media together.
-        crop: number of the crop that they are, where they are one.
-    """
-
-    sample: int
-    media: Sequence[Medium]
-    places: Tensor
-    tokens: Tensor
-    crop: int | None = None
 
 
 class StageState:
@@ -91,10 +71,10 @@ class StageState:
         return held[layer]
 
     def grid(self) -> Grid:
-        return grid_of([(row.media, row.tokens, row.crop) for row in self._rows], self._hidden.device)
+        return grid_of(self._rows, self._hidden.device)
 
     def frames(self) -> Frames:
-        return frames_of([(row.media, row.tokens, row.crop) for row in self._rows], self._hidden.device)
+        return frames_of(self._rows, self._hidden.device)
 
     def tokens(self) -> Tensor:
         return self._hidden[self.samples[:, None], self.places]
@@ -165,8 +145,7 @@ class StageState:
         return values if self._everyone else values[self.samples]
 
     def vision(self) -> Vision:
-        rows = [(row.media, row.tokens, row.crop) for row in self._rows]
-        return VisionRows(self.prefill.adapter, rows, self.ambient)
+        return VisionRows(self.prefill.adapter, self._rows, self.ambient)
 
     def clip_similarity(self, text_tower: str | None, without: Sequence[str] = ()) -> Tensor | None:
         if (clip := self._clip(text_tower)) is None:
