@@ -124,12 +124,12 @@ class FrameFusion(Method):
         joins &= top_mask(alike, (state.visual_tokens - left).masked_fill(~merging[:, 0], 0))
         means = run_means(take(tokens, order), joins, frames.count)
         back = order.argsort(dim=1)
-        heads = pad(joins[:, 1:], (0, 1)) & ~joins
+        starts_run = pad(joins[:, 1:], (0, 1)) & ~joins
         stays = ~joins.gather(1, back)
         if any(step == "prune" for step, _ in steps):
             stays &= top_mask(state.attention("last"), left) | merging
         index = torch.arange(state.visual_tokens, device=device).expand_as(order)
-        return Selection(index, take(means, back), replaced=heads.gather(1, back), valid=stays)
+        return Selection(index, take(means, back), replaced=starts_run.gather(1, back), valid=stays)
 
 
 def last_stage(layers: int) -> int:

@@ -87,10 +87,10 @@ def importance(layer: Decoder) -> Tensor:
     """(rows, visual) float32: softmax, over all tokens up to the last visual one, of their keys' products with the mean
     of their queries, before rotation, mean over heads."""
     query, key = (layer.heads(kind, "start", rotated=False).float() for kind in ("q", "k"))
-    there = layer.real("start")
-    mean = masked_mean(query.permute(0, 2, 1, 3).flatten(2), there).unflatten(1, query.shape[1::2]) * layer.scaling()
+    real = layer.real("start")
+    mean = masked_mean(query.permute(0, 2, 1, 3).flatten(2), real).unflatten(1, query.shape[1::2]) * layer.scaling()
     grouped = mean.unflatten(1, (key.shape[1], -1))  # query heads that share a key head
-    whole = torch.einsum("bkgd,bknd->bkgn", grouped, key).masked_fill(~there[:, None, None], float("-inf"))
+    whole = torch.einsum("bkgd,bknd->bkgn", grouped, key).masked_fill(~real[:, None, None], float("-inf"))
     visual = layer.heads("k", rotated=False).float()
     own = torch.einsum("bkgd,bknd->bkgn", grouped, visual)
     return torch.exp(own - whole.logsumexp(dim=-1, keepdim=True)).mean(dim=(1, 2))
