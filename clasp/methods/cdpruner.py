@@ -46,7 +46,7 @@ class CDPruner(TextTowerGuided, PerCrop):
     convention: ClassVar[Accounting | None] = "nominal"
     assumptions: ClassVar[tuple[str, ...]] = (
         "CDPruner's relevance is scaled within each crop; its code scales over all crops of an image",
-        "CDPruner's kernel of too low a rank: the most relevant tokens fill the budget up",
+        "CDPruner's most relevant tokens fill the budget up where the kernel's rank is below it",
     )
     positions: Positions = "contiguous"  # it prunes before the decoder sees a sequence
 

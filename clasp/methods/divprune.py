@@ -26,7 +26,7 @@ class DivPrune(Method):
     scope: ClassVar[Scope] = "image"
     assumptions: ClassVar[tuple[str, ...]] = (
         "DivPrune's equal distances go to the lower index",
-        "DivPrune's several images or crops: all tokens of one image are one set, newlines among them",
+        "DivPrune ranks all tokens of one image together, those of its crops and its newlines included",
     )
     positions: Positions = "contiguous"  # it prunes before the decoder sees a sequence
 

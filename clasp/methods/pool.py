@@ -33,7 +33,7 @@ class Pool(Method):
         "Pool's budget is split over the crops of an image in proportion to their tokens",
         f"Pool's h x w is the pair of factors of T nearest to the grid's shape; where none is within a factor of "
         f"{DISTORTION:.0f} of it, rows of windows are cut into unequally many",
-        "Pool's windows stand at the place of their middle token; CLS tokens of frames stay out of them and go first",
+        "Pool's windows stand at the place of their middle token; CLS tokens of frames are in none and dropped first",
     )
     positions: Positions = "contiguous"  # it hands the decoder a smaller image
 

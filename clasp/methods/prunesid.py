@@ -50,7 +50,7 @@ class PruneSID(Method):
         "PruneSID's components start from ten more random directions than its code's, seeded by the image",
         "PruneSID's kept tokens stay in raster order, CLS in the first free place; its code orders them by group",
         "PruneSID's budget is split over the crops of an image in proportion to their tokens",
-        "PruneSID's suppression takes every token once where the threshold is above 1, so that none is like another",
+        "PruneSID's suppression keeps every token, each once, where the threshold is above 1, which no cosine exceeds",
     )
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
     with_cls: bool = True
