@@ -16,9 +16,9 @@ class PerCrop(Method):
     """A method that prunes before the decoder, each crop by itself.
 
     Args:
-        crop_budget: ``proportional``: an image's budget is split in proportion to its crops' tokens, without those of
-            padding. ``equal``: every crop has the same share of it, as in official code, whose T counts per crop; what
-            a crop cannot fill goes to the others, while official code ranks padding as well and then loses it.
+        crop_budget: ``proportional``: an image's budget is split in proportion to its crops' tokens, padding left out.
+            ``equal``: every crop gets the same share, as in official code, whose T counts per crop. What a crop cannot
+            fill goes to the others; official code also ranks padding, and loses the tokens that fall on it.
     """
 
     scope: ClassVar[Scope] = "crop"

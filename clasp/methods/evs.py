@@ -20,7 +20,8 @@ from clasp.methods.video import Clip
 from clasp.ops.select import top_k
 
 FIRST = 255.0
-"""How much the first frame differs from none before it, of the official code: more than any other can."""
+"""What the official code takes for the difference of tokens of the first frame, which have none before them: more than
+any other token can have."""
 
 
 @dataclass(frozen=True, kw_only=True)

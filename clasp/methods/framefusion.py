@@ -3,9 +3,9 @@
 Fu et al., "FrameFusion: Combining Similarity and Importance for Video Token Reduction on Large Vision Language Models",
 arXiv 2501.01986. Inside the decoder, from its first layer on: a token whose cosine to the one at its place in the frame
 before (of those that are left) is at least S joins it, and a run of such tokens becomes their mean. Where so many would
-join that the mean count over all layers falls below the budget, only the most alike do, and that is all. Where fewer
-than a share R of the tokens join, merging ends, and before the next layer the tokens that the last one attends to most
-stay, as many as the budget leaves.
+join that the mean count over all layers falls below the budget, only the most alike do, and nothing further is merged
+or dropped. Where fewer than a share R of the tokens join, merging ends, and before the next layer the tokens stay that
+the prompt's last token attends to most, as many as the budget leaves.
 """
 
 from __future__ import annotations

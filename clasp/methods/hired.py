@@ -4,7 +4,7 @@ Arif et al., "HiRED: Attention-Guided Token Dropping for Efficient Inference of 
 arXiv 2408.10945. The crop that shows the whole image gets a share of the budget; the others divide the rest by how
 many of that crop's most attended tokens in the first ViT layer lie in the part of the image that they show. Within a
 crop the tokens that CLS attends to most, in the ViT layer whose output the projector reads, stay in order. Newline
-tokens go first.
+tokens are dropped first.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from clasp.ops.select import take, top_k
 from clasp.ops.similarity import blocks
 
 SEEDS, COORDINATES, ALL = 0.01, 0.05, 0.31
-"""Shares of an image's tokens in the official code: seeds, coordinates by cosine and as many by sine, and these with
-the foreground's 0.2, of which those that coincide are taken off."""
+"""Shares of an image's tokens in the official code: seeds; coordinates by cosine, and as many by sine; and the most
+that can stay in all, which is these three and 0.2 of foreground."""
 BEHIND = 2
 """Tokens right after the image that the official code does not count as the question's."""
 HELD = 1 << 26

@@ -108,8 +108,8 @@ class Vision(Protocol):
 
     def received(self, layer: int, *, others: bool = False) -> Tensor:
         """(rows, tokens) float32: attention that each patch receives in ViT layer ``layer`` from all of its crop,
-        itself and CLS included, mean over heads and over the queries. Patches
-        that were merged before count one by one, unlike in :meth:`attention`.
+        itself and CLS included, mean over heads and over the queries. Patches that were
+        merged before count one by one, unlike in :meth:`attention`.
 
         Args:
             others: leave out the attention of CLS and of the patch itself; the mean is still over all queries.
