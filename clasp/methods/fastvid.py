@@ -36,7 +36,7 @@ class FastVID(Method):
     """FastVID (arXiv 2503.11187).
 
     Args:
-        segments: c, segments that a video of so many frames has at least; the official scripts' 8.
+        segments: c; a video of at least c frames has at least c segments. The official scripts' 8.
         threshold: tau, cosine of two frames below which there is a cut; the scripts' 0.9 for LLaVA-OneVision (0.84 for
             Qwen2.5-VL).
         contextual_share: d, share of a frame's tokens that are anchors, in [0, 1]; the scripts' 0.4.
