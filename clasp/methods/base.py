@@ -176,7 +176,7 @@ class Method(PruningMethod, ABC):
 
     def decoder_states(self, cuts: Sequence[int]) -> tuple[int, ...]:
         """Decoder layers (0-based), beside the stages' own, whose inputs the method reads at its stages; only these are
-        stored. By default those that ``lookback`` names; a stage before which there is none may not look.
+        stored. By default those that ``lookback`` names; a stage without such a layer before it must not read one.
 
         Args:
             cuts: the layers that its stages' tokens enter.

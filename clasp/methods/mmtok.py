@@ -3,8 +3,8 @@
 Dong et al., "MMTok: Multimodal Coverage Maximization for Efficient Inference of VLMs", arXiv 2508.18264. Before the
 decoder: rows P = softmax_i(cos(z_a, x_i) / 0.02) / m of the m words, z being their embeddings in the decoder and x the
 projected tokens, stand over rows 0.5 softmax_i(cos(u_b, u_i) / 0.2) / N of the N tokens, u being their ViT features
-before the projector. T times the token is added that covers the rows best: the largest sum of what it has above the
-best of those chosen. Order is kept.
+before the projector. T times the token is added that covers the rows best, by the sum over rows of how far its value
+exceeds the largest value of those chosen. Order is kept.
 """
 
 from __future__ import annotations

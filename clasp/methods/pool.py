@@ -2,7 +2,7 @@
 
 The grid of an image, or of a crop or frame of it, is averaged down to h x w tokens with h w = T, by windows as in
 adaptive average pooling. Where T has no such factors near the grid's own shape, rows have unequally many windows.
-Reviewers and VTC-Bench ask for it: downsampled images beat many a designed method.
+Reviewers and VTC-Bench (arXiv 2510.07143) ask for it: downsampled images beat many designed methods.
 """
 
 from __future__ import annotations

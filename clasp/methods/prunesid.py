@@ -27,9 +27,10 @@ from clasp.ops.similarity import Cosines
 GROUP_TOKENS = 4
 """Tokens of the budget for each group."""
 REFERENCE = 32
-"""Budget at which tokens that are more alike than the mean pair suppress one another."""
+"""Budget at which the threshold is the mean cosine of all pairs."""
 MOST, MOST_BUDGET = 5, 64
-"""A group takes at most so many tokens for each so many of the budget, unless the groups cannot meet it then."""
+"""A group takes at most :data:`MOST` tokens for each :data:`MOST_BUDGET` of the budget, rounded up, unless all groups
+together could not meet the budget then."""
 
 
 @dataclass(frozen=True, kw_only=True)
