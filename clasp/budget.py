@@ -75,6 +75,9 @@ class Geometry:
     """What schedules and costs need to know of a backbone. Widths are in channels, all counts per image.
 
     Args:
+        layers, hidden, ffn, heads: of the decoder: layers, their width, the width inside their feed-forward part, and
+            their query heads.
+        kv_dim: width of a decoder layer's keys, and of its values.
         visual_tokens: of one image; where it depends on the image (``dynamic``), of the one that papers count with.
         feature_layer: index into the ViT's hidden states (0 = embeddings) that the projector reads, non-negative.
         cls: the ViT has a CLS token.

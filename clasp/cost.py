@@ -47,7 +47,7 @@ class Stopwatch:
 
     Attributes:
         vision_seconds, prefill_seconds, decode_seconds: totals.
-        decode_calls: forwards that decode.
+        decode_calls: forwards on a filled cache; a further turn of a conversation counts as one.
     """
 
     def __init__(self, model: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clasp.backbones.base import Adapter, Modality, Projection, UnsupportedError, VisionPass, rasters, text_geometry
 from clasp.budget import Geometry
-from clasp.ops.attention import attention_probabilities, attention_received, attention_rows
+from clasp.ops.attention import attention_received, attention_rows
 from clasp.ops.similarity import blocks
 
 CLS = {"clip_vision_model": True, "siglip_vision_model": False}
@@ -96,9 +96,7 @@ class CropAdapter(Adapter):
 
     def vision_attention(self, vision_pass: VisionPass, layer: int) -> Tensor:
         query, key, scaling = self._pooling_queries_keys(vision_pass, layer)
-        if vision_pass.merged is not None:  # what was dropped is a copy of the first patch that stayed
-            return self._merged_attention(query, key, scaling, vision_pass.merged.clamp(min=0))
-        return self._attention(query, key, scaling)
+        return self._attention(query, key, scaling, vision_pass.merged)
 
     def _merged_attention(self, query: Tensor, key: Tensor, scaling: float, merged: Tensor) -> Tensor:
         """As :meth:`vision_attention` of unmerged states in which patches of one group, (crops, patches) long, are
@@ -117,8 +115,11 @@ class CropAdapter(Adapter):
             attention = torch.stack(received).sum(dim=0)[..., None] / one.sum(dim=1)[:, None, None]
         return attention.gather(1, torch.cat([cls, first + cls.shape[1]], dim=1)[..., None])
 
-    def _attention(self, query: Tensor, key: Tensor, scaling: float) -> Tensor:
-        """(crops, heads, sequence, head_dim) each -> (crops, sequence, 1)."""
+    def _attention(self, query: Tensor, key: Tensor, scaling: float, merged: Tensor | None) -> Tensor:
+        """(crops, heads, sequence, head_dim) each -> (crops, sequence, 1), mean over the heads; ``merged`` as in
+        :class:`VisionPass`."""
+        if merged is not None:  # what was dropped is a copy of the first patch that stayed
+            return self._merged_attention(query, key, scaling, merged.clamp(min=0))
         if not self.geometry.cls:
             return attention_received(query, key, scaling)[..., None]
         everywhere = torch.ones(len(query), 1, key.shape[2], dtype=torch.bool, device=key.device)
@@ -130,11 +131,8 @@ class CropAdapter(Adapter):
 
     def vision_attention_heads(self, vision_pass: VisionPass, layer: int) -> Tensor:
         query, key, scaling = self._pooling_queries_keys(vision_pass, layer)
-        if not self.geometry.cls:
-            heads = zip(query.split(1, dim=1), key.split(1, dim=1), strict=True)
-            return torch.stack([attention_received(q, k, scaling) for q, k in heads], dim=-1)
-        everywhere = torch.ones(len(query), 1, key.shape[2], dtype=torch.bool, device=key.device)
-        return attention_probabilities(query[:, :, :1], key, everywhere, scaling)[:, :, 0].transpose(1, 2)
+        heads = zip(query.split(1, dim=1), key.split(1, dim=1), strict=True)
+        return torch.cat([self._attention(q, k, scaling, vision_pass.merged) for q, k in heads], dim=-1)
 
     def vision_heads(self, vision_pass: VisionPass, layer: int, kind: Projection) -> Tensor:
         return self._projected(vision_pass, layer, kind).transpose(1, 2).flatten(2)
@@ -155,7 +153,7 @@ class CropAdapter(Adapter):
         """(crops, heads, sequence, head_dim) queries, keys or values of a layer from its input."""
         block: Any = self.vision_layers(modality)[layer]
         attention = self._attending(block)
-        heads = getattr(attention, f"{kind}_proj")(self._normed(block, hidden))
+        heads = self._projection(attention, kind, self._normed(block, hidden))
         return heads.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
 
     def vision_scaling(self, modality: Modality, layer: int) -> float:
@@ -184,6 +182,10 @@ class CropAdapter(Adapter):
     def _attending(self, block: Any) -> Any:
         """A ViT layer's attention."""
         return block.self_attn
+
+    def _projection(self, attention: Any, kind: Projection, normed: Tensor) -> Tensor:
+        """(crops, sequence, heads * head_dim) queries, keys or values of a ViT layer."""
+        return getattr(attention, f"{kind}_proj")(normed)
 
     def _range(self, vision_pass: VisionPass, item: int) -> tuple[int, int]:
         ends = list(accumulate(self.crop_counts(vision_pass)))

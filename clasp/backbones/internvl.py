@@ -80,10 +80,7 @@ class InternVLAdapter(JoinedAdapter):
     def _attending(self, block: Any) -> Any:
         return block.attention
 
-    def heads_of(self, modality: Modality, layer: int, hidden: Tensor, kind: Projection) -> Tensor:
-        block: Any = self.vision_layers(modality)[layer]
-        attention = block.attention
-        heads = getattr(attention, f"{kind}_proj")(self._normed(block, hidden))
-        if kind != "v":
-            heads = getattr(attention, f"{kind}_norm")(heads)  # over all heads together, where the ViT has it
-        return heads.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+    def _projection(self, attention: Any, kind: Projection, normed: Tensor) -> Tensor:
+        heads = super()._projection(attention, kind, normed)
+        # over all heads together, where the ViT has it
+        return heads if kind == "v" else getattr(attention, f"{kind}_norm")(heads)

@@ -1,7 +1,7 @@
 """What families share whose ViT sees square crops and of which a square of patches makes one visual token.
 
-A processor cuts an image into tiles and adds the whole of it as the last crop. A prompt alone says which crops make an
-image: the encoder gets all crops of a batch one behind the other. A video's frames are images of one crop each.
+A processor cuts an image into tiles and adds the whole of it as the last crop. Only the prompts say which crops make an
+image, since the encoder gets all crops of a batch in one row. A video's frames are images of one crop each.
 """
 
 from __future__ import annotations

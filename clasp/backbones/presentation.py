@@ -1,4 +1,4 @@
-"""How an image and a question reach a backbone where that departs from its processor: the way of published numbers.
+"""Departures from a backbone's processor in how images and questions are presented, as published numbers have them.
 
 LLaVA-1.5's own code pads an image to a square and asks behind a system prompt, the checkpoint in transformers' format
 crops the centre and has no system prompt; lmms-eval's classes for Qwen bound the pixels of an image. Each is an option

@@ -1,8 +1,8 @@
 """Counts of models on the hub, so that a configuration is checked without reaching it, and of the tiny one.
 
 Each is what the model's adapter reads from its config.json on the hub (checked in the tests against the same
-configuration, built from transformers' classes). To read the tiny backbone's own file would take transformers, whose
-import is longer than all else that a check of a configuration does.
+configuration, built from transformers' classes). Reading the tiny backbone's own file would need transformers, whose
+import takes longer than all the rest of a configuration's check.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from clasp.ops.attention import attention_received
 
 
 class QwenAdapter(Adapter):
-    """A family with a packed ViT; a medium's crops are its frames, of which the ViT sees two at a time as one."""
+    """A family with a packed ViT. A medium's crops are its frames; the ViT takes two frames of a video as one."""
 
     encoders: ClassVar[Mapping[Modality, Encoder]] = {
         "image": Encoder("get_image_features", "pixel_values"),

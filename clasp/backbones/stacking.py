@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class _OneLength:
-    """What the classes below put before transformers' own, under its name: what is saved then reads as always."""
+    """Mixed into transformers' own classes, whose names stay, so that a saved processor is the same as without it."""
 
     def _preprocess(self, videos: list[Tensor], *arguments: Any, **options: Any) -> Any:
         lengths = [len(video) for video in videos]

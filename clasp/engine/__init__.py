@@ -39,7 +39,7 @@ class Run:
     """A method at work on a model.
 
     Args:
-        method: what is kept where.
+        method: the pruning method.
         model: a loaded transformers model of a known family, eager, sdpa or flash attention, not compiled.
         processor: its processor, whose tokenizer and chat template separate the instruction from the template.
 

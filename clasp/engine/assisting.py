@@ -1,8 +1,8 @@
 """Assisted and prompt-lookup decoding: the prefill is that of the prompt alone.
 
 `generate` passes the first candidate tokens along with the prompt, so that a method which reads attention at the
-prompt's end would read it at the candidates. So the candidate generator runs once for the prompt, which its own state
-needs, and these candidates are discarded.
+prompt's end would read it at the candidates. The first candidates are therefore discarded; they are still computed,
+because the generator of candidates needs that for its own state.
 """
 
 from __future__ import annotations

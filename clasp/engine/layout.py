@@ -20,7 +20,8 @@ class Layout:
 
     Args:
         index: (batch, length) long, into the original sequence; anything where not valid.
-        valid: (batch, length) bool.
+        valid: (batch, length) bool, False at padding.
+        padded: whether some are padding.
         positions: (axes, batch, length) rotary positions.
         rotary: cosines and sines at those positions, (batch, length, head_dim) each.
         next_position: (axes, batch, 1) rotary position of the token that follows.

@@ -57,7 +57,7 @@ class Narrowing:
         self.layouts = [Layout(0, place, valid, padded, positions, (cos, sin), following, known, run)]
 
     def enter(self, layer: int, hidden: Tensor) -> None:
-        """Notes where the cache begins to hold something else."""
+        """Adds a layout where the cache, from this layer on, holds other tokens of earlier turns than before it."""
         if self._past is None or not self._past.starts(layer):
             return
         layout, run = self.layouts[-1], self._past.at(layer)

@@ -35,9 +35,9 @@ class LayerRun:
         return self.next_position + before
 
     def attention_mask(self, more: Tensor | None, fresh: int) -> Tensor | None:
-        """(batch, length + fresh) bool with ``fresh`` tokens behind, ``more`` (batch, fresh) of them valid.
+        """(batch, length + fresh) bool, the mask when ``fresh`` tokens follow, ``more`` (batch, fresh) of them valid.
 
-        None, of these and as a result: all are.
+        None, for ``more`` as for the result, means that all are valid.
         """
         if self.valid is None and more is None:
             return None
@@ -47,7 +47,7 @@ class LayerRun:
         return torch.cat([*ones], dim=1)
 
     def weighed(self, more: Tensor | None, fresh: int) -> Tensor | None:
-        """(batch, length + fresh) the bias with ``fresh`` tokens behind, whose own is ``more``; None: there is none."""
+        """(batch, length + fresh) the bias when ``fresh`` tokens follow, whose own is ``more``; None: there is none."""
         if self.bias is None and more is None:
             return None
         batch = self.next_position.shape[1]

@@ -83,7 +83,7 @@ class Prefill:
         self._scratch: dict[Any, dict[Any, Any]] = {}
 
     def scratch_of(self, *key: Any) -> dict[Any, Any]:
-        """What the method has noted about a row (sample, its media, its crop), or about a sample's medium."""
+        """The method's notes about a row (its sample, media and crop), or about one medium of a sample."""
         plain = tuple(tuple(map(id, part)) if isinstance(part, list) else part for part in key)
         return self._scratch.setdefault(plain, {})
 
@@ -208,7 +208,7 @@ class Prefill:
         return self._add(index, hidden)
 
     def _add(self, layer: int, hidden: Tensor) -> Tensor:
-        """The input of a layer with what the backbone's decoder adds to the output of the one before it."""
+        """The input of a layer, with what the backbone's decoder adds to the output of the layer before it."""
         if not 0 < layer <= len(self.additions):
             return hidden
         return hidden + take(self.additions[layer - 1], self.layouts[-1].index)

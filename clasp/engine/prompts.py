@@ -82,7 +82,7 @@ class Placeholders:
     def _skipped(
         kinds: Tensor, order: Sequence[Modality], counts: dict[Modality, list[int]], before: Tensor
     ) -> dict[Modality, list[int]]:
-        """Modalities of which the encoded media are more than the placeholders: how many tokens of each row's are of
+        """For each modality with more encoded media than placeholders: how many of each row's visual tokens belong to
         earlier turns."""
         skipped: dict[Modality, list[int]] = {}
         for number, name in enumerate(order):
@@ -130,7 +130,7 @@ class Placeholders:
 
     @staticmethod
     def _copies(kinds: Tensor, order: Sequence[Modality], counts: dict[Modality, list[int]]) -> int:
-        """How often each prompt is repeated: 1, or the number of beams."""
+        """How often each prompt stands in the batch: once, or as often as there are beams."""
         found = set()
         for number, name in enumerate(order):
             if name not in counts:

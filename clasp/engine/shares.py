@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clasp.engine.state import Row
-from clasp.engine.vision import CropsView, Medium
+from clasp.engine.vision import CropsView, Medium, Row
 
 if TYPE_CHECKING:
     from clasp.engine.prefill import Prefill

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -16,31 +15,13 @@ from clasp.budget import Stage
 from clasp.engine.decoder_rows import LayerRows
 from clasp.engine.layout import Layout
 from clasp.engine.precision import Ambient
-from clasp.engine.vision import Medium, VisionRows, frames_of, grid_of
+from clasp.engine.vision import Row, VisionRows, frames_of, grid_of
 from clasp.methods.protocols import Frames, Grid, Queries, Vision
 from clasp.ops.select import take
 
 if TYPE_CHECKING:
+    from clasp.backbones.clip_text import ClipText
     from clasp.engine.prefill import Prefill
-
-
-@dataclass(frozen=True)
-class Row:
-    """Visual tokens that are ranked together.
-
-    Args:
-        sample: row of the batch.
-        media: images and videos that they come from.
-        places: (tokens,) long on the CPU, in the layout.
-        tokens: (tokens,) long on the CPU, among all visual tokens of the media together.
-        crop: number of the crop that they are, where they are one.
-    """
-
-    sample: int
-    media: Sequence[Medium]
-    places: Tensor
-    tokens: Tensor
-    crop: int | None = None
 
 
 class StageState:
@@ -90,10 +71,10 @@ class StageState:
         return held[layer]
 
     def grid(self) -> Grid:
-        return grid_of([(row.media, row.tokens, row.crop) for row in self._rows], self._hidden.device)
+        return grid_of(self._rows, self._hidden.device)
 
     def frames(self) -> Frames:
-        return frames_of([(row.media, row.tokens, row.crop) for row in self._rows], self._hidden.device)
+        return frames_of(self._rows, self._hidden.device)
 
     def tokens(self) -> Tensor:
         return self._hidden[self.samples[:, None], self.places]
@@ -164,48 +145,55 @@ class StageState:
         return values if self._everyone else values[self.samples]
 
     def vision(self) -> Vision:
-        rows = [(row.media, row.tokens, row.crop) for row in self._rows]
-        return VisionRows(self.prefill.adapter, rows, self.ambient)
+        return VisionRows(self.prefill.adapter, self._rows, self.ambient)
 
     def clip_similarity(self, text_tower: str | None, without: Sequence[str] = ()) -> Tensor | None:
-        source = text_tower or self.prefill.adapter.text_tower
-        if source is None:
+        if (clip := self._clip(text_tower)) is None:
             return None
-        from clasp.backbones.clip_text import clip_text  # so that its code counts for methods alone that read it
-
-        prefill = self.prefill
-        clip = clip_text(source, str(self._hidden.device))
         similarities = []
         for row in self._rows:
             medium = row.media[0]
-            geometry = medium.adapter.geometry
-            if len(row.media) > 1 or not geometry.cls or geometry.joined_patches:
-                raise UnsupportedError(
-                    "a CLIP text tower needs a CLIP vision tower and one image at a time; leave text_tower out"
-                )
-            features = medium.hidden_state(geometry.feature_layer)
-            text = prefill.prompt(row.sample)
+            features = medium.hidden_state(medium.adapter.geometry.feature_layer)
+            text = self.prefill.prompt(row.sample)
             for passage in without:
                 text = text.replace(passage, "")
             with self.ambient():
                 similarities.append(clip.similarity(features[row.tokens.to(features.device)], text))
         return torch.stack(similarities)
 
-    def clip_words(self, text_tower: str) -> tuple[Tensor, Tensor]:
-        from clasp.backbones.clip_text import clip_text  # so that its code counts for methods alone that read it
-
-        clip = clip_text(text_tower, str(self._hidden.device))
+    def clip_words(self, text_tower: str | None) -> tuple[Tensor, Tensor] | None:
+        if (clip := self._clip(text_tower)) is None:
+            return None
         with self.ambient():
             known = {row.sample: clip.words(self.prefill.prompt(row.sample)) for row in self._rows}
         words = [known[row.sample] for row in self._rows]
         real = [torch.ones(len(own), dtype=torch.bool, device=own.device) for own in words]
         return pad_sequence(words, batch_first=True), pad_sequence(real, batch_first=True)
 
-    def clip_patches(self, text_tower: str, features: Tensor) -> Tensor:
-        from clasp.backbones.clip_text import clip_text
-
+    def clip_patches(self, text_tower: str | None, features: Tensor) -> Tensor:
+        clip = self._clip(text_tower)
+        assert clip is not None, "clip_words says whether there is a CLIP model"
         with self.ambient():
-            return clip_text(text_tower, str(self._hidden.device)).plain_patches(features)
+            return clip.plain_patches(features)
+
+    def _clip(self, text_tower: str | None) -> ClipText | None:
+        """The CLIP model named, or the one that the backbone brings; None where there is neither.
+
+        Raises:
+            UnsupportedError: the backbone's vision tower is not CLIP's, or a row has several media.
+        """
+        adapter = self.prefill.adapter
+        source = text_tower or adapter.text_tower
+        if source is None:
+            return None
+        from clasp.backbones.clip_text import clip_text  # here, so that it is code only of methods that call this
+
+        geometry = adapter.geometry
+        if not geometry.cls or geometry.joined_patches or any(len(row.media) > 1 for row in self._rows):
+            raise UnsupportedError(
+                "a CLIP text tower needs a CLIP vision tower and one image at a time; leave text_tower out"
+            )
+        return clip_text(source, str(self._hidden.device))
 
     def seeds(self) -> list[int]:
         seeds = []

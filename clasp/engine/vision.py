@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ from clasp.methods.protocols import Frames, Grid, Projection
 
 if TYPE_CHECKING:
     from clasp.engine.prefill import Prefill
-    from clasp.engine.state import Row
 
 
 class Medium:
@@ -196,6 +196,25 @@ class Medium:
         return memo[self.item, key]
 
 
+@dataclass(frozen=True)
+class Row:
+    """Visual tokens that are ranked together.
+
+    Args:
+        sample: row of the batch.
+        media: images and videos that they come from.
+        places: (tokens,) long on the CPU, in the layout.
+        tokens: (tokens,) long on the CPU, among all visual tokens of the media together.
+        crop: number of the crop that they are, where they are one.
+    """
+
+    sample: int
+    media: Sequence[Medium]
+    places: Tensor
+    tokens: Tensor
+    crop: int | None = None
+
+
 class FusionView:
     """One medium's ViT states by crop (implements :class:`clasp.methods.protocols.Tower`)."""
 
@@ -260,38 +279,37 @@ class CropsView:
         return [values[_on(values, crop)] for crop in self._crops]
 
 
-def grid_of(rows: Sequence[tuple[Sequence[Medium], Tensor, int | None]], device: torch.device) -> Grid:
-    """Where the tokens of some rows lie; ``rows`` as :class:`VisionRows` takes them."""
+def grid_of(rows: Sequence[Row], device: torch.device) -> Grid:
+    """Where the tokens of some rows lie."""
     places, sizes = [], []
-    for media, tokens, crop in rows:
+    for row in rows:
         joined: list[Tensor] = []
         frames: list[tuple[int, int]] = []
-        for medium in media:
+        for medium in row.media:
             known, own = medium.grid()
             known = known.clone()
             known[:, 0] += len(frames) * (known[:, 0] >= 0)
             joined.append(known)
             frames += own
         here = torch.cat(joined)
-        if crop is not None:  # within the crop, as if there were no other
-            mine = here[media[0].crops() == crop]
+        if row.crop is not None:  # within the crop, as if there were no other
+            mine = here[row.media[0].crops() == row.crop]
             first, last = mine[mine[:, 0] >= 0].amin(dim=0), mine.amax(dim=0)
             here = torch.where(here >= 0, here - first, here)
             frames = [(int(last[1] - first[1]) + 1, int(last[2] - first[2]) + 1)]
-        places.append(here[tokens])
+        places.append(here[row.tokens])
         sizes.append(frames)
-    frame, row, column = torch.stack(places).to(device, non_blocking=True).unbind(-1)
-    return Grid(frame, row, column, sizes)
+    frame, line, column = torch.stack(places).to(device, non_blocking=True).unbind(-1)
+    return Grid(frame, line, column, sizes)
 
 
-def frames_of(rows: Sequence[tuple[Sequence[Medium], Tensor, int | None]], device: torch.device) -> Frames:
-    """The tokens of some rows by frame; ``rows`` as :class:`VisionRows` takes them, of equally many frames each."""
-    if any(len(media) > 1 or crop is not None for media, _, crop in rows):
+def frames_of(rows: Sequence[Row], device: torch.device) -> Frames:
+    """The tokens of some rows, of equally many frames each, by frame."""
+    if any(len(row.media) > 1 or row.crop is not None for row in rows):
         raise ValueError("frames are those of one video; set the method's scope to 'image'")
-    count = rows[0][0][0].frame_count()
-    known = [media[0].frames() for media, _, _ in rows]
-    size = int(known[0][:, 1].max()) + 1
-    places = torch.stack([own[tokens] for own, (_, tokens, _) in zip(known, rows, strict=True)])
+    known = [row.media[0].frames() for row in rows]
+    count, size = rows[0].media[0].frame_count(), int(known[0][:, 1].max()) + 1
+    places = torch.stack([own[row.tokens] for own, row in zip(known, rows, strict=True)])
     frame, place = places.to(device, non_blocking=True).unbind(-1)
     return Frames(count, size, frame, place)
 
@@ -302,16 +320,9 @@ def _on(values: Tensor, index: Tensor) -> Tensor:
 
 
 class VisionRows:
-    """The values of some rows' tokens (implements :class:`clasp.methods.protocols.Vision`).
+    """The values of some rows' tokens (implements :class:`clasp.methods.protocols.Vision`)."""
 
-    Args:
-        rows: per row, the media that it takes tokens from and (tokens,) places among all their tokens together; with
-            one crop a row, also that crop's number.
-    """
-
-    def __init__(
-        self, adapter: Adapter, rows: Sequence[tuple[Sequence[Medium], Tensor, int | None]], ambient: Ambient
-    ) -> None:
+    def __init__(self, adapter: Adapter, rows: Sequence[Row], ambient: Ambient) -> None:
         self._adapter, self._rows, self._ambient = adapter, rows, ambient
         self.feature_layer = adapter.geometry.feature_layer
         self.last_layer = min(self.feature_layer, adapter.geometry.vision_layers - 1)
@@ -342,18 +353,18 @@ class VisionRows:
         return self._stack(lambda medium: medium.representatives())
 
     def groups(self) -> Tensor:
-        return torch.stack([sum(medium.representatives().sum() for medium in media) for media, _, _ in self._rows])
+        return torch.stack([sum(medium.representatives().sum() for medium in row.media) for row in self._rows])
 
     def sequence(self) -> Tensor:
-        rows = []
-        for media, places, _ in self._rows:
+        sequences = []
+        for row in self._rows:
             before, values = 0, []
-            for medium in media:  # one medium after the other
+            for medium in row.media:  # one medium after the other
                 values.append(medium.sequence() + before)
                 before += medium.crop_total() * medium.tokens + 1
             joined = torch.cat(values)
-            rows.append(joined[places.to(joined.device)])
-        return torch.stack(rows)
+            sequences.append(joined[row.tokens.to(joined.device)])
+        return torch.stack(sequences)
 
     def cls_state(self, index: int) -> Tensor:
         return self._of_crops("cls_state", lambda medium: medium.cls_states(index))
@@ -361,10 +372,10 @@ class VisionRows:
     def _of_crops(self, name: str, value: Callable[[Medium], Tensor]) -> Tensor:
         """Each row's crop's own of (crops, ...) values."""
         states = []
-        for media, _, crop in self._rows:
-            if crop is None:
+        for row in self._rows:
+            if row.crop is None:
                 raise ValueError(f"{name} has a meaning for single crops only; set the method's scope to 'crop'")
-            states.append(value(media[0])[crop])
+            states.append(value(row.media[0])[row.crop])
         return torch.stack(states)
 
     def project(self, features: Tensor) -> Tensor:
@@ -373,9 +384,10 @@ class VisionRows:
 
     def _stack(self, value: Callable[[Medium], Tensor], dim: int = 0) -> Tensor:
         """Each row's tokens' own of values whose ``dim`` runs over a medium's tokens."""
-        rows = []
-        for media, places, _ in self._rows:
-            values = [value(medium) for medium in media]
+        taken = []
+        for row in self._rows:
+            values = [value(medium) for medium in row.media]
             joined = values[0] if len(values) == 1 else torch.cat(values, dim=dim)
-            rows.append(joined.index_select(dim, places.to(joined.device)) if dim else joined[places.to(joined.device)])
-        return torch.stack(rows)
+            places = row.tokens.to(joined.device)
+            taken.append(joined.index_select(dim, places) if dim else joined[places])
+        return torch.stack(taken)

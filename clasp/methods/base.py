@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from clasp.budget import ACCOUNTINGS, Accounting, Budget, BudgetError, Geometry, Schedule, Stage
+from clasp.budget import ACCOUNTINGS, Accounting, Budget, BudgetError, Geometry, Schedule, Stage, single_stage
 from clasp.methods.parameters import settle
 from clasp.methods.protocols import Crops, Patches, Positions, PruningMethod, Scope, Selection, Span, State, Tower
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from clasp.engine import Run
 
 _ENGINE = "clasp.engine"
-"""Code that every method's answers pass through, beside the backbone's adapter."""
+"""Code that the answers of every method depend on, beside the backbone's adapter."""
 _CLIP_TEXT = "clasp.backbones.clip_text"
-"""Code that reads :attr:`Method.towers`; the engine imports it where one is read, so that other methods do without."""
+"""Code that reads :attr:`Method.towers`. The engine imports it only where one is read, so that a change of it leaves
+results of other methods valid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +54,10 @@ class Method(PruningMethod, ABC):
     """What the token counts of its papers mean; None: no source says it."""
     scope: ClassVar[Scope] = "sample"
     """What is ranked together: all visual tokens of a prompt, of one image or video, or of one crop or frame of it.
-    With ``crop``, tokens that belong to no crop (newlines) go first."""
+    With ``crop``, tokens that belong to no crop (newlines) are the first to be dropped."""
     lookback: ClassVar[int] = 0
-    """How many layers before the cut the layer lies that the method looks at; 0: the stage's own."""
+    """Whose attention and hidden states it reads: those of the decoder layer that is so many before the stage's cut; 0:
+    of the first layer behind the cut."""
     reads_cls: ClassVar[bool] = False
     """Whether it ranks by the attention of CLS; :meth:`fallbacks` names the substitute where there is no CLS."""
     weighs_merged: ClassVar[bool] = True
@@ -70,13 +72,15 @@ class Method(PruningMethod, ABC):
     :meth:`select` is then called at every stage, also where no more than ``keep`` are left."""
     prunes: ClassVar[bool] = True
     cuts_passed: ClassVar[bool] = False
-    """Whether a stage takes what it drops out of the KV cache of the layers before it, too."""
+    """Whether the tokens that a stage drops also leave the KV cache of the layers before it."""
     accountings: ClassVar[tuple[Accounting, ...]] = ACCOUNTINGS
     """Values of ``accounting`` that the method takes, the default first."""
     towers: ClassVar[tuple[str, ...]] = ()
-    """Parameters that name a CLIP model (hub id or folder) whose text tower is read where one is given."""
+    """Parameters that name a CLIP model (hub id or folder) whose text tower is read; where one is None, the backbone's
+    own is read, if it brings one."""
     assumptions: ClassVar[tuple[str, ...]] = ()
-    """What of this method its paper does not state; results list it as :meth:`assumed`."""
+    """What this method does that its paper does not state or its official code does differently; :meth:`assumed`
+    gives results the list."""
 
     tokens: int | None = None
     ratio: float | None = None
@@ -98,13 +102,14 @@ class Method(PruningMethod, ABC):
         """The budget as a count for one image."""
         return Budget(self.tokens, self.ratio).resolve(visual_tokens)
 
-    @abstractmethod
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        """Stages for one image of ``visual_tokens`` tokens over ``layers`` decoder layers.
+        """Stages for one image of ``visual_tokens`` tokens over ``layers`` decoder layers; by default a single one,
+        before the decoder.
 
         Raises:
             BudgetError: the budget cannot be met.
         """
+        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     @abstractmethod
     def select(self, state: State, keep: int) -> Selection:
@@ -158,7 +163,7 @@ class Method(PruningMethod, ABC):
         return tuple(notes)
 
     def assumed(self) -> tuple[str, ...]:
-        """What of the method with these parameters is not stated by its paper; stated beside every result."""
+        """:attr:`assumptions`, as far as they concern the method with these parameters; stated beside every result."""
         return self.assumptions
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
@@ -171,7 +176,7 @@ class Method(PruningMethod, ABC):
 
     def decoder_states(self, cuts: Sequence[int]) -> tuple[int, ...]:
         """Decoder layers (0-based), beside the stages' own, whose inputs the method reads at its stages; only these are
-        stored. By default those that ``lookback`` names; a stage before which there is none may not look.
+        stored. By default those that ``lookback`` names; a stage without such a layer before it must not read one.
 
         Args:
             cuts: the layers that its stages' tokens enter.
@@ -198,16 +203,16 @@ class Method(PruningMethod, ABC):
         """Which patch each patch is merged into after ViT layer ``layer``.
 
         Returns:
-            (crops, patches) long indices into the patches; a patch that stays points at itself, and only at such a
-            one may others point. Merged patches become their size-weighted mean; the ViT's further attention counts
-            them by size where the method :attr:`weighs_merged`. The projector's input is unmerged: every patch has the
-            features of what it was merged into. -1: the patch is dropped, and nothing further on has its features.
+            (crops, patches) long indices into the patches; a patch that stays points at itself, and others may point
+            only at one that stays. Merged patches become their size-weighted mean; attention of later ViT layers counts
+            them by size where the method :attr:`weighs_merged`. The projector's input has its full length again: every
+            patch has the features of the one it was merged into. -1: the patch is dropped, and its features with it.
             None: all stay.
         """
         raise NotImplementedError
 
     def leading(self, layer: int, patches: Patches) -> Tensor | None:
-        """In which order what is left after :meth:`merge` goes on in ViT and decoder.
+        """The order in which the patches that :meth:`merge` leaves go through the rest of ViT and decoder.
 
         Returns:
             (crops, patches) float: by falling value, the lower index of equal ones first; None: the order stays.
@@ -215,7 +220,7 @@ class Method(PruningMethod, ABC):
         return None
 
     def weighs(self) -> bool:
-        """Whether its selections have :attr:`Selection.sizes`, which not every kind of attention can take."""
+        """Whether its selections have :attr:`Selection.sizes`, which flash attention cannot take."""
         return False
 
     def fuse(self, vision: Tower, category: str | None) -> Tensor | None:
@@ -249,7 +254,9 @@ class Method(PruningMethod, ABC):
 
 
 def proportional(weights: Sequence[float], limits: Sequence[int], total: int) -> list[int]:
-    """Splits ``total`` in proportion to ``weights``, no part above its limit, what rounding leaves to the largest rest.
+    """Splits ``total`` in proportion to ``weights``, with no part above its limit.
+
+    Shares are rounded down; what that leaves over goes to the parts with the largest remainders, one each.
 
     Args:
         weights: non-negative; all zero counts as all equal.

@@ -1,10 +1,10 @@
 """CDPruner: visual tokens that differ from one another, conditioned on the instruction.
 
 Zhang et al., "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs", arXiv
-2506.10967. Before the decoder: S is the cosine similarity of the projected tokens, and r the relevance of each token,
+2506.10967. Before the decoder: S is the cosine similarity of the projected tokens, and r the relevance of each token:
 minus the mean cosine of CLIP's patch, in the hidden state that the projector reads, to the question's chunks under
-CLIP's text tower, scaled to (0, 1]. The kept
-set is the greedy MAP of the determinantal point process with kernel diag(r) S diag(r). Order is kept.
+CLIP's text tower, scaled to (0, 1]. The kept set is the greedy MAP of the determinantal point process with kernel
+diag(r) S diag(r). Order is kept.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from clasp.budget import Accounting, Geometry, Schedule
+from clasp.budget import Accounting
 from clasp.methods.crops import PerCrop
 from clasp.methods.protocols import Positions, Selection, State
+from clasp.methods.text_tower import TextTowerGuided
 from clasp.ops.attention import masked_mean
 from clasp.ops.diversity import dpp_map
 from clasp.ops.select import cosine_between
@@ -33,43 +34,24 @@ SHORT_ANSWERS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class CDPruner(PerCrop):
-    """CDPruner (arXiv 2506.10967).
+class CDPruner(TextTowerGuided, PerCrop):
+    """CDPruner (arXiv 2506.10967); no parameters but CLIP's text tower and the crops' budget.
 
-    Args:
-        text_tower: hub id or folder of the CLIP model whose vision tower the backbone uses, for relevance by CLIP's
-            text tower, as in the paper; None: the one that the backbone brings, and where it brings none the decoder's
-            own embeddings stand in. Relevance is then the mean cosine to the words without the minus, which is a matter
-            of CLIP's patches.
+    Without a text tower, relevance is the mean cosine of a projected token to the words' embeddings. It has no minus,
+    which only CLIP's patches need.
     """
 
     name: ClassVar[str] = "cdpruner"
     paper: ClassVar[str] = "2506.10967"
     convention: ClassVar[Accounting | None] = "nominal"
-    towers: ClassVar[tuple[str, ...]] = ("text_tower",)
     assumptions: ClassVar[tuple[str, ...]] = (
         "CDPruner's relevance is scaled within each crop; its code scales over all crops of an image",
-        "CDPruner's kernel of too low a rank: the most relevant tokens fill the budget up",
+        "CDPruner's most relevant tokens fill the budget up where the kernel's rank is below it",
     )
     positions: Positions = "contiguous"  # it prunes before the decoder sees a sequence
-    text_tower: str | None = None
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return (feature_layer,)
-
-    def check(self, geometry: Geometry) -> Schedule:
-        if self.text_tower is not None and not geometry.cls:
-            raise ValueError(
-                f"text_tower={self.text_tower!r} needs a backbone with CLIP's vision tower, which this one has not; "
-                f"leave text_tower out, and the decoder's own embeddings stand in"
-            )
-        return super().check(geometry)
-
-    def fallbacks(self, geometry: Geometry) -> tuple[str, ...]:
-        notes = super().fallbacks(geometry)
-        if self.text_tower is None and not geometry.text_tower:
-            notes += ("cdpruner: no CLIP text tower; cosine of projected tokens to the words' embeddings stands in",)
-        return notes
 
     def select(self, state: State, keep: int) -> Selection:
         similarity = state.clip_similarity(self.text_tower, SHORT_ANSWERS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method, proportional
 from clasp.methods.protocols import Crops, Scope
 
@@ -17,16 +16,13 @@ class PerCrop(Method):
     """A method that prunes before the decoder, each crop by itself.
 
     Args:
-        crop_budget: ``proportional``: an image's budget is split in proportion to its crops' tokens, without those of
-            padding. ``equal``: every crop has the same share of it, as in official code, whose T counts per crop; what
-            a crop cannot fill goes to the others, while official code ranks padding as well and then loses it.
+        crop_budget: ``proportional``: an image's budget is split in proportion to its crops' tokens, padding left out.
+            ``equal``: every crop gets the same share, as in official code, whose T counts per crop. What a crop cannot
+            fill goes to the others; official code also ranks padding, and loses the tokens that fall on it.
     """
 
     scope: ClassVar[Scope] = "crop"
     crop_budget: CropBudget = "proportional"
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def allocate(self, image: Crops, keep: int) -> list[int]:
         if self.crop_budget == "proportional":

@@ -15,18 +15,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clasp.budget import Accounting, Schedule, scaled_layers, single_stage
+from clasp.budget import Accounting, Schedule, single_stage
+from clasp.methods.one_layer import OneLayer
 from clasp.methods.protocols import Selection, State
 from clasp.methods.text import TextGuided
 from clasp.ops.diversity import take_least_similar
 from clasp.ops.select import cosine_between, take, top_k
 
-PUBLISHED_LAYER = 2
-"""K of the paper, on decoders of 32 layers."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class DART(TextGuided):
+class DART(TextGuided, OneLayer):
     """DART (arXiv 2502.11494).
 
     With ``published`` accounting ``tokens`` is the paper's T, to which it adds the visual pivots (192 keeps 196). By
@@ -51,7 +49,7 @@ class DART(TextGuided):
         "DART's pivots take their turns in this order: visual ones, then words, each by falling key norm",
         "DART's budgets that do not divide among the pivots: the first pivots take one token more",
     )
-    layer: int | None = None
+    published_layer: ClassVar[int] = 2
     visual_pivots: int = 4
     text_pivots: int = 4
 
@@ -63,18 +61,11 @@ class DART(TextGuided):
             raise ValueError(f"text_pivots={self.text_pivots} is below 0; use 0 for visual pivots alone")
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        layer = scaled_layers((PUBLISHED_LAYER,), layers)[0] if self.layer is None else self.layer
-        if not 1 <= layer < layers:
-            raise ValueError(
-                f"DART's layer={layer} is outside the decoder; use 1 to {layers - 1}, since it finds its pivots by "
-                f"the keys of the layer before"
-            )
-        target = self.target(visual_tokens)
         if self.accounting != "published":
-            return single_stage(target, visual_tokens, layers, layer, self.accounting)
+            return super().schedule(visual_tokens, layers)
         pivots = self.visual_pivots + self.text_pivots
-        keep = min(visual_tokens, self.visual_pivots + target // pivots * pivots)
-        return single_stage(keep, visual_tokens, layers, layer, "nominal")
+        keep = min(visual_tokens, self.visual_pivots + self.target(visual_tokens) // pivots * pivots)
+        return single_stage(keep, visual_tokens, layers, self.stage_layer(layers), "nominal")
 
     def select(self, state: State, keep: int) -> Selection:
         words, real = state.text()

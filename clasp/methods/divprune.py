@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clasp.budget import Accounting, Schedule, single_stage
+from clasp.budget import Accounting
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.diversity import max_min
@@ -26,12 +26,9 @@ class DivPrune(Method):
     scope: ClassVar[Scope] = "image"
     assumptions: ClassVar[tuple[str, ...]] = (
         "DivPrune's equal distances go to the lower index",
-        "DivPrune's several images or crops: all tokens of one image are one set, newlines among them",
+        "DivPrune ranks all tokens of one image together, those of its crops and its newlines included",
     )
     positions: Positions = "contiguous"  # it prunes before the decoder sees a sequence
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def select(self, state: State, keep: int) -> Selection:
         return Selection(max_min(state.tokens(), keep))

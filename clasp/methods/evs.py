@@ -14,14 +14,14 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import cosine_similarity, pad
 
-from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.methods.video import Clip
 from clasp.ops.select import top_k
 
 FIRST = 255.0
-"""How much the first frame differs from none before it, of the official code: more than any other can."""
+"""What the official code takes for the difference of tokens of the first frame, which have none before them: more than
+any other token can have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,6 @@ class EVS(Method):
         "EVS keeps the positions of text behind a video on Qwen-VL; vLLM moves them up to the kept tokens",
     )
     positions: Positions = "contiguous"  # servers build the shorter sequence; on Qwen-VL places in the grid are kept
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def select(self, state: State, keep: int) -> Selection:
         clip = Clip.of(state, keep)

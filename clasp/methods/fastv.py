@@ -10,17 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clasp.budget import Schedule, scaled_layers, single_stage
-from clasp.methods.base import Method
+from clasp.methods.one_layer import OneLayer
 from clasp.methods.protocols import Selection, State
 from clasp.ops.select import top_k
 
-PUBLISHED_LAYER = 2
-"""K of the paper, on decoders of 32 layers."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class FastV(Method):
+class FastV(OneLayer):
     """FastV (arXiv 2403.06764, section 4.1).
 
     Args:
@@ -37,16 +33,7 @@ class FastV(Method):
         "FastV's kept set is frozen after the prefill, as in its KV-cache version; its first code ranks anew at each "
         "decoding step",
     )
-    layer: int | None = None
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        layer = scaled_layers((PUBLISHED_LAYER,), layers)[0] if self.layer is None else self.layer
-        if not 1 <= layer < layers:
-            raise ValueError(
-                f"FastV's layer={layer} is outside the decoder; use 1 to {layers - 1}, since it ranks by the attention "
-                f"of the layer before"
-            )
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, layer, self.accounting)
+    published_layer: ClassVar[int] = 2
 
     def select(self, state: State, keep: int) -> Selection:
         return Selection(top_k(state.attention("last"), keep))

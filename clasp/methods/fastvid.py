@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method, proportional
 from clasp.methods.protocols import Scope, Selection, State
 from clasp.methods.video import Clip
@@ -37,7 +36,7 @@ class FastVID(Method):
     """FastVID (arXiv 2503.11187).
 
     Args:
-        segments: c, segments that a video of so many frames has at least; the official scripts' 8.
+        segments: c; a video of at least c frames has at least c segments. The official scripts' 8.
         threshold: tau, cosine of two frames below which there is a cut; the scripts' 0.9 for LLaVA-OneVision (0.84 for
             Qwen2.5-VL).
         contextual_share: d, share of a frame's tokens that are anchors, in [0, 1]; the scripts' 0.4.
@@ -74,9 +73,6 @@ class FastVID(Method):
         for name in ("contextual_share", "anchor_weight"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)} is outside [0, 1]; it is a share")
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return (feature_layer - 1,)

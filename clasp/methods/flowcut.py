@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clasp.budget import Accounting, Geometry, Schedule, single_stage
+from clasp.budget import Accounting, Geometry
 from clasp.methods.base import Method
 from clasp.methods.protocols import Patches, Positions, Scope, Selection, State
 from clasp.ops.attention import attention_rows
@@ -45,9 +45,6 @@ class FlowCut(Method):
     )
     positions: Positions = "contiguous"  # what leaves inside the ViT never enters a sequence
 
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
-
     def fallbacks(self, geometry: Geometry) -> tuple[str, ...]:
         notes = super().fallbacks(geometry)
         if not geometry.cls:
@@ -60,12 +57,12 @@ class FlowCut(Method):
     def merge(self, layer: int, patches: Patches) -> Tensor | None:
         real, until = patches.sizes > 0, patches.remaining - 1
         value = patches.heads("v").float()
-        relation = shared(attention(patches, real), real)
+        relation = normalised(cls_attention(patches, real), real)
         flow = relation
         if patches.cls:
             everyone = torch.cat([torch.ones_like(real[:, :1]), real], dim=1)
             probabilities = attention_rows(value[:, :, :1], value, everyone[:, None], 1.0)[:, 0, 1:]
-            flow = relation + shared(probabilities, real)
+            flow = relation + normalised(probabilities, real)
         score = flow * value.mean(dim=1)[:, -real.shape[1] :].norm(p=1, dim=-1)
         known = patches.scratch.get("scores")
         if known is not None:
@@ -74,7 +71,7 @@ class FlowCut(Method):
         patches.scratch["scores"] = everywhere.scatter(1, patches.places, torch.where(real, score, 0.0))
         if until % 2:
             return None
-        stay = top_mask(score.masked_fill(~real, float("-inf")), left_over(relation, real, until, patches.keep))
+        stay = top_mask(score.masked_fill(~real, float("-inf")), patches_left(relation, real, until, patches.keep))
         itself = torch.arange(real.shape[1], device=real.device).expand_as(patches.places)
         return itself.masked_fill(real & ~stay, -1)
 
@@ -83,7 +80,7 @@ class FlowCut(Method):
         return Selection(index, valid=valid)
 
 
-def left_over(relation: Tensor, real: Tensor, until: int, keep: int) -> Tensor:
+def patches_left(relation: Tensor, real: Tensor, until: int, keep: int) -> Tensor:
     """(crops,) long: how many patches go on.
 
     Args:
@@ -100,13 +97,13 @@ def left_over(relation: Tensor, real: Tensor, until: int, keep: int) -> Tensor:
     return torch.minimum(count, (count - leaving).clamp(min=keep))
 
 
-def shared(weights: Tensor, real: Tensor) -> Tensor:
+def normalised(weights: Tensor, real: Tensor) -> Tensor:
     """(crops, patches) weights that sum to one over the patches that are no padding."""
     weights = weights.masked_fill(~real, 0.0)
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def attention(patches: Patches, real: Tensor) -> Tensor:
+def cls_attention(patches: Patches, real: Tensor) -> Tensor:
     """(crops, patches) float32 attention of CLS, mean over heads; without CLS that received from all patches."""
     query, key = patches.heads("q"), patches.heads("k")
     if patches.cls:

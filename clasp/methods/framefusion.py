@@ -3,9 +3,9 @@
 Fu et al., "FrameFusion: Combining Similarity and Importance for Video Token Reduction on Large Vision Language Models",
 arXiv 2501.01986. Inside the decoder, from its first layer on: a token whose cosine to the one at its place in the frame
 before (of those that are left) is at least S joins it, and a run of such tokens becomes their mean. Where so many would
-join that the mean count over all layers falls below the budget, only the most alike do, and that is all. Where fewer
-than a share R of the tokens join, merging ends, and before the next layer the tokens that the last one attends to most
-stay, as many as the budget leaves.
+join that the mean count over all layers falls below the budget, only the most alike do, and nothing further is merged
+or dropped. Where fewer than a share R of the tokens join, merging ends, and before the next layer the tokens stay that
+the prompt's last token attends to most, as many as the budget leaves.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class FrameFusion(Method):
         "FrameFusion's mean count is over the layers of the actual decoder; its code has 28 for all",
         "FrameFusion merges in the first quarter of the decoder at most, and prunes as soon as the budget would not "
         "bear another whole layer; its code has no such ends",
+        "FrameFusion ranks by the last token's attention; its code for Qwen2-VL takes the last four tokens'",
         "FrameFusion ranks newlines by attention too, and merges none",
         "FrameFusion takes an image, with all of its tiles, for a video of one frame: it is pruned by attention alone",
     )
@@ -123,12 +124,12 @@ class FrameFusion(Method):
         joins &= top_mask(alike, (state.visual_tokens - left).masked_fill(~merging[:, 0], 0))
         means = run_means(take(tokens, order), joins, frames.count)
         back = order.argsort(dim=1)
-        heads = pad(joins[:, 1:], (0, 1)) & ~joins
+        starts_run = pad(joins[:, 1:], (0, 1)) & ~joins
         stays = ~joins.gather(1, back)
         if any(step == "prune" for step, _ in steps):
             stays &= top_mask(state.attention("last"), left) | merging
         index = torch.arange(state.visual_tokens, device=device).expand_as(order)
-        return Selection(index, take(means, back), replaced=heads.gather(1, back), valid=stays)
+        return Selection(index, take(means, back), replaced=starts_run.gather(1, back), valid=stays)
 
 
 def last_stage(layers: int) -> int:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 
-from clasp.budget import Accounting, Geometry, Schedule, single_stage
+from clasp.budget import Accounting, Geometry, Schedule
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.select import top_k
@@ -49,9 +49,6 @@ class HiPrune(Method):
         super().__post_init__()
         if not 0.0 <= self.alpha <= 1.0:
             raise ValueError(f"alpha={self.alpha} is outside [0, 1]; it is a share of the budget")
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def check(self, geometry: Geometry) -> Schedule:
         if self.object_layer is not None and not 0 <= self.object_layer < geometry.feature_layer:

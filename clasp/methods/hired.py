@@ -4,7 +4,7 @@ Arif et al., "HiRED: Attention-Guided Token Dropping for Efficient Inference of 
 arXiv 2408.10945. The crop that shows the whole image gets a share of the budget; the others divide the rest by how
 many of that crop's most attended tokens in the first ViT layer lie in the part of the image that they show. Within a
 crop the tokens that CLS attends to most, in the ViT layer whose output the projector reads, stay in order. Newline
-tokens go first.
+tokens are dropped first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from clasp.budget import Accounting, Schedule, single_stage
+from clasp.budget import Accounting
 from clasp.methods.base import Method, proportional
 from clasp.methods.protocols import Crops, Positions, Scope, Selection, State
 from clasp.ops.select import top_k
@@ -50,9 +50,6 @@ class HiRED(Method):
         super().__post_init__()
         if not 0.0 <= self.whole_share <= 1.0:
             raise ValueError(f"whole_share={self.whole_share} is outside [0, 1]; it is a share of the budget")
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return tuple(sorted({ALLOCATION_LAYER, feature_layer - 1}))

@@ -3,10 +3,11 @@
 Shao et al., "HoliTom: Holistic Token Merging for Fast Video Large Language Models", arXiv 2505.21334. Before the
 decoder, on projected tokens: a place is still over frames s to e where each cosine of two neighbouring frames exceeds
 tau. The video is cut into segments so that the tokens saved, still places times (e - s), are most (dynamic
-programming); a segment's still places become their mean over its frames. What is left shares the budget evenly: of each
-frame's moving tokens the most attended in the ViT stay, of a segment's still ones DPC-KNN centres, each with the tokens
-nearest to it: 0.6 of the centre and 0.4 of their mean. Before decoder layer 18 of 28 half of the tokens stay, by the
-last token's attention, and each other one goes into the kept one most like it, which becomes the mean of the two.
+programming); a segment's still places become their mean over its frames. What is left shares the budget in proportion.
+Of each frame's moving tokens the most attended in the ViT stay. Of a segment's still tokens the centres of DPC-KNN
+clusters stay, each as 0.6 of itself plus 0.4 of the mean of its cluster's other tokens. Before decoder layer 18 of 28
+half of the tokens stay, by the last token's attention; each of the others, one by one, is merged into the kept token
+most like it, which becomes the mean of the two.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from clasp.budget import BudgetError, Schedule, Stage, scaled_layers, single_stage
+from clasp.budget import BudgetError, Schedule, Stage, scaled_layers
 from clasp.methods.base import Method, proportional
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.methods.video import Clip
@@ -77,7 +78,7 @@ class HoliTom(Method):
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
         target, stays = self.target(visual_tokens), 1.0 - self.inner_share
         if not self.inner_share:
-            return single_stage(target, visual_tokens, layers, 0, self.accounting)
+            return super().schedule(visual_tokens, layers)
         (inner,) = scaled_layers((INNER_LAYER,), layers, OF_LAYERS)
         if not 0 < inner < layers:
             raise BudgetError(f"a decoder of {layers} layers is too shallow for HoliTom; use inner_share=0")

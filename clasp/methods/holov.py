@@ -3,8 +3,8 @@
 Zou et al., "Don't Just Chase Highlighted Tokens in MLLMs: Revisiting Visual Holistic Context Retention", arXiv
 2510.02912. Before the decoder, on projected tokens: the raster sequence is cut into P = max(1, floor(1024/576 N/T))
 strips of equal length. A token scores 1000 a_i + 0.09 k v_i, with a its CLS attention in the ViT layer whose output the
-projector reads, v_i the variance of its cosines to the others of its strip, and k what brings the strip's mean v to its
-mean 1000 a. Strips share T by their mean scores, and each keeps its tokens of largest a.
+projector reads, v_i the variance of its cosines to the others of its strip, and k the ratio of the strip's mean 1000 a
+to its mean v. Strips share T by their mean scores, and each keeps its tokens of largest a.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clasp.budget import PUBLISHED_TOKENS, Accounting, Schedule, single_stage
+from clasp.budget import PUBLISHED_TOKENS, Accounting
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.select import top_k
@@ -54,9 +54,6 @@ class HoloV(Method):
         super().__post_init__()
         if self.variance_weight < 0:
             raise ValueError(f"variance_weight={self.variance_weight} is negative; use 0 for attention alone")
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return (feature_layer - 1,)

@@ -16,17 +16,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clasp.budget import Accounting, Schedule, scaled_layers, single_stage
-from clasp.methods.base import Method
+from clasp.budget import Accounting
+from clasp.methods.one_layer import OneLayer
 from clasp.methods.protocols import Decoder, Selection, State
 from clasp.ops.select import take, top_k
 from clasp.ops.similarity import blocks
 
-PUBLISHED_LAYER = 16
-"""Decoder layer of the official settings for LLaVA-1.5-7B, of 32. They have 2 for Qwen2-VL-7B, 22 for Qwen2.5-VL-3B."""
 SEEDS, COORDINATES, ALL = 0.01, 0.05, 0.31
-"""Shares of an image's tokens in the official code: seeds, coordinates by cosine and as many by sine, and these with
-the foreground's 0.2, of which those that coincide are taken off."""
+"""Shares of an image's tokens in the official code: seeds; coordinates by cosine, and as many by sine; and the most
+that can stay in all, which is these three and 0.2 of foreground."""
 BEHIND = 2
 """Tokens right after the image that the official code does not count as the question's."""
 HELD = 1 << 26
@@ -34,7 +32,7 @@ HELD = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True)
-class IVCPrune(Method):
+class IVCPrune(OneLayer):
     """IVC-Prune (arXiv 2602.03060).
 
     Its prefill is whole up to the stage's layer, so that a budget counts what stays there and in the KV cache of every
@@ -59,16 +57,7 @@ class IVCPrune(Method):
         "IVC-Prune's cache is cut in every layer passed, as its paper says; its code leaves that of the first whole",
     )
     accounting: Accounting = "nominal"
-    layer: int | None = None
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        layer = scaled_layers((PUBLISHED_LAYER,), layers)[0] if self.layer is None else self.layer
-        if not 1 <= layer < layers:
-            raise ValueError(
-                f"IVC-Prune's layer={layer} is outside the decoder; use 1 to {layers - 1}, since it reads the values "
-                f"of the layer before"
-            )
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, layer, self.accounting)
+    published_layer: ClassVar[int] = 16  # for LLaVA-1.5-7B; the settings have 2 for Qwen2-VL-7B, 22 for Qwen2.5-VL-3B
 
     def select(self, state: State, keep: int) -> Selection:
         layer = state.decoder()

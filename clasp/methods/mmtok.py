@@ -3,8 +3,8 @@
 Dong et al., "MMTok: Multimodal Coverage Maximization for Efficient Inference of VLMs", arXiv 2508.18264. Before the
 decoder: rows P = softmax_i(cos(z_a, x_i) / 0.02) / m of the m words, z being their embeddings in the decoder and x the
 projected tokens, stand over rows 0.5 softmax_i(cos(u_b, u_i) / 0.2) / N of the N tokens, u being their ViT features
-before the projector. T times the token is added that covers the rows best: the largest sum of what it has above the
-best of those chosen. Order is kept.
+before the projector. T times the token is added that covers the rows best, by the sum over rows of how far its value
+exceeds the largest value of those chosen. Order is kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from clasp.budget import Accounting, Schedule, single_stage
+from clasp.budget import Accounting
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.covering import SoftmaxCoverage, cover
@@ -51,9 +51,6 @@ class MMTok(Method):
                 raise ValueError(f"{name}={getattr(self, name)} is not above 0; it divides cosines in a softmax")
         if self.vision_weight < 0:
             raise ValueError(f"vision_weight={self.vision_weight} is negative; use 0 for the words alone")
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return (feature_layer,)

@@ -65,7 +65,8 @@ class MustDrop(TextGuided):
         "MustDrop's thresholds are those of its TextVQA scripts; that for VizWiz has others",
         "MustDrop's windows cut off by the edge merge likewise; its code refuses such grids",
         "MustDrop's merged windows go first in images of one crop; in others every token keeps its place",
-        "MustDrop's images of one batch merge as many windows each as are alike, not the fewest of any",
+        "MustDrop merges all alike windows of each image; its code, in a whole batch, as many as the image "
+        "with the fewest has",
         "MustDrop's counts at a fixed budget: geometric, from what is left of the merging on; too many representatives "
         "are ranked by CLS attention",
         "MustDrop's eviction of KV entries of earlier layers during decoding is left out",

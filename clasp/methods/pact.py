@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clasp.budget import Schedule, scaled_layers, single_stage
-from clasp.methods.base import Method
+from clasp.methods.one_layer import OneLayer
 from clasp.methods.protocols import Decoder, Selection, State
 from clasp.ops.attention import masked_mean
 from clasp.ops.cluster import cluster_means, density_centres
@@ -27,14 +26,12 @@ from clasp.ops.grouping import nearest_of
 from clasp.ops.select import take, top_k
 from clasp.ops.similarity import Cosines
 
-PUBLISHED_LAYER, PUBLISHED_DEPTH = 4, 28
-"""Decoder layer of the official settings, and the decoder that they are for (LLaVA-OneVision-7B)."""
 BREADTH = 2.0
 """d_c of the density, official code."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PACT(Method):
+class PACT(OneLayer):
     """PACT (arXiv 2504.08966).
 
     Args:
@@ -53,7 +50,8 @@ class PACT(Method):
         "PACT's cutoff is the one that yields the budget; its code's is fixed, 0.21, and the count follows from it",
         "PACT's densities that are equal are ordered by place",
     )
-    layer: int | None = None
+    published_layer: ClassVar[int] = 4
+    published_depth: ClassVar[int] = 28  # of LLaVA-OneVision-7B, which the official settings are for
     important: float = 0.55
     reach: float = 1.5
     proportional: bool = True
@@ -64,12 +62,6 @@ class PACT(Method):
             raise ValueError(f"important={self.important} is outside (0, 1]; it is a share of the visual tokens")
         if self.reach < 1.0:
             raise ValueError(f"reach={self.reach} is below 1; clusters reach at least as far as the cutoff")
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        layer = scaled_layers((PUBLISHED_LAYER,), layers, PUBLISHED_DEPTH)[0] if self.layer is None else self.layer
-        if not 0 <= layer < layers:
-            raise ValueError(f"PACT's layer={layer} is outside the decoder; use 0 to {layers - 1}")
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, layer, self.accounting)
 
     def weighs(self) -> bool:
         return self.proportional
@@ -95,10 +87,10 @@ def importance(layer: Decoder) -> Tensor:
     """(rows, visual) float32: softmax, over all tokens up to the last visual one, of their keys' products with the mean
     of their queries, before rotation, mean over heads."""
     query, key = (layer.heads(kind, "start", rotated=False).float() for kind in ("q", "k"))
-    there = layer.real("start")
-    mean = masked_mean(query.permute(0, 2, 1, 3).flatten(2), there).unflatten(1, query.shape[1::2]) * layer.scaling()
+    real = layer.real("start")
+    mean = masked_mean(query.permute(0, 2, 1, 3).flatten(2), real).unflatten(1, query.shape[1::2]) * layer.scaling()
     grouped = mean.unflatten(1, (key.shape[1], -1))  # query heads that share a key head
-    whole = torch.einsum("bkgd,bknd->bkgn", grouped, key).masked_fill(~there[:, None, None], float("-inf"))
+    whole = torch.einsum("bkgd,bknd->bkgn", grouped, key).masked_fill(~real[:, None, None], float("-inf"))
     visual = layer.heads("k", rotated=False).float()
     own = torch.einsum("bkgd,bknd->bkgn", grouped, visual)
     return torch.exp(own - whole.logsumexp(dim=-1, keepdim=True)).mean(dim=(1, 2))

@@ -1,4 +1,4 @@
-"""Parameters of a method, and of what a method is given, have their declared types. Torch-free."""
+"""Brings the parameters of a method, and of its parts, to their declared types. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ def settle(record: Any) -> None:
     Raises:
         ValueError: a value that is none of its field's type, by name.
     """
-    from clasp import strict  # later: what it refuses gives no answers, so that its code is in no method's fingerprint
+    from clasp import strict  # here, so that no fingerprint has its code: what it refuses gives no answers
 
     strict.settle(record)

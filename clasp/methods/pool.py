@@ -2,7 +2,7 @@
 
 The grid of an image, or of a crop or frame of it, is averaged down to h x w tokens with h w = T, by windows as in
 adaptive average pooling. Where T has no such factors near the grid's own shape, rows have unequally many windows.
-Reviewers and VTC-Bench ask for it: downsampled images beat many a designed method.
+Reviewers and VTC-Bench (arXiv 2510.07143) ask for it: downsampled images beat many designed methods.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import torch
 
-from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.select import take, top_k
@@ -34,12 +33,9 @@ class Pool(Method):
         "Pool's budget is split over the crops of an image in proportion to their tokens",
         f"Pool's h x w is the pair of factors of T nearest to the grid's shape; where none is within a factor of "
         f"{DISTORTION:.0f} of it, rows of windows are cut into unequally many",
-        "Pool's windows stand at the place of their middle token; CLS tokens of frames stay out of them and go first",
+        "Pool's windows stand at the place of their middle token; CLS tokens of frames are in none and dropped first",
     )
     positions: Positions = "contiguous"  # it hands the decoder a smaller image
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def select(self, state: State, keep: int) -> Selection:
         tokens, grid = state.tokens(), state.grid()

@@ -81,8 +81,7 @@ class Vision(Protocol):
     feature_layer: int
     """Index of the ViT hidden state that the projector reads."""
     last_layer: int
-    """The ViT layer that computes on that hidden state, the last one where the second to last state is read; where
-    there is no layer behind it, the last one."""
+    """The ViT layer whose input is that hidden state; where the ViT ends with it, the last layer."""
     has_cls: bool
     """Whether the tower has a CLS token."""
 
@@ -109,7 +108,8 @@ class Vision(Protocol):
 
     def received(self, layer: int, *, others: bool = False) -> Tensor:
         """(rows, tokens) float32: attention that each patch receives in ViT layer ``layer`` from all of its crop,
-        itself and CLS included, mean over heads and over the queries.
+        itself and CLS included, mean over heads and over the queries. Patches that were
+        merged before count one by one, unlike in :meth:`attention`.
 
         Args:
             others: leave out the attention of CLS and of the patch itself; the mean is still over all queries.
@@ -140,26 +140,27 @@ class Vision(Protocol):
         ...
 
     def groups(self) -> Tensor:
-        """(rows,) long: how many tokens of the row's images and videos stand for themselves, also where an earlier
-        stage dropped some."""
+        """(rows,) long: how many tokens of the row's images and videos stand for themselves, counted before any stage
+        dropped some."""
         ...
 
     def sequence(self) -> Tensor:
-        """(rows, tokens) long: by rising value, the order in which the ViT went on after :meth:`Method.merge`. The
-        order of the tokens themselves where nothing merged, and in images of several crops."""
+        """(rows, tokens) long sort keys: by rising value, tokens are in the order in which their patches went through
+        the ViT after :meth:`Method.merge`. Where nothing merged, and in images of several crops, that is the order of
+        the tokens themselves."""
         ...
 
 
 class Decoder(Protocol):
     """What one decoder layer computes with, for the tokens that the rows of a state still have; computed when read.
 
-    Tokens that were dropped since that layer are among the keys that its attention saw, and nowhere else.
+    Tokens that were dropped after that layer count among the keys of its attention; nothing else has them.
     """
 
     layer: int
 
     def hidden(self, of: Queries = "visual") -> Tensor:
-        """(rows, tokens, hidden) input of the layer; padding is anything."""
+        """(rows, tokens, hidden) input of the layer; values at padding are arbitrary."""
         ...
 
     def real(self, of: Queries) -> Tensor:
@@ -168,7 +169,7 @@ class Decoder(Protocol):
 
     def heads(self, kind: Projection, of: Queries = "visual", *, rotated: bool = True) -> Tensor:
         """(rows, heads, tokens, head_dim) queries, keys or values of the layer; fewer heads for keys and values where
-        query heads share them. Padding is anything.
+        query heads share them. Values at padding are arbitrary.
 
         Args:
             rotated: whether queries and keys have the rotary embedding of their positions; values never have.
@@ -217,7 +218,7 @@ class State(Protocol):
 
     @property
     def scratch(self) -> Sequence[dict[Any, Any]]:
-        """Of each row, what the method has noted at earlier stages of this prefill; empty at first, gone after it."""
+        """One dictionary a row for the method's own notes, kept from stage to stage of one prefill; empty at first."""
         ...
 
     def decoder(self, layer: int | None = None) -> Decoder:
@@ -294,15 +295,19 @@ class State(Protocol):
         """The vision tower's values."""
         ...
 
-    def clip_words(self, text_tower: str) -> tuple[Tensor, Tensor]:
-        """(rows, words, dim) float32 unit vectors of every token of the prompt's text, start and end included, as the
-        CLIP model ``text_tower`` puts them into its common space, cut after as many as it reads at once; and (rows,
-        words) bool, which are no padding."""
+    def clip_words(self, text_tower: str | None) -> tuple[Tensor, Tensor] | None:
+        """(rows, words, dim) float32 unit vectors of every token of the prompt's text, start and end included, in the
+        common space of a CLIP model, cut after as many as it reads at once; and (rows, words) bool, which are no
+        padding. None where there is no such model.
+
+        Args:
+            text_tower: as in :meth:`clip_similarity`.
+        """
         ...
 
-    def clip_patches(self, text_tower: str, features: Tensor) -> Tensor:
+    def clip_patches(self, text_tower: str | None, features: Tensor) -> Tensor:
         """(rows, any, vision_dim) ViT hidden states, or what was made of them -> (rows, any, dim) float32 unit vectors
-        in that space, by its visual projection alone."""
+        in that space, by its visual projection alone; where :meth:`clip_words` is not None."""
         ...
 
     def seeds(self) -> list[int]:
@@ -333,7 +338,7 @@ class Crops(Protocol):
 
     @property
     def scratch(self) -> dict[Any, Any]:
-        """What the method has noted about this image before in this prefill; see also :attr:`State.scratch`."""
+        """The method's own notes about this image, as :attr:`State.scratch`."""
         ...
 
     def attention(self, layer: int) -> Tensor:
@@ -377,7 +382,7 @@ class Patches:
         heads: queries, keys or values of the layer, computed when called: (crops, heads, sequence, head_dim), the
             sequence being CLS, where there is one (``cls``), and the patches that the layer computed on.
         scaling: factor on the products of queries and keys.
-        scratch: what the method has noted at earlier layers of this pass; empty at first, gone after it.
+        scratch: the method's own notes, kept from layer to layer of one pass of the ViT; empty at first.
     """
 
     hidden: Tensor
@@ -399,8 +404,8 @@ class Selection:
 
     Args:
         index: (rows, keep) long, distinct, into the row's visual tokens at this stage. The order is the order in which
-            the tokens go on (their places in the sequence stay the same set), so ascending keeps it. Where rotary
-            positions are not re-indexed (``positions="original"``, multimodal ones), the order stays what it was.
+            the tokens go on, on the same set of places in the sequence; ascending leaves it as it is. Where rotary
+            positions are not re-indexed (``positions="original"``, multimodal ones), the tokens keep their own order.
             All heads of a layer keep the same tokens: a budget per head is refused. More or fewer columns than asked
             for are taken as they are, for methods with a count of their own that is the same in all rows.
         features: (rows, keep, hidden) replaces the kept tokens' hidden states (merging methods).

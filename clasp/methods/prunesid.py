@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clasp.budget import Accounting, Schedule, single_stage
+from clasp.budget import Accounting
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.grouping import mean_cosine, principal_groups, suppress, within
@@ -27,9 +27,10 @@ from clasp.ops.similarity import Cosines
 GROUP_TOKENS = 4
 """Tokens of the budget for each group."""
 REFERENCE = 32
-"""Budget at which tokens that are more alike than the mean pair suppress one another."""
+"""Budget at which the threshold is the mean cosine of all pairs."""
 MOST, MOST_BUDGET = 5, 64
-"""A group takes at most so many tokens for each so many of the budget, unless the groups cannot meet it then."""
+"""A group takes at most :data:`MOST` tokens for each :data:`MOST_BUDGET` of the budget, rounded up, unless all groups
+together could not meet the budget then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +51,10 @@ class PruneSID(Method):
         "PruneSID's components start from ten more random directions than its code's, seeded by the image",
         "PruneSID's kept tokens stay in raster order, CLS in the first free place; its code orders them by group",
         "PruneSID's budget is split over the crops of an image in proportion to their tokens",
-        "PruneSID's suppression takes every token once where the threshold is above 1, so that none is like another",
+        "PruneSID's suppression keeps every token, each once, where the threshold is above 1, which no cosine exceeds",
     )
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
     with_cls: bool = True
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return (feature_layer - 1, feature_layer)

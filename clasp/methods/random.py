@@ -9,17 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clasp.budget import Schedule, scaled_layers, single_stage
-from clasp.methods.base import Method
-from clasp.methods.protocols import Selection, State
+from clasp.methods.one_layer import OneLayer
+from clasp.methods.protocols import Scope, Selection, State
 from clasp.ops.select import top_k, uniform
-
-INSIDE = 2
-"""Decoder layer of FastV and DART, on decoders of 32 layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Random(Method):
+class Random(OneLayer):
     """Uniform sample without replacement of each image's visual tokens, order kept.
 
     Args:
@@ -28,19 +24,9 @@ class Random(Method):
     """
 
     name: ClassVar[str] = "random"
-    scope = "image"
+    scope: ClassVar[Scope] = "image"
+    published_layer: ClassVar[int] = 0
     seed: int = 0
-    layer: int | None = None
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        layer = self.usual_layer(layers) if self.layer is None else self.layer
-        if not 0 <= layer < layers:
-            raise ValueError(f"{self.name}'s layer={layer} is outside the decoder; use 0 to {layers - 1}")
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, layer, self.accounting)
-
-    def usual_layer(self, layers: int) -> int:
-        """Where tokens are dropped on a decoder of ``layers`` layers by default."""
-        return 0
 
     def select(self, state: State, keep: int) -> Selection:
         draws = uniform([seed + self.seed for seed in state.seeds()], state.visual_tokens)
@@ -55,6 +41,4 @@ class RandomInside(Random):
     label: ClassVar[str] = "Random (inside)"
     inside: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = ("Random's layer inside the decoder is FastV's and DART's, 2 of 32",)
-
-    def usual_layer(self, layers: int) -> int:
-        return scaled_layers((INSIDE,), layers)[0]
+    published_layer: ClassVar[int] = 2

@@ -43,7 +43,7 @@ class Entry:
 
 
 def read(folder: Path, package: str) -> dict[str, Entry]:
-    """Name -> method of the files of a folder: baselines first, of these the unpruned model, then by their papers'
+    """Name -> method, of all files of a folder: first the unpruned model, then baselines, then methods by their papers'
     arXiv numbers, oldest first."""
     classes: dict[str, tuple[str, list[str], dict[str, Any]]] = {}
     for path in sorted([*folder.glob("*.py"), *folder.glob("*/method.py")]):
@@ -78,7 +78,7 @@ def _inherited(name: str, classes: Mapping[str, tuple[str, list[str], dict[str, 
 
 
 def _constants(node: ast.ClassDef) -> dict[str, Any]:
-    """Values of a class's own name, of :data:`SHOWN` and of :data:`NEEDS`, where its body says them."""
+    """Constants that a class's body gives to ``name`` and to the attributes of :data:`SHOWN` and :data:`NEEDS`."""
     return {
         item.target.id: item.value.value
         for item in node.body

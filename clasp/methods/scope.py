@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from clasp.budget import Accounting, Geometry, Schedule, single_stage
+from clasp.budget import Accounting, Geometry
 from clasp.methods.base import Method
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.ops.covering import CosineCoverage, cover
@@ -46,9 +46,6 @@ class SCOPE(Method):
         super().__post_init__()
         if self.alpha < 0:
             raise ValueError(f"alpha={self.alpha} is negative; use 0 for coverage alone, 1 for the published rule")
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def fallbacks(self, geometry: Geometry) -> tuple[str, ...]:
         notes = super().fallbacks(geometry)

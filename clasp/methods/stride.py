@@ -11,9 +11,8 @@ from typing import ClassVar
 
 import torch
 
-from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method
-from clasp.methods.protocols import Selection, State
+from clasp.methods.protocols import Scope, Selection, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +20,10 @@ class Stride(Method):
     """Uniform stride over each image's visual tokens, order kept; no parameters of its own."""
 
     name: ClassVar[str] = "stride"
-    scope = "image"
+    scope: ClassVar[Scope] = "image"
     assumptions: ClassVar[tuple[str, ...]] = (
         "Stride runs over all tokens of an image or video, those of its crops and newlines one after another",
     )
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def select(self, state: State, keep: int) -> Selection:
         index = [(2 * k + 1) * state.visual_tokens // (2 * keep) for k in range(keep)]

@@ -13,7 +13,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Patches, Positions, Scope, Selection, State
 from clasp.ops.matching import merge_most_similar, ragged_index
@@ -35,9 +34,6 @@ class ToMe(Method):
         "ToMe's r is the smallest constant that reaches the budget; what merged stands at its first patch's place",
     )
     positions: Positions = "contiguous"  # what the ViT merges never enters a sequence
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def merge_layers(self, feature_layer: int) -> tuple[int, ...]:
         return tuple(range(feature_layer))

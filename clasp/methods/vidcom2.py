@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clasp.budget import Schedule, single_stage
 from clasp.methods.base import Method, proportional
 from clasp.methods.protocols import Positions, Scope, Selection, State
 from clasp.methods.video import Clip
@@ -55,9 +54,6 @@ class VidCom2(Method):
             raise ValueError(f"channel_share={self.channel_share} is outside (0, 1]; it is a share of the channels")
         if not self.temperature > 0.0:
             raise ValueError(f"temperature={self.temperature} is not above 0; the softmax over frames divides by it")
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
 
     def select(self, state: State, keep: int) -> Selection:
         clip = Clip.of(state, keep)

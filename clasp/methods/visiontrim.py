@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clasp.budget import Accounting, Geometry, Schedule, single_stage
-from clasp.methods.base import Method
+from clasp.budget import Accounting
 from clasp.methods.protocols import Positions, Scope, Selection, State
+from clasp.methods.text_tower import TextTowerGuided
 from clasp.ops.cluster import cluster_means
 from clasp.ops.select import take, top_k
 
@@ -32,12 +32,10 @@ ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionTrim(Method):
+class VisionTrim(TextTowerGuided):
     """VisionTrim's encoder stage (arXiv 2601.22674, official code at commit 88063ae).
 
-    Args:
-        text_tower: hub id or folder of the CLIP model whose vision tower the backbone uses; None: cosines of projected
-            tokens to the decoder's own embeddings of the instruction stand in.
+    No parameters but CLIP's text tower; without one, cosines of projected tokens to the words' embeddings are used.
     """
 
     name: ClassVar[str] = "visiontrim"
@@ -46,7 +44,6 @@ class VisionTrim(Method):
     convention: ClassVar[Accounting | None] = "nominal"
     scope: ClassVar[Scope] = "crop"
     reads_cls: ClassVar[bool] = True
-    towers: ClassVar[tuple[str, ...]] = ("text_tower",)
     assumptions: ClassVar[tuple[str, ...]] = (
         "VisionTrim is its encoder stage as released: its authors say that the paper's main table needs a decoder "
         "stage that is not (issue 7), and its code overwrites the local affinity (issue 10)",
@@ -54,24 +51,6 @@ class VisionTrim(Method):
         "VisionTrim's text is the instruction; where there is none, centres are the first tokens that are left",
     )
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence
-    text_tower: str | None = None
-
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return single_stage(self.target(visual_tokens), visual_tokens, layers, 0, self.accounting)
-
-    def check(self, geometry: Geometry) -> Schedule:
-        if self.text_tower is not None and not geometry.cls:
-            raise ValueError(
-                f"text_tower={self.text_tower!r} needs a backbone with CLIP's vision tower, which this one has not; "
-                f"leave text_tower out, and the decoder's own embeddings stand in"
-            )
-        return super().check(geometry)
-
-    def fallbacks(self, geometry: Geometry) -> tuple[str, ...]:
-        notes = super().fallbacks(geometry)
-        if self.text_tower is None:
-            notes += ("visiontrim: no CLIP text tower; cosine of projected tokens to the words' embeddings stands in",)
-        return notes
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return (feature_layer - 1, feature_layer)
@@ -103,18 +82,18 @@ class VisionTrim(Method):
 
     def _text_cosines(self, state: State) -> Callable[[Tensor], Tensor]:
         """Function: (rows, any, vision_dim) features -> (rows, any, words) cosines with the text, zero at padding."""
-        tower = self.text_tower
-        if tower is None:
+        read = state.clip_words(self.text_tower)
+        if read is None:
             _, embedded, real = state.embeddings()
             words, project = normalize(embedded.float(), dim=-1), state.vision().project
         else:
-            words, real = state.clip_words(tower)
+            words, real = read
 
         def to_text(features: Tensor) -> Tensor:
-            if tower is None:
+            if read is None:
                 unit = normalize(project(features).float(), dim=-1)
             else:
-                unit = state.clip_patches(tower, features)
+                unit = state.clip_patches(self.text_tower, features)
             return (unit @ words.transpose(1, 2)).masked_fill(~real[:, None], 0.0)
 
         return to_text

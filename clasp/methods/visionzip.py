@@ -39,7 +39,7 @@ class VisionZip(PerCrop):
     reads_cls: ClassVar[bool] = True
     assumptions: ClassVar[tuple[str, ...]] = (
         "VisionZip's split of other budgets than 64, 128 and 192: the same share of contextual tokens, rounded",
-        "VisionZip's CLS takes the place of the first token that is not kept, which counts in traces",
+        "VisionZip's CLS takes the place of the first token that is not kept; traces count that token as kept",
         "VisionZip's equal attention goes to the lower index",
     )
     positions: Positions = "contiguous"  # the official code prunes before the decoder sees a sequence

@@ -74,7 +74,7 @@ def attention_received(query: Tensor, key: Tensor, scaling: float, skip: int | N
         (batch, length) float32, each row summing to one where nothing is left out.
     """
     heads, length = query.shape[1:3]
-    # a CPU takes the heads one by one: products of few rows are slow, and rows of all heads would leave it few
+    # a CPU takes the heads one by one: of all heads at once only few rows would fit, and products of few rows are slow
     held, together = (ON_DEVICE, heads) if query.is_cuda else (IN_CACHE, 1)
     total = []
     for queries, keys in zip(query, key.transpose(-1, -2), strict=True):

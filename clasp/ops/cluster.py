@@ -132,8 +132,8 @@ def density_centres(cosines: Cosines, count: int, breadth: float) -> tuple[Tenso
 
     Distance is 1 - cosine, density the sum over all tokens of exp(-(distance / breadth)^2). At a cutoff the centres are
     the tokens, taken by falling density, that are further than it from every centre before them. The cutoff is the
-    largest, to within 2^-20, that has ``count`` of them; where more than that are further than zero apart from one
-    another at no cutoff, the densest others fill up.
+    largest, to within 2^-20, that has ``count`` of them; where fewer than ``count`` tokens differ from one another, the
+    densest of the others fill the set up.
 
     The small problem that is left once densities are known is solved on the CPU. Where the matrix of all pairs is held,
     that is one wait for the device; beyond, one for each :data:`SPAN` tokens that are looked at.

@@ -51,9 +51,9 @@ def principal_groups(values: Tensor, groups: int, seeds: Sequence[int]) -> Tenso
 def suppress(cosines: Cosines, group: Tensor, sizes: Tensor, scores: Tensor, threshold: Tensor) -> Tensor:
     """Non-maximum suppression: in each group the best token that is left is kept, and those like it are left out.
 
-    Only pairs of one group are compared. Groups of like size are looked at together, and of large ones a part of the
-    tokens at once, again and again: who was right in a round has none above it in the next that is not (Zheng et al.
-    2022, Cluster-NMS).
+    Only pairs of one group are compared. Groups of like size are computed together, large ones in parts. A part is
+    computed in rounds until nothing changes: whether a token stays is settled once it is settled for all better ones
+    (Zheng et al. 2022, Cluster-NMS).
 
     Args:
         cosines: of all pairs of tokens.

@@ -211,7 +211,7 @@ def ragged_index(kept: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Sets of unequal size as one index tensor.
 
     Args:
-        kept: (batch, tokens) bool; beyond the ``width`` first of a set, members are left out.
+        kept: (batch, tokens) bool; of a set with more than ``width`` members the first ones are taken.
         width: at most tokens.
 
     Returns:

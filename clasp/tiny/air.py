@@ -36,7 +36,7 @@ class Air:
 
     Args:
         ground: factor of each channel on the background.
-        surface: factor of each channel on things and signs, nearer to 1 so that their colours stay tellable.
+        surface: factor of each channel on things and signs, nearer to 1 so that their colours can be told.
         veil: colour of fog or rain.
         far, near: share of the veil at the horizon and at the lower edge.
     """
@@ -75,6 +75,6 @@ def air(place: str, light: str, weather: str) -> Air:
     tone = 0.5 + 0.5 * sun
     red, green, blue = (value * tone for value in _SURFACE[light])
     far, near = {"foggy": (0.86, 0.42), "rainy": (0.45, 0.12)}.get(weather, (0.12, 0.0))
-    if light == "night":  # thinner, or nothing of the place was left
+    if light == "night":  # thinner, or nothing of the place would be seen
         far, near = 0.75 * far, 0.85 * near
     return Air((r, g, b), (red, green, blue), SKIES[light, weather][1], far, near)

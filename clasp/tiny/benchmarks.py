@@ -93,7 +93,7 @@ def build(root: Path, split: Split = "test", rows: int = ROWS, names: Sequence[s
 def stated(root: Path, split: Split, name: str) -> Stated | None:
     """What a benchmark of the usual size asks, without building it; None where only building tells.
 
-    Of a file that was edited since it was built, what stands in it now.
+    Of a file that was edited since it was built, what it holds now.
 
     Raises:
         InvalidFile: the file is damaged.
@@ -127,7 +127,7 @@ def _current(entry: Mapping[str, Any] | None, rows: int) -> bool:
 
 @lru_cache(maxsize=32)
 def _read(path: Path, digest: str) -> Stated:
-    """What stands in a file; ``digest`` is the file's."""
+    """What a file holds; ``digest`` is the file's."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

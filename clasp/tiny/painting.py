@@ -43,7 +43,7 @@ def paint(scene: Scene) -> Painting:
     rng = np.random.default_rng(scene.seed)
     seen = air(scene.place, scene.light, scene.weather)
     canvas = backdrop(scene, rng)
-    # all chance of the picture as a whole is drawn before that of things, so that one more thing changes nothing else
+    # what is random in the picture as a whole is drawn before the things, so that one more thing changes nothing else
     grain, drops = noise(rng, 0.0) >> 3, int(rng.integers(_RAINS))
     owner = np.zeros((SIDE, SIDE), dtype=np.int16)
     shifts = rng.integers(-_JITTER, _JITTER + 1, size=len(scene.things)).tolist()

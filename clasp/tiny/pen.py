@@ -20,7 +20,7 @@ class Pen:
 
     Args:
         draw: Pillow's pen on the picture of 192 x 192.
-        rng: the scene's chance.
+        rng: the scene's random generator.
         air: light and weather.
         light: one of ``scene.LIGHTS``.
         horizon: row of the horizon in the middle.
@@ -45,7 +45,7 @@ class Pen:
         return self.horizon + self.tilt * (x - SIDE / 2)
 
     def ink(self, color: RGB, nearness: float = 1.0, spread: int = 0) -> RGB:
-        """A colour as seen at a nearness, 0 at the horizon to 1 at the lower edge, its brightness shifted by chance."""
+        """A colour as seen at a nearness, 0 at the horizon to 1 at the lower edge, its brightness shifted at random."""
         if spread:
             shift = int(spread * next(self.rolls))
             color = (color[0] + shift, color[1] + shift, color[2] + shift)
@@ -104,7 +104,8 @@ class Pen:
             self.draw.ellipse((x - rx, y - rx * 0.6, x + rx, y + rx * 0.5), fill=self.ink(color, near, 14))
 
     def lumps(self, count: int, color: RGB, size: float, start: float = 0.1) -> None:
-        """Boulders or bushes, as wide as ``size`` near by: one dark outline, a middle and a bright top, none named."""
+        """Boulders or bushes, as wide as ``size`` in the foreground: a dark outline, a middle and a bright top each. No
+        question asks about them."""
         for x, y, near in self.below(count, start):
             wide, bumps = size * (0.25 + 0.75 * near), [0.75 + 0.25 * next(self.rolls) for _ in range(5)]
             for scale, tone in ((1.0, -22), (0.84, 0), (0.5, 14)):

@@ -108,7 +108,7 @@ def article(noun: str) -> str:
 
 
 def stands(one: Thing | Sign, relation: str, other: Thing | Sign) -> bool | None:
-    """Whether ``one`` is left of, right of, above or below ``other``; None where that is a matter of taste."""
+    """Whether ``one`` is left of, right of, above or below ``other``; None where they are too close to say."""
     gap = (other.x - one.x) if relation in ("left of", "right of") else (other.y - one.y)
     if relation in ("right of", "below"):
         gap = -gap
@@ -211,7 +211,8 @@ def name_of(shown: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def _group(shown: Scene, rng: np.random.Generator) -> tuple[str, int] | None:
-    """A group of things by name, kind or color, in the plural, of which there are as many as a die from 1 to 6 says."""
+    """A group of things by name, kind or color, in the plural, and its size, which is drawn first: each from 1 to 6 is
+    equally likely. None where no group has that size."""
     groups: dict[str, int] = {}
     for thing in shown.things:
         for group in (*(plural(noun) for noun in nouns(thing)[:2]), f"{thing.color} things"):
@@ -359,7 +360,7 @@ def weather(shown: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def exists(shown: Scene, rng: np.random.Generator, absent: Sequence[str] = NAMES) -> Question | None:
-    """Whether a thing is there; ``absent`` are the names that may be asked for in vain."""
+    """Whether a thing is there; ``absent`` are the names that may be asked for where they are not."""
     wanted = bool(rng.integers(2))
     present = {thing.name for thing in shown.things}
     names = sorted(present) if wanted else [name for name in absent if name not in present]

@@ -92,7 +92,7 @@ class Sign:
 class Scene:
     """One image: ``things`` are painted in order, later ones over earlier ones, and ``signs`` last.
 
-    ``seed`` decides all detail that is nobody's question: clouds, waves, bushes, texture, tilt of the horizon.
+    ``seed`` decides all detail that no question asks about: clouds, waves, bushes, texture, tilt of the horizon.
     """
 
     place: str

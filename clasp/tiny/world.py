@@ -98,7 +98,7 @@ def _signs(rng: np.random.Generator, taken: list[tuple[float, float, float, floa
 
 
 def _things(rng: np.random.Generator, place: str, taken: list[tuple[float, float, float, float]]) -> list[Thing]:
-    """A large one in most scenes, a group of one name in many, and some more."""
+    """A large thing in most scenes, a group of things of one name in many, and a few others."""
     names = [NAMES[n] for n in rng.choice(len(NAMES), 8, replace=False, p=name_weights(place))]
     theme = _pick(rng, COLORS)
     wanted: list[tuple[str, float]] = []

@@ -279,6 +279,7 @@ class Pairs(Method):
     def select(self, state: State, keep: int) -> Selection:
         vision = state.vision()
         attention, stays = vision.attention(vision.last_layer), vision.representatives()
+        assert torch.allclose(vision.attention_heads(vision.last_layer).mean(dim=1), attention, atol=1e-6)
         self.seen.append((attention, vision.sequence(), vision.groups(), stays, vision.last_layer))
         return Selection(stays.int().argsort(dim=1, descending=True, stable=True)[:, :keep])
 

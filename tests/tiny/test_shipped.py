@@ -15,6 +15,7 @@ from clasp.backbones import resolve
 from clasp.backbones.clip_text import ClipText, clip_text
 from clasp.backbones.hub import own_text_tower
 from clasp.methods.cdpruner import SHORT_ANSWERS, CDPruner, scaled
+from clasp.methods.visiontrim import VisionTrim
 from clasp.ops.diversity import dpp_map
 from clasp.ops.similarity import Cosines
 from clasp.tiny import directory
@@ -149,3 +150,17 @@ def test_cdpruner_reads_the_shipped_tower(shipped: tuple[torch.nn.Module, AutoPr
     expected = dpp_map(Cosines(projected[None]), scaled(-similarity[None]), 48)[0].sort().values
     assert run.fallbacks == ()
     assert run.trace.samples[0].kept[0].tolist() == expected.tolist()
+
+
+def test_visiontrim_reads_the_shipped_tower_as_one_that_is_named(
+    shipped: tuple[torch.nn.Module, AutoProcessor],
+) -> None:
+    model, processor = shipped
+    image = Image.fromarray(paint(scene("test", 3)).pixels)
+    inputs = processor(images=[image], text=[prompt("what color is the biggest thing?")], return_tensors="pt")
+    logits = []
+    for tower in (None, own_text_tower(resolve("tiny"))):
+        with VisionTrim(tokens=48, text_tower=tower)(model, processor) as run, torch.no_grad():
+            logits.append(model(**inputs).logits)
+        assert run.fallbacks == ()
+    assert torch.equal(*logits)

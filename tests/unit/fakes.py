@@ -176,11 +176,13 @@ class FakeState:
     def decoder(self, layer: int | None = None) -> FakeDecoder:
         return self.looked_at
 
-    def clip_words(self, text_tower: str) -> tuple[Tensor, Tensor]:
+    def clip_words(self, text_tower: str | None) -> tuple[Tensor, Tensor] | None:
+        if text_tower is None:
+            return None
         self.text_towers.append(text_tower)
         return self.clip_text, torch.nn.functional.pad(self.real, (2, 0), value=True)
 
-    def clip_patches(self, text_tower: str, features: Tensor) -> Tensor:
+    def clip_patches(self, text_tower: str | None, features: Tensor) -> Tensor:
         return torch.nn.functional.normalize(features.float() @ self.clip_weight, dim=-1)
 
     def tokens(self) -> Tensor:

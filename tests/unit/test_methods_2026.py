@@ -267,5 +267,9 @@ def test_visiontrim_equals_its_specification(keep: int, tower: str | None) -> No
 def test_visiontrim_needs_clip_for_a_text_tower() -> None:
     with pytest.raises(ValueError, match="needs a backbone with CLIP's vision tower"):
         VisionTrim(tokens=64, text_tower="x").check(dataclasses.replace(LLAVA, cls=False))
+    with pytest.raises(ValueError, match="needs a backbone with CLIP's vision tower"):
+        VisionTrim(tokens=64, text_tower="x").check(dataclasses.replace(LLAVA, joined_patches=True))
     assert any("no CLIP text tower" in note for note in VisionTrim(tokens=64).fallbacks(LLAVA))
+    brought = dataclasses.replace(LLAVA, text_tower=True)
+    assert VisionTrim(tokens=64).fallbacks(brought) == (), "the backbone's own is read"
     assert VisionTrim(tokens=64, text_tower="x").fallbacks(LLAVA) == ()
