@@ -115,13 +115,6 @@ def test_a_prompt_without_an_image_is_answered(tiny: Any, questions: list[Questi
     assert answers[0].entering
 
 
-def test_progress_is_told_of_every_question_once(tiny: Any, questions: list[Question]) -> None:
-    told: list[int] = []
-    Answerer(*tiny, method_of("random"), 4).answer(questions, told.append)
-    assert sum(told) == len(questions)
-    assert max(told) == 4
-
-
 @pytest.mark.parametrize(("text", "reason"), [("", "empty"), ("  \n", "empty"), ("what is <image> here?", "<image>")])
 def test_a_prompt_that_cannot_be_asked_is_refused_by_name(tiny: Any, text: str, reason: str) -> None:
     with pytest.raises(EvaluationError, match=rf"set\[3\].*{reason}"):

@@ -4,6 +4,7 @@ next batch is prepared beside the model: one ahead, errors where they belong, no
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,10 +51,10 @@ class Counting(Answerer):
 
     asked: list[list[str]]
 
-    def _fitting(self, run: Any, watch: Any, questions: Sequence[Question], *rest: Any) -> list[Answer] | None:
+    def _try_batch(self, run: Any, watch: Any, questions: Sequence[Question], *rest: Any) -> list[Answer] | None:
         if self._warm:
             self.asked.append([question.name for question in questions])
-        return super()._fitting(run, watch, questions, *rest)
+        return super()._try_batch(run, watch, questions, *rest)
 
 
 @pytest.fixture
@@ -121,14 +122,20 @@ def test_answers_of_another_batch_size_and_of_several_processes_are_taken(
     assert asked == {question.name for question in questions} - known
 
 
-def starve(monkeypatch: pytest.MonkeyPatch, room: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
-    """Memory ends in the middle of the decoder with more than ``room`` prompts at a time."""
+def starve(
+    monkeypatch: pytest.MonkeyPatch,
+    prompts: int,
+    error: type[Exception] = torch.OutOfMemoryError,
+    tokens: int = sys.maxsize,
+) -> None:
+    """Memory ends in the middle of the decoder with more than so many prompts at a time, or tokens in one."""
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
     forward = LlamaDecoderLayer.forward
 
     def limited(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
-        if len(hidden_states) > room and self.self_attn.layer_idx == 5:
+        rows, length = hidden_states.shape[:2]
+        if (rows > prompts or length > tokens) and self.self_attn.layer_idx == 5:
             raise error("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return forward(self, hidden_states, *args, **kwargs)
 
@@ -174,16 +181,7 @@ def test_a_cell_that_does_not_fit_at_all_fails_by_name_and_the_next_one_runs(
 ) -> None:
     config = configured("grid.method=[none,random]", "grid.tokens=[64]", "benchmarks.names=[tiny_textvqa]", "limit=4")
     with monkeypatch.context() as patched:
-        from transformers.models.llama.modeling_llama import LlamaDecoderLayer
-
-        forward = LlamaDecoderLayer.forward
-
-        def limited(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
-            if hidden_states.shape[1] > 300:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
-            return forward(self, hidden_states, *args, **kwargs)
-
-        patched.setattr(LlamaDecoderLayer, "forward", limited)
+        starve(patched, sys.maxsize, tokens=300)
         outcome = run_cells(plan(config), config)
     assert outcome.failed == ("tiny, none, tiny_textvqa",)
     assert [cell["method"] for cell in outcome.cells] == ["random"]
@@ -267,21 +265,16 @@ def test_answers_are_those_without_overlap(
     assert counts == again
 
 
-def slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Preparing takes longer."""
-    inputs = Answerer._inputs
-
-    def late(self: Answerer, questions: Sequence[Question]) -> Any:
-        time.sleep(seconds)
-        return inputs(self, questions)
-
-    monkeypatch.setattr(Answerer, "_inputs", late)
-
-
 def test_what_preparing_takes_counts_for_its_own_questions(
     small: Any, questions: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow(monkeypatch, 0.4)
+    inputs = Answerer._inputs
+
+    def slow(self: Answerer, questions: Sequence[Question]) -> Any:
+        time.sleep(0.4)
+        return inputs(self, questions)
+
+    monkeypatch.setattr(Answerer, "_inputs", slow)
     for answer in Answerer(*small, build("random", {"ratio": 0.6}), 2).answer(questions[:4]):
         model = answer.seconds.vision + answer.seconds.prefill + answer.seconds.decode
         assert model + 0.2 < answer.seconds.total < model + 0.2 + 1.0

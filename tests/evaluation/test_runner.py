@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Callable
 from statistics import fmean
 from typing import Any
@@ -68,6 +69,15 @@ def test_cells_hold_together(configured: Callable[..., RunConfig]) -> None:
     assert [line["row"] for line in experiment["cells"]] == ["none", "none", "clasp", "clasp"]
     assert [column["name"] for column in experiment["benchmarks"]] == ["tiny_textvqa", "tiny_gqa"]
     assert experiment["report"]["table"] == "accuracy"
+
+
+def test_a_run_has_one_progress_bar(configured: Callable[..., RunConfig], capsys: pytest.CaptureFixture[str]) -> None:
+    """Ours, over all cells; lmms-eval's two per cell would push it away."""
+    run(configured(*TWO, "method=random", "limit=2"))
+    drawn = re.split(r"[\r\n]", capsys.readouterr().err)
+    bars = [line for line in drawn if re.search(r"\d+%\|", line) and not line.startswith("Loading weights")]
+    assert any("tiny, random at 64, tiny_gqa: 100%" in line and " 4/4 " in line for line in bars)
+    assert all("question/s]" in line for line in bars)
 
 
 def test_what_exists_is_not_run_again_and_a_cut_cell_alone_is(
