@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import COSTS, planned
+from stored import unscored
+from synthetic import planned
 
 from clasp.cli.console import results_table
 from clasp.cli.judge import main
@@ -24,7 +25,7 @@ from clasp.evaluation.judging.rubrics import KINDS
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
 from clasp.results.schema import Cell, Judgement
-from clasp.results.store import CellSpec, CellStore
+from clasp.results.store import CellStore
 from clasp.strict import ConfigError
 
 TOKEN = "sk-loopback-0123456789"  # of the server below, which is all that knows it
@@ -113,27 +114,11 @@ def store(tmp_path: Path) -> CellStore:
 
 def put(store: CellStore, benchmark: str = "mmvet", predictions: tuple[str, ...] = ("a", "b", "c", "d")) -> Cell:
     """An unjudged cell as the runner stores it."""
-    spec = CellSpec(
-        backbone="tiny",
-        weights="w",
-        dtype="float32",
-        method={"name": "random"},
-        budget={"tokens": 64},
-        benchmark=benchmark,
-        task={},
-        limit="all",
-        protocol="p",
-        versions={},
-    )
     answers = [
         {"question_id": i, "prompt": f"question {i}?", "answer": "x <AND> y", "prediction": text, "score": None}
         for i, text in enumerate(predictions)
     ]
-    own = {"backbone": "tiny", "method": "random", "budget": {"tokens": 64}, "benchmark": benchmark, "score": None}
-    counts = {"questions": len(answers), "available": len(answers), "limit": "all"}
-    values = {**dict.fromkeys(Cell.__required_keys__ - {"schema", "answers"}, "x"), **own, **counts, "scores": {}}
-    values |= {"costs": COSTS, "provenance": {"started": "now", "finished": "now"}}
-    return store.put(values | {"signature": spec.signature, "identity": spec.identity()}, answers)
+    return unscored(store, benchmark, answers)
 
 
 def judged(store: CellStore, cell: Cell, attempts: int = 5, **options: Any) -> Judgement:
