@@ -61,8 +61,7 @@ def device_name(device: Any) -> str:
     if getattr(device, "type", str(device)) == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
-    found = re.search(
-        r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8") if info.exists() else "", re.MULTILINE
-    )
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     name = found[1].strip() if found else platform.processor() or platform.machine()
     return f"{name} ({torch.get_num_threads()} threads)"

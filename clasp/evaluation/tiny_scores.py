@@ -1,6 +1,6 @@
 """Scores of a small model on the small world's benchmarks, as the tables compute them, without storing cells.
 
-Scores with all visual tokens, with a gray image in place of each question's, and with a method that drops visual tokens.
+Scores with all visual tokens, with a gray image in place of each question's, and with a method that drops tokens.
 The calibration split may be used while the model is being trained: none of its scenes is a test scene.
 """
 

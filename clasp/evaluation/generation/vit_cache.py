@@ -145,7 +145,7 @@ class ViTCache:
 
 
 def opened_vit_cache(model: Any, mebibytes: int) -> ViTCache | None:
-    """The open cache of a model's ViT layers; on a CPU also one of size 0, so that answers do not depend on the size."""
+    """The open cache of a model's ViT layers; on a CPU also one of size 0, so that the size changes no answer."""
     if model.device.type == "cpu":
         return ViTCache(model, mebibytes).__enter__()
     if mebibytes:
