@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,9 @@ def evaluate(lm: Any, benchmark: Benchmark, settings: Mapping[str, Any], limit: 
     """
     from lmms_eval import evaluator
     from lmms_eval.api import task
-    from tqdm import tqdm
 
     # lmms-eval draws two progress bars per call, and has no switch for them; the caller's own bar says more
-    task.tqdm = evaluator.tqdm = partial(tqdm, disable=True)
+    task.tqdm = evaluator.tqdm = _disabled_bar
     results = evaluator.simple_evaluate(
         model=lm,
         tasks=[_with_settings(benchmark, settings)],
@@ -75,6 +74,13 @@ def evaluate(lm: Any, benchmark: Benchmark, settings: Mapping[str, Any], limit: 
         process_docs_parallel=1,
     )
     return results or {}
+
+
+def _disabled_bar(*args: Any, **kwargs: Any) -> Any:
+    """A tqdm that draws nothing, whatever its ``disable``."""
+    from tqdm import tqdm
+
+    return tqdm(*args, **kwargs | {"disable": True})
 
 
 def _with_settings(benchmark: Benchmark, settings: Mapping[str, Any]) -> Any:

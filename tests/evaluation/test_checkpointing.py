@@ -1,5 +1,5 @@
-"""Inside a cell: answers are kept batch by batch and not asked for twice, memory that ends halves the batch, and the
-next batch is prepared beside the model: one ahead, errors where they belong, no thread left behind."""
+"""Inside a cell: answers are stored batch by batch and resumed from, out of memory halves the batch, and the next batch
+is prepared while the model works: one ahead, errors in their own batch, no thread left behind."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def no_thread_is_left() -> Iterator[None]:
 
 
 class Counting(Answerer):
-    """Remembers what is really asked, but for the question that warms up."""
+    """Records the batches that the model gets, without the question that warms up."""
 
     asked: list[list[str]]
 
@@ -68,7 +68,7 @@ def answerer(small: tuple[Any, Any], tmp_path: Path) -> Callable[..., Counting]:
     return make
 
 
-def test_answers_are_kept_and_those_kept_are_not_asked_for(
+def test_stored_answers_are_not_asked_for_again(
     answerer: Callable[..., Counting], questions: list[Question], tmp_path: Path
 ) -> None:
     first = answerer()
@@ -81,7 +81,7 @@ def test_answers_are_kept_and_those_kept_are_not_asked_for(
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2])
-def test_a_cell_goes_on_in_the_batches_of_an_unbroken_one(
+def test_a_resumed_cell_has_the_batches_of_an_uninterrupted_one(
     answerer: Callable[..., Counting], questions: list[Question], tmp_path: Path, kept: int
 ) -> None:
     unbroken = answerer()
@@ -97,9 +97,7 @@ def test_a_cell_goes_on_in_the_batches_of_an_unbroken_one(
     assert count(tmp_path, CELL) == len(questions), "the line that was cut short spoils no later one"
 
 
-def test_a_question_that_reads_otherwise_is_asked_again(
-    answerer: Callable[..., Counting], questions: list[Question]
-) -> None:
+def test_a_changed_question_is_asked_again(answerer: Callable[..., Counting], questions: list[Question]) -> None:
     answerer().answer(questions)
     changed = [Question(q.name, f"{q.text} ", q.images, q.generation, q.category) for q in questions[:1]]
     resumed = answerer()
@@ -107,7 +105,7 @@ def test_a_question_that_reads_otherwise_is_asked_again(
     assert resumed.asked == [[questions[0].name]]
 
 
-def test_answers_of_another_batch_size_and_of_several_processes_are_taken(
+def test_answers_of_another_batch_size_and_of_several_processes_are_resumed_from(
     answerer: Callable[..., Counting], questions: list[Question], tmp_path: Path
 ) -> None:
     expected = answerer(4).answer(questions)
@@ -179,25 +177,21 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
 def test_a_cell_that_does_not_fit_at_all_fails_by_name_and_the_next_one_runs(
     configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = configured("grid.method=[none,random]", "grid.tokens=[64]", "benchmarks.names=[tiny_textvqa]", "limit=4")
+    grid = ["grid.method=[none,random]", "grid.tokens=[64]", "benchmarks.names=[tiny_textvqa]"]
+    config = configured(*grid, "limit=4", "batch_size=4")
     with monkeypatch.context() as patched:
-        starve(patched, sys.maxsize, tokens=300)
+        starve(patched, 2, tokens=300)
         outcome = run_cells(plan(config), config)
     assert outcome.failed == ("tiny, none, tiny_textvqa",)
-    assert [cell["method"] for cell in outcome.cells] == ["random"]
+    (cell,) = outcome.cells
+    assert cell["method"] == "random"
+    assert cell["provenance"]["events"] == [{"event": "out of memory", "questions": 4, "then": 2}]
     (failure,) = failures.read(config.paths.results).values()
     assert "clasp_tiny_textvqa[" in failure.error
     assert "out of memory with one question at a time" in failure.error
     assert "Traceback" in failure.traceback
     assert run_cells(plan(config), config).failed == ()
     assert failures.read(config.paths.results) == {}, "the cell is there now"
-
-
-def test_a_cell_records_what_did_not_fit(configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    config = configured("method=random", "tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=4", "batch_size=4")
-    starve(monkeypatch, 2)
-    (cell,) = run_cells(plan(config), config).cells
-    assert cell["provenance"]["events"] == [{"event": "out of memory", "questions": 4, "then": 2}]
 
 
 class Steps:
@@ -265,7 +259,7 @@ def test_answers_are_those_without_overlap(
     assert counts == again
 
 
-def test_what_preparing_takes_counts_for_its_own_questions(
+def test_time_to_prepare_counts_for_its_own_questions(
     small: Any, questions: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = Answerer._inputs
@@ -280,7 +274,7 @@ def test_what_preparing_takes_counts_for_its_own_questions(
         assert model + 0.2 < answer.seconds.total < model + 0.2 + 1.0
 
 
-def test_a_claim_that_is_lost_ends_a_cell_between_batches(
+def test_a_lost_lock_ends_a_cell_between_batches(
     answerer: Callable[..., Counting], questions: list[Question], tmp_path: Path
 ) -> None:
     calls, one = list[None](), answerer(2)

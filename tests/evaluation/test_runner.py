@@ -127,19 +127,19 @@ def test_a_failing_cell_writes_nothing_and_the_others_still_run(
     assert run(config).computed == 1
 
 
-def test_finished_groups_are_told_with_all_their_cells(configured: Callable[..., RunConfig]) -> None:
-    told: list[list[str]] = []
+def test_finished_groups_are_reported_with_all_their_cells(configured: Callable[..., RunConfig]) -> None:
+    reported: list[list[str]] = []
 
     def remember(cells: list[Any]) -> None:
-        told.append([cell["benchmark"] for cell in cells])
+        reported.append([cell["benchmark"] for cell in cells])
 
     one = configured("method=random", "tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=2")
     run_cells(plan(one), one, remember)
-    assert told == [["tiny_textvqa"]]
+    assert reported == [["tiny_textvqa"]]
     both = configured(*TWO, "method=random", "limit=2")
     run_cells(plan(both), both, remember)
     run_cells(plan(both), both, remember)
-    assert told[1:] == [["tiny_textvqa", "tiny_gqa"]], "the cell that was there is told of too, and nothing twice"
+    assert reported[1:] == [["tiny_textvqa", "tiny_gqa"]], "with the cell that was there before, and once"
 
 
 def test_rows_of_one_cell_are_computed_once_and_reported_under_both_names(
