@@ -99,7 +99,7 @@ def questions(data: Path | str, name: str) -> list[dict[str, str]]:
 
 
 def video_paths(data: Path | str, name: str, rows: Sequence[Mapping[str, str]]) -> list[Path]:
-    """The video file of each question; where there is none, the one that should be there."""
+    """The video file of each question, by name; a missing one with the preferred ending."""
     subfolder, prefix = SETS[name]
     folder = _root(data, name) / subfolder
     existing = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
