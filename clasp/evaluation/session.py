@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from clasp.backbones import Trust
 from clasp.config import RunConfig
 from clasp.evaluation import lmms
 from clasp.evaluation.benchmarks import Benchmark
-from clasp.evaluation.generation.vit_cache import ViTCache, opened_vit_cache
+from clasp.evaluation.generation.vit_cache import ViTCache, vit_cache_of
 from clasp.evaluation.judging.chat import Endpoint
 from clasp.evaluation.judging.judge import completed
 from clasp.evaluation.plan import Group, Plan
@@ -38,12 +38,13 @@ POLL_S = 2.0
 """Seconds between two checks for cells that other processes compute."""
 
 
-class Session:
+class Session(ExitStack):
     """One loaded model and one task index for all cells of a run; the model loads with the first cell that needs it."""
 
     def __init__(
         self, plan: Plan, config: RunConfig, store: CellStore, judge: Endpoint | None, team: Alone = ALONE
     ) -> None:
+        super().__init__()
         self._team = team
         self._plan, self._config, self._store, self._judge = plan, config, store, judge
         self._benchmarks = {benchmark.name: benchmark for benchmark in plan.benchmarks}
@@ -51,13 +52,6 @@ class Session:
         self._loaded: tuple[Any, Any] | None = None
         self._answerer: tuple[Group, Answerer] | None = None
         self.computed = 0
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._vit_cache is not None:
-            self._vit_cache.__exit__(*error)
 
     def questions(self, wanted: list[tuple[Group, CellSpec]]) -> int | None:
         """Number of questions to answer; None where a benchmark's size is not known before it is downloaded."""
@@ -131,7 +125,8 @@ class Session:
             self._loaded = load_model(
                 config.backbone.source, config.dtype, config.device, revision, config.backbone.trust
             )
-            self._vit_cache = opened_vit_cache(self._loaded[0], config.backbone.vision_cache_mib)
+            if cache := vit_cache_of(self._loaded[0], config.backbone.vision_cache_mib):
+                self._vit_cache = self.enter_context(cache)
         return self._loaded
 
     def _answerer_of(self, group: Group) -> Answerer:

@@ -75,9 +75,9 @@ def test_a_run_has_one_progress_bar(configured: Callable[..., RunConfig], capsys
     """Ours, over all cells; lmms-eval's two per cell would push it away."""
     run(configured(*TWO, "method=random", "limit=2"))
     drawn = re.split(r"[\r\n]", capsys.readouterr().err)
-    bars = [line for line in drawn if re.search(r"\d+%\|", line) and not line.startswith("Loading weights")]
+    bars = [line for line in drawn if re.search(r"\d+%\|", line) and "Loading weights" not in line]
     assert any("tiny, random at 64, tiny_gqa: 100%" in line and " 4/4 " in line for line in bars)
-    assert all("question/s]" in line for line in bars)
+    assert all(re.search(r"question(/s)?\]", line) for line in bars)
 
 
 def test_what_exists_is_not_run_again_and_a_cut_cell_alone_is(

@@ -144,10 +144,10 @@ class ViTCache:
             newest.states.clear()
 
 
-def opened_vit_cache(model: Any, mebibytes: int) -> ViTCache | None:
-    """The open cache of a model's ViT layers; on a CPU also one of size 0, so that the size changes no answer."""
+def vit_cache_of(model: Any, mebibytes: int) -> ViTCache | None:
+    """A cache of a model's ViT layers; on a CPU also one of size 0, so that the size changes no answer; else None."""
     if model.device.type == "cpu":
-        return ViTCache(model, mebibytes).__enter__()
+        return ViTCache(model, mebibytes)
     if mebibytes:
         message = "vision_cache_mib=%d has no effect on %s: the ViT's share of a question is small there"
         log.info(message, mebibytes, model.device.type)
