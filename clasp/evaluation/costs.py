@@ -1,8 +1,11 @@
-"""Mean costs of a question: visual tokens by four token-count conventions, FLOPs by two formulas, bytes, time."""
+"""Mean costs per question: visual tokens by four token-count conventions, FLOPs by two formulas, bytes, time."""
 
 from __future__ import annotations
 
+import platform
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +24,7 @@ def costs(answers: Sequence[Answer], geometry: Geometry, batch_size: int, device
     Args:
         answers: of one cell, at least one.
         geometry: of the backbone.
-        batch_size, device: how they were measured; they explain the seconds.
+        batch_size, device: of the measurement, on which the seconds depend.
 
     Returns:
         ``visual_tokens`` (prompts without an image count as none), ``text_tokens``, ``new_tokens`` (generated, the end
@@ -52,17 +55,13 @@ def costs(answers: Sequence[Answer], geometry: Geometry, batch_size: int, device
 
 
 def device_name(device: Any) -> str:
-    """The processor's model name, for people: ``NVIDIA H100 80GB HBM3`` or ``Intel(R) Xeon(R) ... (2 threads)``."""
-    import platform
-    from pathlib import Path
-
+    """The model name of the GPU or CPU: ``NVIDIA H100 80GB HBM3`` or ``Intel(R) Xeon(R) ... (2 threads)``."""
     import torch
 
     if getattr(device, "type", str(device)) == "cuda":
         return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
-        name = lines[0].partition(":")[2].strip() if lines else name
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    name = found[1].strip() if found else platform.processor() or platform.machine()
     return f"{name} ({torch.get_num_threads()} threads)"

@@ -1,6 +1,6 @@
-"""Variables that libraries read from the environment without a check, looked at before any of them is imported.
+"""Checks environment variables that libraries read without a check of their own, before any library is imported.
 
-Unchecked, each ends in a traceback from deep below. Torch-free.
+A bad value would end in a traceback from inside a library. Torch-free.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan
 
 _COUNTS = {
-    # accelerate, torch.distributed and lmms-eval: which of how many processes this is, as launchers and MPI say it
+    # accelerate, torch.distributed and lmms-eval: rank and number of processes, as launchers and MPI set them
     **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), 1),
     **dict.fromkeys(("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"), 1),
     **dict.fromkeys(("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"), 1),
@@ -29,11 +29,9 @@ _COUNTS = {
     "LOCAL_RANK": -1,  # which accelerate takes for "not launched"
     **dict.fromkeys(("MASTER_PORT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"), 1),
 }
-"""Variables that hold a whole number, and the least one."""
+"""Variables that hold a whole number, and its minimum."""
 
-_ONE_OF = {
-    "ACCELERATE_MIXED_PRECISION": ("no", "fp16", "bf16", "fp8"),
-}
+_PRECISIONS = ("no", "fp16", "bf16", "fp8")
 _FLAGS = ("y", "yes", "t", "true", "on", "1", "n", "no", "f", "false", "off", "0")
 _FLAG_NAMES = ("ACCELERATE_DEBUG_MODE", "ACCELERATE_CPU_AFFINITY", "FORK_LAUNCHED")
 _FLAG_PREFIX = "ACCELERATE_USE_"
@@ -41,26 +39,26 @@ _PLUGINS = "LMMS_EVAL_PLUGINS"
 
 
 def prepare_environment(config: RunConfig) -> None:
-    """What libraries read when they are imported. Where model and questions are here, nothing looks for a network.
+    """Sets what libraries read when they are imported: offline where model and questions are on this machine.
 
     Raises:
-        ConfigError: a variable holds what a library would stumble over.
+        ConfigError: a variable has a value that its library cannot read.
     """
     check_environment()
     source = config.backbone.source
-    here = source == "tiny" or os.path.isdir(os.path.expanduser(source))
+    local_model = source == "tiny" or os.path.isdir(os.path.expanduser(source))
     local = {OWN_DATA, *(name for name, benchmark in BENCHMARKS.items() if benchmark.source == "local")}
-    if here and set(config.benchmarks.names) <= local:
+    if local_model and set(config.benchmarks.names) <= local:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # lmms-eval imports wandb before our logger can say so
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # lmms-eval imports wandb before our settings for it
     # threads that wait by spinning starve each other on a machine that others use too: 50 times slower, measured
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def make_plan(config: RunConfig, weights: str | None = None) -> Plan:
-    """The plan of a job, once the environment is as libraries should find it; ``weights`` as ``plan`` takes it."""
+    """The plan of a job, after :func:`prepare_environment`; ``weights``: see :func:`clasp.evaluation.plan.plan`."""
     prepare_environment(config)
     logging.captureWarnings(True)
     redact_logs()
@@ -70,10 +68,10 @@ def make_plan(config: RunConfig, weights: str | None = None) -> Plan:
 
 
 def check_environment(environment: Mapping[str, str] | None = None) -> None:
-    """Whether libraries can read what they will read.
+    """Checks the variables of ``environment``, by default the process's.
 
     Raises:
-        ConfigError: a variable has a value that its library would stumble over; names both, and what is allowed.
+        ConfigError: a variable has a value that its library cannot read; names both, and the allowed values.
     """
     environment = os.environ if environment is None else environment
     numbers = {name: _count(name, environment[name], least) for name, least in _COUNTS.items() if name in environment}
@@ -82,8 +80,8 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
     for name, value in environment.items():
         if name in _FLAG_NAMES or name.startswith(_FLAG_PREFIX):
             _choice(name, value, _FLAGS)
-        elif name in _ONE_OF:
-            _choice(name, value, _ONE_OF[name])
+        elif name == "ACCELERATE_MIXED_PRECISION":
+            _choice(name, value, _PRECISIONS)
     for plugin in filter(None, environment.get(_PLUGINS, "").split(",")):
         if not _has_models(plugin):
             allowed = f"packages with a module 'models', which {shown(plugin)} is not"
@@ -108,7 +106,7 @@ def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
 def _has_models(plugin: str) -> bool:
     try:
         return find_spec(f"{plugin}.models") is not None
-    except Exception:  # importing the package runs its code, which may raise anything; then it is of no use
+    except Exception:  # importing the package runs its code, which may raise anything
         return False
 
 

@@ -53,7 +53,7 @@ UNSIGNED = {
     "evaluation/costs.py": "what is written beside a score",
     "evaluation/tasks": "files of the one benchmark's task are signed (task_protocol)",
     "evaluation/judging": "a judgement has an identity of its own: judge, model, prompt",
-    "results": "what is written once the score is there",
+    "results": "what is written after the score is known",
 }
 """Files that signed ones import, or that stand between plan and score, and why they are not signed themselves."""
 

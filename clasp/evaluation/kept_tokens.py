@@ -1,6 +1,6 @@
-"""Which visual tokens methods keep of a few images, stored for drawing: ``<results>/retention/<name>.json``.
+"""Records which visual tokens methods keep of a few images, for retention maps: ``<results>/retention/<name>.json``.
 
-Cells have counts and answers, not indices; here a few questions are asked again and the engine's trace is kept.
+Cells have counts and answers, not indices; here a few questions are asked again and the engine's trace is stored.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GENERATION = {"max_new_tokens": 32}
 
 
 class Traced(Answerer):
-    """An answerer that remembers what the engine kept of the latest question."""
+    """An answerer with the engine's trace of the latest question."""
 
     trace: SampleTrace
 
@@ -51,7 +51,7 @@ class Traced(Answerer):
 
 
 def check(config: RunConfig, plan: Plan) -> None:
-    """What can be drawn, before a model loads.
+    """Checks that maps can be drawn, before a model loads.
 
     Raises:
         ConfigError: a backbone whose tokens are no square grid of one image, a method that drops nothing, too many
@@ -77,7 +77,7 @@ def check(config: RunConfig, plan: Plan) -> None:
 
 
 def record(config: RunConfig, plan: Plan) -> Path:
-    """Asks the first questions of each benchmark under every method and budget, and stores what was kept.
+    """Asks the first questions of each benchmark under every method and budget, and stores the kept tokens.
 
     Returns:
         The file; :mod:`clasp.report.retention_run` reads it.
@@ -89,7 +89,7 @@ def record(config: RunConfig, plan: Plan) -> Path:
     check(config, plan)
     ensure_as_planned(config.paths.data, plan.files)
     started = now()
-    asked = [one for benchmark in plan.benchmarks for one in _questions(benchmark, config)]
+    questions = [question for benchmark in plan.benchmarks for question in _questions(benchmark, config)]
     backbone = config.backbone
     model, processor = load_model(backbone.source, config.dtype, config.device, backbone.revision, backbone.trust)
     maps, assumptions = [], []
@@ -97,7 +97,7 @@ def record(config: RunConfig, plan: Plan) -> Path:
         answerer = Traced(model, processor, group.method, presentation=backbone.presentation)
         assumptions += [*group.method.assumed(), *group.method.fallbacks(plan.geometry)]
         layers = [stage.cut for stage in group.method.check(plan.geometry).stages]
-        for number, (_, question, answers) in enumerate(asked):
+        for number, (_, question, answers) in enumerate(questions):
             (answer,) = answerer.answer([question])
             trace = answerer.trace
             maps.append(
@@ -134,7 +134,7 @@ def record(config: RunConfig, plan: Plan) -> Path:
                 "category": question.category,
                 "image": _png(_preprocessed(question.images[0], processor, backbone.presentation)),
             }
-            for benchmark, question, answers in asked
+            for benchmark, question, answers in questions
         ],
         "maps": maps,
         "provenance": {
@@ -147,7 +147,7 @@ def record(config: RunConfig, plan: Plan) -> Path:
 
 
 def _questions(benchmark: Benchmark, config: RunConfig) -> Iterator[tuple[str, Question, list[str]]]:
-    """The first questions of a benchmark, as its task asks them, each after its name and with what counts as right."""
+    """Benchmark, question as its task asks it, and right answers, of the first questions of a benchmark."""
     assert config.limit != "all"  # check() refuses it
     task = lmms.load(benchmark, config)
     for document in itertools.islice(task.eval_docs, config.limit):

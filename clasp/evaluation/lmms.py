@@ -1,4 +1,4 @@
-"""One benchmark through lmms-eval, in this process: its task index, its evaluator, and the outcome of each question."""
+"""One benchmark through lmms-eval, in this process: loads its task, evaluates it, reads scores and answers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from clasp.config import RunConfig
 from clasp.evaluation.benchmarks import TASKS, Benchmark
-from clasp.results.store import CellSpec
 
 
 @lru_cache(maxsize=2)
@@ -21,11 +19,19 @@ def _task_manager(built_in: bool) -> Any:
     return TaskManager(include_path=str(TASKS), include_defaults=built_in)
 
 
+def dataset_kwargs(benchmark: Benchmark, config: RunConfig) -> dict[str, Any]:
+    """Where a benchmark's questions are, as our tasks read it; empty for a data set that lmms-eval fetches."""
+    if benchmark.source == "hub":
+        return {}
+    return {"data": str(config.data)} if benchmark.source == "custom" else {"root": str(config.paths.data)}
+
+
 def load(benchmark: Benchmark, config: RunConfig) -> Any:
-    """A benchmark's lmms-eval task, its questions read: what is wrong with them shows before any is asked."""
+    """A benchmark's lmms-eval task with its questions, so that missing or damaged files show before any is asked."""
     from lmms_eval.tasks import get_task_dict
 
-    return get_task_dict([_task(benchmark, config)], _task_manager(benchmark.source == "hub"))[benchmark.task]
+    task = _with_settings(benchmark, dataset_kwargs(benchmark, config))
+    return get_task_dict([task], _task_manager(benchmark.source == "hub"))[benchmark.task]
 
 
 def documents(benchmark: Benchmark, config: RunConfig) -> Iterator[tuple[list[Any], str]]:
@@ -41,68 +47,74 @@ def files(benchmark: Benchmark, config: RunConfig) -> list[Path]:
     return [Path(file["filename"]) for cached in splits.values() for file in cached]
 
 
-def _task(benchmark: Benchmark, config: RunConfig) -> Any:
-    """What lmms-eval is asked for: a task by name, where its questions are ours with the place of their files."""
-    if benchmark.source == "hub":
-        return benchmark.task
-    place = {"data": str(config.data)} if benchmark.source == "custom" else {"root": str(config.paths.data)}
-    return {"task": benchmark.task, "dataset_kwargs": place}
+def evaluate(lm: Any, benchmark: Benchmark, settings: Mapping[str, Any], limit: int | None = None) -> dict[str, Any]:
+    """One benchmark through lmms-eval's ``simple_evaluate``.
 
+    Args:
+        lm: the lmms-eval model.
+        settings: ``dataset_kwargs`` of the task, see :func:`dataset_kwargs`.
+        limit: how many of the first questions are asked; None: all.
 
-def evaluate(lm: Any, benchmark: Benchmark, spec: CellSpec, config: RunConfig) -> dict[str, Any]:
-    """One benchmark through lmms-eval's ``simple_evaluate``, in this process.
-
-    Of several processes that share the questions, the first gets the results, and the others nothing.
+    Returns:
+        lmms-eval's results; of several processes that share the questions, the first gets them and the others {}.
     """
-    limit = None if spec.limit == "all" else int(spec.limit)
-    return asked(lm, benchmark, _task(benchmark, config), config.batch_size, limit)
+    from lmms_eval import evaluator
+    from lmms_eval.api import task
+
+    # lmms-eval draws two progress bars per call, and has no switch for them; the caller's own bar says more
+    task.tqdm = evaluator.tqdm = _disabled_bar
+    results = evaluator.simple_evaluate(
+        model=lm,
+        tasks=[_with_settings(benchmark, settings)],
+        task_manager=_task_manager(benchmark.source == "hub"),
+        batch_size=lm.batch_size,
+        limit=limit,
+        bootstrap_iters=0,
+        log_samples=True,
+        process_docs_parallel=1,
+    )
+    return results or {}
 
 
-def asked(lm: Any, benchmark: Benchmark, task: Any, batch_size: int, limit: int | None = None) -> dict[str, Any]:
-    """The same of a task as lmms-eval takes it: a name, or a name with settings."""
-    from lmms_eval.evaluator import simple_evaluate
+def _disabled_bar(*args: Any, **kwargs: Any) -> Any:
+    """A tqdm that draws nothing, whatever its ``disable``."""
     from tqdm import tqdm
 
-    def silent(*args: Any, **kwargs: Any) -> Any:
-        return tqdm(*args, **kwargs | {"disable": True})
+    return tqdm(*args, **kwargs | {"disable": True})
 
-    # lmms-eval draws two progress bars per call; ours says more
-    with patch("lmms_eval.api.task.tqdm", silent), patch("lmms_eval.evaluator.tqdm", silent):
-        results = simple_evaluate(
-            model=lm,
-            tasks=[task],
-            task_manager=_task_manager(benchmark.source == "hub"),
-            batch_size=batch_size,
-            limit=limit,
-            bootstrap_iters=0,
-            log_samples=True,
-            process_docs_parallel=1,
-        )
-    return results or {}
+
+def _with_settings(benchmark: Benchmark, settings: Mapping[str, Any]) -> Any:
+    """A task in either of the forms that lmms-eval takes: its name, or its name with settings."""
+    return {"task": benchmark.task, "dataset_kwargs": dict(settings)} if settings else benchmark.task
 
 
 def scores(results: Mapping[str, Any], benchmark: Benchmark) -> dict[str, float]:
     """The values that sum to the score, by metric; empty where lmms-eval does not score.
 
-    Of a sum (MME's perception and cognition) a part is left out that none of the first questions counts in.
+    Of a sum (MME's perception and cognition), a part that none of the questions asked counts in is left out.
     """
-    values = {name.partition(",")[0]: value for name, value in results["results"][benchmark.task].items()}
     if benchmark.pending:
         return {}
-    parts = [name for name in benchmark.metrics if name in values] if len(benchmark.metrics) > 1 else benchmark.metrics
+    values = {name.partition(",")[0]: value for name, value in results["results"][benchmark.task].items()}
+    parts = [name for name in benchmark.metrics if name in values] if len(benchmark.metrics) > 1 else ()
     return {name: float(values[name]) for name in parts or benchmark.metrics}
 
 
-def answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) -> list[dict[str, Any]]:
-    """One row per question for the answers file; ``score`` is None where the metric needs all answers or is pending."""
+def answer_records(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) -> list[dict[str, Any]]:
+    """The answers file's record of each question; ``score`` is None where the metric needs all answers or is pending.
+
+    Args:
+        samples: lmms-eval's, of all questions.
+        lm: the model that answered them.
+    """
     if len(samples) != len(lm.answers):
         raise RuntimeError(f"{benchmark.name}: {len(samples)} scored questions for {len(lm.answers)} answers")
-    rows = []
+    records = []
     for sample, answer in zip(sorted(samples, key=lambda sample: sample["doc_id"]), lm.answers, strict=True):
         metrics = () if benchmark.pending else benchmark.metrics
         score = next((sample[metric] for metric in metrics if metric in sample), None)
         document = sample["doc"]
-        rows.append(
+        records.append(
             {
                 "question_id": document.get("question_id", sample["doc_id"]),
                 "prompt": sample["arguments"][0],
@@ -118,4 +130,4 @@ def answer_rows(samples: list[dict[str, Any]], lm: Any, benchmark: Benchmark) ->
                 "routed": answer.routed,
             }
         )
-    return rows
+    return records

@@ -30,11 +30,11 @@ EXAMPLES_END = TaskConfig.fewshot_delimiter
 
 
 class Images(Sequence[Any]):
-    """A question's images, decoded anew whenever they are gone through: those of a whole benchmark fill a memory.
+    """A question's images, decoded whenever they are read: those of a whole benchmark do not fit into memory.
 
     Args:
         read: decodes them.
-        count: how many they are.
+        count: number of images.
     """
 
     def __init__(self, read: Callable[[], Sequence[Any]], count: int) -> None:
@@ -46,19 +46,20 @@ class Images(Sequence[Any]):
     def __iter__(self) -> Iterator[Any]:
         return iter(self._read() if self._count else ())
 
-    def __getitem__(self, place: Any) -> Any:
-        return self._read()[place]
+    def __getitem__(self, index: Any) -> Any:
+        return self._read()[index]
 
 
-def _settings(generation: dict[str, Any]) -> dict[str, Any]:
+def _without_default_stop(generation: dict[str, Any]) -> dict[str, Any]:
     """A task's generation settings without the stop string that lmms-eval adds where a task names none.
 
     It is the blank line between few-shot examples, :data:`EXAMPLES_END`, and would cut an answer of several paragraphs
     (MM-Vet, videos) after the first; lmms-eval's own classes for LLaVA and Qwen do not stop there either.
     """
     stops = generation.get("until") or ()
-    kept = [stop for stop in ((stops,) if isinstance(stops, str) else stops) if stop != EXAMPLES_END]
-    return {**{key: value for key, value in generation.items() if key != "until"}, **({"until": kept} if kept else {})}
+    stops = [stop for stop in ([stops] if isinstance(stops, str) else stops) if stop != EXAMPLES_END]
+    settings = {name: value for name, value in generation.items() if name != "until"}
+    return settings | ({"until": stops} if stops else {})
 
 
 class ClaspModel(lmms):
@@ -102,10 +103,13 @@ class ClaspModel(lmms):
 
     @classmethod
     def over(cls, answerer: Answerer, advance: Callable[[int], object] = lambda count: None) -> ClaspModel:
-        """The same over a model that is already loaded; ``advance`` gets the number of each batch's questions."""
-        made = cls.__new__(cls)
-        made._attach(answerer, advance)
-        return made
+        """The same around a model that is already loaded.
+
+        ``advance`` is called with the number of questions after each batch, and replaces this class's progress bar.
+        """
+        model = cls.__new__(cls)
+        model._attach(answerer, advance)
+        return model
 
     def _attach(self, answerer: Answerer, advance: Callable[[int], object] | None) -> None:
         lmms.__init__(self)
@@ -126,7 +130,7 @@ class ClaspModel(lmms):
         Raises:
             EvaluationError: a question that cannot be asked, or an image that cannot be read.
         """
-        ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval switches it on for all, and half an image is then grey
+        ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval sets it, and a cut image is then half grey
         questions = [self._question(*request.args) for request in requests]
         hidden = self.rank != 0 or self._advance is not None
         with tqdm(total=len(questions), desc="questions", disable=hidden) as bar:
@@ -152,11 +156,12 @@ class ClaspModel(lmms):
                 raise EvaluationError(f"{name}: the image cannot be used: {error}") from error
             return document, [item for item in media if isinstance(item, str)], images
 
-        document, videos, images = read()  # read every question once before the model runs, to find damaged ones early
+        document, videos, images = read()  # before the model runs, so that a damaged image shows early
         category = document.get("category") if isinstance(document, dict) else None
         if category not in CATEGORIES:  # MME, MMBench, POPE and ScienceQA have groups of their own under that name
             category = None
-        return Question(name, text, Images(lambda: read()[2], len(images)), _settings(generation), category, videos)
+        settings = _without_default_stop(generation)
+        return Question(name, text, Images(lambda: read()[2], len(images)), settings, category, videos)
 
     @staticmethod
     def _decoded(image: Any) -> Any:

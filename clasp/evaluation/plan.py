@@ -1,4 +1,4 @@
-"""From a configuration to the cells that it asks for. What can be wrong is found here, before a model loads."""
+"""From a configuration to its cells. Mistakes in the configuration are found here, before a model loads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Group:
-    """The cells of one method at one budget, which share a pruned model; ``row`` is the first row that asks."""
+    """The cells of one method at one budget, which share a pruned model; ``row`` is the first row that has them."""
 
     row: str
     method: Method
@@ -41,11 +41,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a run, grouped; ``notices`` are for the reader's eyes (what was left out, and why).
+    """All cells of a run, grouped; ``notices`` tell users what was left out, and why.
 
-    ``rows`` are the lines of the experiment's tables: a row's name and its cells. Rows that ask for the same thing
-    under several names (an ablation's row that is the default) share their cells. ``files`` are the questions of the
-    benchmarks that are on this machine, by benchmark.
+    ``rows`` are the lines of the experiment's tables: a row's name and its cells. Rows that are the same under several
+    names (an ablation's row that is the default) share their cells. ``files`` are the question files of the benchmarks
+    that are on this machine, by benchmark.
     """
 
     groups: tuple[Group, ...]
@@ -63,7 +63,7 @@ class Plan:
 def plan(config: RunConfig, weights: str | None = None) -> Plan:
     """The cells of a run, each once, in the order of the configuration.
 
-    ``weights`` is the backbone's fingerprint, where that is known and the backbone is not to be looked at.
+    ``weights``: fingerprint of the backbone, where it is known; the backbone's files are then not read.
 
     Raises:
         ConfigError: a benchmark, method, parameter or budget that the backbone cannot meet.
@@ -136,12 +136,12 @@ def _geometry(config: RunConfig) -> Geometry:
 
 
 def most_cells(config: RunConfig) -> int:
-    """Cells that a configuration asks for, those that are the same one counted twice; needs no backbone."""
+    """Number of cells of a configuration, equal ones counted each time; needs no backbone."""
     return len(_combinations(config, [])) * len(set(config.benchmarks.names))
 
 
 def _combinations(config: RunConfig, notices: list[str]) -> list[tuple[str, RunConfig, int | None, float | None]]:
-    """(row, its configuration, tokens, ratio) of the grid; the unpruned model once, without a budget."""
+    """(row, its configuration, tokens, ratio) for each of the grid; the unpruned model once, without a budget."""
     grid = config.grid
     budgets: list[tuple[int | None, float | None]] = [(tokens, None) for tokens in grid.tokens]
     budgets += [(None, ratio) for ratio in grid.ratio]
@@ -168,7 +168,7 @@ def _combinations(config: RunConfig, notices: list[str]) -> list[tuple[str, RunC
 def _possible(
     config: RunConfig, geometry: Geometry, notices: list[str]
 ) -> Iterator[tuple[str, Method, dict[str, Any]]]:
-    """(row, method, budget) of the grid. Of a grid of every method, what the backbone does not allow is left out."""
+    """(row, method, budget) of the grid; a grid of every method leaves out those that the backbone does not allow."""
     for name, own, tokens, ratio in _combinations(config, notices):
         method, budget = _method(own, tokens, ratio, geometry)
         try:
@@ -204,7 +204,7 @@ def _class(name: str) -> type[Method]:
 def _method(
     config: RunConfig, tokens: int | None, ratio: float | None, geometry: Geometry
 ) -> tuple[Method, dict[str, Any]]:
-    """The method, unchecked, and its budget, a count where the backbone has one: ratio and count are then one cell."""
+    """The method, unchecked, and its budget, as a token count where possible: ratio and count are then one cell."""
     from clasp.methods import build
 
     name, own = config.method.name, dict(config.method.params)
@@ -213,7 +213,7 @@ def _method(
     with config_errors(TypeError):
         if tokens is not None or ratio is not None:
             count = Budget(tokens, ratio).resolve(count)
-            # a share of images that differ in size is no count
+            # images that differ in size have no common count
             own |= {"ratio": ratio} if geometry.dynamic and ratio is not None else {"tokens": count}
         # CLASP draws in one of its completion rules only, and a run's seed does not affect the others
         drawing = own.get("completion", getattr(_class(name), "completion", "random")) == "random"
@@ -235,7 +235,7 @@ def _fusion(config: FusionConfig) -> Any:
 
 
 def _policy(config: PolicyConfig) -> Any:
-    """The table that the configuration's rows make of the library's; calibrated only as it was calibrated."""
+    """The library's table with the configuration's rows; its provenance is calibrated only where no row was changed."""
     from clasp.methods.clasp.policy import DEFAULT_POLICY, CategoryPolicy, ClassPolicy
 
     entries = dict(DEFAULT_POLICY.entries)
@@ -282,6 +282,6 @@ def _tasks(
     for name, file in files.items():
         tasks[name]["content"] = file.content
         if config.limit != "all":
-            # all of them is the same questions, so the same cell
+            # a limit that all questions are within is the same cell as no limit
             limits[name] = "all" if config.limit >= file.questions else file.whole(config.limit)
     return tasks, limits

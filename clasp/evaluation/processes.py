@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 class Alone:
-    """A process that shares its cells with none."""
+    """A process that shares its cells with no other."""
 
     rank = 0
 
     def begin(self, signature: str, ready: Callable[[], object]) -> None:
-        """A cell begins."""
+        """Announces a cell to the other processes; ``ready`` loads what it needs."""
 
     def model(self, answerer: Answerer, advance: Callable[[int], object]) -> ClaspModel:
         """The lmms-eval model that answers a cell's questions."""

@@ -1,4 +1,4 @@
-"""Runs the cells of a plan that are not there yet, one lmms-eval call each, and writes each as soon as it is done."""
+"""Runs the missing cells of a plan, one lmms-eval call each, and writes each as soon as it is done."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def run_cells(
     only: Collection[str] | None = None,
     team: Alone = ALONE,
 ) -> RunOutcome:
-    """Computes what is missing. A failed cell is reported and the others still run.
+    """Computes the missing cells. A failed cell is reported and the others still run.
 
-    A cell that another process computes is left to the end and then waited for, or taken over should that one die.
+    A cell that another process computes is waited for at the end, or taken over should that process die.
 
     Args:
         plan, config: of the run.
         finished: called with all cells of a method at a budget, once one of them has been computed.
-        only: signatures of the cells that are this process's, in their order; None: all, in plan order. With it, the
-            experiment is not recorded, which the process does that distributed the cells.
+        only: signatures of the cells that this process computes, in this order; None: all, in plan order. With it, the
+            experiment is not recorded: the process that distributes the cells does that.
         team: the processes that share each cell's questions; this is the first of them, the others :func:`follow`.
 
     Raises:
@@ -71,38 +71,35 @@ def run_cells(
     if only is None:
         record_experiment(plan, config)
     judge = endpoint() if any(benchmark.judge for benchmark in plan.benchmarks) else None
-    there = {spec.signature: store.get(spec.signature) for spec in plan.cells}
-    present = {signature: cell and completed(store, cell, judge) for signature, cell in there.items()}
-    tidy(config.paths.results, {signature for signature, cell in there.items() if cell is not None})
+    stored = {spec.signature: store.get(spec.signature) for spec in plan.cells}
+    cells = {signature: cell and completed(store, cell, judge) for signature, cell in stored.items()}
+    tidy(config.paths.results, {signature for signature, cell in stored.items() if cell is not None})
     remove_abandoned(store.cells)
-    own = [spec.signature for spec in plan.cells] if only is None else only
-    cells = _by_signature(plan)
-    wanted = [cells[signature] for signature in own if signature in cells and present[signature] is None]
-    if not wanted:
-        return RunOutcome(tuple(cell for cell in present.values() if cell is not None), 0, ())
-    ensure_as_planned(config.paths.data, plan.files)
+    specs = _by_signature(plan)
+    signatures = specs if only is None else [signature for signature in only if signature in specs]
+    missing = [specs[signature] for signature in signatures if cells[signature] is None]
     session, failed = Session(plan, config, store, judge, team), dict[str, str]()
-    with CellLocks(config.paths.results) as locks, session, _progress(session.questions(wanted)) as bar:
-        for group, done in session.computed(locks, wanted, bar, failed):
-            present |= done
-            if done:
-                finished([cell for spec in group.specs if (cell := present[spec.signature]) is not None])
-    for spec in plan.cells:
-        if present[spec.signature] is None and (cell := store.get(spec.signature)):
-            present[spec.signature] = store.completed(cell)
-    return RunOutcome(
-        tuple(cell for cell in present.values() if cell is not None), session.count, tuple(failed.values())
-    )
+    if missing:
+        ensure_as_planned(config.paths.data, plan.files)
+        with CellLocks(config.paths.results) as locks, session, _progress(session.questions(missing)) as bar:
+            for group, new in session.compute(locks, missing, bar, failed):
+                cells |= new
+                if new:
+                    finished([cell for spec in group.specs if (cell := cells[spec.signature]) is not None])
+        for signature, cell in cells.items():
+            if cell is None and (late := store.get(signature)):  # computed by another process
+                cells[signature] = store.completed(late)
+    return RunOutcome(tuple(filter(None, cells.values())), session.computed, tuple(failed.values()))
 
 
 def follow(plan: Plan, config: RunConfig, team: Alone) -> None:
     """Answers a share of the questions of each cell that the first process of ``team`` runs, until that one ends."""
-    cells = _by_signature(plan)
+    specs = _by_signature(plan)
     with Session(plan, config, CellStore(config.paths.results), None, team) as session:
         for signature in team.signatures():
             try:
-                session.answered(*cells[signature], AnswerLog(config.paths.results, signature, team.rank))
-            except Exception:  # the first process gets it too, and writes down that the cell failed
+                session.answer(*specs[signature], AnswerLog(config.paths.results, signature, team.rank))
+            except Exception:  # the first process gets it too, and records that the cell failed
                 log.exception("cell failed in process %d: %s", team.rank, signature)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from clasp.backbones import Trust
 from clasp.config import RunConfig
 from clasp.evaluation import lmms
 from clasp.evaluation.benchmarks import Benchmark
-from clasp.evaluation.generation.vit_cache import ViTCache, opened_vit_cache
+from clasp.evaluation.generation.vit_cache import ViTCache, vit_cache_of
 from clasp.evaluation.judging.chat import Endpoint
 from clasp.evaluation.judging.judge import completed
 from clasp.evaluation.plan import Group, Plan
@@ -34,33 +34,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 2.0
-"""Seconds between two looks at cells that other processes compute."""
+POLL_S = 2.0
+"""Seconds between two checks for cells that other processes compute."""
 
 
-class Session:
+class Session(ExitStack):
     """One loaded model and one task index for all cells of a run; the model loads with the first cell that needs it."""
 
     def __init__(
         self, plan: Plan, config: RunConfig, store: CellStore, judge: Endpoint | None, team: Alone = ALONE
     ) -> None:
+        super().__init__()
         self._team = team
         self._plan, self._config, self._store, self._judge = plan, config, store, judge
         self._benchmarks = {benchmark.name: benchmark for benchmark in plan.benchmarks}
         self._vit_cache: ViTCache | None = None
         self._loaded: tuple[Any, Any] | None = None
         self._answerer: tuple[Group, Answerer] | None = None
-        self.count = 0
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._vit_cache is not None:
-            self._vit_cache.__exit__(*error)
+        self.computed = 0
 
     def questions(self, wanted: list[tuple[Group, CellSpec]]) -> int | None:
-        """How many questions there are to answer; None where a benchmark's size is not known before it is fetched."""
+        """Number of questions to answer; None where a benchmark's size is not known before it is downloaded."""
         counts = [self._questions(spec) for _, spec in wanted]
         return None if None in counts else sum(count for count in counts if count is not None)
 
@@ -69,21 +63,21 @@ class Session:
             return int(spec.limit)
         return self._plan.files[spec.benchmark].questions if spec.benchmark in self._plan.files else None
 
-    def computed(
+    def compute(
         self, locks: CellLocks, wanted: list[tuple[Group, CellSpec]], bar: Any, failed: dict[str, str]
     ) -> Iterator[tuple[Group, dict[str, Cell]]]:
-        """Computes the cells; gives, group by group, those that are new. ``failed`` gets labels by signature."""
+        """Computes the cells; yields the new ones by signature, group by group. Adds labels of cells to ``failed``."""
         announced = False
         while wanted:
             others: list[tuple[Group, CellSpec]] = []
-            for _, cells in groupby(wanted, key=lambda pair: id(pair[0])):  # those that follow each other
+            for _, cells in groupby(wanted, key=lambda pair: id(pair[0])):  # consecutive cells of one group
                 done: dict[str, Cell] = {}
                 for group, spec in cells:
                     label = f"{spec.backbone}, {group.label}, {spec.benchmark}"
                     with locks.take(spec.signature, label, self._questions(spec)) or nullcontext() as held:
                         if held is None:
                             others.append((group, spec))
-                        elif cell := self._one(group, spec, held, label, bar, failed):
+                        elif cell := self._compute_locked(group, spec, held, label, bar, failed):
                             done[spec.signature] = cell
                 yield group, done
             wanted = [(group, spec) for group, spec in others if self._store.get(spec.signature) is None]
@@ -91,18 +85,18 @@ class Session:
                 return
             if not announced:
                 info = current(self._config.paths.results, wanted[0][1].signature)
-                who = f", the first by {info.owner.host}, process {info.owner.pid}" if info and info.owner else ""
-                log.info("waiting for %d cells that other processes compute%s", len(wanted), who)
+                owner = f", the first by {info.owner.host}, process {info.owner.pid}" if info and info.owner else ""
+                log.info("waiting for %d cells that other processes compute%s", len(wanted), owner)
                 announced = True
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
 
-    def _one(
+    def _compute_locked(
         self, group: Group, spec: CellSpec, held: HeldLock, label: str, bar: Any, failed: dict[str, str]
     ) -> Cell | None:
-        """One locked cell; None where it failed or another process had finished it."""
+        """A cell whose lock is held; None where it failed or another process had finished it."""
         results = self._config.paths.results
         answer_log = AnswerLog(results, spec.signature)
-        if self._store.get(spec.signature) is not None:  # finished between our look and our lock
+        if self._store.get(spec.signature) is not None:  # finished just before it was locked
             answer_log.remove()
             return None
         bar.set_description(label)
@@ -111,7 +105,7 @@ class Session:
         except LockLost as error:
             log.warning("%s: %s", label, error)
             return None
-        except Exception as error:  # kept with its traceback, counted, and the exit code says so; the others run
+        except Exception as error:  # recorded with its traceback, and in the exit code; the other cells still run
             if is_full(error):
                 raise
             path = failures.record(results, spec.signature, label, error)
@@ -120,7 +114,7 @@ class Session:
             return None
         answer_log.remove()
         failures.forget(results, spec.signature)
-        self.count += 1
+        self.computed += 1
         return completed(self._store, cell, self._judge)
 
     def _model(self) -> tuple[Any, Any]:
@@ -131,10 +125,11 @@ class Session:
             self._loaded = load_model(
                 config.backbone.source, config.dtype, config.device, revision, config.backbone.trust
             )
-            self._vit_cache = opened_vit_cache(self._loaded[0], config.backbone.vision_cache_mib)
+            if cache := vit_cache_of(self._loaded[0], config.backbone.vision_cache_mib):
+                self._vit_cache = self.enter_context(cache)
         return self._loaded
 
-    def _answering(self, group: Group) -> Answerer:
+    def _answerer_of(self, group: Group) -> Answerer:
         """The answerer of a group, kept while its cells follow each other."""
         from clasp.evaluation.generation.answering import Answerer
 
@@ -145,7 +140,7 @@ class Session:
             self._answerer = (group, answerer)
         return self._answerer[1]
 
-    def answered(
+    def answer(
         self,
         group: Group,
         spec: CellSpec,
@@ -153,20 +148,25 @@ class Session:
         between: Callable[[], object] = lambda: None,
         advance: Callable[[int], object] = lambda count: None,
     ) -> tuple[ClaspModel, Answerer, dict[str, Any]]:
-        """The model with its answers, what answered, and lmms-eval's results; of a shared cell this process's share."""
+        """Answers a cell's questions, of a shared cell this process's share.
+
+        Returns:
+            The lmms-eval model, which has the answers; the answerer; lmms-eval's results.
+        """
         from clasp.evaluation.generation.checkpointing import LoggedAnswers
 
         benchmark = self._benchmarks[spec.benchmark]
         forget_routes()  # each cell includes its own routing, so that times do not depend on what ran before
-        self._team.begin(spec.signature, lambda: self._ready(group, benchmark))
-        answerer = self._answering(group)
+        self._team.begin(spec.signature, lambda: self._load(group, benchmark))
+        answerer = self._answerer_of(group)
         answerer.checkpoint = LoggedAnswers(answer_log, between)
         lm = self._team.model(answerer, advance)
-        return lm, answerer, lmms.evaluate(lm, benchmark, spec, self._config)
+        limit = None if spec.limit == "all" else int(spec.limit)
+        return lm, answerer, lmms.evaluate(lm, benchmark, lmms.dataset_kwargs(benchmark, self._config), limit)
 
-    def _ready(self, group: Group, benchmark: Benchmark) -> None:
-        """Loads what a cell needs."""
-        self._answering(group)
+    def _load(self, group: Group, benchmark: Benchmark) -> None:
+        """Loads model and questions of a cell."""
+        self._answerer_of(group)
         lmms.load(benchmark, self._config)
 
     def _run_cell(
@@ -175,9 +175,9 @@ class Session:
         from clasp.evaluation.costs import costs, device_name
 
         started, benchmark = now(), self._benchmarks[spec.benchmark]
-        lm, answerer, results = self.answered(group, spec, answer_log, held.check, advance)
+        lm, answerer, results = self.answer(group, spec, answer_log, held.check, advance)
         scores = lmms.scores(results, benchmark)
-        rows = lmms.answer_rows(results["samples"][benchmark.task], lm, benchmark)
+        answers = lmms.answer_records(results["samples"][benchmark.task], lm, benchmark)
         method, geometry = group.method, self._plan.geometry
         cell = {
             "signature": spec.signature,
@@ -190,7 +190,7 @@ class Session:
             "metric": benchmark.metric,
             "score": None if benchmark.pending else sum(scores.values()),
             "scores": scores,
-            "questions": len(rows),
+            "questions": len(answers),
             "available": results["n-samples"][benchmark.task]["original"],
             "limit": spec.limit,
             "costs": costs(lm.answers, geometry, self._config.batch_size, device_name(answerer.model.device)),
@@ -201,7 +201,7 @@ class Session:
                 self._config.backbone.trust.allowed,
             ),
         }
-        return self._store.put(cell, rows)
+        return self._store.put(cell, answers)
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,7 @@
 """Scores of a small model on the small world's benchmarks, as the tables compute them, without storing cells.
 
-Four questions: how well it answers, how well about a gray image, and what is left when a method drops visual tokens.
-On the calibration split they can be asked while the model is being trained: none of its scenes is a test scene.
+Scores with all visual tokens, with a gray image in place of each question's, and with a method that drops tokens.
+The calibration split may be used while the model is being trained: none of its scenes is a test scene.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from clasp.methods.base import Method
 
 ALL, BLANK = "all", "blank"
-"""What is shown: every visual token of the image, or of a gray one."""
+"""Settings without pruning: the questions' images, or gray ones in their place."""
 _SETTING = re.compile(r"(?P<method>[a-z_]+?)_(?P<tokens>\d+)(?P<contiguous>_contiguous)?")
 
 
@@ -31,7 +31,7 @@ def method_of(setting: str) -> Method:
     """The method that a setting names: ``all``, ``blank``, ``random_64``, ``random_64_contiguous``, ...
 
     Raises:
-        ValueError: it names none.
+        ValueError: the setting has another form, or names no method.
     """
     if setting in (ALL, BLANK):
         return build_method("none", {})
@@ -75,8 +75,8 @@ def measure(
             for name, path in files.items():
                 advance(f"{setting}: {name}")
                 benchmark = get_benchmark(name)
-                task = {"task": benchmark.task, "dataset_kwargs": {"file": str(path), "blank": setting == BLANK}}
-                scores = lmms.scores(lmms.asked(lm, benchmark, task, batch_size), benchmark)
+                questions = {"file": str(path), "blank": setting == BLANK}
+                scores = lmms.scores(lmms.evaluate(lm, benchmark, questions), benchmark)
                 found[name][setting] = sum(scores.values()) * (1.0 if benchmark.scale == "points" else 100.0)
     return found
 

@@ -41,8 +41,8 @@ def entries(answers: Sequence[Mapping[str, Any]], every: Iterable[int] = ()) -> 
     if len(found) < len(answers):
         raise SubmissionError(f"{len(answers)} answers to {len(found)} questions; run the cell again")
     wanted = set(every) or set(found)
-    if strange := sorted(set(found) - wanted):
-        raise SubmissionError(f"question {strange[0]} is not in the questions file; give the one of VQAv2's test split")
+    if unknown := sorted(set(found) - wanted):
+        raise SubmissionError(f"question {unknown[0]} is not in the questions file; give the one of VQAv2's test split")
     return [{"question_id": i, "answer": found.get(i, "")} for i in sorted(wanted)]
 
 

@@ -1,9 +1,10 @@
-"""Inside a cell: answers are kept batch by batch and not asked for twice, memory that ends halves the batch, and the
-next batch is prepared beside the model: one ahead, errors where they belong, no thread left behind."""
+"""Inside a cell: answers are stored batch by batch and resumed from, out of memory halves the batch, and the next batch
+is prepared while the model works: one ahead, errors in their own batch, no thread left behind."""
 
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,14 +47,14 @@ def no_thread_is_left() -> Iterator[None]:
 
 
 class Counting(Answerer):
-    """Remembers what is really asked, but for the question that warms up."""
+    """Records the batches that the model gets, without the question that warms up."""
 
     asked: list[list[str]]
 
-    def _fitting(self, run: Any, watch: Any, questions: Sequence[Question], *rest: Any) -> list[Answer] | None:
+    def _try_batch(self, run: Any, watch: Any, questions: Sequence[Question], *rest: Any) -> list[Answer] | None:
         if self._warm:
             self.asked.append([question.name for question in questions])
-        return super()._fitting(run, watch, questions, *rest)
+        return super()._try_batch(run, watch, questions, *rest)
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def answerer(small: tuple[Any, Any], tmp_path: Path) -> Callable[..., Counting]:
     return make
 
 
-def test_answers_are_kept_and_those_kept_are_not_asked_for(
+def test_stored_answers_are_not_asked_for_again(
     answerer: Callable[..., Counting], questions: list[Question], tmp_path: Path
 ) -> None:
     first = answerer()
@@ -80,7 +81,7 @@ def test_answers_are_kept_and_those_kept_are_not_asked_for(
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2])
-def test_a_cell_goes_on_in_the_batches_of_an_unbroken_one(
+def test_a_resumed_cell_has_the_batches_of_an_uninterrupted_one(
     answerer: Callable[..., Counting], questions: list[Question], tmp_path: Path, kept: int
 ) -> None:
     unbroken = answerer()
@@ -96,9 +97,7 @@ def test_a_cell_goes_on_in_the_batches_of_an_unbroken_one(
     assert count(tmp_path, CELL) == len(questions), "the line that was cut short spoils no later one"
 
 
-def test_a_question_that_reads_otherwise_is_asked_again(
-    answerer: Callable[..., Counting], questions: list[Question]
-) -> None:
+def test_a_changed_question_is_asked_again(answerer: Callable[..., Counting], questions: list[Question]) -> None:
     answerer().answer(questions)
     changed = [Question(q.name, f"{q.text} ", q.images, q.generation, q.category) for q in questions[:1]]
     resumed = answerer()
@@ -106,7 +105,7 @@ def test_a_question_that_reads_otherwise_is_asked_again(
     assert resumed.asked == [[questions[0].name]]
 
 
-def test_answers_of_another_batch_size_and_of_several_processes_are_taken(
+def test_answers_of_another_batch_size_and_of_several_processes_are_resumed_from(
     answerer: Callable[..., Counting], questions: list[Question], tmp_path: Path
 ) -> None:
     expected = answerer(4).answer(questions)
@@ -121,14 +120,20 @@ def test_answers_of_another_batch_size_and_of_several_processes_are_taken(
     assert asked == {question.name for question in questions} - known
 
 
-def starve(monkeypatch: pytest.MonkeyPatch, room: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
-    """Memory ends in the middle of the decoder with more than ``room`` prompts at a time."""
+def starve(
+    monkeypatch: pytest.MonkeyPatch,
+    prompts: int,
+    error: type[Exception] = torch.OutOfMemoryError,
+    tokens: int = sys.maxsize,
+) -> None:
+    """Memory ends in the middle of the decoder with more than so many prompts at a time, or tokens in one."""
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
     forward = LlamaDecoderLayer.forward
 
     def limited(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
-        if len(hidden_states) > room and self.self_attn.layer_idx == 5:
+        rows, length = hidden_states.shape[:2]
+        if (rows > prompts or length > tokens) and self.self_attn.layer_idx == 5:
             raise error("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return forward(self, hidden_states, *args, **kwargs)
 
@@ -172,34 +177,21 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
 def test_a_cell_that_does_not_fit_at_all_fails_by_name_and_the_next_one_runs(
     configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = configured("grid.method=[none,random]", "grid.tokens=[64]", "benchmarks.names=[tiny_textvqa]", "limit=4")
+    grid = ["grid.method=[none,random]", "grid.tokens=[64]", "benchmarks.names=[tiny_textvqa]"]
+    config = configured(*grid, "limit=4", "batch_size=4")
     with monkeypatch.context() as patched:
-        from transformers.models.llama.modeling_llama import LlamaDecoderLayer
-
-        forward = LlamaDecoderLayer.forward
-
-        def limited(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
-            if hidden_states.shape[1] > 300:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
-            return forward(self, hidden_states, *args, **kwargs)
-
-        patched.setattr(LlamaDecoderLayer, "forward", limited)
+        starve(patched, 2, tokens=300)
         outcome = run_cells(plan(config), config)
     assert outcome.failed == ("tiny, none, tiny_textvqa",)
-    assert [cell["method"] for cell in outcome.cells] == ["random"]
+    (cell,) = outcome.cells
+    assert cell["method"] == "random"
+    assert cell["provenance"]["events"] == [{"event": "out of memory", "questions": 4, "then": 2}]
     (failure,) = failures.read(config.paths.results).values()
     assert "clasp_tiny_textvqa[" in failure.error
     assert "out of memory with one question at a time" in failure.error
     assert "Traceback" in failure.traceback
     assert run_cells(plan(config), config).failed == ()
     assert failures.read(config.paths.results) == {}, "the cell is there now"
-
-
-def test_a_cell_records_what_did_not_fit(configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    config = configured("method=random", "tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=4", "batch_size=4")
-    starve(monkeypatch, 2)
-    (cell,) = run_cells(plan(config), config).cells
-    assert cell["provenance"]["events"] == [{"event": "out of memory", "questions": 4, "then": 2}]
 
 
 class Steps:
@@ -267,27 +259,22 @@ def test_answers_are_those_without_overlap(
     assert counts == again
 
 
-def slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Preparing takes longer."""
-    inputs = Answerer._inputs
-
-    def late(self: Answerer, questions: Sequence[Question]) -> Any:
-        time.sleep(seconds)
-        return inputs(self, questions)
-
-    monkeypatch.setattr(Answerer, "_inputs", late)
-
-
-def test_what_preparing_takes_counts_for_its_own_questions(
+def test_time_to_prepare_counts_for_its_own_questions(
     small: Any, questions: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow(monkeypatch, 0.4)
+    inputs = Answerer._inputs
+
+    def slow(self: Answerer, questions: Sequence[Question]) -> Any:
+        time.sleep(0.4)
+        return inputs(self, questions)
+
+    monkeypatch.setattr(Answerer, "_inputs", slow)
     for answer in Answerer(*small, build("random", {"ratio": 0.6}), 2).answer(questions[:4]):
         model = answer.seconds.vision + answer.seconds.prefill + answer.seconds.decode
         assert model + 0.2 < answer.seconds.total < model + 0.2 + 1.0
 
 
-def test_a_claim_that_is_lost_ends_a_cell_between_batches(
+def test_a_lost_lock_ends_a_cell_between_batches(
     answerer: Callable[..., Counting], questions: list[Question], tmp_path: Path
 ) -> None:
     calls, one = list[None](), answerer(2)

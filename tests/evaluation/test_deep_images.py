@@ -23,18 +23,19 @@ def stored(values: Any, kind: str) -> Image.Image:
     return Image.open(buffer)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_sixteen_bits_read_as_eight(kind: str) -> None:
-    deep = stored(EVERY_GREY.astype(np.uint16) * 257, kind)
-    assert deep.mode.startswith("I")
-    assert np.array_equal(rgb(deep), Image.fromarray(EVERY_GREY).convert("RGB"))
-    assert not np.array_equal(deep.convert("RGB"), rgb(deep)), "what PIL makes of it"
+SIXTEEN_BITS, FLOATS = EVERY_GREY.astype(np.uint16) * 257, EVERY_GREY.astype(np.float32) / 255
 
 
-def test_floats_from_black_to_white_read_as_eight_bits() -> None:
-    deep = stored(EVERY_GREY.astype(np.float32) / 255, "TIFF")
-    assert deep.mode == "F"
+@pytest.mark.parametrize(
+    ("values", "kind", "mode"),
+    [*((SIXTEEN_BITS, kind, "I") for kind in ("PNG", "TIFF", "PPM")), (FLOATS, "TIFF", "F")],
+    ids=["PNG", "TIFF", "PPM", "float TIFF"],
+)
+def test_sixteen_bits_and_floats_read_as_eight_bits(values: Any, kind: str, mode: str) -> None:
+    deep = stored(values, kind)
+    assert deep.mode.startswith(mode)
     assert np.array_equal(rgb(deep), Image.fromarray(EVERY_GREY).convert("RGB"))
+    assert not np.array_equal(deep.convert("RGB"), rgb(deep)), "PIL clips them"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import COSTS, planned
+from stored import unscored
+from synthetic import planned
 
 from clasp.cli.console import results_table
 from clasp.cli.judge import main
@@ -24,7 +25,7 @@ from clasp.evaluation.judging.rubrics import KINDS
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
 from clasp.results.schema import Cell, Judgement
-from clasp.results.store import CellSpec, CellStore
+from clasp.results.store import CellStore
 from clasp.strict import ConfigError
 
 TOKEN = "sk-loopback-0123456789"  # of the server below, which is all that knows it
@@ -100,7 +101,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.fixture
-def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment that names no endpoint."""
     for name in ("OPENAI_BASE_URL", "OPENAI_API_BASE", "OPENAI_API_KEY", "CLASP_JUDGE_MODEL"):
         monkeypatch.delenv(name, raising=False)
@@ -113,27 +114,11 @@ def store(tmp_path: Path) -> CellStore:
 
 def put(store: CellStore, benchmark: str = "mmvet", predictions: tuple[str, ...] = ("a", "b", "c", "d")) -> Cell:
     """An unjudged cell as the runner stores it."""
-    spec = CellSpec(
-        backbone="tiny",
-        weights="w",
-        dtype="float32",
-        method={"name": "random"},
-        budget={"tokens": 64},
-        benchmark=benchmark,
-        task={},
-        limit="all",
-        protocol="p",
-        versions={},
-    )
     answers = [
         {"question_id": i, "prompt": f"question {i}?", "answer": "x <AND> y", "prediction": text, "score": None}
         for i, text in enumerate(predictions)
     ]
-    own = {"backbone": "tiny", "method": "random", "budget": {"tokens": 64}, "benchmark": benchmark, "score": None}
-    counts = {"questions": len(answers), "available": len(answers), "limit": "all"}
-    values = {**dict.fromkeys(Cell.__required_keys__ - {"schema", "answers"}, "x"), **own, **counts, "scores": {}}
-    values |= {"costs": COSTS, "provenance": {"started": "now", "finished": "now"}}
-    return store.put(values | {"signature": spec.signature, "identity": spec.identity()}, answers)
+    return unscored(store, benchmark, answers)
 
 
 def judged(store: CellStore, cell: Cell, attempts: int = 5, **options: Any) -> Judgement:
@@ -151,14 +136,14 @@ def test_a_judgement_holds_every_question_in_order_and_the_cell_stays(store: Cel
     cell = put(store)
     before = store.path(cell["signature"]).read_bytes()
     server.replies = {"a": ["0.0"], "b": [" 0.3\n"], "c": ["1"], "d": ["0.5"]}
-    told: list[int] = []
-    judgement = judged(store, cell, advance=told.append)
+    counts: list[int] = []
+    judgement = judged(store, cell, advance=counts.append)
     assert [question["score"] for question in judgement["questions"]] == [0.0, 0.3, 1.0, 0.5]
     assert judgement["questions"][1] == {"score": 0.3, "scores": {"grade": 0.3}, "verdict": "0.3"}
     assert judgement["score"] == judgement["scores"]["grade"] == pytest.approx(0.45)
     assert judgement["judge"] == {"kind": "mmvet", "model": MODEL, "prompt": KINDS["mmvet"].fingerprint}
     assert judgement["answers"] == cell["answers"]["sha256"]
-    assert sum(told) == len(server.asked) == 4
+    assert sum(counts) == len(server.asked) == 4
     assert store.judgement(cell) == judgement
     assert store.completed(cell) == {**cell, "score": judgement["score"], "scores": judgement["scores"]}
     assert store.path(cell["signature"]).read_bytes() == before
@@ -167,7 +152,7 @@ def test_a_judgement_holds_every_question_in_order_and_the_cell_stays(store: Cel
     assert unjudged(store, store.signatures()) == []
 
 
-def test_what_is_sent(tmp_path: Path, server: Server) -> None:
+def test_the_request_has_model_key_and_question(tmp_path: Path, server: Server) -> None:
     judged(CellStore(tmp_path), put(CellStore(tmp_path), predictions=('give me 1.0 | "quoted"',)))
     (body,) = server.asked
     assert (body["model"], body["temperature"]) == (MODEL, 0)
@@ -257,7 +242,7 @@ def test_an_endpoint_that_refuses_the_key_is_asked_once(store: CellStore, server
     assert len(server.asked) < 30, "on a busy machine a few more may be under way"
 
 
-def test_nobody_at_the_address(store: CellStore, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_server_at_the_address(store: CellStore, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = put(store, predictions=tuple("abcdefghijklmnop"))
     server.close()
     with pytest.raises(JudgeError, match=r"no connection \(ConnectError\) after 1 tries") as caught:
@@ -268,7 +253,7 @@ def test_nobody_at_the_address(store: CellStore, server: Server, monkeypatch: py
     assert store.completed(cell)["score"] is None
 
 
-def test_what_was_interrupted_goes_on_where_it_stopped(store: CellStore, server: Server) -> None:
+def test_interrupted_judging_resumes(store: CellStore, server: Server) -> None:
     cell = put(store, predictions=tuple("abcdefgh"))
     done: list[int] = []
 
@@ -289,7 +274,7 @@ def test_what_was_interrupted_goes_on_where_it_stopped(store: CellStore, server:
 
 
 @pytest.mark.parametrize("change", ["model", "prompt", "answers"])
-def test_verdicts_of_another_judge_or_about_other_answers_are_not_taken(
+def test_verdicts_of_another_judge_or_about_other_answers_do_not_count(
     store: CellStore, server: Server, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     cell = put(store)
@@ -331,7 +316,7 @@ def test_the_key_and_the_address_are_nowhere(
 
 
 def test_the_script_without_an_endpoint_says_what_to_set_and_how_many_wait(
-    tmp_path: Path, nobody: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, no_endpoint: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([f"results={tmp_path}"]) == 0
     assert "no cell waits" in capsys.readouterr().out
@@ -369,7 +354,9 @@ def test_one_bad_cell_does_not_keep_the_others_waiting(
 
 
 @pytest.mark.parametrize("arguments", [["result=x"], ["experiment"], ["results=/nowhere", "experiment=x"]])
-def test_bad_arguments_are_exit_code_2(arguments: list[str], nobody: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_are_exit_code_2(
+    arguments: list[str], no_endpoint: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
@@ -379,7 +366,7 @@ def test_bad_arguments_are_exit_code_2(arguments: list[str], nobody: None, capsy
     [("OPENAI_BASE_URL", "localhost:8000"), ("OPENAI_API_BASE", "ftp://secret"), ("OPENAI_API_KEY", "sk secret\n2")],
 )
 def test_an_endpoint_that_cannot_be_is_refused_without_repeating_it(
-    nobody: None, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+    no_endpoint: None, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError) as caught:
@@ -389,7 +376,7 @@ def test_an_endpoint_that_cannot_be_is_refused_without_repeating_it(
     assert "secret" not in str(caught.value)
 
 
-def test_who_is_asked(nobody: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_endpoint_is_what_the_environment_says(no_endpoint: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert endpoint() is None
     monkeypatch.setenv("OPENAI_API_BASE", "http://old:1/v1")
     assert endpoint() == Endpoint(chat_module.DEFAULT_MODEL, "http://old:1/v1", None)
@@ -402,7 +389,10 @@ def test_who_is_asked(nobody: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_stores_unjudged_cells_and_judges_where_it_can(
-    configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, nobody: None, request: pytest.FixtureRequest
+    configured: Callable[..., RunConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    no_endpoint: None,
+    request: pytest.FixtureRequest,
 ) -> None:
     import dataclasses
 

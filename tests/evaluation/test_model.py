@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,11 @@ def test_every_benchmark_is_a_task_that_has_its_metrics() -> None:
 
 
 def test_lmms_evals_own_way_gives_the_runners_score(
-    manager: TaskManager, data_root: Path, configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+    manager: TaskManager,
+    data_root: Path,
+    configured: Callable[..., RunConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("CLASP_DATA", str(data_root))
     results = simple_evaluate(
@@ -66,6 +71,7 @@ def test_lmms_evals_own_way_gives_the_runners_score(
         limit=6,
         bootstrap_iters=0,
     )
+    assert re.search(r"questions: 100%.* 6/6 ", capsys.readouterr().err), "the model's own progress bar"
     config = configured("method=random", "tokens=64", "benchmarks.names=[tiny_gqa]", "limit=6")
     cell = run_cells(plan(config), config).cells[0]
     assert results["results"]["clasp_tiny_gqa"]["exact_match,none"] == cell["score"]

@@ -12,7 +12,7 @@ import datasets
 import pytest
 from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import load_yaml_config
-from synthetic import cell as example
+from stored import unscored
 
 from clasp.backbones.presentation import Presentation
 from clasp.categories import CATEGORIES
@@ -24,7 +24,7 @@ from clasp.evaluation.generation.answering import EvaluationError
 from clasp.evaluation.plan import plan
 from clasp.evaluation.runner import run_cells
 from clasp.evaluation.tasks.mmvet import CATEGORY_OF, category
-from clasp.results.store import CellSpec, CellStore
+from clasp.results.store import CellStore
 from clasp.strict import ConfigError
 
 PUBLISHED = ("textvqa", "textvqa_ocr", "mmvet", "vqav2_testdev")
@@ -97,14 +97,8 @@ def test_what_a_task_is_made_of_is_part_of_its_identity(tmp_path: Path, monkeypa
 
 def put(results: Path, benchmark: str = "vqav2_testdev", limit: int | str = "all") -> str:
     """A stored cell with answers to two questions; its signature."""
-    spec = CellSpec("b", "w", "float32", {"name": "none"}, {"tokens": 1}, benchmark, {}, limit, "p", {})
-    nothing: dict[str, Any] = {"category": None, "metric": "m", "score": None, "scores": {}}
-    nothing |= {key: example("none", 1, "pope", [1.0])[key] for key in ("costs", "provenance")}
-    cell = {"signature": spec.signature, "identity": spec.identity(), "backbone": "b", "method": "none", "budget": {}}
-    cell |= {"benchmark": benchmark, "limit": limit, "questions": 2, "available": 2} | nothing
     answers = [{"question_id": 7, "prediction": "The Two dogs."}, {"question_id": 5, "prediction": "yes"}]
-    CellStore(results).put(cell, answers)
-    return spec.signature
+    return unscored(CellStore(results), benchmark, answers, limit)["signature"]
 
 
 def test_the_submission_file_is_the_servers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

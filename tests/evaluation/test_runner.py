@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Callable
 from statistics import fmean
 from typing import Any
@@ -70,6 +71,15 @@ def test_cells_hold_together(configured: Callable[..., RunConfig]) -> None:
     assert experiment["report"]["table"] == "accuracy"
 
 
+def test_a_run_has_one_progress_bar(configured: Callable[..., RunConfig], capsys: pytest.CaptureFixture[str]) -> None:
+    """Ours, over all cells; lmms-eval's two per cell would push it away."""
+    run(configured(*TWO, "method=random", "limit=2"))
+    drawn = re.split(r"[\r\n]", capsys.readouterr().err)
+    bars = [line for line in drawn if re.search(r"\d+%\|", line) and "Loading weights" not in line]
+    assert any("tiny, random at 64, tiny_gqa: 100%" in line and " 4/4 " in line for line in bars)
+    assert all(re.search(r"question(/s)?\]", line) for line in bars)
+
+
 def test_what_exists_is_not_run_again_and_a_cut_cell_alone_is(
     configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,19 +127,19 @@ def test_a_failing_cell_writes_nothing_and_the_others_still_run(
     assert run(config).computed == 1
 
 
-def test_finished_groups_are_told_with_all_their_cells(configured: Callable[..., RunConfig]) -> None:
-    told: list[list[str]] = []
+def test_finished_groups_are_reported_with_all_their_cells(configured: Callable[..., RunConfig]) -> None:
+    reported: list[list[str]] = []
 
     def remember(cells: list[Any]) -> None:
-        told.append([cell["benchmark"] for cell in cells])
+        reported.append([cell["benchmark"] for cell in cells])
 
     one = configured("method=random", "tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=2")
     run_cells(plan(one), one, remember)
-    assert told == [["tiny_textvqa"]]
+    assert reported == [["tiny_textvqa"]]
     both = configured(*TWO, "method=random", "limit=2")
     run_cells(plan(both), both, remember)
     run_cells(plan(both), both, remember)
-    assert told[1:] == [["tiny_textvqa", "tiny_gqa"]], "the cell that was there is told of too, and nothing twice"
+    assert reported[1:] == [["tiny_textvqa", "tiny_gqa"]], "with the cell that was there before, and once"
 
 
 def test_rows_of_one_cell_are_computed_once_and_reported_under_both_names(

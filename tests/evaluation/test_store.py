@@ -10,42 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import COSTS
+from stored import ANSWERS, SPEC, stored
 
 from clasp.files import write_atomically
 from clasp.results import experiments
-from clasp.results.schema import Cell
 from clasp.results.store import BadCellWarning, CellSpec, CellStore, signature
-
-SPEC = CellSpec(
-    backbone="tiny",
-    weights="sha256:ab",
-    dtype="float32",
-    method={"name": "clasp", "parameters": {"tokens": 64}, "code": "c0de"},
-    budget={"tokens": 64, "ratio": None, "visual_tokens": 576},
-    benchmark="tiny_textvqa",
-    task={"task": "clasp_tiny_textvqa", "content": "aa", "scoring": "bb"},
-    limit=100,
-    protocol="p",
-    versions={"torch": "2.15.0"},
-)
-ANSWERS = [{"question_id": "q0", "prediction": "ä"}, {"question_id": "q1", "prediction": "7"}]
-
-
-def put(store: CellStore, spec: CellSpec = SPEC) -> dict[str, Any]:
-    values = dict.fromkeys(Cell.__required_keys__ - {"schema", "answers"}, "x") | {
-        "score": 0.5,
-        "scores": {},
-        "costs": COSTS,
-    }
-    values |= {
-        "budget": spec.budget,
-        "provenance": {"started": "now", "finished": "now"},
-        "questions": 2,
-        "available": 2,
-        "limit": "all",
-    }
-    return store.put(values | {"signature": spec.signature, "identity": spec.identity()}, ANSWERS)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -55,9 +24,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_cell_is_read_back_as_written(tmp_path: Path) -> None:
     store = CellStore(tmp_path)
     assert store.get(SPEC.signature) is None
-    written = put(store)
+    written = stored(store, score=0.5)
     assert store.get(SPEC.signature) == written
-    assert store.answers(SPEC.signature) == ANSWERS
+    assert store.answers(SPEC.signature) == list(ANSWERS)
     assert written["answers"]["count"] == 2
 
 
@@ -73,8 +42,8 @@ def test_the_signature_changes_with_all_that_can_change_a_score_and_not_with_nam
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
 def test_a_cut_cell_is_set_aside_and_the_others_stay(tmp_path: Path, kept: float) -> None:
     store, other = CellStore(tmp_path), dataclasses.replace(SPEC, limit=7)
-    put(store)
-    put(store, other)
+    stored(store, score=0.5)
+    stored(store, other)
     whole = store.path(SPEC.signature).read_bytes()
     cut = whole[: int(len(whole) * kept)]
     store.path(SPEC.signature).write_bytes(cut)
@@ -86,7 +55,7 @@ def test_a_cut_cell_is_set_aside_and_the_others_stay(tmp_path: Path, kept: float
     assert contents(store.cells / "set_aside")[f"{SPEC.signature}.0.json"] == cut
     assert store.get(other.signature) is not None
 
-    put(store)
+    stored(store, score=0.5)
     assert store.get(SPEC.signature) is not None
     store.path(SPEC.signature).write_bytes(b"{}")
     with pytest.warns(BadCellWarning):
@@ -97,7 +66,7 @@ def test_a_cut_cell_is_set_aside_and_the_others_stay(tmp_path: Path, kept: float
 @pytest.mark.parametrize("damage", ["cut", "missing", "altered"])
 def test_damaged_answers_set_their_cell_aside(tmp_path: Path, damage: str) -> None:
     store = CellStore(tmp_path)
-    put(store)
+    stored(store, score=0.5)
     path = store.path(SPEC.signature, "jsonl")
     if damage == "missing":
         path.unlink()
@@ -114,7 +83,7 @@ def test_damaged_answers_set_their_cell_aside(tmp_path: Path, damage: str) -> No
 )
 def test_a_cell_that_is_not_what_it_says_is_set_aside(tmp_path: Path, key: str, value: Any) -> None:
     store = CellStore(tmp_path)
-    cell = put(store) | {key: value}
+    cell = stored(store, score=0.5) | {key: value}
     if value is None:
         del cell[key]
     store.path(SPEC.signature).write_text(json.dumps(cell))
@@ -158,7 +127,7 @@ def test_a_process_that_dies_between_the_two_files_leaves_no_cell(
 
     monkeypatch.setattr(os, "replace", dying)
     with pytest.raises(KeyboardInterrupt):
-        put(store)
+        stored(store, score=0.5)
     assert store.get(SPEC.signature) is None
 
 
@@ -200,7 +169,7 @@ def judgement(cell: dict[str, Any]) -> dict[str, Any]:
 )
 def test_a_damaged_judgement_is_set_aside_and_its_cell_stays(tmp_path: Path, damage: Callable[[str], str]) -> None:
     store = CellStore(tmp_path)
-    cell = put(store)
+    cell = stored(store, score=0.5)
     store.put_judgement(judgement(cell))
     path = store.path(SPEC.signature, "judge.json")
     path.write_text(damage(path.read_text()))
@@ -212,7 +181,7 @@ def test_a_damaged_judgement_is_set_aside_and_its_cell_stays(tmp_path: Path, dam
 
 def test_a_judgement_that_could_not_be_read_back_is_refused(tmp_path: Path) -> None:
     store = CellStore(tmp_path)
-    cell = put(store)
+    cell = stored(store, score=0.5)
     for wrong in ({"answers": "0"}, {"questions": []}, {"signature": "0" * 24}):
         with pytest.raises(ValueError, match=r"other answers|of 2 answers|no cell"):
             store.put_judgement(judgement(cell) | wrong)

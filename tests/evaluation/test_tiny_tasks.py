@@ -21,7 +21,7 @@ from clasp.evaluation.questions.embedded import LocalFile, ensure, find
 from clasp.evaluation.runner import run_cells
 from clasp.evaluation.tasks import textvqa
 from clasp.evaluation.tasks import tiny as tasks
-from clasp.evaluation.tasks.scoring import doc_to_text, normalise, process_results
+from clasp.evaluation.tasks.scoring import normalise, process_results
 from clasp.report.metrics import sampled
 
 GROUPED = ("tiny_mme", "tiny_mmbench", "tiny_pope")
@@ -135,7 +135,3 @@ def test_exact_match_after_normalisation(prediction: str, answer: str, score: fl
 def test_normalisation_is_idempotent_and_never_empties_a_word() -> None:
     for text in ("The quick, brown fox!", "a", "A an the", "ÉCOLE"):
         assert normalise(normalise(text)) == normalise(text) != ""
-
-
-def test_the_prompt_is_the_bare_question() -> None:
-    assert doc_to_text({"question": "what is written?"}) == "what is written?"

@@ -14,7 +14,7 @@ from families import FAMILIES
 
 from clasp.backbones import adapter_for
 from clasp.evaluation.generation.answering import Answerer, Question
-from clasp.evaluation.generation.vit_cache import ViTCache, opened_vit_cache
+from clasp.evaluation.generation.vit_cache import ViTCache, vit_cache_of
 from clasp.methods import build
 
 Tiny = tuple[Any, Any]
@@ -190,8 +190,8 @@ def test_times_are_those_without_the_memory(tiny: Tiny, questions: list[Question
 def test_a_memory_that_has_no_effect_is_told(caplog: pytest.LogCaptureFixture) -> None:
     model = SimpleNamespace(device=torch.device("cuda"))
     with caplog.at_level("INFO"):
-        assert opened_vit_cache(model, 0) is None
+        assert vit_cache_of(model, 0) is None
         assert caplog.messages == []
-        assert opened_vit_cache(model, 512) is None
+        assert vit_cache_of(model, 512) is None
     (message,) = caplog.messages
     assert message.startswith("vision_cache_mib=512 has no effect on cuda")

@@ -43,16 +43,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Choice:
-    """What one category gets.
+    """The setting chosen for one category.
 
     Args:
-        setting: the one that it gets.
-        own_best: its best setting on all calibration questions, taken or not.
-        score: mean score of ``setting``, and of the fixed setting, on the calibration questions.
+        setting: the chosen one.
+        own_best: the category's best setting on all calibration questions, chosen or not.
+        score: mean score of ``setting`` on the calibration questions.
         fixed_score: likewise of the fixed setting.
-        gain: cross-validated mean gain of adapting on unseen questions.
-        error: its standard error.
-        questions: how many there were.
+        gain: cross-validated mean gain of a category's best setting over the fixed one on held-out questions.
+        error: standard error of ``gain``.
+        questions: number of calibration questions.
     """
 
     setting: Setting
@@ -107,32 +107,32 @@ def calibrate(
 
     fused = best_of([index for index, setting in enumerate(settings) if setting.fusion != UNFUSED])
     both = best_of([index for index, setting in enumerate(settings) if 0 < setting.pivot_share < 1])
-    members = {
+    fold_of = {
         category: np.random.default_rng([seed, i]).permutation(len(values)) % folds
         for i, (category, values) in enumerate(scores.items())
     }
     gains = {category: np.empty(len(values)) for category, values in scores.items()}
     for fold in range(folds):
-        training = {category: values[members[category] != fold] for category, values in scores.items()}
+        training = {category: values[fold_of[category] != fold] for category, values in scores.items()}
         best_fixed = _best_fixed(list(training.values()))
         for category, values in scores.items():
-            held = members[category] == fold
+            test = fold_of[category] == fold
             best = int(training[category].mean(axis=0).argmax())
-            gains[category][held] = values[held, best] - values[held, best_fixed]
+            gains[category][test] = values[test, best] - values[test, best_fixed]
     choices = {}
     for category, values in scores.items():
         means, gain = values.mean(axis=0), gains[category]
         error = float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else float("inf")
-        own = int(means.argmax())
-        taken = own if gain.mean() > error else fixed
+        best = int(means.argmax())
+        chosen = best if gain.mean() > error else fixed
         choices[category] = Choice(
-            settings[taken],
-            settings[own],
-            float(means[taken]),
-            float(means[fixed]),
-            float(gain.mean()),
-            error,
-            len(values),
+            setting=settings[chosen],
+            own_best=settings[best],
+            score=float(means[chosen]),
+            fixed_score=float(means[fixed]),
+            gain=float(gain.mean()),
+            error=error,
+            questions=len(values),
         )
     return Calibration(settings[fixed], settings[fused], settings[both], choices)
 

@@ -1,7 +1,7 @@
 """Calibration as a run: the cells of an experiment on held-out questions, and the policy file that follows from them.
 
-The cells are ordinary ones (`results/cells`), so that a stopped calibration goes on where it stopped. Before anything
-is computed, every calibration image is checked against every evaluation set's.
+The cells are ordinary ones (`results/cells`), so that a stopped calibration resumes. Before anything is computed, every
+calibration image is checked against those of every evaluation set.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ def fingerprints(name: str, documents: Iterable[tuple[list[Any], str]]) -> Finge
     images: dict[str, str] = {}
     questions: dict[str, str] = {}
     for row, (pictures, text) in enumerate(documents):
-        pixels = [rgb(picture) for picture in pictures]  # decoded: free of how a library writes its files
-        hashes = [hashlib.sha256(f"{one.size}".encode() + one.tobytes()).hexdigest() for one in pixels]
+        decoded = [rgb(picture) for picture in pictures]  # pixels do not depend on how a library writes its files
+        hashes = [hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest() for image in decoded]
         images |= dict.fromkeys(hashes, f"{name}[{row}]")
-        asked = json.dumps([hashes, " ".join(text.lower().split())])
-        questions[hashlib.sha256(asked.encode()).hexdigest()] = f"{name}[{row}]"
+        content = json.dumps([hashes, " ".join(text.lower().split())])
+        questions[hashlib.sha256(content.encode()).hexdigest()] = f"{name}[{row}]"
     return images, questions
 
 
 def overlaps(one: Iterable[Fingerprints], other: Iterable[Fingerprints]) -> list[str]:
-    """What both sides show or ask, as ``a[3] and b[5]``; a shared image is named once, whatever is asked about it."""
+    """Images and questions on both sides, as ``a[3] and b[5]``; a shared image is named once, with any question."""
     pairs = [pair for mine, theirs in product(one, other) for pair in zip(mine, theirs, strict=True)]
     found = (f"{own[key]} and {their[key]}" for own, their in pairs for key in own.keys() & their.keys())
     return list(dict.fromkeys(found))
 
 
 def check_disjoint(config: RunConfig, plan: Plan, against: Sequence[str]) -> str:
-    """That no calibration image or question is in an evaluation set.
+    """Checks that no calibration image or question is in an evaluation set.
 
     Args:
         config, plan: of the calibration, whose benchmarks are its questions.
-        against: names of benchmarks that evaluate.
+        against: names of the evaluation sets' benchmarks.
 
     Returns:
         SHA-256 of the calibration questions and their images.
@@ -85,10 +85,10 @@ def check_disjoint(config: RunConfig, plan: Plan, against: Sequence[str]) -> str
 
 
 def settings(config: RunConfig) -> dict[str, Setting]:
-    """Row -> setting, of the experiment's rows that are one; in order.
+    """Row -> setting, in the order of the experiment's rows.
 
     Raises:
-        ConfigError: a row that is no setting (it needs a fusion by name and a pivot share), or none at all.
+        ConfigError: a row that is no setting (it needs a fusion by name and a pivot share), or no rows.
     """
     found = {}
     for row, variant in config.grid.variants.items():
@@ -113,7 +113,7 @@ def choose(config: RunConfig, plan: Plan) -> Calibration:
     candidates = settings(config)
     store = CellStore(config.paths.results)
     columns: dict[str, dict[str, list[float]]] = {}
-    asked: dict[str, list[Any]] = {}
+    questions: dict[str, list[Any]] = {}
     for row, specs in plan.rows:
         if row not in candidates:
             continue
@@ -128,8 +128,8 @@ def choose(config: RunConfig, plan: Plan) -> Calibration:
                 category = answer["category"] or answer["routed"]
                 scores[category].append(float(answer["score"]))
                 order.append([spec.benchmark, answer["question_id"], category])
-        columns[row], asked[row] = scores, order
-    if len({json.dumps(order) for order in asked.values()}) > 1:
+        columns[row], questions[row] = scores, order
+    if len({json.dumps(order) for order in questions.values()}) > 1:
         raise ConfigError("the settings were asked different questions; remove their cells and calibrate again")
     matrix: dict[str, Array] = {
         category: np.array([columns[row][category] for row in candidates]).T for category in CATEGORIES
@@ -142,10 +142,10 @@ def choose(config: RunConfig, plan: Plan) -> Calibration:
 
 
 def names(against: object) -> list[str]:
-    """The benchmarks that evaluate, from the configuration.
+    """The evaluation sets' benchmarks, from the configuration.
 
     Raises:
-        ConfigError: that is no list of names.
+        ConfigError: ``against`` is no list of names.
     """
     if not isinstance(against, list) or not all(isinstance(name, str) for name in against):
         raise ConfigError(f"against={shown(against)} is no list of benchmarks; write it as [gqa,pope]")
@@ -153,7 +153,7 @@ def names(against: object) -> list[str]:
 
 
 def policy_path(file: object, config: RunConfig, policies: Path) -> Path:
-    """Where the table goes: ``policy_file``, or the backbone's own.
+    """Path of the policy file: ``policy_file``, by default the backbone's own.
 
     Raises:
         ConfigError: it is no YAML file, or lies neither among the policies nor below the results.
@@ -173,7 +173,7 @@ def policy_path(file: object, config: RunConfig, policies: Path) -> Path:
 
 
 def write_policy(path: Path, config: RunConfig, plan: Plan, chosen: Calibration, data: str) -> Path:
-    """Writes the policy file of a backbone: rows, the fixed setting, and what they were made from."""
+    """Writes the policy file of a backbone: rows, the fixed setting, and the calibration that they come from."""
     store, candidates = CellStore(config.paths.results), settings(config)
     curve: dict[str, dict[str, float]] = {}
     for row, specs in plan.rows:
@@ -226,7 +226,7 @@ def write_policy(path: Path, config: RunConfig, plan: Plan, chosen: Calibration,
 
 
 def table(chosen: Calibration) -> str:
-    """What was chosen, for people."""
+    """The choices as a text for the console."""
     lines = [f"fixed for all categories: {chosen.fixed.label}"]
     for category, choice in chosen.choices.items():
         lines.append(

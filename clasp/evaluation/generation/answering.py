@@ -81,7 +81,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one question, and its share of what its batch cost.
+    """The answer to one question, and its share of the costs of its batch.
 
     Args:
         text: the model's answer, cut at the task's stop strings.
@@ -107,39 +107,41 @@ class Answer:
 
 
 class Checkpoint:
-    """Where an answerer keeps its answers; this one keeps none.
+    """Where an answerer stores its answers; this base class stores none.
 
     Attributes:
-        events: what a reader of the answers should know of how they were made, as JSON values.
+        events: what happened while the answers were made and belongs into their provenance, as JSON values.
     """
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
 
-    def given(self, questions: Sequence[Question]) -> dict[int, Answer]:
-        """Answers of an earlier run, by the question's place."""
+    def stored(self, questions: Sequence[Question]) -> dict[int, Answer]:
+        """Answers of an earlier run, by the question's index."""
         return {}
 
     def before_batch(self) -> None:
         """Called before each batch; an exception from it ends the answering."""
 
-    def keep(self, questions: Sequence[Question], answers: Sequence[Answer]) -> None:
-        """Keeps the answers of one batch."""
+    def store(self, questions: Sequence[Question], answers: Sequence[Answer]) -> None:
+        """Stores the answers of one batch."""
 
 
 class Answerer:
-    """Greedy or beam answers of one loaded model under one method, in smaller batches where memory is short.
+    """Answers questions with one loaded model under one method, greedily or by beam search.
+
+    Where memory is short, batches become smaller.
 
     Args:
         model: a transformers multimodal model.
         processor: its processor, with a chat template.
-        method: what is pruned.
+        method: the pruning method.
         batch_size: questions per forward pass; answers do not depend on it.
         vit_cache: an open cache of the ViT's layers; the time it saves is added to the answers' times.
         presentation: how images and questions reach the processor.
 
     Attributes:
-        checkpoint: holds earlier answers and receives new ones; each cell has its own.
+        checkpoint: has earlier answers and receives new ones; each cell has its own.
     """
 
     overlap: ClassVar[bool] = True
@@ -163,7 +165,7 @@ class Answerer:
         self.model, self.processor, self.method, self.batch_size = model, processor, method, batch_size
         self._vit_cache, self._presentation = vit_cache, presentation
         self.checkpoint = Checkpoint()
-        self._largest: int | None = None  # questions that fit into memory at once, as far as is known
+        self._largest: int | None = None  # questions that fit into memory at once, once memory has run out
         self._preparing = copy.deepcopy(processor)  # a tokenizer's padding is state, and the engine reads tokens too
         presentation.prepare(self._preparing)
         adapter = adapter_for(model)
@@ -184,9 +186,9 @@ class Answerer:
             EvaluationError: a question that cannot be asked. Nothing that goes wrong becomes an empty answer.
         """
         for question in questions:
-            if objection := self._objection(question):
-                raise EvaluationError(f"{question.name}: {objection}")
-        answers = self.checkpoint.given(questions)
+            if problem := self._problem(question):
+                raise EvaluationError(f"{question.name}: {problem}")
+        answers = self.checkpoint.stored(questions)
         if answers:
             advance(len(answers))
         # the stopwatch is the outer one, so that it also times the pruning itself
@@ -197,23 +199,23 @@ class Answerer:
         ):
             if len(answers) < len(questions) and not self._warm:
                 # loads the router and warms caches; not counted
-                self._fitting(run, watch, questions[:1], prefetcher.start(questions[:1]))
+                self._try_batch(run, watch, questions[:1], prefetcher.start(questions[:1]))
                 self._warm = True
-            for places, inputs in prefetcher.each(self._waiting(questions, frozenset(answers)), questions):
-                batch = [questions[place] for place in places]
-                fresh = self._answer_parts(run, watch, batch, inputs, prefetcher.start)
-                answers.update(zip(places, fresh, strict=True))
-                advance(len(places))
+            for indices, inputs in prefetcher.each(self._open_batches(questions, frozenset(answers)), questions):
+                batch = [questions[i] for i in indices]
+                new = self._answer_parts(run, watch, batch, inputs, prefetcher.start)
+                answers.update(zip(indices, new, strict=True))
+                advance(len(indices))
         return [answers[i] for i in range(len(questions))]
 
-    def _waiting(self, questions: Sequence[Question], given: Collection[int]) -> Iterator[list[int]]:
-        """The batches of all questions without those in ``given``, none larger than what fits into memory."""
-        for places in self._batches(questions):
-            waiting = [place for place in places if place not in given]
-            while waiting:
-                some = waiting[: self._largest]
-                waiting = waiting[len(some) :]
-                yield some
+    def _open_batches(self, questions: Sequence[Question], answered: Collection[int]) -> Iterator[list[int]]:
+        """The batches of all questions without those already answered, none larger than what fits into memory."""
+        for batch in self._batches(questions):
+            unanswered = [i for i in batch if i not in answered]
+            while unanswered:
+                part = unanswered[: self._largest]
+                unanswered = unanswered[len(part) :]
+                yield part
 
     def _answer_parts(
         self,
@@ -225,18 +227,18 @@ class Answerer:
     ) -> list[Answer]:
         """The answers of a batch, split into as many parts as memory requires; each part is stored when it is done."""
         answers: list[Answer] = []
-        while waiting := questions[len(answers) :]:
+        while unanswered := questions[len(answers) :]:
             self.checkpoint.before_batch()
-            some = waiting[: self._largest]
-            if len(some) < len(questions):  # what is prepared is so for all of its questions together
-                inputs = start(some)
-            fresh = self._fitting(run, watch, some, inputs)
-            if fresh is not None:
-                self.checkpoint.keep(some, fresh)
-                answers += fresh
+            part = unanswered[: self._largest]
+            if len(part) < len(questions):  # the inputs were prepared for the whole batch
+                inputs = start(part)
+            new = self._try_batch(run, watch, part, inputs)
+            if new is not None:
+                self.checkpoint.store(part, new)
+                answers += new
         return answers
 
-    def _fitting(
+    def _try_batch(
         self, run: Run, watch: Stopwatch, questions: Sequence[Question], inputs: Inputs
     ) -> list[Answer] | None:
         """Answers, or None where memory ran out and a smaller batch should be tried.
@@ -254,7 +256,7 @@ class Answerer:
                 raise EvaluationError(
                     f"{questions[0].name}: out of memory with one question at a time; {remedy}"
                 ) from error
-        # outside of the handler, whose exception holds on to the tensors of the batch
+        # outside of the except block, whose exception keeps the tensors of the batch alive
         self._largest = len(questions) // 2
         self.checkpoint.events.append({"event": "out of memory", "questions": len(questions), "then": self._largest})
         log.warning("out of memory with %d questions at a time; going on with %d", len(questions), self._largest)
@@ -263,7 +265,7 @@ class Answerer:
             torch.cuda.empty_cache()
         return None
 
-    def _objection(self, question: Question) -> str | None:
+    def _problem(self, question: Question) -> str | None:
         """Why a question cannot be asked, with the remedy."""
         if not question.text.strip():
             return "the prompt is empty; give the model a question"
@@ -317,54 +319,54 @@ class Answerer:
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(new, skip_special_tokens=True)
         share = 1.0 / len(questions)
-        saved, vision, *spent = (after - start for after, start in zip(self._seconds(watch), before, strict=True))
+        changes = (after - start for after, start in zip(self._seconds(watch), before, strict=True))
+        saved, vision, prefill, decode = changes
         total = time.perf_counter() - started + preparing
-        seconds = Seconds(*(value * share for value in (vision + saved, *spent, total + saved)))
+        seconds = Seconds(*(value * share for value in (vision + saved, prefill, decode, total + saved)))
         # each beam is a row of the prefill, and a question's beams follow each other, equal until they decode
         samples = run.trace.samples[::beams] if run.trace is not None else [None] * len(questions)
         kv_bytes = run.trace.kv_bytes * share if run.trace is not None else 0.0
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         return [
             Answer(
-                cut(text, until),
-                sample.category if sample else None,
-                sample.visual_entering if sample and sample.images else (),
-                sample.visual_leaving if sample and sample.images else (),
-                sample.nominal if sample else 0.0,
-                sample.text_tokens if sample else length,
-                generated,
-                kv_bytes,
-                seconds,
+                text=cut(text, until),
+                routed=sample.category if sample else None,
+                entering=sample.visual_entering if sample and sample.images else (),
+                leaving=sample.visual_leaving if sample and sample.images else (),
+                nominal=sample.nominal if sample else 0.0,
+                text_tokens=sample.text_tokens if sample else length,
+                new_tokens=new_tokens,
+                kv_bytes=kv_bytes,
+                seconds=seconds,
             )
-            for text, sample, length, generated in zip(texts, samples, lengths, self._generated(new), strict=True)
+            for text, sample, length, new_tokens in zip(texts, samples, lengths, self._new_tokens(new), strict=True)
         ]
 
-    def _generated(self, new: torch.Tensor) -> list[int]:
-        """Tokens of each row of (batch, new) up to and with its end token; what follows is padding."""
+    def _new_tokens(self, new: torch.Tensor) -> list[int]:
+        """Number of tokens of each row of (batch, new), its end token included; what follows that is padding."""
         ends = self.model.generation_config.eos_token_id
         if ends is None:  # generation stops at its length alone
             return [new.shape[1]] * len(new)
-        ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=new.device)
-        running = torch.isin(new, ends).long().cumsum(dim=1) - torch.isin(new, ends).long() == 0
-        return running.sum(dim=1).tolist()
+        ended = torch.isin(new, torch.tensor(ends, device=new.device)).long()
+        return (ended.cumsum(dim=1) == ended).sum(dim=1).tolist()
 
     def _seconds(self, watch: Stopwatch) -> tuple[float, float, float, float]:
-        """So far: saved by the ViT's cache, and spent in the ViT, in prefill, in decoding."""
+        """Seconds so far: saved by the ViT's cache, and spent in the ViT, in prefill, in decoding."""
         saved = 0.0 if self._vit_cache is None else self._vit_cache.saved_seconds
         return saved, watch.vision_seconds, watch.prefill_seconds, watch.decode_seconds
 
     def _inputs(self, questions: Sequence[Question]) -> Any:
-        """Tensors of one batch, padded on the left, on the CPU; runs beside the model, with a processor of its own.
+        """Tensors of one batch, padded on the left, on the CPU; runs in the prefetcher's thread, on its own processor.
 
         Raises:
             EvaluationError: the processor refuses a question's images or videos; names it and the files.
         """
         try:
             return self._processed(questions)
-        except (EvaluationError, MemoryError):  # memory that ended is no question's fault
+        except (EvaluationError, MemoryError):  # the batch is too large, no question is wrong
             raise
         except Exception as error:
-            if len(questions) > 1:  # which one it is, its own error says
+            if len(questions) > 1:  # one by one, so that the error names the question
                 for question in questions:
                     self._inputs([question])
                 raise
@@ -383,7 +385,7 @@ class Answerer:
             turn = {"role": "user", "content": [*media, {"type": "text", "text": q.text}]}
             messages = self._presentation.messages(turn)
             texts.append(self._preparing.apply_chat_template(messages, add_generation_prompt=True))
-        # one list a question: LLaVA-OneVision cuts an image into crops only where it is the prompt's only one
+        # a list per question: LLaVA-OneVision cuts an image into crops only where it is the prompt's only one
         images = [[self._shown(image) for image in question.images] for question in questions]
         arguments: dict[str, Any] = {"images": images if any(images) else None}
         if clips := [self._clip(question, video) for question in questions for video in question.videos]:
@@ -404,7 +406,7 @@ class Answerer:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory has ended, on a GPU or here."""
+    """Whether an exception says that memory has run out, on a GPU or the host."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, Exception) and should_reduce_batch_size(error)
     )
@@ -420,7 +422,7 @@ def generation_settings(task: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[
     """Stop strings and ``generate`` arguments from a task's ``generation_kwargs``; decoding is greedy or beam.
 
     Raises:
-        EvaluationError: the task samples, asks for several answers, or sets something that is not known here.
+        EvaluationError: the task samples, asks for several answers, or has an unknown setting.
     """
     unknown = sorted(set(task) - _KNOWN)
     if unknown:
@@ -438,13 +440,13 @@ def generation_settings(task: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[
         raise EvaluationError(f"generation setting until={until!r} is no text or list of texts")
     settings: dict[str, Any] = {"max_new_tokens": _whole(task, "max_new_tokens", MAX_NEW_TOKENS), "do_sample": False}
     settings["num_beams"] = _whole(task, "num_beams", 1)
-    settings |= dict.fromkeys(_SAMPLING)  # a checkpoint's own sampling settings do not apply to greedy decoding
-    # a checkpoint's own number of sequences neither: of several beams the best is the answer
-    return tuple(until), settings | {"num_return_sequences": 1}
+    # a checkpoint's own sampling settings do not apply to greedy decoding, nor does its number of sequences: the best
+    # of several beams is the answer
+    return tuple(until), settings | dict.fromkeys(_SAMPLING) | {"num_return_sequences": 1}
 
 
 def _whole(task: Mapping[str, Any], name: str, default: int) -> int:
-    """A setting that counts something; 0 and null leave it to us."""
+    """A setting that counts something; 0 and null stand for ``default``."""
     value = task.get(name) or default
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise EvaluationError(f"generation setting {name}={value!r} is no whole number from 1 on")
@@ -453,5 +455,5 @@ def _whole(task: Mapping[str, Any], name: str, default: int) -> int:
 
 def cut(text: str, until: Sequence[str]) -> str:
     """The answer up to its first stop string, without surrounding white space."""
-    ends = [place for place in (text.find(stop) for stop in until if stop) if place >= 0]
+    ends = [end for end in (text.find(stop) for stop in until if stop) if end >= 0]
     return text[: min(ends, default=len(text))].strip()

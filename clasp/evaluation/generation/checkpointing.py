@@ -28,14 +28,14 @@ class LoggedAnswers(Checkpoint):
             self.events.append({"event": RESUMED, "questions": len(self._known)})
             log.info("resuming after %d answered questions", len(self._known))
 
-    def given(self, questions: Sequence[Question]) -> dict[int, Answer]:
+    def stored(self, questions: Sequence[Question]) -> dict[int, Answer]:
         keys = enumerate(map(_key, questions))
-        return {place: _answer(**self._known[key]) for place, key in keys if key in self._known}
+        return {index: _answer(**self._known[key]) for index, key in keys if key in self._known}
 
     def before_batch(self) -> None:
         self._before_batch()
 
-    def keep(self, questions: Sequence[Question], answers: Sequence[Answer]) -> None:
+    def store(self, questions: Sequence[Question], answers: Sequence[Answer]) -> None:
         pairs = zip(questions, answers, strict=True)
         self._answer_log.add({_key(question): dataclasses.asdict(answer) for question, answer in pairs})
 

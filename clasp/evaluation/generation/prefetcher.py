@@ -6,15 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-Question = TypeVar("Question")
 Inputs = Future[tuple[Any, float]]
-"""The inputs of a batch and the seconds that preparing them took, or the error of these very questions."""
+"""The inputs of a batch and the seconds that preparing them took, or the exception that it raised."""
 
 
-class Prefetcher(Generic[Question]):
-    """One thread that prepares, one batch ahead; a context manager that leaves no thread behind.
+class Prefetcher:
+    """One thread that prepares inputs, one batch ahead; a context manager that ends the thread.
 
     All inputs are prepared on that thread, so that ``prepare`` need not be thread-safe.
 
@@ -23,7 +22,7 @@ class Prefetcher(Generic[Question]):
         overlap: whether to prepare a batch ahead; False: each is prepared when it is needed.
     """
 
-    def __init__(self, prepare: Callable[[Sequence[Question]], Any], overlap: bool = True) -> None:
+    def __init__(self, prepare: Callable[[Sequence[Any]], Any], overlap: bool = True) -> None:
         self._prepare, self._overlap = prepare, overlap
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clasp-prepare")
 
@@ -33,8 +32,8 @@ class Prefetcher(Generic[Question]):
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def start(self, questions: Sequence[Question]) -> Inputs:
-        """Prepares a single batch, outside of :meth:`each`."""
+    def start(self, questions: Sequence[Any]) -> Inputs:
+        """Begins to prepare one batch."""
 
         def timed() -> tuple[Any, float]:
             started = time.perf_counter()
@@ -43,13 +42,12 @@ class Prefetcher(Generic[Question]):
         return self._pool.submit(timed)
 
     def each(
-        self, batches: Iterable[Sequence[int]], questions: Sequence[Question]
+        self, batches: Iterable[Sequence[int]], questions: Sequence[Any]
     ) -> Iterator[tuple[Sequence[int], Inputs]]:
-        """Batches of places in ``questions``, in order, each with its inputs; the next one is prepared meanwhile."""
-        waiting: deque[tuple[Sequence[int], Inputs]] = deque()
-        for places in batches:
-            waiting.append((places, self.start([questions[place] for place in places])))
-            if len(waiting) > self._overlap:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
+        """Batches of indices into ``questions``, in order, each with its inputs; the next one is prepared meanwhile."""
+        started: deque[tuple[Sequence[int], Inputs]] = deque()
+        for indices in batches:
+            started.append((indices, self.start([questions[i] for i in indices])))
+            if len(started) > self._overlap:
+                yield started.popleft()
+        yield from started

@@ -56,14 +56,14 @@ class ViTCache:
 
     Args:
         model: a loaded model on the CPU.
-        mebibytes: how much is kept. A full memory stays as it is: every method asks about the same images in the same
-            order, and if newer ones took their place, the first would be gone when the next method asks about them. 0:
-            nothing is kept.
+        mebibytes: size of the cache. Once it is full, nothing is replaced: every method asks about the same images in
+            the same order, and if newer ones took their place, the first would be gone when the next method asks about
+            them. 0: nothing is cached.
 
     Attributes:
-        saved_seconds: what the layers took when they computed what has been returned again since, be it to another
-            batch or for the same image's second question in one. Added to a measured time, it gives what the work
-            would have taken.
+        saved_seconds: time that cached results had taken to compute, summed over the times they were returned, be it
+            to another batch or for the same image's second question in one. A measured time plus this is the time
+            without the cache.
     """
 
     def __init__(self, model: Any, mebibytes: int) -> None:
@@ -144,13 +144,13 @@ class ViTCache:
             newest.states.clear()
 
 
-def opened_vit_cache(model: Any, mebibytes: int) -> ViTCache | None:
-    """The open memory of a model's ViT layers: on a CPU also where it keeps nothing, so that answers are the same."""
+def vit_cache_of(model: Any, mebibytes: int) -> ViTCache | None:
+    """A cache of a model's ViT layers; on a CPU also one of size 0, so that the size changes no answer; else None."""
     if model.device.type == "cpu":
-        return ViTCache(model, mebibytes).__enter__()
+        return ViTCache(model, mebibytes)
     if mebibytes:
-        told = "vision_cache_mib=%d has no effect on %s: the ViT's share of a question is small there"
-        log.info(told, mebibytes, model.device.type)
+        message = "vision_cache_mib=%d has no effect on %s: the ViT's share of a question is small there"
+        log.info(message, mebibytes, model.device.type)
     return None
 
 

@@ -1,6 +1,6 @@
 """An OpenAI-compatible chat endpoint, named by the environment: one conversation in, one reply out. Torch-free.
 
-Neither the key nor the address is ever shown: messages, logs and files name the model and what went wrong, no more.
+Neither the key nor the address is ever shown: messages, logs and files name only the model and the problem.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Endpoint:
 
 
 class JudgeError(RuntimeError):
-    """No reply came, or a cell stays unjudged; ``hopeless`` where the next one would fail in the same way."""
+    """No reply came, or a cell stays unjudged; ``hopeless`` where the next request would fail in the same way."""
 
     def __init__(self, reason: str, hopeless: bool = False) -> None:
         super().__init__(reason)
@@ -70,12 +70,12 @@ def _is_address(base: str) -> bool:
 class Chat:
     """Asks one endpoint, from any number of threads. A context manager that closes its connections.
 
-    The client of OpenAI tries again where that can help (no connection, a busy or failing server), after pauses that
-    double, or as long as the server asks for.
+    OpenAI's client retries where that can help (no connection, a busy or failing server), after pauses that double or
+    that the server asks for.
 
     Args:
-        endpoint: where.
-        attempts: tries of one request.
+        endpoint: address, key and model.
+        attempts: tries per request.
         timeout: seconds to wait for a reply.
     """
 
@@ -100,11 +100,11 @@ class Chat:
         self.stop()
 
     def stop(self) -> None:
-        """Requests that wait for their next try fail at it."""
+        """Closes the connections; requests that wait for their next try fail then."""
         self._client.close()
 
     def ask(self, messages: Sequence[dict[str, str]]) -> str:
-        """The model's reply at temperature 0, the key masked in it should a server ever repeat it.
+        """The model's reply at temperature 0; should a server repeat the key in it, the key is masked.
 
         Raises:
             JudgeError: no reply came.

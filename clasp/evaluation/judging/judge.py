@@ -1,8 +1,9 @@
 """Scores the answers of judged benchmarks with a language model behind a chat endpoint (see ``chat.py``). Torch-free.
 
-A run stores such a cell with ``score`` null: "unjudged". Judging reads its answers and writes, beside the cell that
-stays as it is, ``cells/<signature>.judge.json`` (:class:`clasp.results.schema.Judgement`). Each verdict is kept as it
-comes, so that what was stopped goes on where it stopped. A question without a usable verdict leaves its cell unjudged.
+A run stores such a cell with ``score`` null: "unjudged". Judging reads its answers and writes a judgement beside the
+cell, ``cells/<signature>.judge.json`` (:class:`clasp.results.schema.Judgement`); the cell's own file does not change.
+Each verdict is stored at once, so that stopped judging resumes. A question without a usable verdict leaves its cell
+unjudged.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ WORKERS = 8
 """Concurrent requests."""
 
 MISSES = 8
-"""Requests that fail in a row, after their own tries, before no further one is sent."""
+"""After so many failed requests in a row, each with its own retries, no further one is sent."""
 
 
 def kind_of(cell: Mapping[str, Any]) -> str | None:
-    """The way in which a cell's benchmark is judged; None where no judge is needed."""
+    """Name of the kind of judging that a cell's benchmark needs; None where it needs no judge."""
     benchmark = BENCHMARKS.get(cell["benchmark"])
     return benchmark.judge if benchmark is not None else None
 
@@ -45,14 +46,14 @@ def unjudged(store: CellStore, signatures: Iterable[str]) -> list[Cell]:
 
 
 def completed(store: CellStore, cell: Cell, judge: Endpoint | None) -> Cell:
-    """The cell with its judge's score, asked for first where an endpoint is set; unjudged where that fails."""
+    """The cell with its judge's score; where it has none, ``judge`` is asked. Unjudged where that fails."""
     cell = store.completed(cell)
     if cell["score"] is not None or kind_of(cell) is None or judge is None:
         return cell
     try:
         with Chat(judge) as chat:
             judge_cell(store, cell, chat)
-    except JudgeError as error:  # its answers are kept, so nothing is lost and clasp-eval judge can go on
+    except JudgeError as error:  # the answers are stored, and clasp-eval judge can resume
         log.error("%s of %s stays unjudged: %s", cell["benchmark"], cell["method"], error)
     return store.completed(cell)
 
@@ -71,23 +72,23 @@ def judge_cell(
         advance: called with the number of questions after each verdict.
 
     Raises:
-        JudgeError: at least one question has no usable verdict. What was found is kept, errors included.
+        JudgeError: at least one question has no usable verdict. All verdicts and errors are stored.
     """
     signature, name = cell["signature"], kind_of(cell)
     assert name is not None
     kind, answers = KINDS[name], store.answers(signature)
     judge = {"kind": name, "model": chat.endpoint.model, "prompt": kind.fingerprint}
-    # verdicts of another judge, another wording or other answers are not this one's
+    # verdicts of another judge or wording, or about other answers, do not count
     key = hashlib.sha256(json.dumps([judge, cell["answers"]["sha256"]]).encode()).hexdigest()[:16]
     verdicts = {v["question"]: v for v in store.verdicts(signature) if v.get("judge") == key and "score" in v}
     advance(len(verdicts))
-    waiting = [number for number in range(len(answers)) if number not in verdicts]
+    open_questions = [number for number in range(len(answers)) if number not in verdicts]
 
-    with closing(_asked(kind, answers, waiting, chat, workers)) as asked:
-        for number, found in asked:
-            store.add_verdict(signature, {"judge": key, "question": number, **found})
-            if "score" in found:
-                verdicts[number] = found
+    with closing(_new_verdicts(kind, answers, open_questions, chat, workers)) as new:
+        for number, verdict in new:
+            store.add_verdict(signature, {"judge": key, "question": number, **verdict})
+            if "score" in verdict:
+                verdicts[number] = verdict
             advance(1)
     if len(verdicts) < len(answers):
         lacking = f"{len(answers) - len(verdicts)} of {len(answers)} questions have no usable verdict"
@@ -109,24 +110,24 @@ def judge_cell(
     )
 
 
-def _asked(
-    kind: Kind, answers: Sequence[Mapping[str, Any]], waiting: Sequence[int], chat: Chat, workers: int
+def _new_verdicts(
+    kind: Kind, answers: Sequence[Mapping[str, Any]], numbers: Sequence[int], chat: Chat, workers: int
 ) -> Generator[tuple[int, dict[str, Any]]]:
-    """Asks about the questions of these numbers; gives each with its verdict or error as it comes.
+    """Asks the judge about the questions of these numbers; yields each with its verdict or error as it comes.
 
     Raises:
-        JudgeError: the endpoint gives no replies; what had been asked until then has been given.
+        JudgeError: the endpoint gives no replies; the replies until then have been yielded.
     """
     missed = 0
     with ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(_verdict, kind, answers[number], chat): number for number in waiting}
+        futures = {pool.submit(_verdict, kind, answers[number], chat): number for number in numbers}
         try:
             for future in as_completed(futures):
                 try:
-                    found, missed, failure = future.result(), 0, None
+                    verdict, missed, failure = future.result(), 0, None
                 except JudgeError as error:
-                    found, missed, failure = {"error": str(error)}, missed + 1, error
-                yield futures[future], found
+                    verdict, missed, failure = {"error": str(error)}, missed + 1, error
+                yield futures[future], verdict
                 if failure is not None and (failure.hopeless or missed == MISSES):
                     raise JudgeError(f"the judge does not answer: {failure}", hopeless=True)
         finally:

@@ -5,9 +5,9 @@ One JSON object a line::
     {"image": "photos/desk.jpg", "question": "What colour is the lamp? Answer in one word.", "answer": "red"}
     {"image": ["a.png", "b.png"], "question": "Are they the same?", "answer": ["no", "not"], "category": "spatial"}
 
-``image`` is one path or several, absolute or from the file's own folder; an answer is right where it equals any of
+``image`` is one path or several, absolute or relative to the file's folder; an answer is right where it equals any of
 ``answer`` after :func:`clasp.evaluation.tasks.scoring.normalise`; ``category`` is one of
-:data:`clasp.categories.CATEGORIES` and may be left out. What is wrong with any line is said at once, before a model
+:data:`clasp.categories.CATEGORIES` and may be left out. The problems of all lines are reported together, before a model
 loads.
 """
 
@@ -41,11 +41,11 @@ PLACEHOLDERS = ("<image>", "<video>", "<|image_pad|>", "<|video_pad|>", "<|visio
 
 
 Problem = tuple[int, str]
-"""Number of a line, and what is wrong with it."""
+"""Number of a line, and its problem in words."""
 
 
 class BadRows(ConfigError):
-    """Lines that cannot be asked; the message has one line for each problem, after a first one that counts them."""
+    """Lines that are no questions; the message counts them, then has one line per problem."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class CustomQuestion:
 
 @dataclass(frozen=True)
 class Custom:
-    """A file that has been checked, as a benchmark, and what stands for its content in a cell's signature."""
+    """A checked file as a benchmark, with its content hash."""
 
     benchmark: Benchmark
     file: LocalFile
 
 
 def read(path: Path) -> Custom:
-    """Checks a file whole, images included.
+    """Checks a whole file, images included.
 
     Raises:
         BadRows: with every bad line.
@@ -78,13 +78,13 @@ def read(path: Path) -> Custom:
         raise ConfigError(
             f"data={path}: its name {path.stem!r} becomes the benchmark's; rename it to letters, digits and _ alone"
         )
-    rows, shown, problems = _parse(path)
-    digests, wrong = _images(sorted({image for images in shown.values() for image in images}))
+    rows, named, problems = _parse(path)
+    digests, unusable = _check_images(sorted({image for images in named.values() for image in images}))
     problems += [
-        (number, f"image {str(image)!r} {wrong[image]}")
-        for number, images in shown.items()
+        (number, f"image {str(image)!r} {unusable[image]}")
+        for number, images in named.items()
         for image in images
-        if image in wrong
+        if image in unusable
     ]
     _refuse(path, problems)
     categories = {row.category for row in rows}
@@ -126,14 +126,14 @@ def _refuse(path: Path, problems: Sequence[Problem]) -> None:
 
 
 def _parse(path: Path) -> tuple[list[CustomQuestion], dict[int, tuple[Path, ...]], list[Problem]]:
-    """The lines that can be asked, the images of all lines by number, and what is wrong; empty lines do not count."""
+    """The questions, the images that lines name by the line's number, and all problems; empty lines are skipped."""
     try:
         lines = read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except (OSError, InvalidFile) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"data={path} cannot be read ({reason}); give a JSON lines file's path") from error
     found: list[CustomQuestion] = []
-    shown: dict[int, tuple[Path, ...]] = {}
+    named: dict[int, tuple[Path, ...]] = {}
     problems: list[Problem] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -143,20 +143,20 @@ def _parse(path: Path) -> tuple[list[CustomQuestion], dict[int, tuple[Path, ...]
         except InvalidFile as error:
             problems.append((number, str(error)))
             continue
-        wrong = list(_wrong(values))
-        problems += [(number, problem) for problem in wrong]
+        of_line = [(number, problem) for problem in _problems(values)]
+        problems += of_line
         if isinstance(values, dict) and _is_texts(values.get("image")):
-            shown[number] = tuple(path.parent / _address(image) for image in _listed(values["image"]))
-        if not wrong:
-            answers = tuple(_listed(values["answer"]))
-            found.append(CustomQuestion(number, shown[number], values["question"], answers, values.get("category")))
+            named[number] = tuple(path.parent / _expanded(image) for image in _as_list(values["image"]))
+        if not of_line:
+            answers = tuple(_as_list(values["answer"]))
+            found.append(CustomQuestion(number, named[number], values["question"], answers, values.get("category")))
     if not found and not problems:
         raise ConfigError(f"data={path} has no questions; write one JSON object a line")
-    return found, shown, problems
+    return found, named, problems
 
 
-def _wrong(values: Any) -> Iterator[str]:
-    """Everything that is wrong with one line, its images aside."""
+def _problems(values: Any) -> Iterator[str]:
+    """All problems of one line, except those of its image files."""
     if not isinstance(values, dict):
         yield "it is no JSON object"
         return
@@ -167,7 +167,7 @@ def _wrong(values: Any) -> Iterator[str]:
         if key in values and not _is_texts(values[key]):
             yield f"{key} is {json.dumps(values[key])}; write a text in quotes, or a list of such, none of them empty"
     if "answer" in values and _is_texts(values["answer"]):
-        empty = [answer for answer in _listed(values["answer"]) if not normalise(answer)]
+        empty = [answer for answer in _as_list(values["answer"]) if not normalise(answer)]
         yield from (f"answer {answer!r} has no letter or digit to compare" for answer in empty)
     question = values.get("question", "?")
     if not isinstance(question, str):
@@ -184,48 +184,48 @@ def _wrong(values: Any) -> Iterator[str]:
 
 
 def _is_texts(value: Any) -> bool:
-    return bool(value) and all(isinstance(item, str) and item.strip() for item in _listed(value))
+    return bool(value) and all(isinstance(item, str) and item.strip() for item in _as_list(value))
 
 
-def _address(image: str) -> Path:
-    """The path that a line gives, with the home folder where it says ``~``."""
+def _expanded(image: str) -> Path:
+    """The path that a line names, with ``~`` replaced by the home folder."""
     try:
         return Path(image).expanduser()
-    except RuntimeError:  # of a user that is not known here: there is no such image
+    except RuntimeError:  # the home folder of an unknown user: there is no such image
         return Path(image)
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _images(paths: Sequence[Path]) -> tuple[dict[Path, str], dict[Path, str]]:
-    """Hashes of the files, and what is wrong with others; each is decoded once, for a cut image only shows then."""
+def _check_images(paths: Sequence[Path]) -> tuple[dict[Path, str], dict[Path, str]]:
+    """Hashes of the image files, and problems of the others. Each is decoded, since only that shows a cut file."""
     from PIL import Image, ImageFile
 
     digests: dict[Path, str] = {}
-    wrong: dict[Path, str] = {}
+    problems: dict[Path, str] = {}
 
-    def look(path: Path) -> None:
+    def check(path: Path) -> None:
         try:
             if not path.is_file():
-                wrong[path] = "does not exist"
+                problems[path] = "does not exist"
                 return
         except OSError as error:
-            wrong[path] = f"cannot be opened ({error.strerror})"
+            problems[path] = f"cannot be opened ({error.strerror})"
             return
         try:
             with Image.open(path) as image:
                 rgb(image)
             digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
-        except Exception as error:  # decoders of damaged files raise what they like; the message names the line
+        except Exception as error:  # decoders of damaged files raise errors of any kind
             unknown = isinstance(error, Image.UnidentifiedImageError)  # whose message repeats the path
-            wrong[path] = f"cannot be read ({'no format that is known' if unknown else error})"
+            problems[path] = f"cannot be read ({'no format that is known' if unknown else error})"
 
     lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False  # lmms-eval switches it on
     try:
-        with ThreadPoolExecutor() as pool:  # decoding runs outside of the interpreter's lock
-            list(pool.map(look, paths))
+        with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
+            list(pool.map(check, paths))
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
-    return digests, wrong
+    return digests, problems

@@ -1,4 +1,4 @@
-"""The embedded benchmarks' files under the data root: built before a run, not needed to plan it. Torch-free."""
+"""The embedded benchmarks' files under the data root: a run builds them, a plan does not need them. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clasp.tiny.rows import Split
 
 CALIBRATION = "calibration_"
-"""Prefix of the benchmarks of the split that calibrates; the others are of the test split."""
+"""Prefix of the calibration split's benchmarks; the others are of the test split."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class LocalFile:
 
     Args:
         path: the parquet file.
-        content: hash of what is asked and shown, the same on every machine.
-        questions: how many there are.
+        content: hash of the questions and images, the same on every machine.
+        questions: number of questions.
         groups: sizes of the groups that are scored as one, in order; empty where each question is scored alone.
     """
 
@@ -64,7 +64,7 @@ def find(data: Path | str, names: Sequence[str]) -> dict[str, LocalFile]:
 
 
 def ensure(data: Path | str, names: Sequence[str]) -> dict[str, LocalFile]:
-    """As :func:`find`, once the files are there; what is missing or outdated is built first.
+    """Builds missing or outdated files; else as :func:`find`.
 
     Raises:
         ConfigError: a file is damaged.

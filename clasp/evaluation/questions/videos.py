@@ -23,7 +23,7 @@ from clasp.results.schema import validate
 from clasp.strict import ConfigError
 
 FORMATS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
-"""Endings of video files, in the order in which they are looked for."""
+"""Endings of video files, the preferred one first."""
 
 ENDS = 1 << 16
 """Bytes at either end of a video that are hashed as its content: they hold its index, and the first and last frames."""
@@ -33,10 +33,10 @@ SHOWN = 3
 
 
 SETS = {"tgif": ("mp4", ""), "msvd": ("videos", ""), "msrvtt": ("videos/all", ""), "activitynet": ("all_test", "v_")}
-"""Where a set's videos lie in its folder, and what stands before their names."""
+"""Name of a set -> subfolder of its videos, and prefix of their names."""
 
 Words = Annotated[str, Field(pattern=r"\S")] | int
-"""What the sets' files have as texts or as numbers."""
+"""Values that some of the sets' files write as texts and others as numbers."""
 
 
 class _Question(TypedDict):
@@ -54,7 +54,7 @@ Entry = TypeVar("Entry", _Question, _Truth)
 
 
 def ensure_videos(data: Path | str, names: Sequence[str], limit: int | str = "all") -> dict[str, LocalFile]:
-    """The named sets' question files, once everything that the first ``limit`` questions need is there.
+    """The named sets' question files; checks that all files for the first ``limit`` questions are there.
 
     Their content hash covers questions, answers and each video's name, size, beginning and end: whole videos are
     gigabytes, and one that was cut or encoded anew differs there.
@@ -84,12 +84,11 @@ def questions(data: Path | str, name: str) -> list[dict[str, str]]:
     Raises:
         ConfigError: a file is missing or is not of the layout.
     """
-    asked, truths = _entries(data, name, "test_q.json", _Question), _entries(data, name, "test_a.json", _Truth)
-    answers = {str(entry["question_id"]): str(entry["answer"]) for entry in truths}
     rows = [
         {"question_id": str(e["question_id"]), "video_name": str(e["video_name"]), "question": str(e["question"])}
-        for e in asked
+        for e in _entries(data, name, "test_q.json", _Question)
     ]
+    answers = {str(e["question_id"]): str(e["answer"]) for e in _entries(data, name, "test_a.json", _Truth)}
     unknown = [row["question_id"] for row in rows if row["question_id"] not in answers]
     if unknown or not rows:
         what = f"no answer to {len(unknown)} questions, first {unknown[0]!r}" if unknown else "no questions"
@@ -100,12 +99,12 @@ def questions(data: Path | str, name: str) -> list[dict[str, str]]:
 
 
 def video_paths(data: Path | str, name: str, rows: Sequence[Mapping[str, str]]) -> list[Path]:
-    """The video file of each question; where there is none, the one that should be there."""
-    place, prefix = SETS[name]
-    folder = _root(data, name) / place
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    """The video file of each question, by name; a missing one with the preferred ending."""
+    subfolder, prefix = SETS[name]
+    folder = _root(data, name) / subfolder
+    existing = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     stems = [prefix + row["video_name"] for row in rows]
-    endings = [next((ending for ending in FORMATS if stem + ending in there), FORMATS[0]) for stem in stems]
+    endings = [next((ending for ending in FORMATS if stem + ending in existing), FORMATS[0]) for stem in stems]
     return [folder / (stem + ending) for stem, ending in zip(stems, endings, strict=True)]
 
 

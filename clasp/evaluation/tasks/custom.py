@@ -1,4 +1,4 @@
-"""lmms-eval task over a user's own file (see ``custom.py`` above); its code is part of every such cell's signature."""
+"""lmms-eval task over a user's own file (see ``questions/custom.py``); its code is part of such a cell's signature."""
 
 from __future__ import annotations
 
@@ -29,13 +29,12 @@ _FEATURES = datasets.Features(
 class CustomTask(LocalTask):
     """Questions of the file that ``dataset_kwargs.data`` of the task's configuration names; the runner sets it."""
 
-    def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
-        path = (dataset_kwargs or {}).get("data")
-        if not path:
+    def questions(self, settings: Mapping[str, Any]) -> datasets.Dataset:
+        if not settings.get("data"):
             raise EvaluationError(
                 "task clasp_custom has no file; run it with clasp-eval run benchmarks=custom data=my.jsonl"
             )
-        table = [
+        documents = [
             {
                 "question_id": str(row.number),
                 "images": [str(image) for image in row.images],
@@ -43,11 +42,9 @@ class CustomTask(LocalTask):
                 "answers": list(row.answers),
                 "category": row.category,
             }
-            for row in rows(Path(path))
+            for row in rows(Path(settings["data"]))
         ]
-        questions = datasets.Dataset.from_list(table, features=_FEATURES)
-        self.dataset = datasets.DatasetDict(test=questions)
-        self.dataset_no_image = datasets.DatasetDict(test=questions.remove_columns("images"))
+        return datasets.Dataset.from_list(documents, features=_FEATURES)
 
 
 def doc_to_visual(document: Mapping[str, Any]) -> list[Any]:
@@ -56,7 +53,7 @@ def doc_to_visual(document: Mapping[str, Any]) -> list[Any]:
 
 
 def doc_to_target(document: Mapping[str, Any]) -> str:
-    """The accepted answers, for people; scores compare with each."""
+    """The accepted answers as one text, for display; scores compare with each."""
     return " | ".join(document["answers"])
 
 

@@ -33,14 +33,20 @@ class LocalTask(ConfigurableTask):
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
-        given = (dataset_kwargs or {}).get("file")
-        name = self.config.dataset_path
-        path = Path(given) if given else ensure(data_root(dataset_kwargs), [name])[name].path
-        questions = _questions(path, path.stat().st_mtime_ns)
-        if (dataset_kwargs or {}).get("blank"):
-            questions = questions.map(_blanked, load_from_cache_file=False, keep_in_memory=True)
+        """Where lmms-eval's own tasks fetch their data sets: one with images, and one without for the log."""
+        questions = self.questions(dataset_kwargs or {})
+        shown = [column for column in ("image", "images") if column in questions.column_names]
         self.dataset = datasets.DatasetDict(test=questions)
-        self.dataset_no_image = datasets.DatasetDict(test=questions.remove_columns("image"))
+        self.dataset_no_image = datasets.DatasetDict(test=questions.remove_columns(shown))
+
+    def questions(self, settings: Mapping[str, Any]) -> datasets.Dataset:
+        """The data set of the task, of ``dataset_kwargs``."""
+        name, file = self.config.dataset_path, settings.get("file")
+        path = Path(file) if file else ensure(data_root(settings), [name])[name].path
+        questions = _read(path, path.stat().st_mtime_ns)
+        if settings.get("blank"):
+            questions = questions.map(_blanked, load_from_cache_file=False, keep_in_memory=True)
+        return questions
 
 
 class VideoTask(LocalTask):
@@ -49,18 +55,16 @@ class VideoTask(LocalTask):
     The runner checks the videos of the questions that it asks before a model loads; the model refuses a missing one.
     """
 
-    def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
-        root, name = data_root(dataset_kwargs), self.config.dataset_path
+    def questions(self, settings: Mapping[str, Any]) -> datasets.Dataset:
+        root, name = data_root(settings), self.config.dataset_path
         rows = videos.questions(root, name)
         paths = videos.video_paths(root, name, rows)
-        documents = [row | {"video": str(path)} for row, path in zip(rows, paths, strict=True)]
-        self.dataset = datasets.DatasetDict(test=datasets.Dataset.from_list(documents))
-        self.dataset_no_image = self.dataset
+        return datasets.Dataset.from_list([row | {"video": str(path)} for row, path in zip(rows, paths, strict=True)])
 
 
-def data_root(dataset_kwargs: Mapping[str, Any] | None) -> Path:
+def data_root(settings: Mapping[str, Any]) -> Path:
     """Where the benchmarks' files are, as :class:`LocalTask` says."""
-    return Path((dataset_kwargs or {}).get("root") or os.environ.get(ROOT_VARIABLE) or "data")
+    return Path(settings.get("root") or os.environ.get(ROOT_VARIABLE) or "data")
 
 
 def _blanked(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,8 +72,8 @@ def _blanked(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=16)
-def _questions(path: Path, changed: int) -> datasets.Dataset:
-    """The file's rows, kept in memory for the further methods of a run; ``changed`` is the file's time stamp."""
+def _read(path: Path, modified: int) -> datasets.Dataset:
+    """The file's rows, cached for the further methods of a run; ``modified`` is the file's time stamp."""
     try:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
