@@ -2,9 +2,9 @@
 
     python scripts/train_tiny.py [checkpoints=checkpoints] [since=see] [until=export] [threads=N]
 
-The stages see, refine, read, align, answer, deepen, gather and withdraw run in order, from ``since`` to ``until``, and go on from
-their checkpoints, so the same command takes up a stopped run. Of earlier stages, checkpoints are taken over where they
-are. ``read`` needs nothing of see and refine: ``since=read until=read`` trains it beside them.
+The stages see, refine, read, align, answer, deepen, gather and withdraw run in order, from ``since`` to ``until``, and
+go on from their checkpoints, so the same command takes up a stopped run. Of earlier stages, checkpoints are taken over
+where they are. ``read`` needs nothing of see and refine: ``since=read until=read`` trains it beside them.
 
 ``export`` writes the shipped model to ``target`` and the log to ``log``, as far as the checkpoints go: ``since=export``
 does only that. scripts/score_tiny.py measures what came of it.
