@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from naive import cloud
+from naive import cloud, naive_cover
 from torch import Tensor
 
 from clasp.ops import covering
@@ -15,19 +15,6 @@ from clasp.ops.covering import CosineCoverage, Coverage, SoftmaxCoverage, cover
 
 def matrix(coverage: Coverage) -> Tensor:
     return torch.cat([block for _, block in coverage.blocks()], dim=1)
-
-
-def naive_cover(rows: list[list[float]], weight: list[float], keep: int) -> list[int]:
-    """Of each row the largest value that is chosen counts, zero at least."""
-    covered, chosen = [0.0] * len(rows), list[int]()
-    while len(chosen) < keep:
-        gains = [
-            sum(max(0.0, row[j] - best) for row, best in zip(rows, covered, strict=True)) for j in range(len(weight))
-        ]
-        pick = max((j for j in range(len(weight)) if j not in chosen), key=lambda j, gains=gains: weight[j] * gains[j])
-        chosen.append(pick)
-        covered = [max(best, row[pick]) for row, best in zip(rows, covered, strict=True)]
-    return sorted(chosen)
 
 
 @pytest.fixture(params=["held", "by rows", "on a device"])

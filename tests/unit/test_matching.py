@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import clouds, cos, crowd
+from naive import clouds, cos, crowd, naive_thin, naive_windows
 from torch import Tensor
 
 from clasp.ops import matching
@@ -72,15 +70,6 @@ def test_of_equal_partners_the_first_is_taken() -> None:
     assert merge_most_similar(values, [2]).tolist() == [[1, 1, 1, 3, 4]]
 
 
-def naive_thin(values: Tensor, keep: int, step: int) -> list[int]:
-    left = list(range(len(values)))
-    while len(left) > keep:
-        first, second = left[::2], left[1::2]
-        ranked = sorted(first, key=lambda i: -max(cos(values[i], values[j]) for j in second))
-        left = ranked[min(step, len(left) - keep, len(left) // 2) :] + second
-    return left
-
-
 @pytest.mark.parametrize("listed", [1, 3, 40])
 def test_thinning_with_short_lists_of_neighbours_equals_the_loop(listed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """So short that partners must be looked up among all, and that lists are made anew on the way."""
@@ -96,18 +85,6 @@ def test_thinning_with_short_lists_of_neighbours_equals_the_loop(listed: int, mo
 def test_thinning_is_exact_on_degenerate_input(kind: str, keep: int) -> None:
     left = thin(torch.stack([crowd(13, 1, kind), crowd(13, 2, kind)]), keep, 8)
     assert [len(set(row)) for row in left.tolist()] == [keep, keep]
-
-
-def naive_windows(values: Tensor, real: list[bool], grid: tuple[int, int], side: int, threshold: float) -> Any:
-    merged, similarity = list(range(len(values))), [-math.inf] * len(values)
-    for top, left in itertools.product(range(0, grid[0], side), range(0, grid[1], side)):
-        cells = [r * grid[1] + c for r in range(top, top + side) for c in range(left, left + side) if c < grid[1]]
-        inside = [i for i in cells if i < len(values) and real[i]]
-        pairs = [cos(values[i], values[j]) for i, j in itertools.combinations(inside, 2)]
-        if pairs and sum(pairs) / len(pairs) >= threshold:
-            for i in inside:
-                merged[i], similarity[i] = inside[0], sum(pairs) / len(pairs)
-    return merged, similarity
 
 
 @settings(max_examples=100, deadline=None)

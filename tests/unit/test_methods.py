@@ -11,9 +11,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from fakes import START, FakeState, FakeVision
-from naive import cos, falling
-from test_decoder_methods import naive_raters
-from test_ops import naive_density_peaks, naive_farthest
+from naive import cos, falling, naive_density_peaks, naive_farthest, naive_raters, nearest
 from torch import Tensor
 
 import clasp
@@ -82,9 +80,10 @@ def test_visionzip_equals_its_specification(keep: int, with_cls: bool) -> None:
     targets = rest[::step][:contextual]
     unit = torch.nn.functional.normalize(state.tower.keys(2)[0], dim=-1)
     features = {i: own[i] for i in dominant}
+    others = [i for i in rest if i not in targets] if targets else []
+    near = nearest(targets, others, lambda i, target: float(unit[i] @ unit[target]))
     for target in targets:
-        near = [i for i in rest if i not in targets and max(targets, key=lambda t: float(unit[i] @ unit[t])) == target]
-        members = own[near].mean(dim=0) if near else torch.zeros(4)
+        members = own[near[target]].mean(dim=0) if near[target] else torch.zeros(4)
         features[target] = own[target] + members
     order = [*sorted(dominant), *targets]
     if cls:
@@ -174,8 +173,7 @@ def test_clasp_pivots_are_what_its_queries_attend_to(queries: Any) -> None:
             "last": [],
         }[queries]
         attended = state.word_attention[row, words].mean(dim=0) if words else state.last_attention[row]
-        ranked = sorted(range(20), key=lambda i, scores=attended: -float(scores[i]))
-        assert selection.index[row].tolist() == sorted(ranked[:7])
+        assert selection.index[row].tolist() == sorted(falling(attended)[:7])
     assert selection.pivots.all()
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from operator import mul
 from typing import Any
 
 import pytest
 import torch
 from fakes import START, FakeDecoder, FakeState, fake_patches
-from naive import cos, dot, falling, softmax
+from naive import cos, dot, falling, filled, nearest, softmax
 from torch import Tensor
 
 from clasp.budget import Geometry
@@ -56,12 +57,9 @@ def test_ivcprune_equals_its_specification(keep: int, words: tuple[int, int]) ->
         seeds = falling(mean(question))[: max(1, round(keep * 0.01 / 0.31))]
         share = round(keep * 0.05 / 0.31)
         placed = {i for part in (layer.cosines, layer.sines) for i in falling(part[row].sum(dim=1))[:share]}
-        kept = placed | set(seeds)
-        for i in falling(mean([*question, *(START + seed for seed in seeds)])):
-            if len(kept) < keep:
-                kept.add(i)
+        asked = falling(mean([*question, *(START + seed for seed in seeds)]))
         index = selection.index[row].tolist()
-        assert index == sorted(kept)
+        assert index == filled(placed | set(seeds), asked, keep)
         assert selection.pivots[row].tolist() == [i not in placed for i in index]
 
 
@@ -131,12 +129,10 @@ def test_pact_equals_its_specification(keep: int, parameters: dict[str, Any]) ->
         cutoff = float(cutoffs[0])
         centres = sorted(best[i] for i in naive_centres(keys[best], cutoff)[:keep])
         assert selection.index[row].tolist() == centres
-        groups: dict[int, list[int]] = {c: [c] for c in centres}
-        for i in set(range(visual)) - set(centres):
-            nearest = max(centres, key=lambda c, i=i, keys=keys: cos(keys[i], keys[c]))
-            if 1 - cos(keys[i], keys[nearest]) <= method.reach * cutoff:
-                groups[nearest].append(i)
-        for place, (centre, members) in enumerate(groups.items()):
+        alike = lambda i, c, keys=keys: cos(keys[i], keys[c])  # noqa: E731
+        groups = nearest(centres, sorted(set(range(visual)) - set(centres)), alike)
+        for place, (centre, others) in enumerate(groups.items()):
+            members = [centre, *(i for i in others if 1 - alike(i, centre) <= method.reach * cutoff)]
             assert selection.features[row, place].allclose(state.visual_hidden[row, members].mean(dim=0), atol=1e-5)
             if method.proportional:
                 assert float(selection.sizes[row, place]) == len(members), centre
@@ -245,16 +241,13 @@ def test_visiontrim_equals_its_specification(keep: int, tower: str | None) -> No
         x = vision.states[3, row]
         others = [i for i in range(30) if i not in selected]
         told = {i: heard(x[i]) for i in others}
-        centres = sorted(sorted(others, key=lambda i, told=told: (-sum(told[i]), i))[:count])
+        centres = sorted(others[place] for place in falling([sum(told[i]) for i in others])[:count])
         assert selection.index[row].tolist() == [*selected, *centres]
         rest = [i for i in others if i not in centres]
         merged = {c: x[c] for c in centres}
         for _ in range(3 * (count > 0)):
             telling = {c: heard(merged[c]) for c in centres}
-            joined: dict[int, list[int]] = {c: [] for c in centres}
-            for i in rest:
-                shared = {c: sum(a * b for a, b in zip(told[i], telling[c], strict=True)) for c in centres}
-                joined[max(centres, key=shared.__getitem__)].append(i)
+            joined = nearest(centres, rest, lambda i, c, telling=telling, told=told: sum(map(mul, told[i], telling[c])))
             merged = {c: merged[c] + x[joined[c]].mean(dim=0) if joined[c] else merged[c] for c in centres}
         if count == 0:
             assert selection.features is None

@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import clouds, cos, crowd
+from naive import clouds, cos, crowd, naive_density_peaks, naive_farthest
 from torch import Tensor
 
 from clasp.ops.attention import attention_rows, masked_mean
 from clasp.ops.cluster import coverage, density_peaks, farthest_point, similarity_to
 from clasp.ops.select import take, top_k, top_mask, uniform
 from clasp.ops.similarity import Cosines
-
-
-def naive_density_peaks(values: Tensor, among: list[bool], neighbours: int) -> tuple[list[float], dict[int, float]]:
-    members = [i for i, used in enumerate(among) if used]
-    exact = values.double()
-    distance = {(i, j): math.sqrt(max(0.0, 2 - 2 * cos(exact[i], exact[j]))) for i in members for j in members}
-    density = {}
-    for i in members:
-        nearest = sorted(distance[i, j] for j in members if j != i)[:neighbours]
-        density[i] = math.exp(-sum(d * d for d in nearest) / max(1, len(nearest)))
-    scores = [0.0] * len(among)
-    for i in members:
-        denser = [j for j in members if density[j] > density[i]]
-        reach = min((distance[i, j] for j in denser), default=max(distance.values()))
-        scores[i] = density[i] * reach
-    return scores, density
 
 
 @settings(max_examples=200, deadline=None)
@@ -55,18 +38,6 @@ def test_of_identical_tokens_only_the_first_is_a_peak() -> None:
     scores = density_peaks(Cosines(values), torch.ones(1, 5, dtype=torch.bool), neighbours=2)[0]
     assert int((scores > 0.1).sum()) == 2
     assert scores[0] == scores.max()
-
-
-def naive_farthest(values: Tensor, chosen: list[int], keep: int) -> list[int]:
-    chosen = list(chosen)
-    while len(chosen) < keep:
-        free = [i for i in range(len(values)) if i not in chosen]
-        if chosen:
-            chosen.append(min(free, key=lambda i: max(cos(values[i], values[j]) for j in chosen)))
-        else:
-            mean = values.mean(dim=0)
-            chosen.append(min(free, key=lambda i: cos(values[i], mean)))
-    return sorted(chosen)
 
 
 @settings(max_examples=100, deadline=None)

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 from fakes import FakeState
-from naive import cos, falling, rising
-from test_cluster import naive_clusters
+from naive import cos, falling, naive_clusters, nearest, rising
 from torch import Tensor
 
 from clasp.budget import Geometry, Stage
@@ -176,10 +175,7 @@ def fastvid_in_loops(
             values = tokens[rest[frame]]  # density peaks without the official noise
             peaks, *_ = naive_clusters(values, count, min(4, len(values)), [0.0] * len(values))
             anchors = [rest[frame][i] for i in peaks]
-            joined: dict[int, list[int]] = {anchor: [] for anchor in anchors}
-            for place in pool:
-                joined[max(anchors, key=lambda a, place=place: cos(tokens[place], tokens[a]))].append(place)
-            for anchor, members in joined.items():
+            for anchor, members in nearest(anchors, pool, lambda i, a: cos(tokens[i], tokens[a])).items():
                 own = max(1.0 / (len(members) + 1), weight)
                 kept[anchor] = own * tokens[anchor] + (1.0 - own) * tokens[members].mean(dim=0)
     return kept
@@ -279,15 +275,11 @@ def _check_centres(
 ) -> None:
     """Every still token that is left out joins the nearest centre, which keeps 0.6 of its weight."""
     means = {first * SIZE + i: tokens[[f * SIZE + i for f in range(first, last + 1)]].mean(dim=0) for i in places}
-    for centre in centres:
-        joined = [
-            means[i]
-            for i in means
-            if i not in centres and min(centres, key=lambda c, i=i: float((means[i] - means[c]).norm())) == centre
-        ]
+    others = [i for i in means if i not in centres] if centres else []
+    for centre, joined in nearest(centres, others, lambda i, c: -float((means[i] - means[c]).norm())).items():
         expected = means[centre]
         if joined:
-            expected = 0.6 * expected + 0.4 * torch.stack(joined).mean(dim=0)
+            expected = 0.6 * expected + 0.4 * torch.stack([means[i] for i in joined]).mean(dim=0)
         torch.testing.assert_close(features[centre], expected)
 
 

@@ -10,8 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from fakes import FakeCrops, FakeState, fake_patches
-from naive import cos, falling
-from test_matching import naive_thin, naive_windows
+from naive import cos, falling, naive_thin, naive_windows
 from torch import Tensor
 
 from clasp.budget import Geometry, Stage
