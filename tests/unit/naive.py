@@ -40,6 +40,12 @@ def cos(a: Tensor, b: Tensor) -> float:
     return dot(a, b) / norm if norm else 0.0
 
 
+def distinct(values: Tensor) -> bool:
+    """Whether no two cosines are so close that rounding decides between them."""
+    cosines = sorted(cos(a, b) for a, b in itertools.combinations(values, 2))
+    return all(b - a > 1e-5 for a, b in itertools.pairwise(cosines))
+
+
 def softmax(logits: Sequence[float]) -> list[float]:
     powers = [math.exp(value - max(logits)) for value in logits]
     return [power / sum(powers) for power in powers]
@@ -56,7 +62,7 @@ def falling(scores: Any) -> list[int]:
 
 
 def filled(kept: Collection[int], order: Iterable[int], keep: int) -> list[int]:
-    """Ascending: what is kept and, in that order, as many others as make ``keep``."""
+    """The kept places and the first others in that order, ``keep`` in all; ascending."""
     others = [i for i in order if i not in kept]
     return sorted([*kept, *others[: max(0, keep - len(kept))]])
 

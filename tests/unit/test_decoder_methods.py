@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fakes import FakeState
+from fakes import LLAVA, FakeState
 from naive import cos, falling, naive_clusters, naive_dpp, naive_raters
 from torch import Tensor
 
@@ -17,9 +17,6 @@ from clasp.methods.pdrop import PDrop
 from clasp.methods.sparsevlm import SparseVLM, kept_of, recycled
 from clasp.ops.diversity import max_min
 from clasp.ops.words import raters
-
-LLAVA = geometry("llava-hf/llava-1.5-7b-hf")
-
 
 # PDrop
 

@@ -92,13 +92,13 @@ def test_dpp_of_exhausted_rank_fills_up_by_quality() -> None:
 
 
 @pytest.mark.parametrize("apart", [0.05, 0.002])
-def test_dpp_tells_what_nearly_resembles_from_a_copy(apart: float) -> None:
+def test_dpp_distinguishes_a_near_duplicate_from_a_copy(apart: float) -> None:
     values = torch.eye(3)[[0, 0, 0]][None].clone()
     values[0, 2, 1] = apart
     assert dpp_map(Cosines(values), torch.tensor([[1.0, 0.9, 0.1]]), 2).tolist() == [[0, 2]]
 
 
-def test_dpp_takes_rounding_for_no_direction() -> None:
+def test_dpp_ignores_directions_that_are_rounding_errors() -> None:
     """Of tokens that span 200 dimensions, the 200 chosen first exhaust them, and quality fills up."""
     values = cloud(1, 500, 3, dim=200) @ torch.randn(200, 300, generator=torch.Generator().manual_seed(4))
     quality = 0.5 + 0.5 * torch.rand(1, 500, generator=torch.Generator().manual_seed(5))

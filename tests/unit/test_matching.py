@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import clouds, cos, crowd, naive_thin, naive_windows
+from naive import clouds, cos, crowd, distinct, naive_thin, naive_windows
 from torch import Tensor
 
 from clasp.ops import matching
@@ -28,12 +26,6 @@ def naive_merge(values: Tensor, real: list[bool], count: int) -> list[int]:
     return merged
 
 
-def distinct(values: Tensor) -> bool:
-    """Whether no two cosines are so close that rounding decides between them."""
-    cosines = sorted(cos(a, b) for a, b in itertools.combinations(values, 2))
-    return all(b - a > 1e-5 for a, b in itertools.pairwise(cosines))
-
-
 @settings(max_examples=150, deadline=None)
 @given(values=clouds, data=st.data())
 def test_merging_equals_the_definition(values: Tensor, data: st.DataObject) -> None:
@@ -50,7 +42,7 @@ def test_merging_equals_the_definition(values: Tensor, data: st.DataObject) -> N
         assert merged == naive_merge(values, real, count)
 
 
-def test_rows_of_a_batch_do_not_touch() -> None:
+def test_rows_of_a_batch_are_merged_independently() -> None:
     values = torch.stack([crowd(9, seed) for seed in range(3)])
     real = torch.arange(9) < torch.tensor([9, 6, 1])[:, None]
     counts = [4, 2, 3]
@@ -72,7 +64,7 @@ def test_of_equal_partners_the_first_is_taken() -> None:
 
 @pytest.mark.parametrize("listed", [1, 3, 40])
 def test_thinning_with_short_lists_of_neighbours_equals_the_loop(listed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So short that partners must be looked up among all, and that lists are made anew on the way."""
+    """Lists so short that partners are looked up among all tokens, and that lists are rebuilt on the way."""
     monkeypatch.setattr(matching, "LISTED", listed)
     for seed, step in ((0, 1), (1, 3), (2, 7)):
         values = torch.stack([crowd(40, seed), crowd(40, seed + 10)])

@@ -10,7 +10,7 @@ from fakes import FakeState
 from naive import cos, falling, filled, naive_cover, nearest
 from torch import Tensor
 
-from clasp.budget import Geometry, Stage
+from clasp.budget import Stage
 from clasp.methods.hiprune import HiPrune
 from clasp.methods.holov import HoloV
 from clasp.methods.mmtok import MMTok
@@ -19,9 +19,6 @@ from clasp.methods.prunesid import PruneSID
 from clasp.methods.scope import SCOPE
 from clasp.methods.stride import Stride
 from clasp.methods.vscan import VScan
-
-LLAVA = Geometry(576, 32, 4096, 11008, 32, 4096, 24, 23)
-
 
 # Baselines -----------------------------------------------------------------------------------------------------------
 
