@@ -124,6 +124,7 @@ def test_attention_and_inputs_of_every_layer_that_has_passed(family: str) -> Non
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_queries_keys_values_and_norms_of_keys(family: str) -> None:
+    """Of the layer before the stage's own, which a lookback of one reads."""
     model = FAMILIES[family].model("eager")
     with torch.no_grad():
         output = model(**FAMILIES[family].inputs([TWO]), output_attentions=True, use_cache=True)
@@ -133,13 +134,15 @@ def test_queries_keys_values_and_norms_of_keys(family: str) -> None:
         decoder = state.decoder(0)
         turned = {kind: decoder.heads(kind) for kind in ("q", "k", "v")}
         plain = {kind: decoder.heads(kind, rotated=False) for kind in ("q", "k", "v")}
-        return turned, plain, decoder.heads("v", "instruction"), decoder.rotary(), decoder.scaling(), state.key_norms()
+        shown = decoder.heads("v", "instruction"), decoder.rotary(), decoder.scaling()
+        return turned, plain, *shown, state.key_norms(), state.attention("last")
 
     (first, *_), _ = probed(family, [TWO], look, back=1)
-    turned, plain, word_values, (cos, sin), scaling, norms = first
+    turned, plain, word_values, (cos, sin), scaling, norms, attention = first
     layer = output.past_key_values.layers[0]
     assert torch.allclose(turned["k"][0], layer.keys[0][:, visual], **CLOSE)
     assert torch.allclose(turned["v"][0], layer.values[0][:, visual], **CLOSE)
+    assert torch.allclose(attention[0], output.attentions[0][0, :, -1, visual].mean(dim=0), **CLOSE)
     for ours, places in zip(norms, (visual, words), strict=True):
         assert torch.allclose(ours[0], layer.keys[0][:, places].abs().sum(dim=(0, 2)), **CLOSE)
     assert torch.equal(plain["v"], turned["v"])
