@@ -1,4 +1,4 @@
-"""What the engine is tested with: every method, and forwards in which what is dropped is masked instead."""
+"""Shared parts of the engine's tests: every method, and forwards in which tokens are masked in place of dropped."""
 
 from __future__ import annotations
 
@@ -76,13 +76,15 @@ METHODS: dict[str, Method] = {
     ),
 }
 
+REDUCED = {"qwen2_vl": ("random", "fastv", "sparsevlm", "visionzip", "pool", "clasp")}
+"""Families that differ from another one only in what tests of their adapter cover -> the methods that run on them."""
 INSIDE = ("tome", "mustdrop", "flowcut")
 """Methods that merge or drop patches inside the vision tower: not where it packs patches, nor where it interpolates."""
 MERGING = (
     *(*INSIDE, "visionzip", "prumerge", "prunesid", "pool", "vscan", "pact", "visiontrim"),
     *("fastvid", "holitom", "framefusion"),
 )
-"""Methods that change features, so that what they do to the sequence is not told by the kept places alone."""
+"""Methods that change features, so that masking the dropped tokens is not all that they do."""
 
 
 def merges(name: str) -> bool:
@@ -106,6 +108,10 @@ class Fixed(Method):
         return Selection(torch.tensor(kept).expand(len(state.tokens()), -1))
 
 
+GREEDY: dict[str, Any] = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+"""Options of ``generate`` for a greedy answer with its logits."""
+
+
 class Int8(QuantizedLayer):
     """A cache's layer with keys and values as bytes, one scale each; the latest tokens as they are."""
 
@@ -118,26 +124,37 @@ class Int8(QuantizedLayer):
 
 
 def pruned(family: str, method: Method, inputs: Any, attention: str = "sdpa") -> tuple[Tensor, Any]:
-    """Logits and trace of a forward with a method."""
+    """Logits of a forward with a method, and the run, which has ended."""
     model = FAMILIES[family].model(attention)
     with method(model, FAMILIES[family].processor()) as run, torch.no_grad():
         logits = model(**inputs).logits
-    return logits, run.trace
+    return logits, run
 
 
-def masked_logits(model: Any, inputs: Any, visual: Tensor, stages: dict[int, list[Tensor]]) -> Tensor:
-    """Logits of :func:`masked_forward`."""
-    return masked_forward(model, inputs, visual, stages).logits
+def placeholders(model: Any, ids: Tensor) -> Tensor:
+    """Of the shape of the token ids, bool: which of them are visual tokens' placeholders."""
+    return torch.isin(ids, torch.tensor(list(adapter_for(model).placeholders.values())))
 
 
-def masked_forward(model: Any, inputs: Any, visual: Tensor, stages: dict[int, list[Tensor]], **options: Any) -> Any:
-    """Full-length forward in which, from each stage's layer on, nobody may look at the dropped visual tokens.
+def masked_logits(run: Any, inputs: Any) -> Tensor:
+    """Logits of :func:`masked_forward` with the stages of a run that has ended."""
+    none = (torch.empty(0, dtype=torch.long),) * len(run.schedule.stages)  # of a prompt without an image
+    kept = [sample.kept or none for sample in run.trace.samples]
+    stages = {stage.cut: [sample[i] for sample in kept] for i, stage in enumerate(run.schedule.stages)}
+    return masked_forward(run.adapter.model, inputs, stages).logits
+
+
+def masked_forward(
+    model: Any, inputs: Any, stages: dict[int, list[Tensor]], visual: Tensor | None = None, **options: Any
+) -> Any:
+    """Full-length forward in which, from each stage's layer on, the dropped visual tokens are masked.
 
     Args:
-        visual: (batch, length) bool, the placeholders.
         stages: layer -> per sample the kept visual tokens, as indices among the sample's visual tokens.
+        visual: (batch, length) bool; None: all placeholders of the prompts.
         options: further arguments of the forward.
     """
+    visual = placeholders(model, inputs["input_ids"]) if visual is None else visual
 
     def hide(keeps: list[Tensor]) -> Callable[..., Any]:
         dropped = visual.clone()

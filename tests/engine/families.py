@@ -7,6 +7,7 @@ what the checkpoints' templates render; `test_families.py` holds them to the exa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,18 +17,25 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import AddedToken, BatchFeature
 
 DECODER_LAYERS = 8
 HIDDEN, FFN, HEADS, KV_HEADS, HEAD_DIM = 64, 128, 4, 2, 16
 VISION_HIDDEN, VISION_FFN, VISION_HEADS = 32, 64, 4
+VISION_SIZES = {"hidden_size": VISION_HIDDEN, "intermediate_size": VISION_FFN, "num_attention_heads": VISION_HEADS}
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     """Random pixels."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+def film(frames: int, width: int, height: int, seed: int = 0) -> list[Image.Image]:
+    """A video of random pixels."""
+    return [picture(width, height, seed + number) for number in range(frames)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +119,6 @@ _SENTENCES = (
 @lru_cache
 def llama_tokenizer() -> Any:
     """Llama's tokenizer (word marks, bytes where a character is unknown) over a small vocabulary."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
     special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -132,8 +138,6 @@ def qwen_tokenizer(placeholders: tuple[str, ...], named: tuple[tuple[str, str], 
     Args:
         named: attributes of the tokenizer that tell its processor which token is which.
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -150,8 +154,6 @@ def qwen_tokenizer(placeholders: tuple[str, ...], named: tuple[tuple[str, str], 
 
 
 def _vocabulary(tokenizer: Any) -> dict[str, Any]:
-    import json
-
     model = json.loads(tokenizer.to_str())["model"]
     return {"vocab": model["vocab"], "merges": [tuple(pair) for pair in model["merges"]]}
 
@@ -161,7 +163,7 @@ def _parts(kind: str, placeholder: str) -> str:
     return f"{chosen}{placeholder}{{% endfor %}}"
 
 
-# "USER: <image>\n{question} ASSISTANT:"; a system prompt stands first, bare
+# what they render: `test_families.py`; a system prompt stands first, in Vicuna's bare
 VICUNA = (
     "{% for message in messages %}{{ '' if message.role == 'system' else message.role | upper + ': ' }}"
     + _parts("image", "<image>{{ '\\n' }}")
@@ -169,7 +171,6 @@ VICUNA = (
     + _parts("text", "{{ part.text + ' ' }}")
     + "{% endfor %}{{ 'ASSISTANT:' if add_generation_prompt }}"
 )
-# "<|im_start|>user <image>\n{question}<|im_end|><|im_start|>assistant\n"
 ONEVISION = (
     "{% for message in messages %}<|im_start|>{{ message.role + ' ' }}"
     + _parts("image", "<image>")
@@ -177,7 +178,6 @@ ONEVISION = (
     + _parts("text", "{{ '\\n' + part.text }}")
     + "<|im_end|>{% endfor %}{{ '<|im_start|>assistant\\n' if add_generation_prompt }}"
 )
-# "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
 QWEN3 = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}{% for part in message.content %}"
     "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
@@ -205,13 +205,7 @@ def _ids(tokenizer: Any, *, image: str = "<image>", video: str | None = "<video>
 
 def _clip(side: int) -> Any:
     return transformers.CLIPVisionConfig(
-        hidden_size=VISION_HIDDEN,
-        intermediate_size=VISION_FFN,
-        num_attention_heads=VISION_HEADS,
-        num_hidden_layers=5,
-        patch_size=_PATCH,
-        image_size=side,
-        projection_dim=VISION_HIDDEN,
+        **VISION_SIZES, num_hidden_layers=5, patch_size=_PATCH, image_size=side, projection_dim=VISION_HIDDEN
     )
 
 
@@ -328,13 +322,7 @@ _ONEVISION_PATCHES = (ONEVISION_SIDE // _PATCH) ** 2
 
 def _onevision_config(tokenizer: Any) -> Any:
     vision = transformers.SiglipVisionConfig(
-        hidden_size=VISION_HIDDEN,
-        intermediate_size=VISION_FFN,
-        num_attention_heads=VISION_HEADS,
-        num_hidden_layers=4,
-        patch_size=_PATCH,
-        image_size=ONEVISION_SIDE,
-        vision_use_head=False,
+        **VISION_SIZES, num_hidden_layers=4, patch_size=_PATCH, image_size=ONEVISION_SIDE, vision_use_head=False
     )
     return transformers.LlavaOnevisionConfig(
         vision_config=vision,
@@ -440,7 +428,6 @@ def qwen3_vl_processor(pictures: Any = None, videos: Any = None, **pixels: Any) 
 # --- InternVL3, SmolVLM2: tiles, a square of patches a visual token ------------------------------------------------
 
 INTERNVL_SIDE, SMOLVLM_SIDE = 32, 24
-# "<|im_start|>user\n<IMG_CONTEXT>\n{question}<|im_end|>\n<|im_start|>assistant\n"
 INTERNVL = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
     + _parts("image", "<IMG_CONTEXT>{{ '\n' }}")
@@ -448,7 +435,7 @@ INTERNVL = (
     + _parts("text", "{{ part.text }}")
     + "{{ '<|im_end|>\n' }}{% endfor %}{{ '<|im_start|>assistant\n' if add_generation_prompt }}"
 )
-# "<|im_start|>User:<image>{question}<end_of_utterance>\nAssistant:"; text alone has a space behind the colon
+# text alone has a space behind the colon
 SMOLVLM = (
     "<|im_start|>{% for message in messages %}{{ message.role | capitalize }}"
     "{{ ':' if message.content[0].type == 'image' else ': ' }}{% for part in message.content %}"
@@ -472,13 +459,7 @@ SMOLVLM_TOKENS = {
 
 def _internvl_config(tokenizer: Any) -> Any:
     vision = transformers.InternVLVisionConfig(
-        hidden_size=VISION_HIDDEN,
-        intermediate_size=VISION_FFN,
-        num_attention_heads=VISION_HEADS,
-        num_hidden_layers=5,
-        patch_size=4,
-        image_size=INTERNVL_SIDE,
-        attention_bias=True,
+        **VISION_SIZES, num_hidden_layers=5, patch_size=4, image_size=INTERNVL_SIDE, attention_bias=True
     )
     return transformers.InternVLConfig(
         vision_config=vision,
@@ -503,12 +484,7 @@ def internvl_processor(side: int = INTERNVL_SIDE, tokens: int = 16, **tiles: Any
 
 def _smolvlm_config(tokenizer: Any) -> Any:
     vision = transformers.models.smolvlm.SmolVLMVisionConfig(
-        hidden_size=VISION_HIDDEN,
-        intermediate_size=VISION_FFN,
-        num_attention_heads=VISION_HEADS,
-        num_hidden_layers=5,
-        patch_size=2,
-        image_size=SMOLVLM_SIDE,
+        **VISION_SIZES, num_hidden_layers=5, patch_size=2, image_size=SMOLVLM_SIDE
     )
     return transformers.SmolVLMConfig(
         vision_config=vision,
@@ -553,6 +529,10 @@ FAMILIES: dict[str, Family] = {
         ("smolvlm", _smolvlm_config, smolvlm_processor, False),
     )
 }
+
+VIDEO_FAMILIES = [name for name, family in FAMILIES.items() if family.takes_videos]
+FRAMES = {name: 8 if name == "video_llava" else 4 for name in VIDEO_FAMILIES}
+"""Frames of the tests' videos; Video-LLaVA takes no fewer."""
 
 
 @lru_cache

@@ -78,7 +78,7 @@ def _onevision(tied: bool, *text: int) -> Any:
 
 
 def _qwen2_5_vl(tied: bool, *text: int) -> Any:
-    """The ViT has the class's defaults but for these: 32 layers, patches of 14 px merged 2 x 2, windows of 112 px."""
+    """The ViT's other values are the class's defaults: 32 layers, patches of 14 px merged 2 x 2, windows of 112 px."""
     rope = {**ROTARY, "mrope_section": [16, 24, 24]}
     return transformers.Qwen2_5_VLConfig(
         text_config=_text(*text, max_position_embeddings=128000, rms_norm_eps=1e-6, rope_parameters=rope),
@@ -166,4 +166,4 @@ PROCESSORS: dict[str, Callable[[], Any]] = {
     "InternVLForConditionalGeneration": lambda: internvl_processor(448, 256, crop_to_patches=False, max_patches=12),
     "SmolVLMForConditionalGeneration": lambda: smolvlm_processor(384, 81, tiles=4),
 }
-"""Class in transformers -> its released processor, but for the tokenizer, whose vocabulary is small."""
+"""Class in transformers -> its released processor, with a tokenizer of a small vocabulary."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from cases import pruned
-from families import FAMILIES, Prompt, picture
+from families import FAMILIES, Prompt, film, picture
 from passes import encode, features_of
 from PIL import Image
 from torch import Tensor
@@ -69,8 +69,7 @@ class Case:
             if self.modality == "image":
                 yield Prompt(text="What is it?", images=[picture(*size, seed) for size in row])
             else:
-                clips = [[picture(*size, 10 * seed + frame) for frame in range(self.frames)] for size in row]
-                yield Prompt(text="What is it?", videos=clips)
+                yield Prompt(text="What is it?", videos=[film(self.frames, *size, 10 * seed) for size in row])
 
     def tiled(self) -> list[bool]:
         """Of each medium, whether its processor cuts it into tiles beside the whole of it."""
@@ -141,7 +140,7 @@ def media_of(adapter: Any, vision_pass: VisionPass) -> list[Tensor]:
 
 
 def crops_of(adapter: Any, vision_pass: VisionPass) -> list[list[Tensor]]:
-    """Views of the pixels of each medium's crops, without what a batch pads them with."""
+    """Views of the pixels of each medium's crops, without the padding of a batch."""
     pixels = next(value for name, value in vision_pass.arguments.items() if name.startswith("pixel_values"))
     if isinstance(adapter, QwenAdapter):
         grids = adapter.grids(vision_pass)
@@ -199,8 +198,8 @@ def test_arranged_features_project_to_what_the_decoder_gets(case: Case) -> None:
 
 
 @each_case
-def test_a_crops_pixels_reach_that_crops_tokens_alone(case: Case) -> None:
-    """What ``crops`` says, against the model: other pixels in a crop change that crop's visual tokens and no others."""
+def test_pixels_of_a_crop_change_the_tokens_of_that_crop_alone(case: Case) -> None:
+    """``crops`` against the model: other pixels in a crop change the visual tokens of that crop and no others."""
     adapter, vision_pass = passed(case)
     before = media_of(adapter, vision_pass)
     item = len(before) - 1
@@ -265,7 +264,7 @@ TOWERS = {(case.family, case.modality): case for case in reversed(CASES)}
 
 @pytest.mark.parametrize("case", TOWERS.values(), ids=str)
 def test_vision_attention_and_keys_are_those_of_the_eager_tower(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers that attend in windows are made to attend in whole frames for once, which the adapter must not notice."""
+    """Layers that attend in windows are made to attend in whole frames; the adapter's answer must stay the same."""
     adapter, windowed = passed(case, "eager")
     layers: Any = adapter.vision_layers(case.modality)
     monkeypatch.setattr(adapter.tower(case.modality), "fullatt_block_indexes", range(len(layers)), raising=False)
@@ -311,42 +310,31 @@ def test_vision_attention_and_keys_are_those_of_the_eager_tower(case: Case, monk
             torch.testing.assert_close(adapter.vision_keys(vision_pass, layer), mean, rtol=1e-4, atol=1e-5)
 
 
+TIED = SiglipVisionConfig(tie_last_hidden_states=True)
+SMOL_VISION = {"image_size": 384, "patch_size": 14}
+WINDOWS = {"use_sliding_window": True, "max_window_layers": 4}
+
+
 @pytest.mark.parametrize(
     ("adapter", "config", "words"),
     [
-        (LlavaNextAdapter, lambda: LlavaNextConfig(text_config=MistralConfig(sliding_window=9)), "sliding_window to"),
-        (LlavaNextAdapter, lambda: LlavaNextConfig(vision_feature_select_strategy="full"), "use 'default'"),
-        (VideoLlavaAdapter, lambda: VideoLlavaConfig(vision_feature_layer=[-2, -3]), "only one is covered"),
-        (LlavaOnevisionAdapter, lambda: LlavaOnevisionConfig(vision_feature_select_strategy="default"), "use 'full'"),
-        (
-            LlavaOnevisionAdapter,
-            lambda: LlavaOnevisionConfig(vision_config=SiglipVisionConfig(tie_last_hidden_states=True)),
-            "tie_last_hidden_states",
-        ),
-        (InternVLAdapter, lambda: InternVLConfig(vision_feature_layer=-2), "vision_feature_layer=-2"),
-        (InternVLAdapter, lambda: InternVLConfig(vision_feature_select_strategy="full"), "'full'"),
-        (InternVLAdapter, lambda: InternVLConfig(vision_config=SiglipVisionConfig()), "siglip_vision_model"),
-        (
-            InternVLAdapter,
-            lambda: InternVLConfig(vision_config=InternVLVisionConfig(image_size=[448, 224])),
-            "448 x 224",
-        ),
-        (InternVLAdapter, lambda: InternVLConfig(vision_config=InternVLVisionConfig(image_size=434)), "31 patches"),
-        (
-            SmolVLMAdapter,
-            lambda: SmolVLMConfig(vision_config={"image_size": 384, "patch_size": 14}, scale_factor=2),
-            "27 patches a side and 2",
-        ),
-        (
-            Qwen25VLAdapter,
-            lambda: Qwen2_5_VLConfig(text_config={"use_sliding_window": True, "max_window_layers": 4}),
-            r"use_sliding_window=True is not covered.*use_sliding_window=False",
-        ),
+        (LlavaNextAdapter, LlavaNextConfig(text_config=MistralConfig(sliding_window=9)), "sliding_window to"),
+        (LlavaNextAdapter, LlavaNextConfig(vision_feature_select_strategy="full"), "use 'default'"),
+        (VideoLlavaAdapter, VideoLlavaConfig(vision_feature_layer=[-2, -3]), "only one is covered"),
+        (LlavaOnevisionAdapter, LlavaOnevisionConfig(vision_feature_select_strategy="default"), "use 'full'"),
+        (LlavaOnevisionAdapter, LlavaOnevisionConfig(vision_config=TIED), "tie_last_hidden_states"),
+        (InternVLAdapter, InternVLConfig(vision_feature_layer=-2), "vision_feature_layer=-2"),
+        (InternVLAdapter, InternVLConfig(vision_feature_select_strategy="full"), "'full'"),
+        (InternVLAdapter, InternVLConfig(vision_config=SiglipVisionConfig()), "siglip_vision_model"),
+        (InternVLAdapter, InternVLConfig(vision_config=InternVLVisionConfig(image_size=[448, 224])), "448 x 224"),
+        (InternVLAdapter, InternVLConfig(vision_config=InternVLVisionConfig(image_size=434)), "31 patches"),
+        (SmolVLMAdapter, SmolVLMConfig(vision_config=SMOL_VISION, scale_factor=2), "27 patches a side and 2"),
+        (Qwen25VLAdapter, Qwen2_5_VLConfig(text_config=WINDOWS), r"sliding_window=True is not covered.*_window=False"),
     ],
 )
 def test_configurations_that_are_not_covered_are_refused(adapter: Any, config: Any, words: str) -> None:
     with pytest.raises(UnsupportedError, match=words):
-        adapter.geometry_of(config())
+        adapter.geometry_of(config)
 
 
 # --- families that join patches --------------------------------------------------------------------------------------
@@ -357,7 +345,7 @@ JOINING = {case.family: case for case in CASES if case.family in JOINED}
 
 
 @pytest.mark.parametrize("name", JOINED)
-def test_crops_make_the_pictures_of_the_prompts_and_a_budget_is_of_a_picture(name: str) -> None:
+def test_crops_are_assigned_to_pictures_and_a_budget_is_per_picture(name: str) -> None:
     case = JOINING[name]
     adapter, vision_pass = passed(case)
     assert isinstance(adapter, JoinedAdapter)
@@ -365,9 +353,9 @@ def test_crops_make_the_pictures_of_the_prompts_and_a_budget_is_of_a_picture(nam
     copied = VisionPass("image", vision_pass.arguments, output=vision_pass.output)
     adapter.read(copied, ids_of(case).repeat_interleave(3, dim=0))
     assert adapter.crop_counts(copied) == CROPS[name], "beams repeat prompts, not pictures"
-    _, trace = pruned(name, get("divprune")(tokens=12), inputs_of(case))
-    assert [sample.images for sample in trace.samples] == [2, 0, 2]
-    assert [len(sample.kept[0]) if sample.kept else 0 for sample in trace.samples] == [2 * 12, 0, 2 * 12]
+    _, run = pruned(name, get("divprune")(tokens=12), inputs_of(case))
+    assert [sample.images for sample in run.trace.samples] == [2, 0, 2]
+    assert [len(sample.kept[0]) if sample.kept else 0 for sample in run.trace.samples] == [2 * 12, 0, 2 * 12]
 
 
 def test_normalized_queries_and_keys_are_what_the_vit_compares(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,10 +386,11 @@ def test_a_cls_token_goes_through_the_projector_as_a_square_of_itself() -> None:
 @pytest.mark.parametrize("name", JOINED)
 def test_frames_of_a_video_are_pictures(name: str) -> None:
     """The processors write a video as pictures with numbers or times between: a budget is of a frame."""
-    frames = [picture(40, 30, seed) for seed in range(4)]
-    _, trace = pruned(name, get("stride")(tokens=5), FAMILIES[name].inputs([Prompt(text="What?", videos=[frames])]))
-    assert trace.samples[0].images == 4
-    assert len(trace.samples[0].kept[0]) == 4 * 5
+    _, run = pruned(
+        name, get("stride")(tokens=5), FAMILIES[name].inputs([Prompt(text="What?", videos=[film(4, 40, 30)])])
+    )
+    assert run.trace.samples[0].images == 4
+    assert len(run.trace.samples[0].kept[0]) == 4 * 5
 
 
 def test_prompts_and_pixels_that_no_processor_writes_are_refused() -> None:
@@ -440,12 +429,12 @@ MIXED = [
     Prompt(
         text="How many circles are there?",
         images=[picture(*size) for size in SIZES[:2]],
-        videos=[[picture(40, 56, seed) for seed in range(6)]],
+        videos=[film(6, 40, 56)],
     ),
     Prompt(text="Hello, what is new?"),
     Prompt(text="What is this?", images=[picture(*SIZES[2])]),
 ]
-LONG = [Prompt(text="So?", videos=[[picture(16, 16, seed) for seed in range(32)]]), MIXED[2]]
+LONG = [Prompt(text="So?", videos=[film(32, 16, 16)]), MIXED[2]]
 """A video whose last frames' times, in Qwen2.5-VL, lie beyond the positions of the text behind it."""
 
 

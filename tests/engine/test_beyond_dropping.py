@@ -1,19 +1,24 @@
-"""What stages do beside dropping: clusters that count by size, caches of passed layers that are cut, patches that leave
-inside the vision tower. Against full forwards of the model itself."""
+"""What stages do beside dropping equally many tokens of each row: merged tokens that count by size, rows of unequal
+counts, cuts in the cache of earlier layers, merging and dropping inside the vision tower. Against full forwards."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from cases import LAYERS, PROMPTS, VISUAL, Fixed, masked_forward
+from cases import GREEDY, LAYERS, PROMPTS, VISUAL, Fixed, masked_forward, masked_logits, placeholders, pruned
+from families import FAMILIES
+from probe import ONE, visual_and_words
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
+from clasp.backbones import adapter_for
 from clasp.backbones.base import UnsupportedError
+from clasp.budget import Schedule, Stage
+from clasp.methods.base import Method
 from clasp.methods.flowcut import FlowCut
 from clasp.methods.ivcprune import IVCPrune
 from clasp.methods.pact import PACT
@@ -26,7 +31,7 @@ NEW = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Weighed(Fixed):
-    """Keeps the given places, which from then on count as so many tokens."""
+    """Keeps the given places; from then on, each counts as several tokens in attention."""
 
     sizes: tuple[float, ...] = SIZES
 
@@ -48,14 +53,13 @@ class Cutting(Fixed):
 
 def generated(model: Any, processor: Any, method: Any, inputs: Any, **options: Any) -> tuple[list[Tensor], Any]:
     with method(model, processor) as run, torch.no_grad():
-        output = model.generate(
-            **inputs, max_new_tokens=NEW, do_sample=False, return_dict_in_generate=True, output_logits=True, **options
-        )
+        output = model.generate(**inputs, max_new_tokens=NEW, **GREEDY, **options)
     return list(output.logits), (output, run.trace)
 
 
-def biased(model: Any, inputs: Any, visual: Tensor, cut: int) -> Tensor:
+def biased(model: Any, inputs: Any, cut: int) -> Tensor:
     """Logits of a full forward in which, from ``cut`` on, what was dropped is masked and sizes add their logarithm."""
+    visual = placeholders(model, inputs["input_ids"])
 
     def hook(module: Any, args: Any, kwargs: Any) -> Any:
         mask = kwargs["attention_mask"].clone()
@@ -69,7 +73,7 @@ def biased(model: Any, inputs: Any, visual: Tensor, cut: int) -> Tensor:
     ]
     try:
         kept = torch.tensor(KEPT)
-        return masked_forward(model, inputs, visual, {cut: [kept] * len(visual)}).logits
+        return masked_forward(model, inputs, {cut: [kept] * len(visual)}).logits
     finally:
         for handle in handles:
             handle.remove()
@@ -78,11 +82,10 @@ def biased(model: Any, inputs: Any, visual: Tensor, cut: int) -> Tensor:
 @pytest.mark.parametrize("cut", [0, CUT])
 def test_sizes_add_their_logarithm_to_attention(eager: Any, processor: Any, encode: Any, cut: int) -> None:
     inputs = encode((PROMPTS[0], (0,)), (PROMPTS[2], (1,)))
-    visual = inputs["input_ids"] == eager.config.image_token_id
     with Weighed(stages=((cut, KEPT),))(eager, processor), torch.no_grad():
         logits = eager(**inputs).logits[:, -1]
-    plain = masked_forward(eager, inputs, visual, {cut: [torch.tensor(KEPT)] * 2}).logits[:, -1]
-    assert (logits - biased(eager, inputs, visual, cut)[:, -1]).abs().max() < 1e-4
+    plain = masked_forward(eager, inputs, {cut: [torch.tensor(KEPT)] * 2}).logits[:, -1]
+    assert (logits - biased(eager, inputs, cut)[:, -1]).abs().max() < 1e-4
     assert (logits - plain).abs().max() > 1e-2, "sizes matter"
 
 
@@ -97,7 +100,7 @@ def test_sizes_count_in_decoding_as_in_prefill(model: Any, processor: Any, encod
 
 
 def test_attention_that_a_later_stage_looks_at_has_the_sizes_too(eager: Any, processor: Any, encode: Any) -> None:
-    """As the model's own: of the stage's layer, computed with the sizes of the stage before."""
+    """Equal to the model's own attention in that layer with the sizes of the stage before."""
     seen: list[Tensor] = []
 
     @dataclass(frozen=True, kw_only=True)
@@ -109,13 +112,12 @@ def test_attention_that_a_later_stage_looks_at_has_the_sizes_too(eager: Any, pro
     inputs = encode((PROMPTS[0], (0,)))
     with Looking(stages=((CUT, KEPT), (CUT + 1, (0, 2, 4))))(eager, processor), torch.no_grad():
         eager(**inputs)
-    visual = inputs["input_ids"] == eager.config.image_token_id
     maps: list[Tensor] = []
     attention = eager.model.language_model.layers[CUT + 1].self_attn
     handle = attention.register_forward_hook(lambda module, args, output: maps.append(output[1]))
-    biased(eager, inputs, visual, CUT)
+    biased(eager, inputs, CUT)
     handle.remove()
-    places = visual[0].nonzero().squeeze(1)[list(KEPT)]
+    places = placeholders(eager, inputs["input_ids"][0]).nonzero().squeeze(1)[list(KEPT)]
     torch.testing.assert_close(seen[1], maps[0][0, :, -1, places].mean(dim=0), atol=1e-5, rtol=1e-3)
 
 
@@ -128,6 +130,29 @@ def test_attention_that_takes_no_bias_is_refused_by_name(
     PACT(ratio=0.6, proportional=False)(eager, processor)
 
 
+# Counts that differ between rows --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ragged(Fixed):
+    """Keeps the first 2 of the given places in the first row, the first 3 in the second row, and so on."""
+
+    name: ClassVar[str] = "ragged"
+
+    def select(self, state: State, keep: int) -> Selection:
+        rows = len(state.tokens())
+        index = torch.tensor(self.stages[0][1]).expand(rows, -1)
+        return Selection(index, valid=torch.arange(index.shape[1]) < torch.arange(2, 2 + rows)[:, None])
+
+
+def test_counts_may_differ_between_rows(encode: Any) -> None:
+    inputs = encode((PROMPTS[0], (0,)), (PROMPTS[1], (1,)))
+    logits, run = pruned("llava", Ragged(stages=((2, (7, 20, 21, 50)),)), inputs, "eager")
+    assert [sample.kept[0].tolist() for sample in run.trace.samples] == [[7, 20], [7, 20, 21]]
+    assert [s.visual_leaving[-1] for s in run.trace.samples] == [2, 3]
+    assert (logits[:, -1] - masked_logits(run, inputs)[:, -1]).abs().max() < 1e-4
+
+
 # Caches of layers already passed -------------------------------------------------------------------------------------
 
 
@@ -135,7 +160,7 @@ def test_a_cut_cache_decodes_as_if_what_was_dropped_were_masked_in_every_layer(
     model: Any, processor: Any, encode: Any
 ) -> None:
     inputs = encode((PROMPTS[0], (0,)), (PROMPTS[2], (1,)))
-    visual = inputs["input_ids"] == model.config.image_token_id
+    visual = placeholders(model, inputs["input_ids"])
     logits, (output, trace) = generated(model, processor, Cutting(stages=((CUT, KEPT),)), inputs)
     length = int((~visual).sum(dim=1).max()) + len(KEPT)
     lengths = {layer.keys.shape[2] for layer in output.past_key_values.layers}
@@ -147,7 +172,7 @@ def test_a_cut_cache_decodes_as_if_what_was_dropped_were_masked_in_every_layer(
     if twin is None:  # the oracle changes masks, which sdpa leaves out
         return
     kept = [torch.tensor(KEPT)] * 2
-    step = masked_forward(model, inputs, visual, {CUT: kept}, use_cache=True)
+    step = masked_forward(model, inputs, {CUT: kept}, use_cache=True)
     assert (step.logits[:, -1] - logits[0]).abs().max() < 1e-4
     mask = inputs["attention_mask"].clone()
     for row in range(2):
@@ -190,7 +215,7 @@ def test_a_cache_that_cannot_be_cut_is_refused_by_name(model: Any, processor: An
 # Inside the vision tower ---------------------------------------------------------------------------------------------
 
 
-def test_patches_that_leave_inside_the_tower_are_gone_for_its_further_layers(
+def test_patches_dropped_inside_the_tower_are_absent_from_its_later_layers(
     eager: Any, processor: Any, encode: Any
 ) -> None:
     """The tower's layers run by hand on what each merge leaves give the projector's input."""
@@ -240,3 +265,105 @@ def test_patches_that_leave_inside_the_tower_are_gone_for_its_further_layers(
     assert left.tolist() == kept.tolist()
     torch.testing.assert_close(given[0][0, kept], hidden[0, 1:], atol=1e-4, rtol=1e-3)
     assert len({tuple(row) for row in given[0][0].tolist()}) == len(kept), "what left has no features of its own"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs(Method):
+    """Merges each patch of an odd place into the one before it, after the first two ViT layers; what is left enters the
+    decoder in reverse order."""
+
+    name: ClassVar[str] = "pairs"
+    scope: ClassVar[Any] = "crop"
+    ratio: float | None = 0.5
+    weighing: bool = True
+    """Whether the ViT counts sizes."""
+    seen: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "weighs_merged", self.weighing)
+
+    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
+        return Schedule(visual_tokens, layers, (Stage(0, visual_tokens // 4),))
+
+    def vision_states(self, feature_layer: int) -> tuple[int, ...]:
+        return (feature_layer - 1, feature_layer)
+
+    def merge_layers(self, feature_layer: int) -> tuple[int, ...]:
+        return (0, 1)
+
+    def merge(self, layer: int, patches: Patches) -> Tensor:
+        places = torch.arange(patches.hidden.shape[1])
+        return (places - places % 2).expand(len(patches.hidden), -1)
+
+    def leading(self, layer: int, patches: Patches) -> Tensor | None:
+        numbers = torch.arange(patches.hidden.shape[1], dtype=torch.float32)
+        return numbers.expand(len(patches.hidden), -1) if layer == 1 else None
+
+    def select(self, state: State, keep: int) -> Selection:
+        vision = state.vision()
+        attention, stays = vision.attention(vision.last_layer), vision.representatives()
+        assert torch.allclose(vision.attention_heads(vision.last_layer).mean(dim=1), attention, atol=1e-6)
+        self.seen.append((attention, vision.sequence(), vision.groups(), stays, vision.last_layer))
+        return Selection(stays.int().argsort(dim=1, descending=True, stable=True)[:, :keep])
+
+
+@pytest.mark.parametrize("weighing", [True, False])
+@pytest.mark.parametrize("family", ["llava", "llava_onevision"])
+def test_merging_inside_the_tower_equals_a_plain_loop(family: str, weighing: bool) -> None:
+    """Where sizes do not count, attention is a softmax over what is left, of which each merged patch is one."""
+    model = FAMILIES[family].model("sdpa")
+    adapter, inputs = adapter_for(model), FAMILIES[family].inputs([ONE, ONE])
+    layers: Any = adapter.vision_layers("image")
+    entered: list[Tensor] = []
+    method = Pairs(weighing=weighing)
+    with torch.no_grad(), method(model, FAMILIES[family].processor()) as run:
+        handles = [
+            layer.register_forward_pre_hook(lambda m, args: entered.append(args[0]), prepend=True)
+            for layer in (layers[0], model.model.language_model.layers[0])
+        ]
+        model(**inputs)
+    for handle in handles:
+        handle.remove()
+    ours, sequence, groups, stays, last = method.seen[0]
+    hidden, cls = entered[0][:1], int(adapter.geometry.cls)
+    sizes, states = torch.ones(adapter.patches), [hidden]
+    with torch.no_grad():
+        for index in range(last + 1):
+            bias = torch.cat([torch.zeros(cls), sizes.log()])[None, None, None] if weighing else None
+            if index == last:
+                normed, attention = layers[last].layer_norm1(hidden), layers[last].self_attn
+                query, key = (
+                    projection(normed)[0].unflatten(-1, (attention.num_heads, -1)).transpose(0, 1)
+                    for projection in (attention.q_proj, attention.k_proj)
+                )
+                maps = (query @ key.transpose(1, 2) * attention.scale).softmax(dim=-1).mean(dim=0)
+            hidden = layers[index](hidden, bias)
+            if index < 2:
+                patches, merged = hidden[0, cls:], []
+                for place in range(0, len(patches), 2):
+                    pair, weight = patches[place : place + 2], sizes[place : place + 2]
+                    merged.append((pair * weight[:, None]).sum(dim=0) / weight.sum())
+                members = torch.arange(adapter.patches).split(2 ** (index + 1))
+                sizes = torch.tensor([float(len(group)) if weighing else 1.0 for group in members])
+                hidden = torch.cat([hidden[0, :cls], torch.stack(merged)])[None]
+            states.append(hidden)
+        features = torch.empty(adapter.patches, hidden.shape[-1])
+        for feature, group in zip(states[adapter.geometry.feature_layer][0, cls:], members, strict=True):
+            features[group] = feature
+        projected = adapter.project(features[None])[0]
+    left = stays[0].nonzero()[:, 0]
+    assert left.tolist() == [int(group[0]) for group in members]
+    if not weighing:
+        expected = maps[0, cls:] if cls else maps.mean(dim=0)
+        assert torch.allclose(ours[0], expected[torch.arange(adapter.patches) // 4], atol=1e-5)
+    order = left[sequence[0, left].argsort()].tolist()
+    if family == "llava":
+        visual, _ = visual_and_words("llava", ONE)
+        assert torch.allclose(entered[1][0, visual], projected, atol=1e-4)
+        assert run.trace.samples[1].kept[0].tolist() == left.tolist()
+        assert set(groups.tolist()) == {len(left)}
+        assert order == left.flip(0).tolist()
+    else:
+        assert int(groups[0]) > len(left), "those of all crops"
+        assert order == left.tolist(), "pictures of several crops keep their order"

@@ -82,7 +82,7 @@ def test_patches_go_through_clips_own_head(clip: ClipText) -> None:
         tower = clip._model.vision_model(pixel_values=pixels)
         embeds = clip._model.get_image_features(pixel_values=pixels)
     embeds = getattr(embeds, "pooler_output", embeds)
-    # CLIP itself projects CLS alone: what it does to CLS is what we do to patches
+    # CLIP itself projects the CLS token alone; patches go through the same head
     ours = clip.patches(tower.last_hidden_state[:, 0])
     assert torch.allclose(ours, torch.nn.functional.normalize(embeds, dim=-1), atol=1e-5)
 

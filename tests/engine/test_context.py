@@ -19,7 +19,7 @@ from clasp.methods import get
 
 @pytest.fixture(autouse=True)
 def warm(model: Any, encode: Any) -> None:
-    """transformers installs hooks of its own at a model's first forward with images; they are not ours to remove."""
+    """transformers installs its hooks at a model's first forward with images; the engine must not remove those."""
     with torch.no_grad():
         model(**encode((PROMPTS[0], (0,))))
 
@@ -74,16 +74,12 @@ def test_refusals_name_the_remedy(model: Any, processor: Any, encode: Any) -> No
             model(input_ids=inputs["input_ids"])
         with pytest.raises(UnsupportedError, match="outside of this context"):
             model(input_ids=inputs["input_ids"], mm_encoder_outputs={"image": features})
-        with pytest.raises(UnsupportedError, match="62 image placeholders, but the 1 encoded images have 64"):
-            model(input_ids=inputs["input_ids"][:, 5:], pixel_values=inputs["pixel_values"])
         with pytest.raises(UnsupportedError, match="2D padding mask"):
             model(**dict(inputs, attention_mask=torch.zeros(1, 1, 4, 4)))
         with pytest.raises(UnsupportedError, match="differs from the model's configuration"):
             model(**inputs, vision_feature_layer=1)
     with pytest.raises(UnsupportedError, match="compiled"):
         METHODS["random"](torch.compile(model), processor)
-    with pytest.raises(UnsupportedError, match=r"no adapter for Linear; known: LlavaForConditionalGeneration"):
-        METHODS["random"](nn.Linear(2, 2), processor)
 
 
 def test_pictures_that_are_not_those_of_the_prompts_are_refused(model: Any, processor: Any, encode: Any) -> None:
@@ -128,7 +124,7 @@ def test_a_fixed_cache_of_ones_own_is_refused_by_its_name(model: Any, processor:
 
 
 def test_merging_where_features_are_interpolated_is_refused() -> None:
-    """OneVision shrinks pictures of more than nine tiles: what stands for a merged patch cannot be told then."""
+    """OneVision shrinks pictures of more than nine tiles: which token shows a merged patch is undefined then."""
     family = FAMILIES["llava_onevision"]
     inputs = family.inputs([Prompt(text=PROMPTS[0], images=[Image.new("RGB", (4 * ONEVISION_SIDE,) * 2)])])
     with (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
+from cases import placeholders
 from families import FAMILIES, Family, Prompt, picture
 
 SIZES = ((37, 91), (60, 200), (64, 64))  # height, width
@@ -22,11 +22,9 @@ def batch(family: Family) -> list[Prompt]:
     return prompts
 
 
-def placeholders(family: Family, ids: torch.Tensor) -> list[int]:
+def counted(family: Family, inputs: Any) -> list[int]:
     """Placeholders in each row."""
-    processor = family.processor()
-    known = torch.tensor([getattr(processor, f"{kind}_token_id", None) or -1 for kind in ("image", "video")])
-    return torch.isin(ids, known).sum(-1).tolist()
+    return placeholders(family.model(), inputs["input_ids"]).sum(dim=1).tolist()
 
 
 @pytest.fixture(scope="session", params=list(FAMILIES))
@@ -58,23 +56,19 @@ COUNTS = {
     "llava_next": (16 + 4 * 10 + 4, 16 + 4 * 12 + 4, 16 + 8 * 8 + 8),
     "llava_onevision": (25 + 5 * 13 + 5, 25 + 6 * 20 + 6, 25 + 10 * 10 + 10),
     "video_llava": (16, 16, 16),
-    "qwen2_vl": (5 * 11, 6 * 20, 8 * 8),
-    "qwen2_5_vl": (5 * 11, 6 * 20, 8 * 8),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), (5 * 11, 6 * 20, 8 * 8)),
     "internvl": (16 * (2 + 1), 16 * (3 + 1), 16 * (4 + 1)),
     "smolvlm": (16 * (2 * 3 + 1), 16 * (1 * 3 + 1), 16 * (3 * 3 + 1)),
-    "qwen3_vl": (5 * 11, 6 * 20, 8 * 8),
 }
 VIDEO_COUNTS = {
     "video_llava": VIDEO * 17,  # CLS stays
     "llava_onevision": VIDEO * 9 + 1,  # 5 x 5 pooled to 3 x 3, one newline for all
-    "qwen2_vl": VIDEO // 2 * 4 * 6,
-    "qwen2_5_vl": VIDEO // 2 * 4 * 6,  # 30 cells a frame pair at most
-    "qwen3_vl": VIDEO // 2 * 4 * 6,
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), VIDEO // 2 * 4 * 6),  # 30 cells a frame pair at most
 }
 
 
 def test_placeholders(family: Family, inputs: Any) -> None:
-    counts = placeholders(family, inputs["input_ids"])
+    counts = counted(family, inputs)
     assert tuple(counts[:3]) == COUNTS[family.name]
     assert counts[4] == 0
     if family.takes_videos:
@@ -82,8 +76,8 @@ def test_placeholders(family: Family, inputs: Any) -> None:
 
 
 def test_several_pictures(family: Family, inputs: Any) -> None:
-    """Rows with two pictures; only OneVision treats them otherwise than two rows of one: no tiles, one newline each."""
-    count = placeholders(family, inputs["input_ids"])[3]
+    """Rows with two pictures; only OneVision treats them unlike two rows of one picture: no tiles, one newline each."""
+    count = counted(family, inputs)[3]
     alone = COUNTS[family.name]
     assert count == (2 * (25 + 1) if family.name == "llava_onevision" else alone[0] + alone[2])
 
@@ -91,29 +85,21 @@ def test_several_pictures(family: Family, inputs: Any) -> None:
 def test_onevision_shrinks_beyond_nine_tiles() -> None:
     family = FAMILIES["llava_onevision"]
     inputs = family.inputs([Prompt(text="What?", images=[picture(176, 176)])])
-    assert placeholders(family, inputs["input_ids"]) == [25 + 15 * 15 + 15]  # 4 x 4 tiles of 5 x 5, by sqrt(16 / 9)
+    assert counted(family, inputs) == [25 + 15 * 15 + 15]  # 4 x 4 tiles of 5 x 5, by sqrt(16 / 9)
     family.model()(**inputs)
 
 
 # As the model cards and transformers' documentation print them, for one picture (or video) and one question.
+DEFAULT_SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+QWEN = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n<|im_start|>assistant\n"
 FORMATS = {
-    "llava": "USER: <image>\nWhat? ASSISTANT:",
-    "llava_next": "USER: <image>\nWhat? ASSISTANT:",
-    "video_llava": "USER: <image>\nWhat? ASSISTANT:",
+    **dict.fromkeys(("llava", "llava_next", "video_llava"), "USER: <image>\nWhat? ASSISTANT:"),
     "llava_onevision": "<|im_start|>user <image>\nWhat?<|im_end|><|im_start|>assistant\n",
     "internvl": "<|im_start|>user\n<IMG_CONTEXT>\nWhat?<|im_end|>\n<|im_start|>assistant\n",
     "smolvlm": "<|im_start|>User:<image>What?<end_of_utterance>\nAssistant:",
-    "qwen2_vl": (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
-        "<|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n<|im_start|>assistant\n"
-    ),
-    "qwen2_5_vl": (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
-        "<|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n<|im_start|>assistant\n"
-    ),
-    "qwen3_vl": (
-        "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n<|im_start|>assistant\n"
-    ),
+    "qwen2_vl": DEFAULT_SYSTEM + QWEN,
+    "qwen2_5_vl": DEFAULT_SYSTEM + QWEN,
+    "qwen3_vl": QWEN,
 }
 
 
@@ -131,8 +117,7 @@ def test_prompt_format(family: Family) -> None:
         opened = "<|im_start|>System: Be brief.<end_of_utterance>\n"
         assert system == opened + expected.removeprefix("<|im_start|>")
     elif "im_start" in expected:
-        default = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         between, end = (" \n", "") if family.name == "llava_onevision" else ("\n", "\n")
-        assert system == f"<|im_start|>system{between}Be brief.<|im_end|>{end}" + expected.removeprefix(default)
+        assert system == f"<|im_start|>system{between}Be brief.<|im_end|>{end}" + expected.removeprefix(DEFAULT_SYSTEM)
     else:
         assert system == "Be brief. " + expected

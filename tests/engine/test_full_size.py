@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from cases import INSIDE
 from full_size import CONFIGS, PROCESSORS
 from passes import encode
 from PIL import Image
@@ -29,6 +30,7 @@ from clasp.backbones.crops import CropAdapter
 from clasp.budget import BudgetError, Geometry
 from clasp.evaluation.questions.frames import sample
 from clasp.methods import METHODS, get
+from clasp.methods.base import Method
 
 BILLIONS = {
     "llava-hf/llava-1.5-7b-hf": 7.06,
@@ -46,7 +48,6 @@ BILLIONS = {
     "HuggingFaceTB/SmolVLM2-2.2B-Instruct": 2.25,
 }
 """Parameters that the checkpoints are listed with."""
-MERGING_IN_THE_TOWER = ("tome", "mustdrop", "flowcut")
 LATE = ("pact", "v2drop")
 """Methods whose first stage comes so late that the layers before it take more than the smallest budgets allow."""
 WORDS = 7
@@ -58,7 +59,7 @@ class Weightless(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is nn.functional.scaled_dot_product_attention and args[0].is_meta:
-            return torch.empty_like(args[0])  # as many windows as a picture has are slow to trace otherwise
+            return torch.empty_like(args[0])  # tracing the attention of each of a picture's many windows is slow
         if tree_any(lambda value: isinstance(value, Tensor) and value.is_meta, (args, kwargs)):
             args, kwargs = tree_map(lambda value: value.to("meta") if _on_cpu(value) else value, (args, kwargs))
         return func(*args, **kwargs)
@@ -270,9 +271,16 @@ def budgets(name: str) -> list[dict[str, Any]]:
     return [{"ratio": ratio} for ratio in (0.667, 0.778, 0.889)]
 
 
-def unmergeable(geometry: Geometry) -> bool:
-    """Whether nothing can be merged inside the ViT."""
-    return geometry.packed_vision or geometry.joined_patches
+def refusal(method: Method, geometry: Geometry) -> str | None:
+    """How a method is refused on a backbone, whatever its budget."""
+    if method.needs_videos and not geometry.videos:
+        return f"method '{method.name}' compares the frames of videos.*for images"
+    if method.resizes and not geometry.packed_vision:
+        return f"method '{method.name}' makes images smaller.*qwen2_5_vl_7b.*method=pool"
+    if method.name in INSIDE and (geometry.packed_vision or geometry.joined_patches):
+        reason = "packs the patches" if geometry.packed_vision else "several make one visual token"
+        return f"method '{method.name}' merges .*inside the vision tower.*{reason}.*another method"
+    return None
 
 
 def least(method: str, geometry: Geometry) -> float:
@@ -281,24 +289,17 @@ def least(method: str, geometry: Geometry) -> float:
     return (cut * geometry.visual_tokens + geometry.layers - cut) / geometry.layers
 
 
+each_method = pytest.mark.parametrize("method", [name for name in METHODS if get(name).prunes])
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
-@pytest.mark.parametrize("method", [name for name in METHODS if get(name).prunes])
+@each_method
 def test_every_method_meets_the_papers_budgets(name: str, method: str) -> None:
     geometry = PUBLISHED[name].geometry
     for budget in budgets(name):
         pruning = get(method)(**budget)
-        if pruning.needs_videos and not geometry.videos:
-            with pytest.raises(ValueError, match=f"method '{method}' compares the frames of videos.*for images"):
-                pruning.check(geometry)
-            continue
-        if pruning.resizes and not geometry.packed_vision:
-            with pytest.raises(ValueError, match=f"method '{method}' makes images smaller.*qwen2_5_vl_7b.*method=pool"):
-                pruning.check(geometry)
-            continue
-        if unmergeable(geometry) and method in MERGING_IN_THE_TOWER:
-            reason = "packs the patches" if geometry.packed_vision else "several make one visual token"
-            refused = f"method '{method}' merges .*inside the vision tower.*{reason}.*another method"
-            with pytest.raises(ValueError, match=refused):
+        if words := refusal(pruning, geometry):
+            with pytest.raises(ValueError, match=words):
                 pruning.check(geometry)
             continue
         target = budget["tokens"] if "tokens" in budget else geometry.visual_tokens * (1 - budget["ratio"])
@@ -314,18 +315,16 @@ def test_every_method_meets_the_papers_budgets(name: str, method: str) -> None:
         assert all(index < geometry.vision_layers for index in pruning.merge_layers(geometry.feature_layer))
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if get(name).prunes])
+@each_method
 def test_a_budget_beyond_the_picture_is_refused_on_every_backbone(method: str) -> None:
-    for name, (_, geometry) in PUBLISHED.items():
-        if unmergeable(geometry) and method in MERGING_IN_THE_TOWER:
-            continue
-        if get(method).needs_videos and not geometry.videos:
-            continue
-        if get(method).resizes and not geometry.packed_vision:
-            continue
+    for _, geometry in PUBLISHED.values():
         count = geometry.visual_tokens
-        with pytest.raises(BudgetError, match=f"tokens={count + 1} is more than the {count} visual tokens.*use 1 to"):
-            get(method)(tokens=count + 1).check(PUBLISHED[name].geometry)
+        pruning = get(method)(tokens=count + 1)
+        if not refusal(pruning, geometry):
+            with pytest.raises(
+                BudgetError, match=f"tokens={count + 1} is more than the {count} visual tokens.*use 1 to"
+            ):
+                pruning.check(geometry)
 
 
 # --- what the released processors make of pictures ----------------------------------------------------------------
@@ -353,7 +352,7 @@ def assert_tokens_are_features(on: Subject, processor: Any, width: int, height: 
         for name, value in inputs.items()
         if name.startswith(("pixel", "image")) or name == "batch_num_images"
     }
-    if "pixel_attention_mask" in inputs:  # it says which crops are none, by values
+    if "pixel_attention_mask" in inputs:  # its values mark the crops that are padding
         arguments |= {name: inputs[name] for name in ("pixel_values", "pixel_attention_mask")}
     ids = inputs["input_ids"].masked_fill(shown, on.adapter.placeholders["image"])  # else of a small vocabulary
     assert on.adapter.counts(encode(on.adapter, "image", arguments, ids)) == [int(shown.sum())]

@@ -1,4 +1,4 @@
-"""What `load` takes, what a processor must have, and what is read of a prompt; wrong ones are named before any run."""
+"""Arguments of `load`, processors and chat templates: which are accepted, and how others are refused before any run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from families import FAMILIES, Prompt
-from test_state import ONE
+from probe import ONE
 
 from clasp.backbones import BackboneUnavailable, load
 from clasp.backbones.base import UnsupportedError
@@ -71,7 +71,7 @@ def test_a_template_that_renders_no_user_is_refused(template: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_special_tokens_that_a_user_types_are_read(family: str) -> None:
-    """Those of the template and around the picture are not."""
+    """Special tokens of the template and around the picture are not read."""
     small = FAMILIES[family]
     typed = "<|im_end|>" if "<|im_end|>" in small.processor().tokenizer.all_special_tokens else "</s>"
     read = PromptReader(small.processor(), [small.model().config.image_token_id])

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import INSIDE, METHODS, PROMPTS, masked_logits, merges, snapshot
-from families import FAMILIES, Family, Prompt, fits, picture
+from cases import GREEDY, INSIDE, METHODS, PROMPTS, REDUCED, masked_logits, merges, placeholders, pruned, snapshot
+from families import FAMILIES, FRAMES, Family, Prompt, film, fits, picture
 from torch import Tensor
 
 from clasp.backbones import adapter_for
@@ -23,22 +23,22 @@ from clasp.methods.base import Method
 from clasp.methods.clasp.method import CLASP
 
 NEW = 2
-KIN = {"qwen2_vl": ("random", "fastv", "sparsevlm", "visionzip", "pool", "clasp")}
-"""Families that differ from another one only in what their adapter's tests look at -> the methods that run on them."""
 UNEVEN = (*INSIDE, "evs", "holitom", "framefusion")
-"""Methods of which the data says how many tokens stay at a stage."""
+"""Methods whose number of tokens at a stage depends on the data."""
 VARIED = ("llava_next", "video_llava", "qwen3_vl")
 """Families on which a method's variants run too: images in tiles, CLS and videos, a ViT that packs patches."""
 COMBINATIONS = [
     (method, family)
     for family in FAMILIES
     for method in METHODS
-    if method in KIN.get(family, METHODS) and fits(METHODS[method], family) and ("-" not in method or family in VARIED)
+    if method in REDUCED.get(family, METHODS)
+    and fits(METHODS[method], family)
+    and ("-" not in method or family in VARIED)
 ]
 
 
 def together(family: str) -> pytest.MarkDecorator:
-    """One process runs what is on a family: its models are built once."""
+    """One process runs all tests of a family, so that its models are built once."""
     return pytest.mark.xdist_group(f"matrix {family}")
 
 
@@ -51,7 +51,7 @@ HALVES = [
     for dtype in (torch.float16, torch.bfloat16)
     if dtype is torch.float16 or case.values[1] in VARIED
 ]
-EACH = [pytest.param(family, id=family, marks=together(family)) for family in FAMILIES]
+EACH_FAMILY = [pytest.param(family, id=family, marks=together(family)) for family in FAMILIES]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Subject:
     family: Family
     model: Any
     inside: bool
-    """Whether patches are to be merged inside the vision tower, which where features are interpolated is refused."""
+    """Whether a method merges patches inside the vision tower; that is refused where features are interpolated."""
 
     @cached_property
     def prompts(self) -> list[Prompt]:
@@ -71,8 +71,7 @@ class Subject:
             Prompt(text=PROMPTS[2]),
         ]
         if self.family.takes_videos and not (self.inside and self.family.name == "llava_onevision"):
-            frames = 8 if self.family.name == "video_llava" else 4
-            prompts.append(Prompt(text=PROMPTS[0], videos=[[picture(48, 48, 3 + i) for i in range(frames)]]))
+            prompts.append(Prompt(text=PROMPTS[0], videos=[film(FRAMES[self.family.name], 48, 48, 3)]))
         return prompts
 
     @cached_property
@@ -103,11 +102,6 @@ class Subject:
     def cast(self, inputs: Any) -> Any:
         return inputs.to(self.model.dtype)
 
-    @cached_property
-    def visual(self) -> Tensor:
-        tokens = torch.tensor(list(adapter_for(self.model).placeholders.values()))
-        return torch.isin(self.batch["input_ids"], tokens)
-
     def forward(self, method: Method, inputs: Any) -> tuple[Tensor, Trace]:
         with method(self.model, self.family.processor()) as run, torch.no_grad():
             logits = self.model(**inputs).logits
@@ -116,9 +110,7 @@ class Subject:
 
     def generate(self, method: Method, inputs: Any) -> tuple[Any, Trace | None]:
         with method(self.model, self.family.processor()) as run, torch.no_grad():
-            output = self.model.generate(
-                **inputs, max_new_tokens=NEW, do_sample=False, return_dict_in_generate=True, output_logits=True
-            )
+            output = self.model.generate(**inputs, max_new_tokens=NEW, **GREEDY)
         return output, run.trace
 
 
@@ -127,7 +119,7 @@ def subject(family: str, attention: str, dtype: torch.dtype = torch.float32, ins
     model = FAMILIES[family].model(attention, dtype)
     made = Subject(FAMILIES[family], model, inside)
     with torch.no_grad():
-        model(**made.uneven)  # transformers installs hooks of its own at the first forward; they are not ours to remove
+        model(**made.uneven)  # transformers installs its hooks at the first forward; the engine must not remove those
     return made
 
 
@@ -167,7 +159,8 @@ def test_counts_order_determinism_exit_and_eager_attention(name: str, family: st
         assert [kept.tolist() for kept in sample.kept] == [kept.tolist() for kept in same.kept]
     exact = not name.startswith(UNEVEN) and "adaptive" not in name
     adapter = adapter_for(on.model)
-    for sample, prompt, visual in zip(trace.samples, on.prompts, on.visual.sum(dim=1).tolist(), strict=True):
+    counts = placeholders(on.model, on.batch["input_ids"]).sum(dim=1).tolist()
+    for sample, prompt, visual in zip(trace.samples, on.prompts, counts, strict=True):
         assert sample.images == len(prompt.images) + len(prompt.videos)
         previous = set(range(visual))
         for kept in sample.kept:
@@ -195,14 +188,8 @@ def test_dropping_equals_masking(name: str, family: str) -> None:
     method = dataclasses.replace(METHODS[name], positions="original")
     if isinstance(method, CLASP):  # the oracle knows no fusion
         method = dataclasses.replace(method, fusion="deep")
-    with method(on.model, on.family.processor()) as run, torch.no_grad():
-        logits = on.model(**on.batch).logits
-    kept = [
-        sample.kept or (torch.empty(0, dtype=torch.long),) * len(run.schedule.stages) for sample in run.trace.samples
-    ]
-    stages = {stage.cut: [sample[i] for sample in kept] for i, stage in enumerate(run.schedule.stages)}
-    expected = masked_logits(on.model, on.batch, on.visual, stages)
-    assert (logits[:, -1] - expected[:, -1]).abs().max() < 1e-4
+    logits, run = pruned(family, method, on.batch, "eager")
+    assert (logits[:, -1] - masked_logits(run, on.batch)[:, -1]).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(("name", "family", "dtype"), HALVES)
@@ -213,7 +200,7 @@ def test_half_precision_has_no_nan(name: str, family: str, dtype: torch.dtype) -
     assert all(len(kept) for sample in trace.samples for kept in sample.kept)
 
 
-@pytest.mark.parametrize("family", EACH)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_all_tokens_kept_is_bit_identical(family: str, attention: str) -> None:
     on = subject(family, attention)
@@ -229,28 +216,22 @@ def test_all_tokens_kept_is_bit_identical(family: str, attention: str) -> None:
         assert torch.equal(output.sequences, answers)
 
 
-@pytest.mark.parametrize("family", EACH)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 @pytest.mark.parametrize("positions", ["original", "contiguous"])
 def test_decoding_with_cache_equals_recomputing(family: str, positions: Any) -> None:
     on = subject(family, "sdpa")
     for name in ("random", "divprune", "fastervlm", "clasp"):
         method = dataclasses.replace(METHODS[name], positions=positions)
         with method(on.model, on.family.processor()), torch.no_grad():
-            options = {
-                "max_new_tokens": NEW,
-                "do_sample": False,
-                "return_dict_in_generate": True,
-                "output_logits": True,
-            }
-            cached = on.model.generate(**on.batch, **options)
-            recomputed = on.model.generate(**on.batch, **options, use_cache=False)
+            cached = on.model.generate(**on.batch, **GREEDY, max_new_tokens=NEW)
+            recomputed = on.model.generate(**on.batch, **GREEDY, max_new_tokens=NEW, use_cache=False)
         for with_cache, without in zip(cached.logits, recomputed.logits, strict=True):
             assert (with_cache - without).abs().max() < 1e-4, name
 
 
-@pytest.mark.parametrize("family", EACH)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_a_step_without_positions_continues_the_original_sequence(family: str) -> None:
-    """A decoding loop of one's own need not know that the cache is shorter than the prompt."""
+    """A hand-written decoding loop need not know that the cache is shorter than the prompt."""
     on = subject(family, "sdpa")
     output, _ = on.generate(METHODS["random"], on.singles[0])
     with METHODS["random"](on.model, on.family.processor()), torch.no_grad():
@@ -260,7 +241,7 @@ def test_a_step_without_positions_continues_the_original_sequence(family: str) -
     assert (step.logits[:, -1] - output.logits[1]).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("family", EACH)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_beams_equal_beams_one_by_one(family: str) -> None:
     on = subject(family, "sdpa")
     options = {"max_new_tokens": NEW, "do_sample": False, "num_beams": 2}
@@ -280,14 +261,14 @@ def test_merging_under_flash_attention_is_refused_by_name(name: str, monkeypatch
         METHODS[name](on.model, on.family.processor())
 
 
-@pytest.mark.parametrize("family", EACH)
-def test_what_a_backbone_lacks_is_said(family: str) -> None:
+@pytest.mark.parametrize("family", EACH_FAMILY)
+def test_fallbacks_name_what_a_backbone_lacks(family: str) -> None:
     on = subject(family, "sdpa")
     notes = METHODS["visionzip"](on.model, on.family.processor()).fallbacks
     geometry = adapter_for(on.model).geometry
     assert any("no CLS" in note for note in notes) == (not geometry.cls)
     assert any("multimodal rotary" in note for note in notes) == geometry.multimodal_rotary
-    if geometry.multimodal_rotary:  # and it is as said
+    if geometry.multimodal_rotary:  # `positions` changes nothing there, as the note says
         original = dataclasses.replace(METHODS["fastervlm"], positions="original")
         contiguous = dataclasses.replace(original, positions="contiguous")
         assert torch.equal(on.forward(original, on.batch)[0], on.forward(contiguous, on.batch)[0])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from cases import PROMPTS, Fixed, masked_forward
-from families import FAMILIES, Prompt, picture
+from families import FAMILIES, FRAMES, VIDEO_FAMILIES, Prompt, film, picture
 from passes import encode
 from PIL import Image
-from test_state import ONE, TWO, Probe, probed, visual_and_words
+from probe import ONE, TWO, Look, Probe, probed, visual_and_words
 from torch import Tensor
 
 from clasp.backbones import adapter_for
@@ -26,7 +27,7 @@ CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 
 
 def asking(family: str, prompt: Prompt) -> dict[Queries, Tensor]:
-    """Places of the tokens that each kind of query names, in a prompt of its own."""
+    """Places of the tokens that each kind of query names, in a batch of this prompt alone."""
     visual, words = visual_and_words(family, prompt)
     length = FAMILIES[family].inputs([prompt])["input_ids"].shape[1]
     return {
@@ -38,79 +39,92 @@ def asking(family: str, prompt: Prompt) -> dict[Queries, Tensor]:
     }
 
 
-def stages_of(family: str, prompt: Prompt) -> tuple[Any, dict[int, list[Tensor]], Tensor]:
-    """The unpatched model's maps with what the probe drops masked; what the probe keeps; which tokens are visual."""
+@dataclass(frozen=True)
+class Expected:
+    """What the unpatched model computes where what a probe drops is masked.
+
+    Args:
+        visual: (tokens,) places of the visual tokens in the prompt.
+        kept: layer -> what the probe keeps there of each sample, among the visual tokens.
+        attentions: of each layer (1, heads, length, length).
+        entered: of each layer its input, (1, length, hidden).
+    """
+
+    visual: Tensor
+    kept: dict[int, list[Tensor]]
+    attentions: Sequence[Tensor]
+    entered: Sequence[Tensor]
+
+
+def expected_of(family: str, prompt: Prompt, stages: int = 2) -> Expected:
+    """``stages``: how many of the probe's stages drop."""
     model, inputs = FAMILIES[family].model("eager"), FAMILIES[family].inputs([prompt])
     visual = visual_and_words(family, prompt)[0]
     count = len(visual)
     first = torch.arange(count // 2) * (count // (count // 2))
     second = first[torch.arange(count // 4) * (len(first) // (count // 4))]
     kept = {1: [first], 3: [second]}
-    marked = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-    marked[0, visual] = True
-    output = masked_forward(model, inputs, marked, kept, output_attentions=True, output_hidden_states=True)
-    return output, kept, visual
+    entered: list[Tensor] = []
+    with ExitStack() as hooks:
+        for layer in adapter_for(model).layers:
+            handle = layer.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+            hooks.callback(handle.remove)
+        output = masked_forward(model, inputs, dict([*kept.items()][:stages]), output_attentions=True)
+    return Expected(visual, kept, output.attentions, entered)
 
 
 def seen_of(state: State, layer: int) -> dict[str, Any]:
-    decoder = state.decoder(layer)
+    """Values of a layer; those of the stage's own layer by the state's methods, which take no layer."""
+    decoder, own = state.decoder(layer), layer == state.layer
     some = torch.arange(state.visual_tokens)[None] % 3 == 0
     return {
-        **{kind: decoder.attention(kind) for kind in QUERIES},
+        **{kind: (state if own else decoder).attention(kind) for kind in QUERIES},
         **{f"{kind} heads": decoder.attention_heads(kind) for kind in QUERIES},
         "some": decoder.attention(some),
-        "rows": decoder.attention_rows("text"),
-        "hidden": decoder.hidden(),
-        "words": decoder.hidden("instruction"),
+        "text rows": decoder.attention_rows("text"),
+        "instruction rows": state.text_attention() if own else decoder.attention_rows("instruction"),
+        "hidden": state.tokens() if own else decoder.hidden(),
+        "words": state.text()[0] if own else decoder.hidden("instruction"),
+        "embeddings": state.embeddings(),
     }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attention_and_inputs_of_every_layer_that_has_passed(family: str) -> None:
     """At the second stage the first layers' values are those of the tokens that are left."""
-    output, kept, visual = stages_of(family, TWO)
-    places = asking(family, TWO)
+    passes, places = [expected_of(family, TWO, stages) for stages in range(3)], asking(family, TWO)
+    expected = passes[-1]
+    visual, kept = expected.visual, expected.kept
     look = lambda state: {layer: seen_of(state, layer) for layer in range(state.layer + 1)}  # noqa: E731
     (first, second), _ = probed(family, [TWO], look, layers=(0, 1, 2))
     assert (sorted(first), sorted(second)) == ([0, 1], [0, 1, 2, 3])
-    deepstack = family == "qwen3_vl"  # its hidden states are those before DeepStack's additions
     for seen, left in ((first, visual), (second, visual[kept[1][0]])):
         for layer, values in seen.items():
-            # a stage's own layer is looked at before the stage drops
-            if (layer, len(left)) in ((1, len(visual)), (3, len(visual) // 2)):
-                heads = _before(family, TWO, {cut: keep for cut, keep in kept.items() if cut < layer}, layer)
-            else:
-                heads = output.attentions[layer][0]
-            asked: dict[Queries, Tensor] = {**places, "visual": left}
-            asked["prompt"] = _left(places["prompt"], visual, left)
+            # the last layer is the stage's own, at which it looks before it drops
+            stages = sum(cut < layer or cut == layer < max(seen) for cut in kept)
+            heads = passes[stages].attentions[layer][0]
+            gone = visual[~torch.isin(visual, left)]
+            prompt = places["prompt"][~torch.isin(places["prompt"], gone)]
+            asked: dict[Queries, Tensor] = {**places, "visual": left, "prompt": prompt}
             for kind in QUERIES:
-                expected = heads[:, asked[kind]][:, :, left].mean(dim=1)
-                assert torch.allclose(values[f"{kind} heads"][0], expected, **CLOSE), (layer, kind)
-                assert torch.allclose(values[kind][0], expected.mean(dim=0), **CLOSE), (layer, kind)
+                paid = heads[:, asked[kind]][:, :, left].mean(dim=1)
+                assert torch.allclose(values[f"{kind} heads"][0], paid, **CLOSE), (layer, kind)
+                assert torch.allclose(values[kind][0], paid.mean(dim=0), **CLOSE), (layer, kind)
             assert torch.allclose(values["some"][0], heads[:, left[::3]][:, :, left].mean(dim=(0, 1)), **CLOSE)
-            assert torch.allclose(values["rows"][0], heads[:, places["text"]][:, :, left].mean(dim=0), **CLOSE)
-            if not deepstack:
-                assert torch.allclose(values["hidden"][0], output.hidden_states[layer][0, left], **CLOSE)
-                assert torch.allclose(
-                    values["words"][0], output.hidden_states[layer][0, places["instruction"]], **CLOSE
-                )
-
-
-def _before(family: str, prompt: Prompt, kept: dict[int, list[Tensor]], layer: int) -> Tensor:
-    """(heads, length, length) attention of a layer with the earlier stages' drops alone."""
-    model, inputs = FAMILIES[family].model("eager"), FAMILIES[family].inputs([prompt])
-    marked = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-    marked[0, visual_and_words(family, prompt)[0]] = True
-    return masked_forward(model, inputs, marked, kept, output_attentions=True).attentions[layer][0]
-
-
-def _left(everything: Tensor, visual: Tensor, left: Tensor) -> Tensor:
-    """The prompt without the visual tokens that are gone."""
-    return everything[~torch.isin(everything, visual) | torch.isin(everything, left)]
+            for kind in ("text", "instruction"):
+                rows = heads[:, places[kind]][:, :, left].mean(dim=0)
+                assert torch.allclose(values[f"{kind} rows"][0], rows, **CLOSE)
+            assert torch.allclose(values["hidden"][0], expected.entered[layer][0, left], **CLOSE)
+            assert torch.allclose(values["words"][0], expected.entered[layer][0, places["instruction"]], **CLOSE)
+            embedded, words, real = values["embeddings"]
+            assert torch.equal(embedded[0], expected.entered[0][0, visual]), "pruning does not change what entered"
+            assert torch.equal(words[0], expected.entered[0][0, places["instruction"]])
+            assert real.all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_queries_keys_and_values(family: str) -> None:
+def test_queries_keys_values_and_norms_of_keys(family: str) -> None:
+    """Of the layer before the stage's own, which a lookback of one reads."""
     model = FAMILIES[family].model("eager")
     with torch.no_grad():
         output = model(**FAMILIES[family].inputs([TWO]), output_attentions=True, use_cache=True)
@@ -120,13 +134,17 @@ def test_queries_keys_and_values(family: str) -> None:
         decoder = state.decoder(0)
         turned = {kind: decoder.heads(kind) for kind in ("q", "k", "v")}
         plain = {kind: decoder.heads(kind, rotated=False) for kind in ("q", "k", "v")}
-        return turned, plain, decoder.heads("v", "instruction"), decoder.rotary(), decoder.scaling()
+        shown = decoder.heads("v", "instruction"), decoder.rotary(), decoder.scaling()
+        return turned, plain, *shown, state.key_norms(), state.attention("last")
 
-    (first, *_), _ = probed(family, [TWO], look, layers=(0,))
-    turned, plain, word_values, (cos, sin), scaling = first
+    (first, *_), _ = probed(family, [TWO], look, back=1)
+    turned, plain, word_values, (cos, sin), scaling, norms, attention = first
     layer = output.past_key_values.layers[0]
     assert torch.allclose(turned["k"][0], layer.keys[0][:, visual], **CLOSE)
     assert torch.allclose(turned["v"][0], layer.values[0][:, visual], **CLOSE)
+    assert torch.allclose(attention[0], output.attentions[0][0, :, -1, visual].mean(dim=0), **CLOSE)
+    for ours, places in zip(norms, (visual, words), strict=True):
+        assert torch.allclose(ours[0], layer.keys[0][:, places].abs().sum(dim=(0, 2)), **CLOSE)
     assert torch.equal(plain["v"], turned["v"])
     assert torch.allclose(word_values[0], layer.values[0][:, words], **CLOSE)
     for kind in ("q", "k"):
@@ -142,18 +160,18 @@ def test_queries_keys_and_values(family: str) -> None:
     assert torch.allclose(ours, expected, atol=1e-4)
 
 
-def test_looking_two_layers_back_reads_that_layer() -> None:
-    """Across a stage in between; where a cut leaves no such layer, it is refused."""
-    output, kept, visual = stages_of("llava", ONE)
+def test_a_lookback_of_two_reads_that_layer() -> None:
+    """Also across a stage in between; it is refused where no such layer comes before the cut."""
+    expected = expected_of("llava", ONE)
     (_, second), _ = probed("llava", [ONE], lambda s: s.attention("last"), back=1, layers=(0,))
-    left = visual[kept[1][0]]
-    assert torch.allclose(second[0], output.attentions[2][0, :, -1, left].mean(dim=0), **CLOSE)
+    left = expected.visual[expected.kept[1][0]]
+    assert torch.allclose(second[0], expected.attentions[2][0, :, -1, left].mean(dim=0), **CLOSE)
     probe = Late(look=lambda s: s.attention("last"), back=2)
     family = FAMILIES["llava"]
     with probe(family.model("eager"), family.processor()), torch.no_grad():
         family.model("eager")(**family.inputs([ONE]))
         maps = family.model("eager")(**family.inputs([ONE]), output_attentions=True).attentions
-    assert torch.allclose(probe.seen[0][0], maps[1][0, :, -1, visual].mean(dim=0), **CLOSE)
+    assert torch.allclose(probe.seen[0][0], maps[1][0, :, -1, expected.visual].mean(dim=0), **CLOSE)
     with pytest.raises(ValueError, match="decoder layer -1 is not available before layer 1"):
         probed("llava", [ONE], lambda s: s.attention("last"), back=2)
     with pytest.raises(ValueError, match=r"looks at decoder layer 5.*use layers from 0 to the one before"):
@@ -181,7 +199,7 @@ def test_queries_that_do_not_exist_are_refused_by_name() -> None:
         probed("llava", [ONE], lambda s: s.attention("words"))  # type: ignore[arg-type]
 
 
-def test_many_queries_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_of_many_queries_is_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     look = lambda s: (s.decoder().attention("prompt"), s.decoder().attention_heads("visual"))  # noqa: E731
     whole, _ = probed("llava", [ONE], look)
     monkeypatch.setattr("clasp.engine.decoder_rows.HELD", 1)
@@ -190,15 +208,52 @@ def test_many_queries_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
         assert all(torch.allclose(ours, theirs, atol=1e-6) for ours, theirs in zip(one, other, strict=True))
 
 
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_the_text_after_the_image_begins_behind_the_last_image(family: str) -> None:
+    """It includes the template's closing and excludes text between two images, also in a padded batch."""
+    look: Look = lambda s: (s.text(), s.text_attention(), s.embeddings()[2])  # noqa: E731
+    (first, *_), _ = probed(family, [ONE, TWO], look, within="image", listen="after_image")
+    (both, *_), _ = probed(family, [TWO], look, listen="after_image")
+    model = FAMILIES[family].model("eager")
+    counts = []
+    for prompt in (ONE, TWO):
+        ids = FAMILIES[family].inputs([prompt])["input_ids"][0]
+        visual, instruction = visual_and_words(family, prompt)
+        counts.append(len(ids) - 1 - int(visual.max()))
+        assert counts[-1] > len(instruction), "the template closes the user's turn"
+    assert first[0][1].sum(dim=1).tolist()[0] in counts
+    (words, real), attention, embedded = both
+    assert real.sum() == embedded.sum() == counts[1]
+    with torch.no_grad():
+        output = model(**FAMILIES[family].inputs([TWO]), output_attentions=True, output_hidden_states=True)
+    assert torch.allclose(words[0], output.hidden_states[1][0, -counts[1] :], atol=1e-5)
+    maps = output.attentions[1][0].mean(dim=0)
+    assert torch.allclose(attention[0], maps[-counts[1] :][:, visual], atol=1e-4)
+
+
+def test_padded_words_change_nothing_that_methods_see() -> None:
+    look: Look = lambda s: (s.text_attention(), s.attention("instruction"), s.key_norms()[1], s.text()[1])  # noqa: E731
+    for family in ("llava", "qwen2_5_vl"):
+        same = Prompt(text="What is this, and where was it taken, do you think?", images=ONE.images)
+        together, _ = probed(family, [ONE, same], look)
+        for row, prompt in enumerate((ONE, same)):
+            (alone, *_), _ = probed(family, [prompt], look)
+            count = int(alone[3].sum())
+            assert torch.allclose(together[0][0][row, :count], alone[0][0], atol=1e-5)
+            assert (together[0][0][row, count:] == 0).all()
+            assert torch.allclose(together[0][1][row], alone[1][0], atol=1e-5)
+            assert (together[0][2][row, count:] == 0).all()
+
+
 # --- the vision tower ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_the_adapter_says_of_the_tower_is_shown_by_visual_token(family: str) -> None:
-    """Attention received, CLS's by head, and heads: of several patches that make one token, their mean."""
-    model, inputs = FAMILIES[family].model("eager"), FAMILIES[family].inputs([ONE])
-    adapter = adapter_for(model)
-    layer = adapter.geometry.feature_layer - 1
+def test_values_of_the_tower_are_shown_by_visual_token(family: str) -> None:
+    """Of two pictures. Of several patches that make one token: the mean of values, and hidden states side by side."""
+    inputs, adapter = FAMILIES[family].inputs([TWO]), adapter_for(FAMILIES[family].model("eager"))
+    end = adapter.geometry.feature_layer
+    layer, states = end - 1, (end - 1, end)
     arguments = {name: inputs[name] for name in inputs if name.startswith("pixel") or "image" in name}
     vision_pass = encode(adapter, "image", arguments, inputs["input_ids"])
 
@@ -206,21 +261,29 @@ def test_what_the_adapter_says_of_the_tower_is_shown_by_visual_token(family: str
         vision = state.vision()
         heads = [vision.heads(layer, kind).transpose(1, 2).flatten(2) for kind in ("q", "k", "v")]
         received = [vision.received(layer, others=others)[..., None] for others in (False, True)]
-        by_head = vision.attention_heads(layer).transpose(1, 2)
-        return *heads, *received, by_head
+        attention = vision.attention_heads(layer).transpose(1, 2), vision.attention(layer)[..., None]
+        return *heads, *received, *attention, vision.keys(layer), vision.hidden_state(end)
 
-    (seen, *_), _ = probed(family, [ONE], look, states=(layer,))
+    (seen, *_), _ = probed(family, [TWO], look, states=states)
     with torch.no_grad():
         values = [adapter.vision_heads(vision_pass, layer, kind) for kind in ("q", "k", "v")]
         values += [adapter.vision_received(vision_pass, layer, others) for others in (False, True)]
         values.append(adapter.vision_attention_heads(vision_pass, layer))
-        for ours, value in zip(seen, values, strict=True):
-            assert torch.allclose(ours[0], adapter.arrange(vision_pass, 0, value), **CLOSE)
+        values += [adapter.vision_attention(vision_pass, layer), adapter.vision_keys(vision_pass, layer)]
+        arranged = [[adapter.arrange(vision_pass, item, value) for item in (0, 1)] for value in values]
+        arranged.append([adapter.arrange(vision_pass, item, vision_pass.states[end], joined=True) for item in (0, 1)])
+        for ours, both in zip(seen, arranged, strict=True):
+            assert torch.allclose(ours[0], torch.cat(both), **CLOSE)
     if adapter.geometry.cls:
-        rows, _ = probed(family, [ONE], lambda s: s.vision().cls_heads(layer, "v"), within="crop", states=(layer,))
-        crops = torch.cat(rows[: len(rows) // 2]).flatten(1)
-        assert len(crops) == len(values[2])
-        assert torch.cdist(crops, values[2][:, 0]).amin(dim=1).max() < 1e-4
+        look = lambda s: (s.layer, s.vision().cls_heads(layer, "v").flatten(1), s.vision().cls_state(end))  # noqa: E731
+        rows, _ = probed(family, [TWO], look, within="crop", states=states)
+        _, *shown = zip(*(row for row in rows if row[0] == 1), strict=True)
+        # where patches are joined, the CLS state stands for each patch of a square
+        joined = seen[-1].shape[-1] // vision_pass.states[end].shape[-1]
+        for ours, value in zip(shown, (values[2], vision_pass.states[end].repeat(1, 1, joined)), strict=True):
+            distance = torch.cdist(torch.cat(ours), value[:, 0])
+            assert distance.shape[0] == distance.shape[1], "one for each crop"
+            assert max(distance.amin(dim=0).max(), distance.amin(dim=1).max()) < 1e-4
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
@@ -236,7 +299,7 @@ def lit(width: int, height: int, at: tuple[float, float]) -> Image.Image:
 
 @pytest.mark.parametrize("at", [(0.15, 0.85), (0.65, 0.35)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_tokens_place_is_where_it_sees(family: str, at: tuple[float, float]) -> None:
+def test_grid_positions_are_where_the_tokens_see(family: str, at: tuple[float, float]) -> None:
     """In every frame the token that a white spot changes most lies at the spot's row and column."""
     side = 96 if family.startswith("qwen") else 64
     look = lambda s: (s.grid(), s.vision().hidden_state(0))  # noqa: E731
@@ -262,9 +325,9 @@ def test_a_tokens_place_is_where_it_sees(family: str, at: tuple[float, float]) -
     assert (change[nowhere] == 0).all(), "newlines see nothing"
 
 
-@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.takes_videos])
+@pytest.mark.parametrize("family", VIDEO_FAMILIES)
 def test_frames_of_a_video_are_told_apart(family: str) -> None:
-    count = 8 if family == "video_llava" else 4
+    count = FRAMES[family]
     pairs = 2 if family.startswith("qwen") else 1
 
     def prompt(bright: int | None) -> Prompt:
@@ -282,12 +345,12 @@ def test_frames_of_a_video_are_told_apart(family: str) -> None:
         assert (grid.frame[0] == bright // pairs).sum() == (changed & (grid.frame[0] >= 0)).sum()
 
 
-@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.takes_videos])
+@pytest.mark.parametrize("family", VIDEO_FAMILIES)
 def test_every_frame_of_a_video_has_the_same_places(family: str) -> None:
     """A place is that of one row and column in every frame; CLS is the first one where it is a visual token, and what
     is of no frame, the newline behind a video, has none. A picture is one frame; places follow through the stages."""
-    count = 8 if family == "video_llava" else 4
-    clip = Prompt(text="Why?", videos=[[picture(48, 48, i) for i in range(count)]])
+    count = FRAMES[family]
+    clip = Prompt(text="Why?", videos=[film(count, 48, 48)])
     look = lambda s: (s.frames(), s.grid(), s.decoder(s.layer).layer, s.depth)  # noqa: E731
     (first, second), _ = probed(family, [clip], look, within="image")
     frames, grid, _, depth = first
@@ -322,8 +385,7 @@ def test_frames_of_several_pictures_are_refused() -> None:
 
 def test_videos_of_equally_many_tokens_in_other_frames_are_not_one_group() -> None:
     """On Qwen-VL a long video of small frames can have as many tokens as a short one of large ones."""
-    clips = [[picture(24, 32, i) for i in range(8)], [picture(32, 48, i) for i in range(4)]]
-    prompts = [Prompt(text="Why?", videos=[clip]) for clip in clips]
+    prompts = [Prompt(text="Why?", videos=[clip]) for clip in (film(8, 24, 32), film(4, 32, 48))]
     seen, _ = probed("qwen2_5_vl", prompts, lambda s: (s.frames().count, s.frames().size), within="image")
     assert sorted(seen[:2]) == [(2, 24), (4, 12)]
 
@@ -350,7 +412,7 @@ def test_places_within_a_crop_and_of_several_pictures() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Splitting(Probe):
-    """Notes what the crops show when the budget is split."""
+    """Records the values of the crops when the budget is split."""
 
     split: list[Any] = field(default_factory=list)
 
@@ -367,7 +429,7 @@ class Splitting(Probe):
 @pytest.mark.parametrize("family", ["llava_next", "qwen3_vl", "video_llava"])
 def test_crops_show_what_enters_the_decoder(family: str) -> None:
     model, processor = FAMILIES[family].model("eager"), FAMILIES[family].processor()
-    video = Prompt(text=PROMPTS[0], videos=[[picture(48, 48, i) for i in range(8)]])
+    video = Prompt(text=PROMPTS[0], videos=[film(8, 48, 48)])
     prompt = ONE if family == "llava_next" else video
     look = lambda s: (s.tokens(), s.embeddings(), s.vision().attention(0))  # noqa: E731
     method = Splitting(look=look, within="crop", states=(0,))
@@ -417,7 +479,7 @@ def test_scratch_lives_as_long_as_a_prefill() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PerHead(Fixed):
-    """Another set for each head."""
+    """Selects other tokens for each head."""
 
     name: ClassVar[str] = "per_head"
 
@@ -435,8 +497,8 @@ def test_a_budget_per_head_is_refused_by_name() -> None:
         family.model()(**family.inputs([ONE]))
 
 
-def test_layers_held_on_to_are_let_go_after_the_last_stage() -> None:
-    """What a method looked back at does not stay in memory for the layers behind its last stage."""
+def test_inputs_of_earlier_layers_are_released_after_the_last_stage() -> None:
+    """They stay in memory only until the last stage that reads them."""
     family = FAMILIES["llava"]
     probe: Method = Probe(look=lambda s: s.decoder(0).hidden(), layers=(0, 2))
     held: list[Sequence[int]] = []

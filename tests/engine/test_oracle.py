@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import METHODS, PROMPTS, VISUAL, Fixed, masked_logits, pruned
+from cases import METHODS, PROMPTS, VISUAL, Fixed, masked_logits, placeholders, pruned
 
 from clasp.methods.clasp.method import CLASP
 from clasp.methods.random import Random
@@ -23,30 +23,29 @@ STAGES = {
 @pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
 def test_dropping_equals_masking_from_that_layer_on(eager: Any, processor: Any, encode: Any, stages: Any) -> None:
     inputs = encode((PROMPTS[0], (0,)), (PROMPTS[1], (1,)))
-    logits, trace = pruned("llava", Fixed(stages=stages), inputs, "eager")
-    absolute = {layer: [s.kept[i] for s in trace.samples] for i, (layer, _) in enumerate(stages)}
-    visual = inputs["input_ids"] == eager.config.image_token_id
-    expected = masked_logits(eager, inputs, visual, absolute)
-    text = (inputs["input_ids"] != eager.config.image_token_id) & inputs["attention_mask"].bool()
+    logits, run = pruned("llava", Fixed(stages=stages), inputs, "eager")
+    expected = masked_logits(run, inputs)
+    text = ~placeholders(eager, inputs["input_ids"]) & inputs["attention_mask"].bool()
     assert (logits[text] - expected[text]).abs().max() < 1e-4
     assert (logits[text] - eager(**inputs).logits[text]).abs().max() > 1e-2, "the stages must matter"
 
 
-def test_contiguous_positions_equal_a_prompt_that_was_short_from_the_start(eager: Any, encode: Any) -> None:
+@pytest.mark.parametrize("kept", [(3, 4, 21, 60), (40, 3, 21, 60, 4)], ids=["ascending", "in another order"])
+def test_contiguous_positions_equal_a_prompt_of_the_kept_tokens_alone(
+    eager: Any, encode: Any, kept: tuple[int, ...]
+) -> None:
+    """In the method's order, which is the order in the sequence."""
     inputs = encode((PROMPTS[0], (0,)))
-    kept = torch.tensor([3, 4, 21, 60])
-    method = Fixed(stages=((0, tuple(kept.tolist())),), positions="contiguous")
-    logits, _ = pruned("llava", method, inputs, "eager")
+    logits, run = pruned("llava", Fixed(stages=((0, kept),), positions="contiguous"), inputs, "eager")
     ids = inputs["input_ids"][0]
-    visual = ids == eager.config.image_token_id
-    stay = ~visual
-    stay[visual.nonzero().squeeze(1)[kept]] = True
+    visual = placeholders(eager, ids).nonzero().squeeze(1)
+    order = torch.cat([torch.arange(int(visual[0])), visual[list(kept)], torch.arange(int(visual[-1]) + 1, len(ids))])
     with torch.no_grad():
         embeds = eager.get_input_embeddings()(ids)
-        features = eager.model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output[0]
-        embeds = embeds.masked_scatter(visual[:, None], features)[stay][None]
-        expected = eager(inputs_embeds=embeds).logits[0]
-    assert (logits[0, stay] - expected).abs().max() < 1e-4
+        embeds[visual] = eager.model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output[0]
+        expected = eager(inputs_embeds=embeds[order][None]).logits[0]
+    assert (logits[0, order] - expected).abs().max() < 1e-4
+    assert run.trace.samples[0].kept[0].tolist() == sorted(kept)
 
 
 def test_one_hot_fusion_on_the_own_layer_is_bit_identical_when_other_prompts_do_fuse(
@@ -73,11 +72,11 @@ def test_prompts_without_an_image_pass_through_untouched(model: Any, processor: 
 
 def test_dropped_rows_of_full_length_logits_are_zero(model: Any, processor: Any, encode: Any) -> None:
     inputs = encode((PROMPTS[0], (0,)))
-    logits, trace = pruned("llava", Random(tokens=16), inputs, model.config._attn_implementation)
-    visual = (inputs["input_ids"][0] == model.config.image_token_id).nonzero().squeeze(1)
+    logits, run = pruned("llava", Random(tokens=16), inputs, model.config._attn_implementation)
+    visual = placeholders(model, inputs["input_ids"][0]).nonzero().squeeze(1)
     zero = (logits[0] == 0).all(dim=-1)
     assert zero.sum() == VISUAL - 16
-    assert not zero[visual[trace.samples[0].kept[0]]].any()
+    assert not zero[visual[run.trace.samples[0].kept[0]]].any()
     assert logits.shape[1] == inputs["input_ids"].shape[1]
 
 
@@ -88,11 +87,11 @@ def test_clasp_takes_pivots_by_the_instructions_attention_in_the_stages_own_laye
     with torch.no_grad():
         maps = eager(**inputs, output_attentions=True).attentions
     method = CLASP(tokens=30, router="keyword", fusion="deep", stage_layers=(2, 4, 6))
-    _, trace = pruned("llava", method, inputs, "eager")
+    _, run = pruned("llava", method, inputs, "eager")
     tokenizer = processor.tokenizer
-    for row, (sample, prompt) in enumerate(zip(trace.samples, PROMPTS, strict=False)):
+    for row, (sample, prompt) in enumerate(zip(run.trace.samples, PROMPTS, strict=False)):
         ids = inputs["input_ids"][row]
-        visual = ids == eager.config.image_token_id
+        visual = placeholders(eager, ids)
         end = len(ids) - len(tokenizer(" ASSISTANT:", add_special_tokens=False)["input_ids"])
         # how a question begins depends on what stands before it, so its length is found in the prompt
         rows = next(slice(n, end) for n in range(end, 0, -1) if tokenizer.decode(ids[n:end]) == prompt)

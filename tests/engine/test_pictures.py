@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import PROMPTS, pruned
+from cases import PROMPTS, placeholders, pruned
 from families import FAMILIES, Prompt, picture
 
 from clasp.backbones import adapter_for
@@ -20,14 +20,13 @@ SMALL, LARGE = picture(40, 40, 0), picture(120, 90, 1)
 
 def kept(family: str, method: Method, prompts: list[Prompt]) -> list[int]:
     """Visual tokens that stay of each prompt."""
-    _, trace = pruned(family, method, FAMILIES[family].inputs(prompts))
-    return [len(sample.kept[-1]) for sample in trace.samples]
+    _, run = pruned(family, method, FAMILIES[family].inputs(prompts))
+    return [len(sample.kept[-1]) for sample in run.trace.samples]
 
 
 def total(family: str, prompt: Prompt) -> int:
     ids = FAMILIES[family].inputs([prompt])["input_ids"]
-    tokens = torch.tensor(list(adapter_for(FAMILIES[family].model()).placeholders.values()))
-    return int(torch.isin(ids, tokens).sum())
+    return int(placeholders(FAMILIES[family].model(), ids).sum())
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_next"])
@@ -62,7 +61,7 @@ def test_a_count_that_a_large_picture_cannot_honour_is_refused() -> None:
         kept(family, Fits(tokens=tokens, layer=3), [large])
 
 
-def test_newline_tokens_go_first_and_fill_up_last() -> None:
+def test_newline_tokens_are_dropped_before_patches() -> None:
     family = "llava_next"
     model, processor = FAMILIES[family].model(), FAMILIES[family].processor()
     inputs = FAMILIES[family].inputs([Prompt(text=PROMPTS[0], images=[LARGE])])

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from cases import METHODS, PROMPTS, Int8
+from cases import GREEDY, METHODS, PROMPTS, Int8, placeholders
 from families import FAMILIES, Prompt, picture
-from test_state import ONE, Probe
+from probe import ONE, Probe
 from torch import Tensor, nn
 from transformers import DynamicCache, LlavaForConditionalGeneration
 from transformers.cache_utils import Cache
@@ -27,13 +27,13 @@ LLAVA = FAMILIES["llava"]
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """A model of this file's own."""
+    """A copy, which tests of this file may change."""
     return copy.deepcopy(LLAVA.model())
 
 
 @pytest.fixture
 def switching() -> Iterator[None]:
-    """Threads that change places as often as they can."""
+    """Threads are switched as often as possible."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -47,10 +47,7 @@ def test_threads_in_one_context_each_get_their_own_answer(name: str, model: Any,
 
     def answer(number: int) -> Tensor:
         with torch.no_grad():
-            output = model.generate(
-                **inputs[number], max_new_tokens=2, do_sample=False, return_dict_in_generate=True, output_logits=True
-            )
-        return torch.cat(output.logits)
+            return torch.cat(model.generate(**inputs[number], max_new_tokens=2, **GREEDY).logits)
 
     with METHODS[name](model, LLAVA.processor()), ThreadPoolExecutor(4) as pool:
         alone = [answer(number) for number in range(4)]
@@ -117,7 +114,7 @@ def test_an_emptied_cache_is_like_new(model: Any) -> None:
         assert torch.equal(model(input_ids=token, past_key_values=cache).logits, model(input_ids=token).logits)
 
 
-def test_bytes_of_a_quantised_cache_are_those_that_it_holds(model: Any) -> None:
+def test_bytes_of_a_quantised_cache_are_counted(model: Any) -> None:
     run, cache, _ = prefilled(model, "fastv", Cache(layers=[Int8() for _ in model.model.language_model.layers]))
     run.__exit__(None, None, None)
     heads, dim = model.config.text_config.num_key_value_heads, model.config.text_config.head_dim
@@ -163,7 +160,7 @@ class Mine(LlavaForConditionalGeneration):
     """A user's subclass."""
 
 
-def test_wrapped_and_subclassed_models_are_pruned_as_what_they_are(model: Any) -> None:
+def test_wrapped_and_subclassed_models_are_pruned(model: Any) -> None:
     peft = pytest.importorskip("peft")
     inputs, method = LLAVA.inputs([ONE]), METHODS["fastv"]
 
@@ -217,16 +214,5 @@ def test_under_autocast_the_model_computes_mixed_and_the_method_does_not() -> No
             model(**LLAVA.inputs([ONE]))
     product, value, attention = probe.seen[0]
     assert (product, value) == (torch.float32, torch.bfloat16)
-    visual = (LLAVA.inputs([ONE])["input_ids"][0] == model.config.image_token_id).nonzero().squeeze(1)
+    visual = placeholders(model, LLAVA.inputs([ONE])["input_ids"][0]).nonzero().squeeze(1)
     assert torch.allclose(attention[0], maps[0, :, -1, visual].float().mean(dim=0), atol=2e-3)
-
-
-# --- prompts ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_prompt_without_words_is_of_the_fallback_category_and_that_is_said(model: Any) -> None:
-    batch = LLAVA.inputs([Prompt(text="", images=ONE.images), ONE])
-    with METHODS["clasp"](model, LLAVA.processor()) as run, torch.no_grad():
-        with pytest.warns(UserWarning, match="1 of 2 prompts have no words to route by.*'general'"):
-            model(**batch)
-        assert [sample.category for sample in run.trace.samples] == ["general", "attribute"]

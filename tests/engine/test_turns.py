@@ -1,7 +1,7 @@
 """Conversations: further turns, chunks, candidates and crops on a pruned cache, and new images in later turns.
 
-What is expected is computed without any of it: by the whole conversation at once, the same tokens masked in full length
-from their stage on, or, for what no mask can say, by the engine's own prefill of the whole.
+The expected values need no cache: the whole conversation is one full-length forward in which the same tokens are masked
+from their stage on; where a mask cannot express what a method does, it is the engine's own prefill of the whole.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from typing import Any
 
 import pytest
 import torch
-from cases import METHODS, PROMPTS, Int8, masked_forward
-from families import FAMILIES, Prompt, picture
-from test_state import Probe
+from cases import GREEDY, METHODS, PROMPTS, Int8, masked_forward, placeholders
+from families import FAMILIES, FRAMES, VIDEO_FAMILIES, Prompt, film, picture
+from probe import Probe
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import Cache, DynamicCache
 
-from clasp.backbones import adapter_for
 from clasp.backbones.base import UnsupportedError
 from clasp.methods.base import Method
 from clasp.methods.clasp.method import CLASP
 from clasp.methods.none import Unpruned
 
 NEW = 3
-GREEDY = {"max_new_tokens": NEW, "do_sample": False}
-LOGITS: dict[str, Any] = {**GREEDY, "return_dict_in_generate": True, "output_logits": True}
+LOGITS: dict[str, Any] = {"max_new_tokens": NEW, **GREEDY}
+ANSWER: dict[str, Any] = {"max_new_tokens": NEW, "do_sample": False}
 CLOSE = 1e-4
-SPOKEN = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm")
+CONVERSING = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm")
 """Families whose processors treat a picture in a conversation as they treat it alone."""
 DROPPING = ("divprune", "fastv-late", "clasp")
-"""Stages before the decoder, at one layer, at several; what they do is told by the places that they keep."""
+"""Stages before the decoder, at one layer, at several."""
 ALONG = ("input_ids", "attention_mask", "mm_token_type_ids")
 """Inputs that run along the sequence."""
 
 
 @dataclass(frozen=True)
-class Talk:
-    """A conversation: what it is at each point, and its pictures, for one family."""
+class Conversation:
+    """A conversation of two turns with one family: its prompts and its pictures."""
 
     family: str
     seed: int
@@ -93,7 +93,7 @@ class Talk:
         return self.media(self.inputs(2, since=1)) if self.pictured[1] else {}
 
     def visual(self, ids: Tensor) -> Tensor:
-        return torch.isin(ids, torch.tensor(list(adapter_for(self.model).placeholders.values())))
+        return placeholders(self.model, ids)
 
     def masked(self, run: Any, kept: list[list[Tensor]], more: Tensor | None = None) -> Tensor:
         """Logits of the whole conversation with what each turn dropped masked.
@@ -118,22 +118,24 @@ class Talk:
             stage.cut: [torch.cat([turn[i] + start for turn, start in zip(kept, starts, strict=True)])]
             for i, stage in enumerate(run.schedule.stages)
         }
-        return masked_forward(self.model, inputs, visual, stages).logits[0]
+        return masked_forward(self.model, inputs, stages, visual).logits[0]
 
 
-def told(name: str) -> Method:
-    """A method whose effect the kept places tell."""
+def by_places(name: str) -> Method:
+    """A method that does nothing but drop tokens, so that masking the dropped ones must give the same."""
     method = dataclasses.replace(METHODS[name], positions="original")
     return dataclasses.replace(method, fusion="deep") if isinstance(method, CLASP) else method
 
 
 @lru_cache
-def talk(family: str, seed: int = 0, pictured: tuple[bool, bool] = (True, True), attention: str = "eager") -> Talk:
-    return Talk(family, seed, pictured, attention)
+def conversation(
+    family: str, seed: int = 0, pictured: tuple[bool, bool] = (True, True), attention: str = "eager"
+) -> Conversation:
+    return Conversation(family, seed, pictured, attention)
 
 
-def entered(method: Method, talk: Talk) -> Any:
-    return method(talk.model, FAMILIES[talk.family].processor())
+def entered(method: Method, on: Conversation) -> Any:
+    return method(on.model, FAMILIES[on.family].processor())
 
 
 def kept_of(run: Any, row: int = 0) -> list[Tensor]:
@@ -146,12 +148,12 @@ def kept_of(run: Any, row: int = 0) -> list[Tensor]:
 @pytest.mark.parametrize(
     ("name", "shown"), [("divprune", "new"), ("fastv-late", "all"), ("clasp", "new"), ("clasp", "all")]
 )
-@pytest.mark.parametrize("family", SPOKEN)
+@pytest.mark.parametrize("family", CONVERSING)
 def test_a_new_picture_is_pruned_in_its_turn(family: str, name: str, shown: str) -> None:
-    """Passed alone, or with those of the conversation; then what was generated since, and a question more."""
-    on = talk(family)
+    """Given alone or with all pictures of the conversation; then generated tokens and one more question follow."""
+    on = conversation(family)
     media = on.later if shown == "new" else on.media(on.whole)
-    with entered(told(name), on) as run, torch.no_grad():
+    with entered(by_places(name), on) as run, torch.no_grad():
         cache = on.model(**on.first, use_cache=True).past_key_values
         kept = [kept_of(run)]
         held = [layer.get_seq_length() for layer in cache.layers]
@@ -178,18 +180,29 @@ def test_a_new_picture_is_pruned_in_its_turn(family: str, name: str, shown: str)
 
 
 @pytest.mark.parametrize("name", DROPPING)
-@pytest.mark.parametrize("family", SPOKEN)
-def test_generate_goes_on_with_a_conversation(family: str, name: str) -> None:
-    """As a user does: the processor's output for all of it, and the cache of the turn before."""
-    for on in (talk(family), talk(family, 1, (True, False)), talk(family, 2, (False, True))):
-        with entered(told(name), on) as run, torch.no_grad():
-            # the answer that the conversation records is longer than what is generated here
-            answered = on.model.generate(**on.first, **LOGITS | {"max_new_tokens": 1})
-            kept = [kept_of(run)] if on.pictured[0] else []
-            output = on.model.generate(**on.whole, past_key_values=answered.past_key_values, **LOGITS)
-            kept += [kept_of(run)] if on.pictured[1] else []
-        expected = on.masked(run, kept, output.sequences[:, on.whole["input_ids"].shape[1] :])
+@pytest.mark.parametrize("family", CONVERSING)
+def test_generate_goes_on_with_conversations_that_take_turns(family: str, name: str) -> None:
+    """As a user does: the processor's output for all of it, and the cache of the turn before.
+
+    Qwen-VL keeps the offset of the latest prompt's positions; each pruned cache must have its own.
+    """
+    conversations = (
+        conversation(family),
+        conversation(family, 1, (True, False)),
+        conversation(family, 2, (False, True)),
+    )
+    model, caches, kept, outputs = conversations[0].model, list[Any](), list[Any](), list[Any]()
+    with entered(by_places(name), conversations[0]) as run, torch.no_grad():
+        for on in conversations:
+            # fewer tokens are generated here than the recorded answer of the conversation has
+            caches.append(model.generate(**on.first, **LOGITS | {"max_new_tokens": 1}).past_key_values)
+            kept.append([kept_of(run)] if on.pictured[0] else [])
+        for on, cache, stages in zip(conversations, caches, kept, strict=True):
+            outputs.append(model.generate(**on.whole, past_key_values=cache, **LOGITS))
+            stages += [kept_of(run)] if on.pictured[1] else []
+    for on, stages, output in zip(conversations, kept, outputs, strict=True):
         end = on.whole["input_ids"].shape[1]
+        expected = on.masked(run, stages, output.sequences[:, end:])
         for step, logits in enumerate(output.logits):
             assert (logits[0] - expected[end - 1 + step]).abs().max() < CLOSE, (on, step)
 
@@ -197,23 +210,19 @@ def test_generate_goes_on_with_a_conversation(family: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["divprune", "clasp"])
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 def test_turns_of_a_batch_equal_those_of_each_conversation(family: str, name: str) -> None:
-    """One with a picture in each turn, one in its first alone: padded on the left in both turns."""
-    talks = [talk(family), talk(family, 1, (True, False))]
-    on = talks[0]
+    """One brings a picture in each turn, the other in its first turn alone; both turns are padded on the left."""
+    conversations = [conversation(family), conversation(family, 1, (True, False))]
+    on = conversations[0]
 
     def padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
-        length = max(row.shape[1] for row in rows)
-        ids = torch.zeros(len(rows), length, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for number, row in enumerate(rows):
-            ids[number, length - row.shape[1] :] = row[0]
-            mask[number, length - row.shape[1] :] = 1
-        return ids, mask
+        """Token ids and mask."""
+        ids, mask = [row[0] for row in rows], [torch.ones_like(row[0]) for row in rows]
+        return pad_sequence(ids, True, padding_side="left"), pad_sequence(mask, True, padding_side="left")
 
-    with entered(told(name), on) as run, torch.no_grad():
-        prompts = [one.first["input_ids"] for one in talks]
+    with entered(by_places(name), on) as run, torch.no_grad():
+        prompts = [one.first["input_ids"] for one in conversations]
         ids, mask = padded(prompts)
-        media = {key: torch.cat([one.media(one.first)[key] for one in talks]) for key in on.media(on.first)}
+        media = {key: torch.cat([one.media(one.first)[key] for one in conversations]) for key in on.media(on.first)}
         if "mm_token_type_ids" in on.first:
             media["mm_token_type_ids"] = (ids == on.model.config.image_token_id).long()
         seen = mask.cumsum(dim=1)
@@ -221,15 +230,17 @@ def test_turns_of_a_batch_equal_those_of_each_conversation(family: str, name: st
             media["position_ids"] = (seen - 1).clamp(min=0)
         cache = on.model(input_ids=ids, attention_mask=mask, use_cache=True, **media).past_key_values
         kept = [[kept_of(run, row)] for row in (0, 1)]
-        later, later_mask = padded([one.since for one in talks])
-        everything = {key: torch.cat([one.media(one.whole)[key] for one in talks]) for key in on.media(on.whole)}
+        later, later_mask = padded([one.since for one in conversations])
+        everything = {
+            key: torch.cat([one.media(one.whole)[key] for one in conversations]) for key in on.media(on.whole)
+        }
         mask = torch.cat([mask, later_mask], dim=1)
         logits = on.model(input_ids=later, attention_mask=mask, past_key_values=cache, **everything).logits
         kept[0].append(kept_of(run, 0))
         following = later[:, -1:]
         mask = torch.cat([mask, torch.ones_like(following)], dim=1)
         step = on.model(input_ids=following, attention_mask=mask, past_key_values=cache).logits
-    for row, one in enumerate(talks):
+    for row, one in enumerate(conversations):
         expected = one.masked(run, kept[row], following[row : row + 1])
         length = one.since.shape[1]
         text = ~one.visual(one.since[0])
@@ -240,8 +251,8 @@ def test_turns_of_a_batch_equal_those_of_each_conversation(family: str, name: st
 @pytest.mark.parametrize("positions", ["original", "contiguous"])
 @pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
 def test_two_turns_equal_the_whole_at_once(family: str, positions: Any) -> None:
-    """Where each picture is ranked by itself; also for features that change and positions that are counted anew."""
-    on = talk(family, attention="sdpa")
+    """For methods that rank each picture by itself; some change features, and contiguous positions are counted anew."""
+    on = conversation(family, attention="sdpa")
     border = on.first["input_ids"].shape[1]
     for name in ("random", "random_inside", "visionzip", "prunesid"):
         method = dataclasses.replace(METHODS[name], positions=positions)
@@ -253,11 +264,10 @@ def test_two_turns_equal_the_whole_at_once(family: str, positions: Any) -> None:
         assert (logits[text] - expected[text]).abs().max() < CLOSE, name
 
 
-@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.takes_videos])
-def test_a_video_behind_a_picture_may_be_a_chunk_of_its_own(family: str) -> None:
+@pytest.mark.parametrize("family", VIDEO_FAMILIES)
+def test_a_video_may_be_prefilled_in_a_later_chunk_than_a_picture(family: str) -> None:
     small = FAMILIES[family]
-    model, frames = small.model(), 8 if family == "video_llava" else 4
-    video = [picture(48, 48, 3 + frame) for frame in range(frames)]
+    model, video = small.model(), film(FRAMES[family], 48, 48, 3)
     inputs = small.inputs([Prompt(text=PROMPTS[0], images=[picture(48, 48, 0)], videos=[video])])
     ids = inputs["input_ids"]
     border = int((ids[0] == model.config.image_token_id).nonzero().max()) + 1
@@ -278,7 +288,7 @@ def test_a_video_behind_a_picture_may_be_a_chunk_of_its_own(family: str) -> None
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 def test_attention_in_a_later_turn_is_over_the_whole_conversation(family: str) -> None:
-    on = talk(family)
+    on = conversation(family)
 
     def look(state: Any) -> Any:
         decoder = state.decoder()
@@ -299,7 +309,7 @@ def test_attention_in_a_later_turn_is_over_the_whole_conversation(family: str) -
             for i, s in enumerate(run.schedule.stages)
             if i < number
         }
-        output = masked_forward(on.model, on.whole, visual, before, output_attentions=True)
+        output = masked_forward(on.model, on.whole, before, output_attentions=True)
         maps = output.attentions[stage.cut - 1][0]
         if number == 0:  # the first turn's own stage comes after this layer, and its cache is whole there
             assert stage.cut == 1
@@ -311,32 +321,18 @@ def test_attention_in_a_later_turn_is_over_the_whole_conversation(family: str) -
         assert torch.allclose(text[0], maps[:, behind][:, :, left].mean(dim=1), atol=CLOSE)
 
 
-def test_conversations_may_take_turns_in_one_model() -> None:
-    """Qwen-VL keeps the offset of the latest prompt's positions; a pruned cache has its own."""
-    for family in ("llava", "qwen2_5_vl"):
-        on, other = talk(family, 1, (True, False)), talk(family, 2)
-        with entered(told("fastv-late"), on) as run, torch.no_grad():
-            cache = on.model.generate(**on.first, **LOGITS | {"max_new_tokens": 1}).past_key_values
-            kept = kept_of(run)
-            on.model.generate(**other.whole, **GREEDY)
-            output = on.model.generate(**on.whole, past_key_values=cache, **LOGITS)
-        expected = on.masked(run, [kept], output.sequences[:, on.whole["input_ids"].shape[1] :])
-        for step, logits in enumerate(output.logits):
-            assert (logits[0] - expected[on.whole["input_ids"].shape[1] - 1 + step]).abs().max() < CLOSE, family
-
-
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 def test_a_picture_behind_a_prefix_of_another_context_is_pruned(family: str) -> None:
-    """Say, a system prompt that many prompts share."""
-    on = talk(family)
+    """Such as a system prompt that many prompts share."""
+    on = conversation(family)
     prefix = 3
     with torch.no_grad():
         cache = on.model(input_ids=on.first["input_ids"][:, :prefix], use_cache=True).past_key_values
         shared = copy.deepcopy(cache)
-    with entered(told("fastv-late"), on) as run, torch.no_grad():
-        expected = on.model.generate(**on.first, **GREEDY)
+    with entered(by_places("fastv-late"), on) as run, torch.no_grad():
+        expected = on.model.generate(**on.first, **ANSWER)
         at_once = kept_of(run)
-        output = on.model.generate(**on.first, past_key_values=cache, **GREEDY)
+        output = on.model.generate(**on.first, past_key_values=cache, **ANSWER)
         assert [one.tolist() for one in kept_of(run)] == [one.tolist() for one in at_once]
         assert torch.equal(output, expected)
         rest = on.first["input_ids"][:, prefix:]
@@ -354,7 +350,7 @@ def test_a_picture_behind_a_prefix_of_another_context_is_pruned(family: str) -> 
 @pytest.mark.parametrize("name", [*DROPPING, "visionzip"])
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 def test_assisted_and_prompt_lookup_decoding_give_the_greedy_answer(family: str, name: str) -> None:
-    on = talk(family, attention="sdpa")
+    on = conversation(family, attention="sdpa")
     helper = copy.deepcopy(on.model)  # unpruned, so that some of its candidates are right and some are not
     method, options = METHODS[name], {"max_new_tokens": 8, "do_sample": False}
     offered: list[int] = []
@@ -381,8 +377,8 @@ def test_assisted_and_prompt_lookup_decoding_give_the_greedy_answer(family: str,
 @pytest.mark.parametrize("name", [*DROPPING, "visionzip", "pact", "ivcprune"])
 @pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
 def test_another_question_on_the_same_picture(family: str, name: str) -> None:
-    """The cache cropped back into the text behind the picture: as if the first question had not gone on."""
-    on = talk(family, attention="sdpa")
+    """After cropping the cache to the text behind the picture, the answer is that without the first question."""
+    on = conversation(family, attention="sdpa")
     question = on.since[:, -6:]
     with entered(METHODS[name], on), torch.no_grad():
         cache = on.model(**on.first, use_cache=True).past_key_values
@@ -417,16 +413,16 @@ def test_a_generated_placeholder_is_text(name: str) -> None:
 
 def test_generate_prefills_text_in_chunks_and_refuses_to_cut_a_picture() -> None:
     for family in ("llava", "qwen2_5_vl"):
-        on = talk(family, 1, (True, False), "sdpa")
+        on = conversation(family, 1, (True, False), "sdpa")
         with entered(METHODS["clasp"], on), torch.no_grad():
             cache = on.model.generate(**on.first, **LOGITS | {"max_new_tokens": 1}).past_key_values
             spare = copy.deepcopy(cache)
             along = {name: on.whole[name] for name in ("input_ids", "attention_mask")}
-            expected = on.model.generate(**along, past_key_values=cache, **GREEDY)
-            output = on.model.generate(**along, past_key_values=spare, prefill_chunk_size=4, **GREEDY)
+            expected = on.model.generate(**along, past_key_values=cache, **ANSWER)
+            output = on.model.generate(**along, past_key_values=spare, prefill_chunk_size=4, **ANSWER)
             assert torch.equal(output, expected)
             with pytest.raises(UnsupportedError, match=r"cut by prefill_chunk_size.*leave prefill_chunk_size out"):
-                on.model.generate(**on.first, past_key_values=DynamicCache(), prefill_chunk_size=16, **GREEDY)
+                on.model.generate(**on.first, past_key_values=DynamicCache(), prefill_chunk_size=16, **ANSWER)
 
 
 @pytest.mark.parametrize("name", [*DROPPING, "pact", "ivcprune"])
@@ -451,9 +447,9 @@ def test_a_caches_rows_may_be_repeated_selected_and_reordered(name: str) -> None
         assert (logits - expected.repeat_interleave(2, dim=0)).abs().max() < 1e-5
 
 
-def test_a_picture_that_is_cut_otherwise_in_a_conversation_is_refused() -> None:
-    """LLaVA-OneVision cuts the only picture of a prompt into tiles: two turns' pictures together are not those."""
-    on = talk("llava_onevision")
+def test_a_picture_cut_into_other_tiles_in_a_conversation_is_refused() -> None:
+    """LLaVA-OneVision cuts the only picture of a prompt into tiles, but not the pictures of two turns together."""
+    on = conversation("llava_onevision")
     with entered(METHODS["divprune"], on), torch.no_grad():
         cache = on.model(**on.first, use_cache=True).past_key_values
         alone = on.inputs(2, since=1)
@@ -466,8 +462,8 @@ def test_a_picture_that_is_cut_otherwise_in_a_conversation_is_refused() -> None:
             on.model(input_ids=later, past_key_values=cache, **on.media(on.whole))
 
 
-def test_what_cannot_go_on_is_refused_by_name() -> None:
-    on = talk("llava")
+def test_continuations_that_cannot_work_are_refused_by_name() -> None:
+    on = conversation("llava")
     layers = [Int8() for _ in on.model.model.language_model.layers]
     with entered(METHODS["fastv-late"], on), torch.no_grad():
         cache = on.model(**on.first, use_cache=True).past_key_values

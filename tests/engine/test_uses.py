@@ -1,4 +1,4 @@
-"""What people do with a model, times methods: each use gives the pruned model's own answer, computed another way.
+"""Common uses of a model with several methods: the answer equals the pruned model's own, computed another way.
 
 One use alone: ``pytest tests/engine/test_uses.py -k NAME``. Turns of a conversation are in ``test_turns.py``.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from cases import METHODS, PROMPTS
+from cases import GREEDY, METHODS, PROMPTS
 from families import FAMILIES, Prompt, fits, picture
 from torch import Tensor, nn
 from transformers import QuantizedCache
@@ -26,13 +25,13 @@ from clasp.backbones.base import UnsupportedError
 
 NEW = 3
 CLOSE = 1e-4
-PEOPLE = ("llava", "qwen2_5_vl")
-CHOSEN = ("visionzip", "fastv-late", "clasp")
+FEW_FAMILIES = ("llava", "qwen2_5_vl")
+FEW_METHODS = ("visionzip", "fastv-late", "clasp")
 """Before the decoder with other features, at one layer, at several behind fused features."""
 
 
 @dataclass(frozen=True)
-class Used:
+class Subject:
     """A method on a family: the answer to a batch of two prompts, one with a picture, one with two."""
 
     family: str
@@ -67,10 +66,10 @@ class Used:
 
     def logits(self, model: Any) -> Tensor:
         """(steps, rows, words) of a greedy answer."""
-        return torch.stack(self.answer(model, output_logits=True).logits)
+        return torch.stack(self.answer(model).logits)
 
     def answer(self, model: Any, inputs: Any = None, **options: Any) -> Any:
-        settings = {"max_new_tokens": NEW, "do_sample": False, "return_dict_in_generate": True, **options}
+        settings = {"max_new_tokens": NEW, **GREEDY, **options}
         with self.on(model), torch.no_grad():
             return model.generate(**(inputs or self.inputs), **settings)
 
@@ -82,19 +81,35 @@ class Used:
     def sequences(self) -> Tensor:
         return self.answer(self.model).sequences
 
-    def stays(self, model: Any) -> None:
-        """What was changed in or around a model leaves the answer as it is."""
+    def check_same_answer(self, model: Any) -> None:
+        """That a changed model, or what surrounds it, gives the answer of the plain one."""
         assert (self.logits(model) - self.expected).abs().max() < CLOSE
 
 
-used = lru_cache(Used)
+subject = lru_cache(Subject)
+
+
+def together(family: str) -> pytest.MarkDecorator:
+    """One process runs all tests of a family, so that its models are built once."""
+    return pytest.mark.xdist_group(f"uses {family}")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param((family, name), id=f"{family}-{name}", marks=together(family))
+        for family in FEW_FAMILIES
+        for name in (FEW_METHODS if family == "llava" else ("clasp",))
+    ]
+)
+def on(request: pytest.FixtureRequest) -> Subject:
+    return subject(*request.param)
 
 
 # --- generation ------------------------------------------------------------------------------------------------------
 
 
-def sampling(on: Used) -> None:
-    """Several sequences for each prompt, against each prompt so many times."""
+def test_sampling_several_sequences(on: Subject) -> None:
+    """Several sequences for each prompt equal one sequence for each of as many copies of the prompt."""
     model, drawn = on.model, []
     times = FAMILIES[on.family].inputs([prompt for prompt in on.prompts for _ in range(3)])
     for inputs, count in ((on.inputs, 3), (times, 1)):
@@ -105,8 +120,8 @@ def sampling(on: Used) -> None:
     assert len({tuple(row.tolist()) for row in drawn[0][:3]}) > 1
 
 
-def beams(on: Used) -> None:
-    """Several sequences for each prompt; without a cache, where what was generated is not what a method looks at."""
+def test_beams_with_several_sequences(on: Subject) -> None:
+    """Several sequences for each prompt, also without a cache unless the method attends to generated tokens."""
     options = {"num_beams": 3, "num_return_sequences": 2}
     cached = on.answer(on.model, **options).sequences
     if not on.name.startswith("fastv"):
@@ -115,8 +130,8 @@ def beams(on: Used) -> None:
     assert torch.equal(cached[:2, -NEW:], alone[:, -NEW:])
 
 
-class Heard(BaseStreamer):
-    """A streamer that keeps what it is told."""
+class Recorder(BaseStreamer):
+    """A streamer that records what it receives."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
@@ -129,16 +144,16 @@ class Heard(BaseStreamer):
         self.ended = True
 
 
-def streaming(on: Used) -> None:
-    heard, inputs = Heard(), FAMILIES[on.family].inputs(on.prompts[:1])
-    output = on.answer(on.model, inputs, streamer=heard)
-    assert heard.ended
-    assert heard.tokens == output.sequences[0].tolist()
-    assert heard.tokens[-NEW:] == on.sequences[0, -NEW:].tolist()
+def test_streaming(on: Subject) -> None:
+    recorder, inputs = Recorder(), FAMILIES[on.family].inputs(on.prompts[:1])
+    output = on.answer(on.model, inputs, streamer=recorder)
+    assert recorder.ended
+    assert recorder.tokens == output.sequences[0].tolist()
+    assert recorder.tokens[-NEW:] == on.sequences[0, -NEW:].tolist()
 
 
-def pipeline(on: Used) -> None:
-    model = on.copied()  # a pipeline sets what its model generates by
+def test_a_pipeline(on: Subject) -> None:
+    model = on.copied()  # a pipeline changes its model's generation settings
     answers = transformers.pipeline("image-text-to-text", model=model, processor=on.processor)
     prompt = on.prompts[0]
     text = on.processor.apply_chat_template(prompt.messages(), add_generation_prompt=True, tokenize=False)
@@ -154,18 +169,12 @@ def pipeline(on: Used) -> None:
     assert said[0]["generated_token_ids"][-NEW:].tolist() == on.sequences[0, -NEW:].tolist()
 
 
-def outputs_asked_for(on: Used) -> None:
+def test_scores_hidden_states_and_attentions(on: Subject) -> None:
     """Scores, hidden states and attention maps are those of the tokens that each layer holds."""
-    eager = used(on.family, on.name, "eager")
-    asked = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+    eager = subject(on.family, on.name, "eager")
+    more = dict.fromkeys(("output_scores", "output_attentions", "output_hidden_states"), True)
     with eager.on(eager.model) as run, torch.no_grad():
-        output = eager.model.generate(
-            **eager.inputs,
-            max_new_tokens=NEW,
-            do_sample=False,
-            return_dict_in_generate=True,
-            **dict.fromkeys(asked, True),
-        )
+        output = eager.model.generate(**eager.inputs, max_new_tokens=NEW, **GREEDY, **more)
     assert torch.equal(torch.stack(output.logits), eager.expected)
     assert torch.equal(torch.stack(output.scores), eager.expected), "nothing that is set changes them"
     assert torch.equal(torch.stack(output.scores).argmax(dim=-1).T, output.sequences[:, -NEW:])
@@ -182,17 +191,17 @@ def outputs_asked_for(on: Used) -> None:
     assert [states.shape[1] for states in output.hidden_states[1]] == [1] * (len(held) + 1)
 
 
-def outputs_as_tuples(on: Used) -> None:
+def test_outputs_as_tuples(on: Subject) -> None:
     model = on.copied()
     model.config.return_dict = False
     with on.on(model), torch.no_grad():
         last = model(**on.inputs)[0][:, -1]
     with on.on(on.model), torch.no_grad():
         assert torch.equal(last, on.model(**on.inputs).logits[:, -1])
-    on.stays(model)
+    on.check_same_answer(model)
 
 
-def padding_on_the_right(on: Used) -> None:
+def test_padding_on_the_right(on: Subject) -> None:
     """The words' logits are those of left padding; to generate from it is refused, as transformers warns."""
     processor = copy.deepcopy(on.processor)
     processor.tokenizer.padding_side = "right"
@@ -209,10 +218,10 @@ def padding_on_the_right(on: Used) -> None:
             on.answer(on.model, right)
 
 
-def quantised_cache(on: Used) -> None:
-    """Eight bits for keys and values: near what all bits give."""
+def test_quantised_cache(on: Subject) -> None:
+    """Keys and values of eight bits give nearly the same logits."""
     cache = QuantizedCache("fp8", on.model.config)
-    output = on.answer(on.model, past_key_values=cache, output_logits=True)
+    output = on.answer(on.model, past_key_values=cache)
     logits = torch.stack(output.logits)
     assert torch.equal(logits[0], on.expected[0])
     assert 0 < (logits[1] - on.expected[1]).abs().max() < 0.3
@@ -221,14 +230,12 @@ def quantised_cache(on: Used) -> None:
     assert lengths == [layer.get_seq_length() for layer in plain]
 
 
-def offloaded_cache(on: Used) -> None:
+def test_offloaded_cache(on: Subject) -> None:
     if not torch.cuda.is_available():
         pytest.skip("transformers offloads caches from CUDA devices alone")
     model = on.copied().to("cuda")
     inputs = copy.deepcopy(on.inputs).to("cuda")
-    plain, offloaded = (
-        on.answer(model, inputs, output_logits=True, cache_implementation=kind) for kind in ("dynamic", "offloaded")
-    )
+    plain, offloaded = (on.answer(model, inputs, cache_implementation=kind) for kind in ("dynamic", "offloaded"))
     assert torch.equal(torch.stack(plain.logits), torch.stack(offloaded.logits))
 
 
@@ -248,7 +255,7 @@ class Bytes(nn.Module):
         return nn.functional.linear(values, self.weight * self.scale, self.bias)
 
 
-def quantised_weights(on: Used) -> None:
+def test_quantised_weights(on: Subject) -> None:
     """The same as a model whose weights are the rounded ones."""
     quantised, rounded = on.copied(), on.copied()
     for model in (quantised, rounded):
@@ -263,7 +270,7 @@ def quantised_weights(on: Used) -> None:
     assert (on.logits(quantised) - on.logits(rounded)).abs().max() < 1e-5
 
 
-def weights_on_the_disk(on: Used) -> None:
+def test_weights_on_the_disk(on: Subject) -> None:
     accelerate = pytest.importorskip("accelerate", reason="device_map is accelerate's; the library needs none of it")
     with tempfile.TemporaryDirectory() as folder:
         model = on.copied()
@@ -272,15 +279,15 @@ def weights_on_the_disk(on: Used) -> None:
         assert torch.equal(on.logits(model), on.expected)
 
 
-def compiled_parts(on: Used) -> None:
-    """Modules inside that are compiled one by one: their inputs' lengths change from layer to layer."""
+def test_compiled_parts(on: Subject) -> None:
+    """Compiled modules inside the model, whose inputs differ in length from layer to layer."""
     model = on.copied()
     for layer in model.model.language_model.layers[1:4]:
         layer.mlp.compile(backend="eager", dynamic=True)
-    on.stays(model)
+    on.check_same_answer(model)
 
 
-def lora(on: Used) -> None:
+def test_lora(on: Subject) -> None:
     """The same as a model into whose weights the adapters are merged; the context takes either model."""
     peft = pytest.importorskip("peft", reason="adapters are peft's; the library needs none of it")
     torch.manual_seed(0)
@@ -295,7 +302,7 @@ def lora(on: Used) -> None:
     assert (adapted - on.expected).abs().max() > 1e-3, "the adapters must matter"
 
 
-def training(on: Used) -> None:
+def test_training(on: Subject) -> None:
     """transformers' Trainer with gradient checkpointing, against a step of gradient descent by hand without."""
     labels = on.inputs["input_ids"].masked_fill(on.inputs["attention_mask"] == 0, -100)
     batch = {**on.inputs, "labels": labels}
@@ -330,46 +337,11 @@ def training(on: Used) -> None:
         assert (before - before.grad - after).abs().max() < CLOSE
 
 
-USES: tuple[Callable[[Used], None], ...] = (
-    sampling,
-    beams,
-    streaming,
-    pipeline,
-    outputs_asked_for,
-    outputs_as_tuples,
-    padding_on_the_right,
-    quantised_cache,
-    offloaded_cache,
-    quantised_weights,
-    weights_on_the_disk,
-    compiled_parts,
-    lora,
-    training,
-)
-
-
-TOGETHER = [pytest.param(name, marks=pytest.mark.xdist_group(f"uses {name}")) for name in PEOPLE]
-"""One process runs what is on a family: its models are built once."""
-
-
-@pytest.mark.parametrize("use", [pytest.param(use, id=use.__name__) for use in USES])
-@pytest.mark.parametrize(
-    ("family", "name"),
-    [
-        pytest.param(family, name, marks=pytest.mark.xdist_group(f"uses {family}"))
-        for family in PEOPLE
-        for name in (CHOSEN if family == "llava" else ("clasp",))
-    ],
-)
-def test_a_use_gives_the_pruned_models_answer(family: str, name: str, use: Callable[[Used], None]) -> None:
-    use(used(family, name))
-
-
-@pytest.mark.parametrize("family", TOGETHER)
+@pytest.mark.parametrize("family", [pytest.param(family, marks=together(family)) for family in FEW_FAMILIES])
 def test_every_method_trains(family: str) -> None:
     """A loss and its gradients, also of features that a method changes."""
     model = copy.deepcopy(FAMILIES[family].model()).train()
-    inputs = used(family, CHOSEN[0]).inputs
+    inputs = subject(family, FEW_METHODS[0]).inputs
     for name, method in METHODS.items():
         if fits(method, family):
             model.zero_grad()

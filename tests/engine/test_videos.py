@@ -10,25 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from cases import METHODS, masked_logits, pruned
-from families import FAMILIES, Prompt, picture
+from families import FAMILIES, FRAMES, VIDEO_FAMILIES, Prompt, film, picture
 from transformers import AutoProcessor
 
-from clasp.backbones import adapter_for, load
+from clasp.backbones import load
 
-VIDEO_FAMILIES = [name for name, family in FAMILIES.items() if family.takes_videos]
 STACKING = ("llava_onevision", "video_llava")
 """Families that hold all videos of a batch in one tensor, so that all need equally many frames."""
 NAMES = ("divprune", "fastv", "clasp")
-
-
-def film(frames: int, width: int, height: int, seed: int) -> list[Any]:
-    return [picture(width, height, seed + number) for number in range(frames)]
-
-
-def frames_of(family: str) -> int:
-    return 8 if family == "video_llava" else 4
 
 
 def batches(count: int) -> dict[str, list[Prompt]]:
@@ -56,14 +46,14 @@ def batches(count: int) -> dict[str, list[Prompt]]:
     ],
 )
 def test_a_batch_with_videos_equals_one_by_one(family: str, batch: str, name: str) -> None:
-    prompts = batches(frames_of(family))[batch]
-    together, trace = pruned(family, METHODS[name], FAMILIES[family].inputs(prompts))
-    assert [sample.images for sample in trace.samples] == [len([*one.images, *one.videos]) for one in prompts]
+    prompts = batches(FRAMES[family])[batch]
+    together, run = pruned(family, METHODS[name], FAMILIES[family].inputs(prompts))
+    assert [sample.images for sample in run.trace.samples] == [len([*one.images, *one.videos]) for one in prompts]
     for row, prompt in enumerate(prompts):
         alone, single = pruned(family, METHODS[name], FAMILIES[family].inputs([prompt]))
         assert (together[row, -1] - alone[0, -1]).abs().max() < 1e-3, row
-        kept = [stage.tolist() for stage in single.samples[0].kept]
-        assert [stage.tolist() for stage in trace.samples[row].kept] == kept, row
+        kept = [stage.tolist() for stage in single.trace.samples[0].kept]
+        assert [stage.tolist() for stage in run.trace.samples[row].kept] == kept, row
 
 
 @pytest.fixture
@@ -76,9 +66,9 @@ def stacking(family: str, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("family", STACKING)
-def test_lengths_that_cannot_be_stacked_are_refused_by_name_and_work_one_by_one(family: str, stacking: Any) -> None:
+def test_videos_of_unequal_length_are_refused_as_a_batch_and_work_one_by_one(family: str, stacking: Any) -> None:
     """Evaluation samples equally many frames of every video, see `tests/evaluation/test_video.py`."""
-    count = frames_of(family)
+    count = FRAMES[family]
     prompts = [
         Prompt(text="What happens?", videos=[film(count, 48, 40, 0)]),
         Prompt(text="Where is the star?", videos=[film(count // 2, 40, 48, 10)]),
@@ -87,22 +77,22 @@ def test_lengths_that_cannot_be_stacked_are_refused_by_name_and_work_one_by_one(
     with pytest.raises(ValueError, match=rf"these have {count}, {short} frames; .*num_frames={short}.* one prompt at"):
         FAMILIES[family].inputs(prompts, stacking)
     for prompt, frames in zip(prompts, (count, count // 2), strict=True):
-        _, trace = pruned(family, METHODS["fastv"], FAMILIES[family].inputs([prompt], stacking))
-        a_frame = trace.samples[0].visual_entering[0] // frames
+        _, run = pruned(family, METHODS["fastv"], FAMILIES[family].inputs([prompt], stacking))
+        a_frame = run.trace.samples[0].visual_entering[0] // frames
         assert a_frame == (17 if family == "video_llava" else 9)
 
 
 @pytest.mark.parametrize("family", STACKING)
-def test_the_remedies_of_a_refused_length_help(family: str, stacking: Any, tmp_path: Path) -> None:
-    count = frames_of(family)
+def test_the_remedies_named_for_unequal_lengths_work(family: str, stacking: Any, tmp_path: Path) -> None:
+    count = FRAMES[family]
     films = [np.stack([np.asarray(frame) for frame in film(length, 48, 40, length)]) for length in (count, count // 2)]
     texts = [FAMILIES[family].processor().apply_chat_template(Prompt(text="Why?", videos=[[]]).messages())] * 2
     sampled = stacking(
         text=texts, videos=films, padding=True, return_tensors="pt", do_sample_frames=True, num_frames=count // 2
     )
     assert sampled["pixel_values_videos"].shape[:2] == (2, count // 2)
-    _, trace = pruned(family, METHODS["fastv"], sampled)
-    assert [sample.images for sample in trace.samples] == [1, 1]
+    _, run = pruned(family, METHODS["fastv"], sampled)
+    assert [sample.images for sample in run.trace.samples] == [1, 1]
     for copied in (copy.deepcopy(stacking), pickle.loads(pickle.dumps(stacking))):
         with pytest.raises(ValueError, match="equally many"):
             copied(text=texts, videos=films, padding=True, return_tensors="pt")
@@ -113,12 +103,8 @@ def test_the_remedies_of_a_refused_length_help(family: str, stacking: Any, tmp_p
 
 @pytest.mark.parametrize("family", VIDEO_FAMILIES)
 def test_a_picture_and_a_video_dropped_equal_masked(family: str) -> None:
-    count = frames_of(family)
+    count = FRAMES[family]
     prompt = Prompt(text="Which is brighter?", images=[picture(48, 48, 1)], videos=[film(count, 48, 40, 0)])
-    model, inputs = FAMILIES[family].model("eager"), FAMILIES[family].inputs([prompt])
-    method = dataclasses.replace(METHODS["fastv"], positions="original")
-    with method(model, FAMILIES[family].processor()) as run, torch.no_grad():
-        logits = model(**inputs).logits[:, -1]
-    stages = {stage.cut: [run.trace.samples[0].kept[number]] for number, stage in enumerate(run.schedule.stages)}
-    visual = torch.isin(inputs["input_ids"], torch.tensor(list(adapter_for(model).placeholders.values())))
-    assert (logits - masked_logits(model, inputs, visual, stages)[:, -1]).abs().max() < 1e-4
+    inputs = FAMILIES[family].inputs([prompt])
+    logits, run = pruned(family, dataclasses.replace(METHODS["fastv"], positions="original"), inputs, "eager")
+    assert (logits[:, -1] - masked_logits(run, inputs)[:, -1]).abs().max() < 1e-4

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import PROMPTS
-from families import FAMILIES, Prompt, fits, picture
-from test_matrix import KIN
+from cases import PROMPTS, REDUCED
+from families import FAMILIES, Prompt, film, fits, picture
 from torch import Tensor
 from virtual_cuda import CUDA, OnDevice, VirtualCuda, model_on_device, on_device
 
@@ -39,7 +38,7 @@ FIRST: dict[str, tuple[int, int, int]] = {
     "mustdrop": (1, 1, 1),
     # the pairs of its densest tokens
     "pact": (1, 1, 1),
-    # its groups are found on the CPU, and the largest of each size of crops says how long suppression takes
+    # its groups are found on the CPU; their largest, for each size of crops, is the number of suppression's rounds
     "prunesid": (5, 6, 3),
 }
 """Method -> reads of its first stage for two pictures: of one crop each, of several, where the ViT packs; else none."""
@@ -47,12 +46,12 @@ ON_VIDEOS = {"vidcom2": 1, "fastvid": 3, "holitom": 3, "framefusion": 1, "evs": 
 """Method -> the same for two videos in a packed ViT: which frames are alike, how many tokens merging leaves. Where
 frames are crops, each video's are read too."""
 PICTURES = [Prompt(text=PROMPTS[0], images=[picture(64, 64, seed)]) for seed in (0, 1)]
-VIDEOS = [Prompt(text=PROMPTS[0], videos=[[picture(48, 48, 10 * n + i) for i in range(8)]]) for n in (0, 1)]
+VIDEOS = [Prompt(text=PROMPTS[0], videos=[film(8, 48, 48, 10 * n)]) for n in (0, 1)]
 
 
 @lru_cache
 def on_the_device(family: str, videos: bool) -> tuple[Any, Any, list[str]]:
-    """A family's model and inputs on the device, and the reads of its own forward without a method."""
+    """A family's model and inputs on the device, and the reads of a forward without a method."""
     built = FAMILIES[family]
     model, inputs = model_on_device(built.model("eager")), on_device(built.inputs(VIDEOS if videos else PICTURES))
     with torch.no_grad(), VirtualCuda() as device:
@@ -64,7 +63,7 @@ def _cases() -> Iterator[Any]:
     for family in FAMILIES:
         group = pytest.mark.xdist_group(f"virtual cuda {family}")
         for name in METHODS:
-            if name != "none" and name in KIN.get(family, METHODS) and fits(get(name)(ratio=0.5), family):
+            if name != "none" and name in REDUCED.get(family, METHODS) and fits(get(name)(ratio=0.5), family):
                 yield pytest.param(name, family, False, id=f"{family}-{name}", marks=group)
                 if get(name).needs_videos and family in ("video_llava", "qwen2_5_vl"):
                     yield pytest.param(name, family, True, id=f"{family}-{name}-videos", marks=group)
@@ -131,7 +130,7 @@ def test_two_devices_in_one_operation_are_refused(mixed: Callable[[], Tensor]) -
         mixed()
 
 
-def test_what_torch_allows_stays_allowed() -> None:
+def test_mixed_operations_that_torch_allows_are_allowed() -> None:
     with VirtualCuda() as device:
         made = THERE * torch.tensor(2) + torch.tensor([3, 4], device=THERE.device) + torch.arange(2, device="cuda")
         assert made.is_cuda

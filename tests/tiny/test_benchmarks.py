@@ -21,15 +21,16 @@ from clasp.tiny.rows import content_hash, draw, drawing_code
 
 pytestmark = pytest.mark.xdist_group("tiny benchmarks")  # the same files for all
 ROWS = 8
+Built = tuple[Path, dict[str, Path]]
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     root = tmp_path_factory.mktemp("benchmarks")
     return root, build(root, rows=ROWS)
 
 
-def test_rows_are_whole_groups_with_their_answers(built: tuple[Path, dict[str, Path]]) -> None:
+def test_rows_are_whole_groups_with_their_answers(built: Built) -> None:
     root, paths = built
     assert tuple(paths) == NAMES["test"]
     manifest = read_manifest(root / "test")
@@ -46,7 +47,7 @@ def test_rows_are_whole_groups_with_their_answers(built: tuple[Path, dict[str, P
         assert answers == ({10} if name in ("tiny_vqav2", "tiny_textvqa") else {0}), name
 
 
-def test_images_open_and_datasets_knows_them(built: tuple[Path, dict[str, Path]]) -> None:
+def test_images_open_and_datasets_knows_them(built: Built) -> None:
     for name, path in built[1].items():
         table = pq.read_table(path)
         with Image.open(BytesIO(table.slice(0, 1).to_pylist()[0]["image"]["bytes"])) as image:
@@ -55,14 +56,14 @@ def test_images_open_and_datasets_knows_them(built: tuple[Path, dict[str, Path]]
         assert features["image"] == {"_type": "Image"}
 
 
-def test_images_differ_between_groups(built: tuple[Path, dict[str, Path]]) -> None:
+def test_images_differ_between_groups(built: Built) -> None:
     for name in ("tiny_textvqa", "tiny_mmbench"):
         rows = pq.read_table(built[1][name]).to_pylist()
         images = {np.asarray(Image.open(BytesIO(row["image"]["bytes"]))).tobytes() for row in rows}
         assert len(images) == len({row["group"] for row in rows}) > 1
 
 
-def test_a_longer_file_starts_with_the_shorter(built: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
+def test_a_longer_file_starts_with_the_shorter(built: Built, tmp_path: Path) -> None:
     longer = build(tmp_path, rows=ROWS + 5)
     for name, path in built[1].items():
         short, more = (pq.read_table(file).to_pylist() for file in (path, longer[name]))
@@ -70,7 +71,7 @@ def test_a_longer_file_starts_with_the_shorter(built: tuple[Path, dict[str, Path
         assert len(more) > len(short)
 
 
-def test_only_what_is_missing_is_built(built: tuple[Path, dict[str, Path]]) -> None:
+def test_only_what_is_missing_is_built(built: Built) -> None:
     root, paths = built
     before = {name: path.stat().st_mtime_ns for name, path in paths.items()}
     paths["tiny_sqa"].unlink()
@@ -78,9 +79,7 @@ def test_only_what_is_missing_is_built(built: tuple[Path, dict[str, Path]]) -> N
     assert {name for name, path in paths.items() if path.stat().st_mtime_ns != before[name]} == {"tiny_sqa"}
 
 
-def test_calibration_asks_one_category_a_file_about_other_images(
-    built: tuple[Path, dict[str, Path]], tmp_path: Path
-) -> None:
+def test_calibration_asks_one_category_a_file_about_other_images(built: Built, tmp_path: Path) -> None:
     shown = {row["image"]["bytes"] for path in built[1].values() for row in pq.read_table(path).to_pylist()}
     for name, path in build(tmp_path, "calibration", ROWS).items():
         rows = pq.read_table(path).to_pylist()
@@ -90,7 +89,7 @@ def test_calibration_asks_one_category_a_file_about_other_images(
 
 
 def test_every_form_can_be_asked_on_the_calibration_split() -> None:
-    """What the trainer may look at: the benchmarks' forms about scenes that no test shows."""
+    """The trainer may use it: the benchmarks' forms of questions about scenes that no test shows."""
     for name in ("easy_vqa", *BENCHMARKS):
         other, own = list(draw(name, "calibration", 4)), list(draw(name, "test", 4))
         assert len(other) >= 2
@@ -114,7 +113,7 @@ def test_what_is_shipped_of_the_benchmarks_is_what_is_built(tmp_path: Path) -> N
     assert [row.group for row in drawn] == [drawn[0].group] * choices.groups[0]
 
 
-def test_an_edited_file_stays_and_says_what_stands_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edited_file_is_kept_and_described_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmarks, "ROWS", ROWS)
     path = build(tmp_path, rows=ROWS, names=["tiny_mme"])["tiny_mme"]
     before, table = stated(tmp_path, "test", "tiny_mme"), pq.read_table(path)

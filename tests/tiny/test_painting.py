@@ -1,4 +1,4 @@
-"""Painted scenes: the same bytes every time, every word of a scene to be seen, an owner for exactly what is seen."""
+"""Painted scenes: the same bytes every time, every attribute is visible, each visible pixel has its owner."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_same_scene_is_the_same_bytes_in_another_process() -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_places_lights_and_weathers_differ_more_than_seeds(place: str) -> None:
-    """The mean colour over several seeds tells them apart, so not only one picture's detail does."""
+    """The mean picture over several seeds differs, so it is not a detail of one picture."""
 
     def mean(**fields: str) -> NDArray[np.float64]:
         scenes = [replace(EMPTY, place=place, seed=(seed,)) for seed in range(3)]

@@ -17,10 +17,11 @@ from clasp.tiny.words import WORDS
 from clasp.tiny.world import SPLITS, generator, scene
 
 SCENES = 250
+Asked = dict[str, list[tuple[Scene, Question]]]
 
 
 @pytest.fixture(scope="module")
-def asked() -> dict[str, list[tuple[Scene, Question]]]:
+def asked() -> Asked:
     """Questions of every form about test scenes."""
     found: dict[str, list[tuple[Scene, Question]]] = {form: [] for form in FORMS}
     for index in range(SCENES):
@@ -63,7 +64,7 @@ def test_words_are_not_the_worlds_own() -> None:
     assert not {word.lower() for word in WORDS} & {*NAMES, *COLORS, *MATERIALS, *PLACES, *KINDS}
 
 
-def test_every_form_is_asked_and_has_a_wrong_answer(asked: dict[str, list[tuple[Scene, Question]]]) -> None:
+def test_every_form_is_asked_and_has_a_wrong_answer(asked: Asked) -> None:
     for form, pairs in asked.items():
         assert len(pairs) > SCENES / 10, form
         for _, question in pairs:
@@ -74,13 +75,13 @@ def test_every_form_is_asked_and_has_a_wrong_answer(asked: dict[str, list[tuple[
 
 
 def _fits(thing: Thing, words: list[str]) -> bool:
-    """Whether a thing is what a phrase of attributes and a noun says; written anew from the phrase's words."""
+    """Whether a phrase of attributes and a noun describes a thing; parsed here independently of the package."""
     *attributes, noun = words
     return noun in nouns(thing) and all(word in (thing.color, thing.material) for word in attributes)
 
 
 def _meant(shown: Scene, phrase: str) -> list[Thing]:
-    """The things that a noun phrase fits, with "left of" and its like taken apart."""
+    """The things that a noun phrase fits; "left of" and other relations are evaluated."""
     parts = re.split(r" (left of|right of|above|below) the ", phrase)
     found = [thing for thing in shown.things if _fits(thing, parts[0].split())]
     if len(parts) == 3:
@@ -100,7 +101,7 @@ def _meant(shown: Scene, phrase: str) -> list[Thing]:
     ],
 )
 def test_a_phrase_fits_one_thing_whose_attribute_is_the_answer(
-    asked: dict[str, list[tuple[Scene, Question]]], form: str, pattern: str, attribute: str
+    asked: Asked, form: str, pattern: str, attribute: str
 ) -> None:
     for shown, question in asked[form]:
         match = re.fullmatch(pattern, question.text)
@@ -110,7 +111,7 @@ def test_a_phrase_fits_one_thing_whose_attribute_is_the_answer(
         assert question.about == (thing.x, thing.y)
 
 
-def test_counts_are_right(asked: dict[str, list[tuple[Scene, Question]]]) -> None:
+def test_counts_are_right(asked: Asked) -> None:
     for shown, question in asked["count"]:
         group = re.sub(r"how many | are there| do you see|what is the number of |count the |[?.]", "", question.text)
         fitting = [
@@ -121,7 +122,7 @@ def test_counts_are_right(asked: dict[str, list[tuple[Scene, Question]]]) -> Non
         assert str(len(fitting)) == question.answer, question.text
 
 
-def test_signs_are_read(asked: dict[str, list[tuple[Scene, Question]]]) -> None:
+def test_signs_are_read(asked: Asked) -> None:
     for shown, question in asked["read_sign"]:
         named = [sign for sign in shown.signs if f" {sign.color} " in question.text]
         if "word" in question.text or "number" in question.text:
@@ -131,13 +132,13 @@ def test_signs_are_read(asked: dict[str, list[tuple[Scene, Question]]]) -> None:
 
 
 @pytest.mark.parametrize("form", ["is_placed", "is_colored", "exists", "says", "can_do", "is_counted", "compare"])
-def test_yes_and_no_are_balanced(asked: dict[str, list[tuple[Scene, Question]]], form: str) -> None:
+def test_yes_and_no_are_balanced(asked: Asked, form: str) -> None:
     said = Counter(question.answer for _, question in asked[form])
     assert set(said) == {"yes", "no"}
     assert 0.35 < said["yes"] / said.total() < 0.65, said
 
 
-def test_existence_is_what_is_there(asked: dict[str, list[tuple[Scene, Question]]]) -> None:
+def test_existence_is_what_is_there(asked: Asked) -> None:
     for shown, question in asked["exists"]:
         (name,) = set(question.text.rstrip("?").split()) & set(NAMES)
         assert (name in {thing.name for thing in shown.things}) == (question.answer == "yes")

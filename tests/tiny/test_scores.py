@@ -77,7 +77,7 @@ def test_a_few_test_questions_score_as_the_log_says(log: dict[str, Any]) -> None
 
 
 def test_scores_need_no_training_to_be_measured() -> None:
-    """Whatever the weights: MME in points, the others in percent, each setting in its column."""
+    """With any weights: MME in points, the others in percent, one column for each setting."""
     model, processor = load("tiny", dtype="float32", device="cpu")
     settings = ("blank", "random_16_contiguous")
     found = measure(model, processor, settings, "calibration", 4, ("tiny_mme", "tiny_mmbench"), batch_size=4)

@@ -27,25 +27,24 @@ from clasp.tiny.training.model import DECODER_LAYERS, VISUAL_TOKENS, prompt
 from clasp.tiny.world import generator, scene
 
 pytestmark = pytest.mark.xdist_group("shipped")  # one loaded model for all
+Shipped = tuple[torch.nn.Module, AutoProcessor]
 
 
 @pytest.fixture(scope="module")
-def shipped() -> tuple[torch.nn.Module, AutoProcessor]:
+def shipped() -> Shipped:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         model = AutoModelForImageTextToText.from_pretrained(directory(), local_files_only=True).eval()
         return model, AutoProcessor.from_pretrained(directory(), local_files_only=True)
 
 
-def test_any_text_survives_the_tokenizer(shipped: tuple[torch.nn.Module, AutoProcessor]) -> None:
+def test_any_text_survives_the_tokenizer(shipped: Shipped) -> None:
     tokenizer = shipped[1].tokenizer
     for text in ("what color is the cup?", "Zürich, 3 €\n\tok", "日本 🙂", "Answer with a single word."):
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
-def test_words_are_single_tokens_and_signs_are_read_letter_by_letter(
-    shipped: tuple[torch.nn.Module, AutoProcessor],
-) -> None:
+def test_words_are_single_tokens_and_signs_are_read_letter_by_letter(shipped: Shipped) -> None:
     tokenizer = shipped[1].tokenizer
     items = [
         item
@@ -61,7 +60,7 @@ def test_words_are_single_tokens_and_signs_are_read_letter_by_letter(
         assert len(ids) <= spelt + 1 if spelt > 1 else len(ids) == 1, answer
 
 
-def test_it_loads_offline_with_576_visual_tokens(shipped: tuple[torch.nn.Module, AutoProcessor]) -> None:
+def test_it_loads_offline_with_576_visual_tokens(shipped: Shipped) -> None:
     model, processor = shipped
     assert model.dtype == torch.float32
     assert len(model.model.language_model.layers) == DECODER_LAYERS == 32
@@ -73,7 +72,7 @@ def test_it_loads_offline_with_576_visual_tokens(shipped: tuple[torch.nn.Module,
     assert said.shape[1] > inputs["input_ids"].shape[1]
 
 
-def test_the_chat_template_writes_the_prompt(shipped: tuple[torch.nn.Module, AutoProcessor]) -> None:
+def test_the_chat_template_writes_the_prompt(shipped: Shipped) -> None:
     talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it?"}]}]
     assert shipped[1].apply_chat_template(talk, add_generation_prompt=True) == prompt("what is it?")
 
@@ -83,7 +82,7 @@ def test_the_package_is_small() -> None:
     assert sum(path.stat().st_size for path in files) <= 45 * 2**20
 
 
-def test_the_text_tower_belongs_to_the_vision_tower(shipped: tuple[torch.nn.Module, AutoProcessor]) -> None:
+def test_the_text_tower_belongs_to_the_vision_tower(shipped: Shipped) -> None:
     tower = CLIPModel.from_pretrained(directory() / "clip").vision_model.state_dict()
     own = shipped[0].model.vision_tower.state_dict()
     assert tower.keys() == own.keys()
@@ -112,9 +111,7 @@ def _states(model: torch.nn.Module, processor: AutoProcessor, images: list[Image
     return states[model.config.vision_feature_layer][:, 1:]
 
 
-def test_cdpruner_ranks_the_asked_things_patches_beyond_chance(
-    shipped: tuple[torch.nn.Module, AutoProcessor],
-) -> None:
+def test_cdpruner_ranks_the_asked_things_patches_beyond_chance(shipped: Shipped) -> None:
     """By relevance, minus the cosine: CLIP's patches are the less similar to a text the more they show of it."""
     asked, images, covers = [], [], []
     for index in range(40):
@@ -139,7 +136,7 @@ def test_cdpruner_ranks_the_asked_things_patches_beyond_chance(
     assert mean - 3 * error > 0.5
 
 
-def test_cdpruner_reads_the_shipped_tower(shipped: tuple[torch.nn.Module, AutoProcessor]) -> None:
+def test_cdpruner_reads_the_shipped_tower(shipped: Shipped) -> None:
     model, processor = shipped
     shown, question = Image.fromarray(paint(scene("test", 3)).pixels), "what color is the biggest thing?"
     inputs = processor(images=[shown], text=[prompt(question + SHORT_ANSWERS[0])], return_tensors="pt")

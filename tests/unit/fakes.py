@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from clasp.backbones import geometry
 from clasp.budget import Stage
-from clasp.methods.protocols import Frames, Grid, Patches, Queries
+from clasp.methods.protocols import Frames, Grid, Patches, Queries, Selection
 
 
 class FakeVision:
@@ -81,13 +82,15 @@ class FakeVision:
         return self.order
 
 
+LLAVA = geometry("llava-hf/llava-1.5-7b-hf")
+"""Of images of 576 visual tokens, with CLS, 32 decoder layers."""
 START = 3
 """Tokens of the system prompt before a row's visual ones."""
 
 
 class FakeDecoder:
     """:class:`clasp.methods.protocols.Decoder`: each row is a system prompt, its visual tokens and ``words`` real
-    tokens of text, padded on the right with values that nobody may look at."""
+    tokens of text, padded on the right with values that must not be read."""
 
     def __init__(self, rows: int, visual: int, words: Sequence[int], seed: int) -> None:
         draw = torch.Generator().manual_seed(seed + 4000)
@@ -236,6 +239,12 @@ class FakeState:
 
     def seeds(self) -> list[int]:
         return list(range(100, 100 + len(self.visual_hidden)))
+
+
+def rows_of(selection: Selection) -> list[list[int]]:
+    """The kept places of each row, without padding."""
+    valid = torch.ones_like(selection.index, dtype=torch.bool) if selection.valid is None else selection.valid
+    return [row[real].tolist() for row, real in zip(selection.index, valid, strict=True)]
 
 
 class FakeCrops:

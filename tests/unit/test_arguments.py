@@ -1,4 +1,4 @@
-"""``key=value`` arguments: what is typed becomes what the dataclass says, or one sentence."""
+"""``key=value`` arguments become a dataclass's typed fields, or an error of one sentence."""
 
 from __future__ import annotations
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from naive import cloud
+from naive import cloud, naive_clusters
 from torch import Tensor
 
 from clasp.ops import cluster
@@ -15,30 +13,6 @@ from clasp.ops.cluster import cluster_means, density_peak_clusters
 
 def noise(batch: int, tokens: int, seed: int = 0, largest: float = 1e-3) -> Tensor:
     return largest * torch.rand(batch, tokens, generator=torch.Generator().manual_seed(seed))
-
-
-def naive_clusters(
-    values: Tensor, clusters: int, neighbours: int, added: list[float]
-) -> tuple[list[int], list[int], list[Tensor]]:
-    """Centres by falling score, the cluster of each token, and the clusters' means."""
-    rows = values.double()
-    tokens = range(len(rows))
-    distance = [[math.sqrt(float((rows[i] - rows[j]).square().mean())) for j in tokens] for i in tokens]
-    density = []
-    for i in tokens:
-        nearest = sorted(distance[i])[:neighbours]
-        density.append(math.exp(-sum(d * d for d in nearest) / neighbours) + added[i])
-    furthest = max(max(row) for row in distance)
-    score = [
-        density[i] * min((distance[i][j] for j in tokens if density[j] > density[i]), default=furthest) for i in tokens
-    ]
-    centres = sorted(tokens, key=lambda i: -score[i])[:clusters]
-    members = [
-        centres.index(i) if i in centres else min(range(clusters), key=lambda c: distance[i][centres[c]])
-        for i in tokens
-    ]
-    means = [torch.stack([rows[i] for i in tokens if members[i] == c]).mean(dim=0) for c in range(clusters)]
-    return centres, members, means
 
 
 @pytest.mark.parametrize("listed", [1, 16])

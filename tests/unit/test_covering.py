@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from naive import cloud
+from naive import cloud, naive_cover
 from torch import Tensor
 
 from clasp.ops import covering
@@ -17,22 +17,9 @@ def matrix(coverage: Coverage) -> Tensor:
     return torch.cat([block for _, block in coverage.blocks()], dim=1)
 
 
-def naive_cover(rows: list[list[float]], weight: list[float], keep: int) -> list[int]:
-    """Of each row the largest value that is chosen counts, zero at least."""
-    covered, chosen = [0.0] * len(rows), list[int]()
-    while len(chosen) < keep:
-        gains = [
-            sum(max(0.0, row[j] - best) for row, best in zip(rows, covered, strict=True)) for j in range(len(weight))
-        ]
-        pick = max((j for j in range(len(weight)) if j not in chosen), key=lambda j, gains=gains: weight[j] * gains[j])
-        chosen.append(pick)
-        covered = [max(best, row[pick]) for row, best in zip(rows, covered, strict=True)]
-    return sorted(chosen)
-
-
 @pytest.fixture(params=["held", "by rows", "on a device"])
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where the matrix is held, where its rows are computed when read, and as on a device, which is not asked."""
+    """The matrix is in memory, its rows are computed when they are read, or tensors claim to be on a device."""
     if request.param == "by rows":
         monkeypatch.setattr("clasp.ops.similarity.HELD", 0)
         monkeypatch.setattr(covering, "HELD", 0)
@@ -62,7 +49,7 @@ def test_identical_and_zero_tokens_leave_distinct_picks_from_the_first() -> None
 
 
 @pytest.mark.parametrize("words", [0, 3])
-def test_attraction_is_the_softmax_over_tokens(words: int, place: str) -> None:
+def test_softmax_coverage_equals_its_definition(words: int, place: str) -> None:
     z, x, u = cloud(2, words, 5), cloud(2, 9, 6), cloud(2, 9, 7, dim=4)
     real = torch.arange(words)[None] < torch.tensor([[words], [max(0, words - 2)]])
     coverage = SoftmaxCoverage(z, real, x, u, sharp=0.1, soft=0.3, share=0.5)

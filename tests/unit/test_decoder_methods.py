@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from fakes import FakeState
-from naive import cos
-from test_cluster import naive_clusters
+from fakes import LLAVA, FakeState
+from naive import cos, falling, naive_clusters, naive_dpp, naive_raters
 from torch import Tensor
 
 from clasp.backbones import geometry
@@ -20,9 +17,6 @@ from clasp.methods.pdrop import PDrop
 from clasp.methods.sparsevlm import SparseVLM, kept_of, recycled
 from clasp.ops.diversity import max_min
 from clasp.ops.words import raters
-
-LLAVA = geometry("llava-hf/llava-1.5-7b-hf")
-
 
 # PDrop
 
@@ -47,18 +41,6 @@ def test_recycling_is_the_inverse_of_its_rule() -> None:
         assert all(total in totals for total in range(min(totals), visual)), "every larger count can be met exactly"
 
 
-def naive_raters(visual: Tensor, words: Tensor, real: list[bool]) -> list[int]:
-    used = [w for w, is_real in enumerate(real) if is_real]
-    relevance = dict.fromkeys(used, 0.0)
-    for token in visual.double():
-        products = [float(token @ words[w].double()) for w in used]
-        powers = [math.exp(p - max(products)) for p in products]
-        for w, power in zip(used, powers, strict=True):
-            relevance[w] += power / sum(powers) / len(visual)
-    mean = sum(relevance.values()) / max(1, len(used))
-    return [w for w in used if relevance[w] > mean + 1e-9] or used
-
-
 @pytest.mark.parametrize("words", [(1, 2, 9), (6, 0, 4)])
 def test_raters_are_the_words_above_the_mean(words: tuple[int, ...]) -> None:
     for seed in range(8):
@@ -81,7 +63,7 @@ def naive_sparsevlm(state: FakeState, row: int, keep: int, seed: int) -> tuple[l
     words = naive_raters(state.original_visual[row], state.original_words[row], state.real[row].tolist())
     attention = state.word_attention[row].double()
     score = [sum(float(attention[w, i]) for w in words) / len(words) for i in range(visual)]
-    ranked = sorted(range(visual), key=lambda i: -score[i])
+    ranked = falling(score)
     kept = next(k for k in range(keep, 0, -1) if k + int((int(0.3 * (visual - k)) + 1) / 10) + 1 == keep)
     pool = ranked[kept : kept + int(0.3 * (visual - kept)) + 1]
     clusters = keep - kept
@@ -133,7 +115,7 @@ def test_sparsevlm_prunes_outputs_and_looks_at_the_layer_that_ran() -> None:
 def naive_dart(state: FakeState, row: int, keep: int) -> tuple[list[int], list[int]]:
     visual_norms, word_norms = state.norms
     real = [w for w, is_real in enumerate(state.real[row].tolist()) if is_real]
-    first = sorted(range(state.visual_tokens), key=lambda i: -float(visual_norms[row, i]))[: min(4, keep)]
+    first = falling(visual_norms[row])[: min(4, keep)]
     asked = sorted(real, key=lambda w: -float(word_norms[row, w]))[:4]
     normed = state.normed(state.visual_hidden)[row]
     pivots = [normed[i] for i in first] + [state.normed(state.word_hidden)[row, w] for w in asked]
@@ -171,11 +153,7 @@ def naive_cdpruner(values: Tensor, relevance: list[float], keep: int) -> list[in
     quality = torch.tensor([(r - low + 1e-6) / (high - low + 1e-6) for r in relevance], dtype=torch.float64)
     unit = torch.nn.functional.normalize(values.double(), dim=-1)
     kernel = quality[:, None] * (unit @ unit.T) * quality[None]
-    chosen: list[int] = []
-    while len(chosen) < keep:
-        free = [i for i in range(len(values)) if i not in chosen]
-        chosen.append(max(free, key=lambda i: float(torch.linalg.det(kernel[[*chosen, i]][:, [*chosen, i]]))))
-    return sorted(chosen)
+    return sorted(naive_dpp(kernel, keep))
 
 
 @pytest.mark.parametrize("text_tower", [None, "openai/clip-vit-large-patch14-336"])

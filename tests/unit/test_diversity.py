@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from naive import cloud, cos
+from naive import cloud, cos, naive_dpp, naive_farthest
 from torch import Tensor
 
 from clasp.ops.diversity import dpp_map, max_min, take_least_similar
@@ -29,11 +29,8 @@ def test_cosine_between_two_sets_with_zero_vectors_among_them() -> None:
 def naive_max_min(values: Tensor, keep: int) -> list[int]:
     tokens = range(len(values))
     distance = {(i, j): 1.0 - cos(values[i], values[j]) for i in tokens for j in tokens}
-    chosen = [max(tokens, key=lambda i: min((distance[i, j] for j in tokens if j != i), default=0.0))]
-    while len(chosen) < keep:
-        free = [i for i in tokens if i not in chosen]
-        chosen.append(max(free, key=lambda i: min(distance[i, j] for j in chosen)))
-    return sorted(chosen)
+    first = max(tokens, key=lambda i: min((distance[i, j] for j in tokens if j != i), default=0.0))
+    return naive_farthest(values, [first], keep)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 7, 12])
@@ -81,13 +78,7 @@ def test_dpp_picks_the_largest_determinant_at_every_step(seed: int) -> None:
     similarity = cosine_between(values[None], values[None])[0]
     quality = 0.05 + 0.95 * torch.rand(10, generator=torch.Generator().manual_seed(seed))
     kernel = (quality[:, None] * similarity * quality[None]).double()
-    chosen: list[int] = []
-    for pick in picks(values, quality, 9):
-        determinants = {
-            i: float(torch.linalg.det(kernel[[*chosen, i]][:, [*chosen, i]])) for i in range(10) if i not in chosen
-        }
-        assert pick == max(determinants, key=determinants.__getitem__)
-        chosen.append(pick)
+    assert picks(values, quality, 9) == naive_dpp(kernel, 9)
 
 
 def test_dpp_of_exhausted_rank_fills_up_by_quality() -> None:
@@ -101,13 +92,13 @@ def test_dpp_of_exhausted_rank_fills_up_by_quality() -> None:
 
 
 @pytest.mark.parametrize("apart", [0.05, 0.002])
-def test_dpp_tells_what_nearly_resembles_from_a_copy(apart: float) -> None:
+def test_dpp_distinguishes_a_near_duplicate_from_a_copy(apart: float) -> None:
     values = torch.eye(3)[[0, 0, 0]][None].clone()
     values[0, 2, 1] = apart
     assert dpp_map(Cosines(values), torch.tensor([[1.0, 0.9, 0.1]]), 2).tolist() == [[0, 2]]
 
 
-def test_dpp_takes_rounding_for_no_direction() -> None:
+def test_dpp_ignores_directions_that_are_rounding_errors() -> None:
     """Of tokens that span 200 dimensions, the 200 chosen first exhaust them, and quality fills up."""
     values = cloud(1, 500, 3, dim=200) @ torch.randn(200, 300, generator=torch.Generator().manual_seed(4))
     quality = 0.5 + 0.5 * torch.rand(1, 500, generator=torch.Generator().manual_seed(5))

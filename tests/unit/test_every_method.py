@@ -1,4 +1,4 @@
-"""What holds for the selection of every method of the engine's matrix, whatever a stage shows it.
+"""Properties of the selection of every method in the engine's matrix, on any values that a stage may show it.
 
 That rows of a batch do not look at each other, that budgets are met and that the same input gives the same answer is
 tested on whole models: ``engine/test_matrix.py`` and ``engine/test_full_size.py``.
@@ -11,10 +11,9 @@ import dataclasses
 import pytest
 import torch
 from cases import METHODS
-from fakes import FakeState
+from fakes import LLAVA, FakeState, rows_of
 from torch import Tensor
 
-from clasp.backbones import geometry
 from clasp.budget import Stage
 from clasp.methods import get
 from clasp.methods.base import Method
@@ -22,11 +21,10 @@ from clasp.methods.protocols import Selection
 
 FRAMES, SIZE = 4, 6
 VISUAL = FRAMES * SIZE
-LLAVA = geometry("llava-hf/llava-1.5-7b-hf")
 SELECTING = [name for name in METHODS if not name.startswith("framefusion")]
 """FrameFusion's selection is what the layers before have left to it: ``test_video_methods.py``."""
 ORDERED = ("prumerge", "visionzip", "visiontrim", "sparsevlm", "holitom")
-"""Methods whose kept tokens go on in an order of their own."""
+"""Methods that return kept tokens in another than ascending order."""
 NAMES = sorted({method.name for method in METHODS.values()})
 READS_CLS = {
     *("fastervlm", "fastvid", "flowcut", "hired", "holov", "mustdrop", "prumerge", "prumerge_plus"),
@@ -46,11 +44,6 @@ def shown(method: Method, keep: int, loose: int = 0) -> FakeState:
 
 def select(name: str, state: FakeState, keep: int) -> Selection:
     return dataclasses.replace(METHODS[name], ratio=None, tokens=keep).select(state, keep)
-
-
-def rows_of(selection: Selection) -> list[list[int]]:
-    valid = torch.ones_like(selection.index, dtype=torch.bool) if selection.valid is None else selection.valid
-    return [row[real].tolist() for row, real in zip(selection.index, valid, strict=True)]
 
 
 @pytest.mark.parametrize("loose", [0, 1])
@@ -101,7 +94,7 @@ def test_equal_tokens_and_scores_are_no_special_case(name: str, value: float, dt
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_method_says_what_it_assumes_and_that_cls_is_missing(name: str) -> None:
+def test_methods_state_their_assumptions_and_a_missing_cls(name: str) -> None:
     method = get(name)(ratio=0.6)
     assert method.assumed() or name == "random"
     notes = method.fallbacks(dataclasses.replace(LLAVA, cls=False))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import clouds, cos, crowd
+from naive import clouds, cos, crowd, distinct, naive_thin, naive_windows
 from torch import Tensor
 
 from clasp.ops import matching
@@ -30,12 +26,6 @@ def naive_merge(values: Tensor, real: list[bool], count: int) -> list[int]:
     return merged
 
 
-def distinct(values: Tensor) -> bool:
-    """Whether no two cosines are so close that rounding decides between them."""
-    cosines = sorted(cos(a, b) for a, b in itertools.combinations(values, 2))
-    return all(b - a > 1e-5 for a, b in itertools.pairwise(cosines))
-
-
 @settings(max_examples=150, deadline=None)
 @given(values=clouds, data=st.data())
 def test_merging_equals_the_definition(values: Tensor, data: st.DataObject) -> None:
@@ -52,7 +42,7 @@ def test_merging_equals_the_definition(values: Tensor, data: st.DataObject) -> N
         assert merged == naive_merge(values, real, count)
 
 
-def test_rows_of_a_batch_do_not_touch() -> None:
+def test_rows_of_a_batch_are_merged_independently() -> None:
     values = torch.stack([crowd(9, seed) for seed in range(3)])
     real = torch.arange(9) < torch.tensor([9, 6, 1])[:, None]
     counts = [4, 2, 3]
@@ -72,18 +62,9 @@ def test_of_equal_partners_the_first_is_taken() -> None:
     assert merge_most_similar(values, [2]).tolist() == [[1, 1, 1, 3, 4]]
 
 
-def naive_thin(values: Tensor, keep: int, step: int) -> list[int]:
-    left = list(range(len(values)))
-    while len(left) > keep:
-        first, second = left[::2], left[1::2]
-        ranked = sorted(first, key=lambda i: -max(cos(values[i], values[j]) for j in second))
-        left = ranked[min(step, len(left) - keep, len(left) // 2) :] + second
-    return left
-
-
 @pytest.mark.parametrize("listed", [1, 3, 40])
 def test_thinning_with_short_lists_of_neighbours_equals_the_loop(listed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So short that partners must be looked up among all, and that lists are made anew on the way."""
+    """Lists so short that partners are looked up among all tokens, and that lists are rebuilt on the way."""
     monkeypatch.setattr(matching, "LISTED", listed)
     for seed, step in ((0, 1), (1, 3), (2, 7)):
         values = torch.stack([crowd(40, seed), crowd(40, seed + 10)])
@@ -96,18 +77,6 @@ def test_thinning_with_short_lists_of_neighbours_equals_the_loop(listed: int, mo
 def test_thinning_is_exact_on_degenerate_input(kind: str, keep: int) -> None:
     left = thin(torch.stack([crowd(13, 1, kind), crowd(13, 2, kind)]), keep, 8)
     assert [len(set(row)) for row in left.tolist()] == [keep, keep]
-
-
-def naive_windows(values: Tensor, real: list[bool], grid: tuple[int, int], side: int, threshold: float) -> Any:
-    merged, similarity = list(range(len(values))), [-math.inf] * len(values)
-    for top, left in itertools.product(range(0, grid[0], side), range(0, grid[1], side)):
-        cells = [r * grid[1] + c for r in range(top, top + side) for c in range(left, left + side) if c < grid[1]]
-        inside = [i for i in cells if i < len(values) and real[i]]
-        pairs = [cos(values[i], values[j]) for i, j in itertools.combinations(inside, 2)]
-        if pairs and sum(pairs) / len(pairs) >= threshold:
-            for i in inside:
-                merged[i], similarity[i] = inside[0], sum(pairs) / len(pairs)
-    return merged, similarity
 
 
 @settings(max_examples=100, deadline=None)

@@ -11,9 +11,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from fakes import START, FakeState, FakeVision
-from naive import cos, falling
-from test_decoder_methods import naive_raters
-from test_ops import naive_density_peaks, naive_farthest
+from naive import cos, falling, naive_density_peaks, naive_farthest, naive_raters, nearest
 from torch import Tensor
 
 import clasp
@@ -47,7 +45,7 @@ def changed(state: FakeState) -> Tensor:
         ("hired", 0, lambda state: state.tower.attentions[3]),
     ],
 )
-def test_the_highest_of_one_score_stay(name: str, layer: int, score: Any, keep: int) -> None:
+def test_tokens_with_the_highest_scores_stay(name: str, layer: int, score: Any, keep: int) -> None:
     state = FakeState(2, 24, stage=Stage(layer, keep), feature_layer=4)
     selection = get(name)(tokens=1).select(state, keep)
     assert selection.features is None
@@ -56,7 +54,7 @@ def test_the_highest_of_one_score_stay(name: str, layer: int, score: Any, keep: 
 
 
 @pytest.mark.parametrize("name", ["sparsevlm", "dart", "mustdrop"])
-def test_the_text_is_what_the_code_takes_or_the_instruction(name: str) -> None:
+def test_the_text_is_all_after_the_image_or_the_instruction(name: str) -> None:
     assert get(name)(tokens=192).span() == "after_image", "as in the official code"
     instruction = get(name)(tokens=192, text="instruction")
     assert instruction.span() == "instruction"
@@ -82,9 +80,10 @@ def test_visionzip_equals_its_specification(keep: int, with_cls: bool) -> None:
     targets = rest[::step][:contextual]
     unit = torch.nn.functional.normalize(state.tower.keys(2)[0], dim=-1)
     features = {i: own[i] for i in dominant}
+    others = [i for i in rest if i not in targets] if targets else []
+    near = nearest(targets, others, lambda i, target: float(unit[i] @ unit[target]))
     for target in targets:
-        near = [i for i in rest if i not in targets and max(targets, key=lambda t: float(unit[i] @ unit[t])) == target]
-        members = own[near].mean(dim=0) if near else torch.zeros(4)
+        members = own[near[target]].mean(dim=0) if near[target] else torch.zeros(4)
         features[target] = own[target] + members
     order = [*sorted(dominant), *targets]
     if cls:
@@ -98,26 +97,10 @@ def test_visionzip_equals_its_specification(keep: int, with_cls: bool) -> None:
         assert torch.allclose(feature, state.tower.project(features[i]), atol=1e-5)
 
 
-COMPLETIONS = get_args(Completion)
-
-
 def with_share(share: float, **parameters: Any) -> CLASP:
     """With that share of pivots for the category ``ocr``."""
     rows = dict(DEFAULT_POLICY.entries, ocr=CategoryPolicy((0, 0, 0, 1), share))
     return CLASP(tokens=1, policy=ClassPolicy("test", "assumption", rows), router="keyword", **parameters)
-
-
-@pytest.mark.parametrize("completion", COMPLETIONS)
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_clasp_splits_the_budget_by_category(completion: Any, share: float) -> None:
-    state = FakeState(2, 30, categories=["ocr", "general"])
-    selection = with_share(share, completion=completion).select(state, 10)
-    assert selection.pivots.sum(dim=1).tolist() == [round(10 * share), 7]
-    for row, count in enumerate((round(10 * share), 7)):
-        most = state.attention("instruction")[row].topk(count).indices.tolist() if count else []
-        chosen = selection.index[row, selection.pivots[row]].tolist()
-        assert chosen == sorted(most)
-    assert all(len(set(index)) == 10 and index == sorted(index) for index in selection.index.tolist())
 
 
 def completed(values: Tensor, pivots: list[int], keep: int, completion: str) -> list[int]:
@@ -139,15 +122,20 @@ def completed(values: Tensor, pivots: list[int], keep: int, completion: str) -> 
     return sorted([*pivots, *ranked[: keep - len(pivots)]])
 
 
-@pytest.mark.parametrize("completion", [name for name in COMPLETIONS if name != "random"])
+@pytest.mark.parametrize("completion", get_args(Completion))
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.75, 1.0])
-def test_clasp_completion_equals_its_specification(completion: Any, share: float) -> None:
+def test_clasp_splits_its_budget_by_category_and_completes_it(completion: Any, share: float) -> None:
     for seed in range(6):
         state = FakeState(2, 23, seed, categories=["ocr", "general"])
-        index = with_share(share, completion=completion).select(state, 12).index
+        selection = with_share(share, completion=completion).select(state, 12)
         for row, part in enumerate((share, 0.7)):
-            pivots = state.attention("instruction")[row].topk(round(12 * part)).indices.tolist()
-            assert index[row].tolist() == completed(state.visual_hidden[row], pivots, 12, completion)
+            index = selection.index[row].tolist()
+            pivots = sorted(falling(state.attention("instruction")[row])[: round(12 * part)])
+            assert selection.index[row, selection.pivots[row]].tolist() == pivots
+            assert index == sorted(set(index))
+            assert len(index) == 12
+            if completion != "random":
+                assert index == completed(state.visual_hidden[row], pivots, 12, completion)
 
 
 def test_clasp_random_completion_depends_on_image_seed_and_stage_alone() -> None:
@@ -174,8 +162,7 @@ def test_clasp_pivots_are_what_its_queries_attend_to(queries: Any) -> None:
             "last": [],
         }[queries]
         attended = state.word_attention[row, words].mean(dim=0) if words else state.last_attention[row]
-        ranked = sorted(range(20), key=lambda i, scores=attended: -float(scores[i]))
-        assert selection.index[row].tolist() == sorted(ranked[:7])
+        assert selection.index[row].tolist() == sorted(falling(attended)[:7])
     assert selection.pivots.all()
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from operator import mul
 from typing import Any
 
 import pytest
 import torch
-from fakes import START, FakeDecoder, FakeState, fake_patches
-from naive import cos, dot, falling, softmax
+from fakes import LLAVA, START, FakeDecoder, FakeState, fake_patches
+from naive import cos, dot, falling, filled, nearest, softmax
 from torch import Tensor
 
-from clasp.budget import Geometry
 from clasp.methods.flowcut import FlowCut
 from clasp.methods.ivcprune import IVCPrune
 from clasp.methods.pact import PACT
@@ -21,9 +21,6 @@ from clasp.methods.protocols import Patches
 from clasp.methods.visiontrim import VisionTrim
 from clasp.ops.cluster import density_centres
 from clasp.ops.similarity import Cosines
-
-LLAVA = Geometry(576, 32, 4096, 11008, 32, 4096, 24, 23)
-
 
 # IVC-Prune -----------------------------------------------------------------------------------------------------------
 
@@ -56,12 +53,9 @@ def test_ivcprune_equals_its_specification(keep: int, words: tuple[int, int]) ->
         seeds = falling(mean(question))[: max(1, round(keep * 0.01 / 0.31))]
         share = round(keep * 0.05 / 0.31)
         placed = {i for part in (layer.cosines, layer.sines) for i in falling(part[row].sum(dim=1))[:share]}
-        kept = placed | set(seeds)
-        for i in falling(mean([*question, *(START + seed for seed in seeds)])):
-            if len(kept) < keep:
-                kept.add(i)
+        asked = falling(mean([*question, *(START + seed for seed in seeds)]))
         index = selection.index[row].tolist()
-        assert index == sorted(kept)
+        assert index == filled(placed | set(seeds), asked, keep)
         assert selection.pivots[row].tolist() == [i not in placed for i in index]
 
 
@@ -69,7 +63,7 @@ def test_ivcprune_equals_its_specification(keep: int, words: tuple[int, int]) ->
 
 
 def naive_centres(keys: Tensor, cutoff: float) -> list[int]:
-    """DBDPC: by falling density, what is further than the cutoff from every centre so far."""
+    """DBDPC: by falling density, each token that is further than the cutoff from all centres so far."""
     far = [[max(0.0, 1 - cos(a, b)) for b in keys] for a in keys]
     density = [sum(math.exp(-((d / 2) ** 2)) for d in row) for row in far]
     centres: list[int] = []
@@ -88,17 +82,6 @@ def test_density_centres_are_those_of_the_largest_cutoff(count: int) -> None:
         assert centres[row].tolist() == sorted(naive_centres(keys[row], cutoff)[:count])
         assert len(naive_centres(keys[row], cutoff)) >= count
         assert len(naive_centres(keys[row], cutoff + 1e-5)) < count or count == 1
-
-
-def test_density_centres_beyond_the_held_pairs_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(0))
-    expected = density_centres(Cosines(keys), 9, 2.0)
-    monkeypatch.setattr("clasp.ops.cluster.HELD", 8)
-    monkeypatch.setattr("clasp.ops.similarity.HELD", 8)
-    monkeypatch.setattr("clasp.ops.similarity.BLOCK", 100)
-    found = density_centres(Cosines(keys), 9, 2.0)
-    assert found[0].equal(expected[0])
-    assert found[1].allclose(expected[1], atol=1e-6)
 
 
 def test_density_centres_of_too_few_different_tokens_are_filled_up() -> None:
@@ -131,12 +114,10 @@ def test_pact_equals_its_specification(keep: int, parameters: dict[str, Any]) ->
         cutoff = float(cutoffs[0])
         centres = sorted(best[i] for i in naive_centres(keys[best], cutoff)[:keep])
         assert selection.index[row].tolist() == centres
-        groups: dict[int, list[int]] = {c: [c] for c in centres}
-        for i in set(range(visual)) - set(centres):
-            nearest = max(centres, key=lambda c, i=i, keys=keys: cos(keys[i], keys[c]))
-            if 1 - cos(keys[i], keys[nearest]) <= method.reach * cutoff:
-                groups[nearest].append(i)
-        for place, (centre, members) in enumerate(groups.items()):
+        alike = lambda i, c, keys=keys: cos(keys[i], keys[c])  # noqa: E731
+        groups = nearest(centres, sorted(set(range(visual)) - set(centres)), alike)
+        for place, (centre, others) in enumerate(groups.items()):
+            members = [centre, *(i for i in others if 1 - alike(i, centre) <= method.reach * cutoff)]
             assert selection.features[row, place].allclose(state.visual_hidden[row, members].mean(dim=0), atol=1e-5)
             if method.proportional:
                 assert float(selection.sizes[row, place]) == len(members), centre
@@ -239,22 +220,20 @@ def test_visiontrim_equals_its_specification(keep: int, tower: str | None) -> No
         else:
             words = state.original_words[row][: int(state.real[row].sum())]
 
-        def heard(x: Tensor, words: Tensor = words) -> list[float]:
+        def to_words(x: Tensor, words: Tensor = words) -> list[float]:
             return [cos(x @ state.clip_weight if tower else vision.project(x), word) for word in words]
 
         x = vision.states[3, row]
         others = [i for i in range(30) if i not in selected]
-        told = {i: heard(x[i]) for i in others}
-        centres = sorted(sorted(others, key=lambda i, told=told: (-sum(told[i]), i))[:count])
+        token_to_words = {i: to_words(x[i]) for i in others}
+        centres = sorted(others[place] for place in falling([sum(token_to_words[i]) for i in others])[:count])
         assert selection.index[row].tolist() == [*selected, *centres]
         rest = [i for i in others if i not in centres]
         merged = {c: x[c] for c in centres}
         for _ in range(3 * (count > 0)):
-            telling = {c: heard(merged[c]) for c in centres}
-            joined: dict[int, list[int]] = {c: [] for c in centres}
-            for i in rest:
-                shared = {c: sum(a * b for a, b in zip(told[i], telling[c], strict=True)) for c in centres}
-                joined[max(centres, key=shared.__getitem__)].append(i)
+            centre_to_words = {c: to_words(merged[c]) for c in centres}
+            shared = lambda i, c, own=token_to_words, others=centre_to_words: sum(map(mul, own[i], others[c]))  # noqa: E731
+            joined = nearest(centres, rest, shared)
             merged = {c: merged[c] + x[joined[c]].mean(dim=0) if joined[c] else merged[c] for c in centres}
         if count == 0:
             assert selection.features is None

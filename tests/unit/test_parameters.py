@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from fakes import LLAVA
 
-from clasp.backbones import geometry
 from clasp.methods import METHODS, build, get
 from clasp.methods.base import Method
 from clasp.methods.clasp.fusion import Fusion
@@ -30,11 +30,11 @@ BUDGETED = {name: {"tokens": 64} if get(name).prunes else {} for name in METHODS
 DECLARED = {(name, field.name): field.type for name in METHODS for field in dataclasses.fields(get(name))}
 PARAMETERS = list(DECLARED)
 NUMERIC = re.compile("(int|float)( |$)")
-VIDEOS = dataclasses.replace(geometry("llava-hf/llava-1.5-7b-hf"), videos=True)
+VIDEOS = dataclasses.replace(LLAVA, videos=True)
 
 
 @pytest.mark.parametrize(("name", "parameter"), PARAMETERS, ids="-".join)
-def test_what_is_of_another_type_is_refused_by_the_parameters_name(name: str, parameter: str) -> None:
+def test_values_of_a_wrong_type_are_refused_by_the_parameters_name(name: str, parameter: str) -> None:
     for value in STRANGE:
         with pytest.raises(ValueError, match=rf"\b{parameter}\b"):
             build(name, BUDGETED[name] | {parameter: value})
@@ -47,7 +47,7 @@ POSITIVE = (
     *("window", "drop_each_round", "visual_pivots", "segments", "anchor_step", "protected_share", "channel_share"),
     *("temperature", "important", "fastv.layer", "dart.layer", "ivcprune.layer"),
 )
-"""Ends of ``method.parameter``: what is at most 1, and what is more than 0."""
+"""Endings of ``method.parameter`` of parameters that are at most 1, and of those that are above 0."""
 
 
 @pytest.mark.parametrize(("name", "parameter"), NUMBERS, ids="-".join)
@@ -72,7 +72,7 @@ def test_a_number_out_of_range_is_refused_by_the_parameters_name(name: str, para
         (CLASP, {"fusion": [0.5, 0.5]}, r"fusion=\[0.5, 0.5\] is not allowed; use a text or Fusion"),
     ],
 )
-def test_what_is_wrong_is_said_to_the_element(method: type[Method], parameters: dict[str, Any], message: str) -> None:
+def test_messages_name_the_wrong_element(method: type[Method], parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         method(tokens=64, **parameters)
 
@@ -87,16 +87,16 @@ def test_what_is_wrong_is_said_to_the_element(method: type[Method], parameters: 
         (lambda: RandomRouter(0.5), "seed=0.5 is not a whole number"),  # type: ignore[arg-type]
     ],
 )
-def test_what_methods_are_given_is_checked_too(make: Any, message: str) -> None:
+def test_fusions_policies_and_routers_are_checked_too(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_one_value_in_two_spellings_is_one_method() -> None:
+def test_equal_parameters_of_different_types_make_one_method() -> None:
     typed = PDrop(tokens=400, stage_layers=(0, 1), reference_depth=32)
-    spelt = PDrop(tokens=np.int64(400), stage_layers=[np.int32(0), 1], reference_depth=np.int64(32))  # type: ignore
-    assert typed == spelt
-    assert json.dumps(typed.identity()) == json.dumps(spelt.identity())
+    other = PDrop(tokens=np.int64(400), stage_layers=[np.int32(0), 1], reference_depth=np.int64(32))  # type: ignore
+    assert typed == other
+    assert json.dumps(typed.identity()) == json.dumps(other.identity())
     whole, ratio = VisionZip(ratio=np.float32(0.5), contextual_share=0), VisionZip(ratio=0.5, contextual_share=0.0)  # type: ignore
     assert json.dumps(whole.identity()) == json.dumps(ratio.identity()), "1 and 1.0 are one number"
 

@@ -1,4 +1,4 @@
-"""Output that nobody reads any more ends a program, and quietly."""
+"""A program whose output pipe is closed ends without an error message."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""How pictures and questions reach a backbone where published numbers had it otherwise than its processor."""
+"""Pictures and prompts prepared as for published numbers, where that differs from the backbone's processor."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -78,23 +77,15 @@ def test_the_answerer_pads_pictures_and_no_videos() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "family", "unit", "usual", "bounded"),
+    ("family", "make", "unit", "usual", "bounded"),
     [
         # 40 x 40 pixels: the processor's 2 x 2 tokens and lmms-eval's least; 4,000 x 3,000: 39 x 52 tokens of 28 pixels
-        pytest.param(
-            qwen2_5_vl_processor,
-            "qwen2_5_vl",
-            28,
-            (4, 15_301),
-            (256, 2_028),
-            id="qwen2_5_vl",
-        ),
-        pytest.param(qwen3_vl_processor, "qwen3_vl", 32, (64, 11_750), (196, 1_530), id="qwen3_vl"),
+        ("qwen2_5_vl", qwen2_5_vl_processor, 28, (4, 15_301), (256, 2_028)),
+        ("qwen3_vl", qwen3_vl_processor, 32, (64, 11_750), (196, 1_530)),
     ],
+    ids=["qwen2_5_vl", "qwen3_vl"],
 )
-def test_bounds_on_pixels_are_lmms_evals(
-    make: Callable[[], Any], family: str, unit: int, usual: tuple[int, int], bounded: tuple[int, int]
-) -> None:
+def test_bounds_on_pixels_are_lmms_evals(family: str, make: Any, unit: int, usual: Any, bounded: Any) -> None:
     processor = make()
     for shown, expected in ((Presentation(), usual), (Presentation(**LMMS_EVAL_PIXELS), bounded)):
         counts = []
@@ -122,7 +113,7 @@ def test_the_system_prompt_makes_llavas_published_prompt() -> None:
     assert reader.text(ids) == "What?"
 
 
-def test_without_anything_to_say_nothing_is_signed_or_told() -> None:
+def test_a_default_presentation_adds_nothing_to_signature_and_protocol() -> None:
     assert Presentation().identity() == {}
     assert Presentation().protocol == ""
     shown = Presentation("pad", "Be brief.", 1, 2, 3)
@@ -151,13 +142,13 @@ def test_without_anything_to_say_nothing_is_signed_or_told() -> None:
         (Presentation(system_prompt=" "), "llava", r"system_prompt is empty.*null"),
     ],
 )
-def test_what_a_backbone_cannot_be_shown_is_refused(shown: Presentation, adapter: str, words: str) -> None:
+def test_presentations_that_a_backbone_does_not_take_are_refused(shown: Presentation, adapter: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         shown.check("b", f"clasp.backbones.{adapter}")
 
 
 def test_video_llava_is_asked_as_its_card_says_although_its_processor_has_no_template() -> None:
-    """The released repository has none, at the commit of ``configs/backbone``."""
+    """The released repository has no template at the commit that ``configs/backbone`` names."""
     processor = video_llava_processor()
     expected = processor.chat_template
     turns = [

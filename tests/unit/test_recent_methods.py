@@ -7,11 +7,10 @@ import math
 import pytest
 import torch
 from fakes import FakeState
-from naive import cos, falling
-from test_covering import naive_cover
+from naive import cos, falling, filled, naive_cover, nearest
 from torch import Tensor
 
-from clasp.budget import Geometry, Stage
+from clasp.budget import Stage
 from clasp.methods.hiprune import HiPrune
 from clasp.methods.holov import HoloV
 from clasp.methods.mmtok import MMTok
@@ -20,9 +19,6 @@ from clasp.methods.prunesid import PruneSID
 from clasp.methods.scope import SCOPE
 from clasp.methods.stride import Stride
 from clasp.methods.vscan import VScan
-
-LLAVA = Geometry(576, 32, 4096, 11008, 32, 4096, 24, 23)
-
 
 # Baselines -----------------------------------------------------------------------------------------------------------
 
@@ -102,18 +98,7 @@ def test_mmtok_equals_its_specification(keep: int, weight: float) -> None:
         for one in u:
             e = [math.exp(cos(one, other) / 0.2) for other in u]
             rows.append([weight * value / sum(e) / 24 for value in e])
-        best, chosen = [0.0] * len(rows), []
-        for _ in range(keep):
-            gain = {
-                j: sum(max(0.0, r[j] - b) for r, b in zip(rows, best, strict=True))
-                for j in range(24)
-                if j not in chosen
-            }
-            pick = max(gain, key=gain.__getitem__)
-            if gain[pick] < 1e-6:  # what is left covers nothing that float32 sees
-                break
-            chosen.append(pick)
-            best = [max(b, r[pick]) for r, b in zip(rows, best, strict=True)]
+        chosen = naive_cover(rows, [1.0] * 24, keep, least=1e-6)  # less is nothing that float32 sees
         assert set(chosen) <= set(index[row].tolist())
         assert len(chosen) == keep or weight == 0.0
 
@@ -149,10 +134,8 @@ def test_holov_equals_its_specification(tokens: int, keep: int) -> None:
         kept = {
             part[i] for part, quota in zip(parts, quotas, strict=True) for i in falling(attention[list(part)])[:quota]
         }
-        for i in falling(attention):  # what full strips could not take
-            if len(kept) < keep:
-                kept.add(i)
-        assert index[row].tolist() == sorted(kept)
+        # what full strips could not take goes to the most attended
+        assert index[row].tolist() == filled(kept, falling(attention), keep)
 
 
 # HiPrune -------------------------------------------------------------------------------------------------------------
@@ -168,10 +151,7 @@ def test_hiprune_equals_its_specification(keep: int, alpha: float) -> None:
         anchors = falling(state.tower.receives[8, row])[: round(keep * alpha / 5)]
         kept = {min(max(a + step, 0), 119) for a in anchors for step in (0, -1, 1, -12, 12)}
         assert len(kept) <= keep
-        for i in falling(state.tower.receives[22, row]):
-            if len(kept) < keep:
-                kept.add(i)
-        assert index[row].tolist() == sorted(kept)
+        assert index[row].tolist() == filled(kept, falling(state.tower.receives[22, row]), keep)
 
 
 def test_hiprunes_object_layer_scales_or_is_given() -> None:
@@ -197,7 +177,7 @@ def naive_local(scores: Tensor, shape: tuple[int, int], side: int, count: int) -
                 for row in range(top, min(top + side, high))
                 for column in range(left, min(left + side, wide))
             ]
-            local |= set(sorted(members, key=lambda i: (-float(scores[i]), i))[:quota])
+            local |= {members[place] for place in falling(scores[members])[:quota]}
     return local
 
 
@@ -211,19 +191,14 @@ def test_vscan_equals_its_specification(shape: tuple[int, int], tokens: int, sha
     assert state.tower.reads == {5, 22}
     for row in range(2):
         local = naive_local(state.tower.attentions[5, row], shape, 6, math.floor(share * keep))
-        kept = set(local)
-        for i in falling(state.tower.attentions[22, row]):
-            if len(kept) < keep:
-                kept.add(i)
         index = selection.index[row].tolist()
-        assert index == sorted(kept)
+        assert index == filled(local, falling(state.tower.attentions[22, row]), keep)
         x = state.visual_hidden[row]
         unit = torch.nn.functional.normalize(x.double(), dim=-1)
-        groups = {j: [j] for j in index}
-        for i in set(range(tokens)) - kept:
-            groups[max(index, key=lambda j: float(unit[i] @ unit[j]))].append(i)
+        others = [i for i in range(tokens) if i not in index]
+        groups = nearest(index, others, lambda i, j, unit=unit: float(unit[i] @ unit[j]))
         for feature, j in zip(selection.features[row], index, strict=True):
-            assert feature.allclose(x[groups[j]].mean(dim=0), atol=1e-5)
+            assert feature.allclose(x[[j, *groups[j]]].mean(dim=0), atol=1e-5)
 
 
 def test_vscan_splits_its_budget_by_crops_before_the_decoder_alone() -> None:

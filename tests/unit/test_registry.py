@@ -63,7 +63,7 @@ def test_asking_which_methods_there_are_imports_no_torch() -> None:
     assert set(clasp.__all__) == {entry.class_name for entry in METHODS.values()} | {"load"}
 
 
-def test_what_is_only_shown_makes_no_result_stale() -> None:
+def test_a_changed_label_leaves_the_code_fingerprint_as_it_is() -> None:
     plain = "class A:\n    name: str = 'a'\n    weight: float = 0.5\n"
     assert normalised(plain + "    label: str = 'B'\n    inside: bool = True\n") == normalised(plain)
     assert normalised(plain + "    other: bool = True\n") != normalised(plain)

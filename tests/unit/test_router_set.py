@@ -29,7 +29,7 @@ def test_the_sets_are_large_enough_and_balanced(dataset: str, each: int) -> None
     assert {prompt.style for prompt in prompts} == set(STYLES)
 
 
-def test_prototypes_are_many_and_stand_once() -> None:
+def test_prototypes_are_many_and_distinct() -> None:
     assert list(PROTOTYPES) == list(CATEGORIES)
     assert all(len(set(PROTOTYPES[category])) == len(PROTOTYPES[category]) >= 40 for category in CATEGORIES)
     assert len({text for group in PROTOTYPES.values() for text in group}) == sum(map(len, PROTOTYPES.values()))

@@ -6,12 +6,11 @@ import dataclasses
 from typing import Any
 
 import pytest
+from fakes import LLAVA
 
-from clasp.backbones import geometry
 from clasp.budget import BudgetError, published_budget
 from clasp.methods import build, get
 
-LLAVA = geometry("llava-hf/llava-1.5-7b-hf")
 PUBLISHED: dict[str, Any] = {"accounting": "published"}
 NOMINAL: dict[str, Any] = {"accounting": "nominal"}
 PLAIN = {**PUBLISHED, "recycle": False}
@@ -139,7 +138,9 @@ def test_published_counts_scale_with_the_image_and_say_so(name: str) -> None:
         ("mustdrop", {"accounting": "thresholds", "thresholds": (0.1, 0)}, "are not two positive numbers"),
     ],
 )
-def test_what_no_schedule_meets_is_refused_by_name(name: str, parameters: dict[str, Any], message: str) -> None:
+def test_budgets_that_no_schedule_meets_are_refused_by_name(
+    name: str, parameters: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         build(name, {"tokens": 64} | parameters).check(LLAVA)
 

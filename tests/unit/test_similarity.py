@@ -13,7 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clasp.ops import similarity
 from clasp.ops.attention import attention_received
-from clasp.ops.cluster import cluster_means, coverage, density_peak_clusters, density_peaks, farthest_point
+from clasp.ops.cluster import (
+    cluster_means,
+    coverage,
+    density_centres,
+    density_peak_clusters,
+    density_peaks,
+    farthest_point,
+)
 from clasp.ops.diversity import dpp_map, max_min
 from clasp.ops.matching import absorb, merge_most_similar, merge_windows, thin
 from clasp.ops.select import cosine_between
@@ -86,6 +93,7 @@ def run(tokens: int, dim: int = 12) -> dict[str, Callable[[], object]]:
         "coverage": lambda: coverage(values, Cosines(values), chosen),
         "farthest_point": lambda: farthest_point(values, Cosines(values), chosen, tokens // 2 + 4),
         "density_peak_clusters": lambda: density_peak_clusters(values, tokens // 2, 5, noise),
+        "density_centres": lambda: density_centres(Cosines(values), 9, 2.0),
         "cluster_means": lambda: cluster_means(values, places % (tokens // 2), tokens // 2),
         "max_min": lambda: max_min(values, 9),
         "dpp_map": lambda: dpp_map(Cosines(values), noise * 1e6, 9),
@@ -105,6 +113,8 @@ def test_many_tokens_are_never_held_as_a_square(op: str, monkeypatch: pytest.Mon
     """With bounds lowered in proportion: 12 times the tokens that are held as a whole."""
     monkeypatch.setattr(similarity, "HELD", 50)
     monkeypatch.setattr(similarity, "BLOCK", 50 * 600)
+    monkeypatch.setattr("clasp.ops.cluster.HELD", 50)
+    monkeypatch.setattr("clasp.ops.cluster.SPAN", 50)
     monkeypatch.setattr("clasp.ops.attention.IN_CACHE", 50 * 600)
     compute = run(600)[op]
     with Largest() as largest:
@@ -117,6 +127,8 @@ def test_blocks_change_nothing(op: str, monkeypatch: pytest.MonkeyPatch) -> None
     at_once = run(TOKENS)[op]()
     monkeypatch.setattr(similarity, "BLOCK", 7 * TOKENS)
     monkeypatch.setattr(similarity, "HELD", 0)
+    monkeypatch.setattr("clasp.ops.cluster.HELD", 0)
+    monkeypatch.setattr("clasp.ops.cluster.SPAN", 7)
     monkeypatch.setattr("clasp.ops.attention.IN_CACHE", 14 * TOKENS)
     in_blocks = run(TOKENS)[op]()
     for one, other in zip(*(r if isinstance(r, tuple) else (r,) for r in (at_once, in_blocks)), strict=True):

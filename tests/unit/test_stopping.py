@@ -1,4 +1,4 @@
-"""Signals that a library swallows are raised again, and cleaning up is left alone. Each in a process of its own."""
+"""Signals that a library swallows are raised again, but not during clean-up. Each test runs in its own process."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def ended(code: str, number: int) -> subprocess.CompletedProcess[str]:
         *(("bare except", signal.SIGINT), ("replaced", signal.SIGTERM)),
     ],
 )
-def test_what_is_swallowed_comes_again_and_clean_up_takes_its_time(swallower: str, number: int) -> None:
+def test_a_swallowed_signal_is_raised_again_and_clean_up_is_not_interrupted(swallower: str, number: int) -> None:
     code = f"""
 try:
     with stopping.stoppable():

@@ -32,8 +32,9 @@ def pickled(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
-def coded(name: str, key: str, reference: str) -> Edit:
-    """A folder whose file ``name`` names a class of its own, in a module that tells when it runs."""
+def coded(name: str, reference: str = "own.Own") -> Edit:
+    """A folder whose file ``name`` names a class of its own, in a module that leaves a file when it runs."""
+    key = {"config.json": "AutoConfig", "processor_config.json": "AutoProcessor"}.get(name, "AutoTokenizer")
 
     def edit(folder: Path) -> None:
         path = folder / name
@@ -55,24 +56,16 @@ def beside_an_adapter(folder: Path) -> None:
     (folder / "openvino" / "model.safetensors").write_bytes(b"")
 
 
-REFUSED = [
-    pytest.param(beside_an_adapter, r"pickle.*pytorch_model\.bin.*docs/real-models\.md", id="beside-an-adapter"),
-    pytest.param(pickled, r"pickle.*pytorch_model\.bin.*backbone\.allow_pickle=true", id="pickle"),
-    pytest.param(coded("config.json", "AutoConfig", "own.Own"), r"config\.json.*trust_remote_code=true", id="model"),
-    pytest.param(
-        coded("processor_config.json", "AutoProcessor", "own.Own"),
-        r"processor_config.*trust_remote_code",
-        id="processor",
-    ),
-    pytest.param(
-        coded("tokenizer_config.json", "AutoTokenizer", "own.Own"),
-        r"tokenizer_config.*trust_remote_code",
-        id="tokenizer",
-    ),
-]
+REFUSED = {
+    "beside-an-adapter": (beside_an_adapter, r"pickle.*pytorch_model\.bin.*docs/real-models\.md"),
+    "pickle": (pickled, r"pickle.*pytorch_model\.bin.*backbone\.allow_pickle=true"),
+    "model": (coded("config.json"), r"config\.json.*trust_remote_code=true"),
+    "processor": (coded("processor_config.json"), r"processor_config.*trust_remote_code"),
+    "tokenizer": (coded("tokenizer_config.json"), r"tokenizer_config.*trust_remote_code"),
+}
 
 
-@pytest.mark.parametrize(("edit", "words"), REFUSED)
+@pytest.mark.parametrize(("edit", "words"), REFUSED.values(), ids=REFUSED)
 def test_what_could_run_code_is_refused_before_anything_loads(
     folder: Path, edit: Edit, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,7 +81,7 @@ def test_what_could_run_code_is_refused_before_anything_loads(
 def test_a_configuration_with_code_is_refused_before_it_is_parsed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coded("config.json", "AutoConfig", "own.Own")(folder)
+    coded("config.json")(folder)
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", None)
     with pytest.raises(BackboneRefused, match=r"trust_remote_code=true"):
         geometry(str(folder))
@@ -96,7 +89,7 @@ def test_a_configuration_with_code_is_refused_before_it_is_parsed(
 
 def test_a_model_in_memory_does_not_bring_its_processors_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = load("tiny")
-    coded("processor_config.json", "AutoProcessor", "own.Own")(folder)
+    coded("processor_config.json")(folder)
     monkeypatch.setattr(model, "name_or_path", str(folder))
     with pytest.raises(BackboneRefused, match="processor_config"):
         load(model)
@@ -104,7 +97,7 @@ def test_a_model_in_memory_does_not_bring_its_processors_code(folder: Path, monk
 
 def test_a_switch_allows_code(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    coded("processor_config.json", "AutoProcessor", "own.Own")(folder)
+    coded("processor_config.json")(folder)
     processor = load(str(folder), trust_remote_code=True)[1]
     assert type(processor).__name__ == "Own"
     assert (folder / "ran").exists()
@@ -163,7 +156,7 @@ def test_safetensors_are_taken_where_there_are_both(folder: Path) -> None:
 
 def test_code_is_part_of_the_fingerprint_where_it_is_run(folder: Path) -> None:
     before = weights_fingerprint(str(folder))
-    coded("config.json", "AutoConfig", "own.Own")(folder)
+    coded("config.json")(folder)
     check_trust(str(folder), trust=Trust(trust_remote_code=True))
     found = {weights_fingerprint(str(folder), code=code) for code in (False, True)}
     (folder / "own.py").write_text("class Own: ...\n")
@@ -172,7 +165,7 @@ def test_code_is_part_of_the_fingerprint_where_it_is_run(folder: Path) -> None:
 
 
 def test_code_of_another_repository_is_refused_in_any_case(folder: Path) -> None:
-    coded("config.json", "AutoConfig", "someone/else--own.Own")(folder)
+    coded("config.json", "someone/else--own.Own")(folder)
     with pytest.raises(BackboneRefused, match=r"another repository \(someone/else--own\.Own.*no revision pins"):
         check_trust(str(folder), trust=Trust(trust_remote_code=True))
 
@@ -182,7 +175,7 @@ def test_a_cached_hub_repository_is_checked_too(folder: Path, tmp_path: Path, mo
     cached = tmp_path / "hub" / "models--some--model"
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text(commit)
-    coded("config.json", "AutoConfig", "own.Own")(folder)
+    coded("config.json")(folder)
     shutil.copytree(folder, cached / "snapshots" / commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     for revision in (None, commit):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import FakeState
-from naive import cos, falling, rising
-from test_cluster import naive_clusters
+from fakes import LLAVA, FakeState, rows_of
+from naive import cos, falling, naive_clusters, nearest, rising
 from torch import Tensor
 
-from clasp.budget import Geometry, Stage
+from clasp.budget import Stage
 from clasp.methods import METHODS, for_images
 from clasp.methods.evs import EVS
 from clasp.methods.fastvid import FastVID
@@ -23,11 +23,9 @@ from clasp.methods.framefusion import FrameFusion, last_stage
 from clasp.methods.holitom import HoliTom, segments
 from clasp.methods.protocols import Selection
 from clasp.methods.vidcom2 import VidCom2
-from clasp.ops.grouping import halved_into, run_means
 
 FRAMES, SIZE = 6, 10
-PICTURES = Geometry(576, 32, 4096, 11008, 32, 4096, 24, 23)
-VIDEOS = replace(PICTURES, videos=True, dynamic=True)
+VIDEOS = replace(LLAVA, videos=True, dynamic=True)
 BEFORE = [EVS, VidCom2, FastVID, HoliTom]
 
 
@@ -46,14 +44,14 @@ def state_of(seed: int = 0, rows: int = 2, loose: int = 0, frames: int = FRAMES,
 # What all have in common --------------------------------------------------------------------------------------------
 
 
-def test_methods_for_videos_are_known_by_what_they_say() -> None:
+def test_methods_for_videos_are_known() -> None:
     assert set(METHODS) - set(for_images()) == {"evs", "vidcom2", "fastvid", "holitom", "framefusion", "downsample"}
 
 
 @pytest.mark.parametrize("method", [*BEFORE, FrameFusion])
 def test_a_backbone_without_videos_is_refused_by_name_with_a_remedy(method: Any) -> None:
     with pytest.raises(ValueError, match=f"{method.name!r} compares the frames of videos.*video_llava_7b.*for images"):
-        method(tokens=64).check(PICTURES)
+        method(tokens=64).check(LLAVA)
     assert method(tokens=64).check(VIDEOS).token_counts().output_average == pytest.approx(64, abs=1)
     assert any("image" in note for note in method(tokens=64).assumed()), "it says what it does to an image"
 
@@ -80,12 +78,10 @@ def test_evs_keeps_the_first_frame_and_what_differs_most(ratio: float) -> None:
     assert chosen.index.shape[1] == max(keep, SIZE)
 
 
-def test_evs_keeps_pictures_whole_and_the_newline_behind_a_video() -> None:
+def test_evs_keeps_pictures_whole() -> None:
     state = FakeState(2, 17)
     chosen = EVS(tokens=5).select(state, 5)
     assert chosen.index.tolist() == [list(range(17))] * 2
-    state = state_of(loose=1)
-    assert EVS(tokens=15).select(state, 15).index[:, -1].tolist() == [FRAMES * SIZE] * 2
 
 
 # VidCom2 ------------------------------------------------------------------------------------------------------------
@@ -176,10 +172,7 @@ def fastvid_in_loops(
             values = tokens[rest[frame]]  # density peaks without the official noise
             peaks, *_ = naive_clusters(values, count, min(4, len(values)), [0.0] * len(values))
             anchors = [rest[frame][i] for i in peaks]
-            joined: dict[int, list[int]] = {anchor: [] for anchor in anchors}
-            for place in pool:
-                joined[max(anchors, key=lambda a, place=place: cos(tokens[place], tokens[a]))].append(place)
-            for anchor, members in joined.items():
+            for anchor, members in nearest(anchors, pool, lambda i, a: cos(tokens[i], tokens[a])).items():
                 own = max(1.0 / (len(members) + 1), weight)
                 kept[anchor] = own * tokens[anchor] + (1.0 - own) * tokens[members].mean(dim=0)
     return kept
@@ -254,8 +247,7 @@ def test_holitom_keeps_attended_moving_and_central_still_tokens(threshold: float
         ]
         parts = segments(still, SIZE)
         left = FRAMES * SIZE - sum(saved(still, first, last) for first, last, _ in parts)
-        valid = [True] * keep if chosen.valid is None else chosen.valid[row].tolist()
-        kept = [i for i, real in zip(chosen.index[row].tolist(), valid, strict=False) if real]
+        kept = rows_of(chosen)[row]
         assert len(kept) == min(keep, left)
         order: list[int] = []
         for first, last, places in parts:
@@ -279,15 +271,11 @@ def _check_centres(
 ) -> None:
     """Every still token that is left out joins the nearest centre, which keeps 0.6 of its weight."""
     means = {first * SIZE + i: tokens[[f * SIZE + i for f in range(first, last + 1)]].mean(dim=0) for i in places}
-    for centre in centres:
-        joined = [
-            means[i]
-            for i in means
-            if i not in centres and min(centres, key=lambda c, i=i: float((means[i] - means[c]).norm())) == centre
-        ]
+    others = [i for i in means if i not in centres] if centres else []
+    for centre, joined in nearest(centres, others, lambda i, c: -float((means[i] - means[c]).norm())).items():
         expected = means[centre]
         if joined:
-            expected = 0.6 * expected + 0.4 * torch.stack(joined).mean(dim=0)
+            expected = 0.6 * expected + 0.4 * torch.stack([means[i] for i in joined]).mean(dim=0)
         torch.testing.assert_close(features[centre], expected)
 
 
@@ -295,19 +283,16 @@ def test_holitom_keeps_fewer_where_a_still_video_has_fewer() -> None:
     state = state_of()
     state.visual_hidden[1, :] = state.visual_hidden[1, :SIZE].repeat(FRAMES, 1)
     chosen = HoliTom(tokens=1).select(state, 24)
-    assert chosen.valid.sum(dim=1).tolist()[1] == SIZE
-    assert sorted(chosen.index[1][chosen.valid[1]].tolist()) == list(range(SIZE))
+    assert sorted(rows_of(chosen)[1]) == list(range(SIZE))
     torch.testing.assert_close(chosen.features[1][chosen.valid[1]], state.visual_hidden[1, :SIZE])
 
 
-def test_holitom_merges_inside_the_decoder_one_after_the_other() -> None:
-    state = FakeState(2, 20, stage=Stage(8, 7))
-    method = HoliTom(tokens=64)
-    first, second = HoliTom(ratio=0.9, accounting="nominal").schedule(6272, 28).stages
-    assert (first.keep, second.keep) == (627, 314)
-    chosen = method.select(state, 7)
+@pytest.mark.parametrize("keep", [1, 7, 19])
+def test_holitom_merges_inside_the_decoder_one_after_the_other(keep: int) -> None:
+    state = FakeState(2, 20, stage=Stage(8, keep))
+    chosen = HoliTom(tokens=64).select(state, keep)
     for row, tokens in enumerate(state.visual_hidden):
-        kept = sorted(falling(state.last_attention[row].tolist())[:7])
+        kept = sorted(falling(state.last_attention[row])[:keep])
         assert chosen.index[row].tolist() == kept
         merged = {i: tokens[i].clone() for i in kept}
         for i in range(20):
@@ -315,32 +300,15 @@ def test_holitom_merges_inside_the_decoder_one_after_the_other() -> None:
                 best = max(kept, key=lambda k, i=i: cos(tokens[i], tokens[k]))
                 merged[best] = (merged[best] + tokens[i]) / 2
         torch.testing.assert_close(chosen.features[row], torch.stack([merged[i] for i in kept]))
+
+
+def test_holitoms_second_stage_halves_unless_it_has_no_share() -> None:
+    first, second = HoliTom(ratio=0.9, accounting="nominal").schedule(6272, 28).stages
+    assert (first.keep, second.keep) == (627, 314)
     assert HoliTom(tokens=64, inner_share=0.0).schedule(576, 28).stages == (Stage(0, 64),)
 
 
-def test_halving_with_all_or_one_chosen() -> None:
-    values = torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(0))
-    assert halved_into(values, torch.arange(9)[None]).equal(values)
-    expected = values[0, 4]
-    for i in (0, 1, 2, 3, 5, 6, 7, 8):
-        expected = (expected + values[0, i]) / 2
-    torch.testing.assert_close(halved_into(values, torch.tensor([[4]]))[0, 0], expected)
-
-
 # FrameFusion --------------------------------------------------------------------------------------------------------
-
-
-def test_run_means_are_means_of_runs() -> None:
-    draw = torch.Generator().manual_seed(0)
-    values = torch.randn(3, 17, 4, generator=draw)
-    for share in (0.0, 0.3, 0.7, 1.0):
-        joins = torch.rand(3, 17, generator=draw) < share
-        joins[:, 0] = False
-        means = run_means(values, joins, 17)
-        for row in range(3):
-            starts = [i for i in range(17) if not joins[row, i]] + [17]
-            for first, end in pairwise(starts):
-                torch.testing.assert_close(means[row, first], values[row, first:end].mean(dim=0))
 
 
 class Decoder:
@@ -367,13 +335,14 @@ class Decoder:
         return seen
 
 
-def applied(chosen: Selection, places: list[int], tokens: Tensor) -> tuple[list[int], Tensor]:
-    index = chosen.index[0]
+def applied(chosen: Selection, places: list[int], tokens: Tensor, row: int = 0) -> tuple[list[int], Tensor]:
+    """What is left of a row: places and features."""
+    index = chosen.index[row]
     features = tokens[index]
     if chosen.features is not None and chosen.replaced is not None:
-        features = torch.where(chosen.replaced[0][:, None], chosen.features[0], features)
+        features = torch.where(chosen.replaced[row][:, None], chosen.features[row], features)
     if chosen.valid is not None:
-        index, features = index[chosen.valid[0]], features[chosen.valid[0]]
+        index, features = index[chosen.valid[row]], features[chosen.valid[row]]
     return [places[i] for i in index.tolist()], features
 
 
@@ -408,7 +377,7 @@ def framefusion_in_loops(
                 shares.append(len(joins) / total)
                 merging = len(joins) / total >= 0.1
             else:
-                many = int(needed * total + 1e-9)  # a whole number before the first layer, but for float
+                many = int(needed * total + 1e-9)  # before the first layer it is a whole number up to rounding errors
                 joins = sorted(alike, key=lambda i: -alike[i])[:many]
                 merging = pruning = False
             for spot in range(size):
@@ -448,7 +417,7 @@ def test_framefusion_is_the_official_rule(cost: float, bound: float, frames: int
 @pytest.mark.parametrize("bound", [-1.0, 0.8, 1.1])
 @pytest.mark.parametrize("ratio", [0.2, 0.6])
 def test_framefusions_counts_average_the_budget(ratio: float, bound: float, layers: int) -> None:
-    """Whatever merges, and where merging would go on too long."""
+    """However many tokens merge, and also where merging would last too long."""
     for seed in range(3):
         tokens = state_of(seed, rows=1).visual_hidden
         for share in (0.0, 0.1):
@@ -459,30 +428,18 @@ def test_framefusions_counts_average_the_budget(ratio: float, bound: float, laye
 
 
 def test_rows_that_merge_and_rows_that_are_pruned_go_together() -> None:
-    """Rows of one length whose histories differ."""
+    """Rows of one length whose earlier layers left different counts."""
+    method, counts = FrameFusion(tokens=20, similarity=0.9), (80, 61)
     state = state_of(1, rows=2)
     state.stage, state.depth = Stage(1, 20), 28
-    noted: list[dict[str, Any]] = [{"counts": [80]}, {"counts": [61]}]
-    state.scratch = [dict(one, counts=list(one["counts"])) for one in noted]
-    method = FrameFusion(tokens=20, similarity=0.9)
+    state.scratch = [{"counts": [count]} for count in counts]
     together = method.select(state, 20)
-    for row, one in enumerate(noted):
-        alone = state_of(1, rows=2)
-        alone.visual_hidden, alone.last_attention = (
-            state.visual_hidden[row : row + 1],
-            state.last_attention[row : row + 1],
-        )
-        alone.stage, alone.depth = state.stage, 28
-        alone.scratch = [dict(one, counts=list(one["counts"]))]
-        single, tokens = method.select(alone, 20), state.visual_hidden[row]
-        chosen = Selection(
-            together.index[row : row + 1],
-            together.features[row : row + 1] if together.features is not None else None,
-            together.replaced[row : row + 1] if together.replaced is not None else None,
-            valid=together.valid[row : row + 1],
-        )
-        everything = list(range(len(tokens)))
-        places, features = applied(chosen, everything, tokens)
+    for row, count in enumerate(counts):
+        alone, tokens = copy.copy(state), state.visual_hidden[row]
+        alone.visual_hidden, alone.last_attention = tokens[None], state.last_attention[row : row + 1]
+        alone.scratch = [{"counts": [count]}]
+        single, everything = method.select(alone, 20), list(range(len(tokens)))
+        places, features = applied(together, everything, tokens, row)
         expected, values = applied(single, everything, tokens)
         assert places == expected
         torch.testing.assert_close(features, values)

@@ -9,12 +9,11 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from fakes import FakeCrops, FakeState, fake_patches
-from naive import cos, falling
-from test_matching import naive_thin, naive_windows
+from fakes import LLAVA, FakeCrops, FakeState, fake_patches, rows_of
+from naive import cos, falling, naive_thin, naive_windows
 from torch import Tensor
 
-from clasp.budget import Geometry, Stage
+from clasp.budget import Stage
 from clasp.methods.cdpruner import CDPruner
 from clasp.methods.crops import CropBudget, PerCrop
 from clasp.methods.fastervlm import FasterVLM
@@ -25,9 +24,6 @@ from clasp.methods.prumerge import PruMerge, PruMergePlus, outliers
 from clasp.methods.tome import ToMe
 from clasp.methods.visionzip import VisionZip
 from clasp.methods.vispruner import VisPruner
-
-LLAVA = Geometry(576, 32, 4096, 11008, 32, 4096, 24, 23)
-
 
 # HiRED ----------------------------------------------------------------------------------------------------------------
 
@@ -113,8 +109,8 @@ def test_adaptive_prumerge_keeps_the_outliers_up_to_the_budget() -> None:
     assert outliers(state.tower.attentions[2]).tolist() == [3, 7, 0, 14]
     selection = PruMerge(tokens=1, adaptive=True).select(state, 10)
     assert selection.valid.sum(dim=1).tolist() == [3, 7, 1, 10]
-    assert selection.index[1][selection.valid[1]].tolist() == list(range(11, 4, -1))
-    assert selection.index[3][selection.valid[3]].tolist() == list(range(18, 8, -1)), "the most attended of too many"
+    assert rows_of(selection)[1] == list(range(11, 4, -1))
+    assert rows_of(selection)[3] == list(range(18, 8, -1)), "the most attended of too many"
     expected = state.tower.project(torch.stack([enriched(state, 1, i) for i in range(11, 4, -1)]))
     assert torch.allclose(selection.features[1][selection.valid[1]], expected, atol=1e-4)
 
@@ -152,7 +148,7 @@ def test_adaptive_prumerge_plus_takes_three_samples_an_outlier() -> None:
 
 
 def compact(patches: Patches, merged: Tensor) -> Patches:
-    """What the engine does after a merge: size-weighted means of what stays, padded on the right."""
+    """As the engine does after a merge: size-weighted means of what stays, padded on the right."""
     crops, count = merged.shape
     sizes = torch.zeros_like(patches.sizes).scatter_add(1, merged, patches.sizes)
     weight = patches.sizes[..., None].float()
@@ -215,14 +211,13 @@ def test_tome_hands_the_decoder_one_token_a_group() -> None:
     state.tower.stays[2, [0, 2, 4, 6, 8]] = True
     selection = ToMe(tokens=4).select(state, 4)
     assert selection.features is None
-    kept = [row[valid].tolist() for row, valid in zip(selection.index, selection.valid, strict=True)]
-    assert kept == [[1, 4, 5, 9], [0, 3], [0, 2, 4, 6]]
+    assert rows_of(selection) == [[1, 4, 5, 9], [0, 3], [0, 2, 4, 6]]
 
 
 # MustDrop -------------------------------------------------------------------------------------------------------------
 
 
-def test_mustdrop_hands_on_merged_windows_first() -> None:
+def test_mustdrop_orders_merged_windows_first() -> None:
     method = MustDrop(tokens=64)
     assert method.merge_layers(23) == (0,)
     assert not method.weighs_merged, "the code's ViT goes on without counting sizes"
@@ -240,7 +235,7 @@ def test_mustdrop_hands_on_merged_windows_first() -> None:
     state.tower.stays[0] = merged == torch.arange(81)
     state.tower.order[0, expected] = torch.arange(len(expected))
     selection = MustDrop(tokens=64, accounting="thresholds").select(state, 3)
-    assert selection.index[0][selection.valid[0]].tolist() == expected
+    assert rows_of(selection)[0] == expected
 
 
 @pytest.mark.parametrize("keep", [3, 12, 30])
@@ -251,10 +246,10 @@ def test_mustdrop_keeps_the_representatives_that_cls_attends_to(keep: int) -> No
     selection = MustDrop(tokens=keep).select(state, keep)
     for row in range(2):
         ranked = [i for i in falling(state.tower.attentions[3, row]) if state.tower.stays[row, i]]
-        assert selection.index[row][selection.valid[row]].tolist() == sorted(ranked[:keep])
+        assert rows_of(selection)[row] == sorted(ranked[:keep])
     everyone = MustDrop(tokens=64, accounting="thresholds").select(state, keep)
     for row in range(2):
-        assert everyone.index[row][everyone.valid[row]].tolist() == state.tower.stays[row].nonzero()[:, 0].tolist()
+        assert rows_of(everyone)[row] == state.tower.stays[row].nonzero()[:, 0].tolist()
 
 
 @pytest.mark.parametrize("keep", [1, 7, 8, 9, 25])
@@ -289,7 +284,7 @@ def test_mustdrop_drops_what_neither_the_text_nor_a_word_attends_to(tokens: int,
             for i in range(300)
             if i in protected or not (float(share[i]) < of_total and float(attention[:, i].max()) < of_word)
         ]
-        assert selection.index[row][selection.valid[row]].tolist() == kept
+        assert rows_of(selection)[row] == kept
         assert len(protected) < len(kept) < 300, "thresholds keep more than the protected tokens here, and drop some"
 
 
