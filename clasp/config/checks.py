@@ -1,4 +1,4 @@
-"""Contradictions in a configuration, and bounds that hold for every backbone: what no value shows alone. Torch-free."""
+"""Checks bounds in a configuration, and contradictions between its values. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from clasp.strict import ConfigError, check_name, config_errors, shown
 
 
 def check(config: RunConfig) -> None:
-    """Raises:
-    ConfigError: the value, what is allowed, and the remedy.
+    """Checks everything below.
+
+    Raises:
+        ConfigError: names the value, what is allowed, and the remedy.
     """
     _check_budget(config)
     check_name("name", config.name)
@@ -52,7 +54,7 @@ def _check_launcher(launcher: LauncherConfig) -> None:
         value = getattr(launcher, name)
         if value is not None and value < bound:
             raise ConfigError(f"launcher.{name}={value} is too small; use a whole number of at least {bound}")
-    for name in ("partition", "account", "qos", "constraint"):  # lines of a job's script
+    for name in ("partition", "account", "qos", "constraint"):  # written into a job's script
         value = getattr(launcher, name)
         if value is not None and not value.isprintable():
             raise ConfigError(f"launcher.{name}={shown(value)} is not printable; write it on one line")
@@ -81,7 +83,7 @@ def _check_parts(config: RunConfig | VariantConfig) -> None:
 
 
 def _check_rows(config: RunConfig) -> None:
-    """Names of rows, by which tables and tests distinguish them."""
+    """Checks that rows have distinct, printable names, and that the report names existing rows."""
     rows = [*config.grid.method, *config.grid.variants] or [config.method.name]
     for name in config.grid.variants:
         if not name.strip() or len(name) > 60 or not name.isprintable():
@@ -95,7 +97,7 @@ def _check_rows(config: RunConfig) -> None:
 
 
 def _check_budget(config: RunConfig) -> None:
-    """Bounds of every budget asked for; whether one is needed at all depends on the method and is checked later."""
+    """Checks every requested budget; whether a method needs one is checked later."""
     grid = config.grid
     if grid.tokens and grid.ratio:
         raise ConfigError("grid has both tokens and ratio; give one of the two")

@@ -192,7 +192,7 @@ def stopped(overrides: list[str], results: str, job: bool) -> dict[str, Any]:
     pack = packs.write(Path(results) / "sweep", 0, packs.PackFile(str(Path.cwd()), [values], cells))
 
     def once() -> None:
-        sys.exit(work.main([str(pack)]) if job else jobs.main(lambda: run(overrides, results)))
+        sys.exit(work.main([str(pack)]) if job else jobs.main(jobs.run_job, lambda _: run(overrides, results)))
 
     pid = child(once)
     _until_answers(results)
@@ -214,7 +214,7 @@ def prepare() -> None:
     tqdm.monitor_interval = 0
     session.load_model("tiny", "float32", "cpu", None, Trust())
     lmms._task_manager(False)
-    provenance._git()
+    provenance._own_version()
 
 
 def main() -> None:

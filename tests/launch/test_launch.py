@@ -18,8 +18,7 @@ from clasp.cli import jobs as cli
 from clasp.config import LauncherConfig, RunConfig
 from clasp.launch import machine, packs, snapshot
 from clasp.launch import sweep as launch
-from clasp.launch.submit import Sweep, submitted
-from clasp.launch.wait import wait
+from clasp.launch.submit import Sweep, submitted, wait
 from clasp.strict import ConfigError
 
 RUN = ("tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=2")

@@ -31,10 +31,8 @@ RUN += ["method=random", "router=keyword"]
 FETCH_TWICE = """
 import runpy, sys
 from pathlib import Path
-from clasp.cli import jobs
 
 def fetch():
-    jobs._statuses.clear()
     try: runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as exited: print("exit code", exited.code)
 

@@ -15,7 +15,7 @@ import pytest
 from command_line import call
 
 from clasp.cli import jobs
-from clasp.launch import snapshot, wait
+from clasp.launch import snapshot, submit
 
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster, and jobs that take the whole machine
 
@@ -89,7 +89,7 @@ def test_a_killed_job_costs_its_own_cells_alone_and_the_same_command_finishes(
 ) -> None:
     for name in ("SLURM_CONF", "PATH"):
         monkeypatch.setenv(name, slurm[name])
-    monkeypatch.setattr(wait, "LOOK_S", 0.3)
+    monkeypatch.setattr(submit, "LOOK_S", 0.3)
     common = [*SWEPT, "wandb.enabled=false", "device=cpu", f"paths.data={data_root}"]
     results = tmp_path / "swept" / "results"
     with monkeypatch.context() as submitting:
