@@ -11,6 +11,7 @@ from clasp.launch import machine, packs
 from clasp.launch.estimate import Basis, Estimate, Estimator, estimator_of
 from clasp.launch.formatting import aligned, counted, duration, size
 from clasp.launch.packs import Pack, Wanted
+from clasp.launch.status import state_of
 from clasp.results import failures, lock
 from clasp.results.store import CellSpec, CellStore
 
@@ -47,19 +48,11 @@ def plan_report(planned: Plan, config: RunConfig) -> str:
 
 
 def _states(planned: Plan, config: RunConfig) -> dict[str, str]:
-    """One of :data:`STATES` by signature; a failed cell that is being retried is running."""
+    """One of :data:`STATES` by signature; stalled cells count as missing."""
     root = config.paths.results
-    store, failed = CellStore(root), failures.read(root)
-    running = {signature for signature, info in lock.all_current(root).items() if info.alive}
-
-    def of(signature: str) -> str:
-        if store.path(signature).exists():
-            return "done"
-        if signature in running:
-            return "running"
-        return "failed" if signature in failed else "missing"
-
-    return {spec.signature: of(spec.signature) for spec in planned.cells}
+    done, locks, failed = set(CellStore(root).signatures()), lock.all_current(root), failures.read(root)
+    found = {spec.signature: state_of(spec.signature, done, locks, failed) for spec in planned.cells}
+    return {signature: "missing" if state == "stalled" else state for signature, state in found.items()}
 
 
 def _table(

@@ -6,11 +6,12 @@ experiments, of running and failed cells, and of the newest cells, whose speed g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
+from typing import Literal, get_args
 
 from clasp.launch.estimate import clock
 from clasp.launch.formatting import bar, counted, duration
@@ -21,6 +22,8 @@ from clasp.results.schema import Cell, read
 from clasp.results.store import CellStore
 from clasp.strict import ConfigError
 
+State = Literal["done", "running", "stalled", "failed", "missing"]
+"""Stalled: locked by a process that has died. A failed cell that is being retried is running."""
 RECENT = 20
 """Number of newest cells that the time left is estimated from."""
 
@@ -91,35 +94,41 @@ def progress(results: Path, experiment: str | None = None) -> list[Progress]:
     Raises:
         ConfigError: no such experiment was started here, or an experiment's file is unusable.
     """
-    store = CellStore(results)
-    present = {signature: store.path(signature).stat().st_mtime for signature in store.signatures()}
-    locked = {
-        signature: Running(info, *answer_log.count(results, signature))
-        for signature, info in lock.all_current(results).items()
-        if signature not in present
-    }
-    failed = {signature: one for signature, one in failures.read(results).items() if signature not in present}
+    store, locks, failed = CellStore(results), lock.all_current(results), failures.read(results)
+    written = {signature: store.path(signature).stat().st_mtime for signature in store.signatures()}
     found = []
     for name, cells in _experiments(results, experiment):
-        own = [locked[signature] for signature in cells if signature in locked]
-        running = [one for one in own if one.lock.alive]
-        busy = {one.lock.signature for one in running}
-        done = sorted((signature for signature in cells if signature in present), key=present.__getitem__, reverse=True)
+        own: dict[State, list[str]] = {state: [] for state in get_args(State)}
+        for signature in cells:
+            own[state_of(signature, written, locks, failed)].append(signature)
+        done = sorted(own["done"], key=written.__getitem__, reverse=True)
+        running, stalled = (
+            tuple(Running(locks[signature], *answer_log.count(results, signature)) for signature in own[state])
+            for state in ("running", "stalled")
+        )
         questions, pace = _measured(store, cells, done, running)
+        failed_cells = tuple(failed[signature] for signature in own["failed"])
         found.append(
-            Progress(
-                name=name,
-                done=tuple(done),
-                running=tuple(running),
-                stalled=tuple(one for one in own if not one.lock.alive and one.lock.signature not in failed),
-                failed=tuple(failed[signature] for signature in cells if signature in failed and signature not in busy),
-                missing=tuple(one for one in cells if one not in present and one not in locked and one not in failed),
-                questions=questions,
-                cells=cells,
-                pace=pace,
-            )
+            Progress(name, tuple(done), running, stalled, failed_cells, tuple(own["missing"]), questions, cells, pace)
         )
     return found
+
+
+def state_of(signature: str, done: Collection[str], locks: Mapping[str, LockInfo], failed: Collection[str]) -> State:
+    """The state of a cell.
+
+    Args:
+        done: signatures of the stored cells.
+        locks: the latest lock by signature.
+        failed: signatures of the recorded failures.
+    """
+    if signature in done:
+        return "done"
+    if signature in locks and locks[signature].alive:
+        return "running"
+    if signature in failed:
+        return "failed"
+    return "stalled" if signature in locks else "missing"
 
 
 def _experiments(results: Path, wanted: str | None) -> list[tuple[str, dict[str, str]]]:
@@ -135,7 +144,7 @@ def _experiments(results: Path, wanted: str | None) -> list[tuple[str, dict[str,
 
 
 def _measured(
-    store: CellStore, cells: Mapping[str, str], done: list[str], running: list[Running]
+    store: CellStore, cells: Mapping[str, str], done: Sequence[str], running: Sequence[Running]
 ) -> tuple[dict[str, int], float | None]:
     """Questions of a cell by benchmark, and questions per second of one process. ``done``: newest first."""
     newest = {cells[signature]: signature for signature in reversed(done)}

@@ -69,7 +69,7 @@ class Disturbance(threading.Thread):
 
 
 def contents(results: Path) -> dict[str, tuple[dict[str, object], str]]:
-    """Cells and answers by signature, without what tells when, where and by whom they were computed."""
+    """Cells and answers by signature, without costs and provenance."""
     found = {}
     for path in sorted((results / "cells").glob("*.json")):
         cell = json.loads(path.read_text())
@@ -79,7 +79,7 @@ def contents(results: Path) -> dict[str, tuple[dict[str, object], str]]:
     return found
 
 
-def test_a_killed_job_costs_its_own_cells_alone_and_the_same_command_finishes(
+def test_a_killed_job_loses_only_its_own_cells_and_the_same_command_finishes(
     slurm: dict[str, str],
     checkout: Path,
     tmp_path: Path,
