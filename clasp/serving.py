@@ -43,16 +43,18 @@ def compute_retained_tokens_count(method: Method, tokens_per_frame: int, num_fra
     # run on random embeddings, which also shows whether the method reads anything else
     total = tokens_per_frame * num_frames
     if tokens_per_frame < 1 or num_frames < 1:
-        raise ValueError(f"{num_frames} frames of {tokens_per_frame} tokens are no image; both are 1 or more")
+        raise ValueError(
+            f"{num_frames} frames of {tokens_per_frame} tokens are not possible; both numbers must be 1 or more"
+        )
     if method.resizes:
         raise NotServableError(
-            f"method {method.name!r} makes images smaller before the processor, and a server asks about tokens that "
-            f"it has; bound images' pixels in the server, or use pool"
+            f"method {method.name!r} makes images smaller before the processor, and a server asks about the tokens "
+            f"of the full image; limit images' pixels in the server, or use pool"
         )
     stages = method.schedule(total, LAYERS).stages if method.prunes else ()
     if method.merge_layers(1) or [stage.cut for stage in stages] not in ([], [0]):
         raise NotServableError(
-            f"method {method.name!r} acts inside the vision tower or the decoder, and a server sees embeddings alone; "
+            f"method {method.name!r} acts inside the vision tower or the decoder, and a server has only embeddings; "
             f"use one that prunes before the decoder, such as divprune"
         )
     values = torch.randn(total, 8, generator=torch.Generator().manual_seed(0))
@@ -103,7 +105,9 @@ def _retained(
     count = compute_retained_tokens_count(method, rows * columns, frames)
     mask, changed = _selected(method, embeds, frames, rows, columns)
     if int(mask.sum()) != count:
-        raise NotServableError(f"method {method.name!r} keeps as many tokens as the embeddings say; use another one")
+        raise NotServableError(
+            f"method {method.name!r} keeps a number of tokens that depends on the embeddings; use another one"
+        )
     return mask, changed
 
 
@@ -123,7 +127,9 @@ def _selected(method: Method, embeds: Tensor, frames: int, rows: int, columns: i
         state: Any = EmbeddingState(method.name, stages[0], embeds[start:end], (held, rows, columns))
         selection: Selection = method.select(state, keep)
         if selection.valid is not None:
-            raise NotServableError(f"method {method.name!r} keeps as many tokens as the values say; use another one")
+            raise NotServableError(
+                f"method {method.name!r} keeps a number of tokens that depends on the embeddings; use another one"
+            )
         index = selection.index[0].to(embeds.device) + start
         mask[index] = True
         if selection.features is not None:
@@ -151,7 +157,7 @@ class _Refusing:
         if name.startswith("__"):
             raise AttributeError(name)
         raise NotServableError(
-            f"method {self._method!r} reads {name!r}, while a server sees embeddings alone; use one that reads nothing "
+            f"method {self._method!r} reads {name!r}, while a server has only embeddings; use one that reads nothing "
             f"else, such as divprune"
         )
 
@@ -177,7 +183,9 @@ class _Unseeded(Sequence[int]):
         return 1
 
     def __getitem__(self, place: Any) -> NoReturn:
-        raise NotServableError(f"method {self.method!r} draws by the image's pixels; use one that draws nothing")
+        raise NotServableError(
+            f"method {self.method!r} uses a seed from the image's pixels; use one without random choices"
+        )
 
 
 class EmbeddingState(_Refusing):

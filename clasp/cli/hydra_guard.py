@@ -39,9 +39,7 @@ _FIXED: dict[str, Any] = {
     "job.env_copy": [],
     "job.chdir": False,
     "output_subdir": None,  # would write files of known names to any folder
-    "callbacks": {
-        "redacted": {"_target_": "clasp.cli.hydra_guard.Redacted"}
-    },  # others would be called
+    "callbacks": {"redacted": {"_target_": "clasp.cli.hydra_guard.Redacted"}},  # others would be called
     # Hydra composes all jobs here; our own group `launcher` decides where cells are computed
     "launcher": {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"},
 }
@@ -105,7 +103,7 @@ def _check_shell(values: Mapping[str, Any]) -> None:
 
 def _refused(key: str, value: object, remedy: str) -> ConfigError:
     return ConfigError(
-        f"{key}={shown(value)} is refused, for a configuration must not run code or write files; {remedy}"
+        f"{key}={shown(value)} is refused, because a configuration must not run code or write files; {remedy}"
     )
 
 

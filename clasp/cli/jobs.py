@@ -1,6 +1,6 @@
 """The commands that Hydra composes a configuration for, and their errors as one sentence. Torch-free itself.
 
-Exit codes: 0 all cells are there, 1 a cell failed or a bug, 2 bad input. ``HYDRA_FULL_ERROR=1`` shows tracebacks.
+Exit codes: 0 all cells are computed, 1 a cell failed or a bug, 2 bad input. ``HYDRA_FULL_ERROR=1`` shows tracebacks.
 """
 
 from __future__ import annotations

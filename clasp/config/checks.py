@@ -37,7 +37,7 @@ def check(config: RunConfig) -> None:
     if OWN_DATA in config.benchmarks.names and config.data is None:
         raise ConfigError(f"benchmarks={OWN_DATA} needs the file of your questions; give it with data=my.jsonl")
     if OWN_DATA not in config.benchmarks.names and config.data is not None:
-        raise ConfigError(f"data={config.data} is read by benchmarks={OWN_DATA} alone; add that, or leave out data")
+        raise ConfigError(f"data={config.data} is only read by benchmarks={OWN_DATA}; add that, or leave out data")
     if config.device != "auto" and config.device.split(":")[0] not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"unknown device {config.device!r}; use auto, cpu, mps, cuda or cuda:0")
     _check_launcher(config.launcher)
@@ -59,7 +59,7 @@ def _check_launcher(launcher: LauncherConfig) -> None:
         if value is not None and not value.isprintable():
             raise ConfigError(f"launcher.{name}={shown(value)} is not printable; write it on one line")
     if launcher.memory_gb is not None and launcher.memory_gb <= 0:
-        raise ConfigError(f"launcher.memory_gb={launcher.memory_gb:g} is no amount of memory; use a positive number")
+        raise ConfigError(f"launcher.memory_gb={launcher.memory_gb:g} is not above 0; use a positive number")
     if launcher.kind == "slurm" and launcher.gpus and launcher.processes > launcher.gpus:
         raise ConfigError(
             f"launcher.processes={launcher.processes} is more than launcher.gpus={launcher.gpus}; each process has a "
@@ -67,7 +67,7 @@ def _check_launcher(launcher: LauncherConfig) -> None:
         )
     if launcher.signal_s >= 60 * launcher.minutes:
         raise ConfigError(
-            f"launcher.signal_s={launcher.signal_s} leaves nothing of launcher.minutes={launcher.minutes}; use fewer "
+            f"launcher.signal_s={launcher.signal_s} is not less than launcher.minutes={launcher.minutes}; use fewer "
             "seconds or more minutes"
         )
 

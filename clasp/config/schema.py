@@ -159,7 +159,7 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """The text router by name; ``category`` belongs to the router ``fixed`` alone, ``seed`` to ``random``."""
+    """The text router by name; ``category`` is for the router ``fixed`` only, ``seed`` for ``random``."""
 
     name: str
     category: str | None = None
@@ -212,7 +212,7 @@ class GridConfig:
     """Rows of an experiment, each at every budget. Empty: the one method and budget of the run itself.
 
     Args:
-        method: methods by name, or ``all`` alone; the unpruned model has no budget and comes once.
+        method: methods by name, or only ``all``; the unpruned model has no budget, so it is one row.
         variants: further rows by the name that tables show.
         tokens: budgets as counts; or
         ratio: budgets as shares removed.

@@ -95,7 +95,7 @@ def _job_lines(jobs: Sequence[Pack], launcher: LauncherConfig) -> str:
         f"a time (launcher=slurm); the longest about {longest}"
     )
     if packs.seconds(jobs[0]) > 60 * launcher.minutes:
-        text += f", over launcher.minutes={launcher.minutes}: it is queued again and goes on where it stopped"
+        text += f", over launcher.minutes={launcher.minutes}: it is queued again and resumes"
     return text
 
 
@@ -110,9 +110,9 @@ def _basis(estimates: Mapping[str, Estimate], estimator: Estimator) -> str:
     if counts["assumption"]:
         assumed = estimator.throughput
         return (
-            f"which is an assumption, for nothing was measured here on such a device: {assumed.tmacs:g}e12 "
-            f"multiply-adds a second, {assumed.token_s:g} s a generated token, "
-            f"{assumed.other_s:g} s a question beside"
+            f"which is an assumption, because nothing was measured on this kind of device: {assumed.tmacs:g}e12 "
+            f"multiply-adds per second, {assumed.token_s:g} s per generated token, "
+            f"{assumed.other_s:g} s for the rest of a question"
         )
     parts: dict[Basis, str] = {"measured": "as measured", "scaled": "scaled from other cells by the cost model"}
     bases = ", ".join(f"{counted(counts[basis], 'cell')} {words}" for basis, words in parts.items() if counts[basis])

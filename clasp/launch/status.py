@@ -181,8 +181,8 @@ def status_report(experiments: list[Progress], results: Path) -> str:
         for f in one.failed
     }
     lines += _section("running", running)
-    lines += _section("stalled, the next run takes them over and goes on where they stopped", stalled)
-    lines += _section("failed, the next run tries them again", failed)
+    lines += _section("stalled, the next run resumes them", stalled)
+    lines += _section("failed, the next run retries them", failed)
     return "\n".join(lines).rstrip() if lines else f"no experiment was begun in {results}"
 
 

@@ -130,7 +130,7 @@ class LocalJobs:
 
     def advice(self, status: str, wait: bool) -> str:
         """A sentence on how to follow and stop the jobs; ``status`` is the command that shows progress."""
-        after = "; Ctrl-C stops them, and the same command goes on with the rest" if wait else ""
+        after = "; Ctrl-C stops them, and the same command resumes" if wait else ""
         return f"{len(self._processes)} processes started; look with: {status}{after}"
 
 
@@ -149,7 +149,7 @@ class SlurmJobs:
 
     def advice(self, status: str, wait: bool) -> str:
         numbers = " ".join(self._arrays)
-        after = "; Ctrl-C ends the waiting and leaves the jobs in the queue" if wait else ""
+        after = "; Ctrl-C stops waiting and leaves the jobs in the queue" if wait else ""
         return f"submitted as {numbers}; look with: {status}, end them with: scancel {numbers}{after}"
 
 

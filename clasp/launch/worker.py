@@ -75,7 +75,9 @@ def _read(path: Path) -> PackFile:
     """Reads a pack; ConfigError if it is unusable, or its working directory does not exist."""
     pack = packs.read(path)
     if not Path(pack.folder).is_dir():
-        raise ConfigError(f"the folder {pack.folder} in which the sweep was typed is not here; submit the sweep again")
+        raise ConfigError(
+            f"the working directory of the sweep, {pack.folder}, does not exist here; submit the sweep again"
+        )
     return pack
 
 
@@ -118,7 +120,9 @@ def _pack(arguments: Sequence[str]) -> int:
     plan = merged([make_plan(config) for config in configs])
     unknown = set(pack.cells) - {spec.signature for spec in plan.cells}
     if unknown:
-        raise ConfigError(f"{len(unknown)} cells of {arguments[0]} are not those of this code and its packages")
+        raise ConfigError(
+            f"{len(unknown)} cells of {arguments[0]} are of other code or package versions; submit the sweep again"
+        )
     return _computed(plan, configs[0], pack.cells)
 
 

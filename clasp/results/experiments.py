@@ -34,7 +34,7 @@ def write(
     command: str,
     report: Mapping[str, Any],
 ) -> Path:
-    """Writes the file of an experiment or run, unless it is there unchanged; returns its path.
+    """Writes the file of an experiment or run, unless its content is unchanged; returns its path.
 
     Args:
         results: the results root.

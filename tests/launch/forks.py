@@ -1,4 +1,4 @@
-"""A process with the model loaded that forks children which run cells, and kills them: fast enough for many deaths.
+"""Loads the model once, then forks children that run cells and kills them; forking makes many runs fast.
 
 Reads one JSON object a line, ``{"do": name, ...}``, and answers with one line. Started by ``test_survival.py``.
 """
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 STEPS = ("link", "replace", "fsync", "unlink", "utime")
-"""File operations before each of which a process can be made to die."""
+"""File operations before which a process can be killed."""
 
 
 def child(work: Callable[[], object]) -> int:

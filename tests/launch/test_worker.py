@@ -28,7 +28,7 @@ def values(composed_run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         ("0", {"limit": 0}, "limit=0 is too small"),
         ("0", {"device": "toaster"}, "unknown device 'toaster'"),
         ("0", {"backbone": {"name": "x", "source": "./no/such/folder"}}, "./no/such/folder"),
-        ("0", {}, "1 cells of .* are not those of this code"),
+        ("0", {}, "1 cells of .* are of other code or package versions"),
     ],
     ids=["environment", "value", "device", "backbone", "cells"],
 )
@@ -54,5 +54,5 @@ def test_bad_input_is_one_sentence(
 
 def test_a_job_whose_working_directory_is_gone_does_not_start(tmp_path: Path) -> None:
     packs.write(tmp_path, 0, PackFile(str(tmp_path / "gone"), [{}], [SIGNATURE]))
-    with pytest.raises(ConfigError, match="gone in which the sweep was typed is not here"):
+    with pytest.raises(ConfigError, match="gone, does not exist here"):
         worker.run(tmp_path, 0)

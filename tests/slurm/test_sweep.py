@@ -1,4 +1,4 @@
-"""A sweep through a real SLURM and the command line: one of its jobs is killed, and its code changes meanwhile."""
+"""A sweep through the command line and a real SLURM, while one job is killed and the code is deleted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ QUEUE = [
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the project as the checkout that is submitted, at a commit of its own."""
+    """A copy of the project as the submitted checkout, with its own commit."""
     copy = tmp_path / "checkout"
     for name in ("clasp", "configs", "scripts"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -47,7 +47,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 class Disturbance(threading.Thread):
-    """Once a cell has its first answers, its process is killed, and the checkout is gone."""
+    """Kills the process of the first cell that has answers, and deletes the checkout's package."""
 
     def __init__(self, results: Path, checkout: Path) -> None:
         super().__init__()
