@@ -69,13 +69,9 @@ def _main(config: DemoConfig) -> int:
 
 def _listen(port: int) -> socket.socket:
     """A listening socket that only this machine can reach."""
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((HOST, port))
+        return socket.create_server((HOST, port))
     except (OSError, OverflowError) as error:
         raise ConfigError(
-            f"port={port} cannot be had ({error}); give another, or port=0 for any that is free"
+            f"port={port} cannot be used ({error}); give another one, or port=0 for any free port"
         ) from error
-    listening.listen()
-    return listening
