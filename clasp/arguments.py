@@ -1,7 +1,6 @@
-"""Command lines of ``key=value`` arguments, for the scripts that Hydra does not compose. Torch-free.
+"""Command lines of ``key=value`` arguments, for commands without Hydra. Torch-free.
 
-A script's arguments are a frozen dataclass: its fields are the keys, their annotations the types, their defaults what
-holds where a key is left out.
+The arguments of a command are a frozen dataclass: fields are keys, annotations are types, defaults are defaults.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Arguments = TypeVar("Arguments")
 
 
 def run(kind: type[Arguments], main: Callable[[Arguments], int], arguments: Sequence[str], usage: str) -> int:
-    """Calls a script's ``main``, which may raise ConfigError, with its arguments; returns the exit code.
+    """Calls ``main`` with the parsed arguments and returns its exit code; prints a ConfigError as one sentence.
 
     Args:
         kind: dataclass of the arguments.
@@ -43,10 +42,10 @@ def run(kind: type[Arguments], main: Callable[[Arguments], int], arguments: Sequ
 def parse(kind: type[Arguments], arguments: Sequence[str]) -> Arguments:
     """The arguments as an instance of the dataclass ``kind``.
 
-    Lists are written ``a,b``, true and false ``1`` and ``0``. Of a key that comes twice the last counts, as in Hydra.
+    Lists are written ``a,b``, booleans ``1`` and ``0``. The last value of a repeated key counts, as in Hydra.
 
     Raises:
-        ConfigError: a key that is unknown or has no value, or a value of another type.
+        ConfigError: an unknown key, a key without a value, or a value of another type.
     """
     known, hints = known_fields(kind, ""), get_type_hints(kind)
     given: dict[str, str] = {}
@@ -54,14 +53,14 @@ def parse(kind: type[Arguments], arguments: Sequence[str]) -> Arguments:
         key, _, text = argument.partition("=")
         if key not in known:
             raise unknown_key(key, known)
-        if not text:  # as of a shell's variable that is not set
+        if not text:  # for example an unset variable of the shell
             raise ConfigError(f"{key} has no value; give it one, or leave it out")
         given[key] = text
     return build(kind, {key: _read(hints[key], key, text) for key, text in given.items()})
 
 
 def _read(kind: Any, key: str, text: str) -> Any:
-    """The value that a text stands for; what ``build`` itself checks stays a text."""
+    """The text as a boolean, a number or a list where ``kind`` is one; ``build`` converts the other types."""
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(option for option in get_args(kind) if option is not types.NoneType)
     if get_origin(kind) is tuple:

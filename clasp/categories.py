@@ -1,4 +1,4 @@
-"""Categories of questions, which the router tells apart and embedded benchmarks label. Torch-free."""
+"""The categories of questions that the router assigns and the embedded benchmarks state. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ FALLBACK = "general"
 
 
 def check_category(category: str) -> str:
-    """The category itself.
+    """Returns ``category`` unchanged if it is known.
 
     Raises:
         ValueError: it is not one of :data:`CATEGORIES`.

@@ -1,4 +1,4 @@
-"""Where the files lie that the package reads and a checkout keeps beside it: configurations and published numbers."""
+"""Finds the configurations and published numbers, which a checkout keeps outside of the package."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _CHECKOUT = {"configs": "configs", "published": "results/published"}
 
 
 def data_folder(name: str) -> Path:
-    """The folder ``configs`` or ``published``: inside an installed wheel, else the checkout's own."""
+    """The folder ``configs`` or ``published``: of the installed wheel, or else of the checkout."""
     return _PACKAGE / "_data" / name if is_installed() else _PACKAGE.parent / _CHECKOUT[name]
 
 
 def is_installed() -> bool:
-    """Whether this is the package of a wheel, whose files are not the user's to change."""
+    """Whether the package is installed from a wheel, whose files users do not edit."""
     return (_PACKAGE / "_data").is_dir()

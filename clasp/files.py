@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, and files that grow line by line. Torch-free."""
+"""Writes files atomically, appends to logs, and computes digests of files. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 ABANDONED_S = 3600.0
-"""Age in seconds from which a temporary file is taken for that of a process that was killed."""
-
+"""Seconds after which a temporary file counts as left over from a killed process."""
 
 LARGE = 1 << 20
-"""Bytes from which the digest of a file is kept."""
+"""Bytes from which a file's digest is cached."""
 
 SETTLED_S = 2.0
-"""Seconds after a change from which a further one has another time stamp, on any file system."""
+"""Seconds after which, on any file system, a further change has a different time stamp."""
 
 
 def write_atomically(path: Path, payload: bytes) -> Path:
-    """Writes ``payload`` beside ``path`` and renames it into place: no reader, crash or power cut sees half of it.
+    """Writes a file by way of a temporary one, so that it is complete or absent even after a crash.
 
     Returns:
         ``path``.
@@ -46,16 +45,16 @@ def write_atomically(path: Path, payload: bytes) -> Path:
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """As :func:`write_atomically`, a value as JSON for people too; ValueError where it has numbers that JSON lacks."""
+    """Writes a value as indented JSON, atomically; ValueError if it has NaN or an infinity."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     return write_atomically(path, text.encode() + b"\n")
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex; of a large one it is looked up as long as the file has not changed.
+    """SHA-256 of a file's bytes, in hex; that of a large file is cached until the file changes.
 
-    Looked up below the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``) by path, size, inode and both time
-    stamps: who edits a file can set the time of its content back, but not that of its change.
+    The cache is below ``XDG_CACHE_HOME``, else ``~/.cache``. Its key is path, size, inode, and the times of the last
+    change of content and of status; who edits a file can set back the former but not the latter.
     """
     state = path.stat()
     if state.st_size < LARGE:
@@ -71,16 +70,16 @@ def file_digest(path: Path) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     settled = time.time() - max(state.st_mtime, state.st_ctime) > SETTLED_S
     if settled and path.stat() == state:
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs time alone
+        with contextlib.suppress(OSError):  # without the cache it only takes longer
             write_atomically(known, f"{key}\n{digest}".encode())
     return digest
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Appends one line, on disk before this returns; a line that was cut short stays alone on its line.
+    """Appends one line, which is on disk when this returns; a truncated line before it is ended first.
 
     Raises:
-        ValueError: the line has a line break in it.
+        ValueError: ``line`` contains a line break.
     """
     if b"\n" in line:
         raise ValueError("a line has no line break in it")
@@ -95,14 +94,14 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Removes temporary files of :func:`write_atomically` whose process was killed."""
+    """Removes temporary files that killed processes left behind in :func:`write_atomically`."""
     for path in folder.glob(".*-*"):
         if path.is_file() and time.time() - path.stat().st_mtime > ABANDONED_S:
             path.unlink(missing_ok=True)
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, says that a disk or a quota is full."""
+    """Whether an error, or one of its causes, says that the disk or the quota is full."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True

@@ -1,4 +1,4 @@
-"""Hashes of the code and of the models' files on which an answer depends. Torch-free."""
+"""Hashes of the code and of the models' files that answers depend on. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from clasp.files import file_digest
 
 PACKAGE = "clasp"
 SHOWN = ("label", "paper", "inside", "convention")
-"""Attributes of :class:`clasp.methods.base.Method` that only readers of tables use; no answer depends on them."""
+"""Attributes of :class:`clasp.methods.base.Method` that only tables show; no answer depends on them."""
 
 _ANSWER_FILES = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
-"""Of a model's folder: weights, tokenizer, processor, prompt template."""
+"""Files of a model that answers depend on: weights, tokenizer, processor, prompt template."""
 
 
 @cache
 def code_fingerprint(*modules: str) -> str:
-    """Hash of modules and of all that they import from this package at module level, directly or through others.
+    """Hash of modules and of everything that they import from this package at module level, also indirectly.
 
-    Comments, docstrings and layout do not count, so that only a change that may change a score makes results stale.
-    Imports inside functions and under ``TYPE_CHECKING`` are not followed: name such a module where its code matters.
-    A module's data, JSON lines of its name beside it, counts as its code does.
+    Comments, docstrings and layout do not count, so that only changes that may change a score make results stale.
+    Imports inside functions and under ``TYPE_CHECKING`` are not followed; pass such a module if its code matters.
+    A module's data file (``.jsonl`` of the same name) counts like its code.
 
     Args:
-        modules: dotted names; modules outside of the package (a user's own method) are read but not followed.
+        modules: dotted names; imports of modules outside of the package (a user's own method) are not followed.
     """
     sources = [_file(module) for module in _closure(modules)]
     data = [path.with_suffix(".jsonl") for path in sources]
@@ -41,30 +41,30 @@ def source_fingerprint(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths):
         state = path.stat()
-        digest.update(path.name.encode() + b"\0" + _counting(path, state.st_size, state.st_mtime_ns) + b"\0")
+        digest.update(path.name.encode() + b"\0" + _covered(path, state.st_size, state.st_mtime_ns) + b"\0")
     return digest.hexdigest()[:16]
 
 
 @lru_cache(maxsize=256)
-def _counting(path: Path, size: int, changed: int) -> bytes:
-    """What counts of a file in this state."""
+def _covered(path: Path, size: int, changed: int) -> bytes:
+    """The part of a file that a fingerprint covers; size and time of change are the key of the cache."""
     text = path.read_text(encoding="utf-8")
     return (normalised(text) if path.suffix == ".py" else text).encode()
 
 
 def functions_fingerprint(*functions: Callable[..., object]) -> str:
-    """The same of single functions of a module whose other parts change no answer."""
+    """Hash of single functions, for modules whose other parts change no answer."""
     source = "\0".join(normalised(inspect.getsource(function)) for function in functions)
     return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 def folder_fingerprint(folder: Path, code: bool = False, nested: bool = False) -> str:
-    """Names the files of a model on which its answers depend.
+    """Hash of the files of a model that its answers depend on.
 
     Args:
         folder: of the model.
-        code: whether the folder's own code is run, so that answers depend on it too.
-        nested: whether folders inside it belong to the model.
+        code: whether the Python files in the folder count, because the model runs them.
+        nested: whether files in subfolders count.
     """
     digest = hashlib.sha256()
     files = {path for pattern in _ANSWER_FILES for path in (folder.rglob if nested else folder.glob)(pattern)}
@@ -74,7 +74,7 @@ def folder_fingerprint(folder: Path, code: bool = False, nested: bool = False) -
 
 
 def normalised(source: str) -> str:
-    """Python source reduced to what runs, without the attributes of a method that only its readers use."""
+    """Python source without comments, docstrings, layout and the attributes in :data:`SHOWN`."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -100,7 +100,7 @@ def _closure(modules: Iterable[str]) -> set[str]:
         module = waiting.pop()
         new = module not in seen
         seen.add(module)
-        if new and _inside(module):  # a user's own method is read, not followed
+        if new and _inside(module):  # imports of a user's own method are not followed
             path = _file(module)
             state = path.stat()
             waiting += _imports(path, state.st_size, state.st_mtime_ns)
@@ -109,7 +109,7 @@ def _closure(modules: Iterable[str]) -> set[str]:
 
 @cache
 def _imports(path: Path, size: int, changed: int) -> list[str]:
-    """Modules of this package that a file in this state imports from at module level."""
+    """Modules of this package that a file imports from at module level; size and time of change are the cache's key."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     named = [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
     return [module for module in named if _inside(module)]
@@ -121,7 +121,7 @@ def _inside(module: str) -> bool:
 
 def _file(module: str) -> Path:
     if _inside(module):
-        # not by `find_spec`, which imports the packages around it: of the engine that takes 15 seconds
+        # `find_spec` would import the parent packages, which takes 15 seconds for the engine
         path = Path(__file__).parents[1].joinpath(*module.split("."))
         found = [each for each in (path / "__init__.py", path.with_suffix(".py")) if each.is_file()]
     else:

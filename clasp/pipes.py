@@ -1,4 +1,4 @@
-"""Ends quietly when the reader of a pipe has gone: ``clasp-eval status | head``. Torch-free."""
+"""Exits quietly when the output pipe is closed, as in ``clasp-eval status | head``. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 NOT_READ = 128 + signal.SIGPIPE
-"""Exit code of a program that was ended by a broken pipe, as shells give it."""
+"""Exit code that shells report for a program ended by a broken pipe."""
 _OUTPUTS = (1, 2)
-"""File descriptors of the standard output and of the standard error."""
+"""File descriptors of standard output and standard error."""
 
 
 @contextmanager
 def until_closed() -> Iterator[None]:
-    """Ends the program without a word once the reader of what it prints is gone.
+    """Exits without a message if the reader of standard output or error has closed it.
 
-    A pipe or socket of any other kind that breaks is an error as everywhere.
+    Any other broken pipe or socket stays an error.
 
     Raises:
-        SystemExit: the reader is gone; with :data:`NOT_READ`.
+        SystemExit: the reader is gone; with the code :data:`NOT_READ`.
     """
     try:
         try:
@@ -35,7 +35,7 @@ def until_closed() -> Iterator[None]:
         closed = [output for output in _OUTPUTS if _closed(output)]
         if not closed:
             raise
-        # what is left in buffers is written when the interpreter ends, and would fail there once more
+        # the interpreter flushes buffers when it ends, which would fail again
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for output in closed:
             os.dup2(nowhere, output)
@@ -43,7 +43,7 @@ def until_closed() -> Iterator[None]:
 
 
 def _closed(output: int) -> bool:
-    """Whether the file descriptor is a pipe's that nobody reads."""
+    """Whether the file descriptor is a pipe without a reader."""
     poll = select.poll()
     poll.register(output, 0)
     return any(events & select.POLLERR for _, events in poll.poll(0))

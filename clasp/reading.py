@@ -1,7 +1,7 @@
-"""Reading files that others may have written: JSON with bounds on size and depth. Torch-free.
+"""Reads files from untrusted sources: JSON with bounds on size and depth. Torch-free.
 
-The one place for what is too large and too deep. What cannot be used is an :class:`InvalidFile` with the reason as a
-clause ("it is not valid JSON (...)"); the caller names the file and the remedy.
+An unusable file raises :class:`InvalidFile` with the reason as a clause ("it is not valid JSON (...)"); the caller
+adds the file's name and the remedy.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from pathlib import Path
 from typing import Any
 
 LARGEST_MIB = 256
-"""Size of the largest file that is read: answers to a million questions fit."""
+"""Size of the largest file that is read: enough for the answers to a million questions."""
 DEEPEST = 64
-"""Levels of the deepest value that is taken."""
+"""Most levels of nesting that are accepted."""
 LARGEST_NUMBER = 1e15
 LONGEST_LABEL = 300
-"""Characters of the longest text that is shown as a name or title."""
+"""Characters of the longest name or title."""
 
 
 class InvalidFile(ValueError):
-    """A file, or a value in it, that cannot be used; the message is a clause that says why."""
+    """An unusable file, or value in a file; the message is a clause that says why."""
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file whole.
+    """The content of a file.
 
     Raises:
-        InvalidFile: it is no ordinary file, or too large.
-        OSError: it is not there or cannot be opened.
+        InvalidFile: it is no regular file, or too large.
+        OSError: it does not exist or cannot be opened.
     """
     found = path.stat()
-    if not stat.S_ISREG(found.st_mode):  # a pipe would keep us waiting
+    if not stat.S_ISREG(found.st_mode):  # reading a pipe could block
         raise InvalidFile("it is no ordinary file")
     if found.st_size > LARGEST_MIB * 2**20:
         raise InvalidFile(f"it has {found.st_size / 2**20:.0f} MiB, more than the {LARGEST_MIB} that are read")
@@ -46,7 +46,7 @@ def read_text(path: Path) -> str:
 
     Raises:
         InvalidFile: as :func:`read_bytes`, or it is not UTF-8.
-        OSError: it is not there or cannot be opened.
+        OSError: it does not exist or cannot be opened.
     """
     try:
         return read_bytes(path).decode("utf-8")
@@ -55,22 +55,22 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """The value in a JSON file.
 
     Raises:
         InvalidFile: as :func:`read_text` and :func:`parse_json`.
-        OSError: it is not there or cannot be opened.
+        OSError: it does not exist or cannot be opened.
     """
     return parse_json(read_text(path))
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """As :func:`read_json`, of a file that holds a JSON object."""
+    """As :func:`read_json`; the value must be an object."""
     return _object(read_json(path))
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
-    """As :func:`parse_json`, of a text that is a JSON object."""
+    """As :func:`parse_json`; the value must be an object."""
     return _object(parse_json(text))
 
 
@@ -78,8 +78,7 @@ def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        InvalidFile: it is no JSON, nested deeper than :data:`DEEPEST` levels, or has numbers or characters that JSON
-            lacks.
+        InvalidFile: it is not valid JSON, nested deeper than :data:`DEEPEST` levels, or has NaN or an infinity.
     """
     try:
         if isinstance(text, bytes):
@@ -99,7 +98,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def whole_objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file that grows line by line; a line that a crash or a full disk cut short is left out."""
+    """The JSON objects of a log, one per line; lines that a crash or a full disk truncated are skipped."""
     for line in lines:
         with contextlib.suppress(InvalidFile):
             yield parse_object(line)
@@ -126,5 +125,5 @@ def _check_depth(value: Any) -> None:
 
 
 def writable(value: Any) -> bool:
-    """Whether it is a text that a file can hold."""
+    """Whether it is a text that can be written as UTF-8."""
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)

@@ -1,7 +1,7 @@
-"""What must not leave this machine, taken out of text: the user's home folder, tokens, keys and passwords. Torch-free.
+"""Removes the user's home folder, tokens, keys and passwords from text. Torch-free.
 
-Text for others to read passes here first: commands, failures, reports' titles, W&B runs, logs, what is printed. What is
-signed never does: an identity holds no path and no secret, and must not depend on the environment.
+Everything that others may read is redacted: commands, failures, titles of reports, W&B runs, logs, printed output. What
+goes into a signature is not: it holds no path and no secret, and must not depend on the environment.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from typing import Any
 HIDDEN, HOME = "***", "~"
 
 SHORTEST = 8
-"""Characters of the shortest value that counts as a secret: a shorter one would be found inside ordinary words."""
+"""Characters of the shortest value that counts as a secret; shorter ones occur inside ordinary words."""
 
 _SECRET = re.compile(r"TOKEN(?!IZER)|KEY|SECRET|PASSW(OR)?D|CREDENTIAL", re.IGNORECASE)
 _PLACE = re.compile(r"(_FILE|_PATH|_DIR|_HOME|_URL|_SOCK)$", re.IGNORECASE)
 _WORD = re.compile(r"[A-Z]?[a-z]*|[A-Z]*")
-"""A word in one letter case; values made of such (``output_average``, ``not-needed``) stand in ordinary text too."""
+"""A word in one letter case; values made of such words (``output_average``, ``not-needed``) are not secrets."""
 
 _FORMATS = re.compile(
-    r"(?<=://)[^/\s@'\"]+(?=@)"  # name and password in an address
+    r"(?<=://)[^/\s@'\"]+(?=@)"  # name and password in a URL
     r"|\bhf_[A-Za-z0-9]{20,}"
     r"|\bsk-[A-Za-z0-9_-]{20,}"
     r"|\bgh[a-z]_[A-Za-z0-9]{30,}"
 )
-"""Secrets that show by their form, wherever they were typed: in an address, of Hugging Face, OpenAI and GitHub."""
+"""Secrets recognisable by their form: in URLs, and of Hugging Face, OpenAI and GitHub."""
 
 
 def redact(text: str) -> str:
-    """``text`` with ``~`` for the home folder and ``***`` for secrets.
+    """Replaces the home folder by ``~`` and secrets by ``***``.
 
-    Secrets are the values of environment variables whose names hold TOKEN, KEY, SECRET, PASSWORD or CREDENTIAL
-    (``HF_TOKEN``, ``WANDB_API_KEY``, ``OPENAI_API_KEY``, ...), of at least :data:`SHORTEST` characters and unlike words
-    (:data:`_WORD`), and what looks like one (:data:`_FORMATS`).
+    Secrets are the values of environment variables whose names contain TOKEN, KEY, SECRET, PASSWORD or CREDENTIAL
+    (``HF_TOKEN``, ``WANDB_API_KEY``, ``OPENAI_API_KEY``, ...), if they have at least :data:`SHORTEST` characters and do
+    not consist of words (:data:`_WORD`); and everything that matches :data:`_FORMATS`.
     """
     secrets, homes = _rules(frozenset(os.environ.items()))
     for secret in secrets:
@@ -52,7 +52,7 @@ def redact(text: str) -> str:
 
 
 def redacted(values: Any) -> Any:
-    """Nested plain values with every text in them redacted, keys included; a path becomes a text."""
+    """Nested plain values with every text redacted, keys included; a path becomes a text."""
     if isinstance(values, str | PurePath):
         return redact(str(values))
     if isinstance(values, Mapping):
@@ -61,7 +61,7 @@ def redacted(values: Any) -> Any:
 
 
 class Redacting(logging.Filter):
-    """Redacts what a handler writes, tracebacks included."""
+    """Redacts the records of a log handler, tracebacks included."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = redact(record.getMessage()), None
@@ -72,18 +72,18 @@ class Redacting(logging.Filter):
 
 
 def redact_logs() -> None:
-    """From now on everything that the root logger's handlers write, to files and to the screen, is redacted."""
+    """Makes the root logger's handlers redact everything that they write."""
     for handler in logging.getLogger().handlers:
         if not any(isinstance(known, Redacting) for known in handler.filters):
             handler.addFilter(Redacting())
 
 
 class RedactingStream(io.TextIOWrapper):
-    """A stream that takes another's place, and redacts every write: libraries print past the logging of Python."""
+    """Replaces a stream and redacts every write, for libraries that print without Python's logging."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         super().__init__(stream.buffer, stream.encoding, stream.errors, write_through=True)
-        self._replaced = stream  # which would close the file with its own end
+        self._replaced = stream  # kept, because it closes the file when it is deleted
 
     def write(self, text: str) -> int:
         super().write(redact(text))
@@ -91,29 +91,29 @@ class RedactingStream(io.TextIOWrapper):
 
 
 def redact_streams() -> None:
-    """From now on what is printed is redacted, tracebacks included: a job's output is a file that others read."""
+    """Redacts everything printed from now on, tracebacks included: others can read the log file of a job."""
     for name in ("stdout", "stderr"):
         setattr(sys, name, RedactingStream(getattr(sys, name)))
 
 
 @lru_cache(maxsize=4)
 def _rules(environment: frozenset[tuple[str, str]]) -> tuple[list[str], re.Pattern[str] | None]:
-    """Secrets to hide, and what finds the home folder; looked at for each call, for programs change their variables."""
+    """The secrets in an environment, and a pattern of its home folder; cached, as :func:`redact` is called often."""
     variables = dict(environment)
     return _secrets(variables), _homes(variables.get("HOME", ""))
 
 
 def _secrets(variables: Mapping[str, str]) -> list[str]:
-    """Longest first, so that one that holds another is taken out whole."""
+    """Values to hide, longest first, so that one that contains another is removed whole."""
     named = {value.strip() for name, value in variables.items() if _SECRET.search(name) and not _PLACE.search(name)}
     unlike_words = (value for value in named if not all(map(_WORD.fullmatch, re.split(r"[\W_]+", value))))
     return sorted((value for value in unlike_words if len(value) >= SHORTEST), key=len, reverse=True)
 
 
 def _homes(home: str) -> re.Pattern[str] | None:
-    """The home folder as the environment and as the user database name it, and what each really is.
+    """Matches the home folder as named by the environment and by the user database, with symbolic links resolved.
 
-    Others whose names begin alike are not meant.
+    Folders whose names only begin with its name do not match.
     """
     named = [home]
     with contextlib.suppress(KeyError):  # a user without an entry, as in containers

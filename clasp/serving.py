@@ -1,10 +1,10 @@
-"""Pruning for servers that see an image's or a video's embeddings alone: how many tokens stay, and which.
+"""Pruning for servers that only have an image's or a video's embeddings: how many tokens to keep, and which.
 
-A server such as vLLM writes a prompt's placeholders before it computes any feature, so it asks two things of a rule: a
-count from the sizes alone, and later, of the encoder's output, a mask of exactly that many. Both functions take what
-vLLM's of the same names take (``vllm/multimodal/evs.py``, arXiv 2510.14624), with a method in place of the pruning rate
-``q``, which is ``ratio`` here. docs/serving.md has an example and lists the methods that work; others are refused by
-name. The count and the mask are the engine's own, for whole images and videos whose tokens are a grid.
+A server such as vLLM writes a prompt's placeholders before it computes any feature. It therefore needs first a count
+from the sizes alone, and later, from the encoder's output, a mask of exactly that many tokens. Both functions have the
+arguments of vLLM's functions of the same names (``vllm/multimodal/evs.py``, arXiv 2510.14624), with a method in place
+of the pruning rate ``q``, which is ``ratio`` here. docs/serving.md has an example and lists the supported methods;
+others are refused by name. Count and mask equal the engine's, for whole images and videos whose tokens form a grid.
 """
 
 from __future__ import annotations
@@ -22,37 +22,39 @@ from clasp.methods.base import Method
 from clasp.methods.protocols import Frames, Grid, Selection
 
 LAYERS = 32
-"""Decoder layers of the schedules; any number gives the same single stage before the first of them."""
+"""Decoder layers of the schedules; any number gives the same single stage before the first layer."""
 
 
 class NotServableError(ValueError):
-    """A rule that needs more than embeddings; the message names it and what it reads."""
+    """A method that needs more than embeddings; the message names it and what it reads."""
 
 
 @lru_cache(maxsize=4096)
 def compute_retained_tokens_count(method: Method, tokens_per_frame: int, num_frames: int = 1) -> int:
-    """How many of an image's or video's tokens stay, from its sizes alone.
+    """Number of an image's or video's tokens to keep, from its sizes alone.
 
     Args:
         tokens_per_frame: visual tokens of a frame; of an image, all of them.
 
     Raises:
-        NotServableError: the rule reads more than embeddings, or its counts depend on them.
-        BudgetError: more tokens are asked for than there are.
+        NotServableError: the method reads more than embeddings, or its counts depend on their values.
+        BudgetError: more tokens are requested than there are.
     """
-    # from a run on embeddings of any value, which is also what tells whether the rule looks at anything else
+    # run on random embeddings, which also shows whether the method reads anything else
     total = tokens_per_frame * num_frames
     if tokens_per_frame < 1 or num_frames < 1:
-        raise ValueError(f"{num_frames} frames of {tokens_per_frame} tokens are no image; both are 1 or more")
+        raise ValueError(
+            f"{num_frames} frames of {tokens_per_frame} tokens are not possible; both numbers must be 1 or more"
+        )
     if method.resizes:
         raise NotServableError(
-            f"method {method.name!r} makes images smaller before the processor, and a server asks about tokens that "
-            f"it has; bound images' pixels in the server, or use pool"
+            f"method {method.name!r} makes images smaller before the processor, and a server asks about the tokens "
+            f"of the full image; limit images' pixels in the server, or use pool"
         )
     stages = method.schedule(total, LAYERS).stages if method.prunes else ()
     if method.merge_layers(1) or [stage.cut for stage in stages] not in ([], [0]):
         raise NotServableError(
-            f"method {method.name!r} acts inside the vision tower or the decoder, and a server sees embeddings alone; "
+            f"method {method.name!r} acts inside the vision tower or the decoder, and a server has only embeddings; "
             f"use one that prunes before the decoder, such as divprune"
         )
     values = torch.randn(total, 8, generator=torch.Generator().manual_seed(0))
@@ -62,7 +64,7 @@ def compute_retained_tokens_count(method: Method, tokens_per_frame: int, num_fra
 def compute_retention_mask(
     method: Method, embeds: Tensor, size_thw: Sequence[int] | Tensor, spatial_merge_size: int = 1
 ) -> Tensor:
-    """Which of an image's or video's tokens stay.
+    """Mask of an image's or video's tokens to keep.
 
     Args:
         embeds: (tokens, hidden) the encoder's output, projected, frame by frame in raster order.
@@ -83,8 +85,8 @@ def compute_retention_mask(
 def retained_embeddings(
     method: Method, embeds: Tensor, size_thw: Sequence[int] | Tensor, spatial_merge_size: int = 1
 ) -> Tensor:
-    """(kept, hidden) what takes the place of the kept placeholders: the kept embeddings, or what the rule makes of them
-    (pooling: each window's mean). Arguments and errors as for :func:`compute_retention_mask`."""
+    """(kept, hidden) the embeddings for the kept placeholders: unchanged, or as the method replaces them (pooling: each
+    window's mean). Arguments and errors as for :func:`compute_retention_mask`."""
     mask, changed = _retained(method, embeds, size_thw, spatial_merge_size)
     return changed[mask]
 
@@ -92,7 +94,7 @@ def retained_embeddings(
 def _retained(
     method: Method, embeds: Tensor, size_thw: Sequence[int] | Tensor, spatial_merge_size: int
 ) -> tuple[Tensor, Tensor]:
-    """(tokens,) bool what stays, and (tokens, hidden) the embeddings with the rule's own at the kept places."""
+    """(tokens,) bool mask, and (tokens, hidden) embeddings with the method's replacements at kept tokens."""
     frames, high, wide = (int(side) for side in size_thw)
     rows, columns = high // spatial_merge_size, wide // spatial_merge_size
     if embeds.ndim != 2 or len(embeds) != frames * rows * columns:
@@ -103,7 +105,9 @@ def _retained(
     count = compute_retained_tokens_count(method, rows * columns, frames)
     mask, changed = _selected(method, embeds, frames, rows, columns)
     if int(mask.sum()) != count:
-        raise NotServableError(f"method {method.name!r} keeps as many tokens as the embeddings say; use another one")
+        raise NotServableError(
+            f"method {method.name!r} keeps a number of tokens that depends on the embeddings; use another one"
+        )
     return mask, changed
 
 
@@ -123,7 +127,9 @@ def _selected(method: Method, embeds: Tensor, frames: int, rows: int, columns: i
         state: Any = EmbeddingState(method.name, stages[0], embeds[start:end], (held, rows, columns))
         selection: Selection = method.select(state, keep)
         if selection.valid is not None:
-            raise NotServableError(f"method {method.name!r} keeps as many tokens as the values say; use another one")
+            raise NotServableError(
+                f"method {method.name!r} keeps a number of tokens that depends on the embeddings; use another one"
+            )
         index = selection.index[0].to(embeds.device) + start
         mask[index] = True
         if selection.features is not None:
@@ -132,7 +138,7 @@ def _selected(method: Method, embeds: Tensor, frames: int, rows: int, columns: i
 
 
 def _parts(method: Method, stage: Stage, total: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """What is ranked together: first token, the one after the last, and how many stay."""
+    """The groups of tokens that are ranked together: start, end (exclusive), and how many to keep."""
     if method.scope_at(stage) != "crop" or stage.keep >= total:
         yield 0, total, stage.keep
         return
@@ -142,7 +148,7 @@ def _parts(method: Method, stage: Stage, total: int, size: int) -> Iterator[tupl
 
 
 class _Refusing:
-    """Refuses by name what a rule reads that is not an embedding."""
+    """Raises an error that names the attribute when a method reads anything but embeddings."""
 
     def __init__(self, method: str) -> None:
         self._method = method
@@ -151,7 +157,7 @@ class _Refusing:
         if name.startswith("__"):
             raise AttributeError(name)
         raise NotServableError(
-            f"method {self._method!r} reads {name!r}, while a server sees embeddings alone; use one that reads nothing "
+            f"method {self._method!r} reads {name!r}, while a server has only embeddings; use one that reads nothing "
             f"else, such as divprune"
         )
 
@@ -169,7 +175,7 @@ class FrameSizes(_Refusing):
 
 @dataclass(frozen=True)
 class _Unseeded(Sequence[int]):
-    """As many seeds as rows; the engine draws them from the pixels, so that none has a value here."""
+    """One seed per row, without a value: the engine derives seeds from the pixels, which are not available here."""
 
     method: str
 
@@ -177,7 +183,9 @@ class _Unseeded(Sequence[int]):
         return 1
 
     def __getitem__(self, place: Any) -> NoReturn:
-        raise NotServableError(f"method {self.method!r} draws by the image's pixels; use one that draws nothing")
+        raise NotServableError(
+            f"method {self.method!r} uses a seed from the image's pixels; use one without random choices"
+        )
 
 
 class EmbeddingState(_Refusing):

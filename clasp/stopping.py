@@ -1,8 +1,8 @@
-"""Ctrl-C and a polite end that arrive: what libraries swallow is raised again until the program unwinds. Torch-free.
+"""Makes Ctrl-C and SIGTERM reliable: the exception is raised again until the program unwinds. Torch-free.
 
-Python hands a signal to whatever the main thread runs at that moment. In a callback of the garbage collector or of an
-import's lock the exception is printed ("Exception ignored in") and gone, and so it is in a library's bare ``except``;
-the program then goes on as if there had been no signal.
+Python raises a signal's exception in whatever code the main thread runs at that moment. In a callback of the garbage
+collector or of an import's lock it is only printed ("Exception ignored in"), and a library's bare ``except`` swallows
+it; the program would then continue as if there had been no signal.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from contextlib import contextmanager
 from types import FrameType
 
 AGAIN_S = 0.5
-"""Seconds after which it is looked whether the program has begun to end."""
+"""Seconds after which the exception is raised again if it is not being handled."""
 
 
 @contextmanager
 def stoppable(numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM)) -> Iterator[None]:
-    """Inside, SIGINT raises KeyboardInterrupt and other signals SystemExit with 128 + their number, for certain.
+    """Inside, SIGINT reliably raises KeyboardInterrupt, and other signals SystemExit with 128 + their number.
 
-    Cleaning up takes the time that it takes: nothing is raised again once the exception is being handled, but for
-    another Ctrl-C. A signal that the program was started to ignore stays ignored. For the main thread alone.
+    Clean-up is not disturbed: while the exception is being handled, only another Ctrl-C raises again. A signal that the
+    program was started to ignore stays ignored. For the main thread only.
     """
     stop = _Stop()
     earlier = {
@@ -39,7 +39,7 @@ def stoppable(numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM)) -> Itera
 
 
 class _Stop:
-    """What was raised, and the timer that raises it again."""
+    """The exception that was raised, and the timer that raises it again."""
 
     def __init__(self) -> None:
         self._raised: BaseException | None = None
@@ -47,10 +47,10 @@ class _Stop:
 
     def signalled(self, number: int, frame: FrameType | None) -> None:
         if self._raised is None:
-            # only now: a timer of somebody else's, for example a test's time limit, counts until then
+            # set only now, because it replaces any other timer, such as a test's time limit
             self._alarm = signal.signal(signal.SIGALRM, self._again)
             signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
-        elif number != signal.SIGINT and self._handled():  # a scheduler may ask more than once
+        elif number != signal.SIGINT and self._handled():  # schedulers may send a signal repeatedly
             return
         self._raised = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
         raise self._raised
@@ -60,7 +60,7 @@ class _Stop:
             raise self._raised.with_traceback(None)
 
     def _handled(self) -> bool:
-        """Whether what was raised is being handled: clean-up is under way."""
+        """Whether the exception is being handled, so that clean-up is under way."""
         error = sys.exception()
         while error is not None and error is not self._raised:
             error = error.__context__

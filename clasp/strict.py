@@ -1,4 +1,7 @@
-"""From plain dictionaries to frozen dataclasses, strictly: unknown keys and wrong types are errors."""
+"""Builds frozen dataclasses from plain dictionaries; unknown keys and wrong types are errors.
+
+Written by hand because the methods use it too, and the library depends on no validation package such as pydantic.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from clasp.reading import LARGEST_NUMBER
 
 LONGEST_NAME = 100
-"""Characters of the longest name that becomes part of a file's."""
+"""Characters of the longest name that becomes part of a file name."""
 LONGEST_TEXT = 2000
 LONGEST_PART = 255
-"""Bytes of the longest name in a path, as file systems have it."""
+"""Bytes of the longest part of a path: the limit of file systems."""
 
 
 class ConfigError(ValueError):
@@ -28,10 +31,10 @@ class ConfigError(ValueError):
 
 @contextmanager
 def config_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """What a library's check raises inside becomes a ConfigError with its sentence.
+    """Turns errors raised inside into a ConfigError with the same message.
 
     Args:
-        kinds: errors that mean bad input, beside ValueError.
+        kinds: classes of errors to turn, besides ValueError.
 
     Raises:
         ConfigError: see above.
@@ -45,10 +48,10 @@ def config_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def check_name(what: str, value: str) -> str:
-    """``value``, which names files and so must not lead out of their folder.
+    """Returns ``value`` if it can be part of a file name, and so cannot lead out of a folder.
 
     Raises:
-        ConfigError: it has other characters than letters, digits, - and _, or too many.
+        ConfigError: it is too long, or has characters other than letters, digits, - and _.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
         raise ConfigError(f"{what}={shown(value)} names files; use letters, digits, - and _ alone")
@@ -58,16 +61,16 @@ def check_name(what: str, value: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as a message repeats it, on one line and not at any length."""
+    """A value as it appears in messages: on one line, and cut if long."""
     try:
         text = repr(value)
-    except (RecursionError, ValueError):  # nested without end, or a number of thousands of digits
+    except (RecursionError, ValueError):  # endless nesting, or a number of thousands of digits
         return f"a {type(value).__name__}"
     return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
 
 
 def unknown_key(key: str, known: Sequence[str], section: str = "") -> ConfigError:
-    """The error for a key that does not exist, with the nearest known one."""
+    """The error for an unknown key; lists the known ones and suggests the most similar."""
     where = f" in {section}" if section else ""
     close = difflib.get_close_matches(key, known, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
@@ -75,16 +78,16 @@ def unknown_key(key: str, known: Sequence[str], section: str = "") -> ConfigErro
 
 
 def known_fields(kind: Any, path: str) -> tuple[str, ...]:
-    """Field names of the dataclass that a dotted path leads to from ``kind``; empty where it leads to none."""
+    """Field names of the dataclass at a dotted path below ``kind``; empty if there is none."""
     for part in [part for part in path.split(".") if part]:
         kind = get_type_hints(kind).get(part) if dataclasses.is_dataclass(kind) else None
     return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
 
 
 def build(kind: Any, values: Any, path: str = "") -> Any:
-    """An instance of the dataclass ``kind`` from a mapping; ``path`` names the place in messages.
+    """An instance of the dataclass ``kind`` from a mapping; ``path`` is its key in messages.
 
-    A class with ``from_mapping`` reads its own section.
+    A class with a method ``from_mapping`` is built by that method.
 
     Raises:
         ConfigError: an unknown or missing key, or a value of the wrong type.
@@ -106,12 +109,12 @@ def build(kind: Any, values: Any, path: str = "") -> Any:
 
 
 def settle(record: Any) -> None:
-    """Gives the fields of a frozen dataclass their declared types, elements included: a list becomes a tuple.
+    """Converts the fields of a frozen dataclass to their declared types, elements included: a list becomes a tuple.
 
-    For its ``__post_init__``, before bounds are looked at. An instance of a class that is declared is taken as it is.
+    To be called in its ``__post_init__``, before bounds are checked. Instances of a declared class stay unchanged.
 
     Raises:
-        ConfigError: a value that is none of its field's type, by name.
+        ConfigError: names the field whose value has another type.
     """
     kind: Any = type(record)
     hints = _hints(kind)
@@ -124,7 +127,7 @@ _hints = cache(get_type_hints)
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:
-    """``value`` as the annotated type ``kind``, without guessing: numbers in quotes are not numbers."""
+    """``value`` converted to the annotated type ``kind``; a text is never converted to a number."""
     origin, options = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return _convert_union(options, value, path)

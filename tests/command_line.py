@@ -11,8 +11,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from clasp.cli import jobs
-
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "run.py"
 
@@ -30,7 +28,6 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str, script:
     folder.mkdir(exist_ok=True)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", [str(script), *arguments])
-    monkeypatch.setattr(jobs, "_statuses", [])
     with pytest.raises(SystemExit) as exited:
         runpy.run_path(str(script), run_name="__main__")
     return int(exited.value.code or 0)

@@ -1,6 +1,6 @@
-"""What somebody else's configuration, environment or names must not do: run programs, destroy files, make formulas.
+"""Configurations, environments and names from others must not run programs, destroy files or make formulas.
 
-Each attack is the real one: it works where its defence is taken out.
+Each attack is real: it works if its defence is removed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ HYDRA = {
     "launcher.sbatch": {"output": "{victim}"},
     "hydra.launcher": {"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"},
 }
-"""Key -> what makes Hydra, or the launcher behind it, run a program or write outside of the results."""
+"""Key -> a value that makes Hydra or a launcher run a program or write outside of the results."""
 
 SHELL = ("launcher.",)
 
@@ -149,7 +149,7 @@ def _variables(program: Path, root: Path) -> dict[str, dict[str, str]]:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
-    """A program that leaves a mark."""
+    """A program that creates the file ``marked``."""
     made = tmp_path / "program"
     made.write_text(f"#!/bin/sh\ntouch {tmp_path}/marked\n")
     made.chmod(0o755)
@@ -169,7 +169,7 @@ def _hook(root: Path, program: Path) -> None:
 
 
 @pytest.mark.parametrize("attack", ["fsmonitor", "external", "parameters", "other repository"])
-def test_gits_variables_do_not_reach_it(
+def test_environment_variables_do_not_reach_git(
     attack: str, checkout: Path, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in _variables(program, tmp_path)[attack].items():
@@ -194,7 +194,7 @@ def test_a_checkouts_own_programs_are_not_started(
 
 
 def _asked(checkout: Path, tmp_path: Path) -> None:
-    """Commit, state and snapshot of the checkout are right, and nothing left its mark."""
+    """Checks commit, state and snapshot of the checkout, and that the program did not run."""
     head = (checkout / ".git" / "refs" / "heads").iterdir()
     commit = next(head).read_text()
     assert provenance.git(checkout, "rev-parse", "HEAD") == commit
@@ -205,7 +205,7 @@ def _asked(checkout: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1", " =1", "-"])
-def test_a_text_is_no_formula_in_a_spreadsheet(text: str) -> None:
+def test_texts_do_not_become_formulas_in_a_spreadsheet(text: str) -> None:
     (row,) = csv.DictReader(io.StringIO(records_csv([{"row": text}])))
     assert row["row"] == f"'{text}"
 

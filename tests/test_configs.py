@@ -1,4 +1,4 @@
-"""Every configuration composes, loads strictly, and names what the library knows."""
+"""Every configuration composes, loads strictly, and has only choices that the library knows."""
 
 from __future__ import annotations
 
@@ -63,8 +63,7 @@ def test_method_files_list_every_parameter_without_a_value(name: str) -> None:
 
 @pytest.mark.parametrize("group", ["backbone", "method", "benchmarks", "experiment"])
 def test_lists_in_comments_name_every_choice(group: str) -> None:
-    """A group's comment, over its line and the comment lines below it: what it is, a colon, the choices, each perhaps
-    with a word on it in brackets."""
+    """A group's comment, on its line and below: description, colon, choices, each perhaps with a remark in brackets."""
     text = (CONFIGS / "config.yaml").read_text(encoding="utf-8")
     found = re.search(rf"^  - {group}: \w+ +#[^:]+: (.*(?:\n +#.*)*)", text, re.MULTILINE)
     assert found is not None
@@ -80,7 +79,7 @@ CALLS = {
     target.replace("-", "_"): benchmarks
     for target, *benchmarks in re.findall(r"^([\w-]+):.*\n\t\$\(call experiment,(\w+),(\w+)\)$", MAKEFILE, re.MULTILINE)
 }
-"""Experiment -> benchmarks that its make target asks for on the tiny backbone, and on others."""
+"""Experiment -> the benchmarks of its make target on the tiny backbone, and on others."""
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -111,7 +110,7 @@ def test_plan_and_prefetch_are_asked_for_what_the_target_runs(name: str, step: s
 @pytest.mark.parametrize("backbone", ["tiny", "own"])
 @pytest.mark.parametrize("name", CALLS)
 def test_every_experiment_composes_as_its_make_target_calls_it(name: str, backbone: str) -> None:
-    """On the tiny backbone, and on the one that its published numbers are of."""
+    """On the tiny backbone, and on the backbone of its published numbers."""
     if backbone == "own":
         backbone = composed(f"experiment={name}")["report"]["published"] or "qwen2_5_vl_7b"
     benchmarks = CALLS[name][backbone != "tiny"]
@@ -136,7 +135,7 @@ def test_tables_have_every_method_and_are_tested_against_random() -> None:
 
 
 def test_the_methods_table_is_the_main_table_with_every_method() -> None:
-    """All else equal, so that the two share their cells."""
+    """All else is equal, so that they share cells."""
     main, every = (composed(f"experiment={name}") for name in ("tiny_main", "table_llava15"))
     assert set(main["grid"]["method"]) < set(METHODS)
     own = {"name": "", "report": {}, "grid": {}}

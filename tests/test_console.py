@@ -16,7 +16,6 @@ from clasp.results.provenance import command
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/clasp-eval", *words])
-    monkeypatch.setattr(jobs, "_statuses", [])
     try:
         return main()
     except SystemExit as stopped:  # Hydra, after --help

@@ -1,4 +1,4 @@
-"""What the notebooks tell people to type works as it stands there; test_package.py runs the README's example."""
+"""The notebooks run as committed; test_package.py runs the README's example."""
 
 from __future__ import annotations
 

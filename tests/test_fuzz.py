@@ -250,14 +250,13 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def entered(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, quiet: None
 ) -> Callable[[Callable[[], object]], int]:
-    """The entry point of ``clasp-eval run`` around a call; checks what a user sees and returns the exit code."""
+    """``clasp-eval run`` on what a function composes; checks what a user sees and returns the exit code."""
     monkeypatch.setattr("clasp.cli.jobs._run", lambda *_: 0)  # the plan is made, no cell is computed
     monkeypatch.setattr("clasp.cli.jobs.launch", lambda *_: 0)
     monkeypatch.chdir(tmp_path)
 
-    def enter(call: Callable[[], object]) -> int:
-        jobs._statuses.clear()
-        code = jobs.main(call)
+    def enter(compose: Callable[[], Any]) -> int:
+        code = jobs.main(jobs.run_job, lambda each: each(compose()))
         said = capsys.readouterr().err
         assert code in (0, jobs.BAD_INPUT), said
         if code:
@@ -284,7 +283,7 @@ def test_command_lines(entered: Callable[..., int], composed: dict[str, Any], tm
     def one(draw: random.Random) -> None:
         words = [typed(draw, keys) for _ in range(draw.randint(1, 3))]
         words += draw.sample(words, draw.randint(0, 1))
-        ended.add(entered(lambda: jobs.job(compose("config", [*first, *words]))))
+        ended.add(entered(lambda: compose("config", [*first, *words])))
 
     with initialize_config_dir(str(ROOT / "configs")):
         many("composed", one)
@@ -323,10 +322,10 @@ def test_configurations(
     def one(draw: random.Random) -> None:
         if draw.random() < 0.7:
             config = mutate(composed, draw)
-            ended.append(entered(lambda: jobs.job(config)))
+            ended.append(entered(lambda: config))
         else:
             words = [typed(draw, keys) for _ in range(draw.choice([1, 1, 2]))]
-            ended.append(entered(lambda: jobs.job(overridden(composed, words))))
+            ended.append(entered(lambda: overridden(composed, words)))
 
     many("configured", one)
     assert 0.02 < ended.count(0) / len(ended) < 0.6, "some are harmless, most are not"
@@ -343,7 +342,7 @@ def test_policy_files(entered: Callable[..., int], tmp_path: Path) -> None:
         group = draw.choice(list(whole))
         (tmp_path / "own" / group / "mine.yaml").write_bytes(damaged(whole[group], draw))
         words = [f"{group}=mine", "tokens=64", f"hydra.searchpath=[file://{tmp_path}/own]"]
-        entered(lambda: jobs.job(compose("config", [*words, f"paths.results={tmp_path}/results"])))
+        entered(lambda: compose("config", [*words, f"paths.results={tmp_path}/results"]))
 
     with initialize_config_dir(str(ROOT / "configs")):
         many("policies", one)
@@ -366,7 +365,7 @@ def test_yaml_files(content: bytes, entered: Callable[..., int], tmp_path: Path)
     (tmp_path / "policy" / "mine.yaml").write_bytes(content)
     words = ["policy=mine", "tokens=64", f"hydra.searchpath=[file://{tmp_path}]"]
     with initialize_config_dir(str(ROOT / "configs")):
-        assert entered(lambda: jobs.job(compose("config", words))) == jobs.BAD_INPUT
+        assert entered(lambda: compose("config", words)) == jobs.BAD_INPUT
 
 
 def test_arguments(
@@ -419,7 +418,7 @@ def test_variables(entered: Callable[..., int], composed: dict[str, Any], monkey
         with monkeypatch.context() as patch:
             for name in draw.sample(VARIABLES, draw.randint(1, 3)):
                 patch.setenv(name, draw.choice(usable))
-            entered(lambda: jobs.job(composed))
+            entered(lambda: composed)
             prefetch.cache("data")
             command()
             redact("a text with tiny/ and a=b")

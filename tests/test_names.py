@@ -1,4 +1,4 @@
-"""Names cannot lead out of the results: those of configurations, of arguments, and those inside results files."""
+"""Names in configurations, arguments and results files cannot lead out of the results folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def values() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_of_configurations(values: dict[str, Any], bad: str) -> None:
+def test_names_in_configurations(values: dict[str, Any], bad: str) -> None:
     backbone, report = values["backbone"], values["report"]
     for changed in ({"name": bad}, {"backbone": backbone | {"name": bad}}, {"report": report | {"published": bad}}):
         with pytest.raises(ConfigError, match=r"name|published"):
@@ -43,7 +43,7 @@ def test_of_configurations(values: dict[str, Any], bad: str) -> None:
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_of_arguments(tmp_path: Path, bad: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_in_arguments(tmp_path: Path, bad: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.json").write_text("{}")
     results = tmp_path / "results"
     store = CellStore(results)
@@ -58,7 +58,7 @@ def test_of_arguments(tmp_path: Path, bad: str, capsys: pytest.CaptureFixture[st
     assert not results.exists()
 
 
-def test_of_the_policy_file(values: dict[str, Any], tmp_path: Path) -> None:
+def test_the_policy_file(values: dict[str, Any], tmp_path: Path) -> None:
     config = load_config(values | {"paths": {"results": str(tmp_path / "results"), "data": "data"}})
     assert policy_path(None, config, POLICIES) == POLICIES / "tiny.yaml"
     for good in (tmp_path / "results" / "mine.yaml", POLICIES / "mine.yaml"):
@@ -69,12 +69,12 @@ def test_of_the_policy_file(values: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stem", ["a b", "x" * 101, "é", "a-b"])
-def test_of_own_data(tmp_path: Path, stem: str) -> None:
+def test_names_of_own_data(tmp_path: Path, stem: str) -> None:
     with pytest.raises(ConfigError, match="benchmark"):
         read(tmp_path / f"{stem}.jsonl")
 
 
-def test_inside_results_files(tmp_path: Path) -> None:
+def test_names_in_results_files(tmp_path: Path) -> None:
     """A retention run that names a place outside, and an experiment whose cell is a path."""
     results = tmp_path / "results"
     (results / "retention").mkdir(parents=True)

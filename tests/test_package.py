@@ -1,4 +1,4 @@
-"""The distribution: what it declares, what its wheel carries, and that the wheel runs on its dependencies alone."""
+"""The distribution: its declared dependencies, the content of its wheel, and that the wheel needs nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ USED_WITHOUT_IMPORT = {
     "torchvision",  # by transformers' image processors
 }
 LIBRARY = {"torch", "transformers", "pillow", "torchvision"}
-"""Of which everything that the library needs is a dependency."""
+"""Packages whose dependencies include everything that the library needs."""
 
 
 def imported() -> set[str]:
@@ -48,14 +48,14 @@ def declared(*extras: str) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in listed}
 
 
-def test_what_is_imported_is_declared_and_nothing_else() -> None:
+def test_declared_dependencies_are_the_imported_ones() -> None:
     optional = set(PROJECT["optional-dependencies"]) - {"dev", "docs"}
     own = canonicalize_name(PROJECT["name"])
     assert declared(*optional) - USED_WITHOUT_IMPORT - {own} == imported() - USED_WITHOUT_IMPORT
     assert declared(*optional) >= USED_WITHOUT_IMPORT
 
 
-def test_what_is_declared_is_locked() -> None:
+def test_declared_dependencies_are_locked() -> None:
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     locked = {canonicalize_name(line.partition("==")[0]) for line in lock}
     assert declared(*PROJECT["optional-dependencies"]) - {canonicalize_name(PROJECT["name"])} <= locked
@@ -89,7 +89,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target / built.stdout.splitlines()[-1]
 
 
-def test_the_wheel_carries_what_is_read(wheel: Path) -> None:
+def test_the_wheel_contains_all_files_that_are_read(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert wheel.name.startswith(f"clasp_pruning-{PROJECT['version']}-")
@@ -123,7 +123,7 @@ def test_the_wheel_has_the_commands_and_their_configurations(wheel: Path, tmp_pa
 
 
 def needed(names: set[str]) -> set[str]:
-    """Distributions with all that they depend on, extras left out."""
+    """Distributions with all their dependencies, without extras."""
     found: set[str] = set()
     waiting = {canonicalize_name(name) for name in names}
     while waiting:
@@ -136,7 +136,7 @@ def needed(names: set[str]) -> set[str]:
 
 @pytest.fixture
 def bare(wheel: Path, tmp_path: Path) -> Path:
-    """A folder to import from: the wheel's contents, and links to the library's dependencies alone."""
+    """A folder to import from: the wheel's contents, and links to only the library's dependencies."""
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
@@ -154,7 +154,7 @@ def test_the_library_needs_no_more_than_its_dependencies() -> None:
 
 
 def test_the_readme_example_runs_from_the_wheel_alone(bare: Path, tmp_path: Path) -> None:
-    """Outside of the checkout, without any package that evaluation needs, the sentence encoder among them."""
+    """Outside of the checkout, without the packages that evaluation needs, such as the sentence encoder."""
     from PIL import Image
 
     example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)

@@ -1,4 +1,4 @@
-"""README, docs/ and the site: one screen, whole tables, links that lead somewhere."""
+"""README, docs/ and the site: length, complete tables, working links."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ FAMILIES = {
     "InternVL3": PUBLISHED["OpenGVLab/InternVL3-8B-hf"],
     "SmolVLM2": PUBLISHED["HuggingFaceTB/SmolVLM2-2.2B-Instruct"],
 }
-"""Column of the README's table -> a model of the family, without what is only beside `tiny`'s weights."""
+"""Column of the README's table -> a model of the family."""
 
 
 def anchors(page: Path) -> set[str]:
-    """Fragments that a page's headings can be linked by, as GitHub and the site make them."""
+    """Anchors of a page's headings, as GitHub and the site make them."""
     heads = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
         name, _, anchor = link.partition("#")
@@ -46,7 +46,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def table(page: str, first: str) -> list[list[str]]:
-    """Rows of the page's table whose head begins with ``first``; the head first, without the rule below it."""
+    """Rows of the page's table whose header begins with ``first``; the header is the first row."""
     text = (ROOT / page).read_text(encoding="utf-8")
     found = re.search(rf"^\| {re.escape(first)} \|(?:.*\n\|)+.*$", text, re.MULTILINE)
     assert found is not None, f"{page} has no table that begins with {first}"

@@ -1,7 +1,7 @@
-"""What starts fast: the package, ``--help``, and every error that needs no model.
+"""The package, ``--help`` and errors that need no model start fast.
 
-What is imported says so on any machine. Seconds are the processor's, which other processes hardly change, and have
-wide margins.
+The imported packages show this on any machine. Times are CPU times, which other processes hardly change, with wide
+margins.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ HEAVY = frozenset(
         *("pandas", "matplotlib", "scipy", "sklearn"),
     ]
 )
-"""Packages that a script imports only for what it is asked to do; each takes a third of a second or more."""
+"""Packages that scripts import only when needed; each takes a third of a second or more."""
 GOAL_S = 3.0
-"""Processor seconds in which help and errors must be there; one is usual."""
+"""CPU seconds allowed for help and errors; one is usual."""
 
 CHILD = """
 import json, runpy, sys, time
@@ -41,12 +41,12 @@ for number, arguments in enumerate(json.loads(sys.argv[1])):
     packages = sorted({name.partition(".")[0] for name in sys.modules})
     print(json.dumps({"status": status, "seconds": time.process_time(), "packages": packages}))
 """
-"""Scripts one after the other in one process: what one of them imports is seen in its own line and in all below."""
+"""Runs scripts in sequence in one process; the imports of each show in its own line of output and all later ones."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """A script that has ended: exit code, the process's seconds, what it had imported by then, what it said."""
+    """A finished script: exit code, CPU seconds and imports of the process so far, and its output."""
 
     status: int
     seconds: float
@@ -56,7 +56,7 @@ class Ran:
 
 
 def python(folder: Path, code: str, *arguments: str) -> list[dict[str, Any]]:
-    """Runs code whose lines of output tell how it went."""
+    """Runs code that prints one JSON object per line; returns them."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=folder, timeout=300, check=True
     )
@@ -64,9 +64,9 @@ def python(folder: Path, code: str, *arguments: str) -> list[dict[str, Any]]:
 
 
 def run(folder: Path, *calls: tuple[str, ...]) -> list[Ran]:
-    """Scripts with their arguments."""
+    """Runs scripts with their arguments."""
     folder.mkdir(exist_ok=True)
-    told = python(folder, CHILD, json.dumps([[str(SCRIPTS / script), *words] for script, *words in calls]))
+    reports = python(folder, CHILD, json.dumps([[str(SCRIPTS / script), *words] for script, *words in calls]))
     return [
         Ran(
             values["status"],
@@ -75,7 +75,7 @@ def run(folder: Path, *calls: tuple[str, ...]) -> list[Ran]:
             (folder / f"{number}.out").read_text(encoding="utf-8"),
             (folder / f"{number}.err").read_text(encoding="utf-8"),
         )
-        for number, values in enumerate(told)
+        for number, values in enumerate(reports)
     ]
 
 
@@ -106,7 +106,7 @@ told("clasp.evaluation.runner")
 
 
 def test_what_imports_what(tmp_path: Path) -> None:
-    """The package itself imports nothing, and its names torch alone; ``load`` asks for transformers when called."""
+    """The package imports nothing itself, its names only torch; ``load`` imports transformers when called."""
     package, listed, world, names, runner = python(tmp_path, IMPORTS)
     assert package["packages"] == ["clasp"]
     assert listed["packages"] == ["clasp"]
@@ -117,7 +117,7 @@ def test_what_imports_what(tmp_path: Path) -> None:
 
 
 COMPOSED = ("run.py", "plan.py", "prefetch.py", "calibrate.py", "retention.py")
-"""What Hydra composes."""
+"""Scripts with Hydra."""
 OTHERS = (
     *("audit.py", "bench.py", "bench_harness.py", "demo.py", "gpu_check.py", "judge.py", "report.py", "status.py"),
     *("score_tiny.py", "submission.py", "train_tiny.py"),
@@ -149,7 +149,7 @@ def test_help_and_bad_arguments_of_the_others(tmp_path: Path) -> None:
 
 
 def test_bad_input_imports_nothing_of_a_model(tmp_path: Path) -> None:
-    """Methods are made of tensors, so that their own checks cost torch; a model's classes and lmms-eval they do not."""
+    """Checks by a method itself may import torch, but no model classes and no lmms-eval."""
     refused = {
         "unknown method 'nonsense'": ("method=nonsense",),
         "tokens=-3 is below 1": ("tokens=-3",),

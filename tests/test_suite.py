@@ -7,7 +7,6 @@ import pytest
 
 @pytest.mark.xdist_group("suite")
 def test_groups_reach_xdist(request: pytest.FixtureRequest) -> None:
-    """xdist hands tests out by what stands behind the @ of their ids; without it every worker computes what a group
-    shares."""
+    """xdist groups tests by the part of their ids after @; without it, every worker computes what a group shares."""
     grouped = bool(getattr(request.config.option, "loadgroup", False))
     assert request.node.nodeid.endswith("@suite") == grouped

@@ -1,1 +1,1 @@
-"""Command lines: arguments in, one exit code out. The topmost room; nothing imports it but `scripts/`."""
+"""The command line. Only `scripts/` imports this package."""

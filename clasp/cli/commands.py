@@ -1,4 +1,8 @@
-"""Commands over what is stored, whose arguments are ``key=value``: each a dataclass of them that is called."""
+"""Commands on stored results, without Hydra.
+
+Each command is a dataclass: its fields are the ``key=value`` arguments, its docstring is the help text, and calling it
+runs it and returns the exit code.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +110,7 @@ class Router:
             print(f"error: {error}", file=sys.stderr)
             return 1
         scores = load_router_scores(self.results)
-        assert scores is not None  # just written
+        assert scores is not None  # written above
         text = markdown(scores)
         written = write_atomically(self.results / "tables" / "router.md", text.encode())
         print(f"{text}\nwrote {measured}\nwrote {written}")

@@ -1,4 +1,4 @@
-"""Console output of the command line: errors as one sentence, and the results of a run. Torch-free."""
+"""Console output: errors as one sentence, plans and results. Torch-free."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ _INTERPOLATED = "ConfigError raised while resolving interpolation: "
 FAILED = 1
 """Exit code."""
 LONGEST_SENTENCE = 2000
-"""Characters of the longest error that is printed; Hydra repeats its input."""
+"""Characters of the longest error that is printed; Hydra repeats its input in errors."""
 
 
 def explain(error: BaseException) -> str:
-    """One sentence for what Hydra has to say about its command line: the value, the allowed ones, the remedy.
+    """An error, also one of Hydra, as one sentence with the value, the allowed ones and the remedy.
 
-    Every bad line of a user's own file is named, each on a line. What a terminal would obey, and what no text can hold,
-    is escaped: values come from files that others may have written.
+    Only the bad lines of a user's own questions are listed on several lines. Control characters and surrogates are
+    escaped, because values may come from untrusted files.
     """
-    plain = (one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in _said(error))
+    text = _sentence(error)
+    plain = (one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
     words = "".join(plain)
     return words if isinstance(error, BadRows) or len(words) <= LONGEST_SENTENCE else f"{words[:LONGEST_SENTENCE]}..."
 
 
-def _said(error: BaseException) -> str:
+def _sentence(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(error, RecursionError | MemoryError):
         return "the command line or a configuration file is nested too deeply or too large; write it shorter"
@@ -70,7 +71,7 @@ def _said(error: BaseException) -> str:
 
 
 def print_outcome(request: Request, outcome: JobsOutcome) -> int:
-    """Prints and logs what a launcher's jobs computed of a configuration; returns its exit code."""
+    """Prints what a launcher's jobs computed of a configuration, and logs it to W&B; returns the exit code."""
     from clasp.report.wandb_log import log_group
 
     planned, config = request.plan, request.config
@@ -97,7 +98,7 @@ def print_plan(planned: Plan, config: RunConfig) -> None:
 
 
 def print_results(planned: Plan, config: RunConfig, cells: Sequence[Cell], computed: int, failed: int) -> None:
-    """The results of a configuration, and how many are new."""
+    """Prints the results of a configuration, and how many of them are new."""
     from clasp.evaluation.judging.judge import kind_of
 
     print(results_table(planned.rows, cells))
@@ -108,13 +109,13 @@ def print_results(planned: Plan, config: RunConfig, cells: Sequence[Cell], compu
 
 
 def results_table(rows: Iterable[tuple[str, Sequence[CellSpec]]], cells: Iterable[Mapping[str, Any]]) -> str:
-    """One line per row and budget, one column per benchmark, scores in percent where they are shares.
+    """A table with one line per row and budget and one column per benchmark; scores in [0, 1] are in percent.
 
-    A cell without a score says what it waits for, "unjudged" where that is a judge.
+    A cell without a score says what it waits for, for example "unjudged".
 
     Args:
-        rows: a plan's: names, and the cells that each asks for.
-        cells: those that exist.
+        rows: of a plan: name and cells.
+        cells: the cells that exist.
     """
     known = {cell["signature"]: cell for cell in cells}
     found = [(name, specs) for name, specs in rows if any(spec.signature in known for spec in specs)]

@@ -1,10 +1,10 @@
-"""A local page to try methods on: your image and question, their answers side by side, and what each of them kept.
+"""A local page to try methods on: shows their answers to your question side by side, and the tokens that each keeps.
 
     clasp-eval demo [port=7860] [backbone=tiny] [browser=1]
 
-Listens on this machine alone and asks nothing of any other; from a remote machine, ``ssh -L 7860:localhost:7860``.
-``port=0`` takes any that is free, ``backbone`` (a hub id or a model's folder) is the one chosen at first, ``browser=0``
-opens none.
+Serves this machine only and needs no network; to reach it on a remote machine, use ``ssh -L 7860:localhost:7860``.
+``port=0`` takes any free port, ``backbone`` (a hub id or a model's folder) is preselected, ``browser=0`` opens no
+browser.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Where the page is, see above."""
+    """The arguments of ``clasp-eval demo``."""
 
     port: int = 7860
     backbone: str = "tiny"
@@ -44,7 +44,7 @@ def _main(config: DemoConfig) -> int:
     listening = _listen(config.port)
     address = f"http://{HOST}:{listening.getsockname()[1]}/"
     print("loading the model", flush=True)
-    # a visitor's choice of a backbone must not become a download; `make prefetch` is for that
+    # choosing a backbone on the page must not start a download; `make prefetch` is for that
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import uvicorn
 
@@ -53,29 +53,25 @@ def _main(config: DemoConfig) -> int:
     from clasp.demo.server import CHOSEN, TOKENS, Page, examples
 
     models, shown = Models(), examples()
-    # libraries and the router load with the first question, so a visitor would wait for them
+    # answered here once, because libraries and the router load with the first question
     try:
         models.answer(DemoRequest(shown[0].image, shown[0].question, CHOSEN, TOKENS, config.backbone))
     except (BackboneUnavailable, ValueError) as error:
         raise ConfigError(str(error)) from error
     print(f"{address} (Ctrl-C ends it)", flush=True)
     if config.browser and (sys.platform in ("darwin", "win32") or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}):
-        webbrowser.open(address)  # connections wait until the server takes them
+        webbrowser.open(address)  # the connection waits until the server accepts it
     app = Page(models, shown, config.backbone).app()
-    # what was asked is in addresses, which are not to be logged
+    # no access log: URLs contain the questions
     uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning")).run(sockets=[listening])
     return 0
 
 
 def _listen(port: int) -> socket.socket:
-    """A socket of this machine alone."""
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """A listening socket that only this machine can reach."""
     try:
-        listening.bind((HOST, port))
+        return socket.create_server((HOST, port))
     except (OSError, OverflowError) as error:
         raise ConfigError(
-            f"port={port} cannot be had ({error}); give another, or port=0 for any that is free"
+            f"port={port} cannot be used ({error}); give another one, or port=0 for any free port"
         ) from error
-    listening.listen()
-    return listening

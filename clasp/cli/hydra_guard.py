@@ -1,12 +1,12 @@
-"""What a configuration may make Hydra do: its section ``hydra`` can set variables, start programs and write files.
+"""Refuses configurations whose section ``hydra`` would set variables, start programs or write files. Torch-free.
 
-A configuration is data, also one that somebody else wrote. :func:`check_section` therefore refuses whatever of that
-section acts, wherever it comes from: command line, experiment, or a folder on the search path. It runs as soon as Hydra
-has composed a configuration, before Hydra opens a log, makes a folder or calls anything (:func:`guard`).
+A configuration may come from somebody else, so it must be data only. :func:`check_section` refuses every key of that
+section that acts, wherever it comes from: command line, experiment, or a folder on the search path. It runs as soon as
+Hydra has composed a configuration, before Hydra opens a log, makes a folder or calls anything (:func:`guard`).
 
-Hydra's own copies of the configuration hold whole paths, and say nothing that cells and experiments do not: none is
-written for a job (``hydra.output_subdir: null``). Of a sweep, Hydra's sweeper writes ``multirun.yaml`` in any case.
-Torch-free.
+Hydra's copies of the configuration hold full paths and nothing that cells and experiments do not record, so none is
+written for a job (``hydra.output_subdir: null``). For a sweep, Hydra always writes ``multirun.yaml``, which
+:class:`Redacted` redacts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TARGETS = (
     *("clasp.cli.hydra_guard.Redacted", "hydra._internal.core_plugins.*"),
     *("logging.StreamHandler", "logging.FileHandler"),
 )
-"""What a configuration may name under ``_target_``; with anything else there Hydra could be made to run any code."""
+"""Allowed values of ``_target_``; with any other value, Hydra could be made to run arbitrary code."""
 
 CONFIGS = data_folder("configs")
 
@@ -38,26 +38,26 @@ _FIXED: dict[str, Any] = {
     "job.env_set": {},  # variables of git, of the loader, of Python start programs
     "job.env_copy": [],
     "job.chdir": False,
-    "output_subdir": None,  # files of known names, wherever it leads
-    "callbacks": {"redacted": {"_target_": "clasp.cli.hydra_guard.Redacted"}},  # called with any arguments
-    # jobs of a sweep are composed here; what computes their cells is the choice of our own group `launcher`
+    "output_subdir": None,  # would write files of known names to any folder
+    "callbacks": {"redacted": {"_target_": "clasp.cli.hydra_guard.Redacted"}},  # others would be called
+    # Hydra composes all jobs here; our own group `launcher` decides where cells are computed
     "launcher": {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"},
 }
-"""Keys below ``hydra`` that are as ``configs/config.yaml`` and Hydra have them."""
+"""Keys below ``hydra`` with the only values allowed: those of ``configs/config.yaml`` and of Hydra."""
 
 _FOLDERS = {
     "run.dir": ("${paths.results}/logs/${clasp.name:${name}}",),
     "sweep.dir": ("${paths.results}/logs/sweep",),
     "sweep.subdir": ("${hydra.job.num}",),
 }
-"""Folders as they are written in configurations; another ``dir`` has to be below ``paths.results``."""
+"""Folders below ``hydra`` as configurations write them; any other ``dir`` must be below ``paths.results``."""
 
 _SHELL = ("setup", "sbatch")
-"""Keys below ``launcher`` that a job's shell reads, and so the user's: typed, or in ``configs/launcher/``."""
+"""Keys below ``launcher`` that go to a job's shell: allowed on the command line and in ``configs/launcher/`` only."""
 
 
 def guard() -> None:
-    """From now on every configuration that Hydra composes in this process passes :func:`check_section` first."""
+    """Makes Hydra check every configuration that it composes in this process by :func:`check_section`."""
     compose = ConfigLoaderImpl._load_configuration_impl
     if hasattr(compose, "__wrapped__"):
         return
@@ -72,11 +72,12 @@ def guard() -> None:
 
 
 def check_section(config: DictConfig) -> None:
-    """Raises:
-    ConfigError: the section ``hydra`` of a composed configuration, or its launcher's, could run code or write files
-        outside of the results.
+    """Checks the sections ``hydra`` and ``launcher`` of a composed configuration.
+
+    Raises:
+        ConfigError: a value could run code, or write files outside of the results.
     """
-    values: Any = OmegaConf.to_container(config, resolve=False)  # interpolations as they are written
+    values: Any = OmegaConf.to_container(config, resolve=False)  # interpolations stay as written
     hydra = values["hydra"]
     for key, allowed in _FIXED.items():
         if (value := _at(hydra, key)) != allowed:
@@ -96,18 +97,18 @@ def _check_shell(values: Mapping[str, Any]) -> None:
     typed = {override.partition("=")[0].lstrip("+~") for override in (*overrides["hydra"], *overrides["task"])}
     for key in _SHELL:
         value = _at(values, f"launcher.{key}")
-        if value and f"launcher.{key}" not in typed and value not in _kept(key):
+        if value and f"launcher.{key}" not in typed and value not in _configured(key):
             raise _refused(f"launcher.{key}", value, "type it on the command line, or put it into configs/launcher/")
 
 
 def _refused(key: str, value: object, remedy: str) -> ConfigError:
     return ConfigError(
-        f"{key}={shown(value)} is refused, for a configuration must not run code or write files; {remedy}"
+        f"{key}={shown(value)} is refused, because a configuration must not run code or write files; {remedy}"
     )
 
 
 def _at(values: Any, key: str) -> Any:
-    """What a dotted key leads to; None where it leads nowhere."""
+    """The value at a dotted key; None if there is none."""
     for part in key.split("."):
         values = values.get(part) if isinstance(values, Mapping) else None
     return values
@@ -122,25 +123,25 @@ def _check_below_results(config: DictConfig, key: str, value: object) -> None:
 
 @functools.cache
 def _loggings(key: str) -> list[Any]:
-    """What Hydra itself offers under ``hydra/job_logging`` or ``hydra/hydra_logging``."""
+    """Hydra's own choices for ``hydra/job_logging`` or ``hydra/hydra_logging``."""
     folder = files("hydra.conf").joinpath("hydra", key)
     texts = [file.read_text(encoding="utf-8") for file in folder.iterdir() if file.name.endswith(".yaml")]
     return [OmegaConf.to_container(OmegaConf.create(text), resolve=False) for text in texts]
 
 
-def _kept(key: str) -> list[Any]:
-    """What the user's own launchers say under a key of ``launcher``."""
+def _configured(key: str) -> list[Any]:
+    """The values of a key of ``launcher`` in the files of ``configs/launcher/``."""
     own = [OmegaConf.load(path) for path in sorted((CONFIGS / "launcher").glob("*.yaml"))]
     return [_at(OmegaConf.to_container(config, resolve=False), f"launcher.{key}") for config in own]
 
 
-# ${clasp.name:${name}}: a name that becomes part of a path, checked before Hydra makes a folder of it
+# ${clasp.name:${name}} checks a name before Hydra uses it as a folder's
 OmegaConf.register_resolver("clasp.name", lambda value: check_name("name", str(value)), replace=True)
 guard()
 
 
 class Redacted(Callback):
-    """Redacts a sweep's ``multirun.yaml`` when the sweep ends, and first what one that was killed left behind."""
+    """Redacts ``multirun.yaml`` when a sweep ends, and at its start the one that a killed sweep left behind."""
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
         path = Path(str(config.hydra.sweep.dir)) / "multirun.yaml"

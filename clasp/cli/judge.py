@@ -1,10 +1,10 @@
-"""Scores the answers of judged benchmarks (MM-Vet, open video questions) that wait for a judge.
+"""Scores the answers of benchmarks that need a judge (MM-Vet, open video questions).
 
     clasp-eval judge [results=results] [experiment=NAME]
 
-The judge is a language model behind any OpenAI-compatible chat endpoint: OPENAI_BASE_URL is its address (OpenAI's own
-where only a key is set), OPENAI_API_KEY its key (a server of one's own may need none), CLASP_JUDGE_MODEL the model.
-What is stopped goes on where it stopped. Exit status: 0 nothing waits any more, 1 a cell still does, 2 bad input.
+The judge is a language model behind any OpenAI-compatible chat endpoint: OPENAI_BASE_URL is its address (default:
+OpenAI's), OPENAI_API_KEY its key (your own server may need none), CLASP_JUDGE_MODEL the model. A stopped command
+resumes when it is repeated. Exit status: 0 all cells are judged, 1 some are not, 2 bad input.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from clasp.strict import ConfigError
 
 @dataclass(frozen=True)
 class JudgeArguments:
-    """``experiment`` None: every cell that is stored."""
+    """``experiment`` None: all stored cells."""
 
     results: Path = Path("results")
     experiment: str | None = None
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Judges what waits; returns the exit code."""
+    """Judges all cells that wait for it; returns the exit code."""
     return run(JudgeArguments, _judge, arguments, str(__doc__))
 
 

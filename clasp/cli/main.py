@@ -41,7 +41,7 @@ def main() -> int:
         problem = str(unknown_key(name, tuple(COMMANDS))).replace("unknown key", "unknown command")
         print(f"error: {problem}", file=sys.stderr)
         return BAD_INPUT
-    sys.argv = [f"{Path(program).name} {name}", *arguments]  # as it is recorded with results
+    sys.argv = [f"{Path(program).name} {name}", *arguments]  # results record it in this form
     if name in HYDRA_COMMANDS:
         from clasp.cli.jobs import compose_and_run
 

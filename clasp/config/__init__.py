@@ -1,7 +1,7 @@
-"""The configuration of a run as frozen dataclasses, and the strict loader that makes them from plain dictionaries.
+"""The configuration of a run as frozen dataclasses, and :func:`load_config`, which builds them. Torch-free.
 
-Hydra composes a configuration, the entry point turns it into a dictionary, and :func:`load_config` makes a
-:class:`RunConfig` of it or says in one sentence what is wrong. Library code never sees a ``DictConfig``. Torch-free.
+Hydra composes a configuration, the entry point converts it to a dictionary, and :func:`load_config` makes a
+:class:`RunConfig` of it or says in one sentence what is wrong. Library code never sees a ``DictConfig``.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def load_config(values: Mapping[str, Any]) -> RunConfig:
     """A :class:`RunConfig` from a plain dictionary.
 
     Raises:
-        ConfigError: an unknown key (the known ones are listed), a value of the wrong type, or values that contradict
-            each other.
+        ConfigError: an unknown key (the known ones are listed), a value of the wrong type or out of bounds, or
+            values that contradict each other.
     """
     config = build(RunConfig, values)
     check(config)

@@ -1,4 +1,4 @@
-"""Contradictions in a configuration, and bounds that hold for every backbone: what no value shows alone. Torch-free."""
+"""Checks bounds in a configuration, and contradictions between its values. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from clasp.strict import ConfigError, check_name, config_errors, shown
 
 
 def check(config: RunConfig) -> None:
-    """Raises:
-    ConfigError: the value, what is allowed, and the remedy.
+    """Checks everything below.
+
+    Raises:
+        ConfigError: names the value, what is allowed, and the remedy.
     """
     _check_budget(config)
     check_name("name", config.name)
@@ -35,7 +37,7 @@ def check(config: RunConfig) -> None:
     if OWN_DATA in config.benchmarks.names and config.data is None:
         raise ConfigError(f"benchmarks={OWN_DATA} needs the file of your questions; give it with data=my.jsonl")
     if OWN_DATA not in config.benchmarks.names and config.data is not None:
-        raise ConfigError(f"data={config.data} is read by benchmarks={OWN_DATA} alone; add that, or leave out data")
+        raise ConfigError(f"data={config.data} is only read by benchmarks={OWN_DATA}; add that, or leave out data")
     if config.device != "auto" and config.device.split(":")[0] not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"unknown device {config.device!r}; use auto, cpu, mps, cuda or cuda:0")
     _check_launcher(config.launcher)
@@ -52,12 +54,12 @@ def _check_launcher(launcher: LauncherConfig) -> None:
         value = getattr(launcher, name)
         if value is not None and value < bound:
             raise ConfigError(f"launcher.{name}={value} is too small; use a whole number of at least {bound}")
-    for name in ("partition", "account", "qos", "constraint"):  # lines of a job's script
+    for name in ("partition", "account", "qos", "constraint"):  # written into a job's script
         value = getattr(launcher, name)
         if value is not None and not value.isprintable():
             raise ConfigError(f"launcher.{name}={shown(value)} is not printable; write it on one line")
     if launcher.memory_gb is not None and launcher.memory_gb <= 0:
-        raise ConfigError(f"launcher.memory_gb={launcher.memory_gb:g} is no amount of memory; use a positive number")
+        raise ConfigError(f"launcher.memory_gb={launcher.memory_gb:g} is not above 0; use a positive number")
     if launcher.kind == "slurm" and launcher.gpus and launcher.processes > launcher.gpus:
         raise ConfigError(
             f"launcher.processes={launcher.processes} is more than launcher.gpus={launcher.gpus}; each process has a "
@@ -65,7 +67,7 @@ def _check_launcher(launcher: LauncherConfig) -> None:
         )
     if launcher.signal_s >= 60 * launcher.minutes:
         raise ConfigError(
-            f"launcher.signal_s={launcher.signal_s} leaves nothing of launcher.minutes={launcher.minutes}; use fewer "
+            f"launcher.signal_s={launcher.signal_s} is not less than launcher.minutes={launcher.minutes}; use fewer "
             "seconds or more minutes"
         )
 
@@ -81,7 +83,7 @@ def _check_parts(config: RunConfig | VariantConfig) -> None:
 
 
 def _check_rows(config: RunConfig) -> None:
-    """Names of rows, by which tables and tests distinguish them."""
+    """Checks that rows have distinct, printable names, and that the report names existing rows."""
     rows = [*config.grid.method, *config.grid.variants] or [config.method.name]
     for name in config.grid.variants:
         if not name.strip() or len(name) > 60 or not name.isprintable():
@@ -95,7 +97,7 @@ def _check_rows(config: RunConfig) -> None:
 
 
 def _check_budget(config: RunConfig) -> None:
-    """Bounds of every budget asked for; whether one is needed at all depends on the method and is checked later."""
+    """Checks every requested budget; whether a method needs one is checked later."""
     grid = config.grid
     if grid.tokens and grid.ratio:
         raise ConfigError("grid has both tokens and ratio; give one of the two")

@@ -16,24 +16,24 @@ from clasp.strict import ConfigError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 OWN_DATA = "custom"
-"""Name that stands for the file under ``data`` in ``benchmarks.names``."""
+"""The name in ``benchmarks.names`` of the user's own questions, the file that ``data`` names."""
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Which model is pruned.
+    """The model that is pruned.
 
     Args:
         name: for tables.
         source: ``tiny``, a hub id, or a local folder.
-        visual_tokens: per image; checked against the model's own configuration before anything runs.
-        revision: commit of the hub repository; None takes its current one, and the cell records which that was.
-        vision_cache_mib: on a CPU, memory in MiB for what ViT layers returned for each image, which further methods,
-            budgets and questions on it use; 0: none. Answers are the same bit for bit.
+        visual_tokens: per image; checked against the model's configuration before anything runs.
+        revision: commit of the hub repository; None: its current one, which the cell records.
+        vision_cache_mib: on a CPU, MiB of memory to cache the ViT layers' output per image, for further methods,
+            budgets and questions; 0: no cache. Answers are bit-identical with and without it.
         dtype: floating-point type of the weights and activations.
-        batch_size: questions per forward pass that suits the model's usual machine.
-        allow_pickle, trust_remote_code: see :class:`clasp.backbones.Trust`; both let files run code when they load.
-        preprocessing, system_prompt, min_pixels, max_pixels, frames: what departs from the processor, see
+        batch_size: questions per forward pass, a default for the model's usual machine.
+        allow_pickle, trust_remote_code: see :class:`clasp.backbones.Trust`; both let files run code on loading.
+        preprocessing, system_prompt, min_pixels, max_pixels, frames: differences from the processor's defaults, see
             :class:`clasp.backbones.presentation.Presentation`.
     """
 
@@ -54,25 +54,25 @@ class BackboneConfig:
 
     @property
     def presentation(self) -> Presentation:
-        """How it is shown images and asked, where that departs from its processor."""
+        """How images and prompts are presented to the model, where this differs from its processor's defaults."""
         return Presentation(self.preprocessing, self.system_prompt, self.min_pixels, self.max_pixels, self.frames)
 
     @property
     def trust(self) -> Trust:
-        """What its files may do."""
+        """What its files are allowed to do."""
         return Trust(self.allow_pickle, self.trust_remote_code)
 
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """A method by name; ``params`` holds only what departs from the library's defaults."""
+    """A method by name; ``params`` holds only values that differ from the library's defaults."""
 
     name: str
     params: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> MethodConfig:
-        """Keys beside ``name`` are the method's own parameters; null keeps the library's default."""
+        """All keys but ``name`` are the method's parameters; null keeps the library's default."""
         if not isinstance(values.get("name"), str):
             raise ConfigError("key 'method.name' is missing; choose a method with method=clasp")
         params = {
@@ -85,10 +85,10 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Layer fusion by name (see ``clasp.methods.clasp.fusion.FUSIONS``), or ``custom`` with weights of one's own.
+    """Layer fusion by name (see ``clasp.methods.clasp.fusion.FUSIONS``), or ``custom`` with given weights.
 
     Args:
-        layers, layer_set: which ViT layers, one of the two ways; None: the set ``even`` (``LayerSet``).
+        layers, layer_set: the ViT layers, by index or by a set's name (``LayerSet``); both None: the set ``even``.
     """
 
     name: str
@@ -100,16 +100,16 @@ class FusionConfig:
 
 @dataclass(frozen=True)
 class CategoryConfig:
-    """Overrides of one row of the policy table; None keeps the row's own value."""
+    """Overrides of one row of the policy table; None keeps the row's value."""
 
     weights: tuple[float, ...] | None = None
     pivot_share: float | None = None
 
 
 def rows_hash(rows: Mapping[str, CategoryConfig]) -> str:
-    """Hash of a policy's rows, which shows whether a row of it was overridden."""
+    """Hash of a policy's rows, to detect overrides of a calibrated table."""
     values = {category: [row.weights, row.pivot_share] for category, row in rows.items()}
-    # the prefix keeps YAML from reading digits and an e as a number
+    # without the prefix, YAML could read the hash as a number, such as 12e34567
     return f"sha256:{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
@@ -118,9 +118,9 @@ class FixedConfig:
     """A fusion by name and a pivot share, the same for every category.
 
     Args:
-        fusion, pivot_share: the best of all.
-        fused: the best fusion of those that mix ViT layers, which ablation c forces on.
-        both: the best pivot share of those that leave room for pivots and completion, which ablation c takes for both.
+        fusion, pivot_share: the best ones.
+        fused: the best fusion that mixes ViT layers, for the rows of ablation c with fusion.
+        both: the best pivot share with both pivots and completion, for the rows of ablation c with both.
     """
 
     fusion: str
@@ -134,13 +134,13 @@ class PolicyConfig:
     """The class policy: the library's table with overrides, or a calibrated one that states all rows.
 
     Args:
-        name: for results; a calibrated table has its backbone's.
-        pivot_share: for all categories, whatever their rows say.
-        categories: rows that depart from the library's table; all of them where ``provenance`` is ``calibrated``.
-        provenance: where the rows come from; overrides make any table an assumption.
-        fixed: the best setting that is the same for all categories; ablation c compares the rows with it.
-        calibration: what a calibrated table was made from (data hash, curve, command); for readers, not for scores,
-            but for ``rows``, the :func:`rows_hash` of the table as it was calibrated.
+        name: for results; that of a calibrated table is its backbone's.
+        pivot_share: replaces that of every row.
+        categories: rows that differ from the library's table; all rows if ``provenance`` is ``calibrated``.
+        provenance: the origin of the rows; a table with overrides is an assumption.
+        fixed: the best setting shared by all categories, with which ablation c compares the table.
+        calibration: how a calibrated table was made (data hash, curve, command). Only its ``rows``, the
+            :func:`rows_hash` of the calibrated table, is used here; the rest is information.
     """
 
     name: str
@@ -152,14 +152,14 @@ class PolicyConfig:
 
     @property
     def calibrated(self) -> bool:
-        """Whether these are the rows that were calibrated, none of them overridden."""
+        """Whether the table is calibrated and nothing in it is overridden."""
         kept = self.calibration.get("rows") == rows_hash(self.categories)
         return self.provenance == "calibrated" and self.pivot_share is None and kept
 
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """The text router by name; ``category`` belongs to the router ``fixed`` alone, ``seed`` to ``random``."""
+    """The text router by name; ``category`` is for the router ``fixed`` only, ``seed`` for ``random``."""
 
     name: str
     category: str | None = None
@@ -168,7 +168,7 @@ class RouterConfig:
 
 @dataclass(frozen=True)
 class BenchmarksConfig:
-    """A named set of benchmarks; ``limit`` is the set's usual number of questions per benchmark."""
+    """A named set of benchmarks; ``limit`` is the set's default number of questions per benchmark."""
 
     name: str
     names: tuple[str, ...]
@@ -177,7 +177,7 @@ class BenchmarksConfig:
 
 @dataclass(frozen=True)
 class PathsConfig:
-    """Where files go: ``results`` for what runs write, ``data`` for benchmark files built on first use."""
+    """Folders: ``results`` of what runs write, ``data`` of benchmark files, which are built on first use."""
 
     results: Path
     data: Path
@@ -185,7 +185,7 @@ class PathsConfig:
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Weights & Biases: ``enabled`` is the one switch; ``mode`` None: as the user's environment says, else offline."""
+    """Weights & Biases; ``mode`` None: as the environment says, else offline."""
 
     enabled: bool
     project: str
@@ -195,7 +195,7 @@ class WandbConfig:
 
 @dataclass(frozen=True)
 class VariantConfig:
-    """A row of an experiment under a name of its own: what departs from the run's configuration; None keeps that."""
+    """A named row of an experiment; None keeps the run's own value."""
 
     method: MethodConfig | None = None
     fusion: FusionConfig | None = None
@@ -204,7 +204,7 @@ class VariantConfig:
 
 
 ALL = "all"
-"""Of an experiment's methods: every one that the backbone and the budget allow, in the order of tables."""
+"""As an experiment's methods: all that the backbone and the budget allow, in the order of tables."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class GridConfig:
     """Rows of an experiment, each at every budget. Empty: the one method and budget of the run itself.
 
     Args:
-        method: methods by name, or ``all`` alone; the unpruned model has no budget and comes once.
+        method: methods by name, or only ``all``; the unpruned model has no budget, so it is one row.
         variants: further rows by the name that tables show.
         tokens: budgets as counts; or
         ratio: budgets as shares removed.
@@ -229,7 +229,7 @@ class GridConfig:
 
     @property
     def every(self) -> bool:
-        """Whether every method is asked for; those that a backbone or a budget does not allow are then left out."""
+        """Whether all methods are requested; those that the backbone or the budget does not allow are then left out."""
         return self.method == tuple(METHODS)
 
 
@@ -240,16 +240,16 @@ class LauncherConfig:
     Args:
         kind: ``basic``, one after the other in this process; ``local``, processes on this machine; ``slurm``, jobs.
         cells_per_job: cells of one SLURM job at most.
-        processes: that share the questions of each cell of a job, one per GPU.
-        cores_per_process: of ``local`` without a GPU; also its number of threads.
-        wait: whether the call stays until the jobs have ended.
+        processes: processes of a job, one per GPU, which share the questions of each cell.
+        cores_per_process: cores and threads of a process, for ``local`` without GPUs.
+        wait: whether the command waits for the jobs.
         partition, account, qos, constraint: as ``sbatch`` takes them.
-        gpus, cpus, memory_gb, minutes: of one SLURM job.
-        array_parallelism: jobs at the same time.
-        max_requeues: how often a job that ran into its time limit is queued again.
-        signal_s: seconds before the time limit at which it stops by itself.
-        setup: shell commands before Python starts.
-        sbatch: further options by name.
+        gpus, cpus, memory_gb, minutes: resources of one SLURM job.
+        array_parallelism: most jobs at the same time.
+        max_requeues: how often a job that reached its time limit is queued again.
+        signal_s: seconds before the time limit at which a job stops by itself.
+        setup: shell commands to run before Python.
+        sbatch: further options of ``sbatch`` by name.
     """
 
     kind: Literal["basic", "local", "slurm"] = "basic"
@@ -277,17 +277,17 @@ Figure = Literal["accuracy_vs_flops", "score_vs_budget", "heatmap", "fidelity"]
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What a report makes of the cells; kept with the experiment, so that tables are built without a configuration.
+    """How a report shows the cells; stored with the experiment, so that tables need no configuration.
 
     Args:
         title: of the table.
         table: ``accuracy`` (scores and averages), ``efficiency`` (times, FLOPs, cache) or ``categories`` (scores by
             question category).
-        figures: which figures are drawn.
-        reference: the row that every other one is tested against, over the same questions.
-        published: name of the backbone whose published rows belong beside this table.
-        filter: a downsampling row, for example ``pool``: a column then has the scores on the questions that it gets
-            wrong and the unpruned model right.
+        figures: the figures to draw.
+        reference: the row that all others are tested against, over the same questions.
+        published: name of the backbone whose published rows are set beside this table.
+        filter: a downsampling row, for example ``pool``; adds a column with the scores on the questions that this row
+            answers wrong and the unpruned model right.
     """
 
     title: str = ""
@@ -300,7 +300,7 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that one call of the runner needs."""
+    """All settings of a run."""
 
     name: str
     backbone: BackboneConfig

@@ -1,4 +1,4 @@
-"""What a visitor asked, and what comes back: answers, kept tokens and costs of the methods side by side."""
+"""Answers a visitor's question with several methods: answers, kept tokens and costs side by side."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_QUESTION = 1_000
 MAX_NEW_TOKENS = 64
 BACKBONES = (TINY, *PUBLISHED)
 METHODS = {name: methods.get(name).__name__ for name in methods.for_images() if methods.get(name).prunes}
-"""Name -> label of those that drop tokens; the unpruned model always answers beside them."""
+"""Name -> label of the methods that drop tokens; the unpruned model always answers too."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class DemoRequest:
         backbone: one of :data:`BACKBONES`, or the one that the demo was started with.
 
     Raises:
-        DemoError: something that cannot be asked, before a model is loaded.
+        DemoError: the request is invalid.
     """
 
     image: bytes
@@ -66,7 +66,7 @@ class DemoRequest:
 
 
 class Models:
-    """The one model in memory, and what it answers. Not for several threads at once: callers queue."""
+    """Holds one model in memory and answers with it. Not thread-safe: callers must queue."""
 
     def __init__(self) -> None:
         self._held: tuple[str, Any, Any] | None = None
@@ -96,12 +96,12 @@ class Models:
             try:
                 method = methods.build(name, {"tokens": request.tokens})
                 columns.append(_column(model, processor, inputs, image, method, request.question))
-            except ValueError as refusal:  # a budget or a method that cannot work here; the others still can
+            except ValueError as refusal:  # a budget or method that does not work here; the others may
                 columns.append({"method": METHODS[name], "refused": str(refusal)})
         return columns
 
     def get(self, name: str) -> tuple[Any, Any]:
-        """The model and its processor; a loaded model of another backbone is released first."""
+        """The model and its processor; the model of another backbone is released first."""
         if self._held is None or self._held[0] != name:
             self._held = None
             gc.collect()
@@ -113,8 +113,8 @@ class Models:
 
 @torch.inference_mode()
 def _column(model: Any, processor: Any, inputs: Any, image: Image, method: Method, question: str) -> dict[str, Any]:
-    """What one method answers; see :meth:`Models.answer`."""
-    forget()  # routes that are remembered would take no time
+    """The column of one method; see :meth:`Models.answer`."""
+    forget()  # cached routes would take no time
     choosing = _timed(method, model.device)
     started = time.perf_counter()
     with Stopwatch(model) as watch, method(model, processor) as run:
@@ -160,7 +160,7 @@ def _sizes(sample: SampleTrace, geometry: Geometry, kv_bytes: int) -> list[tuple
 
 
 def _stage(frames: Sequence[Frame], cut: int, visual: int, kept: list[int], pivots: list[int] | None) -> dict[str, Any]:
-    """A stage in words and as a map; ``cut`` is the first decoder layer without the dropped tokens."""
+    """A stage as a sentence and a map; ``cut`` is the first decoder layer without the dropped tokens."""
     text = f"From decoder layer {cut} on {len(kept)} of {visual} visual tokens"
     if pivots is not None:
         text += f": {len(pivots)} pivots, {len(kept) - len(pivots)} completion"
@@ -168,13 +168,13 @@ def _stage(frames: Sequence[Frame], cut: int, visual: int, kept: list[int], pivo
 
 
 def _confidence(method: Method, question: str, category: str | None) -> float | None:
-    """The router's estimate that the category is right, cut to [0, 1]; None where it gives none."""
+    """The router's confidence in the category, clipped to [0, 1]; None if it gives none."""
     estimate = getattr(getattr(method, "router", None), "confidence", None)
     return None if category is None or estimate is None else min(1.0, max(0.0, estimate(question)[category]))
 
 
 def _timed(method: Method, device: torch.device) -> list[float]:
-    """Has a method note, in the list returned, the seconds of each routing, merging, fusion and selection."""
+    """Times a method: the list returned receives the seconds of each routing, merging, fusion and selection."""
     seconds: list[float] = []
 
     def now() -> float:
@@ -192,5 +192,5 @@ def _timed(method: Method, device: torch.device) -> list[float]:
         return call
 
     for name in ("route", "merge", "fuse", "select"):
-        object.__setattr__(method, name, wrapped(getattr(method, name)))  # of this instance, which is frozen
+        object.__setattr__(method, name, wrapped(getattr(method, name)))  # the instance is frozen
     return seconds

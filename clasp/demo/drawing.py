@@ -1,4 +1,4 @@
-"""Images of the demo: opens uploaded files safely, and draws the kept tokens over them."""
+"""Images of the demo: opens uploaded files safely, and draws which tokens are kept."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from PIL import Image, ImageDraw, ImageFile, ImageOps
 from torch import Tensor
 
 Frame = tuple[Image.Image, Tensor]
-"""A part of an image as the ViT gets it, and (rows, columns) long, which visual token each of its cells is."""
+"""A part of an image as the ViT gets it, and (rows, columns) long, the index of the visual token of each grid cell."""
 
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 25_000_000
 MAX_ASPECT = 20
-"""Longer side by shorter one: a processor that scales the shorter side up makes a long strip huge."""
+"""Longest allowed ratio of the sides: scaling the shorter side up would make a long strip huge."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 PIVOT, COMPLETION, KEPT = (230, 135, 0), (0, 125, 200), (0, 158, 115)
-"""Colours of Okabe and Ito's palette, distinct to most eyes: pivots, completion tokens, and kept tokens of methods
-without such kinds. :data:`clasp/demo/page.css` has the same."""
+"""Colours for pivots, completion tokens, and kept tokens of methods without these kinds, of Okabe and Ito's palette for
+colour-blind readers. ``page.css`` has the same ones."""
 _CELL = 16
 """Pixels of a visual token's side in a map."""
 
 
 class DemoError(ValueError):
-    """Something that a visitor sent cannot be used; the message says what, what is allowed and the remedy."""
+    """An unusable request; the message names the problem, what is allowed and the remedy."""
 
 
 def opened(data: bytes) -> Image.Image:
@@ -47,7 +47,7 @@ def opened(data: bytes) -> Image.Image:
         raise DemoError(f"The file is no image that can be read; use {', '.join(FORMATS)}.") from error
     except (OSError, SyntaxError, ValueError, struct.error, zlib.error) as error:
         raise _damaged(image=None) from error
-    width, height = image.size  # of the head; nothing has been decoded yet
+    width, height = image.size  # from the header; nothing has been decoded yet
     if width * height > MAX_PIXELS:
         raise DemoError(
             f"The image has {width} × {height} pixels; use one of at most {MAX_PIXELS // 10**6} million, scaled down."
@@ -73,17 +73,17 @@ def _damaged(image: str | None) -> DemoError:
 
 
 def preprocessed(image: Image.Image, inputs: Any, processor: Any, grids: Sequence[Tensor]) -> list[Frame]:
-    """The image as the ViT gets it: whole, or whole and as tiles beside each other, or crop by crop.
+    """The image as the ViT gets it: crop by crop, or whole once per grid.
 
     Args:
         inputs: the processor's output for one prompt with this image.
-        grids: (rows, columns) each, where its visual tokens lie, see :meth:`clasp.engine.Run.grids`.
+        grids: (rows, columns) each, the indices of its visual tokens, see :meth:`clasp.engine.Run.grids`.
     """
     pixels = inputs["pixel_values" if "pixel_values" in inputs else "pixel_values_images"]  # as Video-LLaVA calls them
     crops = pixels.flatten(0, -4) if pixels.ndim > 3 else []
     if len(crops) == len(grids):
         parts = [_restored(crop, processor.image_processor) for crop in crops]
-    else:  # patches in one row (Qwen), or more tiles than grids: beside each other they are the image again
+    else:  # patches in one row (Qwen), or more tiles than grids: together they are the whole image
         parts = [image] * len(grids)
     return [
         (part.resize((grid.shape[1] * _CELL, grid.shape[0] * _CELL)), grid)
@@ -92,19 +92,19 @@ def preprocessed(image: Image.Image, inputs: Any, processor: Any, grids: Sequenc
 
 
 def _restored(crop: Tensor, processor: Any) -> Image.Image:
-    """A crop (3, height, width) in the colours that it had before it was normalised."""
+    """A crop (3, height, width) with its normalisation undone."""
     mean, std = (crop.new_tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
     values = (crop.float() * std + mean).clamp(0, 1).mul(255).round().byte()
     return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
 
 
 def kept_map(frames: Sequence[Frame], kept: Collection[int], pivots: Collection[int] | None) -> Image.Image:
-    """The image with dropped tokens paled and kept ones framed; several frames of it side by side, in rows.
+    """The image with dropped tokens greyed and kept ones framed; several crops are laid out in rows.
 
     Args:
-        frames: of :func:`preprocessed`.
-        kept: indices of the tokens that stay; those without a place (newlines) are not drawn.
-        pivots: those of them that are pivots, the others being completion; None: the method has no such kinds.
+        frames: from :func:`preprocessed`.
+        kept: indices of the kept tokens; those outside of the grids (newlines) are not drawn.
+        pivots: the pivots among them, the others being completion tokens; None: the method has no such kinds.
     """
     across = math.ceil(math.sqrt(len(frames)))
     width = max(shown.width for shown, _ in frames) + _CELL
@@ -131,7 +131,7 @@ def _drawn(shown: Image.Image, grid: Tensor, kept: Collection[int], pivots: Coll
 
 
 def data_url(image: Image.Image) -> str:
-    """The image inside an address."""
+    """The image as a ``data:`` URL."""
     out = io.BytesIO()
     image.save(out, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"

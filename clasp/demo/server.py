@@ -1,4 +1,4 @@
-"""The page's server: its files, what can be chosen, and answers, one visitor at a time. Nothing of a visit stays."""
+"""The page's server: its files, choices and answers, to one visitor at a time. Stores nothing of a visit."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from clasp.demo.asking import BACKBONES, MAX_METHODS, MAX_QUESTION, METHODS, Dem
 from clasp.demo.drawing import FORMATS, MAX_BYTES, DemoError
 
 MAX_WAITING = 8
-"""Visitors in the queue, the one who is answered included."""
+"""Most visitors in the queue, including the one being answered."""
 TOKENS = 64
-"""The paper's smallest budget on 576 visual tokens; chosen at first, as are these methods."""
+"""The preselected budget: the paper's smallest one on 576 visual tokens."""
 CHOSEN = ("clasp", "fastv")
+"""The preselected methods."""
 _HEADERS = {
-    # nothing from elsewhere is loaded or asked for, whatever a page would say
+    # the browser loads nothing from other servers, whatever the page contains
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -39,7 +40,7 @@ _FILES = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Example:
-    """An image to try; ``image`` is a PNG file's bytes."""
+    """An example question; ``image`` holds the bytes of a PNG file."""
 
     image: bytes
     question: str
@@ -47,7 +48,7 @@ class Example:
 
 
 def examples() -> list[Example]:
-    """A question of each of the tiny backbone's benchmarks, about different images; it was trained on none."""
+    """One test question of each of the tiny backbone's benchmarks, about different images."""
     import pyarrow.parquet
 
     from clasp.tiny import benchmarks
@@ -62,16 +63,16 @@ def examples() -> list[Example]:
 
 
 class Page:
-    """The page's routes; ``shown`` are the examples, ``backbone`` is the one chosen at first."""
+    """The page's routes; ``shown`` are the examples, ``backbone`` is preselected."""
 
     def __init__(self, models: Models, shown: list[Example], backbone: str = TINY) -> None:
         self.models, self.examples, self.backbone = models, shown, backbone
         self.backbones = tuple(dict.fromkeys([backbone, *BACKBONES]))
-        self._turn = asyncio.Lock()  # fair: first come, first served
+        self._turn = asyncio.Lock()  # first come, first served
         self._waiting = 0
 
     def app(self) -> Starlette:
-        """To be served under this machine's own name alone, so that no page from elsewhere can pose as this one."""
+        """The application; it answers local host names only, against DNS rebinding."""
         return Starlette(
             routes=[
                 Route("/", _file("page.html")),
@@ -84,7 +85,7 @@ class Page:
         )
 
     def choices(self, request: Request) -> Response:
-        """What the form offers."""
+        """The choices of the form."""
         content = {
             "backbones": self.backbones,
             "methods": METHODS,
@@ -103,7 +104,7 @@ class Page:
         return Response(self.examples[number].image, media_type="image/png", headers=_HEADERS)
 
     async def answer(self, request: Request) -> Response:
-        """The body is the image file, the rest is in the query; answers with columns, or with one sentence."""
+        """The request's body is the image, its query the rest; responds with columns, or with one sentence."""
         try:
             wanted = await self._read(request)
             if self._waiting >= MAX_WAITING:
@@ -116,7 +117,7 @@ class Page:
         self._waiting += 1
         try:
             async with self._turn:
-                if await request.is_disconnected():  # left while waiting
+                if await request.is_disconnected():  # the visitor left while waiting
                     return []
                 return await run_in_threadpool(self.models.answer, wanted)
         finally:
@@ -126,7 +127,7 @@ class Page:
         query, data = request.query_params, bytearray()
         async for chunk in request.stream():
             data += chunk
-            if len(data) > MAX_BYTES:  # what follows is not read
+            if len(data) > MAX_BYTES:  # the rest is not read
                 raise DemoError(f"The image has more than {MAX_BYTES >> 20} MiB; save it smaller, for example as JPEG.")
         if not data:
             raise DemoError("There is no image; drop one or take an example.")

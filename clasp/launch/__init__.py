@@ -1,1 +1,1 @@
-"""Runs on clusters and side by side on one machine: packs, jobs, estimates, status, and what is fetched first."""
+"""Runs on a cluster or in parallel on one machine: packs, jobs, estimates, status, and prefetching."""

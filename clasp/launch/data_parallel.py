@@ -1,9 +1,9 @@
-"""Several processes that share the questions of each cell: lmms-eval's data parallel, through accelerate.
+"""Several processes that share the questions of each cell: lmms-eval's data parallelism, through accelerate.
 
-lmms-eval deals the questions out, evens the number of requests with copies of the last one, and gathers scores and
-samples in the first process. Here the first process also decides which cell comes next, and gathers the answers with
-their costs. An error in one process is reported to all at the same point, so that none waits for another that has moved
-on. Torch is imported by those that are several alone.
+lmms-eval distributes the questions, repeats the last one so that all processes have equally many, and gathers scores
+and samples in the first process. Here the first process also decides which cell comes next, and gathers the answers
+with their costs. An error in one process is raised in all at the same point, so that none waits for another forever.
+A single process does not import torch here.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 def processes() -> int:
-    """How many processes share the cells, as their launcher says."""
+    """Number of processes that share the cells, as the launcher set it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class Team(Alone):
-    """Process number ``rank`` of several; a context manager, at whose end in the first process the others end too.
+    """This process as number ``rank`` of several; a context manager that on exit of the first process ends the others.
 
     Args:
-        device: as in the configuration; the attribute is the one that this process is to use.
+        device: as in the configuration; the attribute is the device of this process.
     """
 
     def __init__(self, device: str) -> None:
@@ -40,8 +40,8 @@ class Team(Alone):
         from accelerate.utils import InitProcessGroupKwargs
 
         cpu = device == "cpu" or not torch.cuda.is_available()
-        patient = InitProcessGroupKwargs(timeout=timedelta(days=1))  # shares of a cell may differ by hours
-        self.accelerator = Accelerator(cpu=cpu, kwargs_handlers=[patient])
+        long_timeout = InitProcessGroupKwargs(timeout=timedelta(days=1))  # processes may need hours more than others
+        self.accelerator = Accelerator(cpu=cpu, kwargs_handlers=[long_timeout])
         self.rank = self.accelerator.process_index
         self.device = "cpu" if cpu else f"cuda:{self.accelerator.local_process_index}"
 
@@ -57,13 +57,13 @@ class Team(Alone):
             self.accelerator.end_training()
 
     def begin(self, signature: str, ready: Callable[[], object]) -> None:
-        """A cell begins in all of them; ``ready`` does what it needs first. Errors as of :meth:`together`."""
+        """Starts a cell in all processes and calls ``ready`` in each; raises as :meth:`together` does."""
         if self.rank == 0:
             self._sent(signature)
         self.together(ready)
 
     def signatures(self) -> Iterator[str]:
-        """In the other processes: the cells that the first one begins, until it ends."""
+        """For the other processes: the cells that the first one starts, until it ends."""
         while (signature := self._sent(None)) is not None:
             yield signature
 
@@ -71,7 +71,7 @@ class Team(Alone):
         """Calls ``work`` in all processes and returns their results, in their order.
 
         Raises:
-            RuntimeError: it went wrong in another process; in this one it is raised as it is.
+            RuntimeError: ``work`` failed in another process; an error in this process is raised unchanged.
         """
         import torch.distributed as dist
 
@@ -96,10 +96,10 @@ class Team(Alone):
         team = self
 
         class Shared(ClaspModel):
-            """Answers its share; afterwards ``answers`` has those of all processes, in the order of the questions."""
+            """Answers its share; afterwards ``answers`` holds those of all processes, in the questions' order."""
 
             def generate_until(self, requests: list[Any]) -> list[str]:
-                own = list({request.doc_id: request for request in requests}.values())  # without the copies
+                own = list({request.doc_id: request for request in requests}.values())  # without the repeated ones
                 shares = team.together(lambda: self._share(own))
                 answered = dict(pair for share in shares for pair in share)
                 texts = [answered[request.doc_id].text for request in requests]
@@ -115,7 +115,7 @@ class Team(Alone):
         return made
 
     def _sent(self, signature: str | None) -> str | None:
-        """What the first process sends to all."""
+        """Returns in every process the signature that the first process passes."""
         import torch.distributed as dist
 
         box = [signature]

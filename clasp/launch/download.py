@@ -1,4 +1,4 @@
-"""Fetches models and data sets from the hub and checks them, on a machine that reaches it (``make prefetch``)."""
+"""Downloads models and data sets from the hub and checks them (``make prefetch``)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from clasp.launch.prefetch import Manifest
 from clasp.strict import ConfigError
 
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
-"""Files of a model's repository that are fetched, at its top: no pickles, no code."""
+"""Files fetched from the top folder of a model's repository: no pickles, no code."""
 
 Log = Callable[[str], object]
 
 
 def fetch(config: RunConfig, log: Log = print) -> None:
-    """Everything that a run of this configuration needs and does not have here.
+    """Downloads everything that a run of this configuration needs.
 
-    What an earlier call has fetched is checked; what is missing or altered is fetched anew and logged.
+    Files from earlier calls are checked; missing and altered ones are downloaded again and logged.
 
     Raises:
-        BackboneUnavailable: the hub cannot be reached, and the model is not here.
-        ConfigError: a repository without safetensors, or a data set that cannot be had.
+        BackboneUnavailable: the hub cannot be reached, and the model was not fetched before.
+        ConfigError: the repository has no safetensors, or a data set cannot be loaded.
     """
     if prefetch.from_hub(config):
         _model(config, log)
@@ -39,7 +39,7 @@ def fetch(config: RunConfig, log: Log = print) -> None:
     if config.router.name == "embedding":
         from clasp.methods.clasp.router import make_router
 
-        make_router("embedding").route(["What color is the car?"])  # loads its encoder, or says what to install
+        make_router("embedding").route(["What color is the car?"])  # downloads its encoder, or says what to install
         log("router: its sentence encoder is here")
 
 
@@ -73,10 +73,10 @@ def _model(config: RunConfig, log: Log) -> None:
 
 
 def _held(config: RunConfig, manifest: Manifest | None) -> Manifest:
-    """What was fetched earlier, every file of it as it was.
+    """The manifest of the model if it was fetched earlier and is unaltered.
 
     Raises:
-        BackboneUnavailable: it was not, or is no longer.
+        BackboneUnavailable: it was not fetched, or a file is missing or altered.
     """
     if manifest is None or manifest.name != config.backbone.source:
         raise BackboneUnavailable(
@@ -90,10 +90,10 @@ def _held(config: RunConfig, manifest: Manifest | None) -> Manifest:
 
 
 def _downloaded(source: str, revision: str | None, commit: str, log: Log) -> list[Path]:
-    """Paths of the files in the cache, each with the hub's own hash."""
+    """Downloads a model; returns the paths of its files, all with the hashes that the hub lists."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    # by branch where none is pinned, so that the cache knows which commit that was
+    # by branch if no revision is pinned, so that the cache records the branch's commit
     folder = Path(snapshot_download(source, revision=revision, allow_patterns=PATTERNS, ignore_patterns="*/*"))
     for attempt in range(2):
         altered = [one["path"] for one in HfApi().verify_repo_checksums(source, revision=commit).mismatches]
@@ -117,14 +117,14 @@ def _data(config: RunConfig, name: str, log: Log) -> None:
 
 
 def _loaded(config: RunConfig, name: str) -> list[Path]:
-    """Loads a benchmark as a run does, the image of its first question included; the files that this has read.
+    """Loads a benchmark as a run does, including its first image; returns the files of its data set.
 
     Raises:
-        ConfigError: it cannot be had.
+        ConfigError: it cannot be loaded.
     """
     from tenacity import RetryError
 
-    os.environ["LMMS_EVAL_DATASETS_CACHE"] = str(prefetch.cache("data"))  # not the login node's own disk
+    os.environ["LMMS_EVAL_DATASETS_CACHE"] = str(prefetch.cache("data"))  # not the login node's local disk
     from clasp.evaluation import lmms
 
     benchmark = get_benchmark(name)

@@ -1,8 +1,8 @@
-"""What cells will take, before they run: seconds and bytes, and whether that rests on measurements. Torch-free.
+"""Estimates the seconds and bytes that cells will take, and says whether that is based on measurements. Torch-free.
 
-Stored cells of the same backbone on the same device say how long a question takes. For a method or budget that none of
-them has, the share of that time that is prefill is scaled by the cost model's multiply-adds. Where nothing was
-measured, assumed throughputs take their place (:class:`Throughput`), and every estimate says so.
+The time per question comes from stored cells of the same backbone on the same device. For a method or budget without
+such a cell, the prefill's share of that time is scaled by the cost model's multiply-adds. If nothing was measured,
+assumed throughputs are used (:class:`Throughput`), and the estimate says so.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 TERA = 1e12
 Basis = Literal["measured", "scaled", "assumption"]
-"""The same method, budget and benchmark was measured; other cells were; nothing was."""
+"""Measured: the same method, budget and benchmark; scaled: from other cells; assumption: nothing was measured."""
 
 
 class Size(NamedTuple):
-    """Of a benchmark on a hub.
+    """The size of a benchmark on the hub, for estimates before any of its cells exists.
 
     Args:
-        questions: that ``limit=all`` asks, as ``source`` says; a cell that exists says what was really there.
-        new_tokens: that an answer takes, the end token included. An assumption, where nothing was measured.
+        questions: how many ``limit=all`` asks, according to ``source``.
+        new_tokens: assumed tokens of an answer, including the end token.
     """
 
     questions: int
@@ -55,14 +55,16 @@ SIZES: dict[str, Size] = {
     "textvqa_ocr": Size(5_000, "validation, Singh et al. 2019 (arXiv 1904.08920)"),
     "mmvet": Size(218, "Yu et al. 2023 (arXiv 2308.02490)", new_tokens=100.0),
 }
-"""Published benchmarks, for plans made before a data set is here."""
+"""Published benchmarks, for plans made before their data sets are downloaded."""
 
 
 class Throughput(NamedTuple):
-    """How fast a machine is taken to be where nothing was measured on it. All of it is assumption.
+    """Assumed speed of a machine on which nothing was measured.
 
-    ``tmacs``: decoder prefill, 1e12 multiply-adds a second; ``token_s``: seconds per generated token of one question in
-    a batch; ``other_s``: seconds per question beside them (ViT, images, scoring).
+    Args:
+        tmacs: decoder prefill, in 1e12 multiply-adds per second.
+        token_s: seconds per generated token of one question in a batch.
+        other_s: seconds per question for everything else (ViT, images, scoring).
     """
 
     tmacs: float
@@ -78,7 +80,7 @@ ASSUMED_CELL_BYTES, ASSUMED_ANSWER_BYTES = 2_500.0, 300.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one cell: questions asked, seconds of one process on one device, bytes on disk, what the seconds rest on."""
+    """Of one cell: questions, seconds of one process on one device, bytes on disk, and the basis of the seconds."""
 
     questions: int
     seconds: float
@@ -96,18 +98,18 @@ class _Stored(NamedTuple):
 
 
 class Estimator:
-    """Estimates cells of one backbone from what a results root holds.
+    """Estimates cells of one backbone from the stored cells of a results root.
 
     Args:
         results: the results root; may be empty or absent.
-        device: as in the configuration: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` is a GPU for all but
-            the tiny backbone where nothing was measured.
-        known_questions: questions of the benchmarks whose files are on this machine, by name.
+        device: as in the configuration: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``. If nothing was measured,
+            ``auto`` means a CPU for the tiny backbone and a GPU for all others.
+        known_questions: number of questions by name, of the benchmarks whose files are on this machine.
 
     Attributes:
-        device: model name of the processor that measured the cells that estimates rest on; None: nothing was measured.
+        device: model name of the processor that the estimates are based on; None: nothing was measured.
         on_cpu: whether the estimates are for a CPU, else for a GPU.
-        throughput: what is taken where nothing was measured.
+        throughput: the assumption if nothing was measured.
     """
 
     def __init__(
@@ -137,13 +139,13 @@ class Estimator:
         return Estimate(questions, questions * seconds, self._disk(spec, questions), basis)
 
     def questions(self, spec: CellSpec) -> int:
-        """How many the cell asks: of the files that are here, of stored cells, or of the published benchmark."""
+        """Questions of a cell: from the benchmark's local files, else from stored cells, else as published."""
         name = spec.benchmark
         offered = self._known.get(name) or self._available.get(name) or SIZES[name].questions
         return offered if spec.limit == "all" else min(int(spec.limit), offered)
 
     def published(self, spec: CellSpec) -> bool:
-        """Whether only the published benchmark says how many questions there are, and that decides."""
+        """Whether :meth:`questions` returns the published number, because nothing else is known."""
         name = spec.benchmark
         known = name in self._known or name in self._available
         return not known and (spec.limit == "all" or int(spec.limit) >= SIZES[name].questions)
@@ -171,7 +173,7 @@ class Estimator:
         return prefill + new * self.throughput.token_s + self.throughput.other_s
 
     def _tmacs(self, tokens: float, text_tokens: float) -> float:
-        """1e12 multiply-adds of a prefill that keeps ``tokens`` on average over the layers."""
+        """1e12 multiply-adds of a prefill with ``tokens`` visual tokens on average over the layers."""
         return prefill_flops(self._geometry, [tokens] * self._geometry.layers, text_tokens) / TERA
 
     def _disk(self, spec: CellSpec, questions: int) -> float:
@@ -183,22 +185,22 @@ class Estimator:
 
 
 def estimator_of(planned: Plan, config: RunConfig) -> Estimator:
-    """For the cells of a plan."""
+    """The estimator for the cells of a plan."""
     known = {name: file.questions for name, file in planned.files.items()}
     return Estimator(config.paths.results, config.backbone.name, planned.geometry, config.device, known)
 
 
 def clock(cell: Mapping[str, Any]) -> float | None:
-    """Seconds from start to finish of a stored cell; None where it went on from what an earlier process had done."""
+    """Duration of a stored cell in seconds; None if it was resumed, as its start is then that of the last process."""
     made = cell["provenance"]
     if any(event["event"] == RESUMED for event in made.get("events", ())):
         return None
     passed = datetime.fromisoformat(made["finished"]) - datetime.fromisoformat(made["started"])
-    return max(1.0, passed.total_seconds())  # both are kept to the second
+    return max(1.0, passed.total_seconds())  # both times are rounded to seconds
 
 
 def _all_stored(results: Path) -> Iterator[_Stored]:
-    """Every cell that can be read; runs, not plans, say what is wrong with the others."""
+    """All readable cells; unreadable ones are left to the next run, which reports them."""
     store = CellStore(results)
     for signature in store.signatures():
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -212,5 +214,5 @@ def _device(stored: _Stored) -> str:
 
 
 def _is_cpu(device: str) -> bool:
-    """A CPU's name in results ends with its number of threads."""
+    """Whether a device's name in results is a CPU's, which ends with its number of threads."""
     return device.endswith(" threads)")

@@ -1,11 +1,11 @@
-"""Times, sizes, progress and tables as text. Torch-free."""
+"""Formats durations, sizes, progress bars and tables as text. Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 WIDTH = 40
-"""Characters of a progress bar."""
+"""Width of a progress bar in characters."""
 
 
 def duration(seconds: float) -> str:
@@ -38,6 +38,6 @@ def counted(number: int, noun: str) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of text with the first column to the left and the others to the right."""
+    """Lines of a table; the first column is left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{text:{'>' if i else '<'}{widths[i]}}" for i, text in enumerate(row)).rstrip() for row in rows]

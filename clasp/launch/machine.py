@@ -1,4 +1,4 @@
-"""What this machine offers a sweep: a queue, or GPUs and cores for processes of its own. Torch-free."""
+"""What this machine offers to a sweep: SLURM, or its own GPUs and cores. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clasp.strict import ConfigError
 
 def check(launcher: LauncherConfig, device: str) -> None:
     """Raises:
-    ConfigError: the launcher cannot work on this machine.
+    ConfigError: the launcher does not work on this machine.
     """
     if launcher.kind == "slurm" and shutil.which("sbatch") is None:
         raise ConfigError(
@@ -27,7 +27,7 @@ def check(launcher: LauncherConfig, device: str) -> None:
 
 
 def slots(launcher: LauncherConfig, device: str) -> list[dict[str, str]] | None:
-    """Environments of the jobs that run here side by side, each with GPUs or cores of its own; None of a queue's."""
+    """Environment variables of each job that runs here in parallel, with its GPUs or cores; None unless local."""
     if launcher.kind != "local":
         return None
     found, size = _gpus_for(device), launcher.processes
@@ -45,7 +45,7 @@ def _gpus_for(device: str) -> list[str]:
 
 
 def gpus() -> list[str]:
-    """Names of the GPUs that a process started here would see, as CUDA_VISIBLE_DEVICES takes them."""
+    """The GPUs that a process started here sees, as CUDA_VISIBLE_DEVICES names them."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip() and name.strip() != "-1"]
@@ -57,5 +57,5 @@ def gpus() -> list[str]:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,6 @@
-"""Cells into packs, which are what jobs run: one backbone a pack, so that its model is loaded once. Torch-free.
+"""Groups cells into packs, one per job; all cells of a pack share one backbone, which is loaded once. Torch-free.
 
-A pack is a file, ``packs/<number>.json`` in the folder of its sweep, which ``clasp.launch.worker`` computes.
+A pack is a file, ``packs/<number>.json`` in the sweep's folder; ``clasp.launch.worker`` computes its cells.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clasp.config import LauncherConfig
 from clasp.files import write_json
 from clasp.reading import InvalidFile
 from clasp.results.schema import Count, Positive, Signature, load
@@ -25,10 +26,10 @@ class Wanted:
 
     Args:
         signature: of the cell.
-        share: what must be equal within a pack: backbone, type, device, and all else that a loaded model rests on.
-        seconds: that it is expected to take.
-        benchmark: cells of equal length follow each other by benchmark, so that they meet the same images.
-        config: number of the configuration that asks for it.
+        share: equal for cells that may share a pack: backbone, dtype, device and whatever else loading depends on.
+        seconds: expected duration.
+        benchmark: cells of equal duration are ordered by it, so that consecutive cells read the same images.
+        config: index of the configuration that asks for it.
     """
 
     signature: str
@@ -39,7 +40,7 @@ class Wanted:
 
 
 Pack = list[Wanted]
-"""Cells of one job, in the order in which it computes them: the longest first."""
+"""Cells of one job in the order of their computation: the longest first."""
 
 
 def seconds(pack: Pack) -> float:
@@ -48,15 +49,15 @@ def seconds(pack: Pack) -> float:
 
 @dataclass(frozen=True)
 class PackFile:
-    """What a job needs to know.
+    """The content of a pack's file.
 
     Args:
-        folder: working directory, where relative paths start.
+        folder: working directory; relative paths start there.
         configs: the configurations that ask for the cells, as ``clasp.config.load_config`` takes them.
         cells: signatures, in order.
-        processes: that share each cell's questions.
-        environment: variables that are set before Python starts.
-        then: number of the pack that the same job runs afterwards.
+        processes: number of processes that share the questions of each cell.
+        environment: variables to set before Python starts.
+        then: number of the pack that the same job runs next.
     """
 
     folder: str
@@ -67,13 +68,18 @@ class PackFile:
     then: Count | None = None
 
 
+def for_launcher(cells: Iterable[Wanted], launcher: LauncherConfig, slots: int) -> list[Pack]:
+    """The packs that a launcher makes of cells; ``slots`` is how many jobs it runs at once, where it is not SLURM."""
+    return by_size(cells, launcher.cells_per_job) if launcher.kind == "slurm" else by_count(cells, slots)
+
+
 def by_size(cells: Iterable[Wanted], size: int) -> list[Pack]:
-    """Packs of at most ``size`` cells, as few as that takes, of about equal length; the longest pack first."""
+    """The fewest packs of at most ``size`` cells, of about equal duration; the longest pack first."""
     return _packed(((group, -(-len(group) // size)) for group in _shared(cells)), size)
 
 
 def by_count(cells: Iterable[Wanted], count: int) -> list[Pack]:
-    """``count`` packs of about equal length, more where there are more backbones, fewer where there are fewer cells."""
+    """``count`` packs of about equal duration: more if there are more backbones, fewer if there are fewer cells."""
     groups = _shared(cells)
     bins = [1] * len(groups)
     for _ in range(min(count, sum(map(len, groups))) - len(groups)):
@@ -83,7 +89,7 @@ def by_count(cells: Iterable[Wanted], count: int) -> list[Pack]:
 
 
 def _shared(cells: Iterable[Wanted]) -> list[Pack]:
-    """Groups that may share a pack, each the longest first."""
+    """Groups of cells that may share a pack, each sorted with the longest cell first."""
     groups: dict[str, Pack] = {}
     for cell in sorted(cells, key=lambda cell: (-cell.seconds, cell.benchmark, cell.signature)):
         groups.setdefault(cell.share, []).append(cell)
@@ -91,7 +97,7 @@ def _shared(cells: Iterable[Wanted]) -> list[Pack]:
 
 
 def _packed(groups: Iterable[tuple[Pack, int]], size: int | None = None) -> list[Pack]:
-    """Of each group so many packs: a cell goes where least is to do so far, then fewest cells are, and room."""
+    """Splits each group into its number of packs: a cell joins the shortest pack so far that has room for it."""
     packs: list[Pack] = []
     for group, bins in groups:
         free = [(0.0, 0, len(packs) + i) for i in range(bins)]
@@ -109,13 +115,13 @@ def path(sweep: Path, number: int) -> Path:
 
 
 def write(sweep: Path, number: int, pack: PackFile) -> Path:
-    """The file of a pack."""
+    """Writes the file of a pack and returns its path."""
     return write_json(path(sweep, number), {"schema": SCHEMA, **asdict(pack)})
 
 
 def read(file: Path) -> PackFile:
     """Raises:
-    ConfigError: the file cannot be read, or is none of this version's.
+    ConfigError: the file cannot be read, or another version wrote it.
     """
     try:
         return load(PackFile, file, SCHEMA)

@@ -1,4 +1,4 @@
-"""What a run would do, before it does: cells by where they stand, jobs, hours and disk (``make plan``). Torch-free."""
+"""Describes a run before it starts: cells by state, jobs, hours and disk space (``make plan``). Torch-free."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from clasp.launch import machine, packs
 from clasp.launch.estimate import Basis, Estimate, Estimator, estimator_of
 from clasp.launch.formatting import aligned, counted, duration, size
 from clasp.launch.packs import Pack, Wanted
+from clasp.launch.status import state_of
 from clasp.results import failures, lock
 from clasp.results.store import CellSpec, CellStore
 
 if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan
 
-STANDINGS = ("done", "running", "failed", "missing")
+STATES = ("done", "running", "failed", "missing")
 
 
 def plan_report(planned: Plan, config: RunConfig) -> str:
-    """The plan for people; what is estimated says what it rests on."""
+    """The plan as text; every estimate says what it is based on."""
     estimator = estimator_of(planned, config)
-    standing = _standing(planned, config)
-    to_run = [spec for spec in planned.cells if standing[spec.signature] != "done"]
+    states = _states(planned, config)
+    to_run = [spec for spec in planned.cells if states[spec.signature] != "done"]
     estimates = {spec.signature: estimator.of(spec) for spec in to_run}
-    counts = Counter(standing.values())
+    counts = Counter(states.values())
     head = (
         f"{config.name}: {counted(len(planned.cells), 'cell')} on {config.backbone.name}, "
         f"{len(planned.groups)} of method x budget on {counted(len(planned.benchmarks), 'benchmark')}; "
-        + ", ".join(f"{counts[name]:,} {name}" for name in STANDINGS if counts[name] or name == "done")
+        + ", ".join(f"{counts[name]:,} {name}" for name in STATES if counts[name] or name == "done")
     )
-    lines = [head, "", *_table(planned, standing, estimates, estimator), ""]
+    lines = [head, "", *_table(planned, states, estimates, estimator), ""]
     lines += [f"note: {notice}" for notice in planned.notices]
     if not to_run:
         return "\n".join([*lines, "nothing to run"])
@@ -40,43 +41,35 @@ def plan_report(planned: Plan, config: RunConfig) -> str:
     total = sum(one.seconds for one in estimates.values())
     lines += [
         _job_lines(jobs, config.launcher),
-        f"time: about {_hours(total, estimator)}, {_basis(estimates, estimator)}",
+        f"time: about {_device_time(total, estimator)}, {_basis(estimates, estimator)}",
         f"disk: about {size(sum(one.bytes for one in estimates.values()))} in {config.paths.results}/cells",
     ]
     return "\n".join(lines)
 
 
-def _standing(planned: Plan, config: RunConfig) -> dict[str, str]:
-    """One of :data:`STANDINGS` by signature; a failed cell that is tried again is running."""
+def _states(planned: Plan, config: RunConfig) -> dict[str, str]:
+    """One of :data:`STATES` by signature; stalled cells count as missing."""
     root = config.paths.results
-    store, failed = CellStore(root), failures.read(root)
-    running = {signature for signature, info in lock.all_current(root).items() if info.alive}
-
-    def of(signature: str) -> str:
-        if store.path(signature).exists():
-            return "done"
-        if signature in running:
-            return "running"
-        return "failed" if signature in failed else "missing"
-
-    return {spec.signature: of(spec.signature) for spec in planned.cells}
+    done, locks, failed = set(CellStore(root).signatures()), lock.all_current(root), failures.read(root)
+    found = {spec.signature: state_of(spec.signature, done, locks, failed) for spec in planned.cells}
+    return {signature: "missing" if state == "stalled" else state for signature, state in found.items()}
 
 
 def _table(
-    planned: Plan, standing: Mapping[str, str], estimates: Mapping[str, Estimate], estimator: Estimator
+    planned: Plan, states: Mapping[str, str], estimates: Mapping[str, Estimate], estimator: Estimator
 ) -> list[str]:
-    """A line for each benchmark."""
-    rows: list[tuple[str, ...]] = [("benchmark", "questions", "cells", *STANDINGS, "time left")]
+    """One line per benchmark."""
+    rows: list[tuple[str, ...]] = [("benchmark", "questions", "cells", *STATES, "time left")]
     assumed = False
     for benchmark in planned.benchmarks:
         specs = [spec for spec in planned.cells if spec.benchmark == benchmark.name]
-        counts = Counter(standing[spec.signature] for spec in specs)
+        counts = Counter(states[spec.signature] for spec in specs)
         seconds = sum(estimates[spec.signature].seconds for spec in specs if spec.signature in estimates)
         published = estimator.published(specs[0])
         assumed |= published
         count = f"{estimator.questions(specs[0]):,}{'*' if published else ''}"
         left = duration(seconds) if seconds else "-"
-        rows.append((benchmark.name, count, str(len(specs)), *(str(counts[name]) for name in STANDINGS), left))
+        rows.append((benchmark.name, count, str(len(specs)), *(str(counts[name]) for name in STATES), left))
     lines = aligned(rows)
     return [*lines, "* as published; the data set is not here yet, or no cell of it"] if assumed else lines
 
@@ -87,9 +80,8 @@ def _jobs(to_run: Sequence[CellSpec], estimates: Mapping[str, Estimate], config:
         Wanted(spec.signature, config.backbone.name, estimates[spec.signature].seconds, spec.benchmark)
         for spec in to_run
     ]
-    if config.launcher.kind == "slurm":
-        return packs.by_size(wanted, config.launcher.cells_per_job)
-    return packs.by_count(wanted, len(machine.slots(config.launcher, config.device) or [None]))
+    slots = machine.slots(config.launcher, config.device)
+    return packs.for_launcher(wanted, config.launcher, len(slots) if slots else 1)
 
 
 def _job_lines(jobs: Sequence[Pack], launcher: LauncherConfig) -> str:
@@ -103,24 +95,24 @@ def _job_lines(jobs: Sequence[Pack], launcher: LauncherConfig) -> str:
         f"a time (launcher=slurm); the longest about {longest}"
     )
     if packs.seconds(jobs[0]) > 60 * launcher.minutes:
-        text += f", over launcher.minutes={launcher.minutes}: it is queued again and goes on where it stopped"
+        text += f", over launcher.minutes={launcher.minutes}: it is queued again and resumes"
     return text
 
 
-def _hours(seconds: float, estimator: Estimator) -> str:
+def _device_time(seconds: float, estimator: Estimator) -> str:
     kind = "CPU" if estimator.on_cpu else "GPU"
     return f"{seconds / 3600:,.1f} {kind} hours" if seconds >= 3600 else f"{duration(seconds)} of one {kind}"
 
 
 def _basis(estimates: Mapping[str, Estimate], estimator: Estimator) -> str:
-    """What the times rest on."""
+    """What the durations are based on."""
     counts: Counter[Basis] = Counter(one.basis for one in estimates.values())
     if counts["assumption"]:
         assumed = estimator.throughput
         return (
-            f"which is an assumption, for nothing was measured here on such a device: {assumed.tmacs:g}e12 "
-            f"multiply-adds a second, {assumed.token_s:g} s a generated token, "
-            f"{assumed.other_s:g} s a question beside"
+            f"which is an assumption, because nothing was measured on this kind of device: {assumed.tmacs:g}e12 "
+            f"multiply-adds per second, {assumed.token_s:g} s per generated token, "
+            f"{assumed.other_s:g} s for the rest of a question"
         )
     parts: dict[Basis, str] = {"measured": "as measured", "scaled": "scaled from other cells by the cost model"}
     bases = ", ".join(f"{counted(counts[basis], 'cell')} {words}" for basis, words in parts.items() if counts[basis])

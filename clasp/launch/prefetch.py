@@ -1,7 +1,7 @@
-"""What ``make prefetch`` has fetched, so that jobs need no hub: the manifests, and the check before jobs are queued.
+"""Manifests of prefetched models and data sets, and the check that jobs find them without network. Torch-free.
 
 ``<data>/prefetch/<backbone>.json`` and ``<data>/prefetch/datasets/<benchmark>.json`` list the files of a model and of a
-data set in the hub's own caches, with their SHA-256. Torch-free; ``download.py`` does the fetching.
+data set in the hub's caches, with their SHA-256. ``download.py`` fetches the files and writes the manifests.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Manifest:
     """Files of one model or data set.
 
     Args:
-        kind: which cache they are in.
+        kind: the cache that holds them.
         name: repository on the hub, or benchmark.
         files: SHA-256 by path below that cache.
-        revision: that was asked for; None: the hub's current commit.
-        commit: that it was; None for data sets, whose folders are named by it.
+        revision: as requested; None: the hub's current commit.
+        commit: the commit fetched; None for data sets, whose folders have it in their names.
     """
 
     kind: Kind
@@ -47,7 +47,7 @@ class Manifest:
 
     @classmethod
     def of(cls, kind: Kind, name: str, paths: Iterable[Path], *where: str | None) -> Manifest:
-        """Of files that are there; ``where``: revision and commit."""
+        """The manifest of existing files; ``where``: revision and commit."""
         files = {str(path.relative_to(cache(kind))): file_digest(path) for path in sorted(set(paths))}
         return cls(kind, name, files, *where)
 
@@ -61,14 +61,14 @@ class Manifest:
         return f"{counted(len(self.files), 'file')}, {size(total)}"
 
     def faults(self) -> dict[str, str]:
-        """``missing`` or ``altered`` by path; of a large file that was not touched the digest is looked up."""
+        """``missing`` or ``altered`` by path, of the files that are not as listed."""
         missing = {path: "missing" for path, place in self.places.items() if not place.is_file()}
         there = {path: place for path, place in self.places.items() if path not in missing}
         return missing | {path: "altered" for path, place in there.items() if file_digest(place) != self.files[path]}
 
 
 def cache(kind: Kind) -> Path:
-    """The hub's caches on this machine, as the user's environment places them."""
+    """The hub's cache on this machine, as set in the environment."""
     from huggingface_hub import constants
 
     if kind == "model":
@@ -77,9 +77,9 @@ def cache(kind: Kind) -> Path:
 
 
 def offline_environment() -> dict[str, str]:
-    """Variables under which libraries take everything from the caches, set before they are imported.
+    """Variables that make libraries read from the caches only; to be set before they are imported.
 
-    lmms-eval would look for data sets on the node's own disk where the cache is on a network file system.
+    Without the last one, lmms-eval would look on the node's local disk if the cache is on a network file system.
     """
     return {
         "HF_HUB_OFFLINE": "1",
@@ -90,17 +90,17 @@ def offline_environment() -> dict[str, str]:
 
 
 def from_hub(config: RunConfig) -> bool:
-    """Whether the backbone is a repository on a hub."""
+    """Whether the backbone is a repository on the hub."""
     return config.backbone.source != "tiny" and not Path(config.backbone.source).expanduser().is_dir()
 
 
 def hub_benchmarks(config: RunConfig) -> list[str]:
-    """Those whose data sets are on a hub."""
+    """The configured benchmarks whose data sets are on the hub."""
     return [name for name in config.benchmarks.names if name in BENCHMARKS and BENCHMARKS[name].source == "hub"]
 
 
 def commit(config: RunConfig) -> str | None:
-    """The commit of the backbone that was fetched, which jobs are to use; None where it is not from a hub.
+    """The backbone's commit that was fetched and that jobs must use; None if it is not from the hub.
 
     Raises:
         ConfigError: it was not fetched, or another revision was.
@@ -118,7 +118,7 @@ def commit(config: RunConfig) -> str | None:
 
 
 def pinned(config: RunConfig) -> str | None:
-    """Fingerprint of a backbone that the configuration alone names: one whose counts are published, by its commit."""
+    """Fingerprint of a backbone without its files: possible for known checkpoints at a full commit hash; else None."""
     backbone = config.backbone
     revision = backbone.revision or ""
     known = from_hub(config) and backbone.source in PUBLISHED and re.fullmatch("[0-9a-f]{40}", revision)
@@ -131,13 +131,13 @@ def _fingerprint(config: RunConfig, commit: str) -> str:
 
 
 def check_prefetched(config: RunConfig, weights: str | None = None) -> None:
-    """Whether a run that can reach no hub finds its model and its data sets, as they were when they were fetched.
+    """Checks that a run without network finds its model and its data sets, unaltered since they were fetched.
 
     Args:
-        weights: fingerprint of the backbone that the run was planned with; None: not planned yet.
+        weights: fingerprint of the backbone in the run's plan; None: there is no plan yet.
 
     Raises:
-        ConfigError: a file is missing or altered, or another commit was fetched; names the command that fetches it.
+        ConfigError: a file is missing or altered, or another commit was fetched; names the command to fetch it.
     """
     fetched = commit(config)
     if fetched is not None and weights not in (None, _fingerprint(config, fetched)):
@@ -158,7 +158,7 @@ def check_prefetched(config: RunConfig, weights: str | None = None) -> None:
 
 
 def _superseded(manifest: Manifest) -> dict[str, str]:
-    """Folders of data sets beside which a newer version lies, which is the one that would be loaded offline."""
+    """Folders of data sets with a newer version beside them, which would be loaded instead when offline."""
     folders = {cache("data") / path for path in {Path(path).parent for path in manifest.files}}
     return {
         str(folder.relative_to(cache("data"))): "older than another version that was loaded since"
@@ -168,7 +168,7 @@ def _superseded(manifest: Manifest) -> dict[str, str]:
 
 
 def command(config: RunConfig) -> str:
-    """What to type on a machine that reaches the hub."""
+    """The prefetch command to type on a machine that reaches the hub."""
     own = "" if config.data is None else f" data={config.data}"
     place = "" if config.paths.data == Path("data") else f" paths.data={config.paths.data}"
     names = ",".join(config.benchmarks.names)
@@ -180,17 +180,17 @@ def _missing(config: RunConfig, what: str) -> ConfigError:
 
 
 def model_path(config: RunConfig) -> Path:
-    """Manifest of the backbone."""
+    """Path of the backbone's manifest."""
     return config.paths.data / "prefetch" / f"{config.backbone.name}.json"
 
 
 def data_path(config: RunConfig, benchmark: str) -> Path:
-    """Manifest of a benchmark's data set."""
+    """Path of the manifest of a benchmark's data set."""
     return config.paths.data / "prefetch" / "datasets" / f"{benchmark}.json"
 
 
 def read(path: Path) -> Manifest | None:
-    """A manifest, None where there is none that this version can read: what it lists counts as not fetched."""
+    """A manifest; None if there is none that this version can read, which counts as not fetched."""
     try:
         manifest = load(Manifest, path, SCHEMA)
     except (OSError, InvalidFile):

@@ -1,7 +1,7 @@
-"""The code that was submitted, beside its sweep, so that jobs run it whatever happens to the checkout. Torch-free.
+"""Copies the code into the sweep's folder, so that later changes to the checkout do not reach its jobs. Torch-free.
 
 ``code/`` holds the files that git tracks or does not ignore, without results, notebooks and tests; outside of a git
-checkout the package and the configurations. ``snapshot.json`` says which commit it is and whether the tree was dirty.
+checkout the package and the configurations. ``code/snapshot.json`` records the commit and whether files differed.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import json
 import shutil
 from pathlib import Path
 
-from clasp.results.provenance import SNAPSHOT, git, now
+from clasp.results.provenance import SNAPSHOT, code_version, git, now
 
 ROOT = Path(__file__).resolve().parents[2]
-"""Of the project that this process runs."""
+"""Root of the project that this process runs."""
 
 _LEFT_OUT = ("results", "notebooks", "tests")
 _WHOLE = ("clasp", "configs")
@@ -32,20 +32,10 @@ def take(sweep: Path, root: Path = ROOT) -> Path:
         target = code / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, target)
-    if tracked is None:  # itself a snapshot, or what no git knows
-        known = recorded(root) or {}
-        record = {"commit": known.get("commit"), "dirty": known.get("dirty")}
-    else:
-        commit = (git(root, "rev-parse", "HEAD") or "").strip() or None
-        record = {"commit": commit, "dirty": bool(git(root, "status", "--porcelain"))}
-    (code / SNAPSHOT).write_text(json.dumps({"taken": now(), "files": len(names), **record}, indent=1) + "\n")
+    commit, dirty = code_version(root, untracked=True)
+    record = {"taken": now(), "files": len(names), "commit": commit, "dirty": dirty}
+    (code / SNAPSHOT).write_text(json.dumps(record, indent=1) + "\n")
     return code
-
-
-def recorded(root: Path) -> dict[str, object] | None:
-    """What ``snapshot.json`` of a snapshot says; None where ``root`` is none."""
-    path = root / SNAPSHOT
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _files(root: Path, tracked: str | None) -> list[str]:

@@ -1,16 +1,17 @@
-"""How far experiments are: cells done, running, failed and missing, read from the results root alone. Torch-free.
+"""Reports the progress of experiments: cells done, running, failed and missing. Torch-free.
 
-Thousands of cells are looked at by name; only a few files are opened: the experiments, what is running and what failed,
-and the newest cells, whose pace says how long the rest will take.
+It needs only the results root. Of thousands of cells only the file names are read; the files opened are those of the
+experiments, of running and failed cells, and of the newest cells, whose speed gives the time left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
+from typing import Literal, get_args
 
 from clasp.launch.estimate import clock
 from clasp.launch.formatting import bar, counted, duration
@@ -21,13 +22,15 @@ from clasp.results.schema import Cell, read
 from clasp.results.store import CellStore
 from clasp.strict import ConfigError
 
+State = Literal["done", "running", "stalled", "failed", "missing"]
+"""Stalled: locked by a process that has died. A failed cell that is being retried is running."""
 RECENT = 20
-"""Newest cells that the time left is estimated from."""
+"""Number of newest cells that the time left is estimated from."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A locked cell and how many of its questions have answers; of long answer logs an estimate."""
+    """A locked cell, the number of its answers so far, and whether that number is exact or an estimate."""
 
     lock: LockInfo
     answered: int
@@ -36,16 +39,16 @@ class Running:
 
 @dataclass(frozen=True)
 class Progress:
-    """An experiment's cells by where they stand; each is in one place.
+    """An experiment's cells by state; each is in exactly one.
 
     Args:
         name: of the experiment.
         done, missing: signatures; missing ones are neither locked nor failed.
-        running, stalled: locked cells whose owner is running, and whose owner has died.
-        failed: failures that no process is trying again.
-        questions: of a cell, by benchmark, where known.
+        running, stalled: locked cells whose owner is running, or has died.
+        failed: failures that no process is retrying.
+        questions: of a cell, by benchmark, if known.
         cells: benchmark by signature.
-        pace: questions a second of one process, over the newest cells; None: not known yet.
+        pace: questions per second of one process, over the newest cells; None: not known yet.
     """
 
     name: str
@@ -59,7 +62,7 @@ class Progress:
     pace: float | None
 
     def weight(self, signatures: Iterable[str]) -> float:
-        """Questions of cells; one of unknown size counts as the mean of the others."""
+        """Number of questions of some cells; a benchmark of unknown size counts as the mean of the others."""
         usual = fmean(self.questions.values()) if self.questions else 1.0
         return sum(self.questions.get(self.cells[signature], usual) for signature in signatures)
 
@@ -70,60 +73,66 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """Of the questions, how many have answers, in [0, 1]."""
+        """Share of the questions that have answers, in [0, 1]."""
         answered = sum(one.answered for one in (*self.running, *self.stalled))
         return min(1.0, (self.weight(self.done) + answered) / (self.weight(self.cells) or 1.0))
 
     @property
     def seconds_left(self) -> float | None:
-        """At the pace of the newest cells, by as many processes as are running; None where that is not known."""
+        """Time left at the current pace and number of processes; None if unknown."""
         if not self.running or not self.pace:
             return None
         return (1.0 - self.share) * self.weight(self.cells) / (self.pace * len(self.running))
 
 
 def progress(results: Path, experiment: str | None = None) -> list[Progress]:
-    """Where the experiments stand, by name.
+    """The progress of experiments, sorted by name.
 
     Args:
-        experiment: its name, also without the backbone's at the end; None: all that were begun.
+        experiment: its name, with or without the backbone at the end; None: all that were started.
 
     Raises:
-        ConfigError: nothing of that name was begun here, or an experiment's file cannot be used.
+        ConfigError: no such experiment was started here, or an experiment's file is unusable.
     """
-    store = CellStore(results)
-    present = {signature: store.path(signature).stat().st_mtime for signature in store.signatures()}
-    locked = {
-        signature: Running(info, *answer_log.about(results, signature))
-        for signature, info in lock.all_current(results).items()
-        if signature not in present
-    }
-    failed = {signature: one for signature, one in failures.read(results).items() if signature not in present}
+    store, locks, failed = CellStore(results), lock.all_current(results), failures.read(results)
+    written = {signature: store.path(signature).stat().st_mtime for signature in store.signatures()}
     found = []
     for name, cells in _experiments(results, experiment):
-        own = [locked[signature] for signature in cells if signature in locked]
-        running = [one for one in own if one.lock.alive]
-        busy = {one.lock.signature for one in running}
-        done = sorted((signature for signature in cells if signature in present), key=present.__getitem__, reverse=True)
+        own: dict[State, list[str]] = {state: [] for state in get_args(State)}
+        for signature in cells:
+            own[state_of(signature, written, locks, failed)].append(signature)
+        done = sorted(own["done"], key=written.__getitem__, reverse=True)
+        running, stalled = (
+            tuple(Running(locks[signature], *answer_log.count(results, signature)) for signature in own[state])
+            for state in ("running", "stalled")
+        )
         questions, pace = _measured(store, cells, done, running)
+        failed_cells = tuple(failed[signature] for signature in own["failed"])
         found.append(
-            Progress(
-                name=name,
-                done=tuple(done),
-                running=tuple(running),
-                stalled=tuple(one for one in own if not one.lock.alive and one.lock.signature not in failed),
-                failed=tuple(failed[signature] for signature in cells if signature in failed and signature not in busy),
-                missing=tuple(one for one in cells if one not in present and one not in locked and one not in failed),
-                questions=questions,
-                cells=cells,
-                pace=pace,
-            )
+            Progress(name, tuple(done), running, stalled, failed_cells, tuple(own["missing"]), questions, cells, pace)
         )
     return found
 
 
+def state_of(signature: str, done: Collection[str], locks: Mapping[str, LockInfo], failed: Collection[str]) -> State:
+    """The state of a cell.
+
+    Args:
+        done: signatures of the stored cells.
+        locks: the latest lock by signature.
+        failed: signatures of the recorded failures.
+    """
+    if signature in done:
+        return "done"
+    if signature in locks and locks[signature].alive:
+        return "running"
+    if signature in failed:
+        return "failed"
+    return "stalled" if signature in locks else "missing"
+
+
 def _experiments(results: Path, wanted: str | None) -> list[tuple[str, dict[str, str]]]:
-    """Names of experiments and the benchmark of each of their cells by signature."""
+    """Names of experiments, each with the benchmarks of its cells by signature."""
     paths = sorted((results / "experiments").glob("*.json"))
     found = [p for p in paths if wanted is None or p.stem == wanted or p.stem.startswith(f"{wanted}_")]
     if not found and wanted is not None:
@@ -135,9 +144,9 @@ def _experiments(results: Path, wanted: str | None) -> list[tuple[str, dict[str,
 
 
 def _measured(
-    store: CellStore, cells: Mapping[str, str], done: list[str], running: list[Running]
+    store: CellStore, cells: Mapping[str, str], done: Sequence[str], running: Sequence[Running]
 ) -> tuple[dict[str, int], float | None]:
-    """Questions of a cell by benchmark, and questions a second of one process. ``done``: newest first."""
+    """Questions of a cell by benchmark, and questions per second of one process. ``done``: newest first."""
     newest = {cells[signature]: signature for signature in reversed(done)}
     wanted = {*newest.values(), *(done[:RECENT] if running else ())}
     opened = {s: found for s in wanted if (found := _opened(store.path(s))) is not None}
@@ -150,7 +159,7 @@ def _measured(
 
 
 def _opened(path: Path) -> tuple[int, float | None] | None:
-    """Questions of a stored cell and its seconds; None where it cannot be read: the next run sets such a one aside."""
+    """Questions and seconds of a stored cell; None if it is unreadable: the next run moves it aside."""
     try:
         cell = read(Cell, path)
         return cell["questions"], clock(cell)
@@ -159,7 +168,7 @@ def _opened(path: Path) -> tuple[int, float | None] | None:
 
 
 def status_report(experiments: list[Progress], results: Path) -> str:
-    """The progress of experiments for people; cells that several share are listed once."""
+    """The progress of experiments as text; cells that several experiments share are listed once."""
     lines: list[str] = []
     for one in experiments:
         lines += [_counts(one), f"{bar(one.share)} {int(100 * one.share)} %{_left(one)}", ""]
@@ -172,8 +181,8 @@ def status_report(experiments: list[Progress], results: Path) -> str:
         for f in one.failed
     }
     lines += _section("running", running)
-    lines += _section("stalled, the next run takes them over and goes on where they stopped", stalled)
-    lines += _section("failed, the next run tries them again", failed)
+    lines += _section("stalled, the next run resumes them", stalled)
+    lines += _section("failed, the next run retries them", failed)
     return "\n".join(lines).rstrip() if lines else f"no experiment was begun in {results}"
 
 
@@ -212,5 +221,5 @@ def _running(one: Running) -> str:
 def _ago(since: str) -> str:
     try:
         return f"{duration((datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds())} ago"
-    except (ValueError, TypeError):  # not a time of ours
+    except (ValueError, TypeError):  # not a time that this package wrote
         return "at an unknown time"

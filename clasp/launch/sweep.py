@@ -1,9 +1,8 @@
-"""Sweeps beyond this process: cells are packed, handed to a queue from a snapshot of the code, and waited for.
+"""Runs a sweep in other processes: packs its missing cells, submits jobs and waits for them. Torch-free itself.
 
-Hydra composes the configurations here and they are planned here, so that bad input is reported before the queue is
-entered. What is missing of all of them goes into packs (``packs.py``), each of which ``clasp.launch.worker`` computes
-in a process of its own, in the jobs that ``submit.py`` hands over. Their outcome is read from the cells. Torch-free
-itself.
+Configurations are composed and planned in this process, so that bad input is reported before anything is submitted.
+The missing cells of all of them go into packs (``packs.py``). Jobs (``submit.py``) compute each pack in a process of
+its own (``worker.py``), which runs a snapshot of the code. The outcome is read from the cells' files.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ from clasp.launch import machine, packs, snapshot
 from clasp.launch.estimate import Estimator, estimator_of
 from clasp.launch.packs import PackFile, Wanted
 from clasp.launch.prefetch import check_prefetched, offline_environment
-from clasp.launch.submit import SLURM, Sweep, importing, submitted
-from clasp.launch.wait import wait
+from clasp.launch.submit import SLURM, Sweep, importing, submitted, wait
 from clasp.results import failures
 from clasp.results.provenance import TYPED
 from clasp.results.store import CellSpec, CellStore
@@ -35,12 +33,12 @@ if TYPE_CHECKING:
     from clasp.evaluation.plan import Plan
 
 Report = Callable[["Request", "JobsOutcome"], int]
-"""Prints the outcome of a configuration; returns its exit code."""
+"""Prints the outcome of one configuration and returns its exit code."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One configuration that the user asked for: its plain values, what they mean, and its cells."""
+    """One configuration of the sweep: its plain values, the validated settings, and the plan of its cells."""
 
     values: Mapping[str, Any]
     config: RunConfig
@@ -52,9 +50,9 @@ class JobsOutcome:
     """The outcome of a configuration's cells.
 
     Args:
-        computed: signatures that were missing and are there now.
-        failed: label and reason of cells that failed.
-        absent: labels of cells that no job got to.
+        computed: signatures of the cells that this sweep has computed.
+        failed: reason by label, of cells that failed.
+        absent: labels of cells that no job has computed or failed at.
     """
 
     computed: frozenset[str]
@@ -63,10 +61,10 @@ class JobsOutcome:
 
 
 def launch(requests: Sequence[Request], command: str, report: Report) -> int:
-    """Submits what is missing, waits, and calls ``report`` for each configuration; returns the exit code.
+    """Submits the missing cells, waits, and calls ``report`` for each configuration; returns the exit code.
 
     Raises:
-        ConfigError: see :func:`check`, what jobs need was not fetched, or the queue refused the jobs.
+        ConfigError: see :func:`check`; or a model or data set was not prefetched, or SLURM refused the jobs.
     """
     from clasp.evaluation.runner import record_experiment
 
@@ -111,7 +109,7 @@ def _outcome(one: Request, wanted: set[str]) -> JobsOutcome:
 
 
 def missing(requests: Sequence[Request]) -> dict[str, tuple[int, CellSpec]]:
-    """Cells that are not there, each once, with the number of the first configuration that asks for it."""
+    """Cells without a result, each once, with the index of the first configuration that asks for it."""
     found: dict[str, tuple[int, CellSpec]] = {}
     for number, one in enumerate(requests):
         store = CellStore(one.config.paths.results)
@@ -122,10 +120,10 @@ def missing(requests: Sequence[Request]) -> dict[str, tuple[int, CellSpec]]:
 
 
 def check(requests: Sequence[Request]) -> None:
-    """What must hold before anything is written.
+    """Checks the launcher before anything is written.
 
     Raises:
-        ConfigError: several launchers in one sweep, or no queue or device for it here.
+        ConfigError: the sweep has several launchers, or the launcher does not work on this machine.
     """
     first = requests[0].config
     if any(one.config.launcher != first.launcher for one in requests):
@@ -134,13 +132,13 @@ def check(requests: Sequence[Request]) -> None:
 
 
 def prepare(requests: Sequence[Request], cells: Mapping[str, tuple[int, CellSpec]], command: str) -> Sweep:
-    """Writes the sweep's folder: snapshot, packs, and what it is; nothing is submitted."""
+    """Writes the sweep's folder: snapshot, packs and ``sweep.json``; submits nothing."""
     first = requests[0].config
     folder = _new_folder(first.paths.results.absolute() / "sweeps", first.name)
     code = snapshot.take(folder)
     wanted, questions = _wanted(requests, cells)
     launcher, slots = first.launcher, machine.slots(first.launcher, first.device)
-    made = packs.by_size(wanted, launcher.cells_per_job) if slots is None else packs.by_count(wanted, len(slots))
+    made = packs.for_launcher(wanted, launcher, len(slots or ()))
     jobs_at_once = len(made) if slots is None else min(len(slots), len(made))
     for number, pack in enumerate(made):
         used = sorted({cell.config for cell in pack})
@@ -162,8 +160,8 @@ def prepare(requests: Sequence[Request], cells: Mapping[str, tuple[int, CellSpec
 def _wanted(
     requests: Sequence[Request], cells: Mapping[str, tuple[int, CellSpec]]
 ) -> tuple[list[Wanted], dict[str, int]]:
-    """Cells with what they are packed by, and the questions of each."""
-    estimators: dict[tuple[str, ...], Estimator] = {}  # each reads all that is stored
+    """The cells as :class:`Wanted`, and the number of questions of each by signature."""
+    estimators: dict[tuple[str, ...], Estimator] = {}  # one reads all stored cells, so it is made once
     wanted, questions = [], {}
     for signature, (number, spec) in cells.items():
         config, plan = requests[number].config, requests[number].plan
@@ -178,19 +176,19 @@ def _wanted(
 
 
 def _environment(launcher: LauncherConfig, code: Path, command: str, slot: Mapping[str, str]) -> dict[str, str]:
-    """Variables of a pack's worker."""
+    """Environment variables of a pack's worker."""
     return {
         **importing(code),
         "OMP_NUM_THREADS": str(max(1, launcher.cpus // launcher.processes)),
         TYPED: command,
-        "TQDM_MININTERVAL": "30",  # into a log
-        **(offline_environment() if launcher.kind == SLURM else {}),  # its nodes may have no network
+        "TQDM_MININTERVAL": "30",  # the bar goes into a log file
+        **(offline_environment() if launcher.kind == SLURM else {}),  # nodes may have no network
         **slot,
     }
 
 
 def _new_folder(sweeps: Path, name: str) -> Path:
-    """``<name>-<UTC time>``, numbered where one was made in the same second."""
+    """Makes ``<name>-<UTC time>``, with a number if one was made in the same second."""
     stem = f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     for number in itertools.count(1):
         folder = sweeps / (stem if number == 1 else f"{stem}-{number}")

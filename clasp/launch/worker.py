@@ -1,10 +1,10 @@
-"""What a job of a sweep runs.
+"""The program that jobs of a sweep run.
 
-``python -m clasp.launch.worker SWEEP NUMBER`` runs the packs of a job, one after the other, each in a process with the
-pack's own environment: ``python -m clasp.launch.worker PACK``, which computes its cells.
+``python -m clasp.launch.worker SWEEP NUMBER`` runs the packs of a job one after the other, each in a process with the
+pack's environment: ``python -m clasp.launch.worker PACK`` computes the cells of one pack.
 
-It stops quickly on SIGTERM, and on the signal that announces a time limit: its locks are released, what was answered is
-kept. Exit codes: 0 all cells are there, 1 a cell failed, 2 the pack cannot be run, 128 + n stopped by signal n.
+On SIGTERM, and on the signal before a time limit, it stops quickly, releases its locks and keeps the answers so far.
+Exit codes: 0 all cells are computed, 1 a cell failed, 2 the pack cannot be run, 128 + n stopped by signal n.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 CANNOT_RUN = 2
 """Exit code."""
 GRACE_S = 25.0
-"""Seconds that a worker has to stop; SLURM by default waits 30 before it kills."""
+"""Seconds that a worker has to stop; SLURM kills it after 30 by default."""
 
 
 class Job:
-    """A job as submitit calls it, of a sweep's folder; one that ran into its time limit is queued again as it was."""
+    """A job of a sweep for submitit, which queues it again unchanged if it reaches its time limit."""
 
     def __init__(self, sweep: Path) -> None:
         self._sweep = sweep
 
     def __call__(self, number: int) -> None:
-        """Runs the packs; the exit code reports a failure to SLURM, which lists the job so."""
+        """Runs the packs; exits with an error code on failure, so that SLURM lists the job as failed."""
         if status := run(self._sweep, number):
             sys.exit(status)
 
@@ -59,7 +59,7 @@ class Job:
 
 
 def run(sweep: Path, number: int) -> int:
-    """Runs a pack, and those that the same job runs afterwards; returns the highest exit code."""
+    """Runs a pack and those that follow it in the same job; returns the highest exit code."""
     status = 0
     following: int | None = number
     while following is not None:
@@ -72,10 +72,12 @@ def run(sweep: Path, number: int) -> int:
 
 
 def _read(path: Path) -> PackFile:
-    """A pack that can be run here; ConfigError where it cannot be used, or its working directory has gone."""
+    """Reads a pack; ConfigError if it is unusable, or its working directory does not exist."""
     pack = packs.read(path)
     if not Path(pack.folder).is_dir():
-        raise ConfigError(f"the folder {pack.folder} in which the sweep was typed is not here; submit the sweep again")
+        raise ConfigError(
+            f"the working directory of the sweep, {pack.folder}, does not exist here; submit the sweep again"
+        )
     return pack
 
 
@@ -87,7 +89,7 @@ def _in_process(path: Path, pack: PackFile) -> int:
     try:
         code = process.wait()
         return code if code >= 0 else 128 - code
-    finally:  # also where submitit ends this process because the job is queued again
+    finally:  # also if submitit ends this process to queue the job again
         signal.signal(signal.SIGTERM, earlier)
         if process.poll() is None:
             process.terminate()
@@ -98,7 +100,7 @@ def _in_process(path: Path, pack: PackFile) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs a job, or computes one pack here; what cannot be run is one sentence, as in ``clasp-eval run``."""
+    """Runs a job, or computes one pack in this process; bad input is printed as one sentence."""
     try:
         if len(arguments) == 2:
             return run(Path(arguments[0]), int(arguments[1]))
@@ -118,12 +120,14 @@ def _pack(arguments: Sequence[str]) -> int:
     plan = merged([make_plan(config) for config in configs])
     unknown = set(pack.cells) - {spec.signature for spec in plan.cells}
     if unknown:
-        raise ConfigError(f"{len(unknown)} cells of {arguments[0]} are not those of this code and its packages")
+        raise ConfigError(
+            f"{len(unknown)} cells of {arguments[0]} are of other code or package versions; submit the sweep again"
+        )
     return _computed(plan, configs[0], pack.cells)
 
 
 def _computed(plan: Plan, config: RunConfig, cells: Sequence[str]) -> int:
-    """Computes cells, alone or as one of several processes; returns the exit code."""
+    """Computes cells, in this process alone or together with others; returns the exit code."""
     from clasp.evaluation.runner import follow, run_cells
 
     with ExitStack() as stack:
@@ -141,7 +145,7 @@ def _computed(plan: Plan, config: RunConfig, cells: Sequence[str]) -> int:
 
 
 def merged(plans: Sequence[Plan]) -> Plan:
-    """One plan with the cells of several over the same backbone, each once; its rows are those of none."""
+    """One plan with the cells of several plans for the same backbone, each cell once, and without rows."""
     seen: set[str] = set()
     groups = []
     for group in (group for plan in plans for group in plan.groups):

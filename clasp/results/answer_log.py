@@ -1,8 +1,8 @@
-"""The answers so far of cells that are being computed, so that a stopped cell resumes. Torch-free.
+"""Logs the answers of unfinished cells, so that a stopped cell resumes. Torch-free.
 
-``running/<signature>.<process>.answers.jsonl`` has one line a batch, a batch being what is answered at once: either all
-of it is there or none, and what is left is asked in the same batches as in an unbroken run. Several processes that
-share a cell have a file each.
+``running/<signature>.<process>.answers.jsonl`` has one line per batch of questions. A batch is logged whole or not at
+all, so that a resumed cell asks the remaining questions in the same batches as an uninterrupted one. Of several
+processes that share a cell each writes its own file.
 """
 
 from __future__ import annotations
@@ -19,22 +19,21 @@ from clasp.reading import whole_objects
 from clasp.results.lock import current, folder
 
 SAMPLE = 2**16
-"""Bytes of a file after which answers are no longer counted one by one (:func:`about`)."""
-
+"""Bytes of a log that :func:`count` reads; answers in the rest of it are estimated from the file's size."""
 
 RESUMED = "resumed"
-"""Event in the provenance of a cell that went on from here: its start and finish are its last process's alone."""
+"""Event in the provenance of a cell that was resumed: its start and finish times are those of its last process only."""
 
 
 class AnswerLog:
-    """The answers of one cell so far; ``process`` is this one's number among those that share the cell."""
+    """The answers of one unfinished cell; ``process`` is this process's rank among those that share the cell."""
 
     def __init__(self, results: Path | str, signature: str, process: int = 0) -> None:
         self._results, self._signature = results, signature
         self._path = folder(results) / f"{signature}.{process}.answers.jsonl"
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Answers by :func:`key`, those of all processes; a line that was cut short is left out."""
+        """Answers of all processes by :func:`key`; truncated lines are skipped."""
         return {
             key: answer
             for path in _files(self._results, self._signature)
@@ -43,33 +42,28 @@ class AnswerLog:
         }
 
     def add(self, batch: Mapping[str, Mapping[str, Any]]) -> None:
-        """Appends the answers of one batch by :func:`key`; a killed process loses none, a power cut a second's."""
+        """Appends the answers of one batch by :func:`key`; they are on disk when this returns."""
         append_line(self._path, json.dumps(batch, ensure_ascii=False, allow_nan=False).encode())
 
     def remove(self) -> None:
-        """Once the cell is written."""
+        """Deletes the logs; for when the cell is written."""
         for path in _files(self._results, self._signature):
             path.unlink(missing_ok=True)
 
 
 def key(name: str, parts: Sequence[Any]) -> str:
-    """What an answer is found by: the question's name, and a hash of what is asked, should a data set change."""
+    """Key of an answer: the question's name and a hash of its content, so that a changed question is asked again."""
     return f"{name} {hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
 
 
-def count(results: Path | str, signature: str) -> int:
-    """Questions of a cell that have been answered so far."""
-    return len(AnswerLog(results, signature).read())
-
-
-def about(results: Path | str, signature: str) -> tuple[int, bool]:
-    """As :func:`count`, and whether that is exact: beyond :data:`SAMPLE` it is estimated from the files' sizes."""
+def count(results: Path | str, signature: str) -> tuple[int, bool]:
+    """Number of a cell's questions answered so far, and whether it is exact: of long logs it is an estimate."""
     answered, exact = 0.0, True
     for path in _files(results, signature):
         try:
             with path.open("rb") as file:
                 size, lines = os.fstat(file.fileno()).st_size, file.readlines(SAMPLE)
-        except FileNotFoundError:  # the cell was finished meanwhile
+        except FileNotFoundError:  # the cell was finished in the meantime
             continue
         read = sum(map(len, lines))
         exact &= read == size
@@ -78,7 +72,7 @@ def about(results: Path | str, signature: str) -> tuple[int, bool]:
 
 
 def tidy(results: Path | str, done: Collection[str]) -> None:
-    """Removes what processes that died left behind: answers and locks of cells that are there, drafts of files."""
+    """Removes files of killed processes: logs and locks of the cells in ``done``, and abandoned temporary files."""
     place = folder(results)
     if not place.is_dir():
         return

@@ -1,4 +1,4 @@
-"""Experiments on disk: which rows, benchmarks and cells each is made of, ``experiments/<name>.json``. Torch-free."""
+"""Stores the rows, benchmarks and cells of each experiment: ``experiments/<name>.json``. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SCHEMA = 2
 
 
 def path(results: Path, name: str) -> Path:
-    """Where an experiment is, or would be.
+    """Path of an experiment's file.
 
     Raises:
-        ConfigError: that is no name for a file.
+        ConfigError: ``name`` cannot name a file.
     """
     return results / "experiments" / f"{check_name('experiment', name)}.json"
 
@@ -34,22 +34,22 @@ def write(
     command: str,
     report: Mapping[str, Any],
 ) -> Path:
-    """Records which rows, benchmarks and cells an experiment or run is made of: ``experiments/<name>.json``.
+    """Writes the file of an experiment or run, unless its content is unchanged; returns its path.
 
     Args:
         results: the results root.
         name: of the experiment; names the file.
-        rows: name and cells of each line of its tables, in order.
-        benchmarks: what the columns are: ``name``, ``metric`` and what else is known, also where no cell exists.
+        rows: name and cells of each row of its tables, in order.
+        benchmarks: the tables' columns (:class:`ExperimentColumn`).
         command: the command line.
-        report: what a report makes of it.
+        report: how a report shows it (:class:`ExperimentReport`).
     """
     record = {
         "schema": SCHEMA,
         "name": name,
         "command": redact(command),
         "benchmarks": [dict(benchmark) for benchmark in benchmarks],
-        "cells": [  # as they are signed and named, whatever the environment says
+        "cells": [  # not redacted: they must match the cells whatever the environment
             {
                 "row": row,
                 "method": spec.method["name"],
@@ -70,21 +70,21 @@ def write(
 
 
 def planned(results: Path, name: str) -> list[str]:
-    """Signatures of an experiment's cells, existing or not, each once.
+    """Signatures of an experiment's cells, computed or not, each once.
 
     Raises:
         FileNotFoundError: the experiment has not been run.
-        ConfigError: its file cannot be used, or that is no experiment's name.
+        ConfigError: its file is unusable, or ``name`` cannot name a file.
     """
     return list(dict.fromkeys(cell["signature"] for cell in cells(path(results, name))))
 
 
 def cells(file: Path) -> list[ExperimentCell]:
-    """What the file of an experiment says it is made of.
+    """The cells that an experiment's file lists.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ConfigError: it cannot be used.
+        FileNotFoundError: there is no such file.
+        ConfigError: the file is unusable.
     """
     try:
         return read(ExperimentFile, file, SCHEMA)["cells"]

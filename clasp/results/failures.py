@@ -1,4 +1,4 @@
-"""Cells that failed, each with its traceback: ``failures/<signature>.json``, until the cell is there. Torch-free."""
+"""Records failed cells with tracebacks in ``failures/<signature>.json``, until the cell is computed. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a cell is not there: the error in one line, and as Python prints it, without home folder and secrets."""
+    """Why a cell failed: ``error`` in one line, and the traceback, both redacted."""
 
     signature: str
     label: str
@@ -32,7 +32,7 @@ def folder(results: Path | str) -> Path:
 
 
 def record(results: Path | str, signature: str, label: str, error: BaseException) -> Path:
-    """Writes down why a cell failed; a later failure of the same cell takes its place."""
+    """Records the failure of a cell; replaces an earlier one of the same cell."""
     text = "".join(traceback.format_exception(error))
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     failure = Failure(signature, label, redact(reason), redact(text), now())
@@ -40,12 +40,12 @@ def record(results: Path | str, signature: str, label: str, error: BaseException
 
 
 def forget(results: Path | str, signature: str) -> None:
-    """The cell is there now."""
+    """Deletes the record of a cell, for when the cell is computed."""
     (folder(results) / f"{signature}.json").unlink(missing_ok=True)
 
 
 def read(results: Path | str) -> dict[str, Failure]:
-    """Failures by signature; files that are none of ours are left out."""
+    """Failures by signature; unusable files are skipped."""
     found = {}
     for path in sorted(folder(results).glob("*.json")):
         with contextlib.suppress(OSError, InvalidFile):

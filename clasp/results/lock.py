@@ -1,8 +1,8 @@
-"""Who computes a cell: locks that also hold between the nodes of a cluster on one shared file system. Torch-free.
+"""Locks, so that one process computes a cell; they also work between nodes on a shared file system. Torch-free.
 
-A lock is a file, ``running/<signature>.<generation>.lock``, that only one process can make. Its owner touches it as
-long as it lives. Where an owner has died, the next process makes the next generation, which only one can make either;
-an owner that was merely asleep finds that one when it wakes, and stops.
+A lock is a file, ``running/<signature>.<generation>.lock``, created so that only one process can succeed. Its owner
+touches it regularly. If the owner dies, another process creates the file of the next generation, which again only one
+can do. An owner that was only suspended sees the newer file when it resumes, and stops.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ BEAT_S = 15.0
 """Seconds between two touches of a lock by its owner."""
 
 STALE_S = 180.0
-"""Seconds without a touch after which an owner on another machine counts as dead; here its process is looked up."""
+"""Seconds without a touch after which an owner on another machine counts as dead; on this machine its process id is
+looked up instead."""
 
 _NAME = re.compile(r"([0-9a-f]{24})\.(\d+)\.lock")
 
 
 class LockLost(RuntimeError):
-    """Another process has taken the cell over, for this one has given no sign of life for too long."""
+    """Another process has taken over the cell, because this one has not touched its lock for too long."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process; ``machine`` identifies boot and container, ``started`` one use of a process id from the next."""
+    """A process. ``machine`` identifies boot and container; ``started`` distinguishes reuses of a process id."""
 
     host: str
     machine: str
@@ -48,24 +49,24 @@ class Owner:
 
     @property
     def here(self) -> bool:
-        """Whether its process would be seen from here."""
+        """Whether its process id can be looked up on this machine."""
         return (self.host, self.machine) == _place()
 
     @property
     def runs(self) -> bool:
-        """Whether its process is there; meaningful where it is :attr:`here`."""
+        """Whether its process exists; only meaningful if :attr:`here`."""
         return _started(self.pid) == self.started
 
 
 @dataclass(frozen=True)
 class LockInfo:
-    """A lock as it was read.
+    """The content of a lock file.
 
     Args:
-        owner: None where the file cannot be read.
-        since: UTC, when it was made.
-        label: of the cell, for people.
-        questions: of the cell; None where not known beforehand.
+        owner: None if the file is unreadable.
+        since: when it was created, UTC.
+        label: name of the cell, for display.
+        questions: number of the cell's questions; None if unknown.
         age_s: seconds since its owner last touched it.
     """
 
@@ -79,27 +80,27 @@ class LockInfo:
 
     @property
     def alive(self) -> bool:
-        """Whether its owner is running, as far as is known."""
+        """Whether its owner is running, as far as this process can tell."""
         if self.owner is not None and self.owner.here:
             return self.owner.runs
         return self.age_s < STALE_S
 
 
 def folder(results: Path | str) -> Path:
-    """Where locks and unfinished answers lie."""
+    """The folder of locks and of logs of unfinished cells."""
     return Path(results) / "running"
 
 
 def current(results: Path | str, signature: str, at: float | None = None) -> LockInfo | None:
-    """The latest lock on a cell, None where there is none.
+    """The latest lock on a cell; None if there is none.
 
     Args:
-        at: the time by the file system's clock (:func:`file_time`); None: by this machine's.
+        at: the current time by the file system's clock (:func:`file_time`); None: by this machine's clock.
     """
     while True:
         paths = [path for path in folder(results).glob(f"{signature}.*.lock") if _NAME.fullmatch(path.name)]
         locks = [_read(path, at) for path in paths]
-        if None not in locks:  # else one went meanwhile, and the one that replaced it may not be on the list
+        if None not in locks:  # a listed lock is gone, so its successor may be missing from the list: list again
             return _latest(locks)
 
 
@@ -113,7 +114,7 @@ def all_current(results: Path | str) -> dict[str, LockInfo]:
 
 
 def file_time(place: Path) -> float:
-    """The clock of the file system that ``place`` is on, which stamps locks whatever the nodes' clocks say."""
+    """Current time by the file system of ``place``, which sets the times of locks; the nodes' clocks may differ."""
     probe = place / f".clock-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
     try:
         probe.write_bytes(b"")
@@ -123,7 +124,7 @@ def file_time(place: Path) -> float:
 
 
 class CellLocks:
-    """The locks of this process under a results root; a context manager, which releases all of them at its end."""
+    """The locks that this process holds below a results root; a context manager that releases all of them on exit."""
 
     def __init__(self, results: Path | str) -> None:
         self._results, self._folder = results, folder(results)
@@ -142,7 +143,7 @@ class CellLocks:
             held.release()
 
     def take(self, signature: str, label: str, questions: int | None = None) -> HeldLock | None:
-        """A lock on the cell, or None where a living process has one. Look for the cell again once it is held."""
+        """Locks the cell; None if a running process holds it. Check again afterwards whether the cell exists."""
         info = current(self._results, signature)
         if info is not None and not (info.owner is not None and info.owner.here):
             info = current(self._results, signature, file_time(self._folder))
@@ -152,20 +153,20 @@ class CellLocks:
         path = self._folder / f"{signature}.{generation}.lock"
         held = HeldLock(self, path)
         with self._lock:
-            self._held.add(held)  # before it is made, so that no interrupt leaves a lock that none releases
+            self._held.add(held)  # registered first, so that an interrupt leaves no lock that is never released
         if not self._make(path, {"label": label, "questions": questions, "since": now()}):
             self.forget(held)
             return None
         others = [other for other in self._folder.glob(f"{signature}.*.lock") if other != path]
         if any(info is not None and info.alive for info in map(_read, others)):
-            held.release()  # made between our look and our lock
+            held.release()  # created between our check and our lock
             return None
         for other in others:
             other.unlink(missing_ok=True)
         return held
 
     def _make(self, path: Path, values: dict[str, Any]) -> bool:
-        """Makes a lock with its content, at once and only where there is none; whether it did."""
+        """Creates a lock file with its content atomically, if there is none; returns whether it did."""
         draft = self._folder / f".lock-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
         draft.write_text(json.dumps({**asdict(_this_process()), **values}), encoding="utf-8")
         try:
@@ -184,13 +185,13 @@ class CellLocks:
                 one.beat()
 
     def forget(self, held: HeldLock) -> None:
-        """A lock is no longer held."""
+        """Unregisters a lock."""
         with self._lock:
             self._held.discard(held)
 
 
 class HeldLock:
-    """A lock of this process; a context manager that releases it."""
+    """A lock that this process holds; a context manager that releases it."""
 
     def __init__(self, locks: CellLocks, path: Path) -> None:
         self._locks, self._path = locks, path
@@ -203,19 +204,19 @@ class HeldLock:
 
     def check(self) -> None:
         """Raises:
-        LockLost: the lock is another's now.
+        LockLost: another process has taken it over.
         """
         if not self._path.exists():
             raise LockLost(f"{self._path.name} was taken over by another process")
 
     def beat(self) -> None:
-        """Says that its owner lives."""
-        with contextlib.suppress(FileNotFoundError):  # taken over or released; the owner finds out at its next check
+        """Touches the lock: its owner is alive."""
+        with contextlib.suppress(FileNotFoundError):  # taken over or released; the owner notices at its next check
             os.utime(self._path)
 
     def release(self) -> None:
         info = _read(self._path)
-        if info is not None and info.owner in (None, _this_process()):  # not one that another was first to make
+        if info is not None and info.owner in (None, _this_process()):  # not a lock that another process created first
             self._path.unlink(missing_ok=True)
         self._locks.forget(self)
 
@@ -225,7 +226,7 @@ def _latest(locks: list[LockInfo | None]) -> LockInfo | None:
 
 
 def _read(path: Path, at: float | None = None) -> LockInfo | None:
-    """The lock in a file; None where the file has gone meanwhile."""
+    """The lock in a file; None if the file no longer exists."""
     match = _NAME.fullmatch(path.name)
     if match is None:
         return None
@@ -234,7 +235,7 @@ def _read(path: Path, at: float | None = None) -> LockInfo | None:
     except FileNotFoundError:
         return None
     owner, values = None, dict[str, Any]()
-    with contextlib.suppress(InvalidFile):  # not one of ours; its age alone says whether someone is at work
+    with contextlib.suppress(InvalidFile):  # unreadable: only its age says whether its owner is alive
         values = dict(validate(LockFile, parse_object(text)))
         owner = Owner(**{field.name: values[field.name] for field in fields(Owner)})
     age = (time.time() if at is None else at) - touched
@@ -249,7 +250,7 @@ def _this_process() -> Owner:
 
 @lru_cache(maxsize=1)
 def _place() -> tuple[str, str]:
-    """This host, and its boot and container; where there is no /proc, processes cannot be looked up."""
+    """Host name, and an identifier of boot and container; without /proc, an identifier of this process alone."""
     boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if not boot.exists() or not space.is_symlink():
         return socket.gethostname(), f"unknown-{os.getpid()}"
@@ -257,7 +258,7 @@ def _place() -> tuple[str, str]:
 
 
 def _started(pid: int) -> int | None:
-    """When a process began, in ticks since boot; None where it is gone or dead and not yet collected."""
+    """Start time of a process in ticks since boot; None if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, command, versions, times, assumptions. Torch-free."""
+"""The provenance of a result: commit, command, versions, times, assumptions. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from typing import Any
 from clasp.redact import redact
 
 SNAPSHOT = "snapshot.json"
-"""File at the root of a snapshot of the code (see ``launch/snapshot.py``): its ``commit``, whether it was ``dirty``."""
+"""File at the root of a snapshot of the code (``launch/snapshot.py``): ``commit``, and ``dirty`` if files differed."""
 
 TYPED = "CLASP_COMMAND"
-"""Variable with the user's command line, where a process has another: in the jobs of a sweep."""
+"""Environment variable that tells the jobs of a sweep the command line that the user typed."""
 
 _PACKAGES = ("clasp", "torch", "transformers", "tokenizers", "lmms_eval", "datasets", "sentence-transformers", "pillow")
 
 
 def now() -> str:
-    """UTC, to the second, ISO 8601."""
+    """The current time: UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def command() -> str:
-    """The command line, its program as a name without folders, without the home folder and secrets.
+    """The command line that the user typed, redacted, with the program's name instead of its path.
 
-    In the job of a sweep it is the one that submitted the sweep, which :data:`TYPED` holds.
+    In a job of a sweep this is the command that submitted the sweep, which :data:`TYPED` holds.
     """
     return redact(os.environ.get(TYPED) or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
@@ -45,15 +45,15 @@ def provenance(
     events: Sequence[Mapping[str, Any]] = (),
     allowed: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Provenance of a cell that finishes now.
+    """The provenance of a cell that finishes now.
 
     Args:
         started: UTC.
-        assumptions: what the method rests on, in words.
-        events: what a reader should know of its run, such as a batch that did not fit into memory.
+        assumptions: the method's assumptions, in words.
+        events: notable events of the run, such as a batch that did not fit into memory.
         allowed: what the backbone's files were allowed to do (:attr:`clasp.backbones.Trust.allowed`).
     """
-    commit, dirty = _git()
+    commit, dirty = _own_version()
     return {
         "commit": commit,
         "dirty": dirty,
@@ -67,30 +67,38 @@ def provenance(
     }
 
 
-@lru_cache(maxsize=1)
-def _git() -> tuple[str | None, bool | None]:
-    """Commit of the project and whether tracked files differ from it; None outside a git checkout.
+def code_version(root: Path, untracked: bool = False) -> tuple[str | None, bool | None]:
+    """Commit of the code below ``root``, and whether its files differ from that commit; None outside a git checkout.
 
-    In the snapshot of a sweep they are those of the checkout that was submitted.
+    Of the snapshot of a sweep they are those of the checkout that was submitted.
+
+    Args:
+        untracked: whether untracked files count as a difference.
     """
-    root = Path(__file__).resolve().parents[2]
     if (record := root / SNAPSHOT).is_file():
         known = json.loads(record.read_text(encoding="utf-8"))
         return known["commit"], known["dirty"]
     if (head := git(root, "rev-parse", "HEAD")) is None:
         return None, None
-    return head.strip(), bool(git(root, "status", "--porcelain", "--untracked-files=no"))
+    counted = "--untracked-files=normal" if untracked else "--untracked-files=no"
+    return head.strip(), bool(git(root, "status", "--porcelain", counted))
+
+
+@lru_cache(maxsize=1)
+def _own_version() -> tuple[str | None, bool | None]:
+    """:func:`code_version` of the code that this process runs, as it was at the first call."""
+    return code_version(Path(__file__).resolve().parents[2])
 
 
 _GIT = ("git", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", "--no-optional-locks")
-"""Git that only reads: two settings of a repository would let it start programs."""
+"""A git that only reads: two settings of a repository could otherwise make it start programs."""
 
 
 def git(root: Path, *arguments: str) -> str | None:
-    """What git says of the checkout ``root``; None where it is none, or there is no git.
+    """The output of a git command in the checkout ``root``; None if it fails, or ``root`` is no checkout.
 
-    Nothing of the environment that is meant for git (``GIT_DIR``, ``GIT_CONFIG_COUNT``, ``GIT_EXTERNAL_DIFF``, ...)
-    reaches it: such variables name other repositories, and programs to start.
+    Environment variables for git (``GIT_DIR``, ``GIT_CONFIG_COUNT``, ``GIT_EXTERNAL_DIFF``, ...) are removed, as they
+    can name other repositories and programs to start.
     """
     if not (root / ".git").exists():
         return None

@@ -1,8 +1,7 @@
-"""What the files below a results root hold, for those who write them and all who read them. Torch-free.
+"""Schemas of the files below a results root, for writers and readers. Torch-free.
 
-Each file is a typed dictionary: :func:`read` checks a file against one, :func:`validate` a value, :func:`load` makes a
-dataclass of one. Keys that a schema does
-not name are left alone, so that a reader takes what a later version adds.
+Each schema is a typed dictionary or a dataclass. :func:`validate` checks a value, :func:`read` a file, and :func:`load`
+makes a dataclass from a file. Unknown keys are allowed, so that files of later versions stay readable.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing_extensions import TypedDict
 from clasp.reading import LARGEST_NUMBER, LONGEST_LABEL, InvalidFile, read_object, writable
 
 LONGEST_REASON = 300
-"""Characters of a reason in a message."""
+"""Longest reason in a message, in characters."""
 
 
 def _writable(value: str) -> str:
@@ -45,7 +44,7 @@ Signature = Annotated[str, AfterValidator(_signature)]
 
 
 class CellBudget(TypedDict, total=False):
-    """What was asked for: a count of visual tokens or the share removed, of how many."""
+    """The requested budget: visual tokens kept or share removed, and the visual tokens of an image."""
 
     tokens: Count | None
     ratio: Amount | None
@@ -66,13 +65,13 @@ class Costs(TypedDict):
 
 
 class Event(TypedDict):
-    """Something that a reader of a result should know of its run; ``event`` says what kind."""
+    """A notable event of a run, such as a batch that did not fit into memory; ``event`` is its kind."""
 
     event: Label
 
 
 class CellProvenance(TypedDict):
-    """Where a result comes from, see :func:`clasp.results.provenance.provenance`."""
+    """See :func:`clasp.results.provenance.provenance`."""
 
     started: NotRequired[Label]
     finished: NotRequired[Label]
@@ -86,7 +85,7 @@ class CellProvenance(TypedDict):
 
 
 class AnswersFile(TypedDict):
-    """The answers that were written with a cell."""
+    """The file of a cell's answers."""
 
     file: Label
     sha256: Label
@@ -128,7 +127,7 @@ class AnswerLine(TypedDict, total=False):
 
 
 class Judge(TypedDict):
-    """Who judged: the kind of judge, the model, and the fingerprint of its prompt."""
+    """A judge: its kind, its model, and the fingerprint of its prompt."""
 
     kind: Label
     model: Label
@@ -136,7 +135,7 @@ class Judge(TypedDict):
 
 
 class Verdict(TypedDict):
-    """A judge's scores of one question, and its reply as it came."""
+    """A judge's scores of one question, and its unparsed reply."""
 
     score: Number
     scores: dict[str, Number]
@@ -173,7 +172,7 @@ class ExperimentColumn(TypedDict):
 
 
 class ExperimentCell(TypedDict):
-    """A cell that an experiment is made of, existing or not, and the row of the tables that it belongs to."""
+    """A cell of an experiment, computed or not, and its row in the tables."""
 
     row: Label
     method: Label
@@ -183,7 +182,7 @@ class ExperimentCell(TypedDict):
 
 
 class ExperimentReport(TypedDict, total=False):
-    """What a report makes of an experiment."""
+    """How a report shows an experiment."""
 
     title: Label
     table: Literal["accuracy", "efficiency", "categories"]
@@ -221,11 +220,11 @@ Kind = TypeVar("Kind")
 
 
 def validate(kind: type[Kind], value: object, schema: int | None = None) -> Kind:
-    """The value itself, which is of the kind: no conversion between types.
+    """Returns the value unchanged if it conforms to a schema; types are not converted.
 
     Args:
-        kind: a typed dictionary or anything else that pydantic takes.
-        schema: what its key ``schema`` must have.
+        kind: a typed dictionary or any other type that pydantic accepts.
+        schema: the version that its key ``schema`` must state.
 
     Raises:
         InvalidFile: names the place, the value and what is allowed there.
@@ -239,17 +238,17 @@ def validate(kind: type[Kind], value: object, schema: int | None = None) -> Kind
 
 
 def read(kind: type[Kind], path: Path, schema: int | None = None) -> Kind:
-    """What a JSON file holds, as plain values.
+    """The content of a JSON file, validated.
 
     Raises:
-        InvalidFile: it is no JSON object, of another schema, or has a value of another kind.
+        InvalidFile: it is no JSON object, has another schema version, or does not conform to the schema.
         OSError: it is not there or cannot be opened.
     """
     return validate(kind, read_object(path), schema)
 
 
 def load(kind: type[Kind], path: Path, schema: int) -> Kind:
-    """As :func:`read`, of a file that holds the fields of the dataclass ``kind``, as an instance of it."""
+    """As :func:`read`, but returns an instance of the dataclass ``kind``."""
     value = read_object(path)
     _check_schema(value, schema)
     try:
@@ -264,10 +263,10 @@ def _check_schema(value: object, schema: int | None) -> None:
 
 
 def reason(error: ValidationError, value: object) -> str:
-    """The first error as a clause."""
+    """The first error, as a clause for a message."""
     first = error.errors(include_url=False, include_context=False)[0]
     place, here = "", value
-    for part in first["loc"]:  # pydantic names the branches of a union too, which are no places of the value
+    for part in first["loc"]:  # pydantic also names branches of unions, which are no keys of the value
         if isinstance(part, int):
             place, here = f"{place}[{part}]", here[part] if isinstance(here, list) and part < len(here) else None
         elif first["type"] == "missing" or (isinstance(here, dict) and part in here):
@@ -284,7 +283,7 @@ def is_signature(value: object) -> bool:
 
 
 def waiting(judged: bool, server: bool) -> str | None:
-    """What a cell with answers and no score yet reads, by who scores it; None where a run scores at once."""
+    """Label of an answered cell without a score, by who scores it; None if the run itself scores it."""
     return "unjudged" if judged else "not submitted" if server else None
 
 

@@ -1,12 +1,12 @@
-"""Cells on disk: one results file per (backbone, method, budget, benchmark), its answers beside it. Torch-free.
+"""Stores cells: one results file per (backbone, method, budget, benchmark), and one of its answers. Torch-free.
 
-``cells/<signature>.json`` and ``cells/<signature>.jsonl`` are written once, atomically, answers first, so that a cell
-that can be read is complete. A file that was cut short or altered is moved to ``cells/set_aside/`` with a warning and
-counts as absent; nothing else is touched.
+``cells/<signature>.json`` and ``cells/<signature>.jsonl`` are written once, atomically, answers first, so that a
+readable cell is complete. A truncated or altered file is moved to ``cells/set_aside/`` with a warning and counts as
+absent.
 
-Where a judge scores a benchmark, its cell says ``"score": null`` for good and ``cells/<signature>.judge.json``
-completes it (:class:`clasp.results.schema.Judgement`); until then ``cells/<signature>.verdicts.jsonl`` collects what
-the judge has said.
+The cell of a benchmark that a judge scores always has ``"score": null``; ``cells/<signature>.judge.json`` holds its
+scores (:class:`clasp.results.schema.Judgement`). Until that file exists, ``cells/<signature>.verdicts.jsonl`` collects
+the judge's replies.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ JUDGEMENT_SCHEMA = 1
 
 
 class BadCellWarning(UserWarning):
-    """A results file could not be used and was set aside."""
+    """A results file was unusable and has been moved aside."""
 
 
 @dataclass(frozen=True)
 class CellSpec:
-    """One cell to be: everything that can change its score, and names for people.
+    """A cell to compute: everything that can change its score, and names for display.
 
-    Only :meth:`identity` goes into the signature. Batch size, device, paths and host do not: they may change how long a
-    cell takes, not what it says.
+    Only :meth:`identity` goes into the signature. Batch size, device, paths and host do not: they may change a cell's
+    duration, but not its score.
 
     Args:
         backbone: name of the backbone, for tables.
         weights: fingerprint of the model's weights, tokenizer, processor and prompt template.
         dtype: floating-point type of the run.
         method: ``Method.identity()``: name, parameters (the budget as a count), code fingerprint.
-        budget: what was asked for: ``tokens`` (the count), ``ratio`` (None unless asked so), ``visual_tokens``.
+        budget: as requested: ``tokens``, ``ratio`` (None if requested as a count), and the image's ``visual_tokens``.
         benchmark: name of the benchmark.
         task: identity of its task: questions' content, prompt and scoring protocol.
         limit: number of questions, or ``all``.
         protocol: fingerprint of the code that builds prompts and decodes answers.
         versions: package versions that can change an answer.
-        presentation: what departs from the backbone's processor (``Presentation.identity()``), and its code.
+        presentation: differences from the backbone's processor (``Presentation.identity()``), and their code.
     """
 
     backbone: str
@@ -67,7 +67,7 @@ class CellSpec:
     presentation: Mapping[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
-        """What is hashed, as JSON values."""
+        """The JSON values that are hashed."""
         return {
             "weights": self.weights,
             "dtype": self.dtype,
@@ -77,7 +77,7 @@ class CellSpec:
             "limit": self.limit,
             "protocol": self.protocol,
             "versions": dict(self.versions),
-            # only where there is any, so that a cell without keeps the signature that it has had
+            # left out if empty, so that signatures of cells from before this key stay valid
             **({"presentation": dict(self.presentation)} if self.presentation else {}),
         }
 
@@ -100,17 +100,17 @@ class CellStore:
         self.cells = self.root / "cells"
 
     def path(self, signature: str, ending: str = "json") -> Path:
-        """Where a cell is, or would be; its answers (``jsonl``), judgement (``judge.json``), ``verdicts.jsonl``.
+        """Path of a cell's file by ending: ``json``, ``jsonl`` (answers), ``judge.json`` or ``verdicts.jsonl``.
 
         Raises:
-            ValueError: that is no signature.
+            ValueError: ``signature`` is none.
         """
-        if not is_signature(signature):  # which could lead out of the folder
+        if not is_signature(signature):  # a path could leave the folder
             raise ValueError(f"{shown(signature)} is no signature; it has 24 hex digits")
         return self.cells / f"{signature}.{ending}"
 
     def get(self, signature: str) -> Cell | None:
-        """The cell, or None where there is none; a file that cannot be used is set aside first."""
+        """The cell; None if there is none. An unusable file is moved aside."""
         path = self.path(signature)
         if not path.exists():
             return None
@@ -121,7 +121,7 @@ class CellStore:
             return None
 
     def signatures(self) -> list[str]:
-        """Of every cell that has a results file, sorted."""
+        """Signatures of all stored cells, sorted."""
         names = (path.stem for path in self.cells.glob("*.json"))
         return sorted(filter(is_signature, names))
 
@@ -136,10 +136,10 @@ class CellStore:
         return [reading.parse_object(line) for line in lines if line]
 
     def put(self, cell: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> Cell:
-        """Writes a cell and its answers; returns the cell as it will be read back.
+        """Writes a cell and its answers; returns the cell as :meth:`get` reads it.
 
         Raises:
-            ValueError: keys are missing, or the signature is not that of the identity.
+            ValueError: a key is missing, or the signature is not the identity's.
         """
         payload = "".join(json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers).encode()
         name = f"{cell['signature']}.jsonl"
@@ -150,7 +150,7 @@ class CellStore:
         return complete
 
     def judgement(self, cell: Cell) -> Judgement | None:
-        """What a judge made of the cell's answers, None where none has; a file that cannot be used is set aside."""
+        """A judge's scores of the cell's answers; None if there are none. An unusable file is moved aside."""
         path = self.path(cell["signature"], "judge.json")
         if not path.exists():
             return None
@@ -161,10 +161,10 @@ class CellStore:
             return None
 
     def put_judgement(self, judgement: Mapping[str, Any]) -> Judgement:
-        """Writes the judgement of a cell that is there, and drops the verdicts that it was collected from.
+        """Writes the judgement of a stored cell, and deletes the verdicts that it was made from.
 
         Raises:
-            ValueError: there is no such cell, keys are missing, or it is about other answers.
+            ValueError: the cell does not exist, a key is missing, or other answers were judged.
         """
         cell = self.get(judgement["signature"])
         if cell is None:
@@ -175,17 +175,17 @@ class CellStore:
         return complete
 
     def completed(self, cell: Cell) -> Cell:
-        """The cell with its judge's ``score`` and ``scores`` in place of its own, where a judge has scored it."""
+        """The cell, with the judge's ``score`` and ``scores`` if a judge has scored it."""
         judgement = self.judgement(cell) if cell["score"] is None else None
         return cell if judgement is None else {**cell, "score": judgement["score"], "scores": judgement["scores"]}
 
     def verdicts(self, signature: str) -> list[dict[str, Any]]:
-        """What a judge has said so far, in the order in which it came; a line that was cut short is left out."""
+        """A judge's replies so far, in order of arrival; truncated lines are skipped."""
         path = self.path(signature, "verdicts.jsonl")
         return list(reading.whole_objects(path.read_bytes().splitlines())) if path.exists() else []
 
     def add_verdict(self, signature: str, verdict: Mapping[str, Any]) -> None:
-        """Appends one verdict, on disk before this returns."""
+        """Appends one verdict; it is on disk when this returns."""
         append_line(
             self.path(signature, "verdicts.jsonl"), json.dumps(verdict, ensure_ascii=False, allow_nan=False).encode()
         )
@@ -198,7 +198,7 @@ class CellStore:
         return cell
 
     def _set_aside(self, paths: Sequence[Path], reason: str, consequence: str) -> None:
-        """Moves files of one signature, the first of which is the one that cannot be used."""
+        """Moves the files of one signature aside; the first path is the unusable one."""
         aside = self.cells / "set_aside"
         aside.mkdir(parents=True, exist_ok=True)
         targets = [path.name.partition(".")[::2] for path in paths]

@@ -20,7 +20,7 @@ def shown() -> list[Example]:
 
 @pytest.fixture(scope="session")
 def models(shown: list[Example]) -> Models:
-    """They have answered once, as before a page is served: loading the router can take longer than a browser waits."""
+    """Has answered once, as before a page is served, because loading the router can exceed a browser's timeout."""
     models = Models()
     models.answer(DemoRequest(shown[0].image, shown[0].question, CHOSEN, 64))
     return models
@@ -28,7 +28,7 @@ def models(shown: list[Example]) -> Models:
 
 @pytest.fixture(scope="session")
 def address(models: Models, shown: list[Example]) -> Iterator[str]:
-    """Of a server on a port of its own."""
+    """The address of a running server."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(Page(models, shown).app(), access_log=False, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

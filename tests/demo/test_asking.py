@@ -1,4 +1,4 @@
-"""What a visitor asks, apart from the page: images opened with care, maps, answers, and what is refused."""
+"""The demo without its page: opening images safely, maps, answers, and refused requests."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_damaged_files_of_every_format_are_refused_or_read(kind: str) -> None:
     with pytest.raises(DemoError, match=r"damaged|no image"):
         opened(whole[: len(whole) // 2])
     rng = random.Random(kind)
-    for _ in range(60):  # whatever a decoder makes of them, nothing but a sentence comes out
+    for _ in range(60):  # decoders may fail in any way, but only a DemoError may be raised
         data = bytearray(whole[: rng.randrange(1, len(whole))] if rng.random() < 0.5 else whole)
         for _ in range(rng.randrange(1, 8)):
             data[rng.randrange(len(data))] = rng.randrange(256)
@@ -78,7 +78,7 @@ def test_damaged_files_of_every_format_are_refused_or_read(kind: str) -> None:
 
 
 def test_large_images_are_refused_by_their_head() -> None:
-    """The file has no pixels at all: that it is damaged would come out only when they are read."""
+    """The file has a header but no pixels, so reading further would report it as damaged."""
     for width, height, said in (
         (MAX_PIXELS // 1000 + 1, 1000, "million"),
         (2100, 100, "strip"),
@@ -98,19 +98,19 @@ def test_large_images_are_refused_by_their_head() -> None:
         opened(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_maps_show_kept_tokens_as_they_are_in_their_colour(told: bool) -> None:
+@pytest.mark.parametrize("kinds", [True, False])
+def test_maps_show_kept_tokens_unchanged_and_framed(kinds: bool) -> None:
     rows, columns = 3, 5
     shown = noise(columns * 16, rows * 16)
     kept = {0, 4, 7, 14}
     grid = torch.arange(rows * columns).view(rows, columns)
-    drawn = kept_map([(shown, grid)], kept, {4, 14} if told else None)
+    drawn = kept_map([(shown, grid)], kept, {4, 14} if kinds else None)
     assert drawn.size == shown.size
     for index in range(rows * columns):
         left, top = index % columns * 16, index // columns * 16
         inside = (left + 4, top + 4, left + 12, top + 12)
         assert (drawn.crop(inside).tobytes() == shown.crop(inside).tobytes()) == (index in kept)
-        colour = (KEPT if not told else PIVOT if index in (4, 14) else COMPLETION) if index in kept else None
+        colour = (KEPT if not kinds else PIVOT if index in (4, 14) else COMPLETION) if index in kept else None
         corners = [drawn.getpixel((left + x, top + y)) for x in (0, 15) for y in (0, 15)]
         assert (corners == [colour] * 4) == (index in kept)
     assert kept_map([(shown, grid)], {rows * columns}, None).tobytes() == kept_map([(shown, grid)], (), None).tobytes()
@@ -136,14 +136,14 @@ def test_the_style_sheet_has_the_colours_of_the_maps() -> None:
 
 
 NEWLINES = ("llava_next", "llava_onevision")
-"""Families whose tokens are the whole image's, then the tiles' beside each other, a newline behind each row."""
+"""Families with tokens of the whole image, then of the tiles row by row, with a newline token after each row."""
 WHOLE = {"internvl": -1, "smolvlm": -1}
-"""Which frame shows all of the image, where that is not the first."""
+"""Index of the frame that shows the whole image, if not the first."""
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_frames_have_every_visual_token_where_its_pixels_are(name: str) -> None:
-    """An image that is white at its top right alone: so is each frame that shows all of it, and tiles beside it."""
+    """The image is white only at its top right, and so must be each frame that shows the whole image."""
     family = FAMILIES[name]
     picture = Image.new("RGB", (112, 56))
     picture.paste("white", (56, 0, 112, 28))
@@ -215,7 +215,7 @@ def test_answers_and_costs_are_those_of_the_methods_alone(models: Models, shown:
         assert (spent["Selection, within these two"] > 0.0) == (one is not plain)
 
 
-def test_what_a_method_refuses_leaves_the_others(models: Models, shown: list[Example]) -> None:
+def test_a_refusing_method_does_not_affect_the_others(models: Models, shown: list[Example]) -> None:
     plain, fastv, divprune = models.answer(DemoRequest(shown[0].image, shown[0].question, ("fastv", "divprune"), 5))
     assert plain["answer"]
     assert divprune["answer"]
@@ -234,7 +234,7 @@ def test_what_a_method_refuses_leaves_the_others(models: Models, shown: list[Exa
         ({"tokens": 0}, "budget is 0"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_before_a_model_loads(changed: dict[str, Any], said: str) -> None:
+def test_invalid_requests_are_refused_before_a_model_loads(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(DemoError, match=re.escape(said)):
         DemoRequest(**{"image": b"", "question": "What?", "methods": ("fastv",), "tokens": 64, **changed})
 
@@ -256,7 +256,7 @@ def test_one_model_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str) -> tuple[nn.Module, str]:
         assert [one() for one in alive] == [None] * len(alive)
         model = nn.Linear(1, 1)
-        model.itself = [model]  # as real ones are held in circles
+        model.itself = [model]  # a reference cycle, as in real models
         alive.append(weakref.ref(model))
         return model, name
 

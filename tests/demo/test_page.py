@@ -1,4 +1,4 @@
-"""The page: in a real browser, and its server's limits."""
+"""The page in a real browser, and the limits of its server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def opened(browser: Browser, address: str) -> Browser:
 
 
 def drop(browser: Browser, data: bytes, name: str) -> None:
-    """Drops a file onto the page's area for it."""
+    """Drops a file onto the page's drop area."""
     browser.evaluate(
         f"""(() => {{
         const bytes = Uint8Array.from(atob({json.dumps(base64.b64encode(data).decode())}), (c) => c.charCodeAt(0));
@@ -52,7 +52,7 @@ def drop(browser: Browser, data: bytes, name: str) -> None:
 
 
 def answered(browser: Browser) -> list[dict[str, Any]]:
-    """Waits for the answers; what each column shows, and whether its maps were drawn."""
+    """Waits for the answers; returns each column's content, and whether its maps were drawn."""
     browser.wait("document.getElementById('status').textContent !== '' && !document.getElementById('ask').disabled")
     assert browser.evaluate("document.getElementById('status').textContent") == "Answered; see below."
     browser.wait("[...document.querySelectorAll('#columns img')].every((one) => one.complete)")
@@ -169,7 +169,7 @@ def test_narrow_screens_scroll_in_one_direction_in_both_schemes(opened: Browser,
 
 
 class Slow(Models):
-    """Takes its time, and notes who was answered while another one was."""
+    """Answers slowly, and records overlapping answers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class Slow(Models):
 
 
 def requests(page: Page, *queries: dict[str, Any], body: Any = b"x", host: str = "localhost") -> list[httpx.Response]:
-    """The answers to visitors who come at once."""
+    """The answers to visitors who ask at the same time."""
 
     async def ask() -> list[httpx.Response]:
         transport = httpx.ASGITransport(page.app())

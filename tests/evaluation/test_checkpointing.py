@@ -73,7 +73,7 @@ def test_stored_answers_are_not_asked_for_again(
 ) -> None:
     first = answerer()
     answers = first.answer(questions)
-    assert sum(map(len, first.asked)) == len(questions) == count(tmp_path, CELL)
+    assert sum(map(len, first.asked)) == len(questions) == count(tmp_path, CELL)[0]
     second = answerer()
     again = second.answer(questions)
     assert second.asked == []
@@ -94,7 +94,7 @@ def test_a_resumed_cell_has_the_batches_of_an_uninterrupted_one(
     assert resumed.asked == unbroken.asked[kept:]
     done = sum(map(len, unbroken.asked[:kept]))
     assert resumed.checkpoint.events == ([{"event": "resumed", "questions": done}] if done else [])
-    assert count(tmp_path, CELL) == len(questions), "the line that was cut short spoils no later one"
+    assert count(tmp_path, CELL)[0] == len(questions), "the line that was cut short spoils no later one"
 
 
 def test_a_changed_question_is_asked_again(answerer: Callable[..., Counting], questions: list[Question]) -> None:
@@ -287,7 +287,7 @@ def test_a_lost_lock_ends_a_cell_between_batches(
     one.checkpoint = LoggedAnswers(AnswerLog(tmp_path, CELL), between)
     with pytest.raises(LockLost):
         one.answer(questions)
-    assert count(tmp_path, CELL) == 4, "two batches of two; the third was prepared, and is not answered"
+    assert count(tmp_path, CELL)[0] == 4, "two batches of two; the third was prepared, and is not answered"
 
 
 def test_an_image_that_breaks_while_preparing_costs_no_answer_before_it(
@@ -303,7 +303,7 @@ def test_an_image_that_breaks_while_preparing_costs_no_answer_before_it(
     asked = [Question(q.name, q.text, [Broken()], q.generation) if q is last else q for q in questions]
     with pytest.raises(EvaluationError, match="truncated"):
         answerer(2).answer(asked)
-    assert count(tmp_path, CELL) == len(questions) - 2
+    assert count(tmp_path, CELL)[0] == len(questions) - 2
 
 
 def test_memory_that_ends_while_preparing_halves_the_batch(

@@ -82,6 +82,5 @@ def test_a_run_ends_with_one_sentence_and_imports_nothing(
     monkeypatch.setattr(jobs, "_values", lambda composed: composed)
     monkeypatch.setitem(sys.modules, "clasp.evaluation.plan", None)  # whose import would raise
     values = composed_run("method=random", "tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=2")
-    jobs._statuses.clear()
-    assert jobs.main(lambda: jobs.job(values)) == jobs.BAD_INPUT
+    assert jobs.main(jobs.run_job, lambda each: each(values)) == jobs.BAD_INPUT
     assert "error: the environment variable LOCAL_RANK='first' is to be a whole number" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A process with the model loaded that forks children which run cells, and kills them: fast enough for many deaths.
+"""Loads the model once, then forks children that run cells and kills them; forking makes many runs fast.
 
 Reads one JSON object a line, ``{"do": name, ...}``, and answers with one line. Started by ``test_survival.py``.
 """
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 STEPS = ("link", "replace", "fsync", "unlink", "utime")
-"""File operations before each of which a process can be made to die."""
+"""File operations before which a process can be killed."""
 
 
 def child(work: Callable[[], object]) -> int:
@@ -64,7 +64,7 @@ def configured(overrides: tuple[str, ...]) -> tuple[Any, Any]:
 
 
 def run(overrides: list[str], results: str) -> Any:
-    """The cells of a configuration, in this process, as the command line would."""
+    """Computes the cells of a configuration in this process, as the command line does."""
     from clasp.evaluation.runner import run_cells
 
     plan, config = configured(tuple(overrides))
@@ -72,7 +72,7 @@ def run(overrides: list[str], results: str) -> Any:
 
 
 def finish(overrides: list[str], results: str) -> dict[str, Any]:
-    """Runs to the end in a child, undisturbed."""
+    """Runs to the end in a child process."""
     _, status = os.waitpid(child(lambda: run(overrides, results)), 0)
     return {"status": os.waitstatus_to_exitcode(status)}
 
@@ -103,7 +103,7 @@ def _seconds(overrides: list[str], results: str) -> float:
 
 
 def _until_answers(results: str) -> None:
-    """Waits until the first answers of a run are written down."""
+    """Waits until a run has logged its first answers."""
     until = time.monotonic() + 120
     while not list((Path(results) / "running").glob("*.answers.jsonl")):
         if time.monotonic() > until:
@@ -112,7 +112,7 @@ def _until_answers(results: str) -> None:
 
 
 def die_before(step: int) -> None:
-    """From now on this process dies before its ``step``-th file operation."""
+    """Makes this process kill itself before its ``step``-th file operation."""
     count = 0
 
     def dying(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,7 +182,7 @@ def asleep(overrides: list[str], results: str) -> dict[str, Any]:
 
 
 def stopped(overrides: list[str], results: str, job: bool) -> dict[str, Any]:
-    """A run that is asked to stop in mid-cell, or a job's worker that the queue tells of its time limit; and again."""
+    """Stops a run with SIGTERM, or a job's worker with SLURM's signal, in the middle of a cell; then repeats it."""
     from clasp.cli import jobs
     from clasp.launch import packs
     from clasp.launch import worker as work
@@ -192,7 +192,7 @@ def stopped(overrides: list[str], results: str, job: bool) -> dict[str, Any]:
     pack = packs.write(Path(results) / "sweep", 0, packs.PackFile(str(Path.cwd()), [values], cells))
 
     def once() -> None:
-        sys.exit(work.main([str(pack)]) if job else jobs.main(lambda: run(overrides, results)))
+        sys.exit(work.main([str(pack)]) if job else jobs.main(jobs.run_job, lambda _: run(overrides, results)))
 
     pid = child(once)
     _until_answers(results)
@@ -204,7 +204,7 @@ def stopped(overrides: list[str], results: str, job: bool) -> dict[str, Any]:
 
 
 def prepare() -> None:
-    """What every run needs and none changes, so that children begin with it."""
+    """Loads what every run needs and none changes, so that forks need not."""
     import lmms_eval.evaluator  # noqa: F401
 
     from clasp.backbones import Trust
@@ -214,13 +214,13 @@ def prepare() -> None:
     tqdm.monitor_interval = 0
     session.load_model("tiny", "float32", "cpu", None, Trust())
     lmms._task_manager(False)
-    provenance._git()
+    provenance._own_version()
 
 
 def main() -> None:
     prepare()
     answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is not an answer
+    os.dup2(2, 1)  # keeps the output of libraries out of the answers
     for line in sys.stdin:
         order = json.loads(line)
         name = order.pop("do")

@@ -1,4 +1,4 @@
-"""A model hub on this machine that speaks as much of the hub's protocol as fetching takes."""
+"""A local server with the parts of the Hugging Face hub's protocol that prefetching uses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Repositories = dict[str, dict[str, bytes]]
 
 @contextmanager
 def serving(repositories: Repositories) -> Iterator[str]:
-    """The address of a hub that has these repositories."""
+    """Starts a hub with these repositories; yields its address."""
 
     class Handler(_Handler):
         held = repositories
@@ -34,7 +34,7 @@ def serving(repositories: Repositories) -> Iterator[str]:
 
 
 def commit(files: Mapping[str, bytes]) -> str:
-    """40 hex digits that name this content."""
+    """A commit hash (40 hex digits) of this content."""
     digest = hashlib.sha1(usedforsecurity=False)
     for name, content in sorted(files.items()):
         digest.update(name.encode() + content)

@@ -1,4 +1,4 @@
-"""Estimates rest on what was measured, scale as the cost model does, and say where they assume."""
+"""Estimates use measured cells, scale by the cost model, and say when they are assumptions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def spec(method: str = "fastv", tokens: int = 64, benchmark: str = "tiny_textvqa
 
 
 def store(root: Path, method: str, tokens: int, clock: int, benchmark: str = "tiny_textvqa", **other: Any) -> None:
-    """A cell of 100 questions, as far as an estimate reads it, with an answers file of 20,000 bytes."""
+    """Stores a cell of 100 questions with the keys that estimates read, and 20,000 bytes of answers."""
     tmacs = prefill_flops(TINY, [tokens] * TINY.layers, 10.0) / 1e12
     seconds = {"vision": 0.05, "prefill": 100 * tmacs, "decode": 0.01, "total": 0.06 + 100 * tmacs}
     made = {"started": "2026-01-01T00:00:00+00:00", "finished": f"2026-01-01T00:00:{clock:02}+00:00"}
@@ -48,7 +48,7 @@ def over(root: Path, device: str = "auto", geometry: Geometry = TINY, **known: i
     return Estimator(root, "tiny", geometry, device, known)
 
 
-def test_a_measured_cell_takes_what_it_took(tmp_path: Path) -> None:
+def test_a_measured_cell_is_estimated_by_its_measured_time(tmp_path: Path) -> None:
     store(tmp_path, "fastv", 64, clock=20)
     store(tmp_path, "fastv", 192, clock=40)
     measured = over(tmp_path).of(spec(limit=50))
@@ -63,7 +63,7 @@ def test_other_budgets_are_scaled_by_the_cost_model(tmp_path: Path) -> None:
     assert few.seconds < 20 < many.seconds
 
 
-def test_cells_of_the_same_benchmark_say_most(tmp_path: Path) -> None:
+def test_cells_of_the_same_benchmark_come_first(tmp_path: Path) -> None:
     store(tmp_path, "fastv", 64, clock=50, benchmark="tiny_gqa")
     store(tmp_path, "random", 64, clock=5)
     assert over(tmp_path).of(spec("fastv", 64)).seconds == pytest.approx(5, rel=0.1)
@@ -92,24 +92,24 @@ def test_nothing_measured_is_called_an_assumption(tmp_path: Path) -> None:
     )
 
 
-def test_a_limit_asks_no_more_than_there_are(tmp_path: Path) -> None:
+def test_a_limit_beyond_the_benchmark_asks_all_questions(tmp_path: Path) -> None:
     store(tmp_path, "fastv", 64, clock=20)
     assert over(tmp_path).of(spec(limit=10_000)).questions == 500
 
 
-def test_files_that_are_no_cells_are_passed_over(tmp_path: Path) -> None:
+def test_unreadable_cells_are_skipped(tmp_path: Path) -> None:
     store(tmp_path, "fastv", 64, clock=20)
     (tmp_path / "cells" / f"{7:024x}.json").write_text('{"schema": 1, "backbone": "tiny"')
     (tmp_path / "cells" / f"{8:024x}.json").write_text("[]")
     assert over(tmp_path).of(spec()).seconds == 20
 
 
-def test_every_benchmark_of_a_hub_has_its_size() -> None:
+def test_every_benchmark_on_the_hub_has_a_size() -> None:
     assert set(SIZES) == {name for name, benchmark in BENCHMARKS.items() if benchmark.source == "hub"}
 
 
-def test_real_cells_are_foretold_by_the_others(tmp_path: Path) -> None:
-    """Estimates from half of the kept cells, against the times of the other half."""
+def test_half_of_the_stored_cells_predicts_the_other_half(tmp_path: Path) -> None:
+    """Estimates from one half of the reference cells, against the measured times of the other half."""
     paths = sorted(path for path in (REFERENCE / "cells").glob("*.json") if path.name.count(".") == 1)
     (tmp_path / "cells").mkdir()
     for path in paths[::2]:
@@ -119,5 +119,5 @@ def test_real_cells_are_foretold_by_the_others(tmp_path: Path) -> None:
     others = [json.loads(path.read_text()) for path in paths[1::2]]
     specs = [spec(cell["method"], cell["budget"]["tokens"], cell["benchmark"], cell["limit"]) for cell in others]
     assert {known.of(one).basis for one in specs} == {"measured", "scaled"}
-    foretold, took = (sum(each.of(one).seconds for one in specs) for each in (known, truth))
-    assert foretold == pytest.approx(took, rel=0.25)
+    predicted, measured = (sum(each.of(one).seconds for one in specs) for each in (known, truth))
+    assert predicted == pytest.approx(measured, rel=0.25)

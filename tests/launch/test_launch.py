@@ -1,4 +1,4 @@
-"""Launchers before anything is submitted: what they refuse, what Hydra gets, what this machine offers."""
+"""Launchers: refused settings, slots on this machine, packs of a sweep, submitting and waiting."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from clasp.cli import jobs as cli
 from clasp.config import LauncherConfig, RunConfig
 from clasp.launch import machine, packs, snapshot
 from clasp.launch import sweep as launch
-from clasp.launch.submit import Sweep, submitted
-from clasp.launch.wait import wait
+from clasp.launch.submit import Sweep, submitted, wait
 from clasp.strict import ConfigError
 
 RUN = ("tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=2")
@@ -39,7 +38,7 @@ RUN = ("tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=2")
     ],
     ids=str,
 )
-def test_what_a_launcher_cannot_honour_is_an_error(
+def test_bad_launcher_settings_are_errors(
     configured: Callable[..., RunConfig], overrides: list[str], words: list[str]
 ) -> None:
     with pytest.raises(ConfigError) as raised:
@@ -65,9 +64,7 @@ def test_a_sweep_has_one_launcher(configured: Callable[..., RunConfig]) -> None:
         launch.check(asked)
 
 
-def test_site_settings_come_from_a_file_of_their_own_and_yield_to_the_command_line(
-    tmp_path: Path, data_root: Path
-) -> None:
+def test_the_command_line_overrides_the_sites_settings(tmp_path: Path, data_root: Path) -> None:
     from hydra import compose, initialize_config_dir
 
     configs = shutil.copytree(snapshot.ROOT / "configs", tmp_path / "configs")
@@ -77,22 +74,22 @@ def test_site_settings_come_from_a_file_of_their_own_and_yield_to_the_command_li
     assert (launcher.partition, launcher.minutes, launcher.signal_s) == ("gpu", 9, 60)
 
 
-def test_slots_share_out_gpus_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_divide_gpus_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cores", lambda: 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
     shown = [slot["CUDA_VISIBLE_DEVICES"] for slot in machine.slots(LauncherConfig("local"), "auto") or ()]
     assert shown == ["4", "5", "7"], "one process a GPU"
     pairs = machine.slots(LauncherConfig("local", processes=2), "cuda") or ()
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in pairs] == ["4,5"], "whole jobs alone"
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in pairs] == ["4,5"], "only jobs with all their GPUs"
     with pytest.raises(ConfigError, match=r"launcher.processes=4, but this machine shows 3 GPUs"):
         machine.check(LauncherConfig("local", processes=4), "auto")
     for own, count, threads in ((1, 8, "1"), (3, 2, "3"), (99, 1, "8")):
         slots = machine.slots(LauncherConfig("local", cores_per_process=own), "cpu") or ()
         assert (len(slots), {slot["OMP_NUM_THREADS"] for slot in slots}) == (count, {threads})
-    assert machine.slots(LauncherConfig("slurm"), "auto") is None, "a queue's are its own business"
+    assert machine.slots(LauncherConfig("slurm"), "auto") is None, "SLURM assigns its own"
 
 
-def test_the_packs_of_a_sweep_hold_what_is_missing_and_where_it_comes_from(
+def test_the_packs_of_a_sweep_hold_its_missing_cells_and_their_environment(
     composed_run: Callable[..., dict[str, Any]],
     configured: Callable[..., RunConfig],
     monkeypatch: pytest.MonkeyPatch,
@@ -119,7 +116,7 @@ def test_the_packs_of_a_sweep_hold_what_is_missing_and_where_it_comes_from(
 
 
 def sweep_of(folder: Path, kind: Literal["local", "slurm"], script: str) -> Sweep:
-    """One whose snapshot's worker is a script."""
+    """A sweep whose snapshot has a script in place of the worker."""
     worker = folder / "code" / "clasp" / "launch" / "worker.py"
     worker.parent.mkdir(parents=True)
     for package in (worker.parent, worker.parent.parent):
@@ -140,7 +137,7 @@ time.sleep(100)
 """
 
 
-def test_processes_on_this_machine_run_the_snapshot_and_end_with_an_interrupt(tmp_path: Path) -> None:
+def test_local_processes_run_the_snapshot_and_stop_on_an_interrupt(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "local", WAITING)
     with contextlib.suppress(KeyboardInterrupt), submitted(sweep) as jobs:
         for _ in range(3000):
@@ -154,7 +151,7 @@ def test_processes_on_this_machine_run_the_snapshot_and_end_with_an_interrupt(tm
     assert jobs.states() == {}
 
 
-def test_waiting_ends_with_the_jobs_whatever_they_did(tmp_path: Path) -> None:
+def test_waiting_ends_when_all_jobs_have_failed(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "local", "raise SystemExit(1)")
     with submitted(sweep) as jobs:
         wait(sweep, jobs)
@@ -174,7 +171,7 @@ def test_a_queue_that_refuses_is_one_sentence(tmp_path: Path, monkeypatch: pytes
         pass
 
 
-def test_bad_input_anywhere_in_a_sweep_is_told_before_anything_is_submitted(
+def test_bad_input_in_a_sweep_is_reported_before_anything_is_submitted(
     tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["-m", "method=random", "tokens=64,999", *RUN[1:], "launcher=local", f"paths.data={data_root}"]

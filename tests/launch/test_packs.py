@@ -82,7 +82,7 @@ WRONG += [{"then": -1}, {"folder": None}]
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[1]", *(json.dumps({**GOOD, **wrong}) for wrong in WRONG)])
-def test_a_file_that_is_no_pack_is_refused(text: str | None, tmp_path: Path) -> None:
+def test_an_invalid_pack_is_refused(text: str | None, tmp_path: Path) -> None:
     path = tmp_path / "0.json"
     path.write_text(json.dumps(GOOD))
     assert packs.read(path).cells == ["a" * 24]

@@ -1,4 +1,4 @@
-"""Two processes that share the questions of each cell say what one says, and what fails in one fails for both."""
+"""Two processes that share the questions of each cell answer as one does; an error in one fails the cell in both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clasp.results import failures
 TEAM = Path(__file__).with_name("team.py")
 
 
-def test_two_processes_say_what_one_says(composed_run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_two_processes_answer_as_one(composed_run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     names = "benchmarks.names=[tiny_textvqa,tiny_gqa,tiny_vqav2]"
     values = composed_run("method=fastv", "tokens=64", names, "limit=5", "batch_size=2")
     config = load_config(values)

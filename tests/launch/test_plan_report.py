@@ -1,4 +1,4 @@
-"""``make plan``: every cell counted where it stands, jobs as the launcher packs them, also where there is no hub."""
+"""``make plan``: counts cells by state, and jobs as the launcher packs them, also without network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GRID = [
 
 
 def slow_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine on which few questions take minutes."""
+    """A machine so slow that few questions take minutes."""
     monkeypatch.setitem(estimate.ASSUMED, "cpu", estimate.ASSUMED["cpu"]._replace(tmacs=0.002))
 
 
@@ -127,7 +127,7 @@ def test_bad_input_is_one_sentence(
 
 
 def test_a_plan_imports_no_transformers() -> None:
-    """What took most of its time: fingerprints read files, and import none of them."""
+    """Importing took most of the time: fingerprints read modules' files and do not import them."""
     code = (
         "import sys; from clasp.fingerprint import code_fingerprint\n"
         "code_fingerprint('clasp.methods.fastv', 'clasp.engine', 'clasp.backbones.llava')\n"

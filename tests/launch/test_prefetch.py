@@ -31,10 +31,8 @@ RUN += ["method=random", "router=keyword"]
 FETCH_TWICE = """
 import runpy, sys
 from pathlib import Path
-from clasp.cli import jobs
 
 def fetch():
-    jobs._statuses.clear()
     try: runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as exited: print("exit code", exited.code)
 
@@ -83,7 +81,7 @@ def process(folder: Path, environment: dict[str, str], *arguments: str) -> subpr
 
 @pytest.fixture(scope="module")
 def fetched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder in which everything was fetched, some of it altered, and fetched again; and what that printed."""
+    """A folder where everything was fetched, partly altered, and fetched again; and the output of both calls."""
     folder = tmp_path_factory.mktemp("prefetch")
     model = {path.name: path.read_bytes() for path in directory().iterdir() if path.is_file()}
     model |= {"README.md": b"hello", "pytorch_model.bin": b"a pickle", "modeling.py": b"code"}
@@ -97,7 +95,7 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, done.stdout
 
 
-def test_what_is_fetched_is_checked_and_told(fetched: tuple[Path, str]) -> None:
+def test_fetched_files_are_checked_and_logged(fetched: tuple[Path, str]) -> None:
     folder, logged = fetched
     first, again = logged.split("=== altered")
     assert f"backbone mine: {SOURCE} at " in first
@@ -114,14 +112,14 @@ def test_what_is_fetched_is_checked_and_told(fetched: tuple[Path, str]) -> None:
     )
 
 
-def test_what_was_altered_is_fetched_again(fetched: tuple[Path, str]) -> None:
+def test_altered_files_are_fetched_again(fetched: tuple[Path, str]) -> None:
     again = fetched[1].split("=== altered")[1]
     assert "tokenizer.json in the cache is not the hub's; fetching it again" in again
     assert "pope-test.arrow is altered; making it again" in again
     assert "when it was last fetched" not in again, "the commit is the same"
 
 
-def test_a_run_finds_it_all_without_a_hub(fetched: tuple[Path, str]) -> None:
+def test_a_run_without_network_finds_everything(fetched: tuple[Path, str]) -> None:
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     done = process(fetched[0], offline, str(SCRIPTS / "run.py"), *RUN, "wandb.enabled=false")
     assert done.returncode == 0, done.stderr
@@ -147,7 +145,7 @@ def files(kind: str, pattern: str) -> Path:
     return found
 
 
-def test_what_is_whole_passes(config: RunConfig) -> None:
+def test_unaltered_files_pass(config: RunConfig) -> None:
     check_prefetched(config, f"hub:{SOURCE}@{prefetch.commit(config)}")
     tokenizer = files("model", "models--*/snapshots/*/tokenizer.json")
     tokenizer.write_bytes(tokenizer.read_bytes())
@@ -174,7 +172,7 @@ def test_a_missing_or_altered_file_is_one_sentence(kind: str, pattern: str, conf
 @pytest.mark.parametrize(
     "change", [("mine", "/etc"), ("mine", "../../mine"), ('"files": {', '"files": {"x": 1, '), ("{", "[" * 99)]
 )
-def test_a_manifest_that_is_none_counts_as_not_fetched(change: tuple[str, str], config: RunConfig) -> None:
+def test_an_unusable_manifest_counts_as_not_fetched(change: tuple[str, str], config: RunConfig) -> None:
     path = prefetch.model_path(config)
     text = path.read_text().replace("models--tests--tiny-llava", "mine")
     assert prefetch.read(path) is not None
@@ -182,7 +180,7 @@ def test_a_manifest_that_is_none_counts_as_not_fetched(change: tuple[str, str], 
     assert prefetch.read(path) is None
 
 
-def test_what_was_not_fetched_is_one_sentence(config: RunConfig) -> None:
+def test_files_never_fetched_are_one_sentence(config: RunConfig) -> None:
     other = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, names=("gqa",)))
     with pytest.raises(ConfigError, match="the data set of benchmark gqa has not been fetched"):
         check_prefetched(other)
@@ -208,7 +206,7 @@ def test_a_newer_version_of_a_data_set_is_one_sentence(config: RunConfig) -> Non
         check_prefetched(config)
 
 
-def test_what_needs_no_hub_needs_no_prefetch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tiny_backbone_needs_no_prefetch(monkeypatch: pytest.MonkeyPatch) -> None:
     config = configuration("tokens=64", "benchmarks.names=[tiny_textvqa]")
     check_prefetched(config)
     logged: list[str] = []
@@ -217,7 +215,7 @@ def test_what_needs_no_hub_needs_no_prefetch(monkeypatch: pytest.MonkeyPatch) ->
     assert logged == ["backbone tiny: on this machine", "router: its sentence encoder is here"]
 
 
-def test_without_a_hub_what_was_fetched_is_checked(config: RunConfig) -> None:
+def test_without_network_fetched_files_are_checked(config: RunConfig) -> None:
     """The tests' own process is offline."""
     config = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, names=("tiny_textvqa",)))
     logged: list[str] = []

@@ -1,4 +1,4 @@
-"""Snapshots: the code as it was submitted, which a process started there imports, with its commit."""
+"""Snapshots hold the submitted code and its commit, and processes started in them import it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def git(root: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A small project with everything that a snapshot takes and leaves out."""
+    """A small project with files that a snapshot copies and files that it leaves out."""
     made = tmp_path / "project"
     files = ["clasp/__init__.py", "configs/config.yaml", "scripts/run.py", "README.md"]
     files += ["results/reference/x.json", "tests/test_x.py", "notebooks/x.ipynb", ".venv/x", "clasp/__pycache__/x.pyc"]
@@ -53,7 +53,7 @@ def test_a_clean_checkout(checkout: Path, tmp_path: Path) -> None:
     assert (record["commit"], record["dirty"]) == (git(checkout, "rev-parse", "HEAD").strip(), False)
 
 
-def test_a_dirty_checkout_is_copied_and_recorded_as_it_is(checkout: Path, tmp_path: Path) -> None:
+def test_a_dirty_checkout_is_copied_with_its_changes(checkout: Path, tmp_path: Path) -> None:
     (checkout / "clasp" / "__init__.py").write_text("changed = 1\n")
     (checkout / "clasp" / "new.py").write_text("new = 1\n")
     (checkout / "README.md").unlink()
@@ -70,14 +70,14 @@ def test_outside_of_a_checkout_the_project_is_copied(root: Path, tmp_path: Path)
     assert json.loads((code / "snapshot.json").read_text())["commit"] is None
 
 
-def test_a_snapshot_of_a_snapshot_is_of_the_same_commit(checkout: Path, tmp_path: Path) -> None:
+def test_a_snapshot_of_a_snapshot_has_the_same_commit(checkout: Path, tmp_path: Path) -> None:
     first = snapshot.take(tmp_path / "one", checkout)
     second = snapshot.take(tmp_path / "two", first)
-    one, other = (snapshot.recorded(code) or {} for code in (first, second))
-    assert (one["commit"], one["dirty"]) == (other["commit"], other["dirty"]) != (None, None)
+    submitted = provenance.code_version(checkout)
+    assert provenance.code_version(first) == provenance.code_version(second) == submitted != (None, None)
 
 
-def test_a_process_imports_what_was_submitted_and_not_what_changed_since(checkout: Path, tmp_path: Path) -> None:
+def test_a_process_imports_the_submitted_code_not_later_changes(checkout: Path, tmp_path: Path) -> None:
     (checkout / "clasp" / "__init__.py").write_text("version = 'submitted'\n")
     (checkout / "clasp" / "__main__.py").write_text("from clasp import version\nprint(version)\n")
     code = snapshot.take(tmp_path / "sweep", checkout)
@@ -96,8 +96,8 @@ def test_a_process_imports_what_was_submitted_and_not_what_changed_since(checkou
 def test_cells_computed_in_a_snapshot_name_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / provenance.SNAPSHOT).write_text('{"commit": "abc", "dirty": true}')
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "clasp" / "evaluation" / "provenance.py"))
-    provenance._git.cache_clear()
+    provenance._own_version.cache_clear()
     try:
-        assert provenance._git() == ("abc", True)
+        assert provenance._own_version() == ("abc", True)
     finally:
-        provenance._git.cache_clear()
+        provenance._own_version.cache_clear()

@@ -69,7 +69,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_cell_is_in_its_one_place(root: Path) -> None:
+def test_every_cell_has_one_state(root: Path) -> None:
     (one,) = progress(root)
     assert (one.done, one.missing) == ((DONE,), (MISSING,))
     assert [each.lock.signature for each in one.running] == [RUNNING]
@@ -79,7 +79,7 @@ def test_every_cell_is_in_its_one_place(root: Path) -> None:
     assert one.seconds_left == pytest.approx(375 / 2), "two questions a second, by one process"
 
 
-def test_what_is_told(root: Path) -> None:
+def test_the_report_as_text(root: Path) -> None:
     text = status_report(progress(root), root)
     assert "table_tiny: 1 of 5 cells done, 1 running, 1 stalled, 1 failed, 1 missing" in text
     assert "[##########..............................] 25 %, about 3 min left" in text
@@ -89,21 +89,21 @@ def test_what_is_told(root: Path) -> None:
     assert f"failures/{FAILED}.json" in text
 
 
-def test_a_cell_that_is_there_is_done_whatever_else_lies_there(root: Path) -> None:
+def test_a_stored_cell_is_done_whatever_other_files_exist(root: Path) -> None:
     finish(root, RUNNING, FAILED, STALLED)
     (one,) = progress(root)
     assert set(one.done) == {DONE, RUNNING, FAILED, STALLED}
     assert (one.running, one.stalled, one.failed) == ((), (), ())
 
 
-def test_a_failed_cell_that_is_tried_again_is_running(root: Path) -> None:
+def test_a_failed_cell_that_is_retried_is_running(root: Path) -> None:
     take_lock(root, FAILED)
     (one,) = progress(root)
     assert not one.failed
     assert {each.lock.signature for each in one.running} == {RUNNING, FAILED}
 
 
-def test_a_process_here_is_at_work_as_long_as_it_lives(tmp_path: Path) -> None:
+def test_a_local_process_counts_as_running_while_it_lives(tmp_path: Path) -> None:
     record(tmp_path, "table", RUNNING)
     with CellLocks(tmp_path) as locks:
         assert locks.take(RUNNING, "tiny, mine", 10) is not None
@@ -124,7 +124,7 @@ def test_long_answer_logs_are_estimated_from_their_size(root: Path) -> None:
     assert "tiny, cell 3: about 90 of 100 questions" in status_report(progress(root), root)
 
 
-def test_cells_that_went_on_do_not_tell_the_pace(root: Path) -> None:
+def test_resumed_cells_do_not_count_for_the_pace(root: Path) -> None:
     finish(root, MISSING, seconds=1, resumed=True)
     assert progress(root)[0].pace == pytest.approx(2)
 
@@ -139,7 +139,7 @@ def test_an_experiment_is_found_with_and_without_its_backbone(root: Path) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"schema": 1}', '{"schema": 2, "cells": [3]}', "[" * 100_000, "\xff"])
-def test_a_record_that_cannot_be_read_is_one_sentence(text: str, root: Path) -> None:
+def test_an_unreadable_experiment_is_one_sentence(text: str, root: Path) -> None:
     (root / "experiments" / "table_tiny.json").write_text(text, encoding="latin-1")
     with pytest.raises(ConfigError, match=r"table_tiny\.json cannot be used"):
         progress(root)
@@ -170,7 +170,7 @@ def test_watching_ends_when_all_is_done(root: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_five_thousand_cells_take_less_than_two_seconds(tmp_path: Path) -> None:
-    """Of the processor, its start included: what the clock says depends on what else runs here."""
+    """CPU time, including Python's start; wall time would depend on other processes."""
     signatures = [f"{number:024x}" for number in range(5_000)]
     record(tmp_path, "big", *signatures)
     finish(tmp_path, signatures[0])

@@ -1,4 +1,4 @@
-"""Killed, stopped, starved of disk, two at a time: the same command finishes, with the same results."""
+"""After kills, stops and a full disk, and with two runs at once, the same command gives the same results."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from clasp.results.answer_log import RESUMED
 CELL = ["method=random", "tokens=64", "benchmarks.names=[tiny_textvqa]"]
 Order = Callable[..., dict[str, Any]]
 Facts = Callable[[list[str]], dict[str, Any]]
-pytestmark = pytest.mark.xdist_group("survival")  # one process that has the model loaded for all
+pytestmark = pytest.mark.xdist_group("survival")  # all share one process that has loaded the model
 
 
 @pytest.fixture(scope="module")
 def fork(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Order]:
-    """A process that has the model loaded and forks runs (``forks.py``); takes an order, gives its answer."""
+    """Sends an order to a process that has loaded the model and forks runs (``forks.py``); returns its answer."""
     script, said = Path(__file__).with_name("forks.py"), tmp_path_factory.mktemp("forks") / "said"
     with said.open("w") as errors:
         process = subprocess.Popen(
@@ -44,7 +44,7 @@ def fork(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def facts(results: Path) -> dict[str, Any]:
     """Everything in the cells but times, hosts and commands, and their answers byte for byte.
 
-    That a cell was resumed is recorded with its times, of which it explains the start.
+    The event of a resumed cell is left out too: it only explains the cell's start time.
     """
     found: dict[str, Any] = {}
     for path in sorted((results / "cells").glob("*.json")):
@@ -64,7 +64,7 @@ def leftovers(results: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(fork: Order, tmp_path_factory: pytest.TempPathFactory) -> Facts:
-    """Facts of an undisturbed run of a configuration, made once."""
+    """The facts of an uninterrupted run of a configuration, computed once."""
     known: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def make(overrides: list[str]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def test_two_runs_at_once_compute_each_cell_once(fork: Order, undisturbed: Facts
     assert facts(tmp_path / "r") == undisturbed(overrides)
 
 
-def test_an_owner_that_slept_too_long_leaves_the_cell_to_its_heir(
+def test_an_owner_that_was_suspended_too_long_does_not_overwrite_the_cell(
     fork: Order, undisturbed: Facts, tmp_path: Path
 ) -> None:
     overrides = [*CELL, "limit=4", "batch_size=1"]
@@ -121,12 +121,12 @@ def test_an_owner_that_slept_too_long_leaves_the_cell_to_its_heir(
     (lock,) = outcome["locked"]
     assert lock.endswith(".1.lock")
     assert (outcome["status"], outcome["woken"]) == (0, 0)
-    assert (outcome["cells"], outcome["kept"]) == (1, 1), "the sleeper does not write over its heir's cell"
+    assert (outcome["cells"], outcome["kept"]) == (1, 1), "the suspended owner does not overwrite its successor's cell"
     assert facts(tmp_path) == undisturbed(overrides)
 
 
 @pytest.mark.parametrize(("job", "number"), [(False, signal.SIGTERM), (True, signal.SIGUSR2)], ids=["run", "job"])
-def test_what_is_asked_to_stop_releases_its_claim_and_goes_on_where_it_stopped(
+def test_a_stopped_run_or_job_releases_its_lock_and_resumes(
     job: bool, number: int, fork: Order, undisturbed: Facts, tmp_path: Path
 ) -> None:
     overrides = [*CELL, "limit=4", "batch_size=1"]
@@ -148,7 +148,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_stops_the_run_and_space_lets_it_finish(fork: Order, undisturbed: Facts, small_disk: Path) -> None:
     overrides = [*CELL, "limit=2", "batch_size=1"]
     filler, root, statuses = small_disk / "filler", small_disk / "r", []
-    for free in range(0, 6 * 4096, 4096):  # a page more each time, so that it ends at another file
+    for free in range(0, 6 * 4096, 4096):  # one page more each time, so that it fails at a different file
         filler.write_bytes(b"0" * (65536 - free))
         statuses.append(fork("finish", overrides, root)["status"])
         filler.unlink()

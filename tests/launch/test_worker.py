@@ -1,4 +1,4 @@
-"""A pack that cannot be run is one sentence and exit code 2, in the job as in the process that computes it."""
+"""A pack that cannot be run gives one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def values(composed_run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         ("0", {"limit": 0}, "limit=0 is too small"),
         ("0", {"device": "toaster"}, "unknown device 'toaster'"),
         ("0", {"backbone": {"name": "x", "source": "./no/such/folder"}}, "./no/such/folder"),
-        ("0", {}, "1 cells of .* are not those of this code"),
+        ("0", {}, "1 cells of .* are of other code or package versions"),
     ],
     ids=["environment", "value", "device", "backbone", "cells"],
 )
-def test_a_worker_says_what_is_wrong(
+def test_bad_input_is_one_sentence(
     variable: str,
     change: dict[str, Any],
     said: str,
@@ -42,7 +42,7 @@ def test_a_worker_says_what_is_wrong(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", variable)
-    monkeypatch.chdir(tmp_path)  # put back afterwards, for a worker goes to its pack's folder
+    monkeypatch.chdir(tmp_path)  # restored afterwards, because a worker changes to its pack's folder
     if "backbone" in change:
         change = {"backbone": {**values["backbone"], **change["backbone"]}}
     pack = packs.write(tmp_path, 0, PackFile(str(tmp_path), [{**values, **change}], [SIGNATURE]))
@@ -52,7 +52,7 @@ def test_a_worker_says_what_is_wrong(
     assert re.search(said, lines[0]), lines
 
 
-def test_a_job_does_not_begin_where_the_sweeps_folder_has_gone(tmp_path: Path) -> None:
+def test_a_job_whose_working_directory_is_gone_does_not_start(tmp_path: Path) -> None:
     packs.write(tmp_path, 0, PackFile(str(tmp_path / "gone"), [{}], [SIGNATURE]))
-    with pytest.raises(ConfigError, match="gone in which the sweep was typed is not here"):
+    with pytest.raises(ConfigError, match="gone, does not exist here"):
         worker.run(tmp_path, 0)

@@ -24,11 +24,11 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "sinfo")
 CPUS = 8
-"""That SLURM hands out, whatever the machine has, so that several jobs run side by side."""
+"""Cores that SLURM assumes, whatever the machine has, so that several jobs run in parallel."""
 
 
 def missing() -> str | None:
-    """Why no SLURM can be started here, None where one can."""
+    """Why SLURM cannot be started here; None if it can."""
     absent = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
     if absent:
         return f"no {', '.join(absent)}: apt-get install slurm-wlm munge"
@@ -37,7 +37,7 @@ def missing() -> str | None:
 
 @contextmanager
 def single_node() -> Iterator[dict[str, str]]:
-    """The environment in which ``sbatch`` finds the cluster; its daemons live as long as the context.
+    """Runs a cluster inside the context; yields the environment in which ``sbatch`` finds it.
 
     Raises:
         RuntimeError: a daemon ended or the node was not idle in time; the message has its log.
@@ -136,7 +136,7 @@ def _idle(environment: Mapping[str, str]) -> bool:
 
 
 def _cancel_jobs(environment: Mapping[str, str]) -> None:
-    """Ends the jobs that are left, whose processes would outlive the daemons."""
+    """Ends all remaining jobs, because their processes would outlive the daemons."""
     subprocess.run(["scancel", "--user", "root"], env=dict(environment), check=False, timeout=30)
     for _ in range(100):
         if not _squeue(environment):
@@ -176,7 +176,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def main(command: list[str]) -> int:
-    """Runs a command with a SLURM around it; returns its exit code."""
+    """Runs a command while SLURM runs; returns its exit code."""
     reason = missing()
     if reason is not None or not command:
         print(f"error: {reason or 'no command given'}", file=sys.stderr)

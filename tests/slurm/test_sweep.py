@@ -1,4 +1,4 @@
-"""A sweep through a real SLURM and the command line: one of its jobs is killed, and its code changes meanwhile."""
+"""A sweep through the command line and a real SLURM, while one job is killed and the code is deleted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from command_line import call
 
 from clasp.cli import jobs
-from clasp.launch import snapshot, wait
+from clasp.launch import snapshot, submit
 
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster, and jobs that take the whole machine
 
@@ -38,7 +38,7 @@ QUEUE = [
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the project as the checkout that is submitted, at a commit of its own."""
+    """A copy of the project as the submitted checkout, with its own commit."""
     copy = tmp_path / "checkout"
     for name in ("clasp", "configs", "scripts"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -47,7 +47,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 class Disturbance(threading.Thread):
-    """Once a cell has its first answers, its process is killed, and the checkout is gone."""
+    """Kills the process of the first cell that has answers, and deletes the checkout's package."""
 
     def __init__(self, results: Path, checkout: Path) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Disturbance(threading.Thread):
 
 
 def contents(results: Path) -> dict[str, tuple[dict[str, object], str]]:
-    """Cells and answers by signature, without what tells when, where and by whom they were computed."""
+    """Cells and answers by signature, without costs and provenance."""
     found = {}
     for path in sorted((results / "cells").glob("*.json")):
         cell = json.loads(path.read_text())
@@ -79,7 +79,7 @@ def contents(results: Path) -> dict[str, tuple[dict[str, object], str]]:
     return found
 
 
-def test_a_killed_job_costs_its_own_cells_alone_and_the_same_command_finishes(
+def test_a_killed_job_loses_only_its_own_cells_and_the_same_command_finishes(
     slurm: dict[str, str],
     checkout: Path,
     tmp_path: Path,
@@ -89,7 +89,7 @@ def test_a_killed_job_costs_its_own_cells_alone_and_the_same_command_finishes(
 ) -> None:
     for name in ("SLURM_CONF", "PATH"):
         monkeypatch.setenv(name, slurm[name])
-    monkeypatch.setattr(wait, "LOOK_S", 0.3)
+    monkeypatch.setattr(submit, "LOOK_S", 0.3)
     common = [*SWEPT, "wandb.enabled=false", "device=cpu", f"paths.data={data_root}"]
     results = tmp_path / "swept" / "results"
     with monkeypatch.context() as submitting:
