@@ -23,7 +23,6 @@ from synthetic import (
     retention,
     routers,
     signature,
-    summary_of,
     write_answers,
     write_cell,
     write_experiment,
@@ -31,10 +30,10 @@ from synthetic import (
     write_retention,
 )
 
-from clasp.report.build import build_everything, build_figures
+from clasp.report.build import build_everything, build_experiment
 from clasp.report.html.escape import shortened, visible
 from clasp.report.html.examples import verdict
-from clasp.report.html.figures import images
+from clasp.report.html.page import images
 from clasp.report.load import ReportError
 
 pytestmark = pytest.mark.xdist_group("html")  # one page for all
@@ -275,8 +274,7 @@ def test_page_is_small_and_the_same_for_the_same_results(root: Path, text: str) 
 
 def test_large_figures_go_in_as_png(tmp_path: Path) -> None:
     write_experiment(tmp_path, questions=20)
-    summary = summary_of(tmp_path)
-    build_figures(summary)
+    summary = build_experiment("tiny_main", tmp_path).summary
     (small,) = images(summary)
     svg = next((tmp_path / "figures").glob("*.svg"))
     svg.write_text(svg.read_text() + "<!--" + "x" * 200_000 + "-->")

@@ -110,7 +110,13 @@ def test_a_score_is_no_time(accuracy: pd.DataFrame, tmp_path: Path, reader: str)
     assert any(":" in line["value"] for line in read_published(FOLDER / "efficiency.csv")), "where they belong"
 
 
-def test_nothing_is_divided_by_an_unpruned_score_of_zero(accuracy: pd.DataFrame, tmp_path: Path) -> None:
-    path = damaged(tmp_path, accuracy.assign(value=accuracy["value"].where(accuracy["method"] != "none", "0")))
-    with pytest.raises(ReportError, match="unpruned score of 'llava_1_5_7b' that is not above 0"):
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [("value", "0", "unpruned score of 'llava_1_5_7b' that is not above 0"), ("method", "x", "no unpruned row of")],
+)
+def test_an_unpruned_score_that_ratios_cannot_be_taken_of_is_an_error(
+    accuracy: pd.DataFrame, tmp_path: Path, column: str, value: str, message: str
+) -> None:
+    path = damaged(tmp_path, accuracy.assign(**{column: accuracy[column].where(accuracy["method"] != "none", value)}))
+    with pytest.raises(ReportError, match=message):
         published_results(path)

@@ -14,7 +14,6 @@ import pytest
 from command_line import call
 from synthetic import VISUAL, alter, cell, entries, planned, signature, summary_of, write_cell, write_plan
 
-from clasp.report.build import build_published
 from clasp.report.load import ReportError
 from clasp.report.published.compare import FOLDER, PublishedRow, published_rows
 from clasp.report.published.prompt_protocols import FORMS
@@ -235,14 +234,18 @@ def test_a_variant_under_a_name_of_its_own_has_no_published_row(tmp_path: Path) 
     assert {row.tokens for row in rows if row.method == "clasp"} == {None}
 
 
-def test_an_unknown_backbone_is_an_error_and_none_is_said(tmp_path: Path) -> None:
+def test_an_unknown_backbone_is_an_error_and_none_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ReportError, match=r"'llava_9'.*llava_1_5_7b, llava_next_7b"):
         published_rows(write(tmp_path, published="llava_9"))
     summary = write(tmp_path, published=None)
     with pytest.raises(ReportError, match=r"report\.published"):
         published_rows(summary)
-    assert "nothing is published beside" in build_published(summary)
-    assert not (tmp_path / "tables").exists()
+    script, arguments = ROOT / "scripts" / "report.py", [f"experiment={NAME}", f"results={tmp_path}", "published=1"]
+    assert call(monkeypatch, tmp_path, *arguments, script=script) == 0
+    assert f"nothing is published beside experiment '{NAME}'" in capsys.readouterr().out
+    assert not list((tmp_path / "tables").glob("*_published.*"))
 
 
 @pytest.mark.parametrize(

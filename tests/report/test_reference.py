@@ -26,7 +26,7 @@ from synthetic import (
 )
 
 from clasp.methods import for_images
-from clasp.report.build import build_fidelity, build_figures, build_table
+from clasp.report.build import build_experiment
 from clasp.report.caption import below_random
 from clasp.report.layout import DAGGERS, method_label
 from clasp.report.load import ReportError, load_experiment
@@ -60,10 +60,7 @@ def once_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         results, "ablation_x_tiny", methods=("random", "clasp"), figures=[], keep=lambda *key: key[1] != 64
     )
     for name in (*SHOWN, FIDELITY, "ablation_x_tiny"):
-        summary = summary_of(results, name)
-        build_table(summary)
-        build_figures(summary)
-        build_fidelity(summary)
+        build_experiment(name, results)
     (results / "reference").mkdir()
     shutil.copy(REFERENCE / "tiny_training.json", results / "reference")
     return results

@@ -93,7 +93,7 @@ def test_speedups_between_timing_sessions_are_marked_and_their_rows_named(
     alter(tmp_path, signature("clasp", 64, "easy_vqa"), provenance=LATE)
     summary = summary_of(tmp_path)
     assert rows_of(summary)["clasp", 64].hours_apart == 25.0
-    assert [row.key for row in summary.rows if row.apart] == [("clasp", 64)]
+    assert [row.key for row in summary.rows if row.timed_apart] == [("clasp", 64)]
     marked = [line for line in markdown(summary).splitlines() if "§" in line]
     if not columns:
         assert marked == []
@@ -127,7 +127,7 @@ def test_only_cells_of_one_benchmark_are_held_against_each_other(results: Path) 
     for method, tokens, benchmark in plan():
         if benchmark == "easy_vqa":
             alter(results, signature(method, tokens, benchmark), provenance=LATE)
-    assert not any(row.apart for row in summary_of(results).rows)
+    assert not any(row.timed_apart for row in summary_of(results).rows)
 
 
 def test_a_metric_without_scores_per_question_has_no_interval(results: Path) -> None:
