@@ -20,10 +20,11 @@ from clasp.report.fidelity import (
     write,
 )
 from clasp.report.load import ReportError, load_experiment
+from clasp.report.published.compare import FOLDER
 from clasp.report.reference import fidelity_block
 from clasp.report.summarize import summarize
 
-PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "accuracy.csv"
+PUBLISHED = FOLDER / "accuracy.csv"
 
 
 def test_spearman_is_the_correlation_of_ranks() -> None:

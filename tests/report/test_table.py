@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from command_line import call
+from command_line import ROOT
 from synthetic import (
     BENCHMARKS,
     alter,
@@ -35,7 +36,6 @@ from clasp.report.summarize import COSTS
 from clasp.report.table import comma_separated, escape
 from clasp.report.table_rows import Average, Comparison, Summary
 
-ROOT = Path(__file__).resolve().parents[2]
 LATE = {"started": "2026-01-02T11:00:00+00:00", "finished": "2026-01-02T11:01:00+00:00"}
 
 
@@ -240,13 +240,6 @@ def test_rows_below_random_carry_a_dagger_and_the_caption_lists_them(results: Pa
     assert r"FastV \textdaggerdbl{} &" in latex(summary_of(results))
 
 
-def test_tests_against_another_row_say_nothing_of_random(tmp_path: Path) -> None:
-    write_experiment(tmp_path, reference="clasp")
-    text = markdown(summary_of(tmp_path))
-    assert "† not tested against random here: none." in text
-    assert "no significant difference by the paired test" not in text
-
-
 def test_without_random_the_caption_is_silent_about_it(tmp_path: Path, summary: Summary) -> None:
     write_experiment(tmp_path, methods=("fastv", "clasp"))
     assert "Below random" not in markdown(summary_of(tmp_path))
@@ -421,16 +414,8 @@ def test_the_script_writes_everything_without_torch(results: Path) -> None:
     ],
 )
 def test_the_script_fails_with_one_sentence(
-    results: Path,
-    arguments: list[str],
-    status: int,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    results: Path, script: Any, arguments: list[str], status: int, message: str
 ) -> None:
-    report = ROOT / "scripts" / "report.py"
-    assert call(monkeypatch, results, *arguments, f"results={results}", script=report) == status
-    said = capsys.readouterr()
-    assert said.out == ""
-    (line,) = said.err.splitlines()
-    assert line.startswith(f"error: {message}")
+    found, out, err = script("report", *arguments)
+    assert (found, out, err.count("\n")) == (status, "", 1)
+    assert err.startswith(f"error: {message}")
