@@ -1,4 +1,4 @@
-"""Agreement with published results: rank correlations by definition, whose published row is taken, what is held out."""
+"""Agreement with published results: rank correlations by definition, the source of published rows, methods held out."""
 
 from __future__ import annotations
 

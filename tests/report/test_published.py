@@ -101,7 +101,7 @@ def test_a_missing_column_is_named(accuracy: pd.DataFrame, tmp_path: Path, reade
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_score_is_no_time(accuracy: pd.DataFrame, tmp_path: Path, reader: str) -> None:
+def test_a_time_is_refused_as_a_score(accuracy: pd.DataFrame, tmp_path: Path, reader: str) -> None:
     path = damaged(tmp_path, accuracy.assign(value="36:16"))
     with pytest.raises(ReportError, match=r"line 2 of .*value '36:16' is a time"):
         READERS[reader](path)

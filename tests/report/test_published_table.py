@@ -1,4 +1,4 @@
-"""Published rows beside ours: whose number stands where, when a difference is shown, and what is said where none is."""
+"""Published rows beside ours: where each number appears, when a difference is shown, and the reason where none is."""
 
 from __future__ import annotations
 
@@ -130,7 +130,9 @@ def test_perception_alone_is_not_set_against_the_sum(usual: Summary, tmp_path: P
 
 
 @pytest.mark.parametrize(("nominal", "comparable"), [(1.0, "same"), (0.85, "different")])
-def test_a_budget_counted_otherwise_is_no_budget_held(tmp_path: Path, nominal: float, comparable: str) -> None:
+def test_a_budget_that_is_held_by_another_count_only_is_not_compared(
+    tmp_path: Path, nominal: float, comparable: str
+) -> None:
     rows = published_rows(write(tmp_path, nominal=nominal))
     dart = next(row for row in rows_of(rows, "dart") if row.source == "D")
     assert dart.values["gqa"].comparable == comparable

@@ -1,4 +1,4 @@
-"""results/reference is a results root of its own, and the README and docs/ show what it says."""
+"""results/reference is a complete results root, and the README and docs/ show its numbers."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_a_judges_scores_are_kept_with_their_cell(built: Path, tmp_path: Path) -
     assert [path.name for path in (reference / "cells").glob("*.judge.json")] == [f"{known}.judge.json"]
 
 
-def test_publishing_leaves_nothing_of_earlier_times_or_other_experiments(built: Path, tmp_path: Path) -> None:
+def test_publishing_removes_files_of_earlier_calls_and_of_no_experiment(built: Path, tmp_path: Path) -> None:
     old = cell("clasp", 64, "easy_vqa", [1.0], signature="e" * 24)
     write_cell(built, old, [1.0])  # of no experiment
     write_cell(built / "reference", old, [1.0])

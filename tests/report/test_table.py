@@ -1,4 +1,4 @@
-"""From cells to tables: numbers, gaps, marks, captions, LaTeX; and what a reader is told when it cannot be built."""
+"""From cells to tables: numbers, gaps, marks, captions, LaTeX; and the message where a table cannot be built."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def test_a_missing_pruned_cell_empties_its_entry_its_average_and_its_costs_only(
 
 
 @pytest.mark.parametrize("of_method", ["none", None], ids=["unpruned cell", "benchmark"])
-def test_what_nobody_ran_is_still_a_column_and_leaves_no_average(tmp_path: Path, of_method: str | None) -> None:
+def test_a_benchmark_without_cells_keeps_its_column_and_leaves_no_average(
+    tmp_path: Path, of_method: str | None
+) -> None:
     write_experiment(tmp_path, keep=lambda method, _, name: name != "tiny_gqa" or of_method not in (None, method))
     summary = summary_of(tmp_path)
     assert summary.benchmarks == BENCHMARKS
@@ -123,7 +125,7 @@ def test_hours_between_a_row_and_the_unpruned_model(results: Path, started: str,
     assert rows_of(summary_of(results))["fastv", 128].hours_apart == hours
 
 
-def test_only_cells_of_one_benchmark_are_held_against_each_other(results: Path) -> None:
+def test_times_are_compared_between_cells_of_the_same_benchmark_only(results: Path) -> None:
     for method, tokens, benchmark in plan():
         if benchmark == "easy_vqa":
             alter(results, signature(method, tokens, benchmark), provenance=LATE)
