@@ -4,7 +4,7 @@
     clasp-eval report experiment=all [published=1] [results=results] [wandb=offline]
 
 Prints the paths of what it wrote and the table itself; ``all`` builds those of every experiment that has been run, and
-``report.html`` from them; ``published=1`` also sets published rows beside ours, in ``tables/<experiment>_published.*``.
+``report.html`` from them; ``published=1`` also writes ``tables/<experiment>_published.*``, ours beside published rows.
 ``wandb=offline`` or ``wandb=online`` logs each experiment's rows and files to Weights & Biases as one run (WANDB_MODE
 wins; off by default), with the project and entity of configs/config.yaml. Exit status 1, with a sentence for each thing
 that cannot be built or logged, 2 for bad arguments.
@@ -24,7 +24,7 @@ from clasp.report.load import ReportError
 from clasp.strict import ConfigError
 
 if TYPE_CHECKING:
-    from clasp.report.table_rows import Summary
+    from clasp.report.html.page import Built
 
 Mode = Literal["off", "offline", "online"]
 CONFIG = data_folder("configs") / "config.yaml"
@@ -33,7 +33,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class ReportArguments:
-    """``experiment``: a name, or :data:`ALL`; ``published``: whether published rows are set beside ours."""
+    """``experiment``: a name, or :data:`ALL`; ``published``: whether to write tables beside published rows, too."""
 
     experiment: str = ""
     published: bool = False
@@ -46,45 +46,41 @@ class ReportArguments:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Builds and prints; the exit code is 1 where something cannot be built or logged, and 2 for bad input."""
+    """Builds and prints; returns the exit code."""
     return run(ReportArguments, _report, arguments, str(__doc__))
 
 
 def _report(arguments: ReportArguments) -> int:
+    from clasp.report.build import build_everything, build_experiment
+
+    name, results, page = arguments.experiment, arguments.results, None
     try:
-        return _everything(arguments) if arguments.experiment == ALL else _experiment(arguments)
+        if name == ALL:
+            page, built = build_everything(results, arguments.published)
+            print(f"report: {page} ({len(built)} experiments)")
+        else:
+            built = [build_experiment(name, results, arguments.published)]
+            _print_written(built[0], arguments.published)
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    problems = [f"{one.name}: {text}" if page else text for one in built for text in one.problems]
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 0 if _logged(built, arguments.wandb, page) and not problems else 1
 
 
-def _experiment(arguments: ReportArguments) -> int:
-    from clasp.report.build import build_fidelity, build_figures, build_published, build_table
-    from clasp.report.load import load_experiment
-    from clasp.report.summarize import summarize
-
-    summary = summarize(load_experiment(arguments.experiment, arguments.results))
-    print(build_table(summary))
-    print(build_figures(summary))
-    if build_fidelity(summary) is not None:
-        print(f"table: {arguments.results / 'tables' / arguments.experiment}_agreement.md")
-    if arguments.published:
-        print(build_published(summary))
-    return 0 if _logged([summary], arguments.wandb) else 1
+def _print_written(built: Built, published: bool) -> None:
+    """Prints the Markdown tables, each followed by the paths of what was written after it."""
+    for path in built.paths:
+        if path.suffix == ".md":
+            print(path.read_text(encoding="utf-8"))
+        print(f"{'table' if path.parent.name == 'tables' else 'figure'}: {path}")
+    if published and built.summary and built.summary.experiment.spec.published is None:
+        print(f"published: nothing is published beside experiment {built.name!r} (report.published names none)")
 
 
-def _everything(arguments: ReportArguments) -> int:
-    from clasp.report.build import build_everything
-
-    page, built = build_everything(arguments.results, arguments.published)
-    problems = [f"error: {one.name}: {problem}" for one in built for problem in one.problems]
-    print(f"report: {page} ({len(built)} experiments)")
-    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
-    done = _logged([one.summary for one in built if one.summary is not None], arguments.wandb, page)
-    return 0 if done and not problems else 1
-
-
-def _logged(summaries: list[Summary], mode: Mode, page: Path | None = None) -> bool:
+def _logged(built: list[Built], mode: Mode, page: Path | None) -> bool:
     """Logs the experiments unless ``mode`` is off; whether all could be. The logger itself says which could not."""
     if mode == "off":
         return True
@@ -94,6 +90,6 @@ def _logged(summaries: list[Summary], mode: Mode, page: Path | None = None) -> b
     from clasp.report.wandb_log import log_report
 
     settings = WandbConfig(**{**OmegaConf.load(CONFIG).wandb, "enabled": True, "mode": mode})
-    outcomes = [log_report(summary.experiment, settings, page) for summary in summaries]
+    outcomes = [log_report(one.summary.experiment, settings, page) for one in built if one.summary is not None]
     print(*(f"wandb: {one.message}" for one in outcomes if one.status != "failed"), sep="\n")
     return all(one.status != "failed" for one in outcomes)

@@ -1,18 +1,18 @@
-"""What a reader must know to use a table's numbers: the sentences below it, each derived from the cells."""
+"""The sentences below a table: what a reader must know to use its numbers, each derived from the cells."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
 from clasp.report.categories import RIGHT, hard_questions
-from clasp.report.layout import DAGGERS, MARK, benchmark_label, hard_heading, method_label
+from clasp.report.layout import DAGGERS, TIMING_MARK, benchmark_label, hard_heading, method_label
 from clasp.report.statistics import LEVEL, RESAMPLES, SWAPS
 from clasp.report.table_rows import APART_H, RANDOM, SIGNIFICANT, Key, Standing, Summary, TableRow
 
 TOLERANCE = 1.0
-"""Tokens by which a row's output average may miss its budget and still count as holding it."""
+"""A row holds its budget if its output average differs from it by at most this many tokens."""
 ASSUMED = "Assumed, for the papers do not state it or the backbone lacks it"
-"""What :func:`assumptions` lists."""
+"""Heading of what :func:`assumptions` lists."""
 
 
 def caption(summary: Summary) -> list[str]:
@@ -35,7 +35,7 @@ def caption(summary: Summary) -> list[str]:
         "prefill speed-up = unpruned / own prefill ms, shown where device and batch size are the same.",
         f"Hardware: {', '.join(frame['device'].unique())}; batch size "
         f"{', '.join(map(str, sorted(frame['batch_size'].unique())))}.",
-        apart(summary.rows) if summary.experiment.spec.table != "categories" else "",
+        timing_note(summary.rows) if summary.experiment.spec.table != "categories" else "",
         below_random(summary),
         f"INCOMPLETE: {missing} of {planned} planned cells have not been run." if missing else "",
         f"Code version of the cells: {', '.join(frame['commit'].unique())}.",
@@ -56,8 +56,10 @@ def _hard(summary: Summary) -> str:
 
 
 def assumptions(summary: Summary) -> list[str]:
-    """What the papers do not state and what stands in for what the backbone lacks: each sentence once, led by the
-    methods that share it."""
+    """Assumptions where a paper states nothing, and substitutes for what the backbone lacks.
+
+    Each sentence comes once, after the names of the methods that share it.
+    """
     sharing: dict[str, dict[str, None]] = {}
     for cell in summary.experiment.frame.itertuples():
         for text in cell.assumptions:
@@ -73,7 +75,7 @@ def assumptions(summary: Summary) -> list[str]:
 
 
 def below_random(summary: Summary) -> str:
-    """Which rows are below random, and of which the paired test says so; empty without a row of random's."""
+    """Lists the rows below random, apart from those that the paired test finds significant; empty without random."""
     if not any(row.name == RANDOM for row in summary.rows):
         return ""
     meanings: dict[Standing, str] = {"below": "not tested against random here"}
@@ -89,15 +91,16 @@ def below_random(summary: Summary) -> str:
     return f"Below random at the same budget by their average: {'. '.join(parts)}."
 
 
-def apart(rows: Iterable[TableRow]) -> str:
-    """Which of the rows have speed-ups that need not compare, and the remedy; empty where all do."""
-    hours = {row.key: row.hours_apart for row in rows if row.apart}
+def timing_note(rows: Iterable[TableRow]) -> str:
+    """Lists the rows whose speed-ups divide times of different sessions, and the remedy; empty where there are none."""
+    hours = {row.key: row.hours_apart for row in rows if row.timed_apart}
     if not hours:
         return ""
     return (
-        f"{MARK} speed-ups that need not compare, for the speed of a machine drifts: cells were computed more than "
-        f"{APART_H:g} hours before or after the unpruned model's ({_by_budget(hours)}; up to {max(hours.values()):.1f} "
-        "hours). All cells computed in one go, into a results folder of their own (paths.results=...), compare."
+        f"{TIMING_MARK} speed-ups that need not compare, for the speed of a machine drifts: cells were computed more "
+        f"than {APART_H:g} hours before or after the unpruned model's ({_by_budget(hours)}; up to "
+        f"{max(hours.values()):.1f} hours). All cells computed in one go, into a results folder of their own "
+        "(paths.results=...), compare."
     )
 
 

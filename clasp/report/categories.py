@@ -1,4 +1,4 @@
-"""Scores of questions chosen across benchmarks: by their category, and those that pooling no longer answers.
+"""Scores over groups of questions from all benchmarks together: those of a category, and hard ones.
 
 Every question counts alone, whatever benchmark it belongs to and however that is scored.
 """
@@ -17,11 +17,11 @@ from clasp.report.statistics import Interval, interval, resample
 from clasp.report.table_rows import Key, Summary
 
 RIGHT = 0.5
-"""Score of a question from which an answer counts as right, where a benchmark gives partial ones (assumption)."""
+"""An answer with at least this score counts as right, where a benchmark gives partial scores (assumption)."""
 
 
-class Category(NamedTuple):
-    """Mean score of one row's questions of one category, in [0, 1], its 95 % bootstrap interval, and their number."""
+class GroupScore(NamedTuple):
+    """Mean score of one row on a group of questions, in [0, 1], its 95 % bootstrap interval, and their number."""
 
     score: float
     interval: Interval
@@ -29,20 +29,20 @@ class Category(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def by_category(summary: Summary) -> dict[str, dict[Key, Category]]:
-    """Category -> row and budget -> score, categories in the order in which the answers name them.
+def by_category(summary: Summary) -> dict[str, dict[Key, GroupScore]]:
+    """GroupScore -> row and budget -> score, categories in the order in which the answers name them.
 
     Every question counts by whether its answer is right, also where its benchmark scores pairs, rotations or F1.
     Questions without a category or a score are left out. A row that lacks a benchmark from which others have questions
-    of a category (its cell is missing, or not judged yet) has no score there: it would be over other questions.
+    of a category (its cell is missing, or not judged yet) has no score there, which would be over other questions.
     """
     frame = summary.experiment.frame
     answers = _answers(summary).dropna(subset=["category", "own_score"])
     rows = {(str(row), int(tokens)): own for (row, tokens), own in frame.groupby(["row", "tokens"], sort=False)}
-    found: dict[str, dict[Key, Category]] = {}
+    found: dict[str, dict[Key, GroupScore]] = {}
     for category, questions in answers.groupby("category", sort=False):
-        known: dict[tuple[str, ...], Category] = {}  # rows that share their cells share their scores
-        by_key: dict[Key, Category] = {}
+        known: dict[tuple[str, ...], GroupScore] = {}  # rows that share their cells share their scores
+        by_key: dict[Key, GroupScore] = {}
         for key, cells in rows.items():
             signatures = tuple(cells["signature"])
             own = questions[questions["signature"].isin(signatures)]
@@ -55,12 +55,12 @@ def by_category(summary: Summary) -> dict[str, dict[Key, Category]]:
 
 
 @lru_cache(maxsize=32)
-def hard_questions(summary: Summary) -> dict[Key, Category]:
+def hard_questions(summary: Summary) -> dict[Key, GroupScore]:
     """Row -> mean score on the hard questions of its budget, of all benchmarks together, with interval and number.
 
     Most questions of common benchmarks survive any compression, plain pooling included, and distinguish methods as
-    little as those that the unpruned model fails. What is left are the questions that the unpruned model answers
-    correctly and the downsampling row of the same budget does not (VTC-Bench, arXiv 2510.07143).
+    little as those that the unpruned model fails. Hard questions are those that the unpruned model answers correctly
+    and the downsampling row of the same budget does not (VTC-Bench, arXiv 2510.07143).
 
     Empty where the experiment names no downsampling row (``report.filter``). A benchmark of which the unpruned model or
     that row lacks scores has no hard questions; a row that lacks the answer to one has no score.
@@ -78,7 +78,7 @@ def hard_questions(summary: Summary) -> dict[Key, Category]:
     if base.key not in scores:
         return {}
     right = scores[base.key][scores[base.key] >= RIGHT]
-    found: dict[Key, Category] = {}
+    found: dict[Key, GroupScore] = {}
     for key, own in scores.items():
         filtering = scores.get((experiment.spec.filter, key[1]), right.iloc[:0]).reindex(right.index)
         hard = own.reindex(right.index[filtering < RIGHT])
@@ -88,8 +88,11 @@ def hard_questions(summary: Summary) -> dict[Key, Category]:
 
 
 def _answers(summary: Summary) -> pd.DataFrame:
-    """A line per question of every cell, in plan order: ``signature``, ``benchmark``, ``question`` (its id and which
-    one of that id), ``category``, ``score`` as stored, ``own_score`` in [0, 1]."""
+    """A line per question of every cell, in plan order.
+
+    Columns: ``signature``, ``benchmark``, ``question`` (see :func:`occurrences`), ``category``, ``score`` as stored,
+    ``own_score`` in [0, 1].
+    """
     frames, cells = [], summary.experiment.frame.drop_duplicates("signature")
     for signature, benchmark in cells[["signature", "benchmark"]].values:
         answers = summary.experiment.answers(signature)
@@ -103,8 +106,8 @@ def _answers(summary: Summary) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).astype({"score": float, "own_score": float})
 
 
-def _scored(name: str, scores: Sequence[float] | pd.Series) -> Category:
+def _scored(name: str, scores: Sequence[float] | pd.Series) -> GroupScore:
     """Mean of some questions' scores, at least one; ``name`` keys the resamples."""
     values = np.asarray(scores, dtype=float)
     made = Sampled(pd.RangeIndex(len(values)), values[:, None], lambda means: means[:, 0])
-    return Category(float(np.mean(values)), interval(resample(name, [made])[:, 0]), len(values))
+    return GroupScore(float(np.mean(values)), interval(resample(name, [made])[:, 0]), len(values))

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from clasp.files import write_atomically
+from clasp.report.figures import style
 from clasp.report.layout import benchmark_label, method_label, pipe_table
 from clasp.report.load import UNPRUNED, Experiment, ReportError
 from clasp.report.metrics import Array
@@ -31,15 +32,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BACKBONE = "llava_1_5_7b"
-"""Whose published rows the small model is set against."""
+"""The backbone whose published rows the small model is compared with."""
 LOOKED_AT = ("fastv", "visionzip", "divprune", "pdrop")
 """Methods whose results were looked at while the small model was designed; all others are held out."""
 PREFERENCE = ("re-run", "own paper", "copied", "not stated")
-"""Whose run a published row is, in the order in which sources are taken."""
-FEWEST = 4
-"""Benchmarks that a published row must have for an average of its own."""
+"""Origins of published rows, the preferred one first."""
+FEWEST_BENCHMARKS = 4
+"""A published row needs at least this many benchmarks for its average to be computed from them."""
+FEWEST_POINTS = 4
+"""No rank correlation is computed over fewer points."""
 RESAMPLED_METHODS = 4000
-_NEEDED = 4  # points below which a rank correlation says nothing
 
 Group = Literal["all", "looked at", "held out"]
 
@@ -56,12 +58,12 @@ class PublishedAverage:
 
 @dataclass(frozen=True)
 class Point:
-    """One method at one budget, in both worlds."""
+    """One method at one budget: its results on this model and the published ones."""
 
     method: str
     tokens: int
     ours: Mapping[str, float]  # benchmark -> score / unpruned score of this model
-    drawn: Mapping[str, Array]  # benchmark -> (resamples,) the same over resamples of its questions
+    drawn: Mapping[str, Array]  # benchmark -> (resamples,) the same ratio on each resample of the questions
     published: PublishedAverage
 
     @property
@@ -95,24 +97,24 @@ class Fidelity:
     agreements: tuple[Agreement, ...]
 
 
-def published_results(path: Path, backbone: str = BACKBONE) -> dict[tuple[str, int], PublishedAverage]:
+def published_results(path: Path) -> dict[tuple[str, int], PublishedAverage]:
     """(method, tokens) -> its published result, from the preferred source.
 
     Raises:
-        ReportError: the file cannot be used, or has no unpruned row of the backbone.
+        ReportError: the file cannot be used, or has no unpruned row of :data:`BACKBONE`, or one that is not above 0.
     """
     columns = ("backbone", "method", "budget", "benchmark", "value", "source", "origin")
     lines = pd.DataFrame(read_published(path, *columns))
-    lines = lines[lines["backbone"] == backbone].astype({"value": float})
+    lines = lines[lines["backbone"] == BACKBONE].astype({"value": float})
     lines = lines.assign(source=lines["source"].str.split(",")).explode("source")
     unpruned = {
         source: own.groupby("benchmark", sort=False)["value"].last()
         for source, own in lines[lines["method"] == UNPRUNED].groupby("source", sort=False)
     }
     if not unpruned:
-        raise ReportError(f"{path} has no unpruned row of {backbone!r}; restore the project's own file")
+        raise ReportError(f"{path} has no unpruned row of {BACKBONE!r}; restore the project's own file")
     if any((values <= 0).any() for values in unpruned.values()):
-        raise ReportError(f"{path} has an unpruned score of {backbone!r} that is not above 0; correct it")
+        raise ReportError(f"{path} has an unpruned score of {BACKBONE!r} that is not above 0; correct it")
     usual = max(unpruned.values(), key=len)
     found: dict[tuple[str, int], list[PublishedAverage]] = {}
     pruned = lines[(lines["method"] != UNPRUNED) & lines["budget"].str.isdigit()]
@@ -123,7 +125,7 @@ def published_results(path: Path, backbone: str = BACKBONE) -> dict[tuple[str, i
         candidates = found.setdefault((method, int(budget)), [])
         if AVERAGE in values:
             candidates.append(PublishedAverage(float(values[AVERAGE]) / 100, {}, source, origin))
-        elif len(ratios) >= FEWEST:
+        elif len(ratios) >= FEWEST_BENCHMARKS:
             candidates.append(PublishedAverage(float(ratios.mean()), ratios.to_dict(), source, origin))
 
     def rank(one: PublishedAverage) -> tuple[int, int, str]:
@@ -148,10 +150,10 @@ def measure(experiment: Experiment, published: Path) -> Fidelity:
         if (row, tokens) in results and len(drawn) == len(experiment.benchmarks):
             ours = {name: float(scores.at[(row, tokens), name] / unpruned[name]) for name in drawn}
             points.append(Point(row, int(tokens), ours, drawn, results[row, tokens]))
-    if len(points) < _NEEDED:
+    if len(points) < FEWEST_POINTS:
         raise ReportError(
             f"experiment {experiment.name!r} has {len(points)} rows with all of their scores and a published result, "
-            f"and {_NEEDED} are needed; run its missing cells first"
+            f"and {FEWEST_POINTS} are needed; run its missing cells first"
         )
     return Fidelity(experiment.name, tuple(points), tuple(_agreements(points)))
 
@@ -175,15 +177,16 @@ def _agreements(points: Sequence[Point]) -> Iterator[Agreement]:
         known = [(point, point.published.ratios.get(FORMS.get(name, name))) for point in points]
         compared.append((name, "all", [(p.ours[name], p.drawn[name], r) for p, r in known if r is not None]))
     for over, group, some in compared:
-        if len(some) >= _NEEDED:
+        if len(some) >= FEWEST_POINTS:
             ours, drawn, theirs = map(np.array, zip(*some, strict=True))
             yield agreement(over, group, ours, drawn.T, theirs)
 
 
-def agreement(over: str, group: Group, ours: Array, drawn: Array, theirs: Array, seed: int = 0) -> Agreement:
+def agreement(over: str, group: Group, ours: Array, drawn: Array, theirs: Array) -> Agreement:
     """Rank correlations of ``ours`` (points,), resampled to ``drawn`` (resamples, points), with ``theirs``."""
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(len(theirs), size=(RESAMPLED_METHODS, len(theirs)))
+    from scipy.stats import kendalltau  # takes a second to import
+
+    chosen = np.random.default_rng(0).integers(len(theirs), size=(RESAMPLED_METHODS, len(theirs)))
     by_question = spearman(drawn, np.broadcast_to(theirs, drawn.shape))
     by_method = spearman(ours[chosen], theirs[chosen])
     return Agreement(
@@ -191,23 +194,18 @@ def agreement(over: str, group: Group, ours: Array, drawn: Array, theirs: Array,
         group,
         len(theirs),
         float(spearman(ours[None], theirs[None])[0]),
-        kendall(ours, theirs),
+        float(kendalltau(ours, theirs).statistic),
         *(interval(values[~np.isnan(values)]) for values in (by_question, by_method)),
     )
 
 
 def spearman(one: Array, other: Array) -> Array:
-    """(any, points) each -> (any,) Spearman's rank correlation, ties sharing their mean rank; NaN where one is flat."""
-    ranks = [pd.DataFrame(values).rank(axis=1).to_numpy() for values in (one, other)]
-    a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
-    with np.errstate(invalid="ignore"):
-        return (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    """(any, points) each -> (any,) Spearman's rank correlation, ties sharing their mean rank.
 
-
-def kendall(one: Array, other: Array) -> float:
-    """Kendall's tau-b of two (points,)."""
-    a, b = (np.sign(values[:, None] - values[None, :]) for values in (one, other))
-    return float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
+    NaN where all values of a row are equal.
+    """
+    ranks, others = (pd.DataFrame(values).rank(axis=1) for values in (one, other))
+    return ranks.corrwith(others, axis=1).to_numpy()
 
 
 HEADS = ("over", "methods", "points", "Spearman", "over questions", "over methods", "Kendall")
@@ -269,8 +267,6 @@ def as_csv(found: Fidelity) -> str:
 
 def draw(found: Fidelity) -> Figure:
     """Published against our normalized averages, a panel for each budget; methods held out are hollow."""
-    from clasp.report.figures import style
-
     budgets = sorted({point.tokens for point in found.points}, reverse=True)
     figure = style.blank(58.0 * len(budgets) + 8.0)
     for axes, tokens in zip(np.atleast_1d(figure.subplots(len(budgets), 1)), budgets, strict=True):
@@ -286,14 +282,14 @@ def draw(found: Fidelity) -> Figure:
         axes.set_title(f"{tokens} tokens{correlation}", fontsize="medium", loc="left")
         axes.set_ylabel("This model, %")
     figure.axes[-1].set_xlabel("Published, LLaVA-1.5-7B, % of unpruned")
-    figure.draw_without_rendering()  # sets limits and sizes, from which names take their sides
+    figure.draw_without_rendering()  # sets limits and sizes, on which the places of the names depend
     for axes, tokens in zip(figure.axes, budgets, strict=True):
         _label(axes, [point for point in found.points if point.tokens == tokens], style.TINY - 1)
     return figure
 
 
 def _label(axes: Axes, points: Sequence[Point], size: float) -> None:
-    """Names the points, each where its name hides the fewest other names and points, with a line where that is far."""
+    """Writes each point's name where it covers least of other names and points, with a line where it is far away."""
     marks = [(100 * point.published.average, 100 * point.average) for point in points]
     places = axes.transData.transform(marks) * 72 / axes.figure.dpi
     taken = np.hstack([places - 3, places + 3])  # (boxes, 4): left, bottom, right, top in points
@@ -321,8 +317,6 @@ def _label(axes: Axes, points: Sequence[Point], size: float) -> None:
 
 def write(found: Fidelity, results: Path) -> list[Path]:
     """Writes ``tables/<name>_agreement.{md,csv}`` and ``figures/fidelity_<name>.{png,svg}`` below ``results``."""
-    from clasp.report.figures import style
-
     stem = results / "tables" / f"{found.name}_agreement"
     texts = {"md": as_markdown(found), "csv": as_csv(found)}
     paths = [write_atomically(Path(f"{stem}.{suffix}"), text.encode()) for suffix, text in texts.items()]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from clasp.methods import METHODS
-from clasp.report.categories import Category, by_category, hard_questions
+from clasp.report.categories import GroupScore, by_category, hard_questions
 from clasp.report.load import CUSTOM, UNPRUNED
 from clasp.report.statistics import Interval
 from clasp.report.table_rows import Key, Standing, Summary, TableRow
@@ -18,9 +18,9 @@ from clasp.report.table_rows import Key, Standing, Summary, TableRow
 Mark = Literal["best", "second"]
 
 DAGGERS: dict[Standing, str] = {"below": "†", "significant": "‡"}
-"""What follows the name of a method that is below random; the caption explains it."""
-MARK = "§"
-"""What follows a speed-up that divides times of different sessions; the caption explains it."""
+"""Marks after the name of a method that is below random; the caption explains them."""
+TIMING_MARK = "§"
+"""Mark after a speed-up that divides times of different sessions; the caption explains it."""
 BENCHMARKS = {
     "easy_vqa": "easy-VQA",
     "gqa": "GQA",
@@ -40,7 +40,7 @@ BENCHMARKS = {
 }
 """Names of benchmarks as papers write them."""
 FORM = "tiny_"
-"""Prefix of the small world's benchmarks, each of which has the form of the one that follows."""
+"""Prefix of a benchmark of the small world; the rest of its name is the public benchmark whose form it has."""
 
 
 class Shown(NamedTuple):
@@ -48,9 +48,9 @@ class Shown(NamedTuple):
 
     text: str  # the number as shown, empty where missing
     mark: Mark | None = None  # best or second best of its group
-    tail: str = ""  # what follows the number unmarked
-    note: str = ""  # a sentence on it, which the HTML page shows
-    cells: str | None = None  # places among the page's cells of those that it rests on, where not all of its row's
+    tail: str = ""  # what follows the number, without its mark
+    note: str = ""  # a sentence about the number, which the HTML page shows
+    cells: str | None = None  # numbers of the HTML page's cells that it follows from; None: all cells of its row
 
 
 class RowGroup(NamedTuple):
@@ -66,11 +66,11 @@ class Column(NamedTuple):
     heading: str
     entry: Callable[[TableRow], Shown]
     ranked: bool = False  # whether the best and the second best of a budget are marked
-    benchmark: str = ""  # whose scores it holds, empty where it rests on all cells of a row
+    benchmark: str = ""  # whose scores it holds; empty where it follows from all cells of a row
 
 
 def method_label(method: str) -> str:
-    """As papers write it; one that the library does not have goes by its own name."""
+    """The method's name as papers write it; unchanged where the library does not have the method."""
     return METHODS[method].label if method in METHODS else method
 
 
@@ -80,7 +80,7 @@ def marked_label(name: str, standing: Standing | None) -> str:
 
 
 def benchmark_label(benchmark: str) -> str:
-    """As papers write it; with "tiny" before it for its form in the small world; of one's own data the file's name."""
+    """The benchmark's name as papers write it, after "tiny" for the small world's; of own data the file's name."""
     if benchmark.startswith(FORM):
         return f"tiny {benchmark_label(benchmark.removeprefix(FORM))}"
     return BENCHMARKS.get(benchmark, benchmark.removeprefix(CUSTOM))
@@ -185,7 +185,7 @@ def _score(summary: Summary, benchmark: str) -> Column:
     return Column(benchmark_label(benchmark), entry, ranked=True, benchmark=benchmark)
 
 
-def _category(name: str, found: Mapping[Key, Category]) -> Column:
+def _category(name: str, found: Mapping[Key, GroupScore]) -> Column:
     scale = percent_factor([entry.score for entry in found.values()])
 
     def entry(row: TableRow) -> Shown:
@@ -196,7 +196,7 @@ def _category(name: str, found: Mapping[Key, Category]) -> Column:
 
 
 def hard_heading(summary: Summary) -> str:
-    """Of the column of scores on hard questions, see :func:`clasp.report.categories.hard_questions`."""
+    """Heading of the column of scores on hard questions (:func:`clasp.report.categories.hard_questions`)."""
     return f"right where {method_label(summary.experiment.spec.filter or '')} fails %"
 
 
@@ -206,14 +206,14 @@ def average(row: TableRow) -> Shown:
 
 
 def _difference(row: TableRow) -> Shown:
-    """To the reference row in points, with its interval and the corrected p value."""
+    """The difference to the reference row in points, with its interval and the corrected p value."""
     if (found := row.comparison) is None:
         return Shown("")
     return Shown(f"{100 * found.difference:+.1f}", tail=f"{_bounds(found.interval)} {p_text(found.corrected)}")
 
 
 def p_text(p: float) -> str:
-    """A p value for people; small ones as a bound, for random swaps resolve no more."""
+    """A p value in words; a small one as a bound, for the number of random swaps does not resolve more."""
     return f"p={p:.2f}" if p >= 0.01 else ("p<0.01" if p >= 0.001 else "p<0.001")
 
 
@@ -222,8 +222,8 @@ def _cost(heading: str, name: str, scale: float = 1.0, digits: int = 1) -> Colum
 
 
 def speedup(row: TableRow, phase: str = "prefill") -> Shown:
-    """Measured, marked where it divides times of different sessions."""
-    return Shown(_number(row.speedups[phase], digits=2), tail=f" {MARK}" if row.apart else "")
+    """The measured speed-up, marked where it divides times of different sessions."""
+    return Shown(_number(row.speedups[phase], digits=2), tail=f" {TIMING_MARK}" if row.timed_apart else "")
 
 
 def _flops_ratio(heading: str) -> Column:
@@ -231,7 +231,7 @@ def _flops_ratio(heading: str) -> Column:
 
 
 def _flops(summary: Summary) -> Column:
-    """In the unit in which the backbone's numbers are readable; costs are in 1e12."""
+    """The column of FLOPs, in T or G by their size; costs are in 1e12."""
     largest = max((row.costs["tflops_gated"] or 0.0 for row in summary.rows), default=0.0)
     unit, factor = ("TFLOPs", 1.0) if largest >= 0.1 else ("GFLOPs", 1e3)
     return _cost(unit, "tflops_gated", factor, digits=2)

@@ -34,7 +34,7 @@ CUSTOM = "custom_"
 """Prefix of a benchmark that is a user's own file."""
 REMEDY = "run the experiment again, which sets bad files aside and fills the gaps"
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, val_json_bytes="base64")
-"""Of every stored dataclass: no conversion between types, bytes as base64; unknown keys are left alone."""
+"""How stored dataclasses are read: types are not converted, bytes are base64, unknown keys are ignored."""
 
 
 class ReportError(ValueError):
@@ -43,7 +43,7 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell that an experiment is made of, by its place in the tables."""
+    """A cell of an experiment, by its place in the tables."""
 
     row: str
     method: str
@@ -248,10 +248,10 @@ def budget_tokens(cell: Mapping[str, Any]) -> int:
 
 
 def timestamp(text: str | None) -> float:
-    """Seconds since 1970 of a time as cells store it, UTC where it names no zone; not a number where there is none.
+    """Seconds since 1970 of a time as cells store it, which is UTC where it names no zone; NaN where there is none.
 
     Raises:
-        ValueError: that is no time.
+        ValueError: the text is not a time.
     """
     if not text:
         return float("nan")
@@ -267,7 +267,7 @@ def flat(cell: Mapping[str, Any]) -> dict[str, Any]:
     ``started`` and ``finished`` are seconds since 1970.
 
     Raises:
-        ReportError: the cell lacks a key, or says a time that is none.
+        ReportError: the cell lacks a key, or holds a time that cannot be read.
     """
     try:
         costs, provenance = cell["costs"], cell["provenance"]

@@ -26,8 +26,8 @@ class Sampled:
     """A cell's answers as its metric needs them.
 
     Args:
-        units: (units,) what is drawn as one: a question's id and occurrence, or an image's; tells whether two cells
-            asked the same.
+        units: (units,) names of what is resampled as one: a question's id and occurrence, or an image's. Two cells
+            with the same names asked the same questions.
         parts: (units, parts) summands.
         combine: (any, parts) means of the summands -> (any,) scores, in the cell's own scale.
     """
@@ -84,7 +84,7 @@ def _f1(answers: Answers) -> Sampled | None:
     predicted = np.array([detail["prediction"] == "yes" for detail in details])
     true = np.array([detail["ground_truth"] == "yes" for detail in details])
     denied = np.array([detail["prediction"] == "no" for detail in details])
-    # an answer that is neither yes nor no counts against precision and recall alike as lmms-eval has it: not at all
+    # as in lmms-eval, an answer that is neither yes nor no changes neither precision nor recall
     parts = np.stack([predicted & true, predicted & ~true, denied & true], axis=1).astype(float)
     return Sampled(occurrences(answers), parts, _f1_of)
 
@@ -131,11 +131,11 @@ MAKERS: dict[str, Callable[[Answers], Sampled | None]] = {
     "perception+cognition": _mme,
     "circular": _circular,
 }
-"""Metrics that are no mean over questions."""
+"""Metric -> what makes its summands, for metrics other than the mean over questions."""
 
 
 def own_score(answer: Mapping[str, Any]) -> float | None:
-    """What one answer is worth, in [0, 1], also where the metric is no mean over them; None where it is unknown."""
+    """The score of one answer, in [0, 1], also where the metric is not their mean; None where it is not known."""
     if answer.get("score") is not None:
         return float(answer["score"])
     detail = answer.get("detail")
@@ -150,8 +150,7 @@ def _details(answers: Answers, *keys: str) -> list[Mapping[str, Any]] | None:
 
 
 def occurrences(answers: Answers) -> pd.Index:
-    """Question ids; some benchmarks ask several questions under one id: the n-th of an id is matched with the n-th
-    elsewhere."""
+    """Names that match the questions of two cells: id and occurrence, for some benchmarks repeat an id."""
     seen: Counter[str] = Counter()
     names = []
     for answer in answers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +13,11 @@ import pandas as pd
 from clasp.files import write_atomically
 from clasp.methods import METHODS as REGISTRY
 from clasp.methods import for_images
-from clasp.report.caption import apart, below_random
+from clasp.report.caption import below_random, timing_note
 from clasp.report.layout import Shown, average, benchmark_label, marked_label, method_label, pipe_table, speedup
 from clasp.report.load import UNPRUNED, Experiment, ReportError, load_experiment
 from clasp.report.summarize import summarize, tests_against
-from clasp.report.table_rows import Comparison, Summary, TableRow
+from clasp.report.table_rows import Comparison, Key, Standing, Summary, TableRow
 
 TRAINING = "tiny_training.json"
 MAIN, METHODS, FIDELITY = "tiny_main", "table_llava15_tiny", "fidelity_tiny"
@@ -30,9 +30,9 @@ OTHERS = (
     "retention/*.json",
     "figures/retention_*",
 )
-"""What belongs to no experiment, as far as it is there."""
+"""Files of no experiment, which are copied where they exist."""
 COMMANDS = {MAIN: "make tables", METHODS: "make table-llava15", FIDELITY: "make fidelity"}
-"""What builds the tables that pages show."""
+"""Experiment -> the command that computes it and builds its table."""
 PAGES = {
     "main table": "README.md",
     "methods table": "docs/results.md",
@@ -44,9 +44,9 @@ PAGES = {
 RECENT = "2504"
 """arXiv number from which a method is a recent one: April 2025."""
 HEAD = "{} tokens, % [95 %]"
-"""Above the averages at a budget."""
+"""Heading of the averages at a budget."""
 UNREACHABLE = "–"
-"""In place of an average: the method cannot keep so few tokens on this backbone."""
+"""Instead of an average where the method cannot keep so few tokens on this backbone."""
 SIGNS = {"better": "+", "no significant difference": "=", "worse": "−"}
 
 
@@ -54,8 +54,8 @@ def publish(results: Path, root: Path) -> list[Path]:
     """Copies every experiment's cells, tables and figures to ``<results>/reference`` and renews the blocks of the pages
     below ``root``; returns the folder and the pages.
 
-    Only what the experiments there consist of is copied, with :data:`OTHERS`, and what an earlier call left is removed,
-    so that the folder is a results root of its own, from which the same tables can be built.
+    Only files of experiments and :data:`OTHERS` are copied, and files of an earlier call are removed: the folder is a
+    results root from which the same tables can be built.
 
     Raises:
         ReportError: the tables that pages show have not been built, a table or figure or the small model's scores are
@@ -122,23 +122,20 @@ def main_block(summary: Summary) -> str:
 
 def methods_block(summary: Summary) -> str:
     """Every method's average at every budget, and its measured prefill speed-up at the smallest."""
-    pruned, standings = {row.key: row for row in summary.pruned}, summary.standings
-    budgets = list(dict.fromkeys(tokens for _, tokens in pruned))
+    rows = {row.key: row for row in summary.pruned}
+    budgets = list(dict.fromkeys(tokens for _, tokens in rows))
     smallest, lines = min(budgets), []
-    for name in dict.fromkeys(name for name, _ in pruned):
-        found = [pruned.get((name, tokens)) for tokens in budgets]
-        averages = [
-            _text(average(row)) + marked_label("", standings.get(row.key)) if row else UNREACHABLE for row in found
-        ]
-        last = pruned.get((name, smallest))
+    for name in dict.fromkeys(name for name, _ in rows):
+        last = rows.get((name, smallest))
+        averages = _averages(rows, name, budgets, summary.standings)
         lines.append([method_label(name), *averages, _text(speedup(last)) if last else UNREACHABLE])
-    heads = ["method", *(HEAD.format(tokens) for tokens in budgets), f"prefill speed-up at {smallest}"]
+    heads = ["method", *map(HEAD.format, budgets), f"prefill speed-up at {smallest}"]
     timed = [row for row in summary.pruned if row.tokens == smallest]
     return _block(heads, lines, _notes(summary, timed, "../"))
 
 
 def recent_block(summary: Summary) -> str:
-    """Averages of the recent methods beside the baselines, and by which tests a method differs from each of these."""
+    """Averages of the recent methods and the baselines, and whether each differs significantly from each baseline."""
     rows = {row.key: row for row in summary.pruned if row.method in REGISTRY}
     papers = {name: REGISTRY[row.method].paper for (name, _), row in rows.items()}
     budgets = list(dict.fromkeys(tokens for _, tokens in rows))
@@ -150,15 +147,9 @@ def recent_block(summary: Summary) -> str:
     tested = tests_against(replace(experiment, planned=planned, frame=frame), baselines)
     lines = []
     for name in names:
-        found = [rows.get((name, tokens)) for tokens in budgets]
-        averages = [_text(average(row)) if row else UNREACHABLE for row in found]
         signs = [_signs([tested[base].get((name, tokens)) for tokens in budgets]) for base in baselines]
-        lines.append([method_label(name), *averages, *signs])
-    heads = [
-        "method",
-        *(HEAD.format(tokens) for tokens in budgets),
-        *(f"than {method_label(name)}" for name in baselines),
-    ]
+        lines.append([method_label(name), *_averages(rows, name, budgets, {}), *signs])
+    heads = ["method", *map(HEAD.format, budgets), *(f"than {method_label(name)}" for name in baselines)]
     missing = [REGISTRY[name].label for name in for_images() if REGISTRY[name].paper >= RECENT and name not in papers]
     notes = [
         f"Normalized averages by `{COMMANDS[experiment.name]}`. Better (+), no significant difference (=) or "
@@ -167,6 +158,14 @@ def recent_block(summary: Summary) -> str:
         f"Not yet in the stored results: {', '.join(missing)}." if missing else "",
     ]
     return _block(heads, lines, notes)
+
+
+def _averages(
+    rows: Mapping[Key, TableRow], name: str, budgets: Sequence[int], standings: Mapping[Key, Standing]
+) -> list[str]:
+    """A row's averages at every budget, marked where they are below random by ``standings``."""
+    found = [rows.get((name, tokens)) for tokens in budgets]
+    return [_text(average(row)) + marked_label("", standings.get(row.key)) if row else UNREACHABLE for row in found]
 
 
 def _signs(found: Sequence[Comparison | None]) -> str:
@@ -190,7 +189,7 @@ def _accuracy(path: Path) -> dict[str, dict[str, float]]:
     log: dict[str, dict[str, dict[str, float]]] = json.loads(path.read_text(encoding="utf-8"))
     if "accuracy" not in log:
         command = f"python scripts/score_tiny.py split=test log={path}"
-        raise ReportError(f"{path} has no scores of the weights that it tells of; run '{command}' first")
+        raise ReportError(f"{path} has no scores of the trained weights; run '{command}' first")
     return log["accuracy"]
 
 
@@ -212,13 +211,13 @@ def _block(heads: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence
 
 
 def _notes(summary: Summary, timed: Iterable[TableRow], up: str = "") -> list[str]:
-    """The lines below a table that shows the speed-ups of ``timed``; ``up`` leads from its page to the repository."""
+    """The lines below a table that shows the speed-ups of ``timed``; ``up``: path from its page to the repository."""
     name, device = summary.experiment.name, summary.experiment.frame["device"].iloc[0]
     measured = (
         f"Measured by `{COMMANDS[name]}` on {device}; visual tokens are output averages. Scores "
         f"per benchmark, costs and the fine print: [`{name}.md`]({up}results/reference/tables/{name}.md)."
     )
-    return [measured, below_random(summary), apart(timed)]
+    return [measured, below_random(summary), timing_note(timed)]
 
 
 def _text(entry: Shown) -> str:

@@ -1,8 +1,7 @@
-"""The routers' accuracy, confusions and time, from ``<results>/router.json`` alone, as a section of a report."""
+"""The routers' accuracy, confusion matrices and time, from ``<results>/router.json`` alone, as a report section."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from clasp.reading import LARGEST_NUMBER
 from clasp.report.layout import pipe_table
 from clasp.report.load import STRICT, read_stored
-from clasp.report.statistics import Interval
+from clasp.report.statistics import LEVEL, Interval
 from clasp.results.schema import Count, Label, load
 
 FILE = "router.json"
@@ -24,7 +23,6 @@ SETS = {
     "world": "the small world's questions",
 }
 """Names of the sets as a reader sees them; another set goes by its own name."""
-_Z = 1.959964  # normal quantile of a two-sided 95 % interval
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -49,8 +47,10 @@ class RouterScore:
 
     @property
     def interval(self) -> Interval:
-        """95 % interval of the accuracy, which is in [0, 1]."""
-        return wilson(self.right, self.prompts)
+        """95 % interval of the accuracy, which is in [0, 1]: Wilson's score interval (E. B. Wilson, 1927)."""
+        from scipy.stats import binomtest  # takes a second to import
+
+        return Interval(*binomtest(self.right, self.prompts).proportion_ci(LEVEL, "wilson"))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -85,20 +85,6 @@ class RouterScores:
                 if sizes != {len(self.categories)} or score.prompts != prompts.prompts:
                     raise ValueError(f"confusion of {router} on {name} does not fit its categories and prompts")
         return self
-
-
-def wilson(right: int, total: int) -> Interval:
-    """Wilson's 95 % score interval of a share (E. B. Wilson, 1927), which stays within [0, 1].
-
-    Raises:
-        ValueError: no trials, or more successes than trials.
-    """
-    if not 0 <= right <= total or total == 0:
-        raise ValueError(f"{right} of {total} is no share; give 0 <= right <= total with total above 0")
-    share, scale = right / total, 1 + _Z**2 / total
-    center = (share + _Z**2 / (2 * total)) / scale
-    half = _Z / scale * math.sqrt(share * (1 - share) / total + _Z**2 / (4 * total**2))
-    return Interval(max(0.0, center - half), min(1.0, center + half))
 
 
 def load_router_scores(results: Path) -> RouterScores | None:

@@ -16,12 +16,12 @@ import numpy as np
 from clasp.report.metrics import Array, Sampled
 
 RESAMPLES = 4000
-"""Bootstrap resamples: the interval's own noise is then well below a tenth of its width."""
+"""Bootstrap resamples: so many that the noise of an interval's bounds is well below a tenth of its width."""
 SWAPS = 10_000
 """Random swaps of the paired test; the smallest p value is 1 / (SWAPS + 1), which survives a hundred comparisons."""
 LEVEL = 0.95
 CHUNK = 2**22
-"""Counts held at once (32 MiB), so that full test sets need no more memory than subsets."""
+"""Counts held in memory at once (32 MiB), however many questions there are."""
 
 
 class Interval(NamedTuple):
@@ -85,9 +85,9 @@ def difference_interval(own: Sequence[Array], other: Sequence[Array], weights: S
     return interval(np.sum([weight * (a - b) for weight, a, b in zip(weights, own, other, strict=True)], axis=0))
 
 
-def interval(values: Array, level: float = LEVEL) -> Interval:
-    """Percentile interval of resampled values, (resamples,)."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+def interval(values: Array) -> Interval:
+    """95 % percentile interval of resampled values, (resamples,)."""
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
 
 

@@ -1,7 +1,7 @@
 """From cells to the rows of a table: one line per row of the experiment and budget, with averages, intervals, costs,
 and a test against the reference row.
 
-A number that needs a missing cell is None: nothing is borrowed from another cell, benchmark or row.
+A number that needs a missing cell is None; no other cell, benchmark or row takes its place.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ class _Cells:
         cells = self.groups[key]
         base = self.groups[self.unpruned] if self.unpruned else self.empty
         costs, base_costs = self._costs(cells), self._costs(base)
-        device, batch_size = _where(cells)
-        comparable = len(base) > 0 and _where(base) == (device, batch_size)
+        device, batch_size = _hardware(cells)
+        comparable = len(base) > 0 and _hardware(base) == (device, batch_size)
         speedups = {phase: _ratio(base_costs[f"{phase}_ms"], costs[f"{phase}_ms"]) for phase in PHASES}
         unscored = set(cells.index[cells["score"].isna()])
         drawn = {name: self.drawn.get((key, name)) for name in self.benchmarks}
@@ -224,7 +224,7 @@ def _hours_apart(cells: pd.DataFrame, base: pd.DataFrame) -> float:
     return max(0.0, float(between.fillna(0.0).max() / 3600)) if len(between) else 0.0
 
 
-def _where(cells: pd.DataFrame) -> tuple[str, str]:
+def _hardware(cells: pd.DataFrame) -> tuple[str, str]:
     return ", ".join(sorted(set(cells["device"]))), ", ".join(str(size) for size in sorted(set(cells["batch_size"])))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from clasp.files import write_atomically
 from clasp.report.caption import ASSUMED, assumptions, caption
@@ -18,15 +18,15 @@ from clasp.report.table_rows import Summary, TableRow
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table ready to be written down."""
+    """A table ready to be written, whatever the format."""
 
     title: str
     name: str  # of its files and its LaTeX label
     heads: Sequence[str]
     groups: Sequence[RowGroup]
     notes: Sequence[str]  # sentences below it
-    assumed: Sequence[str] = ()  # what is assumed, as far as the numbers rest on it
-    left: int = 1  # how many columns, from the first, hold text and are aligned to the left
+    assumed: Sequence[str] = ()  # assumptions on which the numbers depend
+    left: int = 1  # the first so many columns hold text and are aligned to the left
 
 
 def write_table(summary: Summary, folder: Path) -> dict[str, Path]:
@@ -72,7 +72,7 @@ def sheet_markdown(sheet: Sheet) -> str:
 
 
 def sheet_latex(sheet: Sheet) -> str:
-    """The table and its caption for a paper; what is assumed follows as text, for a float could not hold it."""
+    """The table and its caption for a paper; the assumptions follow as text, for they are too long for a float."""
 
     def entry(shown: Shown) -> str:
         text = escape(shown.text)
@@ -124,7 +124,7 @@ _LATEX = str.maketrans(
 
 
 def escape(text: str) -> str:
-    """Text with LaTeX's special characters made literal; brackets too, for ``\\\\`` would take one as its argument."""
+    """Text with LaTeX's special characters made literal; brackets too, for ``\\\\`` may take one as its argument."""
     return text.translate(_LATEX)
 
 
@@ -134,16 +134,13 @@ def comma_separated(summary: Summary) -> str:
 
 
 def records_csv(records: Sequence[Mapping[str, object]]) -> str:
-    """Records of the same keys, one a line; texts that a spreadsheet would take for formulas get a quote in front."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _no_formula(cell) for key, cell in record.items()} for record in records)
-    return out.getvalue()
+    """Records of the same keys, one a line; a quote goes before a text that a spreadsheet would take for a formula."""
+    lines = [{key: _no_formula(cell) for key, cell in record.items()} for record in records]
+    return pd.DataFrame(lines, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def _no_formula(cell: object) -> object:
-    """The cell as it is unless it is a text that begins as formulas do; numbers, and texts that are some, stay."""
+    """The cell, with a quote in front if it is a text that begins as formulas do and is not a number."""
     if isinstance(cell, str) and cell.lstrip().startswith(("=", "+", "-", "@")):
         try:
             float(cell)

@@ -12,7 +12,7 @@ from clasp.report.statistics import Interval
 
 RANDOM = "random"
 SIGNIFICANT = 0.05
-"""Corrected p value below which a difference is called one."""
+"""Corrected p value below which a difference is called significant."""
 APART_H = 3.0
 """Hours between two cells beyond which they count as timed in different sessions, whose times do not compare.
 
@@ -87,7 +87,7 @@ class TableRow:
         return self.name, self.tokens
 
     @property
-    def apart(self) -> bool:
+    def timed_apart(self) -> bool:
         """Whether its speed-ups divide times of different timing sessions."""
         return self.hours_apart > APART_H and any(value is not None for value in self.speedups.values())
 

@@ -1,7 +1,7 @@
 """Logs results to Weights & Biases: finished cells by group (backbone, method, budget), and an experiment's report.
 
-Offline without an account or a prompt; online where the user's environment says so. The files under ``results`` are the
-truth: what cannot be logged is reported in words and stops nothing. wandb is imported when a run is written.
+Runs are offline, without an account or a prompt, unless the user's environment says online. The results are in files of
+their own: a failure to log is reported in words and stops nothing. wandb is imported when a run is written.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ REPORT = "report"
 
 @dataclass(frozen=True)
 class Logged:
-    """What became of a run: ``online``, ``offline``, ``disabled`` (nothing was written) or ``failed``, and a sentence
-    for people."""
+    """The outcome of logging a run: ``online``, ``offline``, ``disabled`` (nothing was written) or ``failed``, and a
+    sentence for people."""
 
     status: str
     message: str
@@ -203,7 +203,7 @@ def _failed(error: Exception) -> Logged:
 
 
 def _keep_files_in(folder: Path) -> None:
-    """Keeps wandb's own files below the results, and its error reports from the network; the user's variables win."""
+    """Keeps wandb's own files below the results and turns its error reports off, unless the user's variables differ."""
     data, here = folder / "data", Path("/proc/self/cwd")
     if here.exists() and folder.is_relative_to(Path.cwd()):
         # a run's file names what is staged for `wandb sync` by its whole path; this address does not reveal it

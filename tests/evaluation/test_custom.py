@@ -19,10 +19,8 @@ from clasp.config import RunConfig
 from clasp.evaluation.plan import plan
 from clasp.evaluation.questions.custom import PLACEHOLDERS, BadRows, read, rows
 from clasp.evaluation.tasks.custom import process_results
-from clasp.report.build import build_figures, build_table
+from clasp.report.build import build_experiment
 from clasp.report.layout import benchmark_label
-from clasp.report.load import load_experiment
-from clasp.report.summarize import summarize
 from clasp.results import experiments
 from clasp.results.store import CellStore
 from clasp.strict import ConfigError
@@ -241,8 +239,6 @@ def test_end_to_end(
     assert cells[0] is not None
     assert cells[0]["costs"]["visual_tokens"]["nominal"] == pytest.approx(576 * 4 / 3), "the second has two images"
 
-    summary = summarize(load_experiment("mine", results))
-    build_table(summary)
-    build_figures(summary)
+    build_experiment("mine", results)
     assert "| my |" in " ".join((results / "tables" / "mine.md").read_text().split())
     assert (results / "figures" / "accuracy_vs_flops_mine.svg").exists()

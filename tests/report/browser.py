@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of the report's page, spoken to through two pipes (its ``--remote-debugging-pipe``)."""
+"""A headless Chromium for tests of the report's page, controlled through two pipes (``--remote-debugging-pipe``)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def executable() -> str | None:
 
 
 class Browser:
-    """One Chromium with one page. It keeps all that the page logs and all that it asks for."""
+    """One Chromium with one page. It records what the page logs and which addresses it requests."""
 
     def __init__(self, profile: Path) -> None:
         found = executable()

@@ -73,7 +73,7 @@ def test_nothing_to_draw_is_an_error(tmp_path: Path, draw: Any, gone: tuple[str,
         draw(summary_of(tmp_path))
 
 
-def test_no_two_looks_are_the_same_and_they_do_not_depend_on_company() -> None:
+def test_no_two_looks_are_the_same_and_they_do_not_depend_on_other_methods() -> None:
     assert len({(look.colour, look.marker) for look in LOOKS}) == len(LOOKS)
     look = looks([*ALL_METHODS, "another"])
     assert len(set(look.values())) == len(ALL_METHODS) + 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from browser import Browser, executable
-from command_line import call
+from command_line import ROOT
 from synthetic import (
     BENCHMARKS,
     answers_of,
@@ -23,7 +23,6 @@ from synthetic import (
     retention,
     routers,
     signature,
-    summary_of,
     write_answers,
     write_cell,
     write_experiment,
@@ -31,15 +30,14 @@ from synthetic import (
     write_retention,
 )
 
-from clasp.report.build import build_everything, build_figures
+from clasp.report.build import build_everything, build_experiment
 from clasp.report.html.escape import shortened, visible
 from clasp.report.html.examples import verdict
-from clasp.report.html.figures import images
+from clasp.report.html.page import images
 from clasp.report.load import ReportError
 
 pytestmark = pytest.mark.xdist_group("html")  # one page for all
 
-ROOT = Path(__file__).resolve().parents[2]
 # half a surrogate pair, a control, a direction override, and what would end a script, an attribute or a comment
 MARKUP = (
     "</script x><!--<script></script><script>window.hacked=1</script>"
@@ -172,8 +170,8 @@ def test_hostile_text_stays_text(text: str, parsed: Parsed) -> None:
 
 
 def test_script_never_parses_markup() -> None:
-    script = (ROOT / "clasp" / "report" / "html" / "page.js").read_text()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(|DOMParser", script)
+    text = (ROOT / "clasp" / "report" / "html" / "page.js").read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(|DOMParser", text)
 
 
 def test_every_number_names_its_cells(text: str, parsed: Parsed) -> None:
@@ -275,8 +273,7 @@ def test_page_is_small_and_the_same_for_the_same_results(root: Path, text: str) 
 
 def test_large_figures_go_in_as_png(tmp_path: Path) -> None:
     write_experiment(tmp_path, questions=20)
-    summary = summary_of(tmp_path)
-    build_figures(summary)
+    summary = build_experiment("tiny_main", tmp_path).summary
     (small,) = images(summary)
     svg = next((tmp_path / "figures").glob("*.svg"))
     svg.write_text(svg.read_text() + "<!--" + "x" * 200_000 + "-->")
@@ -305,18 +302,14 @@ def test_no_experiment_is_an_error_that_says_what_to_run(tmp_path: Path) -> None
         build_everything(tmp_path)
 
 
-def test_one_broken_experiment_is_named_and_the_others_are_built(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_broken_experiment_is_named_and_the_others_are_built(tmp_path: Path, script: Any) -> None:
     write_experiment(tmp_path, "tiny_main", questions=20)
     (tmp_path / "experiments" / "broken.json").write_text("{")
     # without the unpruned model there is a table and nothing to draw
     write_plan(tmp_path, "undrawn", [planned(*key) for key in plan() if key[0] != "none"])
-    script = ROOT / "scripts" / "report.py"
-    assert call(monkeypatch, tmp_path, "experiment=all", f"results={tmp_path}", script=script) == 1
-    said = capsys.readouterr()
-    assert said.out == f"report: {tmp_path / 'report.html'} (3 experiments)\n"
-    assert [line.split(" ", 2)[1] for line in said.err.splitlines()] == ["broken:", "undrawn:"]
+    status, out, err = script("report", "experiment=all")
+    assert (status, out) == (1, f"report: {tmp_path / 'report.html'} (3 experiments)\n")
+    assert [line.split(" ", 2)[1] for line in err.splitlines()] == ["broken:", "undrawn:"]
     page = (tmp_path / "report.html").read_text()
     assert [one["id"] for one in Parsed(page).all("article")] == ["e-tiny_main", "e-undrawn"]
     assert "is not valid JSON" in page.partition('<section id="tables"')[0]

@@ -1,4 +1,4 @@
-"""A score follows from its questions: the same as lmms-eval's own aggregation has it, on any resample of them."""
+"""A score computed again from its answers equals lmms-eval's own, on any resample of the questions."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_circular_without_groups_does_not_follow() -> None:
     assert sampled("circular", [{"question_id": 1, "score": None, "detail": {"score": 1.0}}], 1.0) is None
 
 
-def test_an_answer_is_worth_its_own_score_or_its_details() -> None:
+def test_the_score_of_an_answer_is_its_own_or_that_of_its_details() -> None:
     assert own_score({"score": 0.3, "detail": {"score": 1.0}}) == 0.3
     assert own_score({"score": None, "detail": {"score": 1, "prediction": "yes"}}) == 1.0
     assert own_score({"score": None, "detail": {"prediction": "yes"}}) is own_score({"score": None}) is None

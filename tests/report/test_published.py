@@ -12,10 +12,10 @@ import pytest
 
 from clasp.report.fidelity import published_results
 from clasp.report.load import ReportError
+from clasp.report.published.compare import FOLDER
 from clasp.report.published.read import ORIGINS, read_published
 from clasp.report.published.upper_bound import targets
 
-FOLDER = Path(__file__).resolve().parents[2] / "results" / "published"
 READERS: Mapping[str, Callable[[Path], object]] = {
     "fidelity": published_results,
     "upper bound": lambda path: targets("llava_1_5_7b", path.parents[1]),
@@ -45,10 +45,9 @@ def test_every_line_has_a_value_a_source_that_is_explained_and_an_origin(name: s
 
 
 def test_copied_and_re_run_lines_of_one_method_are_told_apart(accuracy: pd.DataFrame) -> None:
-    frame = accuracy
-    fastv = frame[(frame["method"] == "fastv") & (frame["budget"] == "192") & (frame["benchmark"] == "gqa")]
+    fastv = accuracy[(accuracy[["method", "budget", "benchmark"]] == ["fastv", "192", "gqa"]).all(axis=1)]
     assert dict(zip(fastv["origin"], fastv["value"], strict=True)) == {"copied": "52.7", "re-run": "57.1"}
-    own = frame[frame["origin"] == "own paper"]
+    own = accuracy[accuracy["origin"] == "own paper"]
     assert set(zip(own["source"], own["method"], strict=True)) == {
         *(("A", "clasp"), ("D", "dart"), ("S", "sparsevlm"), ("V", "vscan"), ("HV,SV", "holov")),
         *(("M", "msdg_prune"), ("AP", "agilepruner"), ("SV", "sieve")),
@@ -56,10 +55,9 @@ def test_copied_and_re_run_lines_of_one_method_are_told_apart(accuracy: pd.DataF
 
 
 def test_numbers_that_were_read_from_ocr_copies_say_so(accuracy: pd.DataFrame) -> None:
-    frame = accuracy
     sources = pd.read_csv(FOLDER / "sources.csv", dtype=str)
     copies = set(sources["key"][sources["source"].str.contains("OCR copy")])
-    read = frame[frame["source"].map(lambda keys: set(keys.split(",")) <= copies)]
+    read = accuracy[accuracy["source"].map(lambda keys: set(keys.split(",")) <= copies)]
     assert len(read) > 150
     assert (read["note"].str.contains("OCR copy") | (read["note"] == "mme_perception")).all()
 
@@ -103,14 +101,20 @@ def test_a_missing_column_is_named(accuracy: pd.DataFrame, tmp_path: Path, reade
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_score_is_no_time(accuracy: pd.DataFrame, tmp_path: Path, reader: str) -> None:
+def test_a_time_is_refused_as_a_score(accuracy: pd.DataFrame, tmp_path: Path, reader: str) -> None:
     path = damaged(tmp_path, accuracy.assign(value="36:16"))
     with pytest.raises(ReportError, match=r"line 2 of .*value '36:16' is a time"):
         READERS[reader](path)
     assert any(":" in line["value"] for line in read_published(FOLDER / "efficiency.csv")), "where they belong"
 
 
-def test_nothing_is_divided_by_an_unpruned_score_of_zero(accuracy: pd.DataFrame, tmp_path: Path) -> None:
-    path = damaged(tmp_path, accuracy.assign(value=accuracy["value"].where(accuracy["method"] != "none", "0")))
-    with pytest.raises(ReportError, match="unpruned score of 'llava_1_5_7b' that is not above 0"):
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [("value", "0", "unpruned score of 'llava_1_5_7b' that is not above 0"), ("method", "x", "no unpruned row of")],
+)
+def test_an_unpruned_score_that_ratios_cannot_be_taken_of_is_an_error(
+    accuracy: pd.DataFrame, tmp_path: Path, column: str, value: str, message: str
+) -> None:
+    path = damaged(tmp_path, accuracy.assign(**{column: accuracy[column].where(accuracy["method"] != "none", value)}))
+    with pytest.raises(ReportError, match=message):
         published_results(path)

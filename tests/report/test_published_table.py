@@ -1,4 +1,4 @@
-"""Published rows beside ours: whose number stands where, when a difference is shown, and what is said where none is."""
+"""Published rows beside ours: where each number appears, when a difference is shown, and the reason where none is."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import call
 from synthetic import VISUAL, alter, cell, entries, planned, signature, summary_of, write_cell, write_plan
 
-from clasp.report.build import build_published
 from clasp.report.load import ReportError
 from clasp.report.published.compare import FOLDER, PublishedRow, published_rows
 from clasp.report.published.prompt_protocols import FORMS
@@ -22,7 +20,6 @@ from clasp.report.published.write import published_csv, published_sheet
 from clasp.report.table import sheet_latex, sheet_markdown
 from clasp.report.table_rows import Summary
 
-ROOT = Path(__file__).resolve().parents[2]
 NAME = "table"
 SCORES = {"gqa": 0.605, "pope": 0.85, "vqav2": 0.75, "textvqa": 0.45, "textvqa_ocr": 0.57, "mmvet": 0.31, "mme": 1800.0}
 HEADER = "backbone,budget,method,benchmark,value,source,protocol,note,origin\n"
@@ -133,7 +130,9 @@ def test_perception_alone_is_not_set_against_the_sum(usual: Summary, tmp_path: P
 
 
 @pytest.mark.parametrize(("nominal", "comparable"), [(1.0, "same"), (0.85, "different")])
-def test_a_budget_counted_otherwise_is_no_budget_held(tmp_path: Path, nominal: float, comparable: str) -> None:
+def test_a_budget_that_is_held_by_another_count_only_is_not_compared(
+    tmp_path: Path, nominal: float, comparable: str
+) -> None:
     rows = published_rows(write(tmp_path, nominal=nominal))
     dart = next(row for row in rows_of(rows, "dart") if row.source == "D")
     assert dart.values["gqa"].comparable == comparable
@@ -235,14 +234,15 @@ def test_a_variant_under_a_name_of_its_own_has_no_published_row(tmp_path: Path) 
     assert {row.tokens for row in rows if row.method == "clasp"} == {None}
 
 
-def test_an_unknown_backbone_is_an_error_and_none_is_said(tmp_path: Path) -> None:
+def test_an_unknown_backbone_is_an_error_and_none_is_said(tmp_path: Path, script: Any) -> None:
     with pytest.raises(ReportError, match=r"'llava_9'.*llava_1_5_7b, llava_next_7b"):
         published_rows(write(tmp_path, published="llava_9"))
     summary = write(tmp_path, published=None)
     with pytest.raises(ReportError, match=r"report\.published"):
         published_rows(summary)
-    assert "nothing is published beside" in build_published(summary)
-    assert not (tmp_path / "tables").exists()
+    status, out, _ = script("report", f"experiment={NAME}", "published=1")
+    assert (status, f"nothing is published beside experiment '{NAME}'" in out) == (0, True)
+    assert not list((tmp_path / "tables").glob("*_published.*"))
 
 
 @pytest.mark.parametrize(
@@ -318,12 +318,11 @@ def test_latex_aligns_words_left_and_escapes_them(usual: Summary, rows: list[Pub
     assert {line.count(" & ") for line in body.splitlines() if " & " in line} == {heads - 1}
 
 
-def test_the_command_writes_all_three_forms(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_writes_all_three_forms(tmp_path: Path, script: Any) -> None:
     write(tmp_path, benchmarks=("gqa", "pope"))
-    arguments = [f"experiment={NAME}", f"results={tmp_path}"]
-    script = ROOT / "scripts" / "report.py"
-    assert call(monkeypatch, tmp_path, *arguments, "published=1", script=script) == 0
-    assert all((tmp_path / "tables" / f"{NAME}_published.{suffix}").is_file() for suffix in ("md", "csv", "tex"))
-    assert "beside published rows" in capsys.readouterr().out
+    status, out, _ = script("report", f"experiment={NAME}", "published=1")
+    assert (status, "beside published rows" in out) == (0, True)
+    for suffix in ("md", "csv", "tex"):
+        path = tmp_path / "tables" / f"{NAME}_published.{suffix}"
+        assert path.is_file()
+        assert f"table: {path}\n" in out

@@ -1,4 +1,4 @@
-"""results/reference is a results root of its own, and the README and docs/ show what it says."""
+"""results/reference is a complete results root, and the README and docs/ show its numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from synthetic import (
 )
 
 from clasp.methods import for_images
-from clasp.report.build import build_fidelity, build_figures, build_table
+from clasp.report.build import build_experiment
 from clasp.report.caption import below_random
 from clasp.report.layout import DAGGERS, method_label
 from clasp.report.load import ReportError, load_experiment
@@ -60,10 +60,7 @@ def once_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         results, "ablation_x_tiny", methods=("random", "clasp"), figures=[], keep=lambda *key: key[1] != 64
     )
     for name in (*SHOWN, FIDELITY, "ablation_x_tiny"):
-        summary = summary_of(results, name)
-        build_table(summary)
-        build_figures(summary)
-        build_fidelity(summary)
+        build_experiment(name, results)
     (results / "reference").mkdir()
     shutil.copy(REFERENCE / "tiny_training.json", results / "reference")
     return results
@@ -203,7 +200,7 @@ def test_a_judges_scores_are_kept_with_their_cell(built: Path, tmp_path: Path) -
     assert [path.name for path in (reference / "cells").glob("*.judge.json")] == [f"{known}.judge.json"]
 
 
-def test_publishing_leaves_nothing_of_earlier_times_or_other_experiments(built: Path, tmp_path: Path) -> None:
+def test_publishing_removes_files_of_earlier_calls_and_of_no_experiment(built: Path, tmp_path: Path) -> None:
     old = cell("clasp", 64, "easy_vqa", [1.0], signature="e" * 24)
     write_cell(built, old, [1.0])  # of no experiment
     write_cell(built / "reference", old, [1.0])

@@ -1,4 +1,4 @@
-"""Normalized average, bootstrap, paired test and its correction: against loops, against known truth, on the edges."""
+"""Normalized average, bootstrap, paired test and its correction: against loops, a known truth, and in edge cases."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_pairing_makes_a_harmless_method_certain() -> None:
     assert difference_interval(*drawn_scores({"a": [scores, scores]}), [1.0]) == (0.0, 0.0)
 
 
-def test_an_interval_depends_on_seed_alone_not_on_order_or_company() -> None:
+def test_an_interval_depends_on_the_seed_not_on_the_order_or_other_models() -> None:
     rng = np.random.default_rng(5)
     models = {name: [(rng.random(80) < share).astype(float) for share in (0.9, 0.7, 0.6)] for name in "ab"}
     every = intervals(models)
@@ -156,7 +156,7 @@ def test_an_interval_depends_on_seed_alone_not_on_order_or_company() -> None:
     assert every[1] != other[1]
 
 
-def test_questions_are_matched_by_what_they_are_not_by_where_they_stand() -> None:
+def test_questions_are_matched_by_name_not_by_position() -> None:
     rng = np.random.default_rng(6)
     base, pruned = (mean_of((rng.random(60) < share).astype(float)) for share in (0.9, 0.6))
     order = rng.permutation(60)

@@ -1,4 +1,4 @@
-"""From cells to tables: numbers, gaps, marks, captions, LaTeX; and what a reader is told when it cannot be built."""
+"""From cells to tables: numbers, gaps, marks, captions, LaTeX; and the message where a table cannot be built."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from command_line import call
+from command_line import ROOT
 from synthetic import (
     BENCHMARKS,
     alter,
@@ -35,7 +36,6 @@ from clasp.report.summarize import COSTS
 from clasp.report.table import comma_separated, escape
 from clasp.report.table_rows import Average, Comparison, Summary
 
-ROOT = Path(__file__).resolve().parents[2]
 LATE = {"started": "2026-01-02T11:00:00+00:00", "finished": "2026-01-02T11:01:00+00:00"}
 
 
@@ -69,7 +69,9 @@ def test_a_missing_pruned_cell_empties_its_entry_its_average_and_its_costs_only(
 
 
 @pytest.mark.parametrize("of_method", ["none", None], ids=["unpruned cell", "benchmark"])
-def test_what_nobody_ran_is_still_a_column_and_leaves_no_average(tmp_path: Path, of_method: str | None) -> None:
+def test_a_benchmark_without_cells_keeps_its_column_and_leaves_no_average(
+    tmp_path: Path, of_method: str | None
+) -> None:
     write_experiment(tmp_path, keep=lambda method, _, name: name != "tiny_gqa" or of_method not in (None, method))
     summary = summary_of(tmp_path)
     assert summary.benchmarks == BENCHMARKS
@@ -93,7 +95,7 @@ def test_speedups_between_timing_sessions_are_marked_and_their_rows_named(
     alter(tmp_path, signature("clasp", 64, "easy_vqa"), provenance=LATE)
     summary = summary_of(tmp_path)
     assert rows_of(summary)["clasp", 64].hours_apart == 25.0
-    assert [row.key for row in summary.rows if row.apart] == [("clasp", 64)]
+    assert [row.key for row in summary.rows if row.timed_apart] == [("clasp", 64)]
     marked = [line for line in markdown(summary).splitlines() if "§" in line]
     if not columns:
         assert marked == []
@@ -123,11 +125,11 @@ def test_hours_between_a_row_and_the_unpruned_model(results: Path, started: str,
     assert rows_of(summary_of(results))["fastv", 128].hours_apart == hours
 
 
-def test_only_cells_of_one_benchmark_are_held_against_each_other(results: Path) -> None:
+def test_times_are_compared_between_cells_of_the_same_benchmark_only(results: Path) -> None:
     for method, tokens, benchmark in plan():
         if benchmark == "easy_vqa":
             alter(results, signature(method, tokens, benchmark), provenance=LATE)
-    assert not any(row.apart for row in summary_of(results).rows)
+    assert not any(row.timed_apart for row in summary_of(results).rows)
 
 
 def test_a_metric_without_scores_per_question_has_no_interval(results: Path) -> None:
@@ -238,13 +240,6 @@ def test_rows_below_random_carry_a_dagger_and_the_caption_lists_them(results: Pa
     )
     assert r"VisionZip \textdagger{} &" in latex(summary_of(results))
     assert r"FastV \textdaggerdbl{} &" in latex(summary_of(results))
-
-
-def test_tests_against_another_row_say_nothing_of_random(tmp_path: Path) -> None:
-    write_experiment(tmp_path, reference="clasp")
-    text = markdown(summary_of(tmp_path))
-    assert "† not tested against random here: none." in text
-    assert "no significant difference by the paired test" not in text
 
 
 def test_without_random_the_caption_is_silent_about_it(tmp_path: Path, summary: Summary) -> None:
@@ -421,16 +416,8 @@ def test_the_script_writes_everything_without_torch(results: Path) -> None:
     ],
 )
 def test_the_script_fails_with_one_sentence(
-    results: Path,
-    arguments: list[str],
-    status: int,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    results: Path, script: Any, arguments: list[str], status: int, message: str
 ) -> None:
-    report = ROOT / "scripts" / "report.py"
-    assert call(monkeypatch, results, *arguments, f"results={results}", script=report) == status
-    said = capsys.readouterr()
-    assert said.out == ""
-    (line,) = said.err.splitlines()
-    assert line.startswith(f"error: {message}")
+    found, out, err = script("report", *arguments)
+    assert (found, out, err.count("\n")) == (status, "", 1)
+    assert err.startswith(f"error: {message}")

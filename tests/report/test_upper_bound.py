@@ -5,19 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from command_line import call
+from command_line import ROOT
 from synthetic import VISUAL, cell, write_answers, write_cell
 
 from clasp.report.load import ReportError
 from clasp.report.published.upper_bound import Check, check, command, describe, targets
 
-ROOT = Path(__file__).resolve().parents[2]
 LLAVA = {"gqa": 61.97, "mmbench": 64.09, "mme": 1856.45, "pope": 85.87, "sqa": 69.46}
 BOTH = (58, 59)
 """MME's images of 100 with both questions right, in every other category."""
@@ -72,20 +71,6 @@ def put_llava(results: Path, pope: int = 1717) -> None:
             images += [{"category": f"c{category}", "question_id": f"p{image}", "score": score} for score in right]
         total += (both + one / 2) + both  # accuracy in percent, and the share of images with both right
     put_answers(results, "mme", "perception+cognition", total, images)
-
-
-@pytest.fixture
-def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[str], tuple[int, str]]:
-    """The script on the test's own results: its exit code and what it said."""
-    script = ROOT / "scripts" / "check_upper_bound.py"
-
-    def asked(argument: str) -> tuple[int, str]:
-        status = call(monkeypatch, tmp_path, argument, f"results={tmp_path}", script=script)
-        return status, "".join(capsys.readouterr())
-
-    return asked
 
 
 def test_targets_are_the_acceptance_numbers_and_have_a_source() -> None:
@@ -173,20 +158,18 @@ def test_answers_that_do_not_give_the_score_are_an_error(tmp_path: Path) -> None
     [(1717, 0, []), (1600, 1, ["OUTSIDE POPE .* 80.00 against    85.87 .* standard errors of"])],
 )
 def test_exit_status_says_whether_all_are_within(
-    tmp_path: Path, run: Callable[[str], tuple[int, str]], pope: int, status: int, lines: list[str]
+    tmp_path: Path, script: Any, pope: int, status: int, lines: list[str]
 ) -> None:
     put_llava(tmp_path, pope)
-    found, text = run("backbone=llava_1_5_7b")
+    found, text, _ = script("check_upper_bound", "backbone=llava_1_5_7b")
     assert (found, text.count("within ")) == (status, 5 - len(lines)), text
     outside = [line for line in text.splitlines() if line.startswith("OUTSIDE")]
     assert len(outside) == len(lines)
     assert all(re.match(pattern, line) for pattern, line in zip(lines, outside, strict=True))
 
 
-def test_exit_status_2_names_what_is_missing_and_the_command_that_makes_it(
-    tmp_path: Path, run: Callable[[str], tuple[int, str]]
-) -> None:
-    status, text = run("backbone=llava_1_5_7b")
+def test_exit_status_2_names_what_is_missing_and_the_command_that_makes_it(tmp_path: Path, script: Any) -> None:
+    status, text, _ = script("check_upper_bound", "backbone=llava_1_5_7b")
     assert status == 2
     assert "backbone=llava_1_5_7b method=none 'benchmarks.names=[gqa,mmbench,mme,pope,sqa]' limit=all" in text
     put(tmp_path, "gqa", 6197, 10_000, "llava_1_5_7b")
@@ -200,8 +183,6 @@ def test_exit_status_2_names_what_is_missing_and_the_command_that_makes_it(
     ("argument", "words"),
     [("backbone=llava_9", "known: tiny, llava_1_5_7b"), ("backbon=tiny", "unknown key 'backbon'")],
 )
-def test_exit_status_2_for_what_cannot_be_checked(
-    run: Callable[[str], tuple[int, str]], argument: str, words: str
-) -> None:
-    status, text = run(argument)
-    assert (status, words in text) == (2, True)
+def test_exit_status_2_for_what_cannot_be_checked(script: Any, argument: str, words: str) -> None:
+    status, _, err = script("check_upper_bound", argument)
+    assert (status, words in err) == (2, True)

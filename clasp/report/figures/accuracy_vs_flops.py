@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 HEIGHT_MM = 70.0
 TALL_MM, ENTRY_MM, MARGINS_MM = 130.0, 3.7, 26.0
-"""Least height of the figure with a panel each for methods before and inside the decoder; its height for each entry of
-the two legends, and beside these."""
+"""Of the figure with two panels: its least height, and the heights of a legend's entry and of all but the legends."""
 
 
 def draw(summary: Summary) -> Figure:
@@ -70,8 +69,10 @@ def curves(summary: Summary) -> dict[str, list[TableRow]]:
 
 
 def _panels(figure: Figure, found: Mapping[str, list[TableRow]], look: Mapping[str, Look]) -> None:
-    """Methods before the decoder above, inside it below, random in both with its intervals as a band; the legends are
-    in the order of the curves' right ends."""
+    """Methods before the decoder above, inside it below, random in both with its intervals as a band.
+
+    The legends list the methods in the order of their curves' right ends.
+    """
     upper, lower = figure.subplots(2, sharex=True, sharey=True, height_ratios=_entries(found))
     for axes, title, inside in ((upper, "before the decoder", False), (lower, "inside the decoder", True)):
         style.frame(axes, unpruned=100.0)
@@ -87,29 +88,21 @@ def _panels(figure: Figure, found: Mapping[str, list[TableRow]], look: Mapping[s
 
 
 def _curve(axes: Axes, method: str, rows: Sequence[TableRow], look: Look) -> None:
-    axes.plot(
-        [_flops(row) for row in rows],
-        [100.0 * (row.average.value or 0.0) for row in rows],
-        color=look.colour,
-        linestyle=look.line,
-        marker=look.marker,
-        markersize=4,
-        markerfacecolor=look.colour if look.filled else "white",
-        label=method_label(method),
-        zorder=4 if method == "clasp" else 3,
-    )
+    averages = [100.0 * (row.average.value or 0.0) for row in rows]
+    order = 4 if method == "clasp" else 3
+    style.curve(axes, list(map(_flops, rows)), averages, look, markersize=4, label=method_label(method), zorder=order)
 
 
 def _flops(row: TableRow) -> float:
-    """Its FLOPs in percent of the unpruned model's."""
+    """The row's FLOPs in percent of the unpruned model's."""
     return 100.0 / (row.flops_ratio or 1.0)
 
 
 def _shown(methods: Iterable[str], inside: bool) -> list[str]:
-    """Methods of one panel: those that are known to drop visual tokens between decoder layers, or the others."""
+    """Methods of one panel: random, and those that drop visual tokens between decoder layers, or the others."""
     return [name for name in methods if name == RANDOM or (name in METHODS and METHODS[name].inside) == inside]
 
 
 def _entries(methods: Collection[str]) -> list[int]:
-    """Entries of the two legends, the unpruned model's and the band's included."""
+    """Numbers of entries of the two legends, including those of the unpruned model and the band."""
     return [len(_shown(methods, inside)) + 2 for inside in (False, True)]

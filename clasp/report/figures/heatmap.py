@@ -23,11 +23,11 @@ ROW_MM, HEAD_MM, BAR_MM = 5.0, 13.0, 12.0
 COLOURS = "cividis"
 """Even in lightness, and made for colour-blind eyes."""
 LIGHT = 120 / 256
-"""Share of the colours' scale from which black is more readable on them than white, by WCAG 2.1's contrast."""
+"""Place on the colour scale, from 0 to 1, from which black text has more contrast than white (WCAG 2.1)."""
 PLAIN = "0.93"
 """Behind the unpruned model's scores, which are not compared."""
 NARROWEST = 1.0
-"""Points that the colours span at least, so that noise does not look like a pattern."""
+"""The colours span at least so many points, so that noise does not look like a pattern."""
 
 
 class Panel(NamedTuple):

@@ -19,7 +19,7 @@ ACROSS = 2
 """Panels beside one another."""
 PANEL_MM, LABEL_MM, LEGEND_MM = 31.0, 8.0, 13.0
 """Heights of a panel, of the axis label, and of the legend where no panel's place is free for it."""
-OTHERS = Look("0.72", "", "-", filled=True)
+OTHERS = Look("0.72", ".", "-", filled=True)
 """How rows without a colour of their own are drawn; the table names them."""
 OTHERS_LABEL = "Other rows"
 
@@ -77,18 +77,15 @@ def _panel(axes: Axes, summary: Summary, benchmark: str, look: Mapping[str, Look
     # the first in the order is drawn last and lies on top
     drawn = [name for name in rows if name not in coloured] + [name for name in reversed(coloured) if name in rows]
     for name in drawn:
-        own = look[name]
-        axes.plot(
+        sizes = {"linewidth": 1.1, "markersize": 3} if name in coloured else {"linewidth": 0.6, "markersize": 2}
+        style.curve(
+            axes,
             [row.tokens for row in rows[name]],
             [scale * (row.scores[benchmark] or 0.0) for row in rows[name]],
-            color=own.colour,
-            linestyle=own.line,
-            linewidth=1.1 if name in coloured else 0.6,
-            marker=own.marker if name in coloured else ".",
-            markersize=3 if name in coloured else 2,
-            markerfacecolor=own.colour if own.filled else "white",
+            look[name],
             label=method_label(name) if name in coloured else OTHERS_LABEL,
             zorder=3 if name in coloured else 2,
+            **sizes,
         )
     axes.set_title(benchmark_label(benchmark), fontsize=style.SMALL, pad=3)
     axes.set_xticks(sorted({row.tokens for row in summary.pruned}))

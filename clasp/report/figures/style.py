@@ -27,7 +27,7 @@ COLUMN_MM = 85.0
 """Width of every figure: a column of a two-column paper."""
 DPI = 300
 SMALL, TINY = 7, 6
-"""Font sizes in points below the usual 8; nothing is smaller than the second."""
+"""Font sizes in points below the usual 8; the second is the smallest in any figure."""
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The Okabe-Ito palette; its yellow, too pale for lines, is left out."""
@@ -121,7 +121,7 @@ def frame(axes: Axes, unpruned: float | None = None) -> None:
 
 
 def random_band(axes: Axes, points: Sequence[tuple[float, Interval | None]], scale: float) -> None:
-    """The 95 % intervals of random at its (x, interval), those that there are, as a band."""
+    """Random's 95 % intervals as a band; ``points`` are (x, interval), and those without an interval are left out."""
     known = [(x, interval) for x, interval in points if interval is not None]
     if known:
         low, high = ([scale * interval[end] for _, interval in known] for end in (0, 1))
@@ -129,8 +129,14 @@ def random_band(axes: Axes, points: Sequence[tuple[float, Interval | None]], sca
         axes.fill_between([x for x, _ in known], low, high, color=colour, alpha=0.18, linewidth=0, label="Random, 95 %")
 
 
+def curve(axes: Axes, x: Sequence[float], y: Sequence[float], look: Look, **more: Any) -> None:
+    """A line with markers; ``more`` goes to matplotlib's ``plot``."""
+    fill = look.colour if look.filled else "white"
+    axes.plot(x, y, color=look.colour, linestyle=look.line, marker=look.marker, markerfacecolor=fill, **more)
+
+
 def looks(methods: Sequence[str]) -> dict[str, Look]:
-    """Method -> look: the same in every figure for those of the library; others take what is left, in plan order."""
+    """Method -> look: in every figure the same for a method of the library; others take free looks, in plan order."""
     fixed = _fixed()
     left = itertools.cycle(look for look in LOOKS if look not in fixed.values())
     return {**fixed, **{method: next(left) for method in methods if method not in fixed}}
@@ -138,8 +144,11 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
 
 @cache
 def _fixed() -> dict[str, Look]:
-    """Looks of the library's methods: :data:`FIRST`, then as tables have them, each of the first of those left whose
-    colour fewest of its panel (methods before or inside the decoder; random is in both) have."""
+    """Looks of the library's methods. Those of :data:`FIRST` take the first looks.
+
+    Each other one, in the order of tables, takes the first free look whose colour fewest methods of its panel have; a
+    panel holds the methods before or inside the decoder, and random.
+    """
     fixed: dict[str, Look] = {}
     for name in dict.fromkeys((*FIRST, *METHODS)):
         if name == UNPRUNED:

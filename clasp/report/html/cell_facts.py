@@ -33,8 +33,8 @@ class CellFacts:
     @property
     def span(self) -> tuple[str, str]:
         """When the first cell was started and the last one finished; empty where no cell says so."""
-        told = [cell["provenance"] for cell in self._cells.values()]
-        started, finished = ([one[end] for one in told if one.get(end)] for end in ("started", "finished"))
+        records = [cell["provenance"] for cell in self._cells.values()]
+        started, finished = ([one[end] for one in records if one.get(end)] for end in ("started", "finished"))
         return min(started, default=""), max(finished, default="")
 
     def data(self) -> dict[str, Any]:
@@ -46,9 +46,9 @@ class CellFacts:
 
 
 def facts(cell: Mapping[str, Any]) -> dict[str, str]:
-    """The facts of one cell, empty where it has none; the first four differ from cell to cell, others mostly do not."""
+    """The facts of one cell, empty where it has none. Most cells differ in the first four only."""
     costs, provenance = cell["costs"], cell["provenance"]
-    # parts of a method go by their names: their own parameters would fill the screen, and the command has them
+    # of a parameter that is an object only the type: its own parameters are many, and the command states them
     parameters = {
         name: value.get("type", "…") if isinstance(value, Mapping) else value
         for name, value in cell["identity"].get("method", {}).get("parameters", {}).items()

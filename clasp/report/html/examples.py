@@ -1,4 +1,4 @@
-"""A few answers of each benchmark, to see what the numbers are made of: question, expected answer, and the rows'."""
+"""A few example answers of each benchmark: question, expected answer, and the answers of some rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clasp.report.table_rows import RANDOM, Summary, TableRow
 QUESTIONS = 4
 """Questions shown per benchmark."""
 DIFFERING = 2
-"""How many of them are, where there are any, ones that some of the rows get right and others wrong."""
+"""At most so many of them are questions that some of the rows get right and others wrong."""
 OURS = "clasp"
 
 
@@ -63,7 +63,7 @@ def _examples(summary: Summary, benchmark: str) -> Examples | None:
 
 
 def _rows(summary: Summary) -> list[TableRow]:
-    """The unpruned row, and at the smallest budget CLASP's and random's, or the first one where neither is."""
+    """The unpruned row, and of the smallest budget CLASP and random, or the first row where it has neither."""
     unpruned = [row for row in summary.rows if row.method == UNPRUNED]
     smallest = [row for row in summary.pruned if row.tokens == min(row.tokens for row in summary.pruned)]
     named = [row for name in (OURS, RANDOM) for row in smallest if row.name == name]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
@@ -24,7 +24,6 @@ from clasp.report.fidelity import HEADS, Fidelity, agreement_rows
 from clasp.report.html.cell_facts import CellFacts
 from clasp.report.html.escape import script_data, shortened, visible
 from clasp.report.html.examples import examples
-from clasp.report.html.figures import images, retention_image
 from clasp.report.html.tables import published_table, table
 from clasp.report.layout import method_label, title
 from clasp.report.published.compare import PublishedRow
@@ -36,6 +35,22 @@ NAME = "report.html"
 ABLATION = "ablation"
 PARTS = {"tables": "Tables", "efficiency": "Efficiency", "ablations": "Ablations"}
 """Parts of the page that hold experiments, in order, and their headings."""
+LARGEST_SVG = 160_000
+"""Bytes above which a figure's PNG stands in for its SVG, so that the page stays quick to open."""
+ALTERNATIVES = {
+    "accuracy_vs_flops": "Normalized average of every row against its decoder prefill FLOPs, both in percent of the "
+    "unpruned model, with 95 % intervals",
+    "heatmap": "Heatmap of scores, one line per row of the table and one column per question category",
+    "fidelity": "This model's normalized average of every method against the published one on LLaVA-1.5-7B, one panel "
+    "per budget; methods held out while the model was designed are hollow",
+    "score_vs_budget": "Score of every method against the number of visual tokens, one panel per benchmark, with 95 % "
+    "intervals",
+}
+"""What a figure shows, in words, by its name; the numbers are in the table beside it."""
+RETENTION = (
+    "Images of questions with the patches that each method kept at each of its stages tinted, pivots and completion "
+    "tokens in two colours, and the others dimmed; the table below has the counts"
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +59,10 @@ class Built:
 
     name: str
     summary: Summary | None  # None where there is nothing to show
-    problems: tuple[str, ...] = ()  # why something is not there, a sentence each
+    problems: tuple[str, ...] = ()  # a sentence for each thing that could not be built
     published: tuple[PublishedRow, ...] = ()  # rows for the table of published numbers; empty for none
-    fidelity: Fidelity | None = None  # its agreement with published results, where it was made for that
+    fidelity: Fidelity | None = None  # its agreement with published results, where its configuration asks for it
+    paths: tuple[Path, ...] = ()  # of its tables and figures
 
 
 def write_html(
@@ -91,6 +107,37 @@ def write_html(
     return write_atomically(results / NAME, text.encode())
 
 
+class Image(NamedTuple):
+    """An image as a data URI, and what it shows in words."""
+
+    source: str
+    alternative: str
+    caption: str
+
+
+def images(summary: Summary) -> list[Image]:
+    """The experiment's figures that have been drawn, in the order of its configuration."""
+    experiment, name = summary.experiment, title(summary)
+    words = {experiment.figure(figure): ALTERNATIVES[figure] for figure in experiment.spec.figures}
+    found = [_image(stem, f"{said}; the table has the numbers.", f"{said} ({name}).") for stem, said in words.items()]
+    return [one for one in found if one is not None]
+
+
+def retention_image(run: RetentionRun, results: Path) -> Image | None:
+    """The run's figure; None where it has not been drawn."""
+    return _image(results / "figures" / f"retention_{run.name}", f"{RETENTION}.", f"{RETENTION}.")
+
+
+def _image(stem: Path, alternative: str, caption: str) -> Image | None:
+    """The figure of that path without suffix; None where it has not been drawn."""
+    svg, png = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".png"))
+    if not svg.is_file() or not png.is_file():
+        return None
+    small = svg.stat().st_size <= LARGEST_SVG
+    kind, path = ("svg+xml", svg) if small else ("png", png)
+    return Image(f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}", alternative, caption)
+
+
 def part(summary: Summary) -> str:
     """Key of :data:`PARTS`: the part of the page that an experiment belongs to."""
     if summary.experiment.name.startswith(ABLATION):
@@ -121,7 +168,7 @@ def _minute(stamp: str) -> str:
 
 
 def _incomplete(built: Sequence[Built]) -> list[str]:
-    """What a reader would otherwise take for complete, a sentence each."""
+    """A sentence for each thing that is missing from the page."""
     lines = []
     for one in built:
         if one.summary is not None and (missing := len(one.summary.experiment.missing)):

@@ -1,7 +1,7 @@
 """Published rows beside ours: of the same backbone, method and budget, each with its source, protocol and origin.
 
-A published number never stands where one of ours belongs: the two are kept in types of their own, and what is shown of
-both is their difference, where :mod:`clasp.report.published.prompt_protocols` lets them be compared.
+Published numbers and ours have different types, so that none can take the other's place in a table. Their difference is
+shown where :mod:`clasp.report.published.prompt_protocols` allows the comparison.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from clasp.report.published.prompt_protocols import (
     COUNTERPARTS,
     QUANTITIES,
     Comparable,
-    Facts,
     Finding,
     average_findings,
     findings,
@@ -35,7 +34,7 @@ from clasp.report.table_rows import Summary, TableRow
 FOLDER = data_folder("published")
 """The project's own copy of the published numbers."""
 SHARE = 0.0012
-"""Two budgets are the same where their shares of the visual tokens differ by less: sources round to 0.1 %."""
+"""Budgets whose shares of the visual tokens differ by less than this are the same: sources round to 0.1 %."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,8 @@ def published_rows(summary: Summary, folder: Path = FOLDER) -> list[PublishedRow
         PublishedRow(method, tokens, budget, source, _in_words(source, sources), origin, protocol, values)
         for (method, tokens, budget, source, origin, protocol), values in grouped.items()
     ]
-    order = {key: place for place, key in enumerate(rows)}
-    return sorted(found, key=lambda row: (order.get((row.method, row.tokens), len(order)), ORIGINS.index(row.origin)))
+    order, origins = {key: place for place, key in enumerate(rows)}, list(ORIGINS)
+    return sorted(found, key=lambda row: (order.get((row.method, row.tokens), len(order)), origins.index(row.origin)))
 
 
 def _lines(summary: Summary, folder: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
@@ -150,15 +149,13 @@ def _budget(summary: Summary, line: Mapping[str, str], lines: Sequence[Mapping[s
 
 def _accuracy_values(summary: Summary, row: TableRow | None, line: Mapping[str, str]) -> dict[str, PublishedValue]:
     """A line of accuracy.csv for every column that it belongs to: two protocols of ours may have one published name."""
-    facts = Facts(line["backbone"], line["method"], line["source"], line["protocol"], line["note"])
     name = line["benchmark"]
     made = {}
     for column in [own for own in summary.benchmarks if COUNTERPARTS.get(own, own) == name] or [name]:
-        found = findings(column, facts)
+        found = findings(column, line)
         if column == AVERAGE:
             found += average_findings(summary.benchmarks)
-        benchmark = column if column in summary.benchmarks else None
-        made[column] = _value(summary, row, column, benchmark, line, found)
+        made[column] = _value(summary, row, column, line, found)
     return made
 
 
@@ -175,7 +172,7 @@ _COSTS: Mapping[str, Callable[[TableRow], float | None]] = {
     "kv_mb": lambda row: _times(row.costs["kv_mib"], _MEGABYTES),
     "kv_mb_nominal": lambda row: _times(row.costs["kv_mib"], _MEGABYTES),
 }
-"""Published quantity -> ours in its unit; of those that are not listed we have none."""
+"""Published quantity -> ours in its unit; we have no number for quantities that are not listed."""
 
 
 def own_value(summary: Summary, row: TableRow, column: str) -> float | None:
@@ -193,24 +190,17 @@ def _efficiency_values(summary: Summary, row: TableRow | None, line: Mapping[str
     if quantity not in QUANTITIES:
         raise ReportError(f"published quantity {quantity!r} is unknown; known: {', '.join(QUANTITIES)}")
     f1 = quantity == "pope_f1"
-    facts = Facts(line["backbone"], line["method"], line["source"], "", "F1" if f1 else "")
-    found = findings("pope" if f1 else quantity, facts)
+    found = findings("pope" if f1 else quantity, {**line, "protocol": "", "note": "F1" if f1 else ""})
     if own := QUANTITIES[quantity].finding:
         found.append(own)
     if line["benchmark"] and summary.benchmarks != (line["benchmark"],):
         found.append(Finding("different", f"published on {line['benchmark']} alone, ours over other benchmarks"))
-    return {quantity: _value(summary, row, quantity, None, line, found)}
+    return {quantity: _value(summary, row, quantity, line, found)}
 
 
 def _value(
-    summary: Summary,
-    row: TableRow | None,
-    column: str,
-    benchmark: str | None,
-    line: Mapping[str, str],
-    found: Sequence[Finding],
+    summary: Summary, row: TableRow | None, column: str, line: Mapping[str, str], found: Sequence[Finding]
 ) -> PublishedValue:
-    """``benchmark``: the one of ours that the number is of, None where it is of several."""
     mine = own_value(summary, row, column) if row else None
     note = line.get("note", "")
     if mine is None or row is None:  # nothing of ours, so nothing to compare
@@ -218,7 +208,8 @@ def _value(
     if same_backbone(summary):
         frame = summary.experiment.frame
         cells = frame[(frame["row"] == row.name) & (frame["tokens"] == row.tokens)]
-        cells = cells if benchmark is None else cells[cells["benchmark"] == benchmark]
+        if column in summary.benchmarks:
+            cells = cells[cells["benchmark"] == column]
         found = [*found, *_convention(summary, row, cells)]
         if not (cells["questions"] >= cells["available"]).all():
             found.append(Finding("different", "ours answered a subset of the questions (LIMIT=all answers every one)"))

@@ -1,12 +1,12 @@
-"""When a published number and one of ours may be compared: the differences in protocol that are known, as rules.
+"""Rules for whether a published number and one of ours may be compared: the known differences in protocol.
 
-A rule never changes a number: it only says whether a difference is shown, marked as uncertain, or not shown at all.
+A rule never changes a number: it only decides whether a difference is shown, marked as uncertain, or not shown at all.
 Facts on protocols and on the meaning of budgets: results/published/README.md and the methods' papers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal, NamedTuple
 
 Comparable = Literal["same", "unsure", "different"]
@@ -15,7 +15,7 @@ ORDER: tuple[Comparable, ...] = ("same", "unsure", "different")
 AVERAGE = "normalized_average"
 """Published name of the mean over benchmarks of score / unpruned score, in percent."""
 FORMS = {f"tiny_{name}": name for name in ("gqa", "vqav2", "pope", "mme", "mmbench", "sqa", "textvqa", "mmvet")}
-"""The small world's benchmarks -> the published one whose form each has; its numbers are of another model's."""
+"""Benchmark of the small world -> the public benchmark whose form it has."""
 COUNTERPARTS = {"vqav2_testdev": "vqav2", "textvqa_ocr": "textvqa", **FORMS}
 """Benchmark of ours -> its published name, where the two differ."""
 EIGHT: tuple[Collection[str], ...] = (
@@ -26,14 +26,8 @@ EIGHT: tuple[Collection[str], ...] = (
 """The benchmarks of the CLASP page's curves, in any protocol of ours."""
 
 
-class Facts(NamedTuple):
-    """What a published number says of itself."""
-
-    backbone: str
-    method: str
-    source: str
-    protocol: str
-    note: str
+Line = Mapping[str, str]
+"""A line of accuracy.csv, by column: of these the rules read ``backbone``, ``protocol`` and ``note``."""
 
 
 class Finding(NamedTuple):
@@ -44,21 +38,21 @@ class Finding(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A known difference: what follows for benchmarks of ours (none means all) where it concerns a published number."""
+    """A known difference between our protocol on some benchmarks (none means all) and that of published numbers."""
 
     benchmarks: Collection[str]
     comparable: Comparable
     reason: str
-    applies: Callable[[Facts], bool] = lambda facts: True
+    applies: Callable[[Line], bool] = lambda line: True
 
 
-def _ocr(facts: Facts) -> bool:
+def _ocr(line: Line) -> bool:
     """LLaVA-1.5's published TextVQA (58.2 unpruned) has the OCR tokens in the prompt unless it says otherwise."""
-    return facts.backbone == "llava_1_5_7b" and not _no_ocr(facts)
+    return line["backbone"] == "llava_1_5_7b" and not _no_ocr(line)
 
 
-def _no_ocr(facts: Facts) -> bool:
-    return "without OCR" in facts.protocol
+def _no_ocr(line: Line) -> bool:
+    return "without OCR" in line["protocol"]
 
 
 _TEXTVQA = "TextVQA: published {}, ours {} OCR tokens in the prompt"
@@ -69,26 +63,26 @@ RULES = (
         {"textvqa", "textvqa_ocr"},
         "unsure",
         "TextVQA: the source does not say whether OCR tokens are in the prompt",
-        lambda facts: not _ocr(facts) and not _no_ocr(facts),
+        lambda line: not _ocr(line) and not _no_ocr(line),
     ),
     Rule({"vqav2"}, "different", "VQAv2: published on test-dev, scored by the server, ours on the validation split"),
     Rule(
         {"pope"},
         "unsure",
         "POPE: ours is F1, as most published rows; this source may mean accuracy",
-        lambda facts: "F1" not in facts.note and "F1" not in facts.protocol,
+        lambda line: "F1" not in line["note"] and "F1" not in line["protocol"],
     ),
     Rule(
         {"mme"},
         "different",
         "MME: published perception alone, ours perception + cognition",
-        lambda facts: facts.note == "mme_perception",
+        lambda line: line["note"] == "mme_perception",
     ),
     Rule(
         {"mmbench"},
         "unsure",
         "MMBench: ours is lmms-eval's static scoring; the source does not say how it scores",
-        lambda facts: facts.protocol != "lmms-eval",
+        lambda line: line["protocol"] != "lmms-eval",
     ),
     Rule(
         {"mmvet", "tgif", "msvd", "msrvtt", "activitynet"},
@@ -99,37 +93,37 @@ RULES = (
         (),
         "unsure",
         "some sources force 2,880 visual tokens (ours keep unpadding); this one does not say",
-        lambda facts: facts.backbone == "llava_next_7b",
+        lambda line: line["backbone"] == "llava_next_7b",
     ),
     Rule(
         (),
         "unsure",
         "the published number was read from an OCR copy, which may misplace cells",
-        lambda facts: "OCR copy" in facts.note,
+        lambda line: "OCR copy" in line["note"],
     ),
     Rule(
         (),
         "unsure",
         "the source does not say at which sizes images are fed, nor the prompt's wording",
-        lambda facts: facts.backbone == "qwen2_5_vl_7b",
+        lambda line: line["backbone"] == "qwen2_5_vl_7b",
     ),
     Rule(
         (),
         "unsure",
         "the published number follows from a stated difference, to 0.1",
-        lambda facts: "derived" in facts.note,
+        lambda line: "derived" in line["note"],
     ),
 )
 
 
-def findings(benchmark: str, facts: Facts) -> list[Finding]:
-    """What stands against comparing our number on ``benchmark`` with the published one."""
-    concerned = [rule for rule in RULES if benchmark in (rule.benchmarks or {benchmark}) and rule.applies(facts)]
+def findings(benchmark: str, line: Line) -> list[Finding]:
+    """The reasons against comparing our number on ``benchmark`` with the published one."""
+    concerned = [rule for rule in RULES if benchmark in (rule.benchmarks or {benchmark}) and rule.applies(line)]
     return [Finding(rule.comparable, rule.reason) for rule in concerned]
 
 
 def average_findings(benchmarks: Collection[str]) -> list[Finding]:
-    """The same for the normalized average, ours being over ``benchmarks``."""
+    """The reasons against comparing normalized averages, ours being over ``benchmarks``."""
     if all(any(name in names for name in benchmarks) for names in EIGHT):
         return [Finding("unsure", "average: the source's is over its own protocols, ours over those of this table")]
     return [Finding("different", "average: the source's is over benchmarks that this table lacks")]
@@ -140,7 +134,7 @@ def worst(found: Collection[Finding]) -> Comparable:
 
 
 class Quantity(NamedTuple):
-    """A published cost: its heading, and what stands against comparing it."""
+    """A published cost: its heading, and the reason against comparing it."""
 
     label: str
     finding: Finding | None

@@ -10,8 +10,13 @@ from pathlib import Path
 from clasp.reading import InvalidFile, read_text
 from clasp.report.load import ReportError
 
-ORIGINS = ("own paper", "copied", "re-run", "not stated")
-"""Whose run a number is, in the order in which a method's lines stand."""
+ORIGINS = {
+    "own paper": "of the method's authors",
+    "copied": "taken by the source from another paper",
+    "re-run": "run by the source itself",
+    "not stated": "the source may have run the method or copied the number",
+}
+"""Whose run a number is -> what that means, in the order in which a method's lines stand."""
 _CLOCK = "_mmss"
 """End of the names of quantities in minutes and seconds."""
 _FIELDS = {

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_lowercase
 
-from clasp.report.caption import apart
-from clasp.report.layout import MARK, RowGroup, Shown, benchmark_label, method_label, title
+from clasp.report.caption import timing_note
+from clasp.report.layout import TIMING_MARK, RowGroup, Shown, benchmark_label, method_label, title
 from clasp.report.load import UNPRUNED
 from clasp.report.published.compare import PublishedRow, PublishedValue, own_value, same_backbone
 from clasp.report.published.prompt_protocols import AVERAGE, QUANTITIES
@@ -17,15 +17,9 @@ from clasp.report.table_rows import Summary, TableRow
 
 LABELS = {AVERAGE: "average %", "average": "average of scores", **{k: q.label for k, q in QUANTITIES.items()}}
 """Headings of columns that are no benchmark of ours."""
-MEANINGS = {
-    "own paper": "of the method's authors",
-    "copied": "taken by the source from another paper",
-    "re-run": "run by the source itself",
-    "not stated": "the source may have run the method or copied the number",
-}
 SPEEDUP = "time_speedup"
 OURS = "this project"
-"""What stands as the source of our own rows."""
+"""The source that is shown for our own rows."""
 
 
 def write_published_table(summary: Summary, rows: Sequence[PublishedRow], folder: Path) -> dict[str, Path]:
@@ -34,7 +28,7 @@ def write_published_table(summary: Summary, rows: Sequence[PublishedRow], folder
 
 
 def published_sheet(summary: Summary, rows: Sequence[PublishedRow]) -> Sheet:
-    """Ours and the published rows, by budget; letters behind a number say what stands against comparing it."""
+    """Ours and the published rows, by budget; letters after a number refer to the reasons against comparing it."""
     columns, compared = _columns(summary, rows), same_backbone(summary)
     remarks = dict.fromkeys(text for row in rows for value in row.values.values() for text in _remarks(value, compared))
     letters = {text: _letter(i) for i, text in enumerate(remarks)}
@@ -49,7 +43,7 @@ def published_sheet(summary: Summary, rows: Sequence[PublishedRow]) -> Sheet:
 
 
 def published_csv(summary: Summary, rows: Sequence[PublishedRow]) -> str:
-    """One line per published number, with ours, the difference and what stands against it."""
+    """One line per published number, with ours, the difference and the reasons against comparing them."""
     return records_csv(
         [
             {
@@ -78,7 +72,7 @@ def published_csv(summary: Summary, rows: Sequence[PublishedRow]) -> str:
 
 
 def _remarks(value: PublishedValue, compared: bool) -> tuple[str, ...]:
-    """What stands against comparing a number; without one of ours, or of another backbone, what its source notes."""
+    """The reasons against comparing a number; only its source's note where ours is missing or of another backbone."""
     if value.ours is not None and compared:
         return value.reasons
     return (f"the source notes {value.note!r}",) if value.note else ()
@@ -127,7 +121,7 @@ def _groups(
         """Our number; speed-ups and TFLOPs are small ones."""
         value = own_value(summary, row, column)
         text = "" if value is None else f"{value:.{2 if value < 10 else 1}f}"
-        return Shown(text, tail=f" {MARK}" if row.apart and column == SPEEDUP else "")
+        return Shown(text, tail=f" {TIMING_MARK}" if row.timed_apart and column == SPEEDUP else "")
 
     for members in summary.budgets:
         lines = []
@@ -151,10 +145,10 @@ def _groups(
 
 def _notes(summary: Summary, rows: Sequence[PublishedRow], letters: Mapping[str, str]) -> list[str]:
     spec, compared = summary.experiment.spec, same_backbone(summary)
-    origins = [origin for origin in ORIGINS if any(row.origin == origin for row in rows)]
-    meanings = "; ".join(f"{origin}: {MEANINGS[origin]}" for origin in origins)
+    shown = {row.origin for row in rows}
+    meanings = "; ".join(f"{origin}: {meaning}" for origin, meaning in ORIGINS.items() if origin in shown)
     sources = "; ".join(dict.fromkeys(f"{row.source} = {row.source_text}" for row in rows))
-    timing = apart(summary.rows) if spec.table == "efficiency" else ""
+    timing = timing_note(summary.rows) if spec.table == "efficiency" else ""
     return [
         f"Rows of {OURS} are our own cells, of backbone {summary.backbone}; an empty entry of theirs has no cell, and "
         "nothing published fills it. The lines below each are published numbers as their sources print them.",
