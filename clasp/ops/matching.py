@@ -59,22 +59,19 @@ def _closest_pairs(first: Tensor, second: Tensor, most: int, real: Tensor | None
         real: (batch, m + n) bool, False at padding.
     """
     absent = None if real is None else torch.zeros(real.shape, device=real.device).masked_fill_(~real, float("-inf"))
-
-    def cosines(some: Tensor) -> Tensor:
-        products = some @ second
-        return products if absent is None else products.add_(absent[:, None, 1::2])
-
-    highest = []
+    highest, partners = [], []
     for part in blocks(first.shape[1], second.shape[2]):
-        products = cosines(first[:, part])
-        highest.append(products.amax(dim=-1))
-    similarity = torch.cat(highest, dim=1) if len(highest) > 1 else highest[0]
+        cosines = first[:, part] @ second
+        if absent is not None:
+            cosines = cosines.add_(absent[:, None, 1::2])
+        partner = argmax(cosines)
+        partners.append(partner)
+        highest.append(cosines.gather(2, partner[..., None])[..., 0])
+    similarity, partner = (torch.cat(part, dim=1) if len(part) > 1 else part[0] for part in (highest, partners))
     if absent is not None:
         similarity = similarity + absent[:, ::2]
     order = similarity.argsort(dim=1, descending=True, stable=True)[:, :most]
-    # slower than amax, and only the tokens that merge need it
-    some = take(products, order) if len(highest) == 1 else cosines(take(first, order))
-    return order, argmax(some), similarity.gather(1, order)
+    return order, partner.gather(1, order), similarity.gather(1, order)
 
 
 def thin(values: Tensor, keep: int, step: int) -> Tensor:
