@@ -1,4 +1,4 @@
-"""The single-node SLURM, once for all tests of this folder."""
+"""A single-node SLURM, shared by all tests of this folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from single_node import missing, single_node
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[dict[str, str]]:
-    """The environment of its clients."""
+    """The environment for SLURM's clients."""
     if reason := missing():
         pytest.skip(f"no SLURM can be started here: {reason}")
     with single_node() as environment:

@@ -1,6 +1,6 @@
-"""A real SLURM of one node for tests: munged, slurmctld and slurmd with everything below one temporary folder.
+"""A real single-node SLURM for tests: munged, slurmctld and slurmd, with all files in one temporary folder.
 
-As a context manager it starts them and stops exactly what it started. As a script it does so around a command::
+The context manager starts these daemons and stops exactly them. The script does so around a command::
 
     python tests/slurm/single_node.py make plan EXPERIMENT=tiny_main
 
@@ -24,11 +24,11 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "sinfo")
 CPUS = 8
-"""That SLURM hands out, whatever the machine has, so that several jobs run side by side."""
+"""CPUs that SLURM offers, independent of the machine's, so that several jobs can run concurrently."""
 
 
 def missing() -> str | None:
-    """Why no SLURM can be started here, None where one can."""
+    """The reason why no SLURM can be started here, or None."""
     absent = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
     if absent:
         return f"no {', '.join(absent)}: apt-get install slurm-wlm munge"
@@ -37,10 +37,10 @@ def missing() -> str | None:
 
 @contextmanager
 def single_node() -> Iterator[dict[str, str]]:
-    """The environment in which ``sbatch`` finds the cluster; its daemons live as long as the context.
+    """Yields the environment in which ``sbatch`` finds the cluster; the daemons run until the context ends.
 
     Raises:
-        RuntimeError: a daemon ended or the node was not idle in time; the message has its log.
+        RuntimeError: a daemon ended or the node was not idle in time; the message contains the logs.
     """
     folder = Path(tempfile.mkdtemp(prefix="clasp-slurm-"))
     started: list[subprocess.Popen[bytes]] = []
@@ -67,7 +67,7 @@ def single_node() -> Iterator[dict[str, str]]:
 
 
 def _configure(folder: Path) -> dict[str, str]:
-    """Writes slurm.conf; returns the environment of its clients."""
+    """Writes slurm.conf; returns the environment for SLURM's clients."""
     controller, daemon = _free_ports(2)
     for name in ("state", "spool"):
         (folder / name).mkdir()
@@ -79,7 +79,7 @@ def _configure(folder: Path) -> dict[str, str]:
         "SlurmUser": "root",
         "SlurmdUser": "root",
         "AuthType": "auth/munge",
-        "AuthInfo": f"socket={folder / 'munge.socket'},cred_expire=5",  # so long waits a job that is queued again
+        "AuthInfo": f"socket={folder / 'munge.socket'},cred_expire=5",  # delay of a requeued job, in seconds
         "CredType": "cred/munge",
         "StateSaveLocation": folder / "state",
         "SlurmdSpoolDir": folder / "spool",
@@ -136,7 +136,7 @@ def _idle(environment: Mapping[str, str]) -> bool:
 
 
 def _cancel_jobs(environment: Mapping[str, str]) -> None:
-    """Ends the jobs that are left, whose processes would outlive the daemons."""
+    """Cancels remaining jobs, whose processes would outlive the daemons."""
     subprocess.run(["scancel", "--user", "root"], env=dict(environment), check=False, timeout=30)
     for _ in range(100):
         if not _squeue(environment):
@@ -176,7 +176,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def main(command: list[str]) -> int:
-    """Runs a command with a SLURM around it; returns its exit code."""
+    """Runs a command inside a SLURM; returns its exit code."""
     reason = missing()
     if reason is not None or not command:
         print(f"error: {reason or 'no command given'}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A sweep through a real SLURM and the command line: one of its jobs is killed, and its code changes meanwhile."""
+"""A sweep on a real SLURM through the command line; meanwhile one of its jobs is killed and the checkout is removed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from command_line import call
 from clasp.cli import jobs
 from clasp.launch import snapshot, wait
 
-pytestmark = pytest.mark.xdist_group("slurm")  # one cluster, and jobs that take the whole machine
+pytestmark = pytest.mark.xdist_group("slurm")  # one cluster, whose jobs use the whole machine
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEPT = [
@@ -38,7 +38,7 @@ QUEUE = [
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the project as the checkout that is submitted, at a commit of its own."""
+    """A copy of the project, with its own commit name, from which the sweep is submitted."""
     copy = tmp_path / "checkout"
     for name in ("clasp", "configs", "scripts"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -47,7 +47,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 class Disturbance(threading.Thread):
-    """Once a cell has its first answers, its process is killed, and the checkout is gone."""
+    """When a cell has its first answers, kills its process and removes the checkout."""
 
     def __init__(self, results: Path, checkout: Path) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Disturbance(threading.Thread):
 
 
 def contents(results: Path) -> dict[str, tuple[dict[str, object], str]]:
-    """Cells and answers by signature, without what tells when, where and by whom they were computed."""
+    """Cells and answers by signature, without costs and provenance, which differ between runs."""
     found = {}
     for path in sorted((results / "cells").glob("*.json")):
         cell = json.loads(path.read_text())
