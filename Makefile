@@ -143,7 +143,7 @@ plan: $(READY)  ## preview of a run: cells to run and done, jobs, hours, disk; E
 prefetch: $(READY)  ## download and check models and data sets, for machines without hub access; EXPERIMENT=... BACKBONE=...
 	@$(MAKE) --no-print-directory -s $(target) STEP=prefetch
 
-status: $(READY)  ## cells done, running, failed, missing, and the time left; EXPERIMENT=table_llava15 for one experiment, WATCH=10
+status: $(READY)  ## cells done, running, failed, missing, and the time left; EXPERIMENT=table_llava15, WATCH=10
 	@$(BIN)/python scripts/status.py $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) $(if $(WATCH),watch=$(WATCH))
 
 demo: $(READY)  ## local demo page: your image and question, answers and kept tokens of several methods; PORT=7860
@@ -170,7 +170,7 @@ lint: $(READY)  ## ruff, mypy, pip check
 	$(BIN)/mypy
 	$(BIN)/python -m pip check
 
-audit: $(READY)  ## known vulnerabilities of the pinned packages (pip-audit), or their ages without a vulnerability service
+audit: $(READY)  ## known vulnerabilities of the pinned packages (pip-audit), or their ages if it cannot run
 	$(BIN)/python scripts/audit.py
 
 format: $(READY)  ## apply ruff's fixes and formatting
