@@ -1,11 +1,11 @@
-# `make help` lists the targets. Everything installs itself into .venv from requirements.lock on first use.
+# `make help` lists the targets. The first target run installs everything into .venv from requirements.lock.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 # questions per benchmark; LIMIT=all evaluates every question
 LIMIT ?=
-# where cells are computed: basic (the default), local, slurm
+# where cells run: basic (the default), local, slurm
 LAUNCHER ?=
 RUN_OPTIONS := $(if $(LIMIT),limit=$(LIMIT)) $(if $(LAUNCHER),launcher=$(LAUNCHER))
 
@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help setup demo docs bench bench-harness gpu-check test lint audit format train-tiny score-tiny clean
 .DEFAULT_GOAL := help
 
-help:  ## this list
+help:  ## list all targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1|/' | column -t -s '|'
 
 setup: $(READY)  ## create .venv from requirements.lock
@@ -27,9 +27,9 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -q --no-deps -e .
 	@touch $@
 
-# The paper's tables and ablations. Each is one file in configs/experiment; BACKBONE=llava_1_5_7b (on a GPU machine) or
-# another runs it there, TOKENS=192 or TOKENS=192,64 at other budgets, LIMIT=all on every question, PUBLISHED=1 sets the
-# published rows beside ours. Benchmarks are the paper's, on the tiny backbone its own; BENCHMARKS=gqa,pope names others.
+# The paper's tables and ablations, one file each in configs/experiment. BACKBONE=llava_1_5_7b (on a GPU machine) selects
+# another backbone, TOKENS=192 or TOKENS=192,64 other budgets, LIMIT=all every question; PUBLISHED=1 adds published rows.
+# Default benchmarks: the paper's, or the tiny backbone's own; BENCHMARKS=gqa,pope selects others.
 BACKBONE ?= tiny
 TOKENS ?=
 BENCHMARKS ?=
@@ -37,16 +37,16 @@ PUBLISHED ?=
 EXPERIMENT ?=
 WATCH ?=
 BUDGET_OPTIONS := $(if $(TOKENS),'grid.ratio=[]' 'grid.tokens=[$(TOKENS)]')
-# where the tables and figures go as W&B artifacts: offline, online, off; WANDB_MODE wins
+# log tables and figures as W&B artifacts: offline, online, off; WANDB_MODE takes precedence
 WANDB ?= offline
 REPORT_OPTIONS := $(if $(PUBLISHED),published=$(PUBLISHED)) wandb=$(WANDB)
 # $(1): benchmarks on the tiny backbone, $(2): on others
 benchmarks = $(if $(BENCHMARKS),'benchmarks.names=[$(BENCHMARKS)]',benchmarks=$(if $(filter tiny,$(BACKBONE)),$(1),$(2)))
-# what is done with an experiment: run, plan, prefetch
+# script to run on an experiment: run, plan, prefetch
 STEP := run
 # $(1): name of the experiment's record
 reported = $(if $(filter run,$(STEP)),$(BIN)/python scripts/report.py experiment=$(1) $(REPORT_OPTIONS))
-# $(1), $(2): as above; the experiment is named as the target
+# $(1), $(2): as above; the experiment's name is the target's
 define experiment
 	$(BIN)/python scripts/$(STEP).py experiment=$(subst -,_,$@) backbone=$(BACKBONE) \
 	  $(call benchmarks,$(1),$(2)) $(BUDGET_OPTIONS) $(RUN_OPTIONS)
@@ -75,10 +75,10 @@ table-qwen25vl: $(READY)  ## every method with 66.7, 77.8, 88.9 % removed
 table-video: $(READY)  ## every method on video questions
 	$(call experiment,tiny,video4)
 
-table-video-methods: $(READY)  ## every method, those for videos too; BACKBONE=video_llava_7b, llava_onevision_7b, qwen2_5_vl_7b
+table-video-methods: $(READY)  ## every method including those for videos; BACKBONE=video_llava_7b, llava_onevision_7b, qwen2_5_vl_7b
 	$(call experiment,tiny,video4)
 
-table-efficiency: $(READY)  ## times, FLOPs, KV cache, visual tokens, accuracy kept
+table-efficiency: $(READY)  ## times, FLOPs, KV cache, visual tokens, accuracy retained
 	$(call experiment,tiny_pope,pope)
 
 ablation-fusion: $(READY)  ## a: fusion strategies A to E by question category
@@ -87,7 +87,7 @@ ablation-fusion: $(READY)  ## a: fusion strategies A to E by question category
 ablation-pivots: $(READY)  ## b: pivot share 0 to 1 by question category
 	$(call experiment,tiny,mmvet)
 
-ablation-parts: $(READY)  ## c: what fusion and the class-adaptive split give
+ablation-parts: $(READY)  ## c: contribution of fusion and of the class-adaptive split
 	$(call experiment,tiny,ablation)
 
 ablation-router: $(READY)  ## d: routers
@@ -96,7 +96,7 @@ ablation-router: $(READY)  ## d: routers
 ablation-completion: $(READY)  ## e: completion rules
 	$(call experiment,tiny,ablation)
 
-ablation-queries: $(READY)  ## f: whose attention makes a pivot
+ablation-queries: $(READY)  ## f: query tokens whose attention selects pivots
 	$(call experiment,tiny,ablation)
 
 ablation-stages: $(READY)  ## g: stage layers and their number
@@ -108,57 +108,57 @@ ablation-positions: $(READY)  ## h: original and contiguous positions
 ablation-layers: $(READY)  ## i: fusion-layer sets
 	$(call experiment,tiny,ablation)
 
-fidelity: $(READY)  ## does the tiny backbone rank methods as published LLaVA-1.5-7B results do; table and figure
+fidelity: $(READY)  ## agreement of the tiny backbone's method ranking with published LLaVA-1.5-7B results; table and figure
 	$(call experiment,tiny,paper8)
 	$(if $(filter run,$(STEP)),$(BIN)/python scripts/fidelity.py experiment=fidelity_$(BACKBONE))
 
-# the longest first, and beside it what shares few cells with it; the other tables find theirs done
-everything: table-llava15 fidelity $(ABLATIONS) table-efficiency router retention table-llava-next table-qwen25vl table-video tables  ## all of it, then the report; -j2 uses two processes
+# the longest target first, next to targets that share few cells with it; the other tables reuse finished cells
+everything: table-llava15 fidelity $(ABLATIONS) table-efficiency router retention table-llava-next table-qwen25vl table-video tables  ## all tables and ablations, then the report; -j2 uses two processes
 	$(MAKE) report
 
-report: $(READY)  ## results/report.html from what is stored, and every table and figure anew
+report: $(READY)  ## rebuild results/report.html and every table and figure from stored results
 	$(BIN)/python scripts/report.py experiment=all $(if $(PUBLISHED),published=$(PUBLISHED))
 
 calibrate: $(READY)  ## choose fusion and pivot share per category on held-out data; writes configs/policy/
 	$(BIN)/python scripts/calibrate.py backbone=$(BACKBONE)
 
-retention: $(READY)  ## which visual tokens methods keep of a few images, as maps
+retention: $(READY)  ## maps of the visual tokens that methods keep of a few images
 	$(BIN)/python scripts/retention.py backbone=$(BACKBONE)
 
 router: $(READY)  ## accuracy, confusion and speed of the text routers
 	$(BIN)/python scripts/router.py
 
-check-upper-bound: $(READY)  ## stored unpruned scores against published ones
+check-upper-bound: $(READY)  ## compare stored unpruned scores with published ones
 	$(BIN)/python scripts/check_upper_bound.py backbone=$(BACKBONE)
 
-reference: $(READY)  ## keep what is in results/ in results/reference, in the README and in docs/
+reference: $(READY)  ## copy results/ to results/reference, the README and docs/
 	$(BIN)/python scripts/reference.py
 
-# the target that makes EXPERIMENT
+# the target of EXPERIMENT
 target = $(or $(patsubst tiny-main,tables,$(subst _,-,$(EXPERIMENT))),$(error name an experiment: EXPERIMENT=table_llava15))
 
-plan: $(READY)  ## what a run would do: cells to run and done, jobs, hours, disk; EXPERIMENT=table_llava15 BACKBONE=...
+plan: $(READY)  ## preview of a run: cells to run and done, jobs, hours, disk; EXPERIMENT=table_llava15 BACKBONE=...
 	@$(MAKE) --no-print-directory -s $(target) STEP=plan
 
-prefetch: $(READY)  ## fetch and check models and data sets, for machines without a hub; EXPERIMENT=... BACKBONE=...
+prefetch: $(READY)  ## download and check models and data sets, for machines without hub access; EXPERIMENT=... BACKBONE=...
 	@$(MAKE) --no-print-directory -s $(target) STEP=prefetch
 
-status: $(READY)  ## cells done, running, failed, missing, and the time left; EXPERIMENT=table_llava15 for one, WATCH=10
+status: $(READY)  ## cells done, running, failed, missing, and the time left; EXPERIMENT=table_llava15, WATCH=10
 	@$(BIN)/python scripts/status.py $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) $(if $(WATCH),watch=$(WATCH))
 
-demo: $(READY)  ## a local page: your image and question, methods side by side, what each keeps; PORT=7860
+demo: $(READY)  ## local demo page: your image and question, answers and kept tokens of several methods; PORT=7860
 	$(BIN)/python scripts/demo.py $(if $(PORT),port=$(PORT))
 
 bench: $(READY)  ## times of every method on random weights; MEASURE=ops, growth, profile; GEOMETRY=llava_1_5_7b on a GPU
 	$(BIN)/python scripts/bench.py measure=$(or $(MEASURE),methods) geometry=$(or $(GEOMETRY),small)
 
-bench-harness: $(READY)  ## questions per second: the default against a loop of single ones and against no ViT cache
+bench-harness: $(READY)  ## questions per second: default, loop of single questions, and no ViT cache
 	$(BIN)/python scripts/bench_harness.py
 
-gpu-check: $(READY)  ## what only a GPU shows, in under 8 minutes; GEOMETRY=small runs the same code on a CPU
+gpu-check: $(READY)  ## checks that need a GPU, in under 8 minutes; GEOMETRY=small runs the same code on a CPU
 	$(BIN)/python scripts/gpu_check.py geometry=$(or $(GEOMETRY),full)
 
-docs: $(READY)  ## the pages of docs/ and the Python API as a site, in site/
+docs: $(READY)  ## build docs/ and the Python API as a site in site/
 	$(BIN)/python -m mkdocs build
 
 test: $(READY) lint  ## lint, type check and the whole test suite
@@ -170,19 +170,19 @@ lint: $(READY)  ## ruff, mypy, pip check
 	$(BIN)/mypy
 	$(BIN)/python -m pip check
 
-audit: $(READY)  ## known vulnerabilities of the pinned packages (pip-audit), or their ages where none can be asked
+audit: $(READY)  ## known vulnerabilities of the pinned packages (pip-audit), or their ages if it cannot run
 	$(BIN)/python scripts/audit.py
 
-format: $(READY)  ## let ruff rewrite what it can
+format: $(READY)  ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train-tiny: $(READY)  ## train the tiny backbone from nothing and ship it (hours on 2 cores; resumes from ./checkpoints)
+train-tiny: $(READY)  ## train the tiny backbone from scratch and export it (hours on 2 cores; resumes from ./checkpoints)
 	$(BIN)/python scripts/train_tiny.py
 
-score-tiny: $(READY)  ## the tiny backbone's scores on calibration scenes: all tokens, a gray image, random ones; SPLIT=test
+score-tiny: $(READY)  ## the tiny backbone's scores on calibration scenes: all tokens, gray image, pruned; SPLIT=test
 	$(BIN)/python scripts/score_tiny.py split=$(or $(SPLIT),calibration)
 
-clean:  ## remove what was generated, not the environment and not the results
+clean:  ## remove generated files except the environment and the results
 	rm -rf site .pytest_cache .mypy_cache .ruff_cache .hypothesis build ./*.egg-info
 	find clasp scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,1 +1,1 @@
-"""How fast pruning is: methods on real geometries with random weights, selection ops, growth, profiles, the harness."""
+"""Speed of pruning: methods on real geometries with random weights, selection ops, growth, profiles, the harness."""

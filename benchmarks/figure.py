@@ -24,10 +24,10 @@ LEGEND |= {"ncols": 3, "columnspacing": 1.0}
 
 
 def draw(found: Mapping[str, Any]) -> Figure:
-    """Both axes logarithmic, so that a slope is an exponent; the costliest ops have colours, the others are grey.
+    """Both axes are logarithmic, so a slope is an exponent. The slowest ops are coloured, the others grey.
 
     Args:
-        found: what ``measure=growth`` found.
+        found: results of ``measure=growth``.
     """
     figure = style.blank(HEIGHT_MM)
     (times, memory), (prefills, peaks) = figure.subplots(2, 2, sharex=True)
@@ -61,7 +61,7 @@ def draw(found: Mapping[str, Any]) -> Figure:
 
 
 def _cost(seconds: Sequence[float | None]) -> float:
-    """Seconds at the largest size; infinite where the op was left out there."""
+    """Seconds at the largest size; infinite if the op was left out there."""
     last = seconds[-1]
     return float("inf") if last is None else last
 
@@ -71,7 +71,7 @@ def _mib(counts: Sequence[float | None]) -> list[float | None]:
 
 
 def _line(axes: Axes, sizes: Sequence[int], values: Sequence[float | None], look: Look, label: str) -> Any:
-    """Draws the values that are known and not 0, as a logarithm has no zero."""
+    """Draws the values that are known and positive, because the axis is logarithmic."""
     known = [(size, value) for size, value in zip(sizes, values, strict=True) if value]
     (line,) = axes.plot(
         [size for size, _ in known],
@@ -96,7 +96,7 @@ def _frame(axes: Axes, sizes: Sequence[int], title: str) -> None:
     axes.set_yscale("log")
     shown = sizes[::3] if len(sizes) > 4 else sizes
     axes.set_xticks(shown, [f"{size:,}" for size in shown])
-    # plain numbers: the figures' style shows mathematical markup as it is
+    # plain numbers: the figures' style does not render mathematical markup
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-"""Seconds and memory of selection ops and of whole prefills as the visual tokens become more."""
+"""Time and memory of selection ops and whole prefills as the number of visual tokens grows."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ from benchmarks.timing import (
 from clasp.strict import ConfigError
 
 METHODS = ("clasp", "fastv", "sparsevlm")
-"""Beside CLASP one that ranks by attention alone and one that also clusters what it drops; all three rank the tokens of
+"""CLASP, a method that ranks by attention only, and one that also clusters dropped tokens. All three rank the tokens of
 all images together."""
 TOKENS = 28
-"""Kept of each image's 256: the share of 64 of 576."""
+"""Tokens kept per image of 256: the same share as 64 of 576."""
 LONGEST_S = 40.0
-"""Seconds that one call of an op may take as the tokens grow: past them, the op is left out."""
+"""Maximum seconds of one op call; at sizes that would take longer, the op is left out."""
 UNREPEATED_S = 3.0
-"""Seconds from which on a call is timed once."""
+"""A call that takes at least this many seconds is timed only once."""
 UNREPEATED_PREFILL_S = 20.0
-"""Seconds from which on the run that records memory also gives the time: recording then adds under one per cent."""
+"""If a prefill takes at least this many seconds, the run that records memory also gives the time; recording then adds
+less than 1 %."""
 PAST = 4096
-"""Visual tokens past which no op may take memory that grows with their square; up to them, all pairs may be held."""
+"""Number of visual tokens above which no op may use memory quadratic in it; up to it, all pairs may be in memory."""
 
 
 def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -76,10 +77,10 @@ def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -
 
 
 def images_of(tokens: int, each: int) -> int:
-    """Images that have so many visual tokens together.
+    """Number of images that together have this many visual tokens.
 
     Raises:
-        ConfigError: that is no whole number of them.
+        ConfigError: no whole number of images has this many.
     """
     if tokens % each:
         raise ConfigError(f"sizes={tokens} is no whole number of images of {each} visual tokens")
@@ -93,7 +94,7 @@ def ops_growth(
     """Every op at every size, the product first.
 
     Returns:
-        One row an op: ``seconds`` and ``peak_bytes`` by size, null from the size on where one call is expected to take
+        One row per op: ``seconds`` and ``peak_bytes`` by size, null from the size at which one call is expected to take
         more than :data:`LONGEST_S`; and its ``memory_exponent``.
     """
     found: dict[str, dict[str, list[Any]]] = {name: {"seconds": [], "peak_bytes": []} for name in (PRODUCT, *OPS)}
@@ -113,7 +114,7 @@ def ops_growth(
 
 def _measured(run: Call, device: torch.device, repeats: int) -> tuple[float, int]:
     """Median seconds and peak bytes of a call."""
-    peak = peak_bytes(run, device)  # also warms it up
+    peak = peak_bytes(run, device)  # also serves as warm-up
     seconds = [timed(run, device)]
     while len(seconds) < repeats and seconds[0] < UNREPEATED_S:
         seconds.append(timed(run, device))
@@ -121,10 +122,10 @@ def _measured(run: Call, device: torch.device, repeats: int) -> tuple[float, int
 
 
 def expected(sizes: Sequence[int], seconds: Sequence[float | None], tokens: int) -> float:
-    """Seconds at ``tokens`` by those at the sizes before: infinite where the last was left out, 0 where none is known.
+    """Expected seconds at ``tokens`` from smaller sizes: infinite if the last size was left out, 0 if none is known.
 
-    Extrapolated with the exponent between the last two sizes, and at least with the square of the tokens, as a
-    quadratic part may be small at first.
+    Extrapolates with the exponent between the last two sizes, but at least quadratically, because a quadratic part may
+    be small at first.
     """
     if not seconds:
         return 0.0
@@ -150,12 +151,12 @@ def exponent(sizes: Sequence[int], values: Sequence[float | None]) -> float | No
 def prefill_growth(
     loaded: LoadedModel, variants: Sequence[Variant], images: Mapping[int, int], repeats: int, advance: Advance
 ) -> list[dict[str, Any]]:
-    """Every variant on prompts of more and more images.
+    """Every variant on prompts with a growing number of images.
 
     Returns:
-        One row a variant, the unpruned model first: ``prefill_s`` (without the ViT, with all that pruning adds),
-        ``selection_s``, ``peak_bytes`` beside the weights, and the selection's share of its own prefill
-        (``of_own``) and of the unpruned one (``of_unpruned``), by size.
+        One row per variant, the unpruned model first: ``prefill_s`` (without the ViT, with everything that pruning
+        adds), ``selection_s``, ``peak_bytes`` without the weights, and the selection's share of its own prefill
+        (``of_own``) and of the unpruned prefill (``of_unpruned``), by size.
     """
     columns = ("prefill_s", "selection_s", "peak_bytes", "of_own", "of_unpruned")
     found: dict[str, dict[str, list[Any]]] = {v.name: {column: [] for column in columns} for v in variants}

@@ -1,7 +1,7 @@
-"""How fast questions are evaluated: one sweep three times, as by default and with parts of the harness switched off.
+"""Evaluation speed: one sweep in three setups, the default and two with parts of the harness switched off.
 
-Three setups ask the same cells of the embedded backbone: ``loop``, one question after the other without prefetching and
-without the cache of ViT states; ``no cache``, the default without that cache; and ``default``. All must give the same
+The setups compute the same cells of the embedded backbone: ``loop`` (one question at a time, without prefetching and
+without the cache of ViT states), ``no cache`` (the default without that cache) and ``default``. All must give the same
 answers. Each writes into a temporary folder.
 """
 
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 SCHEMA = 1
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DIFFERENT = 1
-"""Exit code where setups differ in an answer."""
+"""Exit code if an answer differs between setups."""
 SETUPS = {
     "loop": ("batch_size=1", "backbone.vision_cache_mib=0"),
     "no cache": ("backbone.vision_cache_mib=0",),
     "default": (),
 }
-"""Setup -> overrides of the configuration; ``loop`` also prepares no batch while another one is answered."""
+"""Setup -> overrides of the configuration; ``loop`` also prefetches no batch."""
 
 
 @dataclass(frozen=True)
 class HarnessSettings:
-    """What is measured.
+    """Settings of the measurement.
 
     Args:
-        limit: questions of each benchmark.
-        methods, tokens, benchmarks: of the sweep.
-        threads: of torch; None: its own choice.
-        data: benchmark files, built where they are missing, which is not timed.
-        results: where ``bench/harness.json`` and ``.md`` go.
+        limit: questions per benchmark.
+        methods, tokens, benchmarks: values of the sweep.
+        threads: torch threads; None: torch's default.
+        data: folder of the benchmark files; missing files are built outside the timed part.
+        results: output folder of ``bench/harness.json`` and ``.md``.
     """
 
     limit: int = 32
@@ -58,7 +58,7 @@ class HarnessSettings:
 
 
 def main(arguments: Sequence[str], usage: str) -> int:
-    """Measures, writes, prints; returns the exit code."""
+    """Measures, writes and prints the results; returns the exit code."""
     return arguments_of.run(HarnessSettings, _main, arguments, usage)
 
 
@@ -84,9 +84,9 @@ def run(settings: HarnessSettings) -> dict[str, Any]:
     """The measurements as JSON values.
 
     Raises:
-        ConfigError: a method, budget or benchmark that the runner refuses.
+        ConfigError: a method, budget or benchmark that the runner rejects.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a shared machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy-waiting threads slow each other down on a shared machine
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
 
@@ -147,7 +147,7 @@ def _config(settings: HarnessSettings, results: Path, overrides: Sequence[str] =
 
 
 def timed_sweep(config: RunConfig, overlap: bool) -> dict[str, Any]:
-    """Seconds of a sweep in all and of each of its rows, and its answers.
+    """Total seconds of a sweep, seconds of each row, and the answers.
 
     Raises:
         RuntimeError: a cell failed.
@@ -188,7 +188,7 @@ def _differing(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> int:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """Markdown: a line a setup, then a line a row of the sweep."""
+    """Markdown: one line per setup, then one line per row of the sweep."""
     setups = found["arms"]
     loop = setups["loop"]["seconds"]
     verdict = "the same" if found["identical"] else f"NOT the same: {found['different_answers']}"

@@ -1,4 +1,4 @@
-"""The command line of ``scripts/bench.py``. Torch-free until it measures."""
+"""The command line of ``scripts/bench.py``. Imports torch only for the measurement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCHEMA = 3
 
 
 def main(arguments: Sequence[str], usage: str) -> int:
-    """Measures, writes, prints; returns the exit code."""
+    """Measures, writes and prints the results; returns the exit code."""
     return arguments_of.run(BenchmarkSettings, _main, arguments, usage)
 
 
@@ -41,7 +41,7 @@ def _main(settings: BenchmarkSettings) -> int:
 
 def measure(settings: BenchmarkSettings) -> tuple[dict[str, Any], str]:
     """The measurements as JSON values, and their Markdown table."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a shared machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy-waiting threads slow each other down on a shared machine
     import torch
 
     from benchmarks import growth, methods, ops, profile, tables, timing

@@ -1,7 +1,7 @@
-"""Every method side by side: ratios to the unpruned model, to the FLOPs-ideal and to the plain decoder's layers.
+"""Times of every method relative to the unpruned model, to the FLOPs-ideal and to the plain decoder's layers.
 
-The FLOPs-ideal counts multiply-adds. Short sequences do fewer of them per second, since all weights are read for few
-tokens; the plain decoder's time at the same lengths includes that, and nothing of what pruning adds.
+The FLOPs-ideal counts multiply-adds. Short sequences achieve fewer of them per second, because all weights are read for
+few tokens. The plain decoder's time at the same lengths includes this effect, but no cost of pruning.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from clasp.strict import ConfigError
 
 UNPRUNED = "unpruned"
 PROBES = 6
-"""Lengths at which the plain decoder is timed; between them time is taken as linear."""
+"""Number of lengths at which the plain decoder is timed; times in between are interpolated linearly."""
 
 
 def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -60,15 +60,15 @@ def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -
 def variants_of(
     names: Sequence[str], budget: Mapping[str, Any], geometry: Geometry, visual: int, extras: bool = True
 ) -> tuple[list[Variant], dict[str, str]]:
-    """The plain model, then every method at the budget, and those left out, each with the reason.
+    """The plain model and every method at the budget, and the methods left out, each with the reason.
 
     Args:
-        names: of methods; empty: all but those that compare the frames of videos, for the inputs are images.
-        visual: visual tokens of an image, newlines included, which the geometry may leave out.
+        names: method names; empty: all except those that compare video frames, because the inputs are images.
+        visual: visual tokens of an image, including newlines, which the geometry may not count.
         extras: also the engine with all tokens kept, and FastV on eager attention.
 
     Raises:
-        ConfigError: an unknown method, a budget beyond the image, or one that a named method cannot meet.
+        ConfigError: an unknown method, a budget above the image's tokens, or one that a named method cannot meet.
     """
     found, left_out = [Variant(UNPRUNED)], {}
     if extras:
@@ -81,12 +81,12 @@ def variants_of(
             raise ConfigError(str(error)) from error
         try:
             _check(method, geometry, visual)
-        except ConfigError as error:  # too small for a method whose first stage comes late
+        except ConfigError as error:  # budget too small for a method with a late first stage
             if names:
                 raise
             left_out[name] = str(error)
             continue
-        except ValueError as lacking:  # the backbone has not what the method needs
+        except ValueError as lacking:  # the backbone lacks a feature that the method needs
             left_out[name] = str(lacking)
             continue
         found.append(Variant(name, method))
@@ -96,7 +96,7 @@ def variants_of(
 
 
 def _check(method: Method, geometry: Geometry, visual: int) -> None:
-    """Whether the budget can be met on the geometry, and on an image of ``visual`` tokens."""
+    """Checks that the budget can be met on the geometry and on an image of ``visual`` tokens."""
     try:
         method.check(geometry)
         method.schedule(visual, geometry.layers)
@@ -113,16 +113,16 @@ def tokens_per_layer(variant: Variant, geometry: Geometry, visual: int) -> tuple
 
 
 def probes(lengths: Sequence[int], count: int = PROBES) -> list[int]:
-    """At most ``count`` lengths from the shortest to the longest, each longer by the same factor."""
+    """At most ``count`` lengths from the shortest to the longest, in a geometric progression."""
     low, high = min(lengths), max(lengths)
     return sorted({round(low * (high / low) ** (step / (count - 1))) for step in range(count)})
 
 
 def layers_seconds(lengths: Sequence[int], measured: Mapping[int, float]) -> float:
-    """Seconds of layers that see ``lengths``, one each, from those of whole decoders of as many layers.
+    """Seconds of a decoder whose layers process ``lengths`` tokens, one length per layer, from times of whole decoders.
 
     Args:
-        measured: length -> seconds of the whole decoder; the shortest and the longest of ``lengths`` are within.
+        measured: length -> seconds of the whole decoder at this length; its range includes ``lengths``.
     """
     known = sorted(measured)
     if len(known) == 1:
@@ -143,7 +143,7 @@ def rows_of(
     visual: int,
     plain: Mapping[int, float],
 ) -> list[dict[str, Any]]:
-    """One row a variant: medians and quartiles in ms, bytes, waits for the GPU by stage, and the speed-ups.
+    """One row per variant: medians and quartiles in ms, bytes, waits for the GPU by stage, and the speed-ups.
 
     Args:
         visual: visual tokens of each prompt.

@@ -1,7 +1,7 @@
-"""Models with a backbone's real geometry and random weights, and prompts of a given length. Nothing is fetched.
+"""Models with a backbone's real geometry and random weights, and prompts of a given length. Nothing is downloaded.
 
-Tokenizer and chat template are the tiny backbone's, so that methods which read the instruction find one; no number
-depends on what the weights say. Pixels are noise.
+Tokenizer and chat template are the tiny backbone's, so that methods can read an instruction. No measured number depends
+on the values of the weights. Pixels are noise.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from clasp.strict import ConfigError
 TEXT_TOKENS = 64
 """Text tokens of each prompt: a system prompt, a short question and the request for a single word."""
 GROWTH_IMAGE_SIZE = 224
-"""Pixels along a side of each image of a growing prompt: 16 x 16 patches, so that the counts double exactly."""
+"""Side of each image of a growing prompt in pixels: 16 x 16 patches, so that token counts can double exactly."""
 QWEN_SIDE = 36
-"""Visual tokens along one side of Qwen's image: 1,008 pixels, 28 each."""
+"""Visual tokens along one side of Qwen's image: 1,008 pixels, 28 per token."""
 ARCHITECTURES = {
     "llava": "LlavaForConditionalGeneration",
     "llava_next": "LlavaNextForConditionalGeneration",
@@ -39,10 +39,10 @@ class Spec:
 
     Args:
         model_type: a key of :data:`ARCHITECTURES`.
-        tokens: visual tokens kept where no budget is given.
+        tokens: default budget in visual tokens.
         vision, text: arguments of transformers' configurations; None: the shipped tiny model itself.
-        vocabulary: rows of the embedding; None: the tiny tokenizer's own.
-        growth_layers: decoder layers where the prompt grows to 16,384 visual tokens; None: its own.
+        vocabulary: rows of the embedding; None: vocabulary of the tiny tokenizer.
+        growth_layers: decoder layers for prompts of up to 16,384 visual tokens; None: the model's own.
     """
 
     model_type: str
@@ -63,17 +63,17 @@ _VICUNA = _widths(4096, 11008, 32, 32, num_key_value_heads=32)
 _QWEN_ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
 
 GEOMETRIES: dict[str, Spec] = {
-    # the shipped model: what the tests run
+    # the shipped model, used in tests
     "tiny": Spec("llava", 64),
-    # LLaVA's shape at 137 million parameters, for CPUs: 576 visual tokens, 16 decoder layers of width 768
+    # LLaVA's architecture with 137 million parameters, for CPUs: 576 visual tokens, 16 decoder layers of width 768
     "small": Spec(
         "llava", 64, _widths(384, 1536, 12, 6), _widths(768, 2048, 16, 12, num_key_value_heads=12), growth_layers=12
     ),
     # arXiv 2310.03744: CLIP ViT-L/14 at 336 px, Vicuna-7B
     "llava_1_5_7b": Spec("llava", 64, _CLIP_LARGE, _VICUNA, 32064),
-    # the same with an image of 672 x 672 pixels seen whole and in 2 x 2 tiles: 2,880 visual tokens and 48 newlines
+    # the same with an image of 672 x 672 pixels, as whole image and 2 x 2 tiles: 2,880 visual tokens and 48 newlines
     "llava_next_7b": Spec("llava_next", 320, _CLIP_LARGE, _VICUNA, 32064),
-    # arXiv 2502.13923, the configuration's defaults but for these; 144 of 1,296 is 88.9 % removed
+    # arXiv 2502.13923, the configuration's defaults except these; 144 of 1,296 is 88.9 % removed
     "qwen2_5_vl_7b": Spec(
         "qwen2_5_vl",
         144,
@@ -85,7 +85,7 @@ GEOMETRIES: dict[str, Spec] = {
 
 
 def spec_of(name: str) -> Spec:
-    """The geometry of that name.
+    """The geometry with this name.
 
     Raises:
         ConfigError: the name is unknown.
@@ -96,7 +96,7 @@ def spec_of(name: str) -> Spec:
 
 
 def configuration(spec: Spec) -> Any:
-    """Its configuration in transformers."""
+    """The transformers configuration of a geometry."""
     import transformers
 
     from clasp.backbones import resolve
@@ -112,7 +112,7 @@ def configuration(spec: Spec) -> Any:
             vision_config={**spec.vision, "out_hidden_size": text["hidden_size"]},
             text_config=text,
             image_token_id=tiny.image_token_id,
-            video_token_id=vocabulary - 1,  # the tiny tokenizer has no token for videos; the last one is in no prompt
+            video_token_id=vocabulary - 1,  # the tiny tokenizer has no video token; no prompt contains the last one
         )
     kind = transformers.LlavaNextConfig if spec.model_type == "llava_next" else transformers.LlavaConfig
     return kind(
@@ -123,10 +123,10 @@ def configuration(spec: Spec) -> Any:
 
 
 def growth_configuration(name: str) -> Any:
-    """The configuration of a model whose prompt grows by images of 256 visual tokens.
+    """Configuration of a model for prompts that grow by images of 256 visual tokens.
 
     Raises:
-        ConfigError: the geometry is unknown, or its images do not all have equally many visual tokens.
+        ConfigError: the geometry is unknown, or its images differ in their numbers of visual tokens.
     """
     spec = spec_of(name)
     if spec.model_type != "llava":
@@ -144,7 +144,7 @@ def growth_configuration(name: str) -> Any:
 
 
 def geometry_of(config: Any) -> Geometry:
-    """What methods are checked against, without a model."""
+    """The geometry for checks of methods, computed without a model."""
     from clasp.backbones import ADAPTERS
 
     module, name = ADAPTERS[ARCHITECTURES[config.model_type]]
@@ -152,12 +152,12 @@ def geometry_of(config: Any) -> Geometry:
 
 
 def newlines(config: Any) -> int:
-    """Visual tokens of one image that stand for no patch."""
+    """Visual tokens of one image that represent no patch."""
     return 2 * _side(config) if config.model_type == "llava_next" else 0
 
 
 def visual_tokens(config: Any) -> int:
-    """Visual tokens of one image, newlines included; LLaVA-NeXT sees it whole and in 2 x 2 tiles."""
+    """Visual tokens of one image, including newlines; in LLaVA-NeXT for the whole image and 2 x 2 tiles."""
     if config.model_type == "qwen2_5_vl":
         return QWEN_SIDE**2
     crops = 5 if config.model_type == "llava_next" else 1
@@ -170,7 +170,7 @@ def _side(config: Any) -> int:
 
 
 def image_inputs(config: Any, count: int) -> dict[str, Tensor]:
-    """What ``generate`` takes for ``count`` images beside the ids, as the family's processor returns it, on the CPU."""
+    """Inputs of ``generate`` for ``count`` images besides the ids, as from the family's processor, on the CPU."""
     vision = config.vision_config
     if config.model_type == "qwen2_5_vl":
         patches = QWEN_SIDE * vision.spatial_merge_size
@@ -198,10 +198,10 @@ class LoadedModel:
     processor: Any
 
     def prompts(self, batch: int, text_tokens: int = TEXT_TOKENS, images: int = 1) -> dict[str, Any]:
-        """``generate`` arguments: equally long prompts of ``text_tokens`` beside the visual tokens of their images.
+        """``generate`` arguments: prompts of equal length, with ``text_tokens`` and the visual tokens of their images.
 
         Args:
-            images: of each prompt, one behind the other.
+            images: number of images per prompt, one after the other.
         """
         model, image = self.model, self.model.config.image_token_id
         ids = _prompt_ids(self.processor.tokenizer, image, text_tokens)
@@ -225,7 +225,7 @@ class LoadedModel:
 
 
 def load_spec(spec: Spec, dtype: torch.dtype, device: str) -> LoadedModel:
-    """The shipped model, or one of that geometry with random weights."""
+    """The shipped model, or a model with this geometry and random weights."""
     from clasp.backbones import load
 
     if spec.vision is not None:
@@ -235,7 +235,7 @@ def load_spec(spec: Spec, dtype: torch.dtype, device: str) -> LoadedModel:
 
 
 def load_random(config: Any, dtype: torch.dtype, device: str) -> LoadedModel:
-    """A model of that configuration, its weights drawn on the device itself, with the tiny backbone's processor."""
+    """A model with this configuration, random weights created on the device, and the tiny backbone's processor."""
     import transformers
 
     from clasp.backbones import load
@@ -253,7 +253,7 @@ def load_random(config: Any, dtype: torch.dtype, device: str) -> LoadedModel:
 
 
 def _prompt_ids(tokenizer: Any, image: int, count: int) -> list[int]:
-    """Token ids of ``USER: <image> ... ASSISTANT:`` with ``count`` tokens beside the image's placeholder."""
+    """Token ids of ``USER: <image> ... ASSISTANT:`` with ``count`` tokens besides the image's placeholder."""
     words: list[str] = []
     while True:
         words.append(_WORDS[len(words) % len(_WORDS)])

@@ -1,4 +1,4 @@
-"""The selection ops of :mod:`clasp.ops`, with arguments as methods give them, against one matrix product."""
+"""The selection ops of :mod:`clasp.ops`, with the arguments that methods pass, compared with one matrix product."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from clasp.ops.similarity import Cosines
 from clasp.ops.words import raters
 
 PRODUCT = "n x n product"
-"""What the ops are held against: (n, width) @ (width, n) in float32."""
+"""Reference for the ops: (n, width) @ (width, n) in float32."""
 HEAD_DIM = 64
 WORDS = 32
-"""Query rows and words of an instruction."""
+"""Number of query rows and of instruction words."""
 PIVOTS = 8
-"""DART's."""
+"""Number of pivots, as in DART."""
 ALTERNATED = 5
-"""Rounds of a twin and its op for each of the others."""
+"""Rounds of a twin and its op per round of the other measurements."""
 FRAMES = 8
-"""Of a video; Video-LLaVA's."""
+"""Frames of a video, as in Video-LLaVA."""
 WITHIN = 3.0
-"""Times of one matrix product that an op may take."""
+"""Allowed time of an op, in units of the matrix product's time."""
 
 
 class Inputs:
@@ -53,17 +53,17 @@ class Inputs:
 
     Args:
         tokens: visual tokens, at least 16.
-        width: of their hidden states, a multiple of :data:`HEAD_DIM`.
+        width: width of their hidden states, a multiple of :data:`HEAD_DIM`.
 
     Attributes:
-        keep: tokens that stay: one in nine, as 64 of 576 and 320 of 2,880; ``kept`` is the same as (1,) long.
+        keep: number of tokens to keep: one in nine, as 64 of 576 and 320 of 2,880; ``kept`` is the same as (1,) long.
         values: (1, tokens, width) hidden states.
         words: (1, words, width).
         scores: (1, tokens), non-negative.
-        chosen: (1, tokens) bool: half of those that stay.
+        chosen: (1, tokens) bool: half of the tokens to keep.
         real: (1, tokens) bool, all True.
         index: (1, keep) long.
-        keys: (1, tokens, head_dim), as those of a ViT.
+        keys: (1, tokens, head_dim), like keys of a ViT.
     """
 
     def __init__(self, tokens: int, width: int, device: torch.device) -> None:
@@ -85,7 +85,7 @@ class Inputs:
         return torch.tensor([number], device=self.device)
 
     def heads(self, rows: int) -> Tensor:
-        """(1, heads, rows, head_dim) queries or keys of the width's heads."""
+        """(1, heads, rows, head_dim) queries or keys; heads = width / head_dim."""
         return self.noise(self.width // HEAD_DIM, rows, HEAD_DIM)
 
 
@@ -109,7 +109,7 @@ def _attention_received(on: Inputs) -> Call:
 
 
 def _density_peak_clusters(on: Inputs) -> Call:
-    """SparseVLM's rule: a tenth of the tokens are centres, and the density is over as many neighbours."""
+    """As in SparseVLM: a tenth of the tokens are centres, and the density uses the same number of neighbours."""
     values, noise, clusters = on.values, 1e-6 * on.scores, on.tokens // 10 + 1
     return lambda: density_peak_clusters(values, clusters, clusters, noise)
 
@@ -127,7 +127,7 @@ def _take_least_similar(on: Inputs) -> Call:
 
 
 def _merge_windows(on: Inputs) -> Call:
-    """MustDrop's: 3 x 3 windows of a grid that is as square as the count allows."""
+    """As in MustDrop: 3 x 3 windows of a grid that is as square as the count allows."""
     columns = isqrt(on.tokens)
     grid, places = (-(-on.tokens // columns), columns), torch.arange(on.tokens, device=on.device)[None]
     return lambda: merge_windows(on.values, on.real, places, grid, 3, 0.8)
@@ -139,13 +139,13 @@ def _raters(on: Inputs) -> Call:
 
 
 def _cover(on: Inputs) -> Call:
-    """MMTok's, of which SCOPE's is a part: words and tokens are covered, by softmax over tokens."""
+    """As in MMTok, which includes SCOPE's rule: covers words and tokens, by softmax over tokens."""
     real, weight = torch.ones(1, WORDS, dtype=torch.bool, device=on.device), torch.ones_like(on.scores)
     return lambda: cover(SoftmaxCoverage(on.words, real, on.values, on.values, 0.02, 0.2, 0.5), weight, on.keep)
 
 
 def _groups(on: Inputs) -> tuple[Tensor, Tensor]:
-    """(1, tokens) and (1, groups) long: as many groups as a quarter of the tokens that stay, and their sizes."""
+    """(1, tokens) and (1, groups) long: group of each token and sizes of the groups; one group per four kept tokens."""
     count = max(1, on.keep // 4)
     group = torch.arange(on.tokens, device=on.device)[None] % count
     return group, torch.bincount(group[0], minlength=count)[None]
@@ -164,7 +164,7 @@ def _within(on: Inputs) -> Call:
 
 
 def _run_means(on: Inputs) -> Call:
-    """FrameFusion's, of a video of eight frames that are all alike."""
+    """As in FrameFusion, for a video of eight identical frames."""
     joins = (torch.arange(on.tokens, device=on.device) % FRAMES > 0)[None]
     return lambda: run_means(on.values, joins, FRAMES)
 
@@ -203,7 +203,7 @@ OPS: dict[str, Callable[[Inputs], Call]] = {
     "uniform": lambda on: lambda: uniform([0], on.tokens),
     "raters": _raters,
 }
-"""Op -> a function that makes its call. Where an op takes the cosines of all pairs, the call computes them too, as a
+"""Op -> a function that returns its call. If an op takes the cosines of all pairs, the call also computes them, as a
 method does."""
 
 
@@ -225,11 +225,11 @@ TWINS: dict[str, Callable[[Inputs], tuple[Call, Call]]] = {
         lambda: max_min(on.values, on.keep),
     ),
 }
-"""What an official code does -> a function that makes its call, by :mod:`benchmarks.twins`, and the op's."""
+"""Step of official code -> a function that returns its call (from :mod:`benchmarks.twins`) and the call of our op."""
 
 
 HELPERS = ("attention_probabilities", "blocks", "density_peak_scores", "nearest", "products")
-"""Functions of :mod:`clasp.ops` that choose nothing, of which other ops are made."""
+"""Helper functions of :mod:`clasp.ops`: parts of other ops, not selection rules."""
 
 
 def call(name: str, on: Inputs) -> Call:
@@ -238,7 +238,7 @@ def call(name: str, on: Inputs) -> Call:
 
 
 def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """Every op against one matrix product of its size, at every size, as JSON values; always in float32."""
+    """Compares every op with one matrix product of its size, at every size, in float32; returns JSON values."""
     width = geometry_of(configuration(spec_of(settings.geometry))).hidden
     steps = (len(OPS) + 1) * (settings.rounds + 1) + len(TWINS)
     with progress(len(settings.counts) * steps) as advance:
@@ -251,11 +251,11 @@ def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -
 def against_product(
     tokens: int, width: int, device: torch.device, repeats: int, advance: Advance
 ) -> list[dict[str, Any]]:
-    """Every op and the product of its size, in ``repeats`` rounds of random order after one that is not timed.
+    """Times every op and the product of its size, in ``repeats`` rounds of random order after an untimed round.
 
     Returns:
-        One row an op, the product first: median ms, ``ratio`` to the product's, whether that is ``within`` three, and
-        ``peak_bytes`` beyond the inputs.
+        One row per op, the product first: median ms, ``ratio`` to the product's, whether that is ``within`` three, and
+        ``peak_bytes`` without the inputs.
     """
     orders, on = random.Random(0), Inputs(tokens, width, device)
     calls = {name: call(name, on) for name in (PRODUCT, *OPS)}
@@ -277,10 +277,10 @@ def against_product(
 
 @torch.inference_mode()
 def against_twins(tokens: int, width: int, device: torch.device, rounds: int, advance: Advance) -> list[dict[str, Any]]:
-    """Every twin and its op, alternately, in more rounds than others, since they are short.
+    """Times every twin and its op alternately, in more rounds than other ops because the calls are short.
 
     Returns:
-        One row a twin: median ms of both, and ``ratio``, the twin's to the op's.
+        One row per twin: median ms of both, and ``ratio``, the twin's to the op's.
     """
     on, rows = Inputs(tokens, width, device), []
     for name, made in TWINS.items():

@@ -1,4 +1,4 @@
-"""Which operators the time of each part goes to."""
+"""Time of each part by operator."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PREFIX = "part: "
 
 
 def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """A profile of every chosen method at every batch size, as JSON values."""
+    """Profiles every selected method at every batch size; returns JSON values."""
     spec = spec_of(settings.geometry)
     config = configuration(spec)
     visual, budget, names = visual_tokens(config), settings.tokens or spec.tokens, settings.methods or ("clasp",)
@@ -47,14 +47,14 @@ def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -
 
 
 def profile_parts(loaded: LoadedModel, variant: Variant, batch: int) -> list[dict[str, Any]]:
-    """Each part of one run, after one that warms up, with its operators by falling time.
+    """Each part of one run after a warm-up run, with its operators by descending time.
 
-    An operator's time is its own, without that of operators that it calls; on a GPU, that of its kernels. A part does
-    not count what is in a part inside it: ``prefill`` is the decoder without the stages.
+    An operator's time excludes operators that it calls; on a GPU it is the time of its kernels. A part excludes nested
+    parts: ``prefill`` is the decoder without the stages.
     """
     prompts = loaded.prompts(batch)
     run_once(loaded, variant, prompts, Times())
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler otherwise prints each start and stop
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # otherwise the profiler prints each start and stop
     on_gpu = loaded.model.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with named_parts(loaded.model), profile(activities=activities) as found:
@@ -73,7 +73,7 @@ def profile_parts(loaded: LoadedModel, variant: Variant, batch: int) -> list[dic
 
 
 def part_of(event: FunctionEvent) -> str:
-    """The innermost part that the operator was called in."""
+    """The innermost part in which the operator was called."""
     caller = event.cpu_parent
     while caller is not None and not caller.name.startswith(_PREFIX):
         caller = caller.cpu_parent
@@ -82,7 +82,7 @@ def part_of(event: FunctionEvent) -> str:
 
 @contextmanager
 def named_parts(model: Any) -> Iterator[None]:
-    """Marks the parts of every run while it is open, for :func:`part_of`."""
+    """Context manager that marks the parts of every run inside it, for :func:`part_of`."""
     adapter, stages = adapter_for(model), itertools.count(1)
     open_ranges: list[Any] = []
 

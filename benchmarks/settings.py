@@ -18,18 +18,18 @@ SIZES: dict[Measure, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """What is measured.
+    """Settings of the measurement.
 
     Args:
-        measure: ``methods`` side by side on a geometry; selection ``ops`` against one matrix product of their size; the
-            ``growth`` of both with the visual tokens; or a ``profile``, the operators that each part's time goes to.
-        geometry: one of :data:`benchmarks.models.GEOMETRIES`; of ``ops`` it sets the width.
-        tokens: visual tokens kept per image (output average); None: the geometry's own budget.
+        measure: ``methods`` on a geometry; selection ``ops`` against one matrix product of their size; the ``growth``
+            of both with the number of visual tokens; or a ``profile`` of each part's time by operator.
+        geometry: one of :data:`benchmarks.models.GEOMETRIES`; for ``ops`` it sets the width.
+        tokens: visual tokens kept per image (output average); None: the geometry's default budget.
         batches: batch sizes, at least 1; ``methods`` and ``profile`` only.
-        sizes: visual tokens in rising order; ``ops`` and ``growth`` only; empty: those of :data:`SIZES`.
+        sizes: numbers of visual tokens in ascending order; ``ops`` and ``growth`` only; empty: those of :data:`SIZES`.
         repeats: timed rounds, at least 1; None: those of :data:`REPEATS`.
         methods: names; empty: all, for ``growth`` those of :data:`benchmarks.growth.METHODS`, for ``profile`` CLASP.
-        dtype: of the model; ``ops`` are float32.
+        dtype: data type of the model; ``ops`` use float32.
     """
 
     measure: Measure = "methods"
@@ -54,11 +54,11 @@ class BenchmarkSettings:
 
     @property
     def stem(self) -> str:
-        """Name of the files below ``<results>/bench``: ``small`` for methods side by side, ``small_ops`` and so on."""
+        """File name in ``<results>/bench`` without suffix: ``small`` for ``methods``, ``small_ops`` and so on."""
         return self.geometry if self.measure == "methods" else f"{self.geometry}_{self.measure}"
 
     def validate(self) -> None:
-        """Raises ConfigError for numbers that nothing can be measured with."""
+        """Raises ConfigError for numbers that allow no measurement."""
         numbers = [number for number in (self.tokens, self.repeats, self.threads) if number is not None]
         if min(*numbers, *self.batches, *self.sizes, len(self.batches), 1) < 1:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""What was measured, as Markdown tables."""
+"""Markdown tables of the measurements."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from benchmarks.methods import quartiles
 from benchmarks.ops import PRODUCT, WITHIN
 
 STEADY = 1.1
-"""Upper quartile of the reference product's times over the lower one, up to which a machine counts as steady."""
+"""Maximum ratio of upper to lower quartile of the reference product's times on a machine that counts as steady."""
 QUADRATIC = 1.5
-"""Exponent of tokens from which on growth counts as quadratic: half way from linear."""
+"""Minimum exponent of the token count for growth to count as quadratic: halfway between linear and quadratic."""
 LISTED = 6
-"""Operators shown of each part of a profile, those that take longest."""
+"""Number of operators shown per part of a profile, slowest first."""
 
 
 def steadiness(reference_ms: Sequence[float]) -> str:
-    """What the reference product took between runs, and whether this machine's times are reliable."""
+    """Times of the reference product between runs, and whether this machine's times are reliable."""
     low, high = quartiles(reference_ms)
     text = f"Between runs one and the same product took {median(reference_ms):.1f} ms [quartiles {low:.1f}, {high:.1f}]"
     if high <= STEADY * low:
@@ -33,7 +33,7 @@ def mib(count: float | None) -> str:
 
 
 def methods_table(found: Mapping[str, Any]) -> str:
-    """Markdown: one table a batch size."""
+    """Markdown: one table per batch size."""
     newlines = f" ({found['newlines']} of them newlines)" if found["newlines"] else ""
     waits = any(row["waits"] for rows in found["batches"].values() for row in rows)
     lines = [
@@ -56,7 +56,7 @@ def methods_table(found: Mapping[str, Any]) -> str:
 
 
 def method_columns(waits: bool) -> list[str]:
-    """Heads of the columns of :func:`method_cells`."""
+    """Column heads for :func:`method_cells`."""
     columns = ["method", "ViT", "router", "fusion", "selection", "by stage", "prefill", "[quartiles]", "decode a token"]
     columns += ["end to end", "KV, MiB", "peak, MiB", "prefill speed-up", "FLOPs-ideal", "share of ideal"]
     columns += ["plain layers", "share of plain"]
@@ -76,7 +76,7 @@ def method_cells(row: Mapping[str, Any], waits: bool) -> list[str]:
 
 
 def ops_table(found: Mapping[str, Any]) -> str:
-    """Markdown: one table a size."""
+    """Markdown: one table per size."""
     lines = [
         f"Selection ops on one row of n tokens of width {found['width']} ({found['geometry']}), float32, "
         f"{found['device']}, {found['repeats']} interleaved repeats, medians.",
@@ -131,7 +131,7 @@ def growth_table(found: Mapping[str, Any]) -> str:
 
 
 def profile_table(found: Mapping[str, Any]) -> str:
-    """Markdown: one table a batch size and method."""
+    """Markdown: one table per batch size and method."""
     lines = [
         f"Operators by part ({found['geometry']}, {found['visual_tokens']} visual and {found['text_tokens']} text "
         f"tokens, {found['tokens']} visual tokens kept), {found['dtype']}, {found['device']}; one run after one that "

@@ -24,20 +24,20 @@ from clasp.methods.base import Method
 from clasp.methods.clasp.router import forget as forget_routes
 
 NEW_TOKENS = 2
-"""Generated in each run, as POPE's answers are: one word and the end token, hence one decoding step."""
+"""Tokens generated in each run, like a POPE answer: one word and the end token, hence one decoding step."""
 PARTS = ("vision", "router", "fusion", "selection", "prefill", "decode", "total")
-"""Seconds of a run: ViT; routing; layer fusion with its projection; all stages together; prefill without the ViT but
-with all that pruning adds; one decoding step; end to end, all of ``generate``."""
+"""Timed parts: ViT; routing; layer fusion with its projection; all stages together; prefill without the ViT but with
+everything that pruning adds; one decoding step; the whole ``generate`` call."""
 STEPS = {"_route": "router", "features": "fusion", "prune": "stage"}
-"""Method of :class:`Prefill` -> what the engine does in it beside the model's own layers."""
+"""Method of :class:`Prefill` -> the engine's work in it, besides the model's own layers."""
 _SYNC_WARNING = "called a synchronizing CUDA operation"
 
 Advance = Callable[[str], object]
-"""Moves the progress bar on by one run of that name."""
+"""Advances the progress bar by one run with this name."""
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has finished; a CPU has."""
+    """Waits until the device has finished; returns at once on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -52,7 +52,7 @@ def timed(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def reference_product(device: torch.device) -> Callable[[], float]:
-    """Seconds of one fixed matrix product, a new measurement each call: constant where nothing else runs."""
+    """Function that times one fixed matrix product per call; constant on a machine without other load."""
     side = 1024 if device.type == "cpu" else 8192
     values = torch.ones(side, side, device=device)
     return lambda: timed(lambda: values @ values, device)
@@ -70,11 +70,11 @@ def faster_dtype(device: str) -> torch.dtype:
 
 
 def peak_bytes(action: Callable[[], Any], device: torch.device) -> int:
-    """The most bytes that tensors held at once while ``action`` ran, beyond those that existed before.
+    """Peak bytes of tensors while ``action`` runs, without those that existed before.
 
-    On a GPU from the caching allocator's counters; elsewhere from the profiler's record of every allocation, also
-    those inside an operator. What a library takes past torch's allocator (oneDNN, MKL, numpy) is not seen. Both
-    slow the run down, so its seconds are not to be reported.
+    On a GPU from the caching allocator's counters; elsewhere from the profiler's record of every allocation, including
+    those inside an operator. Memory that a library allocates without torch (oneDNN, MKL, numpy) is not counted. Both
+    ways slow the run down, so do not report its time.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -83,14 +83,14 @@ def peak_bytes(action: Callable[[], Any], device: torch.device) -> int:
         action()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    gc.collect()  # what a cycle still holds would else be freed inside, and count against the run
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler otherwise prints each start and stop
+    gc.collect()  # otherwise reference cycles would be freed inside the run and change its count
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # otherwise the profiler prints each start and stop
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         action()
     results: Any = profile.profiler.kineto_results
     events = [event for event in results.events() if event.name() == "[memory]"]
     held = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):  # a stable sort: their order where clocks agree
+    for event in sorted(events, key=lambda event: event.start_ns()):  # a stable sort keeps the order of equal times
         held += event.nbytes()
         most = max(most, held)
     return most
@@ -98,7 +98,7 @@ def peak_bytes(action: Callable[[], Any], device: torch.device) -> int:
 
 @contextmanager
 def counted_syncs(counts: list[int]) -> Iterator[None]:
-    """Appends how often the host waited for the GPU inside, :func:`torch.cuda.synchronize` itself not counted."""
+    """Appends how often the host waited for the GPU inside, without :func:`torch.cuda.synchronize` calls."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("warn")
     try:
@@ -112,7 +112,7 @@ def counted_syncs(counts: list[int]) -> Iterator[None]:
 
 @contextmanager
 def around_steps(around: Callable[[str], AbstractContextManager[Any]]) -> Iterator[None]:
-    """Runs each of the engine's :data:`STEPS` inside ``around(its name)`` while it is open."""
+    """Inside the context, runs each of the engine's :data:`STEPS` within ``around(name)``."""
     originals = {name: getattr(Prefill, name) for name in STEPS}
 
     def wrapped(name: str) -> Callable[..., Any]:
@@ -133,7 +133,7 @@ def around_steps(around: Callable[[str], AbstractContextManager[Any]]) -> Iterat
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to run the model: a method, or None for the model as it is; ``attention`` other than the model's own."""
+    """A way to run the model: a method, or None for the unpatched model; ``attention`` replaces the model's own."""
 
     name: str
     method: Method | None = None
@@ -142,8 +142,8 @@ class Variant:
 
 @dataclass
 class Times:
-    """Seconds of each part, one entry a repeat, and ``stages`` of each stage; bytes of the KV cache after the prefill,
-    the most that all tensors held at once beside the weights, and on a GPU how often each stage waits for it."""
+    """Seconds of each part and stage (``stages``), one entry per repeat; bytes of the KV cache after the prefill;
+    peak bytes of all tensors without the weights; on a GPU, how often each stage waits for it."""
 
     parts: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
     stages: list[list[float]] = field(default_factory=list)
@@ -166,11 +166,11 @@ def measure(
 ) -> tuple[dict[str, Times], dict[int, float]]:
     """Runs every variant once in each of ``repeats`` rounds, after one untimed round that warms up and measures memory.
 
-    Each round has a random order of its own, so that other load and what a run leaves behind fall on all alike.
+    Each round has its own random order, so that other load and side effects of a run affect all variants alike.
 
     Args:
-        lengths: at which the plain decoder is timed in each round as well.
-        between: called before everything that is timed.
+        lengths: sequence lengths at which each round also times the plain decoder.
+        between: called before each timed run.
 
     Returns:
         Each variant's times, and each length's median seconds.
@@ -196,7 +196,7 @@ def measure(
 
 
 def warm_up(loaded: LoadedModel, variants: Sequence[Variant]) -> None:
-    """Has libraries and routers allocate what they then keep, so that it is in no variant's peak."""
+    """Lets libraries and routers allocate memory that they keep, so that no variant's peak includes it."""
     for variant in variants:
         if variant.method is not None:
             variant.method.route(["Is there a dog in the image?"])
@@ -204,7 +204,7 @@ def warm_up(loaded: LoadedModel, variants: Sequence[Variant]) -> None:
 
 
 def run_with_memory(loaded: LoadedModel, variant: Variant, prompts: dict[str, Any]) -> Times:
-    """One run with ``peak_bytes`` and ``waits``; recording them makes its seconds a little longer."""
+    """One run with ``peak_bytes`` and ``waits``; recording them makes the run slightly slower."""
     device, times = loaded.model.device, Times()
 
     @contextmanager
@@ -221,7 +221,7 @@ def run_with_memory(loaded: LoadedModel, variant: Variant, prompts: dict[str, An
 
 @torch.inference_mode()
 def run_once(loaded: LoadedModel, variant: Variant, prompts: dict[str, Any], times: Times) -> None:
-    """One prefill and one decoding step of a batch, added to ``times``."""
+    """Runs one prefill and one decoding step of a batch and adds the times to ``times``."""
     model = loaded.model
     own = model.config._attn_implementation
     seconds, stages = {"router": 0.0, "fusion": 0.0}, list[float]()
@@ -265,7 +265,7 @@ def run_once(loaded: LoadedModel, variant: Variant, prompts: dict[str, Any], tim
 
 
 def _kv_bytes(output: Any) -> int:
-    """Bytes of the unpruned run's cache after its prefill."""
+    """Bytes of the unpruned run's KV cache after its prefill."""
     layers = output.past_key_values.layers
     length = layers[0].keys.shape[-2]
     held = sum(t.numel() * t.element_size() for layer in layers for t in (layer.keys, layer.values))

@@ -1,7 +1,7 @@
-"""Selection rules as their authors' code goes about them, written from what it does: what ops are held against.
+"""Selection rules reimplemented after their authors' code, as references for the speed of our ops.
 
-A twin says nothing of its own. It is there so that a ratio of times, the twin's to the op's, can be measured in one
-process; above 1 the op is faster. Both do the same for inputs without ties.
+A twin serves only to measure the ratio of its time to the op's time in one process; above 1 the op is faster. Both give
+the same result for inputs without ties.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def bipartite_matching(metric: Tensor, merged: int) -> tuple[Tensor, Tensor, Tensor]:
-    """ToMe's matching: of the even tokens, those that stay and those that merge, and the odd ones these merge into.
+    """ToMe's matching: even tokens that stay, even tokens that merge, and the odd tokens that these merge into.
 
     Args:
         metric: (batch, tokens, dim).
@@ -24,7 +24,7 @@ def bipartite_matching(metric: Tensor, merged: int) -> tuple[Tensor, Tensor, Ten
 
 
 def top_tokens(scores: Tensor, values: Tensor, keep: int) -> Tensor:
-    """What FastV and its heirs do: indices of the highest scores, sorted, and the hidden states at them.
+    """Selection in FastV and later methods: sorted indices of the highest scores, and the hidden states there.
 
     Args:
         scores: (1, tokens).
@@ -35,7 +35,7 @@ def top_tokens(scores: Tensor, values: Tensor, keep: int) -> Tensor:
 
 
 def greedy_coverage(features: Tensor, saliency: Tensor, keep: int) -> Tensor:
-    """SCOPE's loop over all pairs in each step.
+    """SCOPE's greedy loop, which processes all pairs in each step.
 
     Args:
         features: (1, tokens, dim).
@@ -56,7 +56,7 @@ def greedy_coverage(features: Tensor, saliency: Tensor, keep: int) -> Tensor:
 
 
 def farthest_tokens(values: Tensor, keep: int) -> Tensor:
-    """DivPrune's loop over rows of the matrix of distances.
+    """DivPrune's loop over rows of the distance matrix.
 
     Args:
         values: (1, tokens, dim).

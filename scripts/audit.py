@@ -1,10 +1,10 @@
-"""Looks for known vulnerabilities of the pinned packages, or lists their ages where no service answers.
+"""Checks the pinned packages for known vulnerabilities, or lists their ages if no vulnerability service is reachable.
 
     python scripts/audit.py [lock=requirements.lock] [output=results/reference/audit.md]
 
-With pip-audit installed and its vulnerability service in reach, that is asked: exit status 0 none known, 1 some. Else
-the package index that pip is configured with says when each pinned version was uploaded, and the list says that no
-audit was made: exit status 0. Bad input: 2.
+If pip-audit is installed and its vulnerability service is reachable, pip-audit runs: exit status 0 if no vulnerability
+is known, 1 otherwise. Else pip's configured package index supplies the upload date of each pinned version, and the list
+states that no audit was made: exit status 0. Invalid input: 2.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ JSON = "application/vnd.pypi.simple.v1+json"
 
 @dataclass(frozen=True)
 class Arguments:
-    """The lock file, and where the list of ages goes."""
+    """The lock file, and the output file of the list of ages."""
 
     lock: Path = Path("requirements.lock")
     output: Path = Path("results/reference/audit.md")
 
 
 def pins(lock: Path) -> list[tuple[str, str]]:
-    """Name and version of every package that the lock pins."""
+    """Name and version of every package pinned in the lock file."""
     found = (PIN.match(line) for line in lock.read_text(encoding="utf-8").splitlines())
     return [(match[1], match[2]) for match in found if match]
 
 
 def audited(lock: Path) -> int | None:
-    """Exit status of pip-audit; None where it is not installed, or could not look up a single package."""
+    """Exit status of pip-audit; None if it is not installed or could not look up any package."""
     command = [sys.executable, "-m", "pip_audit", "--requirement", str(lock), "--no-deps", "--disable-pip"]
     done = subprocess.run([*command, "--format", "json"], capture_output=True, text=True, check=False)
     try:
         packages = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
         return None
-    # without its service it calls every package "not found", and all of them clean
+    # without its service, pip-audit reports every package as "not found" and none as vulnerable
     looked_up = [package for package in packages if "vulns" in package]
     if not looked_up:
         return None
@@ -61,10 +61,10 @@ def audited(lock: Path) -> int | None:
 
 
 def uploads(packages: list[tuple[str, str]]) -> list[datetime | None]:
-    """When the index that pip is configured with first got each version (PEP 700); None where it does not say."""
+    """First upload time of each version in pip's configured index (PEP 700); None if the index does not state it."""
     from pip._internal.commands import create_command
 
-    command: Any = create_command("download")  # knows pip's configuration: index, certificates, credentials
+    command: Any = create_command("download")  # reads pip's configuration: index, certificates, credentials
     options, _ = command.parse_args(["."])
     with command._build_session(options) as session:
         return [_uploaded(session, options.index_url.rstrip("/"), *package) for package in packages]
@@ -82,7 +82,7 @@ def _uploaded(session: Any, index: str, name: str, version: str) -> datetime | N
 
 
 def table(found: list[tuple[str, str, datetime | None]], today: datetime) -> str:
-    """The list in Markdown, the oldest first."""
+    """The list in Markdown, oldest version first."""
     lines = [
         "# Pinned packages and their ages",
         "",
@@ -99,7 +99,7 @@ def table(found: list[tuple[str, str, datetime | None]], today: datetime) -> str
 
 
 def audit(arguments: Arguments) -> int:
-    """The exit code."""
+    """Runs the audit or writes the list; returns the exit code."""
     if not arguments.lock.is_file():
         raise ConfigError(f"{arguments.lock} is not here; give the lock file with lock=")
     status = audited(arguments.lock)

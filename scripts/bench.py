@@ -1,4 +1,4 @@
-"""Measures how fast pruning is, on random weights and without a download.
+"""Measures the speed of pruning, with random weights and without a download.
 
     python scripts/bench.py [measure=methods] [geometry=small] [tokens=64] [batches=1,8] [methods=clasp,fastv]
                             [repeats=3] [dtype=auto] [device=auto] [threads=N] [results=results]
@@ -6,18 +6,18 @@
     python scripts/bench.py measure=growth [geometry=small] [sizes=256,512,...,16384] [methods=clasp,fastv] ...
     python scripts/bench.py measure=profile [geometry=small] [batches=1,8] [methods=clasp] ...
 
-``methods``: every method side by side at one budget (default: the geometry's), with the time of each part, end to end
-as POPE asks, peak memory, KV bytes, and ratios to the unpruned model and to the FLOPs-ideal. ``unpruned`` is the plain
-model, ``none`` the engine with all tokens kept, and ``fastv, eager`` FastV on a model that computes whole attention
-maps, as its official code needs. Methods that a geometry does not allow are listed with the reason.
+``methods``: every method at one budget (default: the geometry's), with the time of each part, the end-to-end time for
+POPE-like questions, peak memory, KV bytes, and ratios to the unpruned model and to the FLOPs-ideal. ``unpruned`` is the
+unpatched model, ``none`` the engine with all tokens kept, and ``fastv, eager`` FastV on a model that computes whole
+attention maps, as its official code requires. Methods that a geometry does not support are listed with the reason.
 Geometries: tiny, small (for CPUs), llava_1_5_7b, llava_next_7b, qwen2_5_vl_7b (for GPUs; about 15 GB of weights).
-``ops``: each selection op against one matrix product of its size. ``growth``: ops and whole prefills as the visual
-tokens grow from 256 to 16,384, with a figure; on the LLaVA-1.5 geometries, ``small`` with 12 of its 16 decoder layers.
-``profile``: the operators that each part's time goes to.
+``ops``: each selection op against one matrix product of its size. ``growth``: ops and whole prefills for 256 to 16,384
+visual tokens, with a figure; on the LLaVA-1.5 geometries, ``small`` with 12 of its 16 decoder layers. ``profile``: time
+of each part by operator.
 
-One process, interleaved repeats after a round that is not timed. ``dtype=auto``: the faster of float32 and bfloat16
-here. Writes results/bench/<geometry>.json and .md for methods, <geometry>_<measure> for the others; for growth also
-.png and .svg.
+All runs share one process; repeats are interleaved after an untimed round. ``dtype=auto`` selects the faster of float32
+and bfloat16 on this machine. Writes results/bench/<geometry>.json and .md for methods, <geometry>_<measure> for the
+others; for growth also .png and .svg.
 """
 
 from __future__ import annotations

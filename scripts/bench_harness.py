@@ -1,11 +1,11 @@
-"""Times a sweep through the runner on the tiny backbone: a loop of single questions, without the ViT cache, as it is.
+"""Times a sweep on the tiny backbone in three setups: a loop of single questions, no ViT cache, and the default.
 
     python scripts/bench_harness.py [limit=32] [methods=none,random,...] [tokens=192,128,64] [benchmarks=tiny_gqa,...]
                                     [threads=N] [data=data] [results=results]
 
-Writes results/bench/harness.json and .md, and prints the table; exit code 1 where answers differ. ``loop`` asks one
-question at a time, prepares nothing ahead and remembers no ViT states; ``no cache`` departs from the default in the
-last alone. Cells go into a folder that is thrown away.
+Writes results/bench/harness.json and .md, and prints the table; exit code 1 if answers differ. ``loop`` runs one
+question at a time, prefetches nothing and caches no ViT states; ``no cache`` is the default without the ViT cache.
+Cells are written to a temporary folder.
 """
 
 from __future__ import annotations

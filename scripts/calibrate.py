@@ -1,4 +1,4 @@
-"""As ``clasp-eval calibrate``."""
+"""The same as ``clasp-eval calibrate``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""As ``clasp-eval upper-bound``."""
+"""The same as ``clasp-eval upper-bound``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""As ``clasp-eval demo``."""
+"""The same as ``clasp-eval demo``."""
 
 from __future__ import annotations
 

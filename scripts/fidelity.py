@@ -1,4 +1,4 @@
-"""As ``clasp-eval fidelity``."""
+"""The same as ``clasp-eval fidelity``."""
 
 from __future__ import annotations
 

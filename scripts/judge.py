@@ -1,4 +1,4 @@
-"""As ``clasp-eval judge``."""
+"""The same as ``clasp-eval judge``."""
 
 from __future__ import annotations
 

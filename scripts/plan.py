@@ -1,4 +1,4 @@
-"""As ``clasp-eval plan``."""
+"""The same as ``clasp-eval plan``."""
 
 from __future__ import annotations
 

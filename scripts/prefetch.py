@@ -1,4 +1,4 @@
-"""As ``clasp-eval prefetch``."""
+"""The same as ``clasp-eval prefetch``."""
 
 from __future__ import annotations
 

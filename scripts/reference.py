@@ -1,8 +1,8 @@
-"""Keeps what is measured in results/ in results/reference/ and renews the copies that README.md and docs/ show.
+"""Copies results from results/ to results/reference/ and updates the tables shown in README.md and docs/.
 
     python scripts/reference.py [results=results] [pages=.]
 
-Exit status 1, with one sentence, where something has not been run or built.
+Exit status 1, with a one-sentence error, if something has not been run or built.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Arguments:
-    """The results root, and the folder of README.md and docs/, which hold copies of its tables."""
+    """The results root, and the folder with README.md and docs/, which contain copies of its tables."""
 
     results: Path = ROOT / "results"
     pages: Path = ROOT
 
 
 def keep(arguments: Arguments) -> int:
-    """The exit code."""
+    """Copies the results; returns the exit code."""
     try:
         written = publish(arguments.results, arguments.pages)
     except ReportError as error:

@@ -1,4 +1,4 @@
-"""As ``clasp-eval report``."""
+"""The same as ``clasp-eval report``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""As ``clasp-eval retention``."""
+"""The same as ``clasp-eval retention``."""
 
 from __future__ import annotations
 

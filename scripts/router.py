@@ -1,4 +1,4 @@
-"""As ``clasp-eval router``."""
+"""The same as ``clasp-eval router``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""As ``clasp-eval run``."""
+"""The same as ``clasp-eval run``."""
 
 from __future__ import annotations
 

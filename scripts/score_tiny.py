@@ -1,11 +1,11 @@
-"""Scores the small backbone on its benchmarks: all visual tokens, a gray image, and what methods keep.
+"""Scores the small backbone on its benchmarks with all visual tokens, with a gray image, and with pruning methods.
 
     python scripts/score_tiny.py [weights=clasp/tiny/weights] [split=calibration] [rows=N] [settings=all,blank,...]
 
-``split=calibration`` asks scenes that no test shows, for looking while a model is trained; by default beside random
-those methods that may be looked at then. ``split=test`` is for a model whose weights are frozen; with ``log=FILE`` its
-scores go into the training's log, under ``accuracy``. A setting is all, blank, or a method with its tokens (random_64,
-random_64_contiguous). Scores are in percent, MME's in points.
+``split=calibration`` uses scenes outside the test split, so it can be used during training. Its default settings are
+random and the methods whose results may be inspected then. ``split=test`` is for a model with frozen weights; with
+``log=FILE`` its scores are written to the training log, under ``accuracy``. A setting is all, blank, or a method with
+its token count (random_64, random_64_contiguous). Scores are in percent, MME's in points.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from clasp.tiny.benchmarks import EASY_ALL, FEWEST
 WEIGHTS = directory()
 RANDOM = ("random_192", "random_128", "random_64")
 USUAL = {"calibration": 96, "test": 144}
-"""Rows of each benchmark, at most: the test split's take about 15 minutes on two cores."""
+"""Maximum rows per benchmark; the test split takes about 15 minutes on two cores."""
 SETTINGS = {
     "calibration": ("all", "blank", *RANDOM, "fastv_64", "visionzip_64", "divprune_64", "pdrop_64"),
     "test": ("all", "blank", *RANDOM, "random_64_contiguous", "fastervlm_64"),
@@ -33,7 +33,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Arguments:
-    """``rows`` None, ``settings`` empty: the split's own (:data:`USUAL`, :data:`SETTINGS`)."""
+    """Arguments. ``rows`` None or ``settings`` empty: the split's default (:data:`USUAL`, :data:`SETTINGS`)."""
 
     weights: Path = WEIGHTS
     split: Literal["calibration", "test"] = "calibration"
@@ -53,8 +53,8 @@ class Arguments:
 
 
 def score(asked: Arguments) -> int:
-    """The exit code."""
-    import torch  # once the arguments are known to be good: it takes longer than telling that not
+    """Computes and prints the scores; returns the exit code."""
+    import torch  # imported after validation of the arguments, because the import is slow
 
     from clasp import load
     from clasp.evaluation.tiny_scores import averages, measure, method_of

@@ -1,4 +1,4 @@
-"""As ``clasp-eval status``."""
+"""The same as ``clasp-eval status``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""As ``clasp-eval submission``."""
+"""The same as ``clasp-eval submission``."""
 
 from __future__ import annotations
 

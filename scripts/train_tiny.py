@@ -1,13 +1,13 @@
-"""Trains the small backbone from nothing, and ships it.
+"""Trains the small backbone from scratch and exports it.
 
     python scripts/train_tiny.py [checkpoints=checkpoints] [since=see] [until=export] [threads=N]
 
-The stages see, refine, read, align, answer, deepen, gather and withdraw run in order, from ``since`` to ``until``, and
-go on from their checkpoints, so the same command takes up a stopped run. Of earlier stages, checkpoints are taken over
-where they are. ``read`` needs nothing of see and refine: ``since=read until=read`` trains it beside them.
+The stages see, refine, read, align, answer, deepen, gather and withdraw run in order, from ``since`` to ``until``. Each
+continues from its checkpoint, so the same command resumes a stopped run. Existing checkpoints of earlier stages are
+loaded. ``read`` does not depend on see and refine: ``since=read until=read`` can train it in parallel.
 
-``export`` writes the shipped model to ``target`` and the log to ``log``, as far as the checkpoints go: ``since=export``
-does only that. scripts/score_tiny.py measures what came of it.
+``export`` writes the shipped model to ``target`` and the log to ``log``, from the checkpoints that exist;
+``since=export`` runs only this step. scripts/score_tiny.py measures the exported model.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOG = Path(__file__).parents[1] / "results/reference/tiny_training.json"
 
 @dataclass(frozen=True)
 class Arguments:
-    """``threads`` None: torch's own."""
+    """Command-line arguments. ``threads`` None: torch's default."""
 
     checkpoints: Path = Path("checkpoints")
     since: Step = STEPS[0]
@@ -47,8 +47,8 @@ class Arguments:
 
 
 def train(arguments: Arguments) -> int:
-    """The exit code."""
-    import torch  # once the arguments are known to be good: it takes long
+    """Runs the stages and the export; returns the exit code."""
+    import torch  # imported after validation of the arguments, because the import is slow
 
     from clasp.tiny.training.course import Course
     from clasp.tiny.training.shipping import ship
@@ -60,7 +60,7 @@ def train(arguments: Arguments) -> int:
     if stages:
         course = Course(arguments.checkpoints)
         for stage in STAGES[:first]:
-            course.trainer(stage)  # takes over its checkpoint
+            course.trainer(stage)  # loads its checkpoint
         for stage in stages:
             course.run(stage)
     if arguments.until == "export":

@@ -1,1 +1,1 @@
-"""Everything that only a GPU can show, in one run of a few minutes; at ``geometry=small`` the same code on a CPU."""
+"""All checks that need a GPU, in one run of a few minutes; ``geometry=small`` runs the same code on a CPU."""

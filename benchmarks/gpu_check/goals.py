@@ -1,4 +1,4 @@
-"""What was aimed at, and whether it was reached."""
+"""Goals of the check, and whether they are met."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 METHOD = "clasp"
 """The method that speed goals are set for."""
 NEXT_PREFILL, NEXT_SELECTION_MS, LLAVA_TOTAL, IDEAL = 7.0, 10.0, 2.0, 0.85
-"""LLaVA-NeXT's prefill at 160 of 2,880 tokens, times as fast; its selection; LLaVA-1.5 end to end at 64 tokens, times
-as fast; prefill at batch 8, as a share of the FLOPs-ideal."""
+"""In order: prefill speed-up of LLaVA-NeXT at 160 of 2,880 tokens; its selection time in ms; end-to-end speed-up of
+LLaVA-1.5 at 64 tokens; prefill speed-up at batch 8 as a share of the FLOPs-ideal."""
 ONCE = 1
-"""Waits for the device that a stage may have; in the ViT and PruneSID one more (tests/engine/test_virtual_cuda.py)."""
+"""Allowed waits for the device per stage; one more in the ViT and for PruneSID (tests/engine/test_virtual_cuda.py)."""
 MORE = ("tome", "mustdrop", "prunesid")
 
 
 def goals(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each goal with its value, and whether it was met; None where its part was not run, or on no GPU.
+    """Each goal with its value, and whether it was met; None if its part was not run, or not on a GPU.
 
     Args:
-        found: parts by name, as the check's JSON holds them.
+        found: parts by name, as in the check's JSON.
     """
     return [{"goal": text, "value": value, "met": met} for text, value, met in _goals(found)]
 
 
 def wrong(found: Mapping[str, Any]) -> list[str]:
-    """What is not as it must be, whatever the speed: a part or method that failed, other tokens or answers."""
+    """Correctness errors, independent of speed: failed parts or methods, differing tokens or answers."""
     said = [f"part {name}: {part['error']}" for name, part in found.items() if "error" in part]
     for row in found.get("matrix", {}).get("rows", []):
         place = f"{row['method']} on {row['family']}"
@@ -72,6 +72,6 @@ def _goals(found: Mapping[str, Any]) -> Iterator[tuple[str, float | None, bool |
 
 
 def _row(rows: list[dict[str, Any]], budget: int | None) -> dict[str, Any]:
-    """The goals' method at a budget, or the first that was timed in its place."""
+    """Row of the goals' method at a budget, or of the first timed method if that one was not timed."""
     timed = [row for row in rows if row["name"].endswith(f" at {budget}")]
     return next((row for row in timed if row["name"].startswith(METHOD)), timed[0])

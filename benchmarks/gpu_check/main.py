@@ -16,17 +16,17 @@ from clasp.strict import ConfigError
 
 SCHEMA = 1
 WRONG = 1
-"""Exit code where something is not as it must be; goals of speed have none."""
+"""Exit code if a correctness check failed; missed speed goals do not change the exit code."""
 
 
 def main(arguments: Sequence[str], usage: str) -> int:
-    """Checks, writes, prints; returns the exit code."""
+    """Runs the checks, writes and prints the results; returns the exit code."""
     return arguments_of.run(GpuCheckSettings, _main, arguments, usage)
 
 
 def _main(settings: GpuCheckSettings) -> int:
     settings.validate()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a shared machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy-waiting threads slow each other down on a shared machine
     import torch
 
     if settings.geometry == "full" and not torch.cuda.is_available():
@@ -41,7 +41,7 @@ def _main(settings: GpuCheckSettings) -> int:
 
     folder, name = settings.results / "bench", f"gpu_check_{settings.geometry}"
     text, found = "", dict[str, Any]()
-    for found in check(settings):  # written after each part, so that a run that is cut short leaves what it has
+    for found in check(settings):  # written after each part, so that an interrupted run leaves its results so far
         text = page(found)
         paths = [
             write_atomically(folder / f"{name}.json", json.dumps(found, indent=1).encode() + b"\n"),
@@ -53,7 +53,7 @@ def _main(settings: GpuCheckSettings) -> int:
 
 
 def check(settings: GpuCheckSettings) -> Iterator[dict[str, Any]]:
-    """What was found so far as JSON values, after each part.
+    """Yields the results so far as JSON values, after each part.
 
     Raises:
         ConfigError: an unknown method or family, or a method that cannot meet a budget.
@@ -94,7 +94,7 @@ def check(settings: GpuCheckSettings) -> Iterator[dict[str, Any]]:
 
 
 def _measured(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a part found, or what stopped it: the others are still to be run, and the exit code tells."""
+    """Results of a part, or the error that stopped it; other parts still run, and the exit code reports the failure."""
     try:
         return measure()
     except ConfigError:
@@ -104,7 +104,7 @@ def _measured(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _measures(settings: GpuCheckSettings, device: Any, until: float) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Part -> what measures it."""
+    """Part -> function that measures it."""
     import torch
 
     from benchmarks.gpu_check import matrix, sharing, timed
@@ -114,14 +114,14 @@ def _measures(settings: GpuCheckSettings, device: Any, until: float) -> dict[str
     dtype, held = getattr(torch, scale.dtype), dict[str, Any]()
 
     def loaded(shape: Any) -> Any:
-        """One model at a time; parts in a row that share a shape load it once."""
+        """One model at a time; consecutive parts with the same shape load it once."""
         if shape.name not in held:
             held.clear()
             held[shape.name] = timed.load(shape, dtype, device)
         return held[shape.name]
 
     def alone(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Once no large model is in memory."""
+        """Runs after the large models are freed."""
         held.clear()
         timed.release(device)
         return measure()

@@ -1,7 +1,7 @@
-"""Every method on every family, small, with random weights: the device against the CPU, flash attention against sdpa.
+"""Every method on a small random model of every family: the device against the CPU, flash attention against sdpa.
 
-The models, processors and prompts are those of the engine's tests (``tests/engine``), so that a family which is tested
-is checked here too.
+The models, processors and prompts are those of the engine's tests (``tests/engine``), so every tested family is also
+checked here.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from clasp.strict import ConfigError
 
 TESTS = Path(__file__).resolve().parents[2] / "tests" / "engine"
 RATIO = 0.6
-"""Share of the visual tokens that is removed."""
+"""Share of visual tokens to remove."""
 NEAR = 0.9
-"""Cosine of the last logits from which on flash attention counts as near sdpa: in bfloat16 close scores may rank
-otherwise, and of so few tokens each one matters."""
+"""Minimum cosine of the last logits for flash attention to count as close to sdpa: in bfloat16 the order of close
+scores may change, and each of these few tokens affects the result."""
 PACKAGE = "flash_attention_2"
 KERNEL = "sdpa's flash kernel"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one forward kept, by sample and stage, and its logits at the last place, (batch, vocabulary) float32."""
+    """Tokens kept in a forward pass, by sample and stage, and last-position logits, (batch, vocabulary) float32."""
 
     kept: list[list[list[int]]]
     logits: Tensor
@@ -55,11 +55,11 @@ def run(
 
     Args:
         families, methods: names; empty: all.
-        until: on the clock of ``time.monotonic``; what would begin later is left out and counted.
-        say: told what begins.
+        until: time limit on the clock of ``time.monotonic``; rows that would start later are skipped and counted.
+        say: called with the name of each family or method that starts.
 
     Raises:
-        ConfigError: a family that is unknown.
+        ConfigError: an unknown family.
     """
     known = _families()
     if unknown := [name for name in families if name not in known]:
@@ -88,7 +88,7 @@ def _families() -> dict[str, Any]:
 
 @contextmanager
 def _exact_products() -> Iterator[None]:
-    """float32 means float32: cuDNN's convolutions, as in a ViT's patch embedding, else round to TF32."""
+    """Disables TF32: cuDNN's convolutions, for example a ViT's patch embedding, otherwise round to it."""
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
@@ -103,7 +103,7 @@ class Subject:
     """A family's small models on the CPU and on the device.
 
     Args:
-        family: of ``tests/engine/families.py``.
+        family: an entry of ``tests/engine/families.py``.
     """
 
     def __init__(self, family: Any, device: torch.device) -> None:
@@ -116,15 +116,15 @@ class Subject:
         self._prompts = partial(Prompts, family, self.plain)
 
     def batch(self, inside: bool) -> Any:
-        """Prompts with one image, several, none, and where it can be a video; ``inside``: to be merged in the ViT."""
+        """Prompts with one, several or no images, and a video if supported; ``inside``: for merging in the ViT."""
         return self._prompts(inside).batch
 
     def single(self) -> Any:
-        """One prompt with one image, without padding: the flash kernel takes no mask."""
+        """One prompt with one image, without padding, because the flash kernel takes no mask."""
         return self._prompts(False).singles[0]
 
     def forward(self, model: Any, method: Method, inputs: Any) -> Outcome:
-        """One prefill."""
+        """Runs one prefill."""
         inputs = copy.deepcopy(inputs).to(model.device, model.dtype)
         with method(model, self.family.processor()) as run, torch.no_grad():
             logits = model(**inputs).logits[:, -1].float().cpu()
@@ -133,7 +133,7 @@ class Subject:
 
 
 def _row(subject: Subject, name: str) -> dict[str, Any]:
-    """One method on one family; ``refused`` is the reason why it cannot be, ``error`` what went wrong."""
+    """Results of one method on one family; ``refused`` is why it is unsupported, ``error`` the exception."""
     geometry = adapter_for(subject.plain).geometry
     try:
         method = build(name, {"ratio": RATIO, **({"router": "keyword"} if name == "clasp" else {})})
@@ -150,12 +150,12 @@ def _row(subject: Subject, name: str) -> dict[str, Any]:
             "logits": float((here.logits - there.logits).abs().max()),
         }
         return row | {"flash": _flash(subject, method, inside)}
-    except Exception as error:  # one method's failure is a finding, and the others are still to be checked
+    except Exception as error:  # record the failure and check the other methods
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
 
 
 def _differing(one: list[list[list[int]]], other: list[list[list[int]]]) -> int:
-    """Tokens that one kept and the other did not, over all samples and stages."""
+    """Number of tokens kept by only one of the two, over all samples and stages."""
     stages = [
         (ours, theirs)
         for sample, same in zip(one, other, strict=True)
@@ -165,8 +165,8 @@ def _differing(one: list[list[list[int]]], other: list[list[list[int]]]) -> int:
 
 
 def _flash(subject: Subject, method: Method, inside: bool) -> dict[str, Any]:
-    """By form of flash attention, the cosine of its last logits with sdpa's in bfloat16 and whether as many tokens
-    stayed; or why it was not run."""
+    """For each flash attention implementation: cosine of its last logits with sdpa's in bfloat16, and whether the
+    numbers of kept tokens agree; or the reason why it was not run."""
     if inside:
         reason = "sizes of merged patches need an attention bias in the ViT, which flash attention has not"
         return {KERNEL: {"left_out": reason}, PACKAGE: {"left_out": reason}}
@@ -201,7 +201,7 @@ def _counts(kept: list[list[list[int]]]) -> list[list[int]]:
 
 
 def _package(device: torch.device) -> str | None:
-    """Why the package flash-attn cannot be used; None where it can."""
+    """The reason why the package flash-attn cannot be used, or None."""
     if device.type != "cuda":
         return "the package flash-attn runs on a GPU alone"
     return None if find_spec("flash_attn") is not None else "the package flash-attn is not installed"

@@ -1,4 +1,4 @@
-"""What the check found, as Markdown."""
+"""The results of the check as Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.tables import grid, method_cells, method_columns, mib, steadines
 
 
 def page(found: Mapping[str, Any]) -> str:
-    """The whole page: verdicts first, then each part."""
+    """The whole page: verdicts first, then the results of each part."""
     parts = found["parts"]
     lines = [
         f"# GPU check: {found['geometry']}",

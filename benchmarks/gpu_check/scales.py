@@ -1,4 +1,4 @@
-"""The shapes that the check runs: the real ones, and thin ones that pass through the same code in seconds."""
+"""Model shapes of the check: the real ones, and thin ones that run the same code in seconds."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from benchmarks.models import GEOMETRIES, Spec
 
 @dataclass(frozen=True)
 class Shape:
-    """A model of random weights, and what is timed on it.
+    """A model with random weights and its measurements.
 
     Args:
-        name: as the page shows it.
+        name: shown on the page.
         tokens: budgets, in visual tokens kept on average over decoder layers.
-        batches: prompts at once.
+        batches: batch sizes.
     """
 
     name: str
@@ -28,15 +28,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scale:
-    """What a geometry means.
+    """Settings of a geometry.
 
     Args:
-        llava, next: the shapes of LLaVA-1.5 and LLaVA-NeXT; goals are set for LLaVA-1.5's last budget but one.
-        shared: what two processes load at once.
-        methods: timed ones.
+        llava, next: the shapes of LLaVA-1.5 and LLaVA-NeXT; goals apply to LLaVA-1.5's second-to-last budget.
+        shared: model that two concurrent processes load.
+        methods: methods to time.
         watched: methods whose waits are counted; empty: all.
         families, crossed: families and methods of the matrix; empty: all.
-        dtype: of all that is timed; correctness has its own.
+        dtype: used for timing; correctness checks use their own.
         rounds: timed repeats.
     """
 
@@ -96,7 +96,7 @@ SCALES: Mapping[str, Scale] = {
 
 
 def scale_of(settings: GpuCheckSettings) -> Scale:
-    """What is run: the geometry's, with the methods and families that were named."""
+    """The geometry's settings, with the requested methods and families."""
     scale = SCALES[settings.geometry]
     if settings.methods:
         scale = replace(scale, methods=settings.methods, watched=settings.methods, crossed=settings.methods)

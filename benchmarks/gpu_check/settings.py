@@ -10,19 +10,19 @@ from clasp.strict import ConfigError
 
 Part = Literal["llava", "waits", "next", "matrix", "processes"]
 PARTS: tuple[Part, ...] = ("llava", "waits", "next", "matrix", "processes")
-"""In this order, so that a run that is cut short has measured what only a large GPU tells."""
+"""Parts in order of execution: an interrupted run has already done the checks that need a large GPU."""
 
 
 @dataclass(frozen=True)
 class GpuCheckSettings:
-    """What is checked.
+    """Settings of the check.
 
     Args:
-        geometry: ``full``, on a GPU alone, or ``small``, also on a CPU.
+        geometry: ``full``, which needs a GPU, or ``small``, which also runs on a CPU.
         parts: some of :data:`PARTS`.
-        methods, families: of all parts; empty: the geometry's own.
-        minutes: no part begins, and no further method of the matrix, once they are over.
-        results: where ``bench/gpu_check_<geometry>.json`` and ``.md`` go.
+        methods, families: used in all parts; empty: the geometry's defaults.
+        minutes: after this time, no further part and no further method of the matrix is started.
+        results: output folder of ``bench/gpu_check_<geometry>.json`` and ``.md``.
     """
 
     geometry: Literal["full", "small"] = "full"
@@ -33,6 +33,6 @@ class GpuCheckSettings:
     results: Path = Path("results")
 
     def validate(self) -> None:
-        """Raises ConfigError for what nothing can be measured with."""
+        """Raises ConfigError for values that allow no measurement."""
         if self.minutes <= 0:
             raise ConfigError(f"minutes={self.minutes:g} leaves no time; give it more than 0, for example minutes=7.5")

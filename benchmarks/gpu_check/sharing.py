@@ -1,7 +1,7 @@
-"""Two processes on one device: each must answer as it does alone.
+"""Two processes on one device: each must give the same answers as a single process.
 
-A worker (``python -m benchmarks.gpu_check.sharing``) loads the model, says ``ready`` on a line of its own, and then
-answers each line that it reads with one JSON line.
+A worker (``python -m benchmarks.gpu_check.sharing``) loads the model, prints the line ``ready``, and then answers each
+input line with one JSON line.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 8
-"""Prompts that a worker answers each time it is asked."""
+"""Prompts that a worker answers per request."""
 
 
 def run(geometry: str, device: str, until: float) -> dict[str, Any]:
-    """Seconds and answers of one process alone and of two at once.
+    """Seconds and answers of one process alone and of two concurrent processes.
 
     Raises:
-        RuntimeError: a worker ended before it answered; its last words are in the message.
-        TimeoutError: time was over first.
+        RuntimeError: a worker ended before it answered; the message contains its last output.
+        TimeoutError: the time limit passed first.
     """
     workers = [_Worker(geometry, device) for _ in range(2)]
     try:
@@ -55,7 +55,7 @@ def run(geometry: str, device: str, until: float) -> dict[str, Any]:
 
 
 class _Worker:
-    """A process that waits to be asked."""
+    """A worker process that waits for requests."""
 
     def __init__(self, geometry: str, device: str) -> None:
         self._process = subprocess.Popen(
@@ -74,7 +74,7 @@ class _Worker:
         self._process.stdin.flush()
 
     def read(self, beginning: str, until: float) -> str:
-        """The next line that begins so; a process that has not said it when time is over is ended."""
+        """The next line with this beginning; kills the process if it has not printed the line by the time limit."""
         assert self._process.stdout is not None
         heard: list[str] = []
         timer = threading.Timer(max(0.0, until - time.monotonic()), self._process.kill)
@@ -97,7 +97,7 @@ class _Worker:
 
 
 def work(arguments: Sequence[str]) -> None:
-    """The worker's own life."""
+    """Main function of a worker."""
     import torch
 
     from benchmarks.gpu_check.scales import SCALES
@@ -111,7 +111,7 @@ def work(arguments: Sequence[str]) -> None:
     prompts = loaded.prompts(1)
 
     def answer() -> list[Any]:
-        """Of one prompt: the tokens that it kept, as a number, and those that it generated."""
+        """For one prompt: number of kept tokens, and the generated tokens."""
         with method(loaded.model, loaded.processor) as run, torch.inference_mode():
             output = loaded.model.generate(**prompts, max_new_tokens=4, min_new_tokens=4, do_sample=False)
         assert run.trace is not None

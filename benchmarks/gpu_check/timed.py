@@ -1,4 +1,4 @@
-"""Times and memory on the shapes of LLaVA-1.5-7B and LLaVA-NeXT-7B, and how often each stage waits for the device."""
+"""Times and memory with the geometries of LLaVA-1.5-7B and LLaVA-NeXT-7B, and each stage's waits for the device."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from clasp.budget import BudgetError, Geometry, scaled_layers
 from clasp.methods import METHODS, build
 
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
-"""Calls of the CUDA runtime in which the host waits for the device, as the profiler names them."""
+"""CUDA runtime calls in which the host waits for the device, by their names in the profiler."""
 EARLIER = {"clasp": (1, 6, 15)}
-"""Stage layers, of 32, where a method cannot meet a budget from its paper's, as 160 of LLaVA-NeXT's tokens."""
+"""Stage layers (of 32) to use if the paper's layers cannot meet a budget, for example 160 of LLaVA-NeXT's tokens."""
 RUNTIME = "cuda"
-"""What the names of all its calls begin with."""
+"""Prefix of the names of all CUDA runtime calls."""
 
 
 def load(shape: Shape, dtype: torch.dtype, device: torch.device) -> LoadedModel:
-    """The shape's model, once the one before it has given its memory back."""
+    """The shape's model, loaded after the previous model's memory is freed."""
     release(device)
     return load_spec(shape.spec, dtype, str(device))
 
 
 def release(device: torch.device) -> None:
-    """Gives back the memory of models that nobody holds any more."""
+    """Frees the memory of models that are no longer referenced."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def times(loaded: LoadedModel, shape: Shape, scale: Scale) -> dict[str, Any]:
-    """Every timed method at each of the shape's budgets, side by side in each batch, as JSON values."""
+    """Times of every method at each budget and batch size of the shape, as JSON values."""
     config, device = loaded.model.config, loaded.model.device
     geometry, visual = geometry_of(config), visual_tokens(config)
     variants, left_out = [Variant(UNPRUNED)], dict[str, str]()
     for name, budget in itertools.product(scale.methods, shape.tokens):
         try:
             variants.append(timed_variant(name, budget, geometry, visual))
-        except ValueError as reason:  # of the budget or of what the backbone lacks
+        except ValueError as reason:  # budget out of reach, or a missing feature of the backbone
             left_out[f"{name} at {budget}"] = f"{name} at {budget}: {reason}"
     warm_up(loaded, variants)
     counts = [count for variant in variants for count in tokens_per_layer(variant, geometry, visual)]
@@ -74,10 +74,10 @@ def times(loaded: LoadedModel, shape: Shape, scale: Scale) -> dict[str, Any]:
 
 
 def timed_variant(name: str, budget: int, geometry: Geometry, visual: int) -> Variant:
-    """The method at a budget, under a name that tells both.
+    """The method at a budget, with a name that states both.
 
     Raises:
-        ValueError: the method needs what the backbone lacks, or cannot meet the budget.
+        ValueError: the backbone lacks a feature that the method needs, or the budget cannot be met.
     """
     more: dict[str, Any] = {}
     if name in EARLIER:
@@ -92,20 +92,20 @@ def timed_variant(name: str, budget: int, geometry: Geometry, visual: int) -> Va
 
 
 def waits(loaded: LoadedModel, shape: Shape, scale: Scale) -> dict[str, Any]:
-    """How often the host waits inside each stage of every method, counted by the profiler in a run after a first one.
+    """How often the host waits inside each stage of every method, counted by the profiler after a warm-up run.
 
     Returns:
-        ``rows`` of a method's name and its stages' waits, None on a device without a CUDA runtime, and ``left_out``.
+        ``rows`` with a method's name and its waits per stage (None on a device without CUDA), and ``left_out``.
 
     Raises:
-        RuntimeError: on a GPU the profiler saw no call of the CUDA runtime, so that no wait would be one of none.
+        RuntimeError: the profiler recorded no CUDA runtime call on a GPU, so zero waits would be meaningless.
     """
     geometry, visual, budget = geometry_of(loaded.model.config), visual_tokens(loaded.model.config), shape.tokens[-2]
     prompts, rows, left_out = loaded.prompts(1), list[dict[str, Any]](), dict[str, str]()
     for name in scale.watched or [name for name in METHODS if name != "none"]:
         try:
             variant = timed_variant(name, budget, geometry, visual)
-        except ValueError as reason:  # of the budget or of what the backbone lacks
+        except ValueError as reason:  # budget out of reach, or a missing feature of the backbone
             left_out[name] = f"{name}: {reason}"
             continue
         run_once(loaded, variant, prompts, Times())
@@ -122,8 +122,8 @@ def waits(loaded: LoadedModel, shape: Shape, scale: Scale) -> dict[str, Any]:
 
 
 def _recorded(loaded: LoadedModel, variant: Variant, prompts: dict[str, Any]) -> Any:
-    """The profiler's events of one run, in parts."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler otherwise prints each start and stop
+    """The profiler's events of one run, with the parts marked."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # otherwise the profiler prints each start and stop
     activities = [ProfilerActivity.CPU]
     if loaded.model.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -133,6 +133,6 @@ def _recorded(loaded: LoadedModel, variant: Variant, prompts: dict[str, Any]) ->
 
 
 def stage_waits(events: Iterable[Any], stages: int) -> list[int]:
-    """Waits in each of a run's stages, in order."""
+    """Number of waits in each stage of a run, in order."""
     counts = Counter(part_of(event) for event in events if event.name in WAITS)
     return [counts[f"stage {number}"] for number in range(1, stages + 1)]

@@ -1,13 +1,13 @@
-"""The embedded default: the small world, benchmarks in the form of the paper's eight, and the LLaVA trained on it."""
+"""The embedded default: a small synthetic world, benchmarks in the paper's eight formats, and a LLaVA trained on it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 CLIP_FOLDER = "clip"
-"""Folder inside a backbone's own that holds the CLIP model whose vision tower the backbone uses."""
+"""Subfolder of a backbone's folder that contains the CLIP model whose vision tower the backbone uses."""
 
 
 def directory() -> Path:
-    """Where the shipped weights, tokenizer and processor lie; loads with ``from_pretrained``."""
+    """Folder of the shipped weights, tokenizer and processor; loads with ``from_pretrained``."""
     return Path(__file__).parent / "weights"

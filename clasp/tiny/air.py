@@ -1,4 +1,4 @@
-"""Light and weather of the small world: colours of the sky, and what they do to the colour of a surface."""
+"""Light and weather of the small world: colours of the sky, and their effect on the colour of a surface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SKIES: dict[tuple[str, str], tuple[RGB, RGB, RGB]] = {
     ("night", "rainy"): ((16, 18, 26), (32, 36, 45), (10, 12, 18)),
     ("night", "foggy"): ((60, 64, 74), (72, 76, 86), (76, 80, 90)),
 }
-"""Colours of the sky at the top, at the horizon, and of its clouds."""
+"""Colours of the sky at the top and at the horizon, and of the clouds."""
 _GROUND = {"day": (1.0, 1.0, 1.0), "evening": (1.0, 0.80, 0.62), "night": (0.40, 0.46, 0.60)}
 _SURFACE = {"day": (1.0, 1.0, 1.0), "evening": (1.0, 0.90, 0.80), "night": (0.66, 0.69, 0.82)}
 _SUN = {"sunny": 1.05, "cloudy": 0.90, "rainy": 0.80, "foggy": 0.92}
@@ -32,11 +32,11 @@ _LAMP = {"day": (1.0, 1.0, 0.98), "evening": (0.96, 0.80, 0.62), "night": (0.44,
 
 @dataclass(frozen=True)
 class Air:
-    """What stands between a surface and the eye.
+    """The effect of light and weather between a surface and the eye.
 
     Args:
         ground: factor of each channel on the background.
-        surface: factor of each channel on things and signs, nearer to 1 so that their colours can be told.
+        surface: factor of each channel on things and signs, closer to 1 so that their colours remain distinguishable.
         veil: colour of fog or rain.
         far, near: share of the veil at the horizon and at the lower edge.
     """
@@ -48,11 +48,11 @@ class Air:
     near: float
 
     def seen(self, color: RGB, nearness: float = 1.0) -> RGB:
-        """The colour of a piece of background, 0 at the horizon to 1 at the lower edge."""
+        """The visible colour of background; ``nearness`` is 0 at the horizon and 1 at the lower edge."""
         return _mix(color, self.ground, self.veil, self.far + (self.near - self.far) * nearness)
 
     def close(self, color: RGB) -> RGB:
-        """The colour of a thing or a sign."""
+        """The visible colour of a thing or a sign."""
         return _mix(color, self.surface, self.veil, 0.5 * self.near)
 
 
@@ -67,7 +67,7 @@ def _mix(color: RGB, gain: tuple[float, float, float], veil: RGB, share: float) 
 
 @lru_cache
 def air(place: str, light: str, weather: str) -> Air:
-    """The air at a place; indoors weather does nothing."""
+    """The air at a place; weather has no effect indoors."""
     if place in INDOORS:
         return Air(_LAMP[light], _SURFACE[light], (0, 0, 0), 0.0, 0.0)
     sun = _SUN[weather]
@@ -75,6 +75,6 @@ def air(place: str, light: str, weather: str) -> Air:
     tone = 0.5 + 0.5 * sun
     red, green, blue = (value * tone for value in _SURFACE[light])
     far, near = {"foggy": (0.86, 0.42), "rainy": (0.45, 0.12)}.get(weather, (0.12, 0.0))
-    if light == "night":  # thinner, or nothing of the place would be seen
+    if light == "night":  # thinner, so that the place stays visible
         far, near = 0.75 * far, 0.85 * near
     return Air((r, g, b), (red, green, blue), SKIES[light, weather][1], far, near)

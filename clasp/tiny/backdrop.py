@@ -1,4 +1,4 @@
-"""Backgrounds whole: sky and ground or wall and floor, the place's elements, and 1/f texture over all."""
+"""Complete backgrounds: sky and ground or wall and floor, the place's elements, and 1/f texture over everything."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from clasp.tiny.scene import INDOORS, SIDE, Scene
 
 Gray = NDArray[np.int16]
 _FIELDS = 24
-"""Stored noise fields of each kind; an image reads a window of one, mirrored by chance."""
+"""Stored noise fields per kind; an image uses a window of one, randomly mirrored."""
 _FIELD = SIDE + 64
 _COVER = {"sunny": -90, "cloudy": 110, "rainy": 120}
-"""Mean cover of the sky by clouds, in 255ths; the noise spreads it."""
+"""Mean cloud cover of the sky, in 255ths; noise varies it."""
 
 
 @cache
 def _field(number: int, fall: float) -> Gray:
     """(256, 256) noise of standard deviation 32 whose octaves fall as 1/f to the power ``fall``.
 
-    Octaves are enlarged by Pillow in whole numbers, so that every machine has the same.
+    Pillow enlarges the octaves in integer arithmetic, so that the result is the same on every machine.
     """
     rng = np.random.default_rng((number, int(4 * fall)))
     total = np.zeros((_FIELD, _FIELD), dtype=np.int64)

@@ -29,16 +29,16 @@ NAMES: dict[Split, tuple[str, ...]] = {
 }
 """The benchmarks of each split."""
 ROWS = 480
-"""Rows of a benchmark, at most; whole groups only."""
+"""Maximum rows of a benchmark; only whole groups."""
 FEWEST = max(MOST_OF_A_GROUP.values())
 EASY_ALL = 9_673
-"""All of easy-VQA's test questions."""
+"""Number of easy-VQA's test questions."""
 
 CONTENTS = Path(__file__).with_name("contents.json")
-"""What the benchmarks of the usual size ask, so that a plan needs none of them built.
+"""Facts about the benchmarks at their default size, so that planning does not need to build them.
 
-By split and benchmark its rows, their content hash and, as a digit each, the sizes of its groups where those have
-several rows; and the ``code`` that draws them. ``python -m clasp.tiny.benchmarks`` writes it.
+For each split and benchmark: number of rows, content hash and, for groups of several rows, the group sizes as one digit
+each; also the fingerprint (``code``) of the code that draws them. ``python -m clasp.tiny.benchmarks`` writes it.
 """
 
 _COLUMNS = ("question_id", "image", "question", "answer", "category", "task", "group", "answers")
@@ -46,13 +46,13 @@ _COLUMNS = ("question_id", "image", "question", "answer", "category", "task", "g
 
 @dataclass(frozen=True)
 class Stated:
-    """What is known of a benchmark's questions.
+    """Facts about a benchmark's questions.
 
     Args:
-        path: the parquet file, whether or not it is there.
+        path: the parquet file, which may not exist yet.
         content: :func:`clasp.tiny.rows.content_hash` of its rows, the same on every machine.
-        rows: how many they are.
-        groups: rows of each group, in the rows' order.
+        rows: number of rows.
+        groups: number of rows in each group, in order.
     """
 
     path: Path
@@ -62,16 +62,16 @@ class Stated:
 
 
 def build(root: Path, split: Split = "test", rows: int = ROWS, names: Sequence[str] | None = None) -> dict[str, Path]:
-    """Writes what is missing below ``root/split``, or drawn by other code, and returns each benchmark's parquet file.
+    """Writes files in ``root/split`` that are missing or were drawn by other code; returns each benchmark's file.
 
-    A file that somebody edited stays as it is.
+    A file that a user edited is kept.
 
     Args:
-        split: ``test``, or ``calibration`` (scenes that no test set shows, one set a question category).
-        rows: how many of each benchmark, at most.
-        names: of the split's benchmarks; None: all.
+        split: ``test``, or ``calibration`` (scenes outside all test sets, one set per question category).
+        rows: maximum rows of each benchmark.
+        names: benchmarks of the split; None: all.
     Raises:
-        ValueError: the split is neither of the two, or ``rows`` is below 4 or above what easy-VQA holds.
+        ValueError: unknown split, or ``rows`` below 4 or above the size of easy-VQA.
     """
     if split not in get_args(Split):
         raise ValueError(f"Unknown benchmark split {split!r}: use test or calibration.")
@@ -91,9 +91,9 @@ def build(root: Path, split: Split = "test", rows: int = ROWS, names: Sequence[s
 
 
 def stated(root: Path, split: Split, name: str) -> Stated | None:
-    """What a benchmark of the usual size asks, without building it; None where only building tells.
+    """Facts about a benchmark at its default size, without building it; None if it must be built first.
 
-    Of a file that was edited since it was built, what it holds now.
+    For a file that was edited after it was built, the facts describe its current content.
 
     Raises:
         InvalidFile: the file is damaged.
@@ -109,7 +109,7 @@ def stated(root: Path, split: Split, name: str) -> Stated | None:
 
 
 def _facts(rows: Sequence[Row]) -> dict[str, Any]:
-    """What a manifest and :data:`CONTENTS` say of rows."""
+    """Facts about rows, as stored in a manifest and in :data:`CONTENTS`."""
     sizes = [len(list(members)) for _, members in groupby(rows, key=lambda row: row.group)]
     groups = {"groups": "".join(map(str, sizes))} if len(sizes) < len(rows) else {}
     return {"rows": len(rows), "sha256": content_hash(rows), **groups}
@@ -121,13 +121,13 @@ def _stated(path: Path, facts: Mapping[str, Any]) -> Stated:
 
 
 def _current(entry: Mapping[str, Any] | None, rows: int) -> bool:
-    """Whether a line of the manifest is of as many rows, drawn by this code."""
+    """Whether a manifest entry has this number of rows and was drawn by this code."""
     return entry is not None and (entry.get("code"), entry.get("asked")) == (drawing_code(), rows)
 
 
 @lru_cache(maxsize=32)
 def _read(path: Path, digest: str) -> Stated:
-    """What a file holds; ``digest`` is the file's."""
+    """Facts about a file's content; ``digest`` is the file's hash."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -142,14 +142,14 @@ def _read(path: Path, digest: str) -> Stated:
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """By benchmark that was built: its ``code``, the rows ``asked`` for, ``sha256`` of the ``file``, and what
-    :data:`CONTENTS` says."""
+    """For each built benchmark: its ``code``, the number of rows ``asked`` for, the hash of the ``file``, and its facts
+    as in :data:`CONTENTS`."""
     path = folder / "manifest.json"
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def write_contents(root: Path) -> Path:
-    """Builds every benchmark below ``root`` and writes what this version ships of them, :data:`CONTENTS`."""
+    """Builds every benchmark in ``root`` and writes the shipped facts about them, :data:`CONTENTS`."""
     contents: dict[str, Any] = {"code": drawing_code()}
     for split in NAMES:
         build(root, split)

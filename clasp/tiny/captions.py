@@ -1,4 +1,4 @@
-"""Captions of scenes of the small world, on which the class token of the vision tower is trained."""
+"""Captions of scenes of the small world, for training the class token of the vision tower."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _MOST_CLAUSES = 5
 
 
 def caption(shown: Scene, rng: np.random.Generator) -> str:
-    """One sentence about some of the things, what signs say, the place, the light and the weather.
+    """One sentence about some of the things, the text of signs, the place, the light and the weather.
 
-    Large things are mentioned more often than small ones, as people do.
+    Large things are mentioned more often than small ones, as in human captions.
     """
     clauses = _things(shown, rng)
     for sign in shown.signs:
@@ -26,14 +26,14 @@ def caption(shown: Scene, rng: np.random.Generator) -> str:
 
 
 def inventory(shown: Scene) -> tuple[str, str]:
-    """The request for a list of everything from left to right, and that list: colors, names and what signs say."""
+    """The request for a list of everything from left to right, and that list: colors, names and texts of signs."""
     listed = [(thing.x, f"{thing.color} {thing.name}") for thing in shown.things]
     listed += [(sign.x, f"{sign.color} sign {sign.text}") for sign in shown.signs]
     return "list all from left to right.", ", ".join(text for _, text in sorted(listed))
 
 
 def describe(thing: Thing, rng: np.random.Generator) -> str:
-    """The thing with some of its attributes, and an article."""
+    """The thing with an article and some of its attributes."""
     words = [thing.color] if rng.random() < 0.8 else []
     if thing.material != "plain" and rng.random() < 0.4:
         words.insert(0, thing.material)

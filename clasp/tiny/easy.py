@@ -22,7 +22,7 @@ _COVERED = 0.25  # share of a patch's pixels that makes it part of the shape
 
 @dataclass(frozen=True)
 class EasyImage:
-    """One easy-VQA image: file and its (question, answer) pairs."""
+    """One easy-VQA image: its file and its (question, answer) pairs."""
 
     key: int
     path: Path
@@ -47,12 +47,12 @@ def easy_images(split: str) -> list[EasyImage]:
 
 
 def easy_category(question: str) -> str:
-    """Yes-or-no questions are ``general``; those that ask for the shape or its color are ``attribute``."""
+    """``general`` for yes-or-no questions, ``attribute`` for questions about the shape or its color."""
     return "attribute" if question.startswith("what") else "general"
 
 
 def shape_and_color(image: EasyImage) -> tuple[str | None, str | None]:
-    """What the questions reveal about the image's one shape; None where they do not tell."""
+    """Shape and color of the image's single shape, from its questions; None if unknown."""
     shape = color = None
     for text, answer in image.questions:
         found = re.search("|".join(EASY_SHAPES + EASY_COLORS), text)
@@ -65,6 +65,6 @@ def shape_and_color(image: EasyImage) -> tuple[str | None, str | None]:
 
 
 def shape_cover(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which patches ``(24, 24)`` the shape covers: those that differ from the plain background at the corner."""
+    """Patches ``(24, 24)`` that the shape covers: those that differ from the plain background at the corner."""
     difference = np.abs(pixels.astype(np.int64) - pixels[0, 0].astype(np.int64)).sum(-1) > _DIFFERS
     return difference.reshape(GRID, PATCH, GRID, PATCH).mean((1, 3)) >= _COVERED

@@ -1,8 +1,7 @@
-"""The eight benchmark forms of the small world: which questions each asks of a scene, and in what words.
+"""The eight benchmark forms of the small world: the questions of each about a scene, and their wording.
 
-They have the form of the paper's eight (GQA, VQAv2, POPE, MME, MMBench, ScienceQA, TextVQA, MM-Vet), so that tables
-have the same columns and the same metrics; what they ask is the small world's. Training asks the same forms of train
-scenes.
+They have the formats of the paper's eight (GQA, VQAv2, POPE, MME, MMBench, ScienceQA, TextVQA, MM-Vet), so that tables
+have the same columns and metrics; their content is the small world's. Training uses the same forms on train scenes.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from clasp.tiny.world import COMMON, USUAL
 
 LETTERS = ("A", "B", "C", "D")
 ANNOTATORS = 10
-"""Answers that a tiny_vqav2 or tiny_textvqa question has, as VQAv2's do."""
+"""Number of answers per tiny_vqav2 or tiny_textvqa question, as in VQAv2."""
 _AGREEMENT = 0.85
-"""How often an annotator gives the true answer; the others give one of the wrong ones."""
+"""Probability that an annotator gives the true answer; otherwise one of the wrong answers."""
 POPE_SPLITS = ("random", "popular", "adversarial")
 
 
@@ -30,14 +29,14 @@ class Item:
     """One row of a benchmark.
 
     Args:
-        question: the whole text that the model is asked.
-        answer: what counts as right.
+        question: the complete question text.
+        answer: the right answer.
         category: the question category.
-        task: the part of the benchmark it belongs to (POPE's split, MME's subtask, MM-Vet's capabilities, else the
+        task: its part of the benchmark (POPE's split, MME's subtask, MM-Vet's capabilities, else the
             question's form).
         group: rows with the same group are scored together (MME's pairs, MMBench's rotations); counted per scene.
-        answers: every annotator's answer, where the metric counts them.
-        about: middle of the thing asked about in pixels, where there is one.
+        answers: every annotator's answer, if the metric uses them.
+        about: middle of the thing in question in pixels, or None.
     """
 
     question: str
@@ -81,7 +80,7 @@ _gqa = _mixed(
 
 
 def gqa(shown: Scene, rng: np.random.Generator) -> list[Item]:
-    """Short answers to compositional questions."""
+    """Compositional questions with short answers."""
     question = _gqa(shown, rng)
     return [_open(question)] if question else []
 
@@ -104,7 +103,7 @@ _vqa = _mixed(
 
 
 def annotated(question: Question, rng: np.random.Generator) -> tuple[str, ...]:
-    """Ten annotators' answers, of which most are the true one."""
+    """Ten annotators' answers, most of them the true one."""
     agree = rng.random(ANNOTATORS) < _AGREEMENT
     wrong = question.wrong or (question.answer,)
     return tuple(question.answer if yes else pick(rng, wrong) for yes in agree)
@@ -117,7 +116,7 @@ def vqav2(shown: Scene, rng: np.random.Generator) -> list[Item]:
 
 
 def pope(shown: Scene, rng: np.random.Generator) -> list[Item]:
-    """Whether a thing is there; what is not is drawn at random, from what is common or from what usually is there."""
+    """Whether a thing is there; absent things are drawn from all, from common ones, or from the place's usual ones."""
     split = pick(rng, POPE_SPLITS)
     absent = {"random": NAMES, "popular": COMMON, "adversarial": USUAL[shown.place]}[split]
     question = questions.exists(shown, rng, absent)
@@ -137,12 +136,11 @@ SUBTASKS = {
     "commonsense_reasoning": "can_do",
     "numerical_calculation": "is_added",
 }
-"""MME's subtasks that the small world has, and the form that each asks; the last two are its cognition, the others its
-perception."""
+"""MME's subtasks in the small world and the form of each; the last two belong to cognition, the rest to perception."""
 
 
 def mme(shown: Scene, rng: np.random.Generator) -> list[Item]:
-    """A pair of questions about one image, one to be answered yes, the other no."""
+    """A pair of questions about one image, one with the answer yes, one with no."""
     task = pick(rng, tuple(SUBTASKS))
     found: dict[str, Question] = {}
     for _ in range(12):
@@ -174,7 +172,7 @@ _choice = _mixed(
 
 
 def options(text: str, choices: list[str]) -> str:
-    """A question with its lettered options, as MMBench writes them, on one line each."""
+    """A question with lettered options in MMBench's format, one per line."""
     listed = "".join(f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
     return f"{text}{listed}"
 
@@ -186,7 +184,7 @@ def _choices(question: Question, rng: np.random.Generator, count: int = 4) -> li
 
 
 def mmbench(shown: Scene, rng: np.random.Generator) -> list[Item]:
-    """One question with its options in every rotation; it counts where all are answered right."""
+    """One question with its options in every rotation; it counts as right if all rotations are answered right."""
     question = _choice(shown, rng)
     if not question:
         return []
@@ -202,7 +200,7 @@ def mmbench(shown: Scene, rng: np.random.Generator) -> list[Item]:
 
 
 def sqa(shown: Scene, rng: np.random.Generator) -> list[Item]:
-    """Options after a sentence of context; some are answered by knowledge alone, some need the image."""
+    """Multiple choice after a sentence of context; some questions need only knowledge, some need the image."""
     draw = pick(rng, (_kinds, _kinds, _purpose, _seen, _seen))
     found = draw(shown, rng)
     if not found:
@@ -247,7 +245,7 @@ _text = _mixed(read_sign=6, first_letter=1, sign_color=0.5)
 
 
 def textvqa(shown: Scene, rng: np.random.Generator) -> list[Item]:
-    """What signs say."""
+    """Questions about the text of signs."""
     question = _text(shown, rng)
     return [_open(question, (question.answer,) * ANNOTATORS)] if question else []
 
@@ -279,7 +277,7 @@ _vet = _mixed(
 
 
 def mmvet(shown: Scene, rng: np.random.Generator) -> list[Item]:
-    """Questions that take several capabilities."""
+    """Questions that need several capabilities."""
     question = _vet(shown, rng)
     if not question:
         return []
@@ -297,4 +295,4 @@ BENCHMARKS: dict[str, Draw] = {
     "tiny_textvqa": textvqa,
     "tiny_mmvet": mmvet,
 }
-"""What each benchmark asks of one scene: one or more rows, none where the scene does not serve."""
+"""Rows of each benchmark for one scene: one or more, or none if the scene does not fit."""

@@ -1,4 +1,4 @@
-"""What covers each patch of a scene of the small world, as class maps: what the vision tower is trained to tell."""
+"""Class maps of the content of each patch of a scene: dense training labels for the vision tower."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ FACTORS: dict[str, int] = {
 
 
 def label_maps(shown: Scene, painting: Painting) -> NDArray[np.int64]:
-    """What covers each patch: ``(factors, 576)`` classes in the order of FACTORS.
+    """Content of each patch: ``(factors, 576)`` classes in the order of FACTORS.
 
-    A patch belongs to the thing or sign that covers most of its pixels, where that is at least a fifth of them.
+    A patch belongs to the thing or sign that covers most of its pixels, if that is at least a fifth of them.
     """
     count = len(shown.things) + len(shown.signs) + 1
     owner = painting.owner.reshape(GRID, PATCH, GRID, PATCH).transpose(0, 2, 1, 3).reshape(GRID * GRID, PATCH * PATCH)
@@ -59,7 +59,7 @@ def label_maps(shown: Scene, painting: Painting) -> NDArray[np.int64]:
 
 
 def _patch(x: float, y: float) -> int:
-    """Number of the patch that holds a point given in pixels."""
+    """Index of the patch that contains a point given in pixels."""
     return min(int(y) // PATCH, GRID - 1) * GRID + min(int(x) // PATCH, GRID - 1)
 
 

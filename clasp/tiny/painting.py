@@ -1,4 +1,4 @@
-"""Paints a scene: background, things in order, signs, rain, grain of the camera; says which pixel belongs to what."""
+"""Paints a scene: background, things in order, signs, rain, camera noise; also returns what each pixel shows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Painting:
 
     Args:
         pixels: (192, 192, 3) uint8, RGB.
-        owner: (192, 192) int16, what is seen at each pixel: 0 background, i + 1 for ``things[i]``,
+        owner: (192, 192) int16, the object visible at each pixel: 0 background, i + 1 for ``things[i]``,
             ``len(things) + j + 1`` for ``signs[j]``.
     """
 
@@ -39,11 +39,11 @@ class Painting:
 
 
 def paint(scene: Scene) -> Painting:
-    """The picture of a scene; the same bytes for the same scene."""
+    """The image of a scene, deterministic to the byte."""
     rng = np.random.default_rng(scene.seed)
     seen = air(scene.place, scene.light, scene.weather)
     canvas = backdrop(scene, rng)
-    # what is random in the picture as a whole is drawn before the things, so that one more thing changes nothing else
+    # random values of the whole image are drawn before the things, so that an added thing changes nothing else
     grain, drops = noise(rng, 0.0) >> 3, int(rng.integers(_RAINS))
     owner = np.zeros((SIDE, SIDE), dtype=np.int16)
     shifts = rng.integers(-_JITTER, _JITTER + 1, size=len(scene.things)).tolist()
@@ -71,7 +71,7 @@ def paint(scene: Scene) -> Painting:
 
 
 def _inside(left: int, top: int, shape: tuple[int, ...]) -> tuple[slice, slice, tuple[slice, slice]]:
-    """Rows and columns of the picture under a block, and the part of the block that lies in the picture."""
+    """Rows and columns of the image under a block, and the part of the block inside the image."""
     first, start = max(0, top), max(0, left)
     last, stop = max(first, min(SIDE, top + shape[0])), max(start, min(SIDE, left + shape[1]))
     window = slice(first - top, last - top), slice(start - left, stop - left)
@@ -79,12 +79,12 @@ def _inside(left: int, top: int, shape: tuple[int, ...]) -> tuple[slice, slice, 
 
 
 def _height(sign: Sign) -> int:
-    """Pixels from the top to the foot of a capital."""
+    """Height of a capital in pixels."""
     return round(1.2 * sign.pitch)
 
 
 def sign_box(sign: Sign) -> Box:
-    """(left, top, right, bottom) of the plate in pixels, right and bottom exclusive; may reach outside the picture."""
+    """(left, top, right, bottom) of the plate in pixels, right and bottom exclusive; may extend outside the image."""
     wide, high = round(len(sign.text) * sign.pitch) + 2 * MARGIN, _height(sign) + 2 * MARGIN
     left, top = round(sign.x - wide / 2), round(sign.y - high / 2)
     return left, top, left + wide, top + high
@@ -123,7 +123,7 @@ def _font(number: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=4096)
 def _glyph(character: str, font: int, wide: int, high: int) -> NDArray[np.int16]:
-    """(high, wide) ink of a character, 0 to 128; as high as its cell, narrowed if it would be too wide."""
+    """(high, wide) ink of a character, 0 to 128; as high as its cell, narrowed if it is too wide."""
     face = _font(font)
     left, top, right, bottom = face.getbbox(character)
     large = Image.new("L", (math.ceil(right - left), math.ceil(bottom - top)))
@@ -138,7 +138,7 @@ def _glyph(character: str, font: int, wide: int, high: int) -> NDArray[np.int16]
 
 @cache
 def _streaks(number: int) -> NDArray[np.int16]:
-    """(192, 192) share of rain at each pixel, in 64ths."""
+    """(192, 192) rain coverage of each pixel, in 64ths."""
     rng = np.random.default_rng((number, 7))
     image = Image.new("L", (SIDE, SIDE))
     draw = ImageDraw.Draw(image)
@@ -149,6 +149,6 @@ def _streaks(number: int) -> NDArray[np.int16]:
 
 
 def _rain(canvas: NDArray[np.int16], number: int, seen: Air) -> None:
-    """Streaks of rain over the whole picture, of a brightness between their veil's and white."""
+    """Draws streaks of rain over the whole image, with a brightness between the veil's and white."""
     bright = np.array([min(255, value + 70) for value in seen.veil], dtype=np.int16)[:, None, None]
     canvas += ((bright - canvas) * _streaks(number)) >> 6

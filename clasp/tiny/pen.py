@@ -1,4 +1,4 @@
-"""A pen that draws the repeated small elements of backgrounds in perspective, light and weather."""
+"""A pen for the repeated small elements of backgrounds, with perspective, light and weather."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from clasp.tiny.scene import SIDE
 
 @dataclass
 class Pen:
-    """What a place is drawn with.
+    """Drawing tools of a place.
 
     Args:
-        draw: Pillow's pen on the picture of 192 x 192.
+        draw: Pillow's drawing object for the 192 x 192 image.
         rng: the scene's random generator.
         air: light and weather.
         light: one of ``scene.LIGHTS``.
         horizon: row of the horizon in the middle.
-        tilt: rows that the horizon falls per column.
-        dense: factor on how many small elements there are.
+        tilt: slope of the horizon, rows down per column.
+        dense: factor on the number of small elements.
     """
 
     draw: ImageDraw.ImageDraw
@@ -45,7 +45,7 @@ class Pen:
         return self.horizon + self.tilt * (x - SIDE / 2)
 
     def ink(self, color: RGB, nearness: float = 1.0, spread: int = 0) -> RGB:
-        """A colour as seen at a nearness, 0 at the horizon to 1 at the lower edge, its brightness shifted at random."""
+        """The visible colour at a nearness, 0 at the horizon to 1 at the lower edge, with random brightness."""
         if spread:
             shift = int(spread * next(self.rolls))
             color = (color[0] + shift, color[1] + shift, color[2] + shift)
@@ -61,7 +61,7 @@ class Pen:
         return list(zip(x.tolist(), y.tolist(), near.tolist(), strict=True))
 
     def band(self, color: RGB, above: float, below: float, nearness: float) -> None:
-        """A band along the horizon from ``above`` rows over it to ``below`` rows under it."""
+        """Draws a band along the horizon from ``above`` rows over it to ``below`` rows under it."""
         left, right = self.level(0), self.level(SIDE)
         corners = [(0, left - above), (SIDE, right - above), (SIDE, right + below), (0, left + below)]
         self.draw.polygon(corners, fill=self.ink(color, nearness))
@@ -69,7 +69,7 @@ class Pen:
     def ridge(
         self, color: RGB, heights: NDArray[np.float64], base: float, nearness: float
     ) -> list[tuple[float, float]]:
-        """A filled outline of ``heights`` over the horizon shifted by ``base`` rows; returns its corners."""
+        """Fills the outline of ``heights`` over the horizon shifted by ``base`` rows; returns its corners."""
         corners = self.line(heights, base)
         bottom = [(SIDE + 2.0, self.level(SIDE) + base + 2), (-2.0, self.level(0) + base + 2)]
         self.draw.polygon(corners + bottom, fill=self.ink(color, nearness))
@@ -78,7 +78,7 @@ class Pen:
     def line(self, heights: NDArray[np.float64], base: float) -> list[tuple[float, float]]:
         """Corners over the whole width, ``heights`` over the horizon shifted by ``base`` rows."""
         xs = np.linspace(-2, SIDE + 2, len(heights)).tolist()
-        # rounded, so that the last bit of a sine cannot move a pixel
+        # rounded, so that rounding errors of a sine cannot move a pixel
         return [(x, self.level(x) + base - h) for x, h in zip(xs, np.round(heights, 2).tolist(), strict=True)]
 
     def waves(self, count: int, color: RGB, start: float = 0.0, end: float = 1.0) -> None:
@@ -104,8 +104,8 @@ class Pen:
             self.draw.ellipse((x - rx, y - rx * 0.6, x + rx, y + rx * 0.5), fill=self.ink(color, near, 14))
 
     def lumps(self, count: int, color: RGB, size: float, start: float = 0.1) -> None:
-        """Boulders or bushes, as wide as ``size`` in the foreground: a dark outline, a middle and a bright top each. No
-        question asks about them."""
+        """Boulders or bushes, ``size`` wide in the foreground, each with a dark outline, a middle and a bright top. No
+        question is about them."""
         for x, y, near in self.below(count, start):
             wide, bumps = size * (0.25 + 0.75 * near), [0.75 + 0.25 * next(self.rolls) for _ in range(5)]
             for scale, tone in ((1.0, -22), (0.84, 0), (0.5, 14)):
@@ -127,7 +127,7 @@ class Pen:
             self.draw.line([(x, y - wide * 0.4), (x + wide, y - wide * 0.4)], fill=ink)
 
     def panes(self, box: tuple[float, float, float, float], nx: int, ny: int, off: RGB, on: RGB) -> None:
-        """Small windows in rows inside a box; at night and in the evening some are lit."""
+        """Small windows in rows inside a box; some are lit at night and in the evening."""
         left, top, right, bottom = box
         wide, high = (right - left) / nx, (bottom - top) / ny
         share = {"day": 0.0, "evening": 0.3, "night": 0.45}[self.light]

@@ -1,4 +1,4 @@
-"""The ten places of the small world: colours, height of the horizon, and the small elements that fill each."""
+"""The ten places of the small world: colours, height of the horizon, and small elements."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def _mountain(pen: Pen) -> None:
 
 
 def _window(pen: Pen, left: float, top: float, wide: float, high: float) -> None:
-    """A window that shows the light outside, clear of weather."""
+    """A window that shows the light outside, but no weather."""
     upper, lower, _ = SKIES[pen.light, "sunny"]
     frame = pen.ink((196, 190, 178))
     pen.draw.rectangle((left - 3, top - 3, left + wide + 3, top + high + 3), fill=frame)
@@ -232,7 +232,7 @@ def _checks(pen: Pen, color: RGB, rows: int, wide: float) -> None:
 
 def _classroom(pen: Pen) -> None:
     left, side = pen.rng.uniform((4, -1), (28, 1)).tolist()
-    if side > 0:  # the window is to its left, else to its right
+    if side > 0:  # the window is on the left, else on the right
         left += 60
     pen.draw.rectangle((left - 3, 15, left + 109, 69), fill=pen.ink((140, 116, 88)))
     pen.draw.rectangle((left, 18, left + 106, 66), fill=pen.ink((70, 92, 82)))
@@ -273,7 +273,7 @@ class Ground:
 
     Args:
         far, near: colours of the ground or floor at the horizon and at the lower edge.
-        horizon: least and largest row of the horizon, or of the foot of the wall.
+        horizon: minimum and maximum row of the horizon, or of the lower edge of the wall.
         paint: draws the elements.
         wall: colour of the wall, indoors.
     """

@@ -1,8 +1,9 @@
-"""Questions about scenes of the small world, by form: what is asked, the answer, and the wrong answers it could have.
+"""Questions about scenes of the small world, by form: question text, answer, and plausible wrong answers.
 
-Where a form can, it draws the wanted answer first and a matching thing second, so that answers are balanced and a model
-that sees nothing gains little. A thing is named by what singles it out: its name, its color or surface, its kind, or
-where it stands ("the animal left of the red car"). A form that a scene cannot serve returns None.
+If possible, a form draws the answer first and a matching thing second, so that answers are balanced and a model that
+ignores the image gains little. A thing is referred to by an attribute that identifies it: its name, its color or
+surface, its kind, or its position ("the animal left of the red car"). A form returns None for a scene that it does not
+fit.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from clasp.tiny.world import MOST
 T = TypeVar("T")
 
 APART = 14.0
-"""Pixels by which two middles must differ for one to be left of or above the other."""
+"""Minimum distance of two middles in pixels for one to count as left of or above the other."""
 _BORDER = 8.0  # pixels kept free on both sides of a border between two thirds
 RELATIONS = ("left of", "right of", "above", "below")
 FLYING = ("plane", "rocket", "balloon", "bird", "butterfly", "kite", "duck")
@@ -53,7 +54,7 @@ USES = {
     "play with": ("ball", "kite"),
     "light a room": ("lamp",),
 }
-"""What people do with things: knowledge that no image shows."""
+"""Uses of things: knowledge that no image shows."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,11 @@ class Question:
 
     Args:
         category: the question category, one of ``clasp.categories.CATEGORIES``.
-        form: what is asked, for checks and for the shares of a benchmark.
-        text: as a person asks it.
+        form: name of the form, for checks and for the shares of a benchmark.
+        text: the question.
         answer: in one or two words.
-        wrong: other answers that the question could have, for options and disagreeing annotators.
-        about: middle of the thing asked about in pixels, where there is one.
+        wrong: plausible wrong answers, for options and disagreeing annotators.
+        about: middle of the thing in question in pixels, or None.
     """
 
     category: str
@@ -103,12 +104,12 @@ def plural(noun: str) -> str:
 
 
 def article(noun: str) -> str:
-    """``noun`` with a or an before it."""
+    """``noun`` with its article a or an."""
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def stands(one: Thing | Sign, relation: str, other: Thing | Sign) -> bool | None:
-    """Whether ``one`` is left of, right of, above or below ``other``; None where they are too close to say."""
+    """Whether ``one`` is left of, right of, above or below ``other``; None if they are too close to say."""
     gap = (other.x - one.x) if relation in ("left of", "right of") else (other.y - one.y)
     if relation in ("right of", "below"):
         gap = -gap
@@ -116,12 +117,12 @@ def stands(one: Thing | Sign, relation: str, other: Thing | Sign) -> bool | None
 
 
 def nouns(thing: Thing) -> tuple[str, ...]:
-    """Words that name the thing, from narrow to wide."""
+    """Words for the thing, from specific to general."""
     return (thing.name, KIND_OF[thing.name], "thing")
 
 
 def plain_references(shown: Scene, thing: Thing, hide: str = "") -> Iterator[str]:
-    """Noun phrases that only this thing fits, without naming another; ``hide`` is the attribute that is asked."""
+    """Noun phrases that fit only this thing, without reference to another; ``hide`` is the attribute in question."""
     for noun in nouns(thing):
         if noun == thing.name and hide == "name":
             continue
@@ -136,7 +137,7 @@ def plain_references(shown: Scene, thing: Thing, hide: str = "") -> Iterator[str
 
 
 def placed_references(shown: Scene, thing: Thing, rng: np.random.Generator, hide: str = "") -> Iterator[str]:
-    """Noun phrases that name where the thing stands, for nouns that alone would fit several."""
+    """Noun phrases with the thing's position, for nouns that alone would fit several things."""
     for noun in nouns(thing)[1 if hide == "name" else 0 : 2]:
         same = [other for other in shown.things if noun in nouns(other)]
         if len(same) < 2:
@@ -156,7 +157,7 @@ def _shuffled(rng: np.random.Generator, values: Sequence[T]) -> list[T]:
 
 
 def reference(shown: Scene, thing: Thing, rng: np.random.Generator, hide: str = "", placed: float = 0.5) -> str | None:
-    """A noun phrase that singles the thing out, or None; ``placed`` is how often one by its place is tried first."""
+    """A noun phrase that identifies the thing, or None; ``placed``: probability of trying its position first."""
     if rng.random() < placed:
         found = next(placed_references(shown, thing, rng, hide), None)
         if found:
@@ -200,7 +201,7 @@ def surface_of(shown: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def name_of(shown: Scene, rng: np.random.Generator) -> Question | None:
-    """What a thing is that is named by anything but its name."""
+    """What a thing is, given any reference except its name."""
     found = _asked_thing(shown, rng, "name")
     if not found:
         return None
@@ -211,8 +212,8 @@ def name_of(shown: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def _group(shown: Scene, rng: np.random.Generator) -> tuple[str, int] | None:
-    """A group of things by name, kind or color, in the plural, and its size, which is drawn first: each from 1 to 6 is
-    equally likely. None where no group has that size."""
+    """A group of things by name, kind or color, in the plural, and its size. The size is drawn first, uniformly from 1
+    to 6; None if no group has that size."""
     groups: dict[str, int] = {}
     for thing in shown.things:
         for group in (*(plural(noun) for noun in nouns(thing)[:2]), f"{thing.color} things"):
@@ -255,7 +256,7 @@ def read_sign(shown: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def _look_alikes(text: str, rng: np.random.Generator) -> tuple[str, ...]:
-    """Three other texts of the same length, or nearly."""
+    """Three other texts of the same or nearly the same length."""
     if text.isdigit():
         numbers = [str(n) for n in range(1, 100) if str(n) != text and len(str(n)) == len(text)]
         return tuple(numbers[n] for n in rng.choice(len(numbers), 3, replace=False))
@@ -276,7 +277,7 @@ def first_letter(shown: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def sign_color(shown: Scene, rng: np.random.Generator) -> Question | None:
-    """The color of a sign, which may be named by what it says."""
+    """The color of a sign, which may be identified by its text."""
     if not shown.signs:
         return None
     sign = pick(rng, shown.signs)
@@ -328,7 +329,7 @@ def relation(shown: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def what_stands(shown: Scene, rng: np.random.Generator) -> Question | None:
-    """What the one thing of a kind is that stands left of, right of, above or below another."""
+    """What the only thing of a kind left of, right of, above or below another is."""
     for thing in _shuffled(rng, shown.things):
         phrase = next(placed_references(shown, thing, rng, hide="name"), None)
         if phrase:
@@ -340,7 +341,7 @@ def what_stands(shown: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def place(shown: Scene, rng: np.random.Generator) -> Question | None:
-    """Where the scene is."""
+    """The place of the scene."""
     text = pick(rng, ["what place is this?", "where is this?", "which place does the image show?"])
     return Question("scene", "place", text, shown.place, others(shown.place, PLACES))
 
@@ -360,7 +361,7 @@ def weather(shown: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def exists(shown: Scene, rng: np.random.Generator, absent: Sequence[str] = NAMES) -> Question | None:
-    """Whether a thing is there; ``absent`` are the names that may be asked for where they are not."""
+    """Whether a thing is there; ``absent``: names to use for absent things."""
     wanted = bool(rng.integers(2))
     present = {thing.name for thing in shown.things}
     names = sorted(present) if wanted else [name for name in absent if name not in present]
@@ -400,7 +401,7 @@ def is_placed(shown: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def is_counted(shown: Scene, rng: np.random.Generator) -> Question | None:
-    """Whether there are so many of a group."""
+    """Whether a group has a given size."""
     found = _group(shown, rng)
     if not found:
         return None
@@ -429,7 +430,7 @@ def says(shown: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def can_do(shown: Scene, rng: np.random.Generator) -> Question | None:
-    """Whether something in the image can do or be what only knowledge tells."""
+    """Whether something in the image can do or be something, which requires knowledge."""
     facts = {"can fly": FLYING, "can float": FLOATING, "is a fruit": FRUIT, "has wheels": WHEELS, "is an animal":
              KINDS["animal"], "is a plant": KINDS["plant"], "is food": KINDS["food"], "is a building":
              KINDS["building"]}  # fmt: skip
@@ -443,7 +444,7 @@ def can_do(shown: Scene, rng: np.random.Generator) -> Question | None:
 
 def compare(shown: Scene, rng: np.random.Generator) -> Question | None:
     """Whether two things have the same color."""
-    truth = rng.random() < 0.65  # two things of one color are not always to be had
+    truth = rng.random() < 0.65  # two things of one color do not always exist
     for one in _shuffled(rng, shown.things):
         for other in _shuffled(rng, shown.things):
             if one is not other and (one.color == other.color) is truth:
@@ -499,7 +500,7 @@ def used_for(shown: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def near_sign(shown: Scene, rng: np.random.Generator) -> Question | None:
-    """What the one thing of a kind beside a sign is: reading and place together."""
+    """What the only thing of a kind next to a sign is: combines reading and position."""
     for sign in _shuffled(rng, shown.signs):
         for relation_ in _shuffled(rng, RELATIONS):
             for kind in _shuffled(rng, list(KINDS)):
@@ -515,7 +516,7 @@ def near_sign(shown: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def _changed_group(shown: Scene, rng: np.random.Generator) -> tuple[str, int, str] | None:
-    """A group, its size after one comes or goes, and which of the two."""
+    """A group, its size after adding or removing one, and which of the two."""
     found = _group(shown, rng)
     if not found:
         return None
@@ -556,7 +557,7 @@ FORMS: dict[str, Form] = {
 
 
 def ask(shown: Scene, form: str, rng: np.random.Generator, tries: int = 3) -> Question | None:
-    """A question of ``form``, or None where it does not fit this scene."""
+    """A question of ``form``, or None if it does not fit this scene."""
     if form not in FORMS:
         raise ValueError(f"Unknown form of question {form!r}: use one of {', '.join(FORMS)}.")
     for _ in range(tries):

@@ -1,7 +1,7 @@
 """The rows of the small world's benchmarks: which scenes and easy-VQA images are asked about, in a seeded order.
 
-Torch-free. Together with :data:`DRAWN_BY` this decides every question and pixel; ``benchmarks.py`` writes the files.
-Rows that are scored together (MME's pairs, MMBench's rotations) follow each other under one ``group``.
+Torch-free. Together with :data:`DRAWN_BY` this determines every question and pixel; ``benchmarks.py`` writes the files.
+Rows that are scored together (MME's pairs, MMBench's rotations) are consecutive and share a ``group``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from clasp.tiny.forms import BENCHMARKS, Item
 
 Split = Literal["test", "calibration"]
 EASY, CALIBRATION = "easy_vqa", "calibration_"
-"""The third-party set, and the prefix of the sets that ask one category of the calibration split each."""
+"""The third-party set, and the name prefix of the calibration sets, one per question category."""
 MOST_OF_A_GROUP = {"tiny_mme": 2, "tiny_mmbench": 4}
-"""Most rows that one scene gives, where rows are scored together."""
+"""Maximum rows per scene, for benchmarks whose rows are scored together."""
 DRAWN_BY = (
     *("air.py", "backdrop.py", "easy.py", "forms.py", "painting.py", "pen.py", "places.py", "questions.py"),
     *("rows.py", "scene.py", "shapes.py", "things.py", "words.py", "world.py"),
 )
-"""Files of this folder that draw the rows."""
+"""Files of this folder whose code determines the rows."""
 
 _EASY_SEED = 20_24
 
@@ -54,13 +54,13 @@ class Row:
 
 @cache
 def drawing_code() -> str:
-    """Fingerprint of the code that draws the rows: files that other code wrote are built anew."""
+    """Fingerprint of the code that draws the rows; files written by other code are rebuilt."""
     code = source_fingerprint(Path(__file__).parent / name for name in DRAWN_BY)
     return hashlib.sha256(f"{code} {CATEGORIES}".encode()).hexdigest()[:16]
 
 
 def content_hash(rows: Iterable[Row]) -> str:
-    """SHA-256 over the questions, the answers and the decoded pixels: free of how a library writes its files."""
+    """SHA-256 over the questions, the answers and the decoded pixels, independent of a library's file encoding."""
     from PIL import Image
 
     digest = hashlib.sha256()
@@ -72,12 +72,12 @@ def content_hash(rows: Iterable[Row]) -> str:
 
 
 def draw(name: str, split: Split, count: int) -> Iterator[Row]:
-    """The first rows of a benchmark, at most ``count`` and whole groups only.
+    """The first rows of a benchmark: at most ``count``, only whole groups.
 
     Args:
-        name: ``easy_vqa`` (whose calibration split are its train questions), one of
-            :data:`clasp.tiny.forms.BENCHMARKS`, or ``calibration_<category>``, which asks the calibration split
-            whatever ``split`` says.
+        name: ``easy_vqa`` (its train questions are the calibration split), one of
+            :data:`clasp.tiny.forms.BENCHMARKS`, or ``calibration_<category>``, which uses the calibration split
+            regardless of ``split``.
     """
     if name == EASY:
         return _easy_rows(split, count)
@@ -87,7 +87,7 @@ def draw(name: str, split: Split, count: int) -> Iterator[Row]:
 
 
 def _form_rows(name: str, split: Split, count: int) -> Iterator[Row]:
-    """Rows of one form, a question (or group) per scene at most, scenes in order of their index."""
+    """Rows of one benchmark form: at most one question (or group) per scene, in order of the scenes' index."""
     from clasp.tiny.world import generator, scene
 
     index = written = 0
@@ -101,7 +101,7 @@ def _form_rows(name: str, split: Split, count: int) -> Iterator[Row]:
 
 
 def _category_rows(category: str, count: int) -> Iterator[Row]:
-    """Open questions of one category, of whatever form: what a policy is calibrated on."""
+    """Open questions of one category, of any form, for calibrating a policy."""
     from clasp.tiny.world import generator, scene
 
     index = written = 0
@@ -123,7 +123,7 @@ def _row(item: Item, name: str, group: str, split: Split, index: int) -> Row:
 
 @cache
 def _png(split: Split, index: int) -> bytes:
-    """The scene's image; kept, because every benchmark asks about many of the same scenes."""
+    """The scene's image as PNG; cached, because all benchmarks share many scenes."""
     from PIL import Image
 
     from clasp.tiny.painting import paint

@@ -1,4 +1,4 @@
-"""What an image of the small world shows, as a value: things and signs at a place, in some light and weather.
+"""Content of an image of the small world as a value: things and signs at a place, with light and weather.
 
 Lengths are pixels of a 192 x 192 image; the vision tower reads it as 24 x 24 patches of 8 pixels.
 """
@@ -27,10 +27,10 @@ NAMES: tuple[str, ...] = tuple(name for names in KINDS.values() for name in name
 KIND_OF: dict[str, str] = {name: kind for kind, names in KINDS.items() for name in names}
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 MATERIALS = ("plain", "striped", "dotted")
-"""How a thing's surface is painted."""
+"""Surfaces of things."""
 PLACES = ("beach", "forest", "desert", "snow", "meadow", "city", "harbor", "mountain", "kitchen", "classroom")
 INDOORS = ("kitchen", "classroom")
-"""Places without weather; their windows show the light."""
+"""Indoor places, without weather; their windows show the light."""
 LIGHTS = ("day", "evening", "night")
 WEATHERS = ("sunny", "cloudy", "rainy", "foggy")
 FONTS: tuple[str, ...] = (
@@ -55,8 +55,8 @@ class Thing:
         color: one of COLORS, of its main body.
         material: one of MATERIALS.
         x, y: middle of its box.
-        size: side of the square box that it is drawn into, before rotation.
-        angle: degrees that it is turned by, counter-clockwise.
+        size: side of its square box before rotation.
+        angle: rotation in degrees, counter-clockwise.
     """
 
     name: str
@@ -74,9 +74,9 @@ class Sign:
 
     Args:
         text: 1 to 8 letters or digits.
-        color: one of COLORS, of the plate; the letters are dark or light, whichever contrasts.
+        color: one of COLORS, of the plate; the letters are dark or light, whichever has more contrast.
         x, y: middle of the plate.
-        pitch: width that each character gets; the plate is ``len(text) * pitch`` wide plus a margin.
+        pitch: width of each character; the plate is ``len(text) * pitch`` wide plus a margin.
         font: number of the font in FONTS.
     """
 
@@ -92,7 +92,7 @@ class Sign:
 class Scene:
     """One image: ``things`` are painted in order, later ones over earlier ones, and ``signs`` last.
 
-    ``seed`` decides all detail that no question asks about: clouds, waves, bushes, texture, tilt of the horizon.
+    ``seed`` determines all details that no question is about: clouds, waves, bushes, texture, tilt of the horizon.
     """
 
     place: str

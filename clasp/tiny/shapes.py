@@ -1,9 +1,9 @@
-"""The shapes of the small world's things: each name a short list of parts.
+"""The shapes of the small world's things: a short list of parts per name.
 
-A part is a line ``role form numbers`` on a board of 100 x 100 units, x to the right, y down, painted in order:
+A part is a line ``role form numbers`` in a square of 100 x 100 units, x to the right, y down, painted in order:
 
     poly x y x y ...        a polygon
-    oval x y rx ry [turn]   an ellipse, turned by degrees
+    oval x y rx ry [turn]   an ellipse, rotated by degrees
     line width x y x y ...  a stroke with round joints
 
 Roles: ``m`` main colour with the material's pattern, ``s`` its shade and ``h`` its tint without pattern,
@@ -323,16 +323,16 @@ SHAPES: dict[str, str] = {
         t line 4 50 12 44 2
         t line 4 50 12 56 2""",
 }
-"""Every name of ``scene.NAMES`` by its parts."""
+"""Parts of every name in ``scene.NAMES``."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A thing's parts as polygons about the middle of its box, whose longer side is 1.
+    """A thing's parts as polygons around the middle of its box, whose longer side is 1.
 
     Args:
         x, y: corners of all polygons, one after the other.
-        parts: per polygon the number of its role, and where its corners start and stop.
+        parts: for each polygon, the number of its role and the range of its corners.
     """
 
     x: NDArray[np.float64]

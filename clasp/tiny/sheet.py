@@ -15,7 +15,7 @@ ROWS, COLUMNS = 4, 6
 
 
 def contact_sheet(split: str = "test", first: int = 0) -> Image.Image:
-    """The images of 24 scenes of a split, from number ``first`` on, in raster order."""
+    """The images of 24 scenes of a split, starting with number ``first``, in raster order."""
     images = [paint(scene(split, first + number)).pixels for number in range(ROWS * COLUMNS)]
     rows = [np.concatenate(images[row * COLUMNS :][:COLUMNS], axis=1) for row in range(ROWS)]
     return Image.fromarray(np.concatenate(rows))

@@ -1,4 +1,4 @@
-"""How a thing is painted: colour, material, size, turn and the line around it."""
+"""Painting of a thing: colour, material, size, rotation and outline."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INK: dict[str, RGB] = {
     "black": (30, 30, 34),
     "white": (246, 246, 246),
 }
-"""The colours in plain light."""
+"""The colours in neutral light."""
 
 _MAIN, _PATTERN, _EDGE = ROLES.index("m"), len(ROLES), len(ROLES) + 1
 _DARK, _LIGHT, _GLASS, _LEAF, _WOOD = (46, 46, 54), (236, 236, 228), (178, 208, 226), (58, 126, 50), (122, 84, 50)
@@ -36,11 +36,11 @@ _FINE = 2
 
 @dataclass(frozen=True)
 class Sprite:
-    """A painted thing and where it lies.
+    """A painted thing and its position.
 
     Args:
         left, top: pixel of its upper left corner.
-        cover: (height, width) samples of each pixel that it covers, 0 to 4.
+        cover: (height, width) number of samples of each pixel that it covers, 0 to 4.
         paint: (3, height, width) sum of the colours of those samples.
     """
 
@@ -51,7 +51,7 @@ class Sprite:
 
 
 def _corners(thing: Thing) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[tuple[int, int, int], ...]]:
-    """x and y of all corners in samples, and the parts that they belong to, see ``Outline``."""
+    """x and y of all corners in samples, and their parts, see ``Outline``."""
     shape = outline(thing.name)
     turn, scale = math.radians(thing.angle), thing.size * _FINE
     cos, sin = math.cos(turn) * scale, math.sin(turn) * scale
@@ -74,12 +74,12 @@ def _extent(thing: Thing, x: NDArray[np.float64], y: NDArray[np.float64]) -> tup
 
 
 def _width(thing: Thing) -> int:
-    """Samples that the outline is wide."""
+    """Width of the outline in samples."""
     return 2 if thing.size < 44 else 3
 
 
 def sprite(thing: Thing, air: Air, shift: int = 0) -> Sprite:
-    """The thing as it is seen, its ink brighter by ``shift``."""
+    """The thing as seen in the scene's air, its ink brighter by ``shift``."""
     x, y, parts = _corners(thing)
     left, top, right, bottom = _extent(thing, x, y)
     image = Image.new("L", ((right - left) * _FINE, (bottom - top) * _FINE))
@@ -99,7 +99,7 @@ def sprite(thing: Thing, air: Air, shift: int = 0) -> Sprite:
 
 
 def _pattern(index: NDArray[np.uint8], thing: Thing, x: float, y: float) -> None:
-    """Marks the main parts' samples that lie on a stripe or a dot; both turn with the thing."""
+    """Marks the main parts' samples that lie on a stripe or a dot; both rotate with the thing."""
     period = max(5.5, thing.size / 6) * _FINE
     turn = math.radians(thing.angle)
     cos, sin = round(math.cos(turn) * 4096 / period), round(math.sin(turn) * 4096 / period)
@@ -113,7 +113,7 @@ def _pattern(index: NDArray[np.uint8], thing: Thing, x: float, y: float) -> None
 
 
 def _grown(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
-    """The mask and all within about ``steps`` samples of it, an octagon."""
+    """The mask dilated by about ``steps`` samples, with an octagon."""
     for step in range(steps):
         wide = mask.copy()
         wide[1:] |= mask[:-1]
@@ -131,7 +131,7 @@ def luma(color: RGB) -> float:
 
 
 def toward(color: RGB, other: RGB, share: float) -> RGB:
-    """``share`` of the way from one colour to another."""
+    """Mix of two colours: ``share`` of the way from the first to the second."""
     r, g, b = (int(a + (z - a) * share) for a, z in zip(color, other, strict=True))
     return r, g, b
 
@@ -140,7 +140,8 @@ def toward(color: RGB, other: RGB, share: float) -> RGB:
 def _palette(color: str, air: Air, shift: int) -> NDArray[np.int64]:
     """Colours of the roles, of the pattern and of the outline, in that order.
 
-    Each is one number, 11 bits a channel and a 1 above them, so that the sum of four samples is one addition.
+    Each is packed into one integer, 11 bits per channel and a 1 above them, so that integer addition sums the colours
+    and the number of four samples.
     """
     r, g, b = (min(255, max(0, value + shift)) for value in INK[color])
     ink = (r, g, b)
@@ -150,7 +151,7 @@ def _palette(color: str, air: Air, shift: int) -> NDArray[np.int64]:
     if color == "white":
         tint = toward(ink, (0, 0, 0), 0.10)
     mark = toward(ink, (0, 0, 0), 0.62) if luma(ink) > 165 else toward(ink, (255, 255, 255), 0.66)
-    if color in ("black", "white"):  # nearer to the ink, or a striped black thing looked like a striped white one
+    if color in ("black", "white"):  # close to the ink, so that striped black and white things differ
         mark = toward(ink, (128, 128, 128), 0.92)
     light = _LIGHT if color != "white" else (172, 182, 196)
     glass = _GLASS if color != "white" else (128, 160, 188)

@@ -1,6 +1,6 @@
 """The words that signs show: common English nouns, verbs and adjectives of 2 to 8 letters, in upper case.
 
-None of them names a thing, a color or a place of the world: a sign is never confused with what stands beside it.
+None of them names a thing, a color or a place of the world, so a sign is never confused with a thing next to it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The small world: scenes drawn from a seed, one for each ``(split, index)``.
+"""The small world: scenes generated from a seed, one for each ``(split, index)``.
 
-Every split draws from a random stream of its own, so the splits are disjoint by construction. Places favour some
-things and some things are common everywhere, as in photographs: questions about what is absent can then be easy
-(anything), popular (what is common) or adversarial (what usually stands there).
+Every split has its own random stream, so the splits are disjoint by construction. As in photographs, each place favours
+some things, and some things are common everywhere. Questions about absent things can therefore be random (any thing),
+popular (a common thing) or adversarial (a thing that is usual at the place).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from clasp.tiny.words import WORDS
 
 SPLITS = ("train", "calibration", "test")
 MOST = 6
-"""Most things of one name or color group that a scene repeats on purpose, and the largest count that is asked."""
+"""Maximum size of a deliberate group of things with one name or color, and the largest count in a question."""
 
 USUAL: dict[str, tuple[str, ...]] = {
     "beach": ("boat", "turtle", "umbrella", "ball", "kite"),
@@ -44,12 +44,12 @@ USUAL: dict[str, tuple[str, ...]] = {
     "kitchen": ("cup", "apple", "cake", "table", "carrot"),
     "classroom": ("book", "chair", "key", "clock", "lamp"),
 }
-"""Things that a place shows five times as often as others."""
+"""Things that are five times as frequent at a place as others."""
 COMMON = ("car", "tree", "cat", "cup", "bird", "flower", "ball", "house")
-"""Things that every place shows three times as often as others."""
+"""Things that are three times as frequent as others at every place."""
 
 _PLACEMENT_TRIES = 40
-_OVERLAP = 0.15  # largest share of the smaller of two boxes that may be covered
+_OVERLAP = 0.15  # maximum share of the smaller of two boxes that the other may cover
 
 
 def generator(split: str, index: int, purpose: int = 0) -> np.random.Generator:
@@ -70,7 +70,7 @@ def scene(split: str, index: int) -> Scene:
     taken: list[tuple[float, float, float, float]] = []
     signs = _signs(rng, taken)
     things = _things(rng, place, taken)
-    things.sort(key=lambda thing: -thing.size)  # what is small stands in front
+    things.sort(key=lambda thing: -thing.size)  # small things are in front
     return Scene(place, light, weather, tuple(things), tuple(signs), (SPLITS.index(split), index))
 
 
@@ -79,7 +79,7 @@ def _pick(rng: np.random.Generator, values: tuple[str, ...]) -> str:
 
 
 def name_weights(place: str) -> NDArray[np.float64]:
-    """How often each of NAMES is drawn at ``place``; sums to 1."""
+    """Probability of each of NAMES at ``place``; sums to 1."""
     weights = np.array([5.0 if n in USUAL[place] else 3.0 if n in COMMON else 1.0 for n in NAMES])
     return weights / weights.sum()
 
@@ -98,7 +98,7 @@ def _signs(rng: np.random.Generator, taken: list[tuple[float, float, float, floa
 
 
 def _things(rng: np.random.Generator, place: str, taken: list[tuple[float, float, float, float]]) -> list[Thing]:
-    """A large thing in most scenes, a group of things of one name in many, and a few others."""
+    """A large thing in most scenes, a group of things with one name in many, and a few others."""
     names = [NAMES[n] for n in rng.choice(len(NAMES), 8, replace=False, p=name_weights(place))]
     theme = _pick(rng, COLORS)
     wanted: list[tuple[str, float]] = []
@@ -109,7 +109,7 @@ def _things(rng: np.random.Generator, place: str, taken: list[tuple[float, float
         wanted += [(names[1], side * float(rng.uniform(0.9, 1.15))) for _ in range(int(rng.integers(2, MOST + 1)))]
     for name in names[2 : 2 + int(rng.integers(2, 5))]:
         wanted.append((name, float(np.exp(rng.uniform(np.log(18), np.log(46))))))
-    shared = _pick(rng, COLORS) if rng.random() < 0.5 else None  # of the group
+    shared = _pick(rng, COLORS) if rng.random() < 0.5 else None  # color of the group, if shared
     things = []
     for name, size in wanted:
         color = theme if rng.random() < 0.2 else _pick(rng, COLORS)
@@ -126,7 +126,7 @@ def _things(rng: np.random.Generator, place: str, taken: list[tuple[float, float
 def _spot(
     rng: np.random.Generator, width: float, height: float, taken: list[tuple[float, float, float, float]]
 ) -> tuple[float, float] | None:
-    """The middle of a box that covers at most a little of those ``taken``, or None where there is no room."""
+    """The middle of a box with little overlap with those ``taken``, or None if there is no room."""
     for _ in range(_PLACEMENT_TRIES):
         x, y = float(rng.uniform(width / 2, SIDE - width / 2)), float(rng.uniform(height / 2, SIDE - height / 2))
         if all(_covered((x, y, width, height), box) <= _OVERLAP for box in taken):
@@ -136,7 +136,7 @@ def _spot(
 
 
 def _covered(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> float:
-    """Share of the smaller box that the two have in common; boxes are (middle x, middle y, width, height)."""
+    """Overlap of two boxes as a share of the smaller one; boxes are (middle x, middle y, width, height)."""
     across = min(one[0] + one[2] / 2, other[0] + other[2] / 2) - max(one[0] - one[2] / 2, other[0] - other[2] / 2)
     down = min(one[1] + one[3] / 2, other[1] + other[3] / 2) - max(one[1] - one[3] / 2, other[1] - other[3] / 2)
     return max(0.0, across) * max(0.0, down) / min(one[2] * one[3], other[2] * other[3])

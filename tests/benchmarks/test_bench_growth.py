@@ -1,4 +1,4 @@
-"""The benchmark's ops, memory and growth: every op is measured, bytes are those allocated, shares follow from times."""
+"""The benchmark's ops, memory and growth: every op is measured, bytes equal allocations, shares follow from times."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from benchmarks.tables import growth_table, ops_table
 
 CPU = torch.device("cpu")
 MEGA = 1000 * 1000
-pytestmark = pytest.mark.xdist_group("bench growth")  # one run for all
+pytestmark = pytest.mark.xdist_group("bench growth")  # all tests share one run
 
 
 def public_functions() -> set[str]:
-    """Names of the functions that the modules of ``clasp.ops`` define and do not hide."""
+    """Names of the public functions in the modules of ``clasp.ops``."""
     found = set()
     for module in pkgutil.iter_modules(clasp.ops.__path__):
         members = vars(importlib.import_module(f"clasp.ops.{module.name}"))
@@ -147,7 +147,7 @@ def test_a_twin_does_what_its_op_does(name: str) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Calls take seconds that grow with the cube of the tokens and with nothing else: one second at 64."""
+    """Simulated call times depend only on the cube of the token count: one second at 64 tokens."""
     calls: list[int] = []
 
     def timed(run: Any, device: torch.device) -> float:
@@ -179,7 +179,7 @@ def test_exponent_is_of_the_sizes_where_memory_must_not_be_quadratic() -> None:
 
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One small run through the command, as a user would; the folder that it wrote."""
+    """The output folder of one small run through the command line."""
     results = tmp_path_factory.mktemp("growth")
     arguments = ["measure=growth", "geometry=tiny", "sizes=256,512", "repeats=1", "methods=clasp,fastv"]
     assert main.main([*arguments, "dtype=float32", "device=cpu", f"results={results}"], "") == 0

@@ -1,4 +1,4 @@
-"""The harness's own benchmark: its setups are what their names say, it adds up, and it notices other answers."""
+"""The harness benchmark: its setups match their names, its times add up, and it detects differing answers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 
 from benchmarks import harness
 
-pytestmark = pytest.mark.xdist_group("bench harness")  # one run for all
+pytestmark = pytest.mark.xdist_group("bench harness")  # all tests share one run
 SMALL = ["limit=2", "methods=none,random", "tokens=64", "benchmarks=tiny_textvqa", "threads=1"]
 
 
 @pytest.fixture(scope="module")
 def measured(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Any]]:
-    """What one small run through the command wrote, and how each of its groups was answered."""
+    """Output of one small run through the command line, and how each group of questions was answered."""
     from clasp.evaluation.generation.answering import Answerer
 
     results, used = tmp_path_factory.mktemp("harness"), list[Any]()

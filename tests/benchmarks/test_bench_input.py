@@ -1,4 +1,4 @@
-"""Bad input of the three benchmarks: one sentence, before a model is built."""
+"""Invalid input of the three benchmarks gives a one-sentence error before a model is built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark: what it times adds up, ratios follow from the times, and bad input is one sentence."""
+"""The methods benchmark: times add up, ratios follow from the times, and invalid input gives a one-sentence error."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from clasp.backbones import adapter_for
 from clasp.cost import prefill_flops
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.xdist_group("bench")  # one run for all
+pytestmark = pytest.mark.xdist_group("bench")  # all tests share one run
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """One small run through the command, as a user would."""
+    """One small run through the command line."""
     results = tmp_path_factory.mktemp("bench")
     arguments = ["geometry=tiny", "batches=2", "repeats=2", "methods=clasp,fastv", "dtype=float32", "device=cpu"]
     assert main.main([*arguments, f"results={results}"], "") == 0

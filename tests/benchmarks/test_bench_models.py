@@ -1,4 +1,4 @@
-"""Geometries of the benchmark: the published counts, and their prompts on models that are only thin and shallow."""
+"""Geometries of the benchmark have the published counts; their prompts run on thin, shallow models."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_visual_tokens_of_an_image(name: str) -> None:
 
 @pytest.fixture(scope="module", params=SHRUNKEN)
 def small(request: pytest.FixtureRequest) -> tuple[str, LoadedModel, Geometry]:
-    """The real images on a model that is thin and shallow."""
+    """Images of real size on a thin, shallow model."""
     loaded = load_spec(replace(GEOMETRIES[request.param], **SHRUNKEN[request.param]), torch.float32, "cpu")
     return request.param, loaded, geometry_of(loaded.model.config)
 

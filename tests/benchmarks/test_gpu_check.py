@@ -1,4 +1,4 @@
-"""The check for GPUs runs on a CPU, says what it found, refuses what it cannot measure, and notices what is wrong."""
+"""The GPU check runs on a CPU, reports its results, rejects invalid settings, and detects errors."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from benchmarks.gpu_check.settings import PARTS, GpuCheckSettings
 from benchmarks.models import configuration, geometry_of, visual_tokens
 from clasp.methods import METHODS
 
-pytestmark = pytest.mark.xdist_group("gpu check")  # one run for all
+pytestmark = pytest.mark.xdist_group("gpu check")  # all tests share one run
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """One small run through the command, as a user would."""
+    """One small run through the command line."""
     results = tmp_path_factory.mktemp("gpu")
     assert main.main(["geometry=small", "minutes=60", f"results={results}"], "") == 0
     whole = json.loads((results / "bench" / "gpu_check_small.json").read_text())
@@ -66,7 +66,7 @@ def test_full_is_the_published_shapes_and_budgets() -> None:
     for shape in (full.llava, full.next):
         geometry = geometry_of(configuration(shape.spec))
         for budget in shape.tokens:
-            timed.timed_variant("clasp", budget, geometry, geometry.visual_tokens)  # the goals' method has every budget
+            timed.timed_variant("clasp", budget, geometry, geometry.visual_tokens)  # meets every budget
     assert full.dtype == "bfloat16"
     assert full.families == full.crossed == full.watched == (), "all of them"
 

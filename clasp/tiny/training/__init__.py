@@ -1,4 +1,4 @@
-"""Trains the small backbone on the small world, from nothing."""
+"""Trains the small backbone on the small world from scratch."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The decoder's part of training: from visual tokens and packed questions to the loss on the answers.
+"""Training of the decoder: from visual tokens and packed questions to the loss on the answers.
 
-Stage "read" feeds the decoder with sums of learnt label embeddings in place of visual tokens, so that it learns to
-find and compare things before it has to cope with a vision tower. Stage "answer" feeds it with the projected features
-of the frozen vision tower. Both go through :func:`answer_loss`.
+In stage "read" the decoder gets sums of learned label embeddings in place of visual tokens, so that it learns to find
+and compare things independently of a vision tower. In stage "answer" it gets the projected features of the frozen
+vision tower. Both use :func:`answer_loss`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from clasp.tiny.training.withdrawing import decode
 
 
 class LabelEmbedding(nn.Module):
-    """One embedding per class of every factor; a patch is the sum over its factors, scaled to unit variance."""
+    """One embedding per class of every factor; a patch's embedding is the sum over its factors, with unit variance."""
 
     def __init__(self, words: nn.Embedding, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
@@ -39,14 +39,14 @@ class LabelEmbedding(nn.Module):
         self.register_buffer("starts", starts, persistent=False)
 
     def forward(self, labels: Tensor) -> Tensor:
-        """``(batch, factors, patches)`` classes to ``(batch, patches, width)``; unknown classes add nothing."""
+        """``(batch, factors, patches)`` classes to ``(batch, patches, width)``; unknown classes contribute zero."""
         known = labels >= 0
         rows = (labels + self.starts[None, :, None]).masked_fill(~known, 0)
         return (self.table[rows] * known[..., None]).sum(1)
 
 
 def _class_words() -> list[str]:
-    """The word for each class of each factor, empty where there is none."""
+    """The word for each class of each factor, empty if there is none."""
     thirds = GRID // 3
     words = ["", *NAMES, "sign", "", *COLORS, "", *MATERIALS, "", ""]
     words += ["", *(chr(65 + n) for n in range(26)), *(str(n) for n in range(10))]
@@ -56,7 +56,7 @@ def _class_words() -> list[str]:
 
 
 def choose_tokens(objects: Tensor, count: int, seed: int) -> Tensor:
-    """Indices ``(batch, count)``, ascending: covered patches first, then random background; all where count is 576."""
+    """Indices ``(batch, count)``, ascending: covered patches first, then random background; all if count is 576."""
     if count >= VISUAL_TOKENS:
         return torch.arange(VISUAL_TOKENS).expand(objects.shape[0], -1)
     noise = torch.rand(objects.shape, generator=torch.Generator().manual_seed(seed))
@@ -64,11 +64,11 @@ def choose_tokens(objects: Tensor, count: int, seed: int) -> Tensor:
 
 
 def choose_places(kept: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """An order of the visual tokens, the rotary position of each and of what follows, counted from the first one.
+    """Order and rotary positions of the visual tokens, and the position of the next token, counted from the first one.
 
-    Half of the rows keep their own places, as inference with original positions does; the others are numbered without
-    gaps, with random gaps, or in a random order. So the decoder learns to read from a token's content where it stands,
-    as language models that were trained on text do, and re-indexed positions cost little.
+    Half of the rows keep the original positions, as in inference with original positions. The others are numbered
+    without gaps, with random gaps, or in random order. The decoder thus learns a token's place from its content, and
+    re-indexed positions cost little.
 
     Args:
         kept: ``(batch, kept)`` indices in the image, ascending.
@@ -96,12 +96,12 @@ def answer_loss(
     rows: Rows,
     withdrawn: int = DECODER_LAYERS,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Cross-entropy on the answers' tokens, with the share of right first answer tokens per group for the log.
+    """Cross-entropy on the answers' tokens; for the log, the accuracy of the first answer token per group.
 
     Args:
         visual: ``(batch, kept, width)`` visual tokens in the decoder's space.
-        places: ``(batch, kept)`` their rotary positions, counted from the first place behind the prefix.
-        ends: ``(batch, 1)`` the position behind the last of them.
+        places: ``(batch, kept)`` their rotary positions, counted from the first position after the prefix.
+        ends: ``(batch, 1)`` the position after the last of them.
         withdrawn: the first decoder layer that runs without visual tokens, see :func:`decode`.
     """
     where = device()

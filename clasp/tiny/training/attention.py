@@ -1,8 +1,8 @@
-"""Attention for training on a CPU: plain matrix products in the input's own precision.
+"""Attention for training on a CPU: plain matrix products in the input's precision.
 
-On CPUs the fused kernel's backward pass is the larger part of a training step; two products and a softmax, with memory
-that stays with the process, take about a third of its time at 577 tokens. Used in training only: the shipped model
-runs on transformers' own attention.
+On CPUs the fused kernel's backward pass takes most of a training step. Two products and a softmax, with memory that the
+process keeps, take about a third of its time at 577 tokens. Used only in training: the shipped model runs with
+transformers' own attention.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def products_attention(
 
 
 def use_products(*parts: PreTrainedModel) -> None:
-    """Switches towers that are to be trained on a CPU to :func:`products_attention`; a GPU keeps its fused kernel."""
+    """Switches modules to :func:`products_attention` for training on a CPU; on a GPU they keep the fused kernel."""
     AttentionInterface.register(PRODUCTS, products_attention)
     AttentionMaskInterface.register(PRODUCTS, sdpa_mask)
     for part in parts:
@@ -50,17 +50,17 @@ def use_products(*parts: PreTrainedModel) -> None:
 
 
 def use_own(*parts: PreTrainedModel) -> None:
-    """Back to transformers' fused attention."""
+    """Switches back to transformers' fused attention."""
     for part in parts:
         part.config._attn_implementation = "sdpa"
 
 
 def keep_memory() -> None:
-    """Tells glibc to keep freed memory: returning and refaulting large tensors costs as much as computing them."""
+    """Makes glibc keep freed memory: returning and refaulting large tensors takes as long as computing them."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
             libc.mallopt(_M_MMAP_MAX, 0)
-            libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+            libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never return memory
             libc.mallopt(_M_TOP_PAD, 256 * 2**20)
             libc.mallopt(_M_ARENA_MAX, 1)

@@ -1,11 +1,12 @@
 """The stages of the small backbone's training, in order, each seeded and resumable from its checkpoint.
 
-``see`` trains a vision tower of 6 layers and the text tower on captions and dense labels, in windows; ``refine``
-spreads the 6 layers over 12 and trains on whole images; ``read`` trains a decoder of 8 layers on label embeddings in
-place of visual tokens; ``align`` fits the projector to those embeddings; ``answer`` trains projector and decoder on the
-frozen features; ``deepen`` spreads the 8 layers over 32 and trains on, at the end on all 576 tokens; ``gather`` trains
-the towers on until the class token attends to everything shown, and holds the patches that the decoder reads;
-``withdraw`` trains the decoder on with the visual tokens withdrawn inside it, so that it reads them early.
+``see`` trains a vision tower of 6 layers and the text tower on captions and dense labels, with windowed attention.
+``refine`` deepens the tower to 12 layers and trains on whole images. ``read`` trains a decoder of 8 layers on label
+embeddings in place of visual tokens. ``align`` fits the projector to those embeddings. ``answer`` trains projector and
+decoder on the frozen features. ``deepen`` deepens the decoder to 32 layers and continues, finally with all 576 tokens.
+``gather`` trains the towers so that the class token attends to everything in the image, while the patch features stay
+close to their old values. ``withdraw`` trains the decoder with visual tokens removed at a layer, so that it reads them
+early.
 """
 
 from __future__ import annotations
@@ -41,13 +42,11 @@ from clasp.tiny.training.model import (
 from clasp.tiny.training.packing import Packer
 from clasp.tiny.training.seeing import PatchHead, seeing_loss
 
-_READ_NOISE = 0.1  # standard deviation added to the label embeddings, whose own is about 1
-_EASY_SHARE = 12  # one image in so many of the answer stages is easy-VQA's
-_PLAIN_SHARE = (
-    4  # one image in so many is asked for lists and plain questions where they are mixed with the benchmarks'
-)
+_READ_NOISE = 0.1  # standard deviation of the noise on label embeddings, whose own is about 1
+_EASY_SHARE = 12  # one image in 12 of the answer stages is from easy-VQA
+_PLAIN_SHARE = 4  # one image in 4 gets lists and plain questions in steps that mix them with the benchmarks' questions
 _TOKENS_A_QUESTION = 16
-_WHOLE = 4  # one batch of so many keeps its visual tokens to the decoder's end in ``withdraw``
+_WHOLE = 4  # one batch in 4 keeps its visual tokens in all decoder layers in ``withdraw``
 
 
 @dataclass(frozen=True)
@@ -62,19 +61,19 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the trained weights.
+    """All settings that determine the trained weights.
 
     Args:
         see_layers: layers of the vision tower before ``refine``.
         shallow: layers of the decoder before ``deepen``.
-        read_plain: ``read`` asks lists and plain questions alone before the first of these steps, none up to the
-            second, and then of every fourth image.
-        answer_phases, deepen_phases: one after another; the last one lasts to the end of the stage.
+        read_plain: ``read`` uses only lists and plain questions before the first of these steps, none up to the second,
+            and then for every fourth image.
+        answer_phases, deepen_phases: consecutive phases; the last one lasts to the end of the stage.
         scenes: train scenes that ``read`` draws from.
-        world, easy: images of each kind whose features are kept for ``align`` and ``answer``.
-        withdraw_layers: the least and the greatest number of layers that ``withdraw`` leaves visual tokens in; every
-            fourth batch has them to the end.
-        fresh: step of ``deepen`` from which scenes are drawn anew, without end: counts are learnt by heart otherwise.
+        world, easy: number of images of each kind whose features are stored for ``align`` and ``answer``.
+        withdraw_layers: minimum and maximum number of layers with visual tokens in ``withdraw``; every fourth batch has
+            them in all layers.
+        fresh: step of ``deepen`` from which every scene is new; otherwise the decoder memorizes counts.
     """
 
     seed: int = 0
@@ -117,7 +116,7 @@ class Recipe:
 
 
 class Course:
-    """One training run: a fresh model that passes through the stages, with checkpoints in ``folder``."""
+    """One training run: a new model that passes through the stages, with checkpoints in ``folder``."""
 
     def __init__(self, folder: Path, recipe: Recipe | None = None) -> None:
         keep_memory()
@@ -145,7 +144,7 @@ class Course:
         return model
 
     def trainer(self, stage: str) -> Trainer:
-        """The stage's trainer with its checkpoint, if any, taken over into the model."""
+        """The stage's trainer; its checkpoint, if any, is loaded into the model."""
         modules: dict[str, list[nn.Module]] = {
             "see": [self.small_clip, self.head],
             "refine": [self.clip, self.head],
@@ -206,14 +205,14 @@ class Course:
         return gathering_loss(self.clip, self._tower_before, self.tokenizer, batch)
 
     def _refined_tower(self) -> nn.Module:
-        """The vision tower as ``refine`` left it, however far ``gather`` has come."""
+        """The vision tower as it was after ``refine``, independent of the progress of ``gather``."""
         clip = build_clip(self.tokenizer, seed=self.recipe.seed).to(device())
         Trainer("refine", [clip, self.head], self.recipe.refine, self.folder).resume()
         use_products(clip.vision_model)
         return clip.vision_model.requires_grad_(False)
 
     def _images(self, step: int, stage: int, size: int) -> Batch:
-        """The batch of ``step``, painted in a process beside this one while the step before it was computed."""
+        """The batch of ``step``, painted by another process while the previous step was computed."""
         if self._painter is None:
             self._painter = ProcessPoolExecutor(1, get_context("spawn"))
         for ahead in (step, step + 1):
@@ -231,7 +230,7 @@ class Course:
         return self._loss(self.model, visual + _READ_NOISE * noise, kept, numbers, rng, step, 192, every)
 
     def _label_embeddings(self, gallery: Gallery, numbers: list[int], tokens: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Label embeddings ``(batch, tokens, width)`` of chosen patches, and their indices ``(batch, tokens)``."""
+        """Label embeddings ``(batch, tokens, width)`` of selected patches, and their indices ``(batch, tokens)``."""
         labels = gallery.labels(numbers)
         kept = choose_tokens(labels[:, 0] != 0, tokens, seed)
         shown = labels.gather(2, kept[:, None].expand(-1, labels.shape[1], -1))

@@ -1,8 +1,8 @@
-"""Deepens a trained stack of layers: each is followed by new ones that at first add nothing.
+"""Deepens a trained stack of layers: inserts new layers after each, which at first add nothing.
 
-Training 8 decoder layers costs a quarter of training 32; deepened so, the deep stack computes what the shallow one did
-to the last bit and is trained on from there. The trained layers end up spread over the depth, neighbours alike, as in
-large models. (Growing a network without changing its function: Net2Net, arXiv 1511.05641, section 2.2.)
+Training 8 decoder layers costs a quarter of training 32. The deepened stack initially computes bit-identical outputs,
+and training continues from there. The trained layers are spread over the depth and neighbours are similar, as in large
+models. (Growing a network without changing its function: Net2Net, arXiv 1511.05641, section 2.2.)
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 WRITES = ("self_attn.o_proj", "self_attn.out_proj", "mlp.down_proj", "mlp.fc2")
-"""The parts of a Llama or CLIP layer that write to the residual stream."""
+"""Parts of a Llama or CLIP layer that write to the residual stream."""
 
 
 @torch.no_grad()
 def deepen(shallow: nn.Module, deep: nn.Module, layers: str) -> None:
-    """Gives ``deep`` the weights of ``shallow``, which differs from it in the length of the stack named ``layers``.
+    """Copies the weights of ``shallow`` to ``deep``; the two differ only in the length of the stack named ``layers``.
 
-    A new layer starts as a copy of the trained one before it, with zeros in what it writes to the residual stream.
+    A new layer starts as a copy of the preceding trained one, with zeros in its writes to the residual stream.
 
     Raises:
-        ValueError: the deep stack's length is no multiple of the shallow one's.
+        ValueError: the deep stack's length is not a multiple of the shallow one's.
     """
     few, many = shallow.get_submodule(layers), deep.get_submodule(layers)
     assert isinstance(few, nn.ModuleList)

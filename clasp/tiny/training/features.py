@@ -1,4 +1,4 @@
-"""The frozen vision tower's features of the training images, computed once and kept in a file."""
+"""The frozen vision tower's features of the training images, computed once and stored in a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHUNK = 16
 
 
 class Gallery:
-    """Training images by number: whether each patch is covered and, once :meth:`compute` has run, features.
+    """Training images by number: label maps and, after :meth:`compute`, features.
 
     Args:
         numbers: the images' numbers, see :mod:`clasp.tiny.training.images`.
@@ -34,14 +34,14 @@ class Gallery:
         self._features: Tensor | None = None
 
     def labels(self, numbers: Sequence[int]) -> Tensor:
-        """Label maps ``(len(numbers), factors, 576)``; kept in memory, a byte or two a class."""
+        """Label maps ``(len(numbers), factors, 576)``; kept in memory as int8."""
         for number in numbers:
             if number not in self._labels:
                 self._labels[number] = pixels_and_labels(number)[1].astype(np.int8)
         return torch.from_numpy(np.stack([self._labels[number] for number in numbers]).astype(np.int64))
 
     def compute(self, model: LlavaForConditionalGeneration, path: Path, stamp: str) -> None:
-        """Opens the features at ``path``, computing them first unless they are there under the same ``stamp``."""
+        """Opens the features at ``path``; computes them first unless they exist with the same ``stamp``."""
         note = path.with_suffix(".json")
         wanted = {"stamp": stamp, "numbers": [self.numbers[0], self.numbers[-1], len(self.numbers)]}
         shape = (len(self.numbers), VISUAL_TOKENS, model.config.vision_config.hidden_size)
@@ -59,7 +59,7 @@ class Gallery:
         self._features = torch.from_numpy(store).view(torch.bfloat16)
 
     def see(self, model: LlavaForConditionalGeneration, numbers: Sequence[int]) -> Tensor:
-        """The vision tower's features of the images ``(len(numbers), 576, width)`` in bfloat16; keeps their labels."""
+        """The vision tower's features of the images ``(len(numbers), 576, width)`` in bfloat16; stores their labels."""
         shown = [pixels_and_labels(number) for number in numbers]
         self._labels |= {n: labels.astype(np.int8) for n, (_, labels) in zip(numbers, shown, strict=True)}
         return vision_features(model, to_pixels(np.stack([pixels for pixels, _ in shown])))
@@ -67,7 +67,7 @@ class Gallery:
     def features(self, model: LlavaForConditionalGeneration, numbers: Sequence[int], kept: Tensor) -> Tensor:
         """The kept patches' features ``(batch, kept, width)`` in bfloat16; ``kept`` is ``(batch, kept)``.
 
-        They come from the file where :meth:`compute` has opened one that has them, else from the vision tower.
+        Read from the file if :meth:`compute` has opened one that contains them, else computed by the vision tower.
         """
         if self._features is not None and all(number in self._rows for number in numbers):
             rows = torch.tensor([self._rows[number] for number in numbers])

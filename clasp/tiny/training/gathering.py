@@ -1,9 +1,9 @@
-"""Stage "gather": the class token comes to attend to everything that an image shows, not to large things alone.
+"""Stage "gather": the class token learns to attend to everything in an image, not only to large things.
 
-Captions leave out small things and half of the signs, and a class token that has learnt from such captions looks past
-them. CLIP's has learnt from captions without number; published methods that keep what it attends to lose little at 64
-tokens. So, as an assumption about real towers and not a finding, each thing and each letter of the image is to have a
-share of the class token's attention in the last layers. Patches are held to what the decoder knows.
+Captions omit small things and half of the signs, and a class token trained on such captions ignores them. CLIP's class
+token was trained on far more captions, and published methods that keep the patches it attends to lose little at 64
+tokens. As an assumption about real towers, not a finding, each thing and each letter of the image therefore gets a
+share of the class token's attention in the last layers. Patch features are kept close to those that the decoder knows.
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ from clasp.tiny.training.model import VISION_LAYERS
 from clasp.tiny.training.seeing import contrastive_loss, hidden_states
 
 _LAYERS = range(VISION_LAYERS - 4, VISION_LAYERS)
-"""Layers of the tower whose class token is taught; the second to last makes the feature layer."""
+"""Layers whose class-token attention is trained; the second to last outputs the feature layer."""
 _HOLD_WEIGHT = 10.0
 _LEAST_SHARE = 1e-4
-_SHOWN = 64  # patches of most attention that the log counts
+_SHOWN = 64  # number of most attended patches counted in the log
 
 
 def gathering_loss(
     clip: CLIPModel, before: nn.Module, tokenizer: PreTrainedTokenizerFast, batch: Batch
 ) -> tuple[Tensor, dict[str, float]]:
-    """The stage's loss on one batch: shares of attention, patches held, and the contrast with captions.
+    """The stage's loss on one batch: an attention term, a term that holds the patches, and the contrastive loss.
 
-    The first is, per layer, the mean over what an image shows of -log of the class token's attention to it, so equal
-    shares are best. The second is the mean square change of the patches' hidden states over their variance.
+    The attention term is, per layer, the mean of -log(class-token attention) over the things and letters in an image;
+    equal shares minimize it. The patch term is the mean square change of the patches' hidden states over their
+    variance.
 
     Args:
-        before: the vision tower as it was, frozen.
+        before: the vision tower before this stage, frozen.
 
     Returns:
-        The loss, and for the log, of the feature layer: ``moved`` as above, ``on`` the share of the 64 patches of most
-        attention that show something, ``things`` and ``letters`` the shares of what is shown that they touch; ``clip``
-        how often an image finds its caption.
+        The loss, and numbers for the log. For the feature layer: ``moved``, the patch term; ``on``, the share of the 64
+        most attended patches that show something; ``things`` and ``letters``, the shares of things and letters that
+        these patches touch. ``clip``: the share of images whose own caption ranks first.
     """
     where = device()
     pixels, labels = to_pixels(batch[0]).to(where), torch.from_numpy(batch[1]).to(where)
@@ -67,14 +68,14 @@ def gathering_loss(
 
 
 def class_attention(layer: nn.Module, hidden: Tensor) -> Tensor:
-    """The class token's attention to the patches in one layer, mean over heads; patches get no gradient through it.
+    """The class token's attention to the patches in one layer, mean over heads; no gradient flows into the patches.
 
     Args:
         layer: a layer of CLIP's vision tower.
-        hidden: ``(batch, 1 + patches, width)`` before the layer, the class token first.
+        hidden: ``(batch, 1 + patches, width)`` input of the layer, the class token first.
 
     Returns:
-        ``(batch, patches)`` float32, which with its attention to itself sums to 1.
+        ``(batch, patches)`` float32; these and the class token's attention to itself sum to 1.
     """
     attend = layer.self_attn
     read = layer.layer_norm1(torch.cat([hidden[:, :1], hidden[:, 1:].detach()], dim=1))
@@ -87,8 +88,8 @@ def class_attention(layer: nn.Module, hidden: Tensor) -> Tensor:
 
 
 def _shown(labels: Tensor) -> list[tuple[Tensor, int]]:
-    """What each patch ``(batch, patches)`` shows, 0 for nothing, and how many there could be: things of one name and
-    color, and letters."""
+    """Class shown by each patch ``(batch, patches)``, 0 for none, and the number of classes: for things (a class per
+    name and color) and for letters."""
     name, color, character = (labels[:, list(FACTORS).index(factor)] for factor in ("name", "color", "character"))
     known = (name != IGNORE) & (color != IGNORE)
     thing = torch.where(known & (name != 0), name * FACTORS["color"] + color, 0)
@@ -108,7 +109,7 @@ def _share_loss(attention: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _reach(attention: Tensor, labels: Tensor) -> dict[str, float]:
-    """What the patches of most attention show; see :func:`gathering_loss`."""
+    """Content of the most attended patches; see :func:`gathering_loss`."""
     chosen = attention.topk(_SHOWN, dim=1).indices
     numbers = {"on": (labels[:, 0] != 0).gather(1, chosen).float().mean().item()}
     for name, (maps, classes) in zip(("things", "letters"), _shown(labels), strict=True):

@@ -1,7 +1,7 @@
 """Training images by number: pixels, label maps, captions and questions, of the small world and of easy-VQA.
 
-Numbers from 0 on are train scenes; negative ones count easy-VQA's train images from the end. Torch-free: a process
-beside the training paints them.
+Numbers from 0 on are train scenes; negative numbers index easy-VQA's train images from the end. Torch-free, because a
+separate process paints them during training.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from clasp.tiny.scene import COLORS, GRID
 from clasp.tiny.world import scene
 
 IGNORE = -100
-"""The class of a patch of which a label map does not tell."""
+"""Class of a patch whose label is unknown."""
 GROUPS = (*BENCHMARKS, "easy", "plain", "list")
-"""What training questions are counted by in the log."""
+"""Groups of training questions in the log."""
 
-_EASY_SHARE = 12  # one image in so many is easy-VQA's
+_EASY_SHARE = 12  # one image in 12 is from easy-VQA
 
 Asked = tuple[str, str, str]
 """(group, question, answer)."""
@@ -55,7 +55,7 @@ def caption_of(number: int, rng: np.random.Generator) -> str:
 
 
 def questions_of(number: int, rng: np.random.Generator, count: int) -> list[Asked]:
-    """Up to ``count`` questions about one training image; the benchmark forms take turns in random order."""
+    """Up to ``count`` questions about one training image; cycles through the benchmark forms in random order."""
     if number < 0:
         image = easy_train()[number]
         order = [image.questions[n] for n in rng.permutation(len(image.questions))]
@@ -75,8 +75,8 @@ def questions_of(number: int, rng: np.random.Generator, count: int) -> list[Aske
 def plain_questions_of(number: int, rng: np.random.Generator, count: int) -> list[Asked]:
     """A list of all things of one train scene and up to ``count`` questions of any form, without options.
 
-    The start of training: the list's every word hangs on the image, where most words of a benchmark's question are
-    half answered by what is usual.
+    Used at the start of training: every word of the list depends on the image, whereas prior frequencies answer many
+    benchmark questions in part.
     """
     shown = scene("train", number)
     asked: list[Asked] = [("list", *inventory(shown))]
@@ -88,7 +88,7 @@ def plain_questions_of(number: int, rng: np.random.Generator, count: int) -> lis
 
 
 def easy_labels(image: EasyImage) -> NDArray[np.int64]:
-    """The label maps of an easy-VQA image, ``(factors, 576)``; what the world has no class for is IGNORE."""
+    """The label maps of an easy-VQA image, ``(factors, 576)``; IGNORE where the small world has no class."""
     cover = shape_cover(image.pixels()).reshape(-1)
     _, color = shape_and_color(image)
     tint = COLORS.index(color) + 1 if color in COLORS else IGNORE
@@ -109,7 +109,7 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]
 
 
 def image_batch(seed: list[int], size: int) -> Batch:
-    """What one step sees."""
+    """The images, label maps and captions of one training step."""
     rng = np.random.default_rng(seed)
     numbers = [
         -1 - int(rng.integers(len(easy_train()))) if n % _EASY_SHARE == 0 else int(rng.integers(1 << 30))

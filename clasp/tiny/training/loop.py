@@ -18,14 +18,14 @@ from clasp.files import write_atomically
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast one stage trains.
+    """Length and learning rates of one stage.
 
     Args:
-        steps: optimizer steps in all.
+        steps: total optimizer steps.
         rate: peak learning rate, reached after ``warmup`` steps and held until the last ``decay`` steps, over which it
-            falls linearly to zero. The held part does not depend on ``steps``, so a run may be resumed with another
+            falls linearly to zero. The constant part does not depend on ``steps``, so a run may be resumed with another
             length.
-        boost: factor on the rate of the matrices that Muon updates.
+        boost: factor on the learning rate of matrices updated by Muon.
         every: steps between two checkpoints.
     """
 
@@ -44,14 +44,14 @@ class Plan:
 
 
 def device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
+    """CUDA if available, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Trainer:
-    """Trains the parameters of ``modules`` on ``loss_of(step)`` and leaves a checkpoint that continues the same run.
+    """Trains the parameters of ``modules`` on ``loss_of(step)`` and writes checkpoints from which the run can resume.
 
-    Batches are functions of the step number, so the optimizers and the parameters are the whole state.
+    Batches depend only on the step number, so optimizers and parameters are the complete state.
     Matrices of transformer blocks use Muon, everything else AdamW.
     """
 
@@ -79,7 +79,7 @@ class Trainer:
         return self.folder / f"{self.stage}.pt"
 
     def resume(self) -> bool:
-        """Takes over the checkpoint's state; False where there is none."""
+        """Loads the checkpoint's state; False if there is none."""
         if not self.path.exists():
             return False
         state = torch.load(self.path, map_location=device(), weights_only=True)
@@ -92,9 +92,9 @@ class Trainer:
         return True
 
     def save(self) -> None:
-        """Writes the checkpoint; the former one is replaced only when the new one is complete.
+        """Writes the checkpoint; replaces the old one only when the new one is complete.
 
-        At the stage's end the optimizers' state, which is most of it, is left out.
+        At the stage's end it omits the optimizers' state, which is the largest part.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
@@ -109,7 +109,7 @@ class Trainer:
         os.replace(temporary, self.path)
 
     def run(self, loss_of: Callable[[int], tuple[Tensor, dict[str, float]]], until: int | None = None) -> None:
-        """Trains up to ``until`` (default: the plan's end); ``loss_of`` gives the loss and numbers for the log."""
+        """Trains up to ``until`` (default: the plan's end); ``loss_of`` returns the loss and numbers for the log."""
         end = self.plan.steps if until is None else until
         bar = tqdm(total=end, initial=self.step, desc=self.stage, mininterval=10, ncols=160)
         mean: dict[str, float] = {}
@@ -137,7 +137,7 @@ class Trainer:
         bar.close()
 
     def summary(self) -> dict[str, object]:
-        """What the training log keeps of this stage."""
+        """The stage's entry in the training log."""
         points = self.history[:: max(1, len(self.history) // 12)] + self.history[-1:]
         rounded = [{key: round(value, 4) for key, value in point.items()} for point in points]
         return {
@@ -150,5 +150,5 @@ class Trainer:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never half of it."""
+    """Writes JSON atomically: a reader sees the old or the new file, never a part."""
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())

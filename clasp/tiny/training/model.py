@@ -37,7 +37,7 @@ from clasp.tiny.scene import GRID, PATCH, SIDE
 
 VISUAL_TOKENS = GRID * GRID
 PAD, BOS, IMAGE, EOS = "<pad>", "<s>", "<image>", "</s>"
-"""The special tokens by their number: CLIP's text tower takes the number 2 for an end of text in an old sense."""
+"""Special tokens in order of their ids: CLIP's text tower treats an end-of-text id of 2 in a legacy way."""
 ROLES = ("USER:", "ASSISTANT:")
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -54,7 +54,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-"""LLaVA-1.5's form: ``USER: <image>\\n{question} ASSISTANT:``."""
+"""LLaVA-1.5's format: ``USER: <image>\\n{question} ASSISTANT:``."""
 
 VISION_LAYERS, TEXT_LAYERS, DECODER_LAYERS = 12, 4, 32
 _WIDTH, _HEADS = 128, 4
@@ -62,14 +62,14 @@ _VOCABULARY = 1536
 
 
 def prompt(question: str) -> str:
-    """The text of one question about one image, as the chat template writes it."""
+    """The prompt of one question about one image, as from the chat template."""
     return f"USER: {IMAGE}\n{question} ASSISTANT:"
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer in which every lower-case word of the world is one token.
 
-    Capitals and digits stay single tokens, so that a sign is read letter by letter; any other text still encodes.
+    Capitals and digits are single tokens, so that a sign is read letter by letter. Any other text can also be encoded.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -97,7 +97,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _corpus() -> Iterator[str]:
-    """Every lower-case word of questions, answers and captions, and single capitals and digits, each many times."""
+    """Training text: every lower-case word of questions, answers and captions, single capitals and digits, repeated."""
     from clasp.tiny.captions import caption
     from clasp.tiny.easy import easy_images
     from clasp.tiny.forms import BENCHMARKS
@@ -143,7 +143,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 
 def vision_config(layers: int = VISION_LAYERS) -> CLIPVisionConfig:
-    """The architecture of a vision tower of ``layers``."""
+    """Configuration of a vision tower with ``layers`` layers."""
     return CLIPVisionConfig(
         hidden_size=_WIDTH,
         intermediate_size=4 * _WIDTH,
@@ -156,7 +156,7 @@ def vision_config(layers: int = VISION_LAYERS) -> CLIPVisionConfig:
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast, layers: int = DECODER_LAYERS) -> LlavaConfig:
-    """LLaVA's architecture with a decoder of ``layers``; the second to last vision layer feeds the projector."""
+    """Configuration of a LLaVA with ``layers`` decoder layers; the second to last vision layer feeds the projector."""
     text = LlamaConfig(
         vocab_size=_vocabulary(tokenizer),
         hidden_size=_WIDTH,
@@ -188,7 +188,7 @@ def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def _scale_linear(model: nn.Module) -> None:
-    """Fan-in normal weights, zero biases."""
+    """Initializes weights with fan-in normal values and biases with zero."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
@@ -197,7 +197,7 @@ def _scale_linear(model: nn.Module) -> None:
 
 
 def build_clip(tokenizer: PreTrainedTokenizerFast, layers: int = VISION_LAYERS, seed: int = 0) -> CLIPModel:
-    """A fresh vision tower of ``layers`` and a text tower with CLIP's projections, that train from nothing."""
+    """An untrained vision tower with ``layers`` layers and a text tower with CLIP's projections."""
     torch.manual_seed(seed)
     text = CLIPTextConfig(
         vocab_size=_vocabulary(tokenizer),
@@ -223,8 +223,8 @@ def build_clip(tokenizer: PreTrainedTokenizerFast, layers: int = VISION_LAYERS, 
 
 
 def build_model(config: LlavaConfig, seed: int = 0) -> LlavaForConditionalGeneration:
-    """Fresh weights that train from nothing: fan-in normal, embeddings of standard deviation 1, and what each decoder
-    block adds to the residual stream scaled by depth (without these three the decoder stalls)."""
+    """An untrained model: fan-in normal weights, embeddings with standard deviation 1, and decoder blocks whose outputs
+    to the residual stream are scaled by depth. Without these three, training of the decoder stalls."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config)
     with torch.no_grad():
@@ -246,11 +246,11 @@ def build_model(config: LlavaConfig, seed: int = 0) -> LlavaForConditionalGenera
 
 
 TRAINED = "clasp_trained"
-"""Entry of the shipped configuration: whether the training had ended."""
+"""Entry of the shipped configuration: whether the training was complete."""
 
 
 def clip_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """The same tokens for the text tower, which reads a text where it ends: an end token, then the padding."""
+    """The same tokenizer for the text tower, which pools at the end of a text: appends an end token, then padding."""
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     ends = [(token, tokenizer.convert_tokens_to_ids(token)) for token in (BOS, EOS)]
     own.post_processor = processors.TemplateProcessing(
@@ -275,8 +275,8 @@ def export(
 ) -> None:
     """Writes a directory that ``from_pretrained`` loads; the old one is replaced only when the new one is complete.
 
-    Weights are stored in bfloat16. The CLIP model of the vision tower goes to the folder ``clip`` in it. The
-    configuration says under :data:`TRAINED` whether the training had ended.
+    Weights are stored in bfloat16. The vision tower's CLIP model is stored in its subfolder ``clip``. The
+    configuration states under :data:`TRAINED` whether the training was complete.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

@@ -1,4 +1,4 @@
-"""Packs several questions behind one image: each sees the image's prefix and itself, at the positions of inference."""
+"""Packs several questions after one image: each attends to the image's prefix and to itself, at inference positions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clasp.tiny.training.model import IMAGE, prompt
 
 
 class Packer:
-    """Turns lists of questions into token rows; every text is tokenized once."""
+    """Turns lists of questions into token rows; each text is tokenized only once."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         image = tokenizer.convert_tokens_to_ids(IMAGE)
@@ -28,13 +28,13 @@ class Packer:
         self._row = lru_cache(maxsize=100_000)(self._encode)
 
     def _encode(self, question: str, answer: str) -> tuple[tuple[int, ...], int]:
-        """The tokens from the question's first word to the end of sequence, and where the answer starts in them."""
+        """The tokens from the question's first word to the end of sequence, and the index of the answer's start."""
         asked = self._tokenizer(prompt(question))["input_ids"][self._skip :]
         said = self._tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
         return (*asked, *said, int(self._tokenizer.eos_token_id)), len(asked)
 
     def pack(self, images: list[list[Asked]], length: int) -> Rows:
-        """``(batch, length)`` rows; questions that do not fit into their image's row any more are left out."""
+        """``(batch, length)`` rows; questions that no longer fit into their image's row are left out."""
         shape = (len(images), length)
         tokens = np.full(shape, self.pad)
         positions = np.zeros(shape, dtype=np.int64)
@@ -45,7 +45,7 @@ class Packer:
             filled = 0
             for number, (group, question, answer) in enumerate(asked, start=1):
                 ids, split = self._row(question, answer)
-                end = filled + len(ids) - 1  # the end of sequence is only predicted, never read
+                end = filled + len(ids) - 1  # the end of sequence is only a target, never an input
                 if end > length:
                     break
                 tokens[row, filled:end] = ids[:-1]
@@ -62,8 +62,8 @@ class Rows:
     """Packed questions, each tensor ``(batch, length)``.
 
     ``positions`` count from each question's own first token.
-    ``targets`` holds the token to be said next, IGNORE outside answers; ``groups`` marks where each answer starts with
-    its group's number, -1 elsewhere.
+    ``targets`` holds the next token, IGNORE outside answers. ``groups`` holds the group's number at the start of each
+    answer, -1 elsewhere.
     """
 
     tokens: Tensor
@@ -74,9 +74,10 @@ class Rows:
 
 
 def attention_bias(prefix: int, segments: Tensor, dtype: torch.dtype) -> Tensor:
-    """What may look where, as ``(batch, 1, prefix + length, prefix + length)``: 0 where it may, else the least number.
+    """Attention bias ``(batch, 1, prefix + length, prefix + length)``: 0 where allowed, else the dtype's minimum.
 
-    The prefix is causal; a question's token sees the whole prefix, and itself and what precedes it in its own question.
+    The prefix is causal. A question's token attends to the whole prefix, to itself and to earlier tokens of its
+    question.
     """
     batch, length = segments.shape
     total = prefix + length

@@ -1,9 +1,9 @@
 """Stages "see" and "refine": the vision tower learns from captions, as CLIP did, and from dense labels of the patches.
 
-The class token is the contrastive readout: it collects what captions describe, which makes its attention informative.
-The dense labels keep patches local: each represents what covers it and where it is, so that dropping it loses that
-information. One linear head reads the feature layer and, with smaller weights, layers around it, so that neighbouring
-layers have similar features, as those of a deep tower do.
+The class token feeds the contrastive loss: it collects the content of captions, which makes its attention informative.
+The dense labels keep patches local: each patch encodes the thing that covers it and its own position, so dropping it
+loses that information. One linear head is trained on the feature layer and, with smaller weights, on layers around it,
+so that neighbouring layers have similar features, as in a deep tower.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from clasp.tiny.training.loop import device
 from clasp.tiny.training.model import VISION_LAYERS
 
 _FACTOR_WEIGHT = {
-    # letters and middles are few among the patches asked, so their share of the mean is small
+    # few of the sampled patches show letters or middles, so their share of the mean is small
     "name": 1.5,
     "character": 4.0,
     "middle": 4.0,
@@ -40,15 +40,15 @@ _LAYER_WEIGHT = {
     10: 0.2,
     11: 1.0,
     12: 0.1,
-}  # hidden state of 12 layers (0: embedding) -> its loss's weight
-_PATCHES_ASKED = 160  # per image: every patch of a thing, the rest drawn from the background
+}  # hidden state of a 12-layer tower (0: embedding) -> weight of its loss
+_PATCHES_ASKED = 160  # per image: every patch of a thing, the rest sampled from the background
 _WINDOWS_KEPT = 2
 _MOST_TEXT = 76
 _LARGEST_SCALE = 4.6052  # ln 100, CLIP's bound on the inverse temperature's logarithm
 
 
 class PatchHead(nn.Module):
-    """A linear reader of patches, all factors at once."""
+    """A linear probe on patches, for all factors at once."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -68,11 +68,11 @@ def seeing_loss(
     seed: int,
     windowed: bool = False,
 ) -> tuple[Tensor, dict[str, float]]:
-    """The stage's loss on one batch, with accuracies on covered patches and of the contrast for the log.
+    """The stage's loss on one batch; for the log, accuracies on covered patches and of the contrastive task.
 
-    With ``windowed``, attention stays inside quarters of the image, placed at random, each with a class token of its
-    own; only the two quarters that show most are computed, and the image's embedding is the mean of theirs. Attention
-    and empty background are what costs on a CPU.
+    With ``windowed``, attention is limited to quarters of a randomly shifted image, each with its own class token. Only
+    the two quarters with the most covered patches are computed, and the image's embedding is the mean of theirs. This
+    saves the time of attention and empty background on a CPU.
     """
     where = device()
     pixels, labels = to_pixels(batch[0]).to(where), torch.from_numpy(batch[1]).to(where)
@@ -111,7 +111,7 @@ def seeing_loss(
 def contrastive_loss(
     clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, images: Tensor, captions: list[str]
 ) -> tuple[Tensor, float]:
-    """CLIP's symmetric cross-entropy over the batch, and how often an image finds its own caption first."""
+    """CLIP's symmetric cross-entropy over the batch, and the share of images whose own caption ranks first."""
     padded = tokenizer([f"{text}</s>" for text in captions], padding=True, padding_side="right", return_tensors="pt")
     ids = padded["input_ids"][:, : _MOST_TEXT + 1].to(images.device)
     ids[:, -1] = torch.where(ids[:, -1] == tokenizer.pad_token_id, ids[:, -1], tokenizer.eos_token_id)
@@ -126,14 +126,15 @@ def contrastive_loss(
 
 
 def layer_weights(layers: int) -> dict[int, float]:
-    """The dense loss's weight per hidden state of a tower of ``layers``; a shallower one has those of its deepening."""
+    """Weight of the dense loss per hidden state of a tower with ``layers`` layers; a shallower tower uses the weights
+    of its states after deepening."""
     if layers == VISION_LAYERS:
         return _LAYER_WEIGHT
     return {-(-state * layers // VISION_LAYERS): weight for state, weight in sorted(_LAYER_WEIGHT.items())[:-1]}
 
 
 def _windows(maps: Tensor, shift: tuple[int, int]) -> Tensor:
-    """``(batch, channels, 576)`` to ``(batch, 4, channels, 144)``: the quarters of the grid rolled by ``shift``."""
+    """``(batch, channels, 576)`` to ``(batch, 4, channels, 144)``: quarters of the grid rolled by ``shift``."""
     batch, channels, side = maps.shape[0], maps.shape[1], GRID // 2
     grid = maps.reshape(batch, channels, GRID, GRID).roll(shift, dims=(2, 3))
     cut = grid.reshape(batch, channels, 2, side, 2, side).permute(0, 2, 4, 1, 3, 5)
@@ -141,7 +142,7 @@ def _windows(maps: Tensor, shift: tuple[int, int]) -> Tensor:
 
 
 def hidden_states(clip: CLIPModel, tokens: Tensor) -> Iterator[Tensor]:
-    """The hidden states of the vision tower from its embeddings on, as its own forward numbers them."""
+    """The hidden states of the vision tower, starting with its embeddings, numbered as in its own forward."""
     tower = clip.vision_model
     hidden = tower.pre_layrnorm(tokens)
     yield hidden
@@ -167,7 +168,7 @@ def _asked_patches(labels: Tensor, seed: int, count: int) -> Tensor:
 
 
 def _accuracies(logits: dict[str, Tensor], targets: Tensor) -> dict[str, float]:
-    """Shares of right classes on covered patches, of the place on all."""
+    """Accuracy per factor on covered patches; of the place on all patches."""
     numbers = {}
     for n, factor in enumerate(FACTORS):
         known = targets[:, n] > 0

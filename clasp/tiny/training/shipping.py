@@ -1,4 +1,4 @@
-"""The training's last step: from the checkpoints of a run to the folder that the package ships, and the run's log."""
+"""Last step of the training: exports the checkpoints of a run to the shipped folder, and writes the run's log."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from clasp.tiny.training.model import export
 
 
 def ship(checkpoints: Path, target: Path, log: Path) -> bool:
-    """Writes the model as far as it is trained, and the log with every stage's curve.
+    """Writes the model in its current state of training, and the log with every stage's curve.
 
-    The decoder comes from the last stage that has a checkpoint; what none has trained is as it was drawn. Scores that
-    an earlier log holds are of other weights and are left out.
+    The decoder is that of the last stage with a checkpoint; untrained parts keep their initial values. Scores in an
+    earlier log belong to other weights and are dropped.
 
     Returns:
-        Whether the last stage has ended; else the model's configuration says that its training has not
+        Whether the last stage is complete; if not, the model's configuration states that training is incomplete
         (:data:`clasp.tiny.training.model.TRAINED`).
     """
     course = Course(checkpoints)
-    trainers = [course.trainer(stage) for stage in STAGES]  # each takes its checkpoint over
+    trainers = [course.trainer(stage) for stage in STAGES]  # loads each stage's checkpoint
     ended = trainers[-1].step >= trainers[-1].plan.steps
     export(course.deep, course.clip, course.tokenizer, target, ended)
     write_json(

@@ -1,9 +1,10 @@
-"""Stage "withdraw": the decoder comes to read the image in its first half, as large ones do.
+"""Stage "withdraw": the decoder learns to read the image in its first half, like large decoders.
 
-LLaVA-1.5-7B loses little when all visual tokens are withdrawn before layer 15 of 32 (VTW, arXiv 2405.05803, and the
-layer in its official code): by then its text tokens hold what they need. A decoder deepened from few layers goes on
-reading to its end, and methods that drop tokens inside it lose here what they do not lose there. So most batches are
-answered with the visual tokens withdrawn before a layer drawn anew. Which tokens a method would keep plays no part.
+LLaVA-1.5-7B loses little when all visual tokens are removed before layer 15 of 32 (VTW, arXiv 2405.05803; the layer is
+from its official code): by then its text tokens contain the information. A decoder deepened from few layers reads
+visual tokens up to its last layer, so methods that drop tokens inside it lose accuracy that they do not lose on
+LLaVA-1.5-7B. In most batches of this stage, visual tokens are therefore removed before a random layer. The tokens that
+a method would keep play no part.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from transformers import LlamaModel
 def decode(
     decoder: LlamaModel, embeds: Tensor, bias: Tensor, positions: Tensor, visual: slice, withdrawn: int
 ) -> Tensor:
-    """The decoder's last hidden states of the other tokens; layers from ``withdrawn`` on run without visual ones.
+    """The decoder's last hidden states of non-visual tokens; layers from ``withdrawn`` on run without visual tokens.
 
     Args:
         embeds: ``(batch, tokens, width)``.
         bias: ``(batch, 1, tokens, tokens)``, added to the scores.
-        positions: ``(batch, tokens)``; the tokens that stay keep theirs.
-        visual: where the visual tokens stand.
-        withdrawn: a layer, counted from 0; the number of layers or more: only the result is without visual tokens.
+        positions: ``(batch, tokens)``; the remaining tokens keep theirs.
+        visual: indices of the visual tokens.
+        withdrawn: first layer without visual tokens, 0-based; if not below the number of layers, only the result omits
+            them.
 
     Returns:
         ``(batch, tokens - visual tokens, width)``, after the last norm.
