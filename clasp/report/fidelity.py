@@ -77,13 +77,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Rank correlations of ours with the published results over some points, and 95 % intervals of Spearman's."""
+    """How close ours are to the published results over some points, with 95 % intervals of Spearman's correlation."""
 
     over: str  # what is compared: "pooled", a budget, or a benchmark
     group: Group
     points: int
     spearman: float
     kendall: float  # tau-b
+    apart: float  # mean absolute difference of the two, in percentage points of the unpruned score
     questions: Interval  # over resamples of questions
     methods: Interval  # over resamples of methods
 
@@ -183,7 +184,7 @@ def _agreements(points: Sequence[Point]) -> Iterator[Agreement]:
 
 
 def agreement(over: str, group: Group, ours: Array, drawn: Array, theirs: Array) -> Agreement:
-    """Rank correlations of ``ours`` (points,), resampled to ``drawn`` (resamples, points), with ``theirs``."""
+    """``ours`` (points,), resampled to ``drawn`` (resamples, points) with ``theirs``: shares of unpruned scores."""
     from scipy.stats import kendalltau  # takes a second to import
 
     chosen = np.random.default_rng(0).integers(len(theirs), size=(RESAMPLED_METHODS, len(theirs)))
@@ -195,6 +196,7 @@ def agreement(over: str, group: Group, ours: Array, drawn: Array, theirs: Array)
         len(theirs),
         float(spearman(ours[None], theirs[None])[0]),
         float(kendalltau(ours, theirs).statistic),
+        float(100 * np.abs(ours - theirs).mean()),
         *(interval(values[~np.isnan(values)]) for values in (by_question, by_method)),
     )
 
@@ -208,7 +210,7 @@ def spearman(one: Array, other: Array) -> Array:
     return ranks.corrwith(others, axis=1).to_numpy()
 
 
-HEADS = ("over", "methods", "points", "Spearman", "over questions", "over methods", "Kendall")
+HEADS = ("over", "methods", "points", "Spearman", "over questions", "over methods", "Kendall", "points apart")
 
 
 def agreement_rows(found: Fidelity) -> list[list[str]]:
@@ -223,7 +225,7 @@ def agreement_rows(found: Fidelity) -> list[list[str]]:
         [
             *(words(one.over), one.group, str(one.points), f"{one.spearman:.2f}"),
             *(f"{bounds.low:.2f} to {bounds.high:.2f}" for bounds in (one.questions, one.methods)),
-            f"{one.kendall:.2f}",
+            *(f"{one.kendall:.2f}", f"{one.apart:.1f}"),
         ]
         for one in found.agreements
     ]
@@ -242,7 +244,8 @@ def as_markdown(found: Fidelity) -> str:
         f"# Agreement of {found.name} with published LLaVA-1.5-7B results",
         "",
         "Spearman's and Kendall's rank correlation between this model's normalized averages and published ones, each "
-        "method at the token counts of its own paper. The intervals (95 %) resample questions, and methods.",
+        "method at the token counts of its own paper. The intervals (95 %) resample questions, and methods. Points "
+        "apart: the mean absolute difference of the two, in percentage points.",
         "",
         *pipe_table(HEADS, agreement_rows(found)),
         "",
@@ -256,10 +259,10 @@ def as_markdown(found: Fidelity) -> str:
 
 def as_csv(found: Fidelity) -> str:
     """The agreements, one a line."""
-    columns = ["over", "methods", "points", "spearman", "kendall"]
+    columns = ["over", "methods", "points", "spearman", "kendall", "apart"]
     columns += [f"{what}_{end}" for what in ("questions", "methods") for end in Interval._fields]
     lines = [
-        [one.over, one.group, one.points, one.spearman, one.kendall, *one.questions, *one.methods]
+        [one.over, one.group, one.points, one.spearman, one.kendall, one.apart, *one.questions, *one.methods]
         for one in found.agreements
     ]
     return pd.DataFrame(lines, columns=columns).to_csv(index=False, float_format="%.4f", lineterminator="\n")

@@ -194,11 +194,11 @@ def _accuracy(path: Path) -> dict[str, dict[str, float]]:
 
 
 def fidelity_block(path: Path) -> str:
-    """Spearman's rank correlation with published results by budget: of all methods, those looked at, those held out."""
+    """Agreement with published results by budget: of all methods, those looked at, those held out."""
     frame = pd.read_csv(path, dtype={"over": str})
     frame = frame[frame["over"].str.isdigit() | (frame["over"] == "pooled")]
     shown = [
-        f"{one.spearman:.2f} [{one.methods_low:.2f}, {one.methods_high:.2f}], {one.points} points"
+        f"{one.spearman:.2f} [{one.methods_low:.2f}, {one.methods_high:.2f}]; {one.apart:.1f} apart; n = {one.points}"
         for one in frame.itertuples()
     ]
     table = frame.assign(shown=shown).pivot_table("shown", "methods", "over", "first", sort=False).fillna("")

@@ -48,6 +48,8 @@ def test_intervals_are_of_what_is_drawn() -> None:
     assert wild.methods.low < wild.spearman <= wild.methods.high
     signs = [np.sign(ours[a] - ours[b]) * np.sign(theirs[a] - theirs[b]) for a, b in combinations(range(12), 2)]
     assert wild.kendall == pytest.approx(np.mean(signs))
+    assert calm.apart == pytest.approx(0)
+    assert wild.apart == pytest.approx(sum(100 * abs(a - b) for a, b in zip(ours, theirs, strict=True)) / 12)
 
 
 def test_published_averages_come_from_one_source_each() -> None:
@@ -78,7 +80,7 @@ def test_an_experiment_is_measured_and_written(tmp_path: Path) -> None:
     block = fidelity_block(tmp_path / "tables" / "tiny_main_agreement.csv").splitlines()
     assert block[0] == "| methods | all budgets | 192 tokens | 128 tokens | 64 tokens |"
     assert block[2].startswith(f"| all | {pooled.spearman:.2f} [")
-    assert block[2].count(f"{len(found.points)} points") == 1
+    assert block[2].count(f"{pooled.apart:.1f} apart; n = {len(found.points)} |") == 1
 
 
 def test_too_few_rows_say_so(tmp_path: Path) -> None:
