@@ -184,7 +184,10 @@ def _agreements(points: Sequence[Point]) -> Iterator[Agreement]:
 
 
 def agreement(over: str, group: Group, ours: Array, drawn: Array, theirs: Array) -> Agreement:
-    """``ours`` (points,), resampled to ``drawn`` (resamples, points) with ``theirs``: shares of unpruned scores."""
+    """Compares ``ours`` (points,), resampled to ``drawn`` (resamples, points), with ``theirs`` (points,).
+
+    All are averages as shares of the unpruned score.
+    """
     from scipy.stats import kendalltau  # takes a second to import
 
     chosen = np.random.default_rng(0).integers(len(theirs), size=(RESAMPLED_METHODS, len(theirs)))
