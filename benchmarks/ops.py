@@ -29,7 +29,7 @@ from clasp.ops.covering import CosineCoverage, SoftmaxCoverage, cover
 from clasp.ops.diversity import dpp_map, max_min, take_least_similar
 from clasp.ops.grouping import halved_into, mean_cosine, nearest_of, principal_groups, run_means, suppress, within
 from clasp.ops.matching import absorb, merge_most_similar, merge_windows, ragged_index, thin
-from clasp.ops.select import cosine_between, take, top_k, top_mask, uniform
+from clasp.ops.select import argmax, cosine_between, take, top_k, top_mask, uniform
 from clasp.ops.similarity import Cosines
 from clasp.ops.words import raters
 
@@ -169,6 +169,12 @@ def _run_means(on: Inputs) -> Call:
     return lambda: run_means(on.values, joins, FRAMES)
 
 
+def _argmax(on: Inputs) -> Call:
+    """Of every token's cosines to all others."""
+    cosines = on.noise(on.tokens, on.tokens)
+    return lambda: argmax(cosines)
+
+
 OPS: dict[str, Callable[[Inputs], Call]] = {
     "attention_rows": _attention_rows,
     "masked_mean": _masked_mean,
@@ -197,6 +203,7 @@ OPS: dict[str, Callable[[Inputs], Call]] = {
     "absorb": lambda on: lambda: absorb(on.values, on.values, on.scores, on.index, 32),
     "ragged_index": lambda on: lambda: ragged_index(on.chosen, on.keep),
     "top_k": lambda on: lambda: top_k(on.scores, on.keep),
+    "argmax": _argmax,
     "top_mask": lambda on: lambda: top_mask(on.scores, on.kept),
     "take": lambda on: lambda: take(on.values, on.index),
     "cosine_between": lambda on: lambda: cosine_between(on.values[:, :PIVOTS], on.values),
