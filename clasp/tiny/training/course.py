@@ -254,7 +254,8 @@ class Course:
         kept = choose_tokens(covered, phase.tokens, step)
         model = self.model if stage == "answer" else self.deep
         with torch.autocast(device().type, dtype=torch.bfloat16):
-            visual = model.model.multi_modal_projector(self.gallery.features(model, numbers, kept))
+            features = self.gallery.features(model, numbers, kept, stage != "withdraw")  # gather changed the tower
+            visual = model.model.multi_modal_projector(features)
         every = _PLAIN_SHARE if stage == "answer" else 0
         withdrawn = DECODER_LAYERS
         if stage == "withdraw" and step % _WHOLE != 0:

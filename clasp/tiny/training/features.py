@@ -64,12 +64,17 @@ class Gallery:
         self._labels |= {n: labels.astype(np.int8) for n, (_, labels) in zip(numbers, shown, strict=True)}
         return vision_features(model, to_pixels(np.stack([pixels for pixels, _ in shown])))
 
-    def features(self, model: LlavaForConditionalGeneration, numbers: Sequence[int], kept: Tensor) -> Tensor:
+    def features(
+        self, model: LlavaForConditionalGeneration, numbers: Sequence[int], kept: Tensor, stored: bool = True
+    ) -> Tensor:
         """The kept patches' features ``(batch, kept, width)`` in bfloat16; ``kept`` is ``(batch, kept)``.
 
         Read from the file if :meth:`compute` has opened one that contains them, else computed by the vision tower.
+
+        Args:
+            stored: False: never from the file, whose features are those of the tower before it was trained on.
         """
-        if self._features is not None and all(number in self._rows for number in numbers):
+        if stored and self._features is not None and all(number in self._rows for number in numbers):
             rows = torch.tensor([self._rows[number] for number in numbers])
             return self._features[rows[:, None], kept].to(device())
         whole = self.see(model, numbers)
