@@ -48,7 +48,7 @@ def methods_table(found: Mapping[str, Any]) -> str:
         "FLOPs-ideal: the speed-up if time were multiply-adds. Plain layers: what the plain decoder reaches at the "
         "lengths of the method's schedule, without router, fusion, selection or engine.",
     ]
-    lines += [f"Left out: {reason}." for reason in found["left_out"].values()]
+    lines += [f"Left out: {name}, because {reason}." for name, reason in found["left_out"].items()]
     lines.append(steadiness(found["pulse_ms"]))
     for batch, rows in found["batches"].items():
         lines += ["", f"Batch {batch}", "", *grid(method_columns(waits), [method_cells(row, waits) for row in rows])]
@@ -112,7 +112,7 @@ def growth_table(found: Mapping[str, Any]) -> str:
         f"`-`: one call would take more than {LONGEST_S:g} s. Peak memory is beyond an op's inputs, and beside the "
         "weights of a prefill.",
     ]
-    lines += [f"Left out: {reason}." for reason in found["left_out"].values()]
+    lines += [f"Left out: {name}, because {reason}." for name, reason in found["left_out"].items()]
     seconds = [[op["name"], *(_s(value) for value in op["seconds"])] for op in found["ops"]]
     lines += ["", "Selection ops, seconds", "", *grid(["op", *names], seconds)]
     memory = [[op["name"], *map(mib, op["peak_bytes"]), *_order(op["memory_exponent"])] for op in found["ops"]]
@@ -137,7 +137,7 @@ def profile_table(found: Mapping[str, Any]) -> str:
         f"tokens, {found['tokens']} visual tokens kept), {found['dtype']}, {found['device']}; one run after one that "
         f"warms up; watching makes it slower. An operator's ms are its own; the {LISTED} longest of each part.",
     ]
-    lines += [f"Left out: {reason}." for reason in found["left_out"].values()]
+    lines += [f"Left out: {name}, because {reason}." for name, reason in found["left_out"].items()]
     for run in found["profiles"]:
         lines += ["", f"{run['name']}, batch {run['batch']}", ""]
         cells = []
