@@ -123,7 +123,7 @@ def test_ops_are_held_against_the_product_of_their_size(
         for row in rows:
             assert row["ratio"] == pytest.approx(row["ms"] / rows[0]["ms"])
             assert row["within"] == (row["ratio"] <= 3)
-            assert row["peak_bytes"] > 0 or row["name"] == "top_k", "which works in numpy's memory"
+            assert row["peak_bytes"] > 0 or row["name"] in ("top_k", "argmax"), "which work in numpy's memory"
     for size in found["sizes"]:
         assert [row["name"] for row in found["twins"][size]] == list(TWINS)
         assert all(row["ratio"] == pytest.approx(row["official_ms"] / row["ms"]) for row in found["twins"][size])
