@@ -3,7 +3,6 @@ counts, cuts in the cache of earlier layers, merging and dropping inside the vis
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -240,7 +239,10 @@ def test_patches_dropped_inside_the_tower_are_absent_from_its_later_layers(
             return super().select(state, keep)
 
     tower, projector = eager.model.vision_tower, eager.model.multi_modal_projector
-    note: Callable[..., Any] = lambda module, args: given.append(args[0])  # noqa: E731
+
+    def note(module: Any, args: Any) -> None:
+        given.append(args[0])
+
     handles = [
         projector.register_forward_pre_hook(note),
         tower.encoder.layers[0].register_forward_pre_hook(lambda module, args: entered.append(args[0])),

@@ -13,7 +13,7 @@ from cases import PROMPTS, Fixed, masked_forward
 from families import FAMILIES, FRAMES, VIDEO_FAMILIES, Prompt, film, picture
 from passes import encode
 from PIL import Image
-from probe import ONE, TWO, Look, Probe, probed, visual_and_words
+from probe import ONE, TWO, Probe, probed, visual_and_words
 from torch import Tensor
 
 from clasp.backbones import adapter_for
@@ -89,13 +89,20 @@ def seen_of(state: State, layer: int) -> dict[str, Any]:
     }
 
 
+def grid_and_patches(s: State) -> Any:
+    return s.grid(), s.vision().hidden_state(0)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attention_and_inputs_of_every_layer_that_has_passed(family: str) -> None:
     """At the second stage the first layers' values are those of the tokens that are left."""
     passes, places = [expected_of(family, TWO, stages) for stages in range(3)], asking(family, TWO)
     expected = passes[-1]
     visual, kept = expected.visual, expected.kept
-    look = lambda state: {layer: seen_of(state, layer) for layer in range(state.layer + 1)}  # noqa: E731
+
+    def look(state: State) -> Any:
+        return {layer: seen_of(state, layer) for layer in range(state.layer + 1)}
+
     (first, second), _ = probed(family, [TWO], look, layers=(0, 1, 2))
     assert (sorted(first), sorted(second)) == ([0, 1], [0, 1, 2, 3])
     for seen, left in ((first, visual), (second, visual[kept[1][0]])):
@@ -200,7 +207,9 @@ def test_queries_that_do_not_exist_are_refused_by_name() -> None:
 
 
 def test_attention_of_many_queries_is_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    look = lambda s: (s.decoder().attention("prompt"), s.decoder().attention_heads("visual"))  # noqa: E731
+    def look(s: State) -> Any:
+        return (s.decoder().attention("prompt"), s.decoder().attention_heads("visual"))
+
     whole, _ = probed("llava", [ONE], look)
     monkeypatch.setattr("clasp.engine.decoder_rows.HELD", 1)
     parts, _ = probed("llava", [ONE], look)
@@ -211,7 +220,10 @@ def test_attention_of_many_queries_is_computed_in_parts(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 def test_the_text_after_the_image_begins_behind_the_last_image(family: str) -> None:
     """It includes the template's closing and excludes text between two images, also in a padded batch."""
-    look: Look = lambda s: (s.text(), s.text_attention(), s.embeddings()[2])  # noqa: E731
+
+    def look(s: State) -> Any:
+        return (s.text(), s.text_attention(), s.embeddings()[2])
+
     (first, *_), _ = probed(family, [ONE, TWO], look, within="image", listen="after_image")
     (both, *_), _ = probed(family, [TWO], look, listen="after_image")
     model = FAMILIES[family].model("eager")
@@ -232,7 +244,9 @@ def test_the_text_after_the_image_begins_behind_the_last_image(family: str) -> N
 
 
 def test_padded_words_change_nothing_that_methods_see() -> None:
-    look: Look = lambda s: (s.text_attention(), s.attention("instruction"), s.key_norms()[1], s.text()[1])  # noqa: E731
+    def look(s: State) -> Any:
+        return (s.text_attention(), s.attention("instruction"), s.key_norms()[1], s.text()[1])
+
     for family in ("llava", "qwen2_5_vl"):
         same = Prompt(text="What is this, and where was it taken, do you think?", images=ONE.images)
         together, _ = probed(family, [ONE, same], look)
@@ -275,7 +289,10 @@ def test_values_of_the_tower_are_shown_by_visual_token(family: str) -> None:
         for ours, both in zip(seen, arranged, strict=True):
             assert torch.allclose(ours[0], torch.cat(both), **CLOSE)
     if adapter.geometry.cls:
-        look = lambda s: (s.layer, s.vision().cls_heads(layer, "v").flatten(1), s.vision().cls_state(end))  # noqa: E731
+
+        def look(s: State) -> Any:
+            return (s.layer, s.vision().cls_heads(layer, "v").flatten(1), s.vision().cls_state(end))
+
         rows, _ = probed(family, [TWO], look, within="crop", states=states)
         _, *shown = zip(*(row for row in rows if row[0] == 1), strict=True)
         # where patches are joined, the CLS state stands for each patch of a square
@@ -302,9 +319,9 @@ def lit(width: int, height: int, at: tuple[float, float]) -> Image.Image:
 def test_grid_positions_are_where_the_tokens_see(family: str, at: tuple[float, float]) -> None:
     """In every frame the token that a white spot changes most lies at the spot's row and column."""
     side = 96 if family.startswith("qwen") else 64
-    look = lambda s: (s.grid(), s.vision().hidden_state(0))  # noqa: E731
+
     seen = [
-        probed(family, [Prompt(text="Why?", images=[picture])], look, states=(0,))[0][0]
+        probed(family, [Prompt(text="Why?", images=[picture])], grid_and_patches, states=(0,))[0][0]
         for picture in (Image.new("RGB", (side, side)), lit(side, side, at))
     ]
     grid = seen[0][0]
@@ -334,11 +351,10 @@ def test_frames_of_a_video_are_told_apart(family: str) -> None:
         frames = [Image.new("RGB", (48, 48), (255,) * 3 if i == bright else (0,) * 3) for i in range(count)]
         return Prompt(text="Why?", videos=[frames])
 
-    look = lambda s: (s.grid(), s.vision().hidden_state(0))  # noqa: E731
-    (grid, dark), *_ = probed(family, [prompt(None)], look, states=(0,))[0]
+    (grid, dark), *_ = probed(family, [prompt(None)], grid_and_patches, states=(0,))[0]
     assert len(grid.sizes[0]) == count // pairs
     for bright in (0, count - 1):
-        (_, seen), *_ = probed(family, [prompt(bright)], look, states=(0,))[0]
+        (_, seen), *_ = probed(family, [prompt(bright)], grid_and_patches, states=(0,))[0]
         changed = (seen - dark)[0].norm(dim=-1) > 1e-4
         frames = grid.frame[0][changed]
         assert set(frames[frames >= 0].tolist()) == {bright // pairs}
@@ -351,7 +367,10 @@ def test_every_frame_of_a_video_has_the_same_places(family: str) -> None:
     is of no frame, the newline behind a video, has none. A picture is one frame; places follow through the stages."""
     count = FRAMES[family]
     clip = Prompt(text="Why?", videos=[film(count, 48, 48)])
-    look = lambda s: (s.frames(), s.grid(), s.decoder(s.layer).layer, s.depth)  # noqa: E731
+
+    def look(s: State) -> Any:
+        return (s.frames(), s.grid(), s.decoder(s.layer).layer, s.depth)
+
     (first, second), _ = probed(family, [clip], look, within="image")
     frames, grid, _, depth = first
     assert depth == len(adapter_for(FAMILIES[family].model()).layers)
@@ -431,7 +450,10 @@ def test_crops_show_what_enters_the_decoder(family: str) -> None:
     model, processor = FAMILIES[family].model("eager"), FAMILIES[family].processor()
     video = Prompt(text=PROMPTS[0], videos=[film(8, 48, 48)])
     prompt = ONE if family == "llava_next" else video
-    look = lambda s: (s.tokens(), s.embeddings(), s.vision().attention(0))  # noqa: E731
+
+    def look(s: State) -> Any:
+        return (s.tokens(), s.embeddings(), s.vision().attention(0))
+
     method = Splitting(look=look, within="crop", states=(0,))
     with method(model, processor), torch.no_grad():
         model(**FAMILIES[family].inputs([prompt]))

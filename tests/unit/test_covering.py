@@ -56,7 +56,10 @@ def test_softmax_coverage_equals_its_definition(words: int, place: str) -> None:
     rows = matrix(coverage)
     assert (coverage.count, coverage.tokens) == (words + 9, 9)
     for b in range(2):
-        cos = lambda one, other: float(torch.nn.functional.cosine_similarity(one.double(), other.double(), dim=0))  # noqa: E731
+
+        def cos(one: Tensor, other: Tensor) -> float:
+            return float(torch.nn.functional.cosine_similarity(one.double(), other.double(), dim=0))
+
         for a in range(words):
             e = [math.exp(cos(z[b, a], x[b, i]) / 0.1) for i in range(9)]
             expected = [v / sum(e) / int(real[b].sum()) if real[b, a] else 0.0 for v in e]

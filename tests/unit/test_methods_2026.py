@@ -114,7 +114,10 @@ def test_pact_equals_its_specification(keep: int, parameters: dict[str, Any]) ->
         cutoff = float(cutoffs[0])
         centres = sorted(best[i] for i in naive_centres(keys[best], cutoff)[:keep])
         assert selection.index[row].tolist() == centres
-        alike = lambda i, c, keys=keys: cos(keys[i], keys[c])  # noqa: E731
+
+        def alike(i: int, c: int, keys: Any = keys) -> float:
+            return cos(keys[i], keys[c])
+
         groups = nearest(centres, sorted(set(range(visual)) - set(centres)), alike)
         for place, (centre, others) in enumerate(groups.items()):
             members = [centre, *(i for i in others if 1 - alike(i, centre) <= method.reach * cutoff)]
@@ -232,7 +235,10 @@ def test_visiontrim_equals_its_specification(keep: int, tower: str | None) -> No
         merged = {c: x[c] for c in centres}
         for _ in range(3 * (count > 0)):
             centre_to_words = {c: to_words(merged[c]) for c in centres}
-            shared = lambda i, c, own=token_to_words, others=centre_to_words: sum(map(mul, own[i], others[c]))  # noqa: E731
+
+            def shared(i: int, c: int, own: Any = token_to_words, others: Any = centre_to_words) -> float:
+                return sum(map(mul, own[i], others[c]))
+
             joined = nearest(centres, rest, shared)
             merged = {c: merged[c] + x[joined[c]].mean(dim=0) if joined[c] else merged[c] for c in centres}
         if count == 0:

@@ -94,7 +94,7 @@ def test_fusions_policies_and_routers_are_checked_too(make: Any, message: str) -
 
 def test_equal_parameters_of_different_types_make_one_method() -> None:
     typed = PDrop(tokens=400, stage_layers=(0, 1), reference_depth=32)
-    other = PDrop(tokens=np.int64(400), stage_layers=[np.int32(0), 1], reference_depth=np.int64(32))  # type: ignore
+    other = PDrop(tokens=np.int64(400), stage_layers=[np.int32(0), 1], reference_depth=np.int64(32))
     assert typed == other
     assert json.dumps(typed.identity()) == json.dumps(other.identity())
     whole, ratio = VisionZip(ratio=np.float32(0.5), contextual_share=0), VisionZip(ratio=0.5, contextual_share=0.0)  # type: ignore
