@@ -17,7 +17,7 @@ from clasp.tiny.labels import FACTORS
 from clasp.tiny.scene import COLORS, GRID, LIGHTS, MATERIALS, NAMES, PLACES, WEATHERS
 from clasp.tiny.training.images import GROUPS, IGNORE
 from clasp.tiny.training.loop import device
-from clasp.tiny.training.model import DECODER_LAYERS, VISUAL_TOKENS
+from clasp.tiny.training.model import VISUAL_TOKENS
 from clasp.tiny.training.packing import Packer, Rows, attention_bias
 from clasp.tiny.training.withdrawing import decode
 
@@ -94,7 +94,7 @@ def answer_loss(
     places: Tensor,
     ends: Tensor,
     rows: Rows,
-    withdrawn: int = DECODER_LAYERS,
+    withdrawn: int,
 ) -> tuple[Tensor, dict[str, float]]:
     """Cross-entropy on the answers' tokens; for the log, the accuracy of the first answer token per group.
 
