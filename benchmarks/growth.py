@@ -56,7 +56,7 @@ def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -
     budget, sizes = settings.tokens or TOKENS, settings.counts
     images = {n: images_of(n, each) for n in sizes}
     names = settings.methods or METHODS
-    variants, left_out = variants_of(names, {"tokens": budget}, geometry, each, extras=False)
+    variants, left_out = variants_of(names, budget, geometry, each, extras=False)
     loaded = load_random(config, dtype, str(device))
     warm_up(loaded, variants)
     with progress(len(sizes) * (len(OPS) + 1 + len(variants))) as advance:

@@ -13,18 +13,29 @@ from typing import Any
 
 import torch
 
-from benchmarks.models import TEXT_TOKENS, configuration, geometry_of, load_spec, newlines, spec_of, visual_tokens
+from benchmarks.models import (
+    TEXT_TOKENS,
+    configuration,
+    geometry_of,
+    load_spec,
+    newlines,
+    shows_videos,
+    spec_of,
+    visual_tokens,
+)
 from benchmarks.settings import BenchmarkSettings
 from benchmarks.timing import PARTS, Times, Variant, measure, progress, reference_product, warm_up
 from clasp.budget import BudgetError, Geometry
 from clasp.cost import prefill_flops
-from clasp.methods import build, for_images
+from clasp.methods import METHODS, build, for_images
 from clasp.methods.base import Method
 from clasp.strict import ConfigError
 
 UNPRUNED = "unpruned"
 PROBES = 6
 """Number of lengths at which the plain decoder is timed; times in between are interpolated linearly."""
+RAISED = 1.5
+"""Factor by which the budget is raised, until a method whose first stage comes too late for it can meet it."""
 
 
 def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -32,21 +43,24 @@ def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -
     spec = spec_of(settings.geometry)
     config = configuration(spec)
     geometry, visual, budget = geometry_of(config), visual_tokens(config), settings.tokens or spec.tokens
-    variants, left_out = variants_of(settings.methods, {"tokens": budget}, geometry, visual)
+    names = settings.methods or every_method(shows_videos(config))
+    variants, left_out = variants_of(names, budget, geometry, visual)
+    batch_sizes = settings.batches or spec.batches
     loaded = load_spec(spec, dtype, str(device))
     warm_up(loaded, variants)
     counts = [count for variant in variants for count in tokens_per_layer(variant, geometry, visual)]
     lengths = probes([count + TEXT_TOKENS for count in counts])
     reference, reference_s, batches = reference_product(device), list[float](), {}
-    runs = (len(variants) * (settings.rounds + 1) + len(lengths) * settings.rounds) * len(settings.batches)
+    runs = (len(variants) * (settings.rounds + 1) + len(lengths) * settings.rounds) * len(batch_sizes)
     with progress(runs) as advance:
-        for batch in settings.batches:
+        for batch in batch_sizes:
             times, plain = measure(
                 loaded, variants, batch, settings.rounds, advance, lengths, lambda: reference_s.append(reference())
             )
             batches[str(batch)] = rows_of(variants, times, geometry, visual, plain)
     return {
         **loaded.weights(),
+        "shown": "video" if shows_videos(config) else "image",
         "visual_tokens": visual,
         "newlines": newlines(config),
         "text_tokens": TEXT_TOKENS,
@@ -57,46 +71,73 @@ def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -
     }
 
 
+def every_method(videos: bool) -> tuple[str, ...]:
+    """Names of all methods that prune, with those that compare frames where the inputs are videos."""
+    chosen = [name for name, entry in METHODS.items() if not entry.resizes] if videos else for_images()
+    return tuple(name for name in chosen if name != "none")
+
+
 def variants_of(
-    names: Sequence[str], budget: Mapping[str, Any], geometry: Geometry, visual: int, extras: bool = True
+    names: Sequence[str], tokens: int, geometry: Geometry, visual: int, extras: bool = True
 ) -> tuple[list[Variant], dict[str, str]]:
-    """The plain model and every method at the budget, and the methods left out, each with the reason.
+    """The plain model and the methods at a budget, and the methods that the backbone lacks a feature for, with reasons.
+
+    A method whose first stage comes too late for the budget gets a larger one (:data:`RAISED`), which its variant's
+    name then states.
 
     Args:
-        names: method names; empty: all except those that compare video frames, because the inputs are images.
+        tokens: visual tokens kept per image (output average).
         visual: visual tokens of an image, including newlines, which the geometry may not count.
         extras: also the engine with all tokens kept, and FastV on eager attention.
 
     Raises:
-        ConfigError: an unknown method, a budget above the image's tokens, or one that a named method cannot meet.
+        ConfigError: an unknown method, or a budget above the image's tokens.
     """
     found, left_out = [Variant(UNPRUNED)], {}
     if extras:
         found.append(Variant("none", build("none", {})))
-    _check(build("random", budget), geometry, visual)
-    for name in names or [name for name in for_images() if name != "none"]:
+    _check(build("random", {"tokens": tokens}), geometry, visual)
+    for name in names:
         try:
-            method = build(name, budget)
+            build(name, {"tokens": tokens})
         except ValueError as error:
             raise ConfigError(str(error)) from error
         try:
-            _check(method, geometry, visual)
-        except ConfigError as error:  # budget too small for a method with a late first stage
-            if names:
-                raise
-            left_out[name] = str(error)
-            continue
-        except ValueError as lacking:  # the backbone lacks a feature that the method needs
+            method, needed = reachable(name, tokens, geometry, visual)
+        except ValueError as lacking:
             left_out[name] = str(lacking)
             continue
-        found.append(Variant(name, method))
+        found.append(Variant(name if needed == tokens else f"{name}, {needed} tokens", method))
         if extras and name == "fastv":
             found.append(Variant("fastv, eager", method, "eager"))
     return found, left_out
 
 
+def reachable(name: str, tokens: int, geometry: Geometry, visual: int) -> tuple[Method, int]:
+    """The method at the budget, or at the first raised one that its schedule can meet; and this budget.
+
+    Raises:
+        ValueError: the backbone lacks a feature that the method needs.
+    """
+    while True:
+        method = build(name, {"tokens": tokens})
+        try:
+            _check(method, geometry, visual)
+        except ConfigError:
+            if tokens == visual:
+                raise
+            tokens = min(visual, int(RAISED * tokens))
+        else:
+            return method, tokens
+
+
 def _check(method: Method, geometry: Geometry, visual: int) -> None:
-    """Checks that the budget can be met on the geometry and on an image of ``visual`` tokens."""
+    """Checks that the budget can be met on the geometry and on an image of ``visual`` tokens.
+
+    Raises:
+        ConfigError: it cannot.
+        ValueError: the backbone lacks a feature that the method needs.
+    """
     try:
         method.check(geometry)
         method.schedule(visual, geometry.layers)

@@ -24,9 +24,12 @@ GROWTH_IMAGE_SIZE = 224
 """Side of each image of a growing prompt in pixels: 16 x 16 patches, so that token counts can double exactly."""
 QWEN_SIDE = 36
 """Visual tokens along one side of Qwen's image: 1,008 pixels, 28 per token."""
+VIDEO_FRAMES = 8
+"""Frames of each video."""
 ARCHITECTURES = {
     "llava": "LlavaForConditionalGeneration",
     "llava_next": "LlavaNextForConditionalGeneration",
+    "llava_onevision": "LlavaOnevisionForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
 }
 """Model type -> class in transformers."""
@@ -43,6 +46,7 @@ class Spec:
         vision, text: arguments of transformers' configurations; None: the shipped tiny model itself.
         vocabulary: rows of the embedding; None: vocabulary of the tiny tokenizer.
         growth_layers: decoder layers for prompts of up to 16,384 visual tokens; None: the model's own.
+        batches: default batch sizes.
     """
 
     model_type: str
@@ -51,6 +55,7 @@ class Spec:
     text: Mapping[str, Any] | None = None
     vocabulary: int | None = None
     growth_layers: int | None = None
+    batches: tuple[int, ...] = (1, 8)
 
 
 def _widths(hidden: int, ffn: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
@@ -58,6 +63,8 @@ def _widths(hidden: int, ffn: int, layers: int, heads: int, **more: Any) -> dict
     return {**dict(zip(names, (hidden, ffn, layers, heads), strict=True)), **more}
 
 
+_SMALL_VISION = _widths(384, 1536, 12, 6)
+_SMALL_TEXT = _widths(768, 2048, 16, 12, num_key_value_heads=12)
 _CLIP_LARGE = _widths(1024, 4096, 24, 16)
 _VICUNA = _widths(4096, 11008, 32, 32, num_key_value_heads=32)
 _QWEN_ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
@@ -66,8 +73,15 @@ GEOMETRIES: dict[str, Spec] = {
     # the shipped model, used in tests
     "tiny": Spec("llava", 64),
     # LLaVA's architecture with 137 million parameters, for CPUs: 576 visual tokens, 16 decoder layers of width 768
-    "small": Spec(
-        "llava", 64, _widths(384, 1536, 12, 6), _widths(768, 2048, 16, 12, num_key_value_heads=12), growth_layers=12
+    "small": Spec("llava", 64, _SMALL_VISION, _SMALL_TEXT, growth_layers=12),
+    # the same widths in LLaVA-OneVision's architecture (arXiv 2408.03326), whose prompts hold a video of 8 frames of
+    # 384 x 384 pixels: 1,568 visual tokens and a newline, of which 392 (25 %) are kept
+    "small_video": Spec(
+        "llava_onevision",
+        392,
+        {**_SMALL_VISION, "image_size": 384, "vision_use_head": False},
+        _SMALL_TEXT,
+        batches=(1,),
     ),
     # arXiv 2310.03744: CLIP ViT-L/14 at 336 px, Vicuna-7B
     "llava_1_5_7b": Spec("llava", 64, _CLIP_LARGE, _VICUNA, 32064),
@@ -107,12 +121,22 @@ def configuration(spec: Spec) -> Any:
     special = {name: getattr(tiny.text_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     vocabulary = spec.vocabulary or tiny.text_config.vocab_size
     text = {"max_position_embeddings": 32768, "vocab_size": vocabulary, **special, **spec.text}
+    # the tiny tokenizer has no video token; its last token occurs in no prompt and stands for one
     if spec.model_type == "qwen2_5_vl":
         return transformers.Qwen2_5_VLConfig(
             vision_config={**spec.vision, "out_hidden_size": text["hidden_size"]},
             text_config=text,
             image_token_id=tiny.image_token_id,
-            video_token_id=vocabulary - 1,  # the tiny tokenizer has no video token; no prompt contains the last one
+            video_token_id=vocabulary - 1,
+        )
+    if spec.model_type == "llava_onevision":
+        return transformers.LlavaOnevisionConfig(
+            vision_config=transformers.SiglipVisionConfig(**{"patch_size": 14, **spec.vision}),
+            text_config=transformers.Qwen2Config(**text),
+            image_token_id=tiny.image_token_id,
+            video_token_id=vocabulary - 1,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
         )
     kind = transformers.LlavaNextConfig if spec.model_type == "llava_next" else transformers.LlavaConfig
     return kind(
@@ -151,15 +175,24 @@ def geometry_of(config: Any) -> Geometry:
     return getattr(importlib.import_module(module), name).geometry_of(config)
 
 
+def shows_videos(config: Any) -> bool:
+    """Whether the prompts hold a video instead of an image."""
+    return config.model_type == "llava_onevision"
+
+
 def newlines(config: Any) -> int:
-    """Visual tokens of one image that represent no patch."""
-    return 2 * _side(config) if config.model_type == "llava_next" else 0
+    """Visual tokens of one image or video that represent no patch."""
+    if config.model_type == "llava_next":
+        return 2 * _side(config)
+    return 1 if shows_videos(config) else 0
 
 
 def visual_tokens(config: Any) -> int:
-    """Visual tokens of one image, including newlines; in LLaVA-NeXT for the whole image and 2 x 2 tiles."""
+    """Visual tokens of one image or video, including newlines; in LLaVA-NeXT for the whole image and 2 x 2 tiles."""
     if config.model_type == "qwen2_5_vl":
         return QWEN_SIDE**2
+    if shows_videos(config):  # frames are interpolated to half their height and width
+        return VIDEO_FRAMES * (-(-_side(config) // 2)) ** 2 + newlines(config)
     crops = 5 if config.model_type == "llava_next" else 1
     return crops * _side(config) ** 2 + newlines(config)
 
@@ -170,7 +203,7 @@ def _side(config: Any) -> int:
 
 
 def image_inputs(config: Any, count: int) -> dict[str, Tensor]:
-    """Inputs of ``generate`` for ``count`` images besides the ids, as from the family's processor, on the CPU."""
+    """Inputs of ``generate`` for ``count`` images or videos besides the ids, as from the processor, on the CPU."""
     vision = config.vision_config
     if config.model_type == "qwen2_5_vl":
         patches = QWEN_SIDE * vision.spatial_merge_size
@@ -180,6 +213,8 @@ def image_inputs(config: Any, count: int) -> dict[str, Tensor]:
             "image_grid_thw": torch.tensor([[1, patches, patches]] * count),
         }
     side = vision.image_size
+    if shows_videos(config):
+        return {"pixel_values_videos": _noise(count, VIDEO_FRAMES, 3, side, side)}
     if config.model_type == "llava_next":
         sizes = torch.tensor([[2 * side, 2 * side]] * count)
         return {"pixel_values": _noise(count, 5, 3, side, side), "image_sizes": sizes}
@@ -201,14 +236,15 @@ class LoadedModel:
         """``generate`` arguments: prompts of equal length, with ``text_tokens`` and the visual tokens of their images.
 
         Args:
-            images: number of images per prompt, one after the other.
+            images: number of images or videos per prompt, one after the other.
         """
         model, image = self.model, self.model.config.image_token_id
         ids = _prompt_ids(self.processor.tokenizer, image, text_tokens)
         at = ids.index(image)
-        row = torch.tensor([*ids[:at], *[image] * (images * visual_tokens(model.config)), *ids[at + 1 :]])
+        shown = model.config.video_token_id if shows_videos(model.config) else image
+        row = torch.tensor([*ids[:at], *[shown] * (images * visual_tokens(model.config)), *ids[at + 1 :]])
         arguments = image_inputs(model.config, batch * images)
-        arguments["pixel_values"] = arguments["pixel_values"].to(model.dtype)
+        arguments |= {name: value.to(model.dtype) for name, value in arguments.items() if value.is_floating_point()}
         arguments["input_ids"] = row.repeat(batch, 1)
         arguments["attention_mask"] = torch.ones(batch, len(row), dtype=torch.long)
         if model.config.model_type == "qwen2_5_vl":

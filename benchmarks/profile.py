@@ -36,10 +36,11 @@ def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -
     spec = spec_of(settings.geometry)
     config = configuration(spec)
     visual, budget, names = visual_tokens(config), settings.tokens or spec.tokens, settings.methods or ("clasp",)
-    variants, left_out = variants_of(names, {"tokens": budget}, geometry_of(config), visual, extras=False)
+    batch_sizes = settings.batches or spec.batches
+    variants, left_out = variants_of(names, budget, geometry_of(config), visual, extras=False)
     loaded, found = load_spec(spec, dtype, str(device)), []
-    with progress(len(settings.batches) * len(variants[1:])) as advance:
-        for batch, variant in itertools.product(settings.batches, variants[1:]):
+    with progress(len(batch_sizes) * len(variants[1:])) as advance:
+        for batch, variant in itertools.product(batch_sizes, variants[1:]):
             found.append({"batch": batch, "name": variant.name, "parts": profile_parts(loaded, variant, batch)})
             advance(variant.name)
     sizes = {"visual_tokens": visual, "text_tokens": TEXT_TOKENS, "tokens": budget}

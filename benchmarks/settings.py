@@ -24,8 +24,8 @@ class BenchmarkSettings:
         measure: ``methods`` on a geometry; selection ``ops`` against one matrix product of their size; the ``growth``
             of both with the number of visual tokens; or a ``profile`` of each part's time by operator.
         geometry: one of :data:`benchmarks.models.GEOMETRIES`; for ``ops`` it sets the width.
-        tokens: visual tokens kept per image (output average); None: the geometry's default budget.
-        batches: batch sizes, at least 1; ``methods`` and ``profile`` only.
+        tokens: visual tokens kept per image or video (output average); None: the geometry's default budget.
+        batches: batch sizes, at least 1; empty: the geometry's; ``methods`` and ``profile`` only.
         sizes: numbers of visual tokens in ascending order; ``ops`` and ``growth`` only; empty: those of :data:`SIZES`.
         repeats: timed rounds, at least 1; None: those of :data:`REPEATS`.
         methods: names; empty: all, for ``growth`` those of :data:`benchmarks.growth.METHODS`, for ``profile`` CLASP.
@@ -35,7 +35,7 @@ class BenchmarkSettings:
     measure: Measure = "methods"
     geometry: str = "small"
     tokens: int | None = None
-    batches: tuple[int, ...] = (1, 8)
+    batches: tuple[int, ...] = ()
     sizes: tuple[int, ...] = ()
     repeats: int | None = None
     methods: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class BenchmarkSettings:
     def validate(self) -> None:
         """Raises ConfigError for numbers that allow no measurement."""
         numbers = [number for number in (self.tokens, self.repeats, self.threads) if number is not None]
-        if min(*numbers, *self.batches, *self.sizes, len(self.batches), 1) < 1:
+        if min((*numbers, *self.batches, *self.sizes), default=1) < 1:
             raise ConfigError(
                 "tokens, batches, sizes, repeats and threads are whole numbers of at least 1, for example batches=1,8"
             )

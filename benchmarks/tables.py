@@ -38,16 +38,21 @@ def methods_table(found: Mapping[str, Any]) -> str:
     waits = any(row["waits"] for rows in found["batches"].values() for row in rows)
     lines = [
         f"{found['geometry']}: {found['visual_tokens']} visual{newlines} and {found['text_tokens']} text tokens a "
-        f"prompt, {found['tokens']} visual tokens kept (output average), {found['dtype']}, {found['device']}, "
-        f"{found['repeats']} interleaved repeats, medians.",
+        f"prompt of one {found['shown']}, {found['tokens']} visual tokens kept (output average), {found['dtype']}, "
+        f"{found['device']}, {found['repeats']} interleaved repeats, medians.",
         "Times in ms for the whole batch; prefill holds router, fusion and selection. End to end is one `generate` as "
-        "POPE asks: an image, a short question, an answer of one word and the end token, so ViT, prefill and one "
-        "decoding step.",
+        f"POPE asks: one {found['shown']}, a short question, an answer of one word and the end token, so ViT, prefill "
+        "and one decoding step.",
         f"Peak: the most that tensors held at once beside the weights ({mib(found['weight_bytes'])} MiB), in a run of "
         "its own.",
         "FLOPs-ideal: the speed-up if time were multiply-adds. Plain layers: what the plain decoder reaches at the "
         "lengths of the method's schedule, without router, fusion, selection or engine.",
     ]
+    if any(row["name"].endswith(" tokens") for rows in found["batches"].values() for row in rows):
+        lines.append(
+            f"Rows that name a number of tokens: a first stage too late for {found['tokens']}; compare these methods "
+            "with others by share, not by speed-up."
+        )
     lines += [f"Left out: {name}, because {reason}." for name, reason in found["left_out"].items()]
     lines.append(steadiness(found["pulse_ms"]))
     for batch, rows in found["batches"].items():

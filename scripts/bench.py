@@ -9,8 +9,10 @@
 ``methods``: every method at one budget (default: the geometry's), with the time of each part, the end-to-end time for
 POPE-like questions, peak memory, KV bytes, and ratios to the unpruned model and to the FLOPs-ideal. ``unpruned`` is the
 unpatched model, ``none`` the engine with all tokens kept, and ``fastv, eager`` FastV on a model that computes whole
-attention maps, as its official code requires. Methods that a geometry does not support are listed with the reason.
-Geometries: tiny, small (for CPUs), llava_1_5_7b, llava_next_7b, qwen2_5_vl_7b (for GPUs; about 15 GB of weights).
+attention maps, as its official code requires. A method whose first stage comes too late for the budget gets a larger
+one, which its row names; methods that a geometry does not support are listed with the reason. Geometries: tiny, small,
+small_video (for CPUs; the last asks about videos, with the methods that compare frames), llava_1_5_7b, llava_next_7b,
+qwen2_5_vl_7b (for GPUs; about 15 GB of weights).
 ``ops``: each selection op against one matrix product of its size. ``growth``: ops and whole prefills for 256 to 16,384
 visual tokens, with a figure; on the LLaVA-1.5 geometries, ``small`` with 12 of its 16 decoder layers. ``profile``: time
 of each part by operator.

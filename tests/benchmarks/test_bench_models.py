@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from benchmarks.methods import rows_of, variants_of
+from benchmarks.methods import every_method, reachable, rows_of, variants_of
 from benchmarks.models import (
     ARCHITECTURES,
     GEOMETRIES,
@@ -20,12 +20,13 @@ from benchmarks.models import (
     growth_configuration,
     load_spec,
     newlines,
+    shows_videos,
     visual_tokens,
 )
 from benchmarks.timing import Times, decoder_seconds, run_once
 from clasp.backbones import PUBLISHED, adapter_for
 from clasp.budget import Geometry
-from clasp.methods import for_images
+from clasp.methods import build, for_images
 
 pytestmark = pytest.mark.xdist_group("bench geometries")  # the thin models are built once
 HUB = {
@@ -33,11 +34,22 @@ HUB = {
     "llava_next_7b": "llava-hf/llava-v1.6-vicuna-7b-hf",
     "qwen2_5_vl_7b": "Qwen/Qwen2.5-VL-7B-Instruct",
 }
-BILLIONS = {"small": 0.135, "llava_1_5_7b": 7.06, "llava_next_7b": 7.06, "qwen2_5_vl_7b": 8.29}
-VISUAL = {"tiny": 576, "small": 576, "llava_1_5_7b": 576, "llava_next_7b": 5 * 576 + 48, "qwen2_5_vl_7b": 36 * 36}
+BILLIONS = {"small": 0.135, "small_video": 0.140, "llava_1_5_7b": 7.06, "llava_next_7b": 7.06, "qwen2_5_vl_7b": 8.29}
+VISUAL = {
+    "tiny": 576,
+    "small": 576,
+    "small_video": 8 * 14 * 14 + 1,
+    "llava_1_5_7b": 576,
+    "llava_next_7b": 5 * 576 + 48,
+    "qwen2_5_vl_7b": 36 * 36,
+}
 TEXT = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 12, "num_attention_heads": 4}
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 5, "num_attention_heads": 2}
 SHRUNKEN = {
+    "small_video": {
+        "vision": {**VISION, "image_size": 384, "vision_use_head": False},
+        "text": {**TEXT, "num_attention_heads": 1, "num_key_value_heads": 1},
+    },
     "llava_next_7b": {
         "vision": VISION,
         "text": {**TEXT, "num_attention_heads": 1, "num_key_value_heads": 1},
@@ -80,7 +92,8 @@ def test_models_have_their_size(name: str) -> None:
 def test_visual_tokens_of_an_image(name: str) -> None:
     config = configuration(GEOMETRIES[name])
     assert visual_tokens(config) == VISUAL[name]
-    assert VISUAL[name] - newlines(config) == geometry_of(config).visual_tokens
+    of_one_crop = 27**2 if name == "small_video" else VISUAL[name] - newlines(config)
+    assert geometry_of(config).visual_tokens == of_one_crop
 
 
 @pytest.fixture(scope="module", params=SHRUNKEN)
@@ -93,21 +106,22 @@ def small(request: pytest.FixtureRequest) -> tuple[str, LoadedModel, Geometry]:
 def test_the_encoder_gives_the_tokens_that_the_prompt_has_room_for(small: tuple[str, LoadedModel, Geometry]) -> None:
     name, of, _ = small
     prompts = of.prompts(2, images=1)
-    image = of.model.config.image_token_id
+    video = shows_videos(of.model.config)
+    shown = of.model.config.video_token_id if video else of.model.config.image_token_id
     assert prompts["input_ids"].shape == (2, VISUAL[name] + TEXT_TOKENS)
-    assert int((prompts["input_ids"][0] == image).sum()) == visual_tokens(of.model.config) == VISUAL[name]
+    assert int((prompts["input_ids"][0] == shown).sum()) == visual_tokens(of.model.config) == VISUAL[name]
     adapter = adapter_for(of.model)
     with torch.inference_mode():
         encoded = adapter.encode({k: v for k, v in prompts.items() if k not in ("input_ids", "attention_mask")})
-    features = encoded["mm_encoder_outputs"]["image"].pooler_output
+    features = encoded["mm_encoder_outputs"]["video" if video else "image"].pooler_output
     assert [len(one) for one in features] == [VISUAL[name]] * 2
 
 
 def test_a_run_prunes_to_the_schedule_of_its_real_tokens(small: tuple[str, LoadedModel, Geometry]) -> None:
     name, of, geometry = small
     budget = GEOMETRIES[name].tokens
-    names = ["clasp", "hired", "vispruner"]
-    variants, left_out = variants_of(names, {"tokens": budget}, geometry, VISUAL[name], extras=False)
+    names = ["clasp", "evs", "vidcom2"] if name == "small_video" else ["clasp", "hired", "vispruner"]
+    variants, left_out = variants_of(names, budget, geometry, VISUAL[name], extras=False)
     assert not left_out
     prompts, times = of.prompts(1), {variant.name: Times() for variant in variants}
     for variant in variants:
@@ -130,12 +144,29 @@ def test_a_run_prunes_to_the_schedule_of_its_real_tokens(small: tuple[str, Loade
 
 def test_methods_that_a_backbone_does_not_allow_are_left_out_with_the_reason() -> None:
     geometry = geometry_of(configuration(GEOMETRIES["qwen2_5_vl_7b"]))
-    variants, left_out = variants_of((), {"tokens": 144}, geometry, 1296)
-    assert set(left_out) == {"tome", "mustdrop", "flowcut", "pact"}
-    assert all(("merges inside the vision tower" in left_out[name]) == (name != "pact") for name in left_out)
-    assert "cannot be reached when the first stage is decoder layer 4" in left_out["pact"]
-    named = {variant.name for variant in variants}
-    assert named == {"unpruned", "fastv, eager", *for_images()} - set(left_out)
+    variants, left_out = variants_of(every_method(videos=False), 144, geometry, 1296)
+    assert set(left_out) == {"tome", "mustdrop", "flowcut"}
+    assert all("merges inside the vision tower" in reason for reason in left_out.values())
+    named = {variant.name.partition(", ")[0] for variant in variants}
+    assert named == {"unpruned", *for_images()} - set(left_out)
+
+
+def test_a_method_that_starts_too_late_gets_the_first_raised_budget_that_it_can_meet() -> None:
+    geometry = geometry_of(configuration(GEOMETRIES["small"]))
+    variants, left_out = variants_of(every_method(videos=False), 64, geometry, 576)
+    assert not left_out
+    names = {variant.name for variant in variants}
+    assert {name for name in names if "tokens" in name} == {"pact, 96 tokens", "v2drop, 96 tokens"}
+    for name, tokens in (("pact", 64), ("v2drop", 72)):
+        with pytest.raises(ValueError, match="the smallest is 73"):
+            build(name, {"tokens": tokens}).schedule(576, geometry.layers)
+    assert reachable("v2drop", 73, geometry, 576)[1] == 73
+    assert reachable("random", 64, geometry, 576)[1] == 64
+
+
+def test_methods_that_compare_frames_are_measured_on_videos_only() -> None:
+    more = set(every_method(videos=True)) - set(every_method(videos=False))
+    assert more == {"evs", "vidcom2", "fastvid", "holitom", "framefusion"}
 
 
 def test_growing_prompts_have_images_whose_tokens_double() -> None:
