@@ -47,7 +47,8 @@ def run(settings: BenchmarkSettings, dtype: torch.dtype, device: torch.device) -
     variants, left_out = variants_of(names, budget, geometry, visual)
     batch_sizes = settings.batches or spec.batches
     loaded = load_spec(spec, dtype, str(device))
-    warm_up(loaded, variants)
+    left_out |= warm_up(loaded, variants)
+    variants = [variant for variant in variants if variant.name not in left_out]
     counts = [count for variant in variants for count in tokens_per_layer(variant, geometry, visual)]
     lengths = probes([count + TEXT_TOKENS for count in counts])
     reference, reference_s, batches = reference_product(device), list[float](), {}

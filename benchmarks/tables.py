@@ -115,7 +115,8 @@ def growth_table(found: Mapping[str, Any]) -> str:
         f"{found['text_tokens']} text tokens, {found['tokens']} visual tokens of each image kept, output average), "
         f"{found['dtype']}, {found['device']}; ops in float32; medians of up to {found['repeats']} repeats.",
         f"`-`: one call would take more than {LONGEST_S:g} s. Peak memory is beyond an op's inputs, and beside the "
-        "weights of a prefill.",
+        "weights of a prefill. The kept tokens are a fixed share, so memory of kept x tokens (`dpp_map`) or groups x "
+        "tokens (`principal_groups`, at most width x tokens) counts as quadratic here.",
     ]
     lines += [f"Left out: {name}, because {reason}." for name, reason in found["left_out"].items()]
     seconds = [[op["name"], *(_s(value) for value in op["seconds"])] for op in found["ops"]]

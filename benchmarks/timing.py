@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.models import LoadedModel
 from clasp.backbones import adapter_for
+from clasp.backbones.base import UnsupportedError
 from clasp.cost import Stopwatch
 from clasp.engine.prefill import Prefill
 from clasp.methods.base import Method
@@ -195,12 +196,19 @@ def measure(
     return times, {length: median(seconds) for length, seconds in plain.items()}
 
 
-def warm_up(loaded: LoadedModel, variants: Sequence[Variant]) -> None:
-    """Lets libraries and routers allocate memory that they keep, so that no variant's peak includes it."""
+def warm_up(loaded: LoadedModel, variants: Sequence[Variant]) -> dict[str, str]:
+    """Runs every variant once, so that libraries and routers allocate memory that they keep, and no peak includes it.
+
+    Returns:
+        Why the engine refuses a variant on these inputs, by name; empty if it refuses none.
+    """
+    prompts, refused = loaded.prompts(1), dict[str, str]()
     for variant in variants:
-        if variant.method is not None:
-            variant.method.route(["Is there a dog in the image?"])
-    run_once(loaded, variants[0], loaded.prompts(1), Times())
+        try:
+            run_once(loaded, variant, prompts, Times())
+        except UnsupportedError as refusal:
+            refused[variant.name] = str(refusal)
+    return refused
 
 
 def run_with_memory(loaded: LoadedModel, variant: Variant, prompts: dict[str, Any]) -> Times:

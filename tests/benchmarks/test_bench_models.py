@@ -23,7 +23,7 @@ from benchmarks.models import (
     shows_videos,
     visual_tokens,
 )
-from benchmarks.timing import Times, decoder_seconds, run_once
+from benchmarks.timing import Times, decoder_seconds, run_once, warm_up
 from clasp.backbones import PUBLISHED, adapter_for
 from clasp.budget import Geometry
 from clasp.methods import build, for_images
@@ -167,6 +167,17 @@ def test_a_method_that_starts_too_late_gets_the_first_raised_budget_that_it_can_
 def test_methods_that_compare_frames_are_measured_on_videos_only() -> None:
     more = set(every_method(videos=True)) - set(every_method(videos=False))
     assert more == {"evs", "vidcom2", "fastvid", "holitom", "framefusion"}
+
+
+def test_every_method_runs_on_a_video_or_is_refused_by_name() -> None:
+    spec = replace(GEOMETRIES["small_video"], **SHRUNKEN["small_video"])
+    loaded = load_spec(spec, torch.float32, "cpu")
+    geometry = geometry_of(loaded.model.config)
+    variants, left_out = variants_of(every_method(videos=True), spec.tokens, geometry, VISUAL["small_video"])
+    assert not left_out
+    refused = warm_up(loaded, variants)
+    assert set(refused) == {"tome", "mustdrop", "flowcut"}
+    assert all("interpolates between patches" in reason for reason in refused.values())
 
 
 def test_growing_prompts_have_images_whose_tokens_double() -> None:
