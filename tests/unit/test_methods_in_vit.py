@@ -59,7 +59,7 @@ def test_tome_ends_with_its_budget(keep: int, layers: int) -> None:
 def test_tome_merges_the_most_alike_and_passes_over_padding() -> None:
     patches = fake_patches(1, (3, 4), keep=7, left=2, padded=2)
     keys = patches.keys.clone()
-    keys[0, 4] = 3.0 * keys[0, 7]
+    keys[0, 4], keys[0, 10] = 3.0 * keys[0, 7], keys[0, 11]
     merged = ToMe(tokens=7).merge(0, dataclasses.replace(patches, keys=keys))[0]
     assert int((merged != torch.arange(12)).sum()) == 2, "10 real patches, 7 after two layers: two, then one"
     assert int(merged[4]) == 7
