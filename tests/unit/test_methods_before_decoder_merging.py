@@ -17,7 +17,7 @@ from torch import Tensor
 from clasp.budget import Stage
 from clasp.methods.pool import Pool, columns, windows
 from clasp.methods.prumerge import PruMerge, PruMergePlus, outliers
-from clasp.methods.prunesid import PruneSID
+from clasp.methods.prunesid import PruneSID, shares
 from clasp.methods.visiontrim import VisionTrim
 from clasp.methods.visionzip import VisionZip
 from clasp.methods.vscan import VScan
@@ -203,6 +203,13 @@ def naive_quotas(distinct: list[int], sizes: list[int], budget: int, patches: in
     for g in falling(distinct):
         quotas[g] += min(most[g] - quotas[g], patches - sum(quotas))
     return quotas
+
+
+def test_prunesid_bounds_what_a_large_group_keeps() -> None:
+    for budget in (8, 10):
+        distinct = torch.tensor([[20, 3, 2]])
+        expected = naive_quotas([20, 3, 2], [20, 3, 2], budget, budget)
+        assert shares(distinct, distinct, budget, budget).tolist() == [expected]
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 9, 30, 59])
