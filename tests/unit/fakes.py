@@ -18,19 +18,8 @@ from clasp.methods.protocols import Frames, Grid, Patches, Queries, Selection
 class FakeVision:
     """:class:`clasp.methods.protocols.Vision`; tests may overwrite its values."""
 
-    def __init__(
-        self,
-        rows: int,
-        tokens: int,
-        seed: int = 0,
-        *,
-        feature_layer: int = 3,
-        dim: int = 4,
-        head_dim: int = 5,
-        heads: int = 3,
-        has_cls: bool = True,
-    ) -> None:
-        draw = torch.Generator().manual_seed(seed + 1000)
+    def __init__(self, rows: int, tokens: int, seed: int = 0, *, feature_layer: int = 3, has_cls: bool = True) -> None:
+        draw, dim, head_dim, heads = torch.Generator().manual_seed(seed + 1000), 4, 5, 3
         self.feature_layer, self.last_layer, self.has_cls = feature_layer, feature_layer, has_cls
         self.states = torch.randn(feature_layer + 2, rows, tokens, dim, generator=draw)
         self.attentions = torch.rand(feature_layer + 2, rows, tokens, generator=draw)
@@ -43,31 +32,29 @@ class FakeVision:
         self.merged_to: Tensor | None = None  # (rows,) what is left after merging, where stages dropped some since
         self.reads: set[int] = set()
 
+    def _read(self, values: Tensor, layer: int) -> Tensor:
+        self.reads.add(layer)
+        return values[layer]
+
     def hidden_state(self, index: int) -> Tensor:
-        self.reads.add(index)
-        return self.states[index]
+        return self._read(self.states, index)
 
     def attention(self, layer: int) -> Tensor:
-        self.reads.add(layer)
-        return self.attentions[layer]
+        return self._read(self.attentions, layer)
 
     def received(self, layer: int, *, others: bool = False) -> Tensor:
-        self.reads.add(layer)
-        return self.receives[layer].flip(1) if others else self.receives[layer]
+        return self._read(self.receives.flip(2) if others else self.receives, layer)
 
     def cls_state(self, index: int) -> Tensor:
         assert self.has_cls, "there is no CLS token"
-        self.reads.add(index)
-        return self.cls[index]
+        return self._read(self.cls, index)
 
     def keys(self, layer: int) -> Tensor:
-        self.reads.add(layer)
-        return self.whole_key[layer].mean(dim=1)
+        return self.heads(layer, "k").mean(dim=1)
 
     def heads(self, layer: int, kind: str) -> Tensor:
         assert kind == "k"
-        self.reads.add(layer)
-        return self.whole_key[layer]
+        return self._read(self.whole_key, layer)
 
     def project(self, features: Tensor) -> Tensor:
         return torch.tanh(features.float() @ self.weight)  # not linear, as a projector is not
@@ -248,17 +235,13 @@ def rows_of(selection: Selection) -> list[list[int]]:
 
 
 class FakeCrops:
-    """:class:`clasp.methods.protocols.Crops`; ``covered`` says which crop covers each token of the first one."""
+    """:class:`clasp.methods.protocols.Crops`; which crop covers a token of the first one is drawn, too."""
 
-    def __init__(
-        self, sizes: Sequence[int], seed: int = 0, *, whole: bool = True, covered: Tensor | None = None
-    ) -> None:
+    def __init__(self, sizes: Sequence[int], seed: int = 0, *, whole: bool = True) -> None:
         draw = torch.Generator().manual_seed(seed + 2000)
         self.sizes, self.whole = tuple(sizes), whole
         self.attentions = torch.rand(8, sizes[0], generator=draw)
-        self._covered = (
-            torch.randint(1, max(2, len(sizes)), (sizes[0],), generator=draw) if covered is None else covered
-        )
+        self._covered = torch.randint(1, max(2, len(sizes)), (sizes[0],), generator=draw)
         self.reads: set[int] = set()
 
     def attention(self, layer: int) -> Tensor:
@@ -271,20 +254,14 @@ class FakeCrops:
 
 
 def fake_patches(
-    crops: int,
-    grid: tuple[int, int],
-    seed: int = 0,
-    *,
-    keep: int = 1,
-    remaining: int = 1,
-    padding: int = 0,
-    cls: bool = True,
+    crops: int, grid: tuple[int, int], seed: int = 0, *, keep: int = 1, left: int = 1, padded: int = 0, cls: bool = True
 ) -> Patches:
-    """:class:`clasp.methods.protocols.Patches` of unmerged patches, the last ``padding`` of each crop being padding."""
+    """:class:`clasp.methods.protocols.Patches` of unmerged patches, the last ``padded`` of each crop being padding;
+    ``left``: merging layers, this one included."""
     draw = torch.Generator().manual_seed(seed + 3000)
     patches = grid[0] * grid[1]
     sizes = torch.ones(crops, patches, dtype=torch.long)
-    sizes[:, patches - padding :] = 0
+    sizes[:, patches - padded :] = 0
     return Patches(
         hidden=torch.randn(crops, patches, 4, generator=draw),
         keys=torch.randn(crops, patches, 5, generator=draw),
@@ -292,7 +269,7 @@ def fake_patches(
         places=torch.arange(patches).expand(crops, -1),
         grid=grid,
         keep=keep,
-        remaining=remaining,
+        remaining=left,
         heads={kind: torch.randn(crops, 3, patches + cls, 5, generator=draw) for kind in ("q", "k", "v")}.__getitem__,
         scaling=0.4,
         cls=cls,

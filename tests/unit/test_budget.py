@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from fakes import LLAVA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,11 +13,7 @@ from clasp.methods.clasp.method import PUBLISHED_LAYERS
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    depth=st.integers(4, 80),
-    visual=st.integers(16, 3000),
-    share=st.floats(0.02, 1.0),
-)
+@given(depth=st.integers(4, 80), visual=st.integers(16, 3000), share=st.floats(0.02, 1.0))
 def test_geometric_hits_the_output_average_within_one_token(depth: int, visual: int, share: float) -> None:
     layers = scaled_layers(PUBLISHED_LAYERS, depth)
     target = max(1, round(visual * share))
@@ -41,10 +38,8 @@ def test_token_counts_of_a_layer_that_runs_in_full_before_it_drops() -> None:
 
 
 def test_stage_layers_scale_with_depth_and_stay_distinct() -> None:
-    assert scaled_layers((2, 6, 15), 32) == (2, 6, 15)
-    assert scaled_layers((2, 6, 15), 40) == (3, 8, 19)
-    assert scaled_layers((2, 6, 15), 12) == (1, 2, 6)
-    assert scaled_layers((2, 6, 15), 4) == (1, 2, 3)
+    for depth, layers in ((32, (2, 6, 15)), (40, (3, 8, 19)), (12, (1, 2, 6)), (4, (1, 2, 3))):
+        assert scaled_layers((2, 6, 15), depth) == layers
     with pytest.raises(BudgetError, match="too shallow"):
         scaled_layers((2, 6, 15), 3)
 
@@ -52,10 +47,8 @@ def test_stage_layers_scale_with_depth_and_stay_distinct() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "either tokens or ratio"),
         ({"tokens": 64, "ratio": 0.5}, "either tokens or ratio"),
         ({"tokens": 0}, "below 1"),
-        ({"tokens": -3}, "below 1"),
         ({"tokens": 64.5}, "not a whole number"),
         ({"tokens": True}, "not a whole number"),
         ({"ratio": 1.0}, r"outside \[0, 1\)"),
@@ -91,13 +84,10 @@ def test_bad_schedules_are_refused(stages: tuple[Stage, ...], message: str) -> N
 
 @pytest.mark.parametrize(("formula", "published"), [("two_matrix", 2.986e12), ("gated", 3.817e12)])
 def test_flops_of_llava_equal_the_papers(formula: str, published: float) -> None:
-    from clasp.backbones import geometry
-
-    llava = geometry("llava-hf/llava-1.5-7b-hf")
-    assert prefill_flops(llava, [576] * 32, formula=formula) == pytest.approx(published, rel=1e-3)
+    assert prefill_flops(LLAVA, [576] * 32, formula=formula) == pytest.approx(published, rel=1e-3)
 
 
-@pytest.mark.parametrize("target", [60, 64, 100, 128, 192, 333, 500])
-def test_rounding_is_settled_to_the_last_token(target: int) -> None:
-    schedule = geometric(target, 576, 12, (1, 2, 6))  # one span is a single layer: the mean can be met exactly
-    assert schedule.token_counts().output_average == target
+def test_rounding_is_settled_to_the_last_token() -> None:
+    """One span is a single layer here, so that the mean can be met exactly, short of the largest counts."""
+    for target in range(60, 574):
+        assert geometric(target, 576, 12, (1, 2, 6)).token_counts().output_average == target

@@ -6,15 +6,11 @@ import math
 
 import pytest
 import torch
-from naive import cloud, naive_cover
+from naive import cloud, cos, naive_cover
 from torch import Tensor
 
 from clasp.ops import covering
-from clasp.ops.covering import CosineCoverage, Coverage, SoftmaxCoverage, cover
-
-
-def matrix(coverage: Coverage) -> Tensor:
-    return torch.cat([block for _, block in coverage.blocks()], dim=1)
+from clasp.ops.covering import CosineCoverage, SoftmaxCoverage, cover
 
 
 @pytest.fixture(params=["held", "by rows", "on a device"])
@@ -53,13 +49,9 @@ def test_softmax_coverage_equals_its_definition(words: int, place: str) -> None:
     z, x, u = cloud(2, words, 5), cloud(2, 9, 6), cloud(2, 9, 7, dim=4)
     real = torch.arange(words)[None] < torch.tensor([[words], [max(0, words - 2)]])
     coverage = SoftmaxCoverage(z, real, x, u, sharp=0.1, soft=0.3, share=0.5)
-    rows = matrix(coverage)
+    rows = torch.cat([block for _, block in coverage.blocks()], dim=1)
     assert (coverage.count, coverage.tokens) == (words + 9, 9)
     for b in range(2):
-
-        def cos(one: Tensor, other: Tensor) -> float:
-            return float(torch.nn.functional.cosine_similarity(one.double(), other.double(), dim=0))
-
         for a in range(words):
             e = [math.exp(cos(z[b, a], x[b, i]) / 0.1) for i in range(9)]
             expected = [v / sum(e) / int(real[b].sum()) if real[b, a] else 0.0 for v in e]

@@ -1,4 +1,4 @@
-"""Max-min diversity, the DPP's greedy MAP and pivots' turns, each against a search or a plain loop."""
+"""Max-min diversity and the greedy MAP of a determinantal point process (DPP), against plain loops."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from naive import cloud, cos, naive_dpp, naive_farthest
 from torch import Tensor
 
-from clasp.ops.diversity import dpp_map, max_min, take_least_similar
+from clasp.ops.diversity import dpp_map, max_min
 from clasp.ops.select import cosine_between
 from clasp.ops.similarity import Cosines
 
@@ -21,9 +21,6 @@ def test_cosine_between_two_sets_with_zero_vectors_among_them() -> None:
     similarity = cosine_between(values, others)
     for b, i, j in itertools.product(range(2), range(5), range(3)):
         assert float(similarity[b, i, j]) == pytest.approx(cos(values[b, i], others[b, j]), abs=1e-6)
-
-
-# max-min
 
 
 def naive_max_min(values: Tensor, keep: int) -> list[int]:
@@ -58,9 +55,6 @@ def test_max_min_in_half_precision_with_large_and_zero_values(dtype: torch.dtype
     assert len(set(max_min(torch.zeros(1, 6, 3, dtype=dtype), 4)[0].tolist())) == 4
 
 
-# determinantal point process
-
-
 def picks(values: Tensor, quality: Tensor, keep: int) -> list[int]:
     """The order in which tokens (tokens, dim) are picked: what each larger budget adds."""
     order: list[int] = []
@@ -79,16 +73,6 @@ def test_dpp_picks_the_largest_determinant_at_every_step(seed: int) -> None:
     quality = 0.05 + 0.95 * torch.rand(10, generator=torch.Generator().manual_seed(seed))
     kernel = (quality[:, None] * similarity * quality[None]).double()
     assert picks(values, quality, 9) == naive_dpp(kernel, 9)
-
-
-def test_dpp_of_exhausted_rank_fills_up_by_quality() -> None:
-    values = cloud(1, 9, 4, dim=3)[0]
-    similarity = cosine_between(values[None], values[None])[0]
-    quality = torch.tensor([0.3, 0.9, 0.2, 0.8, 0.1, 0.7, 0.6, 0.4, 0.5])
-    order = picks(values, quality, 9)
-    spanning = order[:3]
-    assert abs(float(torch.linalg.det(similarity[spanning][:, spanning]))) > 1e-3
-    assert order[3:] == sorted(set(range(9)) - set(spanning), key=lambda i: -float(quality[i]))
 
 
 @pytest.mark.parametrize("apart", [0.05, 0.002])
@@ -144,11 +128,3 @@ def test_dpp_stays_accurate_over_a_long_run() -> None:
     free = [i for i in range(300) if i not in shorter]
     gains = {i: float(kernel[i, i] - kernel[i, shorter] @ inverse @ kernel[shorter, i]) for i in free}
     assert math.isclose(gains[last], max(gains.values()), rel_tol=1e-4)
-
-
-# turns of the pivots
-
-
-def test_pivots_take_the_lower_index_of_ties() -> None:
-    result = take_least_similar(torch.zeros(1, 2, 6), torch.tensor([[True] + [False] * 5]), torch.tensor([[2, 1]]))
-    assert result.tolist() == [[True, True, True, True, False, False]]

@@ -26,6 +26,11 @@ SELECTING = [name for name in METHODS if not name.startswith("framefusion")]
 ORDERED = ("prumerge", "visionzip", "visiontrim", "sparsevlm", "holitom")
 """Methods that return kept tokens in another than ascending order."""
 NAMES = sorted({method.name for method in METHODS.values()})
+KEEPS_POSITIONS = {
+    *("clasp", "dart", "fastv", "fastvid", "framefusion", "ivcprune", "pact", "random", "random_inside", "stride"),
+    "v2drop",
+}
+"""Methods whose tokens keep their rotary positions by default, as in their official code."""
 READS_CLS = {
     *("fastervlm", "fastvid", "flowcut", "hired", "holov", "mustdrop", "prumerge", "prumerge_plus"),
     *("prunesid", "scope", "vispruner", "visiontrim", "visionzip", "vscan"),
@@ -96,6 +101,7 @@ def test_equal_tokens_and_scores_are_no_special_case(name: str, value: float, dt
 @pytest.mark.parametrize("name", NAMES)
 def test_methods_state_their_assumptions_and_a_missing_cls(name: str) -> None:
     method = get(name)(ratio=0.6)
+    assert (method.positions == "original") == (name in KEEPS_POSITIONS)
     assert method.assumed() or name == "random"
     notes = method.fallbacks(dataclasses.replace(LLAVA, cls=False))
     assert any("CLS" in note for note in notes) == (name in READS_CLS)

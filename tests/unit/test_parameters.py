@@ -14,12 +14,10 @@ import pytest
 from fakes import LLAVA
 
 from clasp.methods import METHODS, build, get
-from clasp.methods.base import Method
 from clasp.methods.clasp.fusion import Fusion
 from clasp.methods.clasp.method import CLASP
-from clasp.methods.clasp.policy import CategoryPolicy
-from clasp.methods.clasp.router import FixedRouter, KeywordRouter, RandomRouter
-from clasp.methods.mustdrop import MustDrop
+from clasp.methods.clasp.policy import DEFAULT_POLICY, CategoryPolicy, ClassPolicy
+from clasp.methods.clasp.router import FixedRouter, RandomRouter
 from clasp.methods.pdrop import PDrop
 from clasp.methods.visionzip import VisionZip
 from clasp.strict import settle
@@ -60,28 +58,32 @@ def test_a_number_out_of_range_is_refused_by_the_parameters_name(name: str, para
 
 
 @pytest.mark.parametrize(
-    ("method", "parameters", "message"),
+    ("name", "parameters", "message"),
     [
-        (PDrop, {"stage_layers": [2, []]}, r"stage_layers\[1\]=\[\] is not a whole number"),
-        (PDrop, {"stage_layers": "2,6"}, r"stage_layers='2,6' is not a list; write it as \[a,b\]"),
-        (PDrop, {"stage_layers": [2, True]}, r"stage_layers\[1\]=True is not a whole number"),
-        (PDrop, {"stage_layers": [1, 10**30], "reference_depth": 32}, r"stage_layers\[1\]=1000.* is too large"),
-        (MustDrop, {"accounting": "thresholds", "thresholds": [0.1, "0.2"]}, r"thresholds\[1\]='0.2' is not a number"),
-        (VisionZip, {"with_cls": 1}, "with_cls=1 is not true or false"),
-        (CLASP, {"router": 5}, "router=5 is not allowed; use a text or Router"),
-        (CLASP, {"fusion": [0.5, 0.5]}, r"fusion=\[0.5, 0.5\] is not allowed; use a text or Fusion"),
+        ("clasps", {}, "unknown method 'clasps'; use one of none, downsample, pool.*did you mean 'clasp'"),
+        ("none", {"tokens": 64}, "takes no budget"),
+        ("random", {"tokens": None}, "either tokens or ratio"),
+        ("clasp", {"fusionn": "deep"}, "no parameter 'fusionn'.*did you mean 'fusion'"),
+        ("clasp", {"fusion": "deepest"}, "unknown fusion 'deepest'; use one of class_adaptive"),
+        ("clasp", {"router": "oracel"}, "unknown router 'oracel'; use one of embedding"),
+        ("clasp", {"completion": "kmeans"}, "completion='kmeans' is unknown; use one of density"),
+        ("clasp", {"router": 5}, "router=5 is not allowed; use a text or Router"),
+        ("visionzip", {"with_cls": 1}, "with_cls=1 is not true or false"),
+        ("pdrop", {"stage_layers": [2, True]}, r"stage_layers\[1\]=True is not a whole number"),
+        ("pdrop", {"stage_layers": "2,6"}, r"stage_layers='2,6' is not a list; write it as \[a,b\]"),
+        ("pdrop", {"stage_layers": [1, 10**30], "reference_depth": 32}, r"stage_layers\[1\]=1000.* is too large"),
+        ("mustdrop", {"thresholds": [0.1, "0.2"]}, r"thresholds\[1\]='0.2' is not a number"),
     ],
 )
-def test_messages_name_the_wrong_element(method: type[Method], parameters: dict[str, Any], message: str) -> None:
+def test_messages_name_the_value_and_what_is_allowed(name: str, parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        method(tokens=64, **parameters)
+        build(name, {"tokens": 64} | parameters)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Fusion("own", (0.5, "0.5")), r"weights\[1\]='0.5' is not a number"),  # type: ignore[arg-type]
-        (lambda: Fusion("own", None, layers=(2, 3.5)), r"layers\[1\]=3.5 is not a whole number"),  # type: ignore[arg-type]
         (lambda: CategoryPolicy((1.0,), None), "pivot_share=None is not a number"),  # type: ignore[arg-type]
         (lambda: FixedRouter(["ocr"]), r"category=\['ocr'\] is not a text"),  # type: ignore[arg-type]
         (lambda: RandomRouter(0.5), "seed=0.5 is not a whole number"),  # type: ignore[arg-type]
@@ -90,6 +92,21 @@ def test_messages_name_the_wrong_element(method: type[Method], parameters: dict[
 def test_fusions_policies_and_routers_are_checked_too(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_identity_holds_every_parameter_and_is_stable(name: str) -> None:
+    identity = build(name, BUDGETED[name]).identity()
+    assert identity == build(name, BUDGETED[name]).identity()
+    assert set(identity["parameters"]) == {f.name for f in dataclasses.fields(get(name))}
+    json.dumps(identity)
+
+
+def test_identity_changes_with_policy_router_and_fusion() -> None:
+    rows = dict(DEFAULT_POLICY.entries, ocr=CategoryPolicy((0, 0, 0, 1), 0.1))
+    variants = ({}, {"router": "fixed"}, {"fusion": "deep"}, {"policy": ClassPolicy("default", "assumption", rows)})
+    made = [CLASP(**{"tokens": 64, "router": "keyword"} | variant) for variant in variants]  # type: ignore[arg-type]
+    assert len({repr(method.identity()) for method in made}) == len(made)
 
 
 def test_equal_parameters_of_different_types_make_one_method() -> None:
@@ -109,8 +126,8 @@ def test_a_router_of_ones_own_is_taken_as_it_is() -> None:
         def route(self, prompts: list[str]) -> list[str]:
             return ["ocr"] * len(prompts)
 
-    for router in (Mine(), KeywordRouter()):
-        assert CLASP(tokens=64, router=router).router is router
+    mine = Mine()
+    assert CLASP(tokens=64, router=mine).router is mine
 
 
 @dataclass(frozen=True)

@@ -17,22 +17,18 @@ import sys
 from clasp.arguments import run
 from clasp.cli.commands import Status
 
-def main(arguments):
-    for _ in range({lines}):
-        print("x" * 100, file={stream})
-    return 0
-
-sys.exit(run(Status, main, [], ""))
+sys.exit(run(Status, lambda arguments: print("x" * {length}, file={stream}){then}, [], ""))
 """
 
 
 def unread(folder: Path, *command: str, errors: int = subprocess.PIPE) -> subprocess.CompletedProcess[bytes]:
-    """Runs Python with a standard output that nobody reads."""
+    """Runs Python with a standard output that nobody reads, and that is buffered also where a variable forbids it."""
     reading, writing = os.pipe()
     os.close(reading)
+    program, variables = [sys.executable, *command], {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     with open(writing, "wb", buffering=0) as closed:
         return subprocess.run(
-            [sys.executable, *command], cwd=folder, stdout=closed, stderr=errors, timeout=120, check=False
+            program, cwd=folder, env=variables, stdout=closed, stderr=errors, timeout=120, check=False
         )
 
 
@@ -42,14 +38,14 @@ def test_scripts_end_quietly(tmp_path: Path, arguments: list[str]) -> None:
     assert (ended.returncode, ended.stderr) == (NOT_READ, b"")
 
 
-@pytest.mark.parametrize("lines", [1, 100_000], ids=["buffered", "more than a buffer"])
-def test_any_length_of_output(tmp_path: Path, lines: int) -> None:
-    ended = unread(tmp_path, "-c", PRINTS.format(lines=lines, stream="sys.stdout"))
+@pytest.mark.parametrize(("length", "then"), [(10_000_000, ""), (100, " or sys.exit(3)")], ids=["long", "short"])
+def test_output_of_any_length_whatever_the_exit_code(tmp_path: Path, length: int, then: str) -> None:
+    ended = unread(tmp_path, "-c", PRINTS.format(length=length, stream="sys.stdout", then=then))
     assert (ended.returncode, ended.stderr) == (NOT_READ, b"")
 
 
 def test_errors_that_nobody_reads(tmp_path: Path) -> None:
-    ended = unread(tmp_path, "-c", PRINTS.format(lines=1, stream="sys.stderr"), errors=subprocess.STDOUT)
+    ended = unread(tmp_path, "-c", PRINTS.format(length=100, stream="sys.stderr", then=""), errors=subprocess.STDOUT)
     assert ended.returncode == NOT_READ
 
 

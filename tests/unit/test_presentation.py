@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -38,24 +39,21 @@ def gradient(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.stack([rows, columns, 255 - columns], axis=2).astype(np.uint8))
 
 
-@pytest.mark.parametrize(("width", "height"), [(7, 4), (4, 7), (6, 6), (1, 5), (5, 2)])
+@pytest.mark.parametrize(("width", "height"), [(7, 4), (4, 7), (6, 6), (1, 5)])
 def test_padding_is_llavas(width: int, height: int) -> None:
     """Against plain loops over the rule of its code: offset half of the difference, rounded down."""
     picture, side = gradient(width, height), max(width, height)
     left, top = (side - width) // 2, (side - height) // 2
-    made = np.asarray(padded(picture, transformers.CLIPImageProcessor().image_mean))
-    assert made.shape == (side, side, 3)
-    for y in range(side):
-        for x in range(side):
-            inside = 0 <= x - left < width and 0 <= y - top < height
-            expected = picture.getpixel((x - left, y - top)) if inside else MEAN
-            assert tuple(made[y, x].tolist()) == expected
+    made = padded(picture, transformers.CLIPImageProcessor().image_mean)
+    assert made.size == (side, side)
+    for x, y in product(range(side), repeat=2):
+        inside = 0 <= x - left < width and 0 <= y - top < height
+        assert made.getpixel((x, y)) == (picture.getpixel((x - left, y - top)) if inside else MEAN)
 
 
 def asked(family: str, processor: Any, presentation: Presentation, *pictures: Image.Image, video: Any = None) -> Any:
     """Inputs that the answerer makes of a question about pictures."""
-    method = build("none", {})
-    answerer = Answerer(FAMILIES[family].model(), processor, method, presentation=presentation)
+    answerer = Answerer(FAMILIES[family].model(), processor, build("none", {}), presentation=presentation)
     videos = () if video is None else (video,)
     return answerer._inputs([Question("set[0]", "What?", pictures, {}, None, videos)])
 
@@ -88,14 +86,11 @@ def test_the_answerer_pads_pictures_and_no_videos() -> None:
 def test_bounds_on_pixels_are_lmms_evals(family: str, make: Any, unit: int, usual: Any, bounded: Any) -> None:
     processor = make()
     for shown, expected in ((Presentation(), usual), (Presentation(**LMMS_EVAL_PIXELS), bounded)):
-        counts = []
-        for size in ((40, 40), (4000, 3000)):
-            inputs = asked(family, processor, shown, gradient(*size))
-            counts.append(int(inputs["image_grid_thw"].prod()) // 4)
-        assert tuple(counts) == expected
-        if shown.identity():
-            assert counts[0] * unit**2 >= LMMS_EVAL_PIXELS["min_pixels"]
-            assert counts[1] * unit**2 <= LMMS_EVAL_PIXELS["max_pixels"]
+        pictures = [gradient(40, 40), gradient(4000, 3000)]
+        grids = [asked(family, processor, shown, picture)["image_grid_thw"] for picture in pictures]
+        assert tuple(int(grid.prod()) // 4 for grid in grids) == expected
+    assert bounded[0] * unit**2 >= LMMS_EVAL_PIXELS["min_pixels"]
+    assert bounded[1] * unit**2 <= LMMS_EVAL_PIXELS["max_pixels"]
     assert processor.image_processor.size["longest_edge"] > 10_000_000, "the caller's processor is left as it is"
 
 
@@ -117,22 +112,16 @@ def test_a_default_presentation_adds_nothing_to_signature_and_protocol() -> None
     assert Presentation().identity() == {}
     assert Presentation().protocol == ""
     shown = Presentation("pad", "Be brief.", 1, 2, 3)
-    assert shown.identity() == {
-        "preprocessing": "pad",
-        "system_prompt": "Be brief.",
-        "min_pixels": 1,
-        "max_pixels": 2,
-        "frames": 3,
-    }
-    assert shown.protocol.endswith("3 frames a video")
-    assert shown.protocol.startswith("images padded to a square, system prompt 'Be brief.', at least 1 pixels")
+    sizes = {"min_pixels": 1, "max_pixels": 2, "frames": 3}
+    assert shown.identity() == {"preprocessing": "pad", "system_prompt": "Be brief."} | sizes
+    for said in ("images padded to a square", "system prompt 'Be brief.'", "at least 1 pixels", "3 frames a video"):
+        assert said in shown.protocol
 
 
 @pytest.mark.parametrize(
     ("shown", "adapter", "words"),
     [
         (Presentation("pad"), "llava_next", r"preprocessing=pad.*backbone=b keeps.*preprocessing=processor"),
-        (Presentation("pad"), "qwen3_vl", r"preprocessing=pad"),
         (Presentation(max_pixels=9), "llava", r"max_pixels=9 is for Qwen's.*leave it out"),
         (Presentation(min_pixels=0), "qwen2_5_vl", r"min_pixels=0 is no number of pixels"),
         (Presentation(min_pixels=9, max_pixels=8), "qwen2_5_vl", r"min_pixels=9 is above.*max_pixels=8"),
@@ -151,17 +140,14 @@ def test_video_llava_is_asked_as_its_card_says_although_its_processor_has_no_tem
     """The released repository has no template at the commit that ``configs/backbone`` names."""
     processor = video_llava_processor()
     expected = processor.chat_template
-    turns = [
-        [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What?"}]}],
-        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}],
-        Presentation(system_prompt="Be brief.").messages({"role": "user", "content": [{"type": "text", "text": "A"}]}),
-    ]
+    words = {"type": "text", "text": "What?"}
+    of_video, of_image = ({"role": "user", "content": [{"type": kind}, words]} for kind in ("video", "image"))
+    turns = [[of_video], [of_image], Presentation(system_prompt="Be brief.").messages(of_image)]
     rendered = [processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
     assert rendered[0] == "USER: <video>\nWhat? ASSISTANT:"
     processor.chat_template = None
-    assert [
-        with_template(processor).apply_chat_template(turn, add_generation_prompt=True) for turn in turns
-    ] == rendered
+    given = with_template(processor)
+    assert [given.apply_chat_template(turn, add_generation_prompt=True) for turn in turns] == rendered
     processor.chat_template = expected
     assert with_template(processor).chat_template == expected, "one that is there stays"
     other = llava_processor()

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import copy
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from families import FAMILIES, Family, Prompt
 from PIL import Image
 
 from clasp.backbones.prompt import PromptReader
 
-sys.path.append(str(Path(__file__).parents[1] / "engine"))
-from families import FAMILIES, Family, Prompt
-
 IMAGE = Image.new("RGB", (64, 64), (200, 30, 30))
 INSTRUCTIONS = (
-    "What color is the circle?",
     "Why",
     "How many red shapes are there?\nAnswer the question using a single word or phrase.",
     "Which one is it?\n\nA. red\nB. green\nC. blue\nAnswer with the option's letter from the given choices directly.",
@@ -50,8 +45,10 @@ def ids_of(family: Family, prompt: Prompt) -> list[int]:
     return family.inputs([prompt])["input_ids"][0].tolist()
 
 
-def decoded(family: Family, ids: list[int], positions: list[int]) -> str:
-    return family.processor().tokenizer.decode([ids[place] for place in positions]).strip()
+def read(family: Family, reader: PromptReader, ids: list[int]) -> tuple[str, str]:
+    """The instruction's text, and the words at its positions."""
+    seen = [ids[place] for place in reader.positions(ids)]
+    return reader.text(ids), family.processor().tokenizer.decode(seen).strip()
 
 
 def media(family: Family) -> dict[str, dict[str, Any]]:
@@ -63,27 +60,21 @@ def media(family: Family) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("instruction", INSTRUCTIONS)
-def test_instruction_is_the_users_words_and_nothing_else(
-    family: Family, reader: PromptReader, instruction: str
-) -> None:
+def test_instruction_is_the_users_words_alone(family: Family, reader: PromptReader, instruction: str) -> None:
     for case, given in media(family).items():
         for system in SYSTEMS if given else SYSTEMS[:2]:
             ids = ids_of(family, Prompt(text=instruction, system=system, **given))
+            assert read(family, reader, ids) == (instruction, instruction), (case, system)
             positions = reader.positions(ids)
-            assert reader.text(ids) == instruction, (case, system)
-            assert decoded(family, ids, positions) == instruction, (case, system)
             assert positions == list(range(positions[0], positions[-1] + 1)), "words stand together"
-            assert positions[0] > max(
-                (place for place, token in enumerate(ids) if token in placeholders(family)), default=0
-            )
+            assert placeholders(family).isdisjoint(ids[positions[0] :]), "behind the image"
 
 
 def test_one_placeholder_or_several(family: Family) -> None:
     processor = family.processor()
     ids = ids_of(family, Prompt(text="What color?", images=[IMAGE]))
     one, several = PromptReader(processor, processor.image_token_id), PromptReader(processor, placeholders(family))
-    assert one.positions(ids) == several.positions(ids)
-    assert one.text(ids) == several.text(ids) == "What color?"
+    assert read(family, one, ids) == read(family, several, ids) == ("What color?", "What color?")
     if family.takes_videos and family.name != "qwen3_vl":  # there, only named placeholders tell frame times from words
         # a placeholder of the kind that was not named is still no word
         ids = ids_of(family, Prompt(text="What color?", videos=[[IMAGE] * 4]))
@@ -93,8 +84,7 @@ def test_one_placeholder_or_several(family: Family) -> None:
 def test_an_answer_that_is_already_begun_is_no_instruction(family: Family, reader: PromptReader) -> None:
     ids = ids_of(family, Prompt(text="What color?", images=[IMAGE]))
     begun = ids + family.processor().tokenizer("It is", add_special_tokens=False)["input_ids"]
-    assert reader.positions(begun) == reader.positions(ids)
-    assert reader.text(begun) == "What color?"
+    assert read(family, reader, begun) == ("What color?", "What color?")
 
 
 def test_only_the_last_turn_where_special_tokens_mark_turns(family: Family, reader: PromptReader) -> None:
@@ -106,8 +96,7 @@ def test_only_the_last_turn_where_special_tokens_mark_turns(family: Family, read
     processor = family.processor()
     text = processor.apply_chat_template(dialogue, add_generation_prompt=True, tokenize=False)
     ids = processor(text=[text], images=[[IMAGE]], return_tensors="pt")["input_ids"][0].tolist()
-    assert reader.text(ids) == "Why?"
-    assert decoded(family, ids, reader.positions(ids)) == "Why?"
+    assert read(family, reader, ids) == ("Why?", "Why?")
 
 
 def test_words_before_the_image_are_read_but_cannot_see_it(family: Family, reader: PromptReader) -> None:
@@ -118,8 +107,8 @@ def test_words_before_the_image_are_read_but_cannot_see_it(family: Family, reade
     text = processor.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     text = text.replace(opening, f"What is it {opening}")
     ids = processor(text=[text], images=[IMAGE], return_tensors="pt")["input_ids"][0].tolist()
-    assert reader.text(ids).split() == ["What", "is", "it", "and", "why?"]
-    assert decoded(family, ids, reader.positions(ids)) == "and why?"
+    words, seen = read(family, reader, ids)
+    assert (" ".join(words.split()), seen) == ("What is it and why?", "and why?")
 
 
 def test_image_alone_leaves_the_last_token(family: Family, reader: PromptReader) -> None:
@@ -129,11 +118,9 @@ def test_image_alone_leaves_the_last_token(family: Family, reader: PromptReader)
 
 
 def test_without_a_chat_template_everything_is_instruction(family: Family) -> None:
-    tokenizer = family.processor().tokenizer
-    ids = tokenizer("Describe the USER: image.")["input_ids"]
+    tokenizer, words = family.processor().tokenizer, "Describe the USER: image."
     bare = PromptReader(tokenizer, placeholders(family))
-    assert bare.text(ids) == "Describe the USER: image."
-    assert decoded(family, ids, bare.positions(ids)) == "Describe the USER: image."
+    assert read(family, bare, tokenizer(words)["input_ids"]) == (words, words)
 
 
 def test_a_template_that_refuses_system_prompts(family: Family) -> None:

@@ -14,19 +14,38 @@ from clasp.redact import redact, redact_logs, redact_streams, redacted
 SECRET = "planted-f3a9c1e07b"
 
 
-def test_values_of_secret_variables_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY", "MY_SECRET", "db_password", "AWS_CREDENTIALS"):
-        monkeypatch.setenv(name, SECRET)
-        assert redact(f"run.py a={SECRET}, then") == "run.py a=***, then", name
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("CLASP_JUDGE_MODEL", SECRET)
-    assert SECRET in redact(SECRET)
+SECRETS = ("HF_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY", "MY_SECRET", "db_password", "AWS_CREDENTIALS")
 
 
-@pytest.mark.parametrize("value", ["5eadbeef5ead", "kLmNoPqRstUv", "hunter22", "a-b-c-1-longer"])
-def test_values_that_are_long_and_no_words_are_hidden(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MY_KEY", value)
-    assert redact(f"x {value}") == "x ***"
+@pytest.mark.parametrize(
+    ("variables", "text", "clean"),
+    [
+        *(({name: SECRET}, f"run.py a={SECRET}, then", "run.py a=***, then") for name in SECRETS),
+        *(({"MY_KEY": value}, value, "***") for value in ("5eadbeef5ead", "kLmNoPqRstUv", "hunter22", "a-b-c-1-long")),
+        ({"A_TOKEN": SECRET, "B_TOKEN": f"{SECRET}-and-more"}, f"x {SECRET}-and-more", "x ***"),
+        ({}, "https://ann:pass@example.org/x", "https://***@example.org/x"),
+        ({}, f"token hf_{'aB3' * 10}", "token ***"),
+        ({}, f"key=sk-proj-{'x1' * 12}.", "key=***."),
+    ],
+)
+def test_secrets_are_hidden(variables: dict[str, str], text: str, clean: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert redact(text) == clean
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("A_TOKEN", value) for value in ("false", "a1b2c3", "output_average", "Not-Needed", "REQUIRED")),
+        *(("A_KEY", "-" * 5000 + "x"), ("A_KEY", ""), ("A_KEY_FILE", "/etc/some-key"), ("A_MODEL", SECRET)),
+        *(("A", "disk-usage-of-the-whole-experiment-folder"), ("A", "ann@example.org, https://example.org/a@b")),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_ordinary_values_stay(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    assert redact(f"a {value} b") == f"a {value} b"
 
 
 def test_logs_are_redacted_with_their_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,42 +61,9 @@ def test_logs_are_redacted_with_their_tracebacks(monkeypatch: pytest.MonkeyPatch
         except ValueError:
             logging.getLogger("a.b").exception("with %s at %d", SECRET, 7)
     assert len(handler.filters) == 1
+    lines = written.getvalue().splitlines()
+    assert lines[:2] + lines[-1:] == ["with *** at 7", "Traceback (most recent call last):", "ValueError: no ***"]
     assert SECRET not in written.getvalue()
-    assert "with *** at 7\nTraceback" in written.getvalue()
-    assert "ValueError: no ***" in written.getvalue()
-
-
-def test_a_secret_that_holds_another_is_hidden_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("A_TOKEN", SECRET)
-    monkeypatch.setenv("B_TOKEN", f"{SECRET}-and-more")
-    assert redact(f"x {SECRET}-and-more") == "x ***"
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(("A_TOKEN", "false"), ("A_KEY", ""), ("A_KEY_FILE", "/etc/some-key"), ("A_KEY", "a1b2c3")),
-        *(("MY_KEY", "output_average"), ("MY_TOKEN", "density_peaks"), ("MY_TOKEN", "Not-Needed")),
-        *(("A_KEY", "REQUIRED"), ("A_KEY", "-" * 5000 + "x")),
-    ],
-)
-def test_ordinary_values_stay(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(name, value)
-    assert redact(f"a {value} b") == f"a {value} b"
-
-
-@pytest.mark.parametrize(
-    ("text", "clean"),
-    [
-        ("https://ann:pass@example.org/x", "https://***@example.org/x"),
-        (f"token hf_{'aB3' * 10}", "token ***"),
-        (f"key=sk-proj-{'x1' * 12}.", "key=***."),
-        ("disk-usage-of-the-whole-experiment-folder", "disk-usage-of-the-whole-experiment-folder"),
-        ("mail ann@example.org, https://example.org/a@b", "mail ann@example.org, https://example.org/a@b"),
-    ],
-)
-def test_what_looks_like_a_secret_is_hidden(text: str, clean: str) -> None:
-    assert redact(text) == clean
 
 
 def test_the_home_folder_is_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -88,12 +74,9 @@ def test_the_home_folder_is_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     for folder in (linked, real):
         assert redact(f"data={folder}/my.jsonl '{folder}'") == "data=~/my.jsonl '~'"
         assert redact(f"{folder}a/b {folder}-old") == f"{folder}a/b {folder}-old"
-
-
-def test_a_home_that_is_the_root_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for home in ("/", "", "relative"):
         monkeypatch.setenv("HOME", home)
-        assert redact("/a/b relative c") == "/a/b relative c"
+        assert redact("/ /a/ relative c") == "/ /a/ relative c"
 
 
 def test_nested_values(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,12 +87,11 @@ def test_nested_values(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_printed_is_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/ada")
-    monkeypatch.setenv("HF_TOKEN", "planted-token-1")
+    monkeypatch.setenv("HF_TOKEN", SECRET)
     written = io.BytesIO()
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", io.TextIOWrapper(written))
         patched.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO()))
         redact_streams()
-        print("/home/ada/data", "planted-token-1", end="")
-        assert written.getvalue() == b"~/data ***", "and at once, without a flush"
+        print("a", SECRET, end="")
+        assert written.getvalue() == b"a ***", "and at once, without a flush"

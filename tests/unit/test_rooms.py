@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -16,31 +15,20 @@ PROTOCOLS = "clasp.methods.protocols"
 """A room of its own: what the engine and methods agree on, below both."""
 
 
-def modules(folder: str) -> dict[str, Path]:
-    """Dotted name -> file of all modules below a folder of the checkout."""
-    return {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-        for path in (ROOT / folder).rglob("*.py")
-    }
+def modules(folder: str) -> dict[str, ast.AST]:
+    """Dotted name -> code of all modules below a folder of the checkout."""
+    files = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / folder).rglob("*.py")}
+    return {name.removesuffix(".__init__"): ast.parse(path.read_text("utf-8")) for path, name in files.items()}
 
 
-def imported(path: Path, types: bool = True) -> set[str]:
-    """Dotted names that a file imports, at its top or later; ``types``: also what annotations alone need."""
-    found: set[str] = set()
-    for node in _nodes(ast.parse(path.read_text(encoding="utf-8")), types):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return found
-
-
-def _nodes(node: ast.AST, types: bool) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(node):
-        if not types and isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            continue
-        yield child
-        yield from _nodes(child, types)
+def imported(node: ast.AST, types: bool = True) -> set[str]:
+    """Dotted names that code imports, at its top or later; ``types``: also what annotations alone need."""
+    if not types and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return set()
+    found = {name for child in ast.iter_child_nodes(node) for name in imported(child, types)}
+    if isinstance(node, ast.ImportFrom) and node.module:
+        found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found | ({alias.name for alias in node.names} if isinstance(node, ast.Import) else set())
 
 
 def room(module: str) -> str:
@@ -51,8 +39,8 @@ def room(module: str) -> str:
 def test_rooms_do_not_import_each_other_in_a_circle() -> None:
     known = modules("clasp")
     below: dict[str, set[str]] = {room(name): set() for name in known}
-    for name, path in known.items():
-        below[room(name)] |= {room(other) for other in imported(path) & known.keys()} - {room(name), "clasp"}
+    for name, code in known.items():
+        below[room(name)] |= {room(other) for other in imported(code) & known.keys()} - {room(name), "clasp"}
     order = list(TopologicalSorter(below).static_order())  # CycleError names the rooms of a circle
     for lower, upper in (("results", "evaluation"), ("evaluation", "launch"), ("launch", "cli"), ("ops", "engine")):
         assert order.index(f"clasp.{lower}") < order.index(f"clasp.{upper}")
@@ -62,14 +50,9 @@ def test_rooms_do_not_import_each_other_in_a_circle() -> None:
 def test_modules_do_not_import_each_other_in_a_circle(folder: str) -> None:
     """Siblings, parents and children, also inside a function; within a room, annotations alone do not count."""
     known = modules(folder)
-    below = {
-        name: {
-            other
-            for types in (False, True)
-            for other in imported(path, types) & (known.keys() - {name})
-            if not types or room(other) != room(name)
-        }
-        for name, path in known.items()
-    }
+    below = {}
+    for name, code in known.items():
+        others = {other for other in imported(code) if room(other) != room(name)}
+        below[name] = (imported(code, types=False) | others) & (known.keys() - {name})
     assert any(below.values())
     TopologicalSorter(below).prepare()  # CycleError names the modules of a circle

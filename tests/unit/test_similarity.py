@@ -11,18 +11,7 @@ from naive import cloud
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clasp.ops import similarity
-from clasp.ops.attention import attention_received
-from clasp.ops.cluster import (
-    cluster_means,
-    coverage,
-    density_centres,
-    density_peak_clusters,
-    density_peaks,
-    farthest_point,
-)
-from clasp.ops.diversity import dpp_map, max_min
-from clasp.ops.matching import absorb, merge_most_similar, merge_windows, thin
+from clasp.ops import attention, cluster, diversity, matching, similarity
 from clasp.ops.select import cosine_between
 from clasp.ops.similarity import Closeness, Cosines, blocks
 
@@ -89,33 +78,38 @@ def run(tokens: int, dim: int = 12) -> dict[str, Callable[[], object]]:
     heads = values.view(1, tokens, 2, -1).transpose(1, 2)
     places, index = torch.arange(tokens)[None], torch.arange(0, tokens, 8)[None]
     return {
-        "density_peaks": lambda: density_peaks(Cosines(values), ~chosen),
-        "coverage": lambda: coverage(values, Cosines(values), chosen),
-        "farthest_point": lambda: farthest_point(values, Cosines(values), chosen, tokens // 2 + 4),
-        "density_peak_clusters": lambda: density_peak_clusters(values, tokens // 2, 5, noise),
-        "density_centres": lambda: density_centres(Cosines(values), 9, 2.0),
-        "cluster_means": lambda: cluster_means(values, places % (tokens // 2), tokens // 2),
-        "max_min": lambda: max_min(values, 9),
-        "dpp_map": lambda: dpp_map(Cosines(values), noise * 1e6, 9),
-        "merge_most_similar": lambda: merge_most_similar(values, [tokens // 4]),
-        "thin": lambda: thin(values, tokens // 2, tokens // 5),
-        "merge_windows": lambda: merge_windows(values, real, places, (tokens // 10, 10), 2, 0.0),
-        "absorb": lambda: absorb(values, values, noise, index, 5),
-        "attention_received": lambda: attention_received(heads, heads, 0.3),
+        "density_peaks": lambda: cluster.density_peaks(Cosines(values), ~chosen),
+        "coverage": lambda: cluster.coverage(values, Cosines(values), chosen),
+        "farthest_point": lambda: cluster.farthest_point(values, Cosines(values), chosen, tokens // 2 + 4),
+        "density_peak_clusters": lambda: cluster.density_peak_clusters(values, tokens // 2, 5, noise),
+        "density_centres": lambda: cluster.density_centres(Cosines(values), 9, 2.0),
+        "cluster_means": lambda: cluster.cluster_means(values, places % (tokens // 2), tokens // 2),
+        "max_min": lambda: diversity.max_min(values, 9),
+        "dpp_map": lambda: diversity.dpp_map(Cosines(values), noise * 1e6, 9),
+        "merge_most_similar": lambda: matching.merge_most_similar(values, [tokens // 4]),
+        "thin": lambda: matching.thin(values, tokens // 2, tokens // 5),
+        "merge_windows": lambda: matching.merge_windows(values, real, places, (tokens // 10, 10), 2, 0.0),
+        "absorb": lambda: matching.absorb(values, values, noise, index, 5),
+        "attention_received": lambda: attention.attention_received(heads, heads, 0.3),
     }
 
 
 OPS = list(run(TOKENS))
 
 
+def limit(monkeypatch: pytest.MonkeyPatch, held: int, block: int) -> None:
+    """Sets the tokens of which all pairs are held, and the numbers that a block may have."""
+    for module in (similarity, cluster):
+        monkeypatch.setattr(module, "HELD", held)
+    monkeypatch.setattr(cluster, "SPAN", held or 7)
+    monkeypatch.setattr(similarity, "BLOCK", block)
+    monkeypatch.setattr(attention, "IN_CACHE", block)
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_many_tokens_are_never_held_as_a_square(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With bounds lowered in proportion: 12 times the tokens that are held as a whole."""
-    monkeypatch.setattr(similarity, "HELD", 50)
-    monkeypatch.setattr(similarity, "BLOCK", 50 * 600)
-    monkeypatch.setattr("clasp.ops.cluster.HELD", 50)
-    monkeypatch.setattr("clasp.ops.cluster.SPAN", 50)
-    monkeypatch.setattr("clasp.ops.attention.IN_CACHE", 50 * 600)
+    limit(monkeypatch, held=50, block=50 * 600)
     compute = run(600)[op]
     with Largest() as largest:
         compute()
@@ -125,11 +119,7 @@ def test_many_tokens_are_never_held_as_a_square(op: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("op", OPS)
 def test_blocks_change_nothing(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = run(TOKENS)[op]()
-    monkeypatch.setattr(similarity, "BLOCK", 7 * TOKENS)
-    monkeypatch.setattr(similarity, "HELD", 0)
-    monkeypatch.setattr("clasp.ops.cluster.HELD", 0)
-    monkeypatch.setattr("clasp.ops.cluster.SPAN", 7)
-    monkeypatch.setattr("clasp.ops.attention.IN_CACHE", 14 * TOKENS)
+    limit(monkeypatch, held=0, block=7 * TOKENS)
     in_blocks = run(TOKENS)[op]()
     for one, other in zip(*(r if isinstance(r, tuple) else (r,) for r in (at_once, in_blocks)), strict=True):
         assert torch.allclose(one.double(), other.double(), atol=1e-5)

@@ -27,24 +27,29 @@ def busy(seconds):
 class Cycle:
     def __del__(self):
         ask()
-"""
-SWALLOWED = {
-    "finaliser": "made = Cycle(); del made",
-    "weak reference": "made = set(); kept = weakref.ref(type('X', (), {})(), lambda _: ask())",
-    "bare except": """
+
+def bare():
+    try:
+        ask()
+    except:
+        pass
+
+def replaced():
+    try:
         try:
             ask()
-        except:
-            pass""",
-    "replaced": """
-        try:
-            try:
-                ask()
-            except BaseException as error:
-                raise ValueError from error
-        except ValueError:
-            pass""",
+        except BaseException as error:
+            raise ValueError from error
+    except ValueError:
+        pass
+"""
+SWALLOWED = {
+    "finaliser": ("made = Cycle(); del made", signal.SIGTERM),
+    "weak reference": ("kept = weakref.ref(type('X', (), {})(), lambda _: ask())", signal.SIGINT),
+    "bare except": ("bare()", signal.SIGINT),
+    "replaced": ("replaced()", signal.SIGTERM),
 }
+"""Code that loses the exception of the signal that it is sent."""
 
 
 def ended(code: str, number: int) -> subprocess.CompletedProcess[str]:
@@ -53,19 +58,13 @@ def ended(code: str, number: int) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("swallower", "number"),
-    [
-        *(("finaliser", signal.SIGTERM), ("weak reference", signal.SIGINT)),
-        *(("bare except", signal.SIGINT), ("replaced", signal.SIGTERM)),
-    ],
-)
+@pytest.mark.parametrize(("swallower", "number"), SWALLOWED.values(), ids=SWALLOWED)
 def test_a_swallowed_signal_is_raised_again_and_clean_up_is_not_interrupted(swallower: str, number: int) -> None:
     code = f"""
 try:
     with stopping.stoppable():
       try:
-        {SWALLOWED[swallower]}
+        {swallower}
         busy(10)
         print("never stopped", flush=True)
       finally:

@@ -1,4 +1,4 @@
-"""Methods for videos against plain loops that were written from what the official code does."""
+"""Methods that compare the frames of a video, against plain loops written from what the official code does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fakes import LLAVA, FakeState, rows_of
-from naive import cos, falling, naive_clusters, nearest, rising
+from naive import cos, falling, highest, naive_clusters, nearest, rising, softmax
 from torch import Tensor
 
 from clasp.budget import Stage
@@ -26,29 +26,30 @@ from clasp.methods.vidcom2 import VidCom2
 
 FRAMES, SIZE = 6, 10
 VIDEOS = replace(LLAVA, videos=True, dynamic=True)
-BEFORE = [EVS, VidCom2, FastVID, HoliTom]
 
 
 def state_of(seed: int = 0, rows: int = 2, loose: int = 0, frames: int = FRAMES, size: int = SIZE) -> FakeState:
     """Frames that resemble the ones before them, more or less."""
     state = FakeState(rows, frames * size + loose, seed, stage=Stage(0, 1))
     state.clip = (frames, size)
-    draw = torch.Generator().manual_seed(seed + 50)
-    video = state.visual_hidden[:, : frames * size].unflatten(1, (frames, size))
+    draw, video = torch.Generator().manual_seed(seed + 50), videos(state)
     for frame in range(1, frames):
         share = torch.rand(rows, size, 1, generator=draw)
         video[:, frame] = share * video[:, frame - 1] + (1.0 - share) * video[:, frame]
     return state
 
 
-# What all have in common --------------------------------------------------------------------------------------------
+def videos(state: FakeState) -> Tensor:
+    """(rows, frames, size, dim) tokens."""
+    frames, size = state.clip or (1, state.visual_tokens)
+    return state.visual_hidden[:, : frames * size].unflatten(1, (frames, size))
 
 
 def test_methods_for_videos_are_known() -> None:
     assert set(METHODS) - set(for_images()) == {"evs", "vidcom2", "fastvid", "holitom", "framefusion", "downsample"}
 
 
-@pytest.mark.parametrize("method", [*BEFORE, FrameFusion])
+@pytest.mark.parametrize("method", [EVS, VidCom2, FastVID, HoliTom, FrameFusion])
 def test_a_backbone_without_videos_is_refused_by_name_with_a_remedy(method: Any) -> None:
     with pytest.raises(ValueError, match=f"{method.name!r} compares the frames of videos.*video_llava_7b.*for images"):
         method(tokens=64).check(LLAVA)
@@ -56,73 +57,50 @@ def test_a_backbone_without_videos_is_refused_by_name_with_a_remedy(method: Any)
     assert any("image" in note for note in method(tokens=64).assumed()), "it says what it does to an image"
 
 
-# EVS ----------------------------------------------------------------------------------------------------------------
-
-
-def evs_in_loops(tokens: Tensor, frames: int, size: int, ratio: float) -> list[int]:
+def evs_in_loops(video: Tensor, ratio: float) -> list[int]:
     """As vLLM's compute_retention_mask."""
+    frames, size, _ = video.shape
     differs = [255.0] * size
-    for frame in range(1, frames):
-        differs += [1.0 - cos(tokens[frame * size + i], tokens[(frame - 1) * size + i]) for i in range(size)]
-    return sorted(falling(differs)[: max(size, int(frames * size * (1.0 - ratio)))])
+    for before, frame in pairwise(video):
+        differs += [1.0 - cos(one, other) for one, other in zip(before, frame, strict=True)]
+    return highest(differs, max(size, int(frames * size * (1.0 - ratio))))
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.75, 0.9])
 def test_evs_keeps_the_first_frame_and_what_differs_most(ratio: float) -> None:
-    state = state_of()
-    method = EVS(ratio=ratio)
+    state, method = state_of(), EVS(ratio=ratio)
     keep = method.schedule(FRAMES * SIZE, 12).stages[0].keep
-    chosen = method.select(state, keep)
-    for row, tokens in enumerate(state.visual_hidden):
-        assert chosen.index[row].tolist() == evs_in_loops(tokens, FRAMES, SIZE, ratio)
-    assert chosen.index.shape[1] == max(keep, SIZE)
+    assert rows_of(method.select(state, keep)) == [evs_in_loops(video, ratio) for video in videos(state)]
 
 
 def test_evs_keeps_pictures_whole() -> None:
-    state = FakeState(2, 17)
-    chosen = EVS(tokens=5).select(state, 5)
-    assert chosen.index.tolist() == [list(range(17))] * 2
+    assert EVS(tokens=5).select(FakeState(2, 17), 5).index.tolist() == [list(range(17))] * 2
 
 
-# VidCom2 ------------------------------------------------------------------------------------------------------------
-
-
-def vidcom2_in_loops(tokens: Tensor, frames: int, size: int) -> tuple[list[float], list[list[float]]]:
+def vidcom2_in_loops(video: Tensor) -> tuple[list[float], list[list[float]]]:
     """Per frame its rate for a base of one; per frame and token the sum of its nearness to both centres."""
-    dim = tokens.shape[1]
-    means = [sum(float(t[c]) for t in tokens) / len(tokens) for c in range(dim)]
-    variances = [sum((float(t[c]) - means[c]) ** 2 for t in tokens) / len(tokens) for c in range(dim)]
-    read = rising(variances)[: int(dim * 0.5)]
-    unit = [torch.tensor([float(t[c]) for c in read]).double() for t in tokens]
-    unit = [u / u.norm() for u in unit]
-    video = torch.stack(unit).mean(dim=0)
+    variances = video.flatten(0, 1).double().var(dim=0, unbiased=False)
+    read = rising(variances)[: int(len(variances) * 0.5)]
+    unit = torch.nn.functional.normalize(video[..., read].double(), dim=-1)
 
     def near(token: Tensor, centre: Tensor) -> float:
         square = float((token - centre).square().sum())
         return sum(math.exp(-square / (2.0 * 2.0**power)) for power in range(-3, 2))
 
-    of_video = [[near(unit[f * size + i], video) for i in range(size)] for f in range(frames)]
-    of_frame = []
-    for f in range(frames):
-        centre = torch.stack(unit[f * size : (f + 1) * size]).mean(dim=0)
-        of_frame.append([near(unit[f * size + i], centre) for i in range(size)])
-    unlike = [-sum(row) / size for row in of_video]
-    raised = [math.exp((value - max(unlike)) / 0.01) for value in unlike]
-    odd = [value / sum(raised) for value in raised]
-    rates = [1.0 + value - sum(odd) / frames for value in odd]
-    return rates, [
-        [a + b for a, b in zip(one, other, strict=True)] for one, other in zip(of_video, of_frame, strict=True)
-    ]
+    of_video = [[near(token, unit.mean(dim=(0, 1))) for token in frame] for frame in unit]
+    of_frame = [[near(token, frame.mean(dim=0)) for token in frame] for frame in unit]
+    odd = softmax([-sum(row) / len(row) / 0.01 for row in of_video])
+    rates = [1.0 + value - 1.0 / len(video) for value in odd]
+    return rates, (torch.tensor(of_video) + torch.tensor(of_frame)).tolist()
 
 
 @pytest.mark.parametrize("keep", [6, 15, 30, 48])
 def test_vidcom2_shares_by_rates_and_keeps_what_stands_out(keep: int) -> None:
     state = state_of(3)
-    chosen = VidCom2(tokens=keep).select(state, keep).index
-    for row, tokens in enumerate(state.visual_hidden):
-        rates, scores = vidcom2_in_loops(tokens, FRAMES, SIZE)
-        base = keep / (FRAMES * SIZE)
-        kept = [[i - f * SIZE for i in chosen[row].tolist() if i // SIZE == f] for f in range(FRAMES)]
+    base = keep / (FRAMES * SIZE)
+    for chosen, video in zip(rows_of(VidCom2(tokens=keep).select(state, keep)), videos(state), strict=True):
+        rates, scores = vidcom2_in_loops(video)
+        kept = [[i - f * SIZE for i in chosen if i // SIZE == f] for f in range(FRAMES)]
         for own, rate, values in zip(kept, rates, scores, strict=True):
             if base * max(rates) < 1.0:
                 assert abs(len(own) - base * rate * SIZE) < 1.0, "the official count, but for rounding"
@@ -130,16 +108,12 @@ def test_vidcom2_shares_by_rates_and_keeps_what_stands_out(keep: int) -> None:
         assert len({len(own) for own in kept}) > 1 or keep == FRAMES, "frames differ"
 
 
-# FastVID ------------------------------------------------------------------------------------------------------------
-
-
-def cuts_in_loops(tokens: Tensor, frames: int, size: int, segments: int, threshold: float) -> list[list[int]]:
+def cuts_in_loops(video: Tensor, count: int, threshold: float) -> list[list[int]]:
     """The frames of each segment."""
-    means = [tokens[f * size : (f + 1) * size].mean(dim=0) for f in range(frames)]
-    alike = [cos(means[f], means[f + 1]) for f in range(frames - 1)]
-    cut = {*rising(alike)[: segments - 1], *(f for f in range(frames - 1) if alike[f] < threshold)}
+    alike = [cos(one, other) for one, other in pairwise(video.mean(dim=1))]
+    cut = {*rising(alike)[: count - 1], *(frame for frame, value in enumerate(alike) if value < threshold)}
     parts: list[list[int]] = [[]]
-    for frame in range(frames):
+    for frame in range(len(video)):
         parts[-1].append(frame)
         if frame in cut:
             parts.append([])
@@ -147,62 +121,46 @@ def cuts_in_loops(tokens: Tensor, frames: int, size: int, segments: int, thresho
 
 
 def fastvid_in_loops(
-    tokens: Tensor,
-    attention: Tensor,
-    parts: list[list[int]],
-    size: int,
-    each: int,
-    share: float,
-    step: int,
-    weight: float,
+    video: Tensor, attention: Tensor, parts: list[list[int]], each: int, step: int
 ) -> dict[int, Tensor]:
     """What stays of a video whose counts divide, by place: as the official LLaVA-OneVision code."""
-    salient = each - int(each * share)
+    tokens, size, context = video.flatten(0, 1), video.shape[1], int(each * 0.4)
     kept: dict[int, Tensor] = {}
     rest: dict[int, list[int]] = {}
-    for frame in (frame for part in parts for frame in part):
-        top = set(falling(attention[frame * size : (frame + 1) * size].tolist())[:salient])
-        kept |= {frame * size + i: tokens[frame * size + i] for i in top}
+    for frame, scores in enumerate(attention):
+        top = falling(scores)[: each - context]
+        kept |= {frame * size + i: video[frame, i] for i in top}
         rest[frame] = [frame * size + i for i in range(size) if i not in top]
     for part in parts:
         anchored = [frame for frame in part if (part[-1] - frame) % step == 0]
-        count = len(part) * (each - salient) // len(anchored)
+        count = len(part) * context // len(anchored)
         pool = [place for frame in part for place in rest[frame]]
         for frame in anchored:
             values = tokens[rest[frame]]  # density peaks without the official noise
             peaks, *_ = naive_clusters(values, count, min(4, len(values)), [0.0] * len(values))
             anchors = [rest[frame][i] for i in peaks]
             for anchor, members in nearest(anchors, pool, lambda i, a: cos(tokens[i], tokens[a])).items():
-                own = max(1.0 / (len(members) + 1), weight)
+                own = max(1.0 / (len(members) + 1), 0.6)
                 kept[anchor] = own * tokens[anchor] + (1.0 - own) * tokens[members].mean(dim=0)
     return kept
 
 
-@pytest.mark.parametrize(("segments_", "step", "each"), [(1, 2, 5), (2, 3, 5), (8, 4, 5), (2, 2, 10)])
-def test_fastvid_is_the_official_rule_where_counts_divide(segments_: int, step: int, each: int) -> None:
-    frames, size = 6, 20
-    found = 0
+@pytest.mark.parametrize(("count", "step", "each"), [(1, 2, 5), (2, 3, 5), (8, 4, 5), (2, 2, 10)])
+def test_fastvid_is_the_official_rule_where_counts_divide(count: int, step: int, each: int) -> None:
+    frames, size, found = 6, 20, 0
     for seed in range(6):
         state = state_of(seed, frames=frames, size=size)
-        method = FastVID(tokens=1, segments=segments_, anchor_step=step, threshold=0.5)
-        chosen = method.select(state, frames * each)
-        for row, tokens in enumerate(state.visual_hidden):
-            parts = cuts_in_loops(tokens, frames, size, segments_, 0.5)
-            context = int(each * 0.4)
-            if any(
-                len(p) * context % -(-len(p) // step) or len(p) * context // -(-len(p) // step) > size - each
-                for p in parts
-            ):
+        chosen = FastVID(tokens=1, segments=count, anchor_step=step, threshold=0.5).select(state, frames * each)
+        for row, video in enumerate(videos(state)):
+            parts = cuts_in_loops(video, count, 0.5)
+            shares = [divmod(len(part) * int(each * 0.4), math.ceil(len(part) / step)) for part in parts]
+            if any(left or share > size - each for share, left in shares):
                 continue
-            attention = state.tower.attentions[state.tower.feature_layer - 1][row]
-            kept = fastvid_in_loops(tokens, attention, parts, size, each, 0.4, step, 0.6)
+            kept = fastvid_in_loops(video, state.tower.attentions[2, row].view(frames, size), parts, each, step)
             assert chosen.index[row].tolist() == sorted(kept)
             torch.testing.assert_close(chosen.features[row], torch.stack([kept[place] for place in sorted(kept)]))
             found += 1
     assert found > 3
-
-
-# HoliTom ------------------------------------------------------------------------------------------------------------
 
 
 def saved(still: Sequence[Sequence[bool]], first: int, last: int) -> int:
@@ -213,9 +171,9 @@ def saved(still: Sequence[Sequence[bool]], first: int, last: int) -> int:
 @pytest.mark.parametrize("seed", range(12))
 def test_holitoms_segments_save_most(seed: int) -> None:
     """Against every way to cut the video."""
-    frames = 2 + seed % 5
+    frames = 1 + seed % 6
     draw = torch.Generator().manual_seed(seed)
-    still = (torch.rand(frames - 1, 7, generator=draw) < 0.3 + 0.1 * (seed % 6)).tolist()
+    still = (torch.rand(frames - 1, 7, generator=draw) < 0.3 + 0.1 * (seed % 5)).tolist()
     best = 0
     for cuts in product((False, True), repeat=frames - 1):
         edges = [0, *(f + 1 for f, cut in enumerate(cuts) if cut), frames]
@@ -231,20 +189,15 @@ def test_holitoms_segments_save_most(seed: int) -> None:
 def test_holitoms_segments_of_still_and_of_unlike_frames() -> None:
     assert segments([[True] * 4] * 3, 4) == [(0, 3, [0, 1, 2, 3])]
     assert segments([[False] * 4] * 3, 4) == [(f, f, []) for f in range(4)]
-    assert segments([], 4) == [(0, 0, [])]
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95])
 def test_holitom_keeps_attended_moving_and_central_still_tokens(threshold: float) -> None:
     state, keep = state_of(5), 24
-    method = HoliTom(tokens=1, threshold=threshold)
-    chosen = method.select(state, keep)
-    received = state.tower.receives[state.tower.feature_layer - 1]
-    for row, tokens in enumerate(state.visual_hidden):
-        still = [
-            [cos(tokens[f * SIZE + i], tokens[(f + 1) * SIZE + i]) > threshold for i in range(SIZE)]
-            for f in range(FRAMES - 1)
-        ]
+    chosen = HoliTom(tokens=1, threshold=threshold).select(state, keep)
+    received = state.tower.receives[2].unflatten(1, (FRAMES, SIZE))
+    for row, video in enumerate(videos(state)):
+        still = [[cos(a, b) > threshold for a, b in zip(*pair, strict=True)] for pair in pairwise(video)]
         parts = segments(still, SIZE)
         left = FRAMES * SIZE - sum(saved(still, first, last) for first, last, _ in parts)
         kept = rows_of(chosen)[row]
@@ -259,29 +212,26 @@ def test_holitom_keeps_attended_moving_and_central_still_tokens(threshold: float
                 moving = [i for i in range(SIZE) if i not in places]
                 here = [i % SIZE for i in kept if i // SIZE == frame and i % SIZE in moving]
                 assert abs(len(here) - share * len(moving)) < 1.0
-                top = falling([float(received[row][frame * SIZE + i]) for i in moving])[: len(here)]
+                top = falling(received[row, frame, moving])[: len(here)]
                 assert sorted(here) == sorted(moving[i] for i in top)
                 order += [frame * SIZE + i for i in sorted(here)]
-            _check_centres(tokens, first, last, places, centres, dict(zip(kept, chosen.features[row], strict=False)))
+            means = {first * SIZE + i: video[first : last + 1, i].mean(dim=0) for i in places}
+            for centre, expected in holitom_in_loops(means, centres).items():
+                torch.testing.assert_close(chosen.features[row, kept.index(centre)], expected)
         assert kept == order, "still tokens of a segment go before its frames"
 
 
-def _check_centres(
-    tokens: Tensor, first: int, last: int, places: list[int], centres: list[int], features: dict[int, Tensor]
-) -> None:
+def holitom_in_loops(means: dict[int, Tensor], centres: list[int]) -> dict[int, Tensor]:
     """Every still token that is left out joins the nearest centre, which keeps 0.6 of its weight."""
-    means = {first * SIZE + i: tokens[[f * SIZE + i for f in range(first, last + 1)]].mean(dim=0) for i in places}
     others = [i for i in means if i not in centres] if centres else []
-    for centre, joined in nearest(centres, others, lambda i, c: -float((means[i] - means[c]).norm())).items():
-        expected = means[centre]
-        if joined:
-            expected = 0.6 * expected + 0.4 * torch.stack([means[i] for i in joined]).mean(dim=0)
-        torch.testing.assert_close(features[centre], expected)
+    groups = nearest(centres, others, lambda i, c: -float((means[i] - means[c]).norm()))
+    joined = {centre: torch.stack([means[i] for i in group]).mean(dim=0) for centre, group in groups.items() if group}
+    return {c: 0.6 * means[c] + 0.4 * joined[c] if c in joined else means[c] for c in centres}
 
 
 def test_holitom_keeps_fewer_where_a_still_video_has_fewer() -> None:
     state = state_of()
-    state.visual_hidden[1, :] = state.visual_hidden[1, :SIZE].repeat(FRAMES, 1)
+    videos(state)[1] = videos(state)[1, 0].clone()
     chosen = HoliTom(tokens=1).select(state, 24)
     assert sorted(rows_of(chosen)[1]) == list(range(SIZE))
     torch.testing.assert_close(chosen.features[1][chosen.valid[1]], state.visual_hidden[1, :SIZE])
@@ -292,7 +242,7 @@ def test_holitom_merges_inside_the_decoder_one_after_the_other(keep: int) -> Non
     state = FakeState(2, 20, stage=Stage(8, keep))
     chosen = HoliTom(tokens=64).select(state, keep)
     for row, tokens in enumerate(state.visual_hidden):
-        kept = sorted(falling(state.last_attention[row])[:keep])
+        kept = highest(state.last_attention[row], keep)
         assert chosen.index[row].tolist() == kept
         merged = {i: tokens[i].clone() for i in kept}
         for i in range(20):
@@ -308,31 +258,29 @@ def test_holitoms_second_stage_halves_unless_it_has_no_share() -> None:
     assert HoliTom(tokens=64, inner_share=0.0).schedule(576, 28).stages == (Stage(0, 64),)
 
 
-# FrameFusion --------------------------------------------------------------------------------------------------------
+Layers = list[tuple[list[int], Tensor]]
+"""Of each layer of a decoder the places of the visual tokens that enter it, and their features."""
 
 
-class Decoder:
-    """Runs a method through layers that leave the tokens as they are, with an attention of each layer's own."""
+def framefusion(method: FrameFusion, tokens: Tensor, attention: Tensor, frames: int) -> Layers:
+    """What the method does in a decoder that leaves tokens as they are.
 
-    def __init__(self, tokens: Tensor, layers: int, seed: int = 0, loose: int = 0) -> None:
-        self.tokens, self.layers, self.loose = tokens, layers, loose
-        self.attention = torch.rand(layers, *tokens.shape[:2], generator=torch.Generator().manual_seed(seed + 9))
-
-    def run(self, method: FrameFusion, frames: int, size: int) -> list[tuple[list[int], Tensor]]:
-        """Per layer what enters it: places of the one video, and features."""
-        (total,) = {self.tokens.shape[1]}
-        budget = method.target(total)
-        places, tokens, scratch = list(range(total)), self.tokens[0], [{}]
-        seen = []
-        for layer in range(self.layers):
-            if layer <= last_stage(self.layers):
-                state = FakeState(1, len(places), stage=Stage(layer, budget))
-                state.visual_hidden, state.scratch, state.depth = tokens[None], scratch, self.layers
-                state.clip, state.places = (frames, size), torch.tensor(places)
-                state.last_attention = self.attention[layer][:, places]
-                places, tokens = applied(method.select(state, budget), places, tokens)
-            seen.append((places, tokens))
-        return seen
+    Args:
+        tokens: (tokens, dim) of a video.
+        attention: (layers, tokens), each layer's own.
+    """
+    layers, total = attention.shape
+    budget = method.target(total)
+    places, scratch, seen = list(range(total)), [{}], []
+    for layer in range(layers):
+        if layer <= last_stage(layers):
+            state = FakeState(1, len(places), stage=Stage(layer, budget))
+            state.visual_hidden, state.scratch, state.depth = tokens[None], scratch, layers
+            state.clip, state.places = (frames, SIZE), torch.tensor(places)
+            state.last_attention = attention[layer, places][None]
+            places, tokens = applied(method.select(state, budget), places, tokens)
+        seen.append((places, tokens))
+    return seen
 
 
 def applied(chosen: Selection, places: list[int], tokens: Tensor, row: int = 0) -> tuple[list[int], Tensor]:
@@ -346,14 +294,11 @@ def applied(chosen: Selection, places: list[int], tokens: Tensor, row: int = 0) 
     return [places[i] for i in index.tolist()], features
 
 
-def framefusion_in_loops(
-    tokens: Tensor, attention: Tensor, frames: int, size: int, cost: float, layers: int, bound: float = 0.6
-) -> list[tuple[list[int], Tensor]]:
-    """As the official code, called before each layer; cost is the mean share of the tokens, over ``layers``."""
-    places, values = list(range(len(tokens))), {i: tokens[i] for i in range(len(tokens))}
+def framefusion_in_loops(tokens: Tensor, attention: Tensor, frames: int, cost: float, bound: float) -> Layers:
+    """As the official code, called before each layer; cost is the mean share of the tokens over all layers."""
+    layers, places, values = len(attention), list(range(len(tokens))), dict(enumerate(tokens))
     shares: list[float] = []
-    merging, pruning = True, True
-    seen = []
+    merging, pruning, seen = True, True, []
     for layer in range(layers):
         left, used = 1.0, 0.0
         for share in shares:
@@ -369,8 +314,8 @@ def framefusion_in_loops(
         elif merging:
             total = len(places)
             alike: dict[int, float] = {}
-            for spot in range(size):
-                line = [i for i in places if i % size == spot and i < frames * size]
+            lines = [[i for i in places if i % SIZE == spot and i < frames * SIZE] for spot in range(SIZE)]
+            for line in lines:
                 alike |= {later: cos(values[earlier], values[later]) for earlier, later in pairwise(line)}
             joins = [i for i in alike if alike[i] >= bound]
             if len(joins) / total < needed:
@@ -380,16 +325,15 @@ def framefusion_in_loops(
                 many = int(needed * total + 1e-9)  # before the first layer it is a whole number up to rounding errors
                 joins = sorted(alike, key=lambda i: -alike[i])[:many]
                 merging = pruning = False
-            for spot in range(size):
+            for line in lines:
                 runs: list[list[int]] = []
-                for i in (i for i in places if i % size == spot and i < frames * size):
+                for i in line:
                     if i in joins:
                         runs[-1].append(i)
                     else:
                         runs.append([i])
                 for run in runs:
-                    if len(run) > 1:
-                        values[run[0]] = torch.stack([values[i] for i in run]).mean(dim=0)
+                    values[run[0]] = torch.stack([values[i] for i in run]).mean(dim=0)
             places = [i for i in places if i not in joins]
         seen.append((places, torch.stack([values[i] for i in places])))
     return seen
@@ -401,11 +345,11 @@ def test_framefusion_is_the_official_rule(cost: float, bound: float, frames: int
     layers, steps = 28, set()
     for seed in range(4):
         total = frames * SIZE + loose
-        tokens = state_of(seed, rows=1, loose=loose, frames=frames).visual_hidden
-        decoder = Decoder(tokens, layers, seed)
+        tokens = state_of(seed, rows=1, loose=loose, frames=frames).visual_hidden[0]
+        attention = torch.rand(layers, total, generator=torch.Generator().manual_seed(seed + 9))
         budget = round(cost * total)
-        ours = decoder.run(FrameFusion(tokens=budget, similarity=bound), frames, SIZE)
-        official = framefusion_in_loops(tokens[0], decoder.attention[:, 0], frames, SIZE, budget / total, layers, bound)
+        ours = framefusion(FrameFusion(tokens=budget, similarity=bound), tokens, attention, frames)
+        official = framefusion_in_loops(tokens, attention, frames, budget / total, bound)
         for (places, features), (expected, values) in zip(ours, official, strict=True):
             assert places == expected
             torch.testing.assert_close(features, values)
@@ -414,15 +358,16 @@ def test_framefusion_is_the_official_rule(cost: float, bound: float, frames: int
 
 
 @pytest.mark.parametrize("layers", [8, 28])
-@pytest.mark.parametrize("bound", [-1.0, 0.8, 1.1])
+@pytest.mark.parametrize("bound", [-1.0, 0.8, 1.1], ids=["all merge", "some", "none"])
 @pytest.mark.parametrize("ratio", [0.2, 0.6])
 def test_framefusions_counts_average_the_budget(ratio: float, bound: float, layers: int) -> None:
     """However many tokens merge, and also where merging would last too long."""
     for seed in range(3):
-        tokens = state_of(seed, rows=1).visual_hidden
+        tokens = state_of(seed, rows=1).visual_hidden[0]
+        attention = torch.rand(layers, FRAMES * SIZE, generator=torch.Generator().manual_seed(seed + 9))
         for share in (0.0, 0.1):
             method = FrameFusion(ratio=ratio, similarity=bound, merging_share=share)
-            counts = [len(places) for places, _ in Decoder(tokens, layers, seed).run(method, FRAMES, SIZE)]
+            counts = [len(places) for places, _ in framefusion(method, tokens, attention, FRAMES)]
             assert sum(counts) / layers == pytest.approx(method.target(FRAMES * SIZE), abs=1)
             assert all(later <= earlier for earlier, later in pairwise(counts))
 

@@ -1,4 +1,4 @@
-"""The labelled prompts: sizes, halves that do not overlap, and what the routers reach on them."""
+"""The labelled prompts that routers are measured on: balanced, unlike the prototypes, and how many are routed right."""
 
 from __future__ import annotations
 
@@ -59,10 +59,9 @@ def test_the_worlds_questions_are_collected_once_each_with_their_category() -> N
 
 
 def test_a_hash_names_texts_and_labels() -> None:
-    prompt = Prompt("How many?", "counting", "plain")
-    other = Prompt("How many?", "general", "plain")
-    assert prompts_hash((prompt,)) != prompts_hash((other,))
-    assert prompts_hash((prompt,)) == prompts_hash((Prompt("How many?", "counting", "short"),))
+    known = prompts_hash((Prompt("How many?", "counting", "plain"),))
+    assert known != prompts_hash((Prompt("How many?", "general", "plain"),))
+    assert known == prompts_hash((Prompt("How many?", "counting", "short"),))
 
 
 @pytest.mark.parametrize(("dataset", "goal"), [("unseen", 0.96), ("wordings", 0.96), ("world", 0.88)])
@@ -79,7 +78,6 @@ def test_a_measurement_counts_true_against_routed() -> None:
     to_scene = [row[CATEGORIES.index("scene")] for row in measured.confusion]
     assert dict(zip(CATEGORIES, to_scene, strict=True)) == {**dict.fromkeys(CATEGORIES, 0), "ocr": 2, "scene": 1}
     assert sum(map(sum, measured.confusion)) == 3
-    assert measured.ms_per_prompt >= 0
 
 
 def test_what_cannot_be_measured_is_an_error() -> None:
