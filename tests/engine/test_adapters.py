@@ -429,7 +429,8 @@ def called(family: str, prompts: list[Prompt], generating: bool) -> tuple[Any, l
 @pytest.mark.parametrize("name", QWEN)
 def test_positions_continue_as_the_models_own(name: str, prompts: list[Prompt], generating: bool) -> None:
     adapter = adapter_of(name)
-    inputs, decoder, [((hidden, *_), given), *_] = called(name, prompts if generating else prompts[:1], generating)
+    inputs, decoder, layer = called(name, prompts if generating else prompts[:1], generating)
+    (hidden, *_), given = layer[0]
     positions, *later = (kwargs["position_ids"] for _, kwargs in decoder)
     valid = inputs["attention_mask"].bool()
     assert positions.shape == (4 if generating else 3, *valid.shape)

@@ -46,14 +46,12 @@ NEW = 3
 class Weighed(Fixed):
     """Keeps the given places; from then on, each counts as several tokens in attention."""
 
-    sizes: tuple[float, ...] = SIZES
-
     def weighs(self) -> bool:
         return True
 
     def select(self, state: State, keep: int) -> Selection:
         index = super().select(state, keep).index
-        sizes = self.sizes if state.stage.layer == self.stages[0][0] else self.sizes[::2]
+        sizes = SIZES if state.stage.layer == self.stages[0][0] else SIZES[::2]
         return Selection(index, sizes=torch.tensor(sizes).expand(len(index), -1))
 
 

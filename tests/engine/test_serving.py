@@ -70,7 +70,7 @@ def test_count_and_mask_equal_those_of_the_engine(name: str, ratio: float, famil
     first = model.model.language_model.layers[0]  # recorded behind the engine's own hooks, which drop tokens before it
     with FAMILIES[family].pruned_by(method) as run, recorded(first) as calls, torch.no_grad():
         model(**inputs)
-    [((entered, *_), _)] = calls
+    (entered, *_), _ = calls[0]
     (kept,) = run.trace.samples[0].kept
     counts = [compute_retained_tokens_count(method, (h // merge) * (w // merge), t) for t, h, w in sizes]
     masks = [compute_retention_mask(method, part, size, merge) for part, size in zip(features, sizes, strict=True)]
