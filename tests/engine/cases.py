@@ -1,14 +1,16 @@
-"""Shared parts of the engine's tests: every method, and forwards in which tokens are masked in place of dropped."""
+"""Shared parts of the engine's tests: every method, inputs of the small LLaVA, recorded calls, and the oracle: forwards
+in which tokens are masked in place of dropped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from families import FAMILIES
-from torch import Tensor
+from families import FAMILIES, Prompt, picture
+from torch import Tensor, nn
 from transformers.cache_utils import QuantizedLayer
 
 from clasp.backbones import adapter_for
@@ -17,6 +19,7 @@ from clasp.methods import get
 from clasp.methods.base import Method
 from clasp.methods.protocols import Selection, State
 
+LLAVA = FAMILIES["llava"]
 VISUAL, LAYERS = 64, 8
 """Visual tokens and decoder layers of the small LLaVA."""
 PROMPTS = (
@@ -24,6 +27,13 @@ PROMPTS = (
     "How many red shapes are there in the picture?",
     "Is there a star left of the blue square?",
 )
+
+
+def llava_inputs(*prompts: tuple[str, tuple[int, ...]]) -> Any:
+    """The small LLaVA's inputs for prompts, each with pictures of one size that their numbers tell apart."""
+    return LLAVA.inputs(
+        [Prompt(text=text, images=[picture(96, 96, seed) for seed in seeds]) for text, seeds in prompts]
+    )
 
 
 def _cases(name: str, **variants: dict[str, Any]) -> dict[str, Method]:
@@ -125,10 +135,27 @@ class Int8(QuantizedLayer):
 
 def pruned(family: str, method: Method, inputs: Any, attention: str = "sdpa") -> tuple[Tensor, Any]:
     """Logits of a forward with a method, and the run, which has ended."""
-    model = FAMILIES[family].model(attention)
-    with method(model, FAMILIES[family].processor()) as run, torch.no_grad():
-        logits = model(**inputs).logits
+    with FAMILIES[family].pruned_by(method, attention) as run, torch.no_grad():
+        logits = FAMILIES[family].model(attention)(**inputs).logits
     return logits, run
+
+
+@contextmanager
+def recorded(*modules: nn.Module, prepend: bool = False) -> Iterator[list[tuple[Any, dict[str, Any]]]]:
+    """(positional, keyword) arguments of every call of these modules, in order.
+
+    Args:
+        prepend: as they come, before the engine's hooks change them.
+    """
+    calls: list[tuple[Any, dict[str, Any]]] = []
+
+    def note(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        calls.append((args, kwargs))
+
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_pre_hook(note, with_kwargs=True, prepend=prepend))
+        yield calls
 
 
 def placeholders(model: Any, ids: Tensor) -> Tensor:
@@ -168,17 +195,13 @@ def masked_forward(
 
         return hook
 
-    handles, current = [], None
-    for index, layer in enumerate(adapter_for(model).layers):
-        current = hide(stages[index]) if index in stages else current
-        if current is not None:
-            handles.append(layer.register_forward_pre_hook(current, with_kwargs=True))
-    try:
-        with torch.no_grad():
-            return model(**inputs, **options)
-    finally:
-        for handle in handles:
-            handle.remove()
+    current = None
+    with ExitStack() as hooks, torch.no_grad():
+        for index, layer in enumerate(adapter_for(model).layers):
+            current = hide(stages[index]) if index in stages else current
+            if current is not None:
+                hooks.enter_context(layer.register_forward_pre_hook(current, with_kwargs=True))
+        return model(**inputs, **options)
 
 
 def snapshot(model: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -75,16 +76,17 @@ class Family:
         """The family's processor, built once; pads on the left."""
         return _processor(self.name)
 
+    def pruned_by(self, method: Any, attention: str = "sdpa") -> Any:
+        """The context in which a method prunes the small model."""
+        return method(self.model(attention), self.processor())
+
     def inputs(self, prompts: Iterable[Prompt], processor: Any = None) -> BatchFeature:
         """The processor's output for a batch, padded on the left.
 
         Pictures go in as one list per row: LLaVA-OneVision cuts only the picture of a row that has a single one.
         """
         processor, prompts = processor or self.processor(), list(prompts)
-        rendered = [
-            processor.apply_chat_template(prompt.messages(), add_generation_prompt=True, tokenize=False)
-            for prompt in prompts
-        ]
+        rendered = [processor.apply_chat_template(one.messages(), add_generation_prompt=True) for one in prompts]
         videos = [frames for prompt in prompts for frames in prompt.videos]
         arguments: dict[str, Any] = {}
         if any(prompt.images for prompt in prompts):
@@ -92,17 +94,14 @@ class Family:
         if videos:
             arguments["videos"] = videos
             if self.name not in ("llava_onevision", "video_llava"):  # frames come without a clock, and are taken as is
-                arguments["video_metadata"] = [
-                    {
-                        "fps": 2.0,
-                        "duration": len(frames) / 2.0,
-                        "total_num_frames": len(frames),
-                        "frames_indices": list(range(len(frames))),
-                    }
-                    for frames in videos
-                ]
+                arguments["video_metadata"] = [_at_two_frames_a_second(len(frames)) for frames in videos]
                 arguments["do_sample_frames"] = False
         return processor(text=rendered, padding=True, return_tensors="pt", **arguments)
+
+
+def _at_two_frames_a_second(frames: int) -> dict[str, Any]:
+    """A video's metadata."""
+    return {"fps": 2.0, "duration": frames / 2, "total_num_frames": frames, "frames_indices": list(range(frames))}
 
 
 # --- tokenizers and prompt formats ---------------------------------------------------------------------------------
@@ -158,36 +157,47 @@ def _vocabulary(tokenizer: Any) -> dict[str, Any]:
     return {"vocab": model["vocab"], "merges": [tuple(pair) for pair in model["merges"]]}
 
 
-def _parts(kind: str, placeholder: str) -> str:
-    chosen = f"{{% for part in message.content if part.type == '{kind}' %}}"
-    return f"{chosen}{placeholder}{{% endfor %}}"
+def _template(turn: str, image: str, video: str, text: str, end: str, answer: str) -> str:
+    """A chat template: each turn's opening, its media and its text, its end; at last what opens the answer.
+
+    What the templates below render: `test_families.py`.
+    """
+    shown = {"image": image, "video": video, "text": text}
+    part = "".join(f"{{% if part.type == '{kind}' %}}{said}{{% endif %}}" for kind, said in shown.items())
+    turns = f"{{% for message in messages %}}{turn}{{% for part in message.content %}}{part}{{% endfor %}}{end}"
+    return turns + f"{{% endfor %}}{{{{ '{answer}' if add_generation_prompt }}}}"
 
 
-# what they render: `test_families.py`; a system prompt stands first, in Vicuna's bare
-VICUNA = (
-    "{% for message in messages %}{{ '' if message.role == 'system' else message.role | upper + ': ' }}"
-    + _parts("image", "<image>{{ '\\n' }}")
-    + _parts("video", "<video>{{ '\\n' }}")
-    + _parts("text", "{{ part.text + ' ' }}")
-    + "{% endfor %}{{ 'ASSISTANT:' if add_generation_prompt }}"
+def _vision(kind: str) -> str:
+    return f"<|vision_start|><|{kind}_pad|><|vision_end|>"
+
+
+TEXT, ROLE, ASSISTANT = "{{ part.text }}", "{{ '<|im_start|>' + message.role + '\\n' }}", "<|im_start|>assistant\\n"
+VICUNA = _template(  # a system prompt stands first and bare
+    "{{ '' if message.role == 'system' else message.role | upper + ': ' }}",
+    "<image>{{ '\\n' }}",
+    "<video>{{ '\\n' }}",
+    "{{ part.text + ' ' }}",
+    "",
+    "ASSISTANT:",
 )
-ONEVISION = (
-    "{% for message in messages %}<|im_start|>{{ message.role + ' ' }}"
-    + _parts("image", "<image>")
-    + _parts("video", "<video>")
-    + _parts("text", "{{ '\\n' + part.text }}")
-    + "<|im_end|>{% endfor %}{{ '<|im_start|>assistant\\n' if add_generation_prompt }}"
+ONEVISION = _template(
+    "<|im_start|>{{ message.role + ' ' }}", "<image>", "<video>", "{{ '\\n' + part.text }}", "<|im_end|>", ASSISTANT
 )
-QWEN3 = (
-    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}{% for part in message.content %}"
-    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
-    "{% else %}{{ part.text }}{% endif %}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
-    "{{ '<|im_start|>assistant\\n' if add_generation_prompt }}"
-)
+QWEN3 = _template(ROLE, _vision("image"), _vision("video"), TEXT, "{{ '<|im_end|>\\n' }}", ASSISTANT)
 # the same after a default system prompt, where the conversation brings none
 QWEN2_5 = (
     "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' if messages[0].role != 'system' }}" + QWEN3
+)
+INTERNVL = _template(ROLE, "<IMG_CONTEXT>{{ '\\n' }}", "<video>{{ '\\n' }}", TEXT, "{{ '<|im_end|>\\n' }}", ASSISTANT)
+SMOLVLM = "<|im_start|>" + _template(
+    # text alone has a space behind the colon
+    "{{ message.role | capitalize + (':' if message.content[0].type == 'image' else ': ') }}",
+    "<image>",
+    "<video>",
+    TEXT,
+    "<end_of_utterance>{{ '\\n' }}",
+    "Assistant:",
 )
 QWEN_PLACEHOLDERS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 ONEVISION_PLACEHOLDERS = ("<image>", "<video>")
@@ -244,25 +254,21 @@ HALF: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 """SigLIP's."""
 
 
-def _grid(side: int, most: int, whole: bool) -> list[list[int]]:
-    """Resolutions of up to ``most`` tiles a side; ``whole`` keeps every one, else those that LLaVA-NeXT lists."""
-    tiles = [(high, wide) for high in range(1, most + 1) for wide in range(1, most + 1)]
-    listed = [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)]
-    return [[side * high, side * wide] for high, wide in (tiles if whole else listed)]
+def _next_grid(side: int) -> list[list[int]]:
+    """Resolutions of the tilings that LLaVA-NeXT lists."""
+    return [[side * high, side * wide] for high, wide in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))]
+
+
+def _whole_grid(side: int, most: int) -> list[list[int]]:
+    """Resolutions of all tilings of up to ``most`` tiles a side."""
+    return [[side * high, side * wide] for high, wide in product(range(1, most + 1), repeat=2)]
 
 
 LLAVA_SIDE, NEXT_SIDE, VIDEO_SIDE = 64, 32, 32
 
 
 def _vicuna_config(kind: Any, side: int, tokenizer: Any, **more: Any) -> Any:
-    return kind(
-        vision_config=_clip(side),
-        text_config=_llama(tokenizer),
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        image_seq_length=(side // _PATCH) ** 2,
-        **more,
-    )
+    return kind(vision_config=_clip(side), text_config=_llama(tokenizer), **more)
 
 
 def _vicuna_processor(kind: Any, patch: int, **parts: Any) -> Any:
@@ -285,24 +291,18 @@ def llava_processor(side: int = LLAVA_SIDE, patch: int = _PATCH) -> Any:
     return _vicuna_processor(transformers.LlavaProcessor, patch, image_processor=pixels)
 
 
-NEXT_GRID = _grid(NEXT_SIDE, 3, whole=False)
-
-
 def _llava_next_config(tokenizer: Any) -> Any:
-    ids = _ids(tokenizer, video=None)
-    return _vicuna_config(transformers.LlavaNextConfig, NEXT_SIDE, tokenizer, image_grid_pinpoints=NEXT_GRID, **ids)
+    more = {"image_grid_pinpoints": _next_grid(NEXT_SIDE), **_ids(tokenizer, video=None)}
+    return _vicuna_config(transformers.LlavaNextConfig, NEXT_SIDE, tokenizer, **more)
 
 
 def llava_next_processor(side: int = NEXT_SIDE, patch: int = _PATCH) -> Any:
-    grid = _grid(side, 3, whole=False)
-    pixels = transformers.LlavaNextImageProcessor(**_square(side), image_grid_pinpoints=grid)
+    pixels = transformers.LlavaNextImageProcessor(**_square(side), image_grid_pinpoints=_next_grid(side))
     return _vicuna_processor(transformers.LlavaNextProcessor, patch, image_processor=pixels)
 
 
 def _video_llava_config(tokenizer: Any) -> Any:
-    tokens = 8 * ((VIDEO_SIDE // _PATCH) ** 2 + 1)
-    kind = transformers.VideoLlavaConfig
-    return _vicuna_config(kind, VIDEO_SIDE, tokenizer, video_seq_length=tokens, **_ids(tokenizer))
+    return _vicuna_config(transformers.VideoLlavaConfig, VIDEO_SIDE, tokenizer, **_ids(tokenizer))
 
 
 def video_llava_processor(side: int = VIDEO_SIDE, patch: int = _PATCH) -> Any:
@@ -328,23 +328,19 @@ def _onevision_config(tokenizer: Any) -> Any:
         vision_config=vision,
         text_config=transformers.Qwen2Config(**_text_sizes(tokenizer)),
         **_ids(tokenizer),
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-        vision_aspect_ratio="anyres_max_9",
-        image_grid_pinpoints=_grid(ONEVISION_SIDE, 4, whole=True),
+        image_grid_pinpoints=_whole_grid(ONEVISION_SIDE, 4),
     )
 
 
 def onevision_processor(side: int = ONEVISION_SIDE, patches: int = _ONEVISION_PATCHES, tiles: int = 4) -> Any:
     """``patches``: of a crop; ``tiles``: along a side at most."""
-    size, grid = {"height": side, "width": side}, _grid(side, tiles, whole=True)
+    size, grid = {"height": side, "width": side}, _whole_grid(side, tiles)
     return transformers.LlavaOnevisionProcessor(
         image_processor=transformers.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=grid, **HALF),
         video_processor=transformers.LlavaOnevisionVideoProcessor(size=size, **HALF),
         tokenizer=qwen_tokenizer(ONEVISION_PLACEHOLDERS),
         num_image_tokens=patches,
         vision_feature_select_strategy="full",
-        vision_aspect_ratio="anyres_max_9",
         chat_template=ONEVISION,
     )
 
@@ -395,32 +391,31 @@ def _qwen3_vl_config(tokenizer: Any) -> Any:
     return _qwen_config(transformers.Qwen3VLConfig, tokenizer, vision, rope, head_dim=HEAD_DIM)
 
 
+_QWEN_PIXELS = {"patch_size": _QWEN_PATCH, "merge_size": _MERGE, "temporal_patch_size": 2}
+
+
 def _qwen_processor(kind: Any, video: Any, template: str, pictures: Any, videos: Any, **pixels: Any) -> Any:
-    """Pixels of a picture and of a video, from least to most."""
+    """``pictures``, ``videos``: pixels of each, from least to most."""
+    sizes = [dict(zip(("shortest_edge", "longest_edge"), edges, strict=True)) for edges in (pictures, videos)]
     return kind(
-        image_processor=transformers.Qwen2VLImageProcessor(size=_edges(pictures), **_QWEN_MERGE | pixels),
-        video_processor=video(size=_edges(videos), cap_pixels_per_frame=False, **_QWEN_MERGE | pixels),
+        image_processor=transformers.Qwen2VLImageProcessor(size=sizes[0], **_QWEN_PIXELS | pixels),
+        video_processor=video(size=sizes[1], cap_pixels_per_frame=False, **_QWEN_PIXELS | pixels),
         tokenizer=qwen_tokenizer(QWEN_PLACEHOLDERS),
         chat_template=template,
     )
 
 
-_QWEN_MERGE = {"patch_size": _QWEN_PATCH, "merge_size": _MERGE, "temporal_patch_size": 2}
-
-
-def _edges(pixels: tuple[int, int]) -> dict[str, int]:
-    return {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
-
-
-def qwen2_vl_processor(kind: Any, pictures: Any = None, videos: Any = None, **pixels: Any) -> Any:
-    """Qwen2-VL's and Qwen2.5-VL's; published: 4 to 16,384 tokens."""
-    pictures, videos = pictures or (4 * _CELL, 120 * _CELL), videos or (4 * _CELL, 30 * _CELL)
+def qwen2_vl_processor(
+    kind: Any, pictures: Any = (4 * _CELL, 120 * _CELL), videos: Any = (4 * _CELL, 30 * _CELL), **pixels: Any
+) -> Any:
+    """Qwen2-VL's and Qwen2.5-VL's; ``videos``: pixels of a frame. Published: 4 to 16,384 tokens."""
     return _qwen_processor(kind, transformers.Qwen2VLVideoProcessor, QWEN2_5, pictures, videos, **pixels)
 
 
-def qwen3_vl_processor(pictures: Any = None, videos: Any = None, **pixels: Any) -> Any:
+def qwen3_vl_processor(
+    pictures: Any = (16 * _CELL, 120 * _CELL), videos: Any = (8 * _CELL, 200 * _CELL), **pixels: Any
+) -> Any:
     """``videos``: pixels of all frames."""
-    pictures, videos = pictures or (16 * _CELL, 120 * _CELL), videos or (8 * _CELL, 200 * _CELL)
     kind, video = transformers.Qwen3VLProcessor, transformers.Qwen3VLVideoProcessor
     return _qwen_processor(kind, video, QWEN3, pictures, videos, **HALF, **pixels)
 
@@ -428,20 +423,6 @@ def qwen3_vl_processor(pictures: Any = None, videos: Any = None, **pixels: Any) 
 # --- InternVL3, SmolVLM2: tiles, a square of patches a visual token ------------------------------------------------
 
 INTERNVL_SIDE, SMOLVLM_SIDE = 32, 24
-INTERNVL = (
-    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
-    + _parts("image", "<IMG_CONTEXT>{{ '\n' }}")
-    + _parts("video", "<video>{{ '\n' }}")
-    + _parts("text", "{{ part.text }}")
-    + "{{ '<|im_end|>\n' }}{% endfor %}{{ '<|im_start|>assistant\n' if add_generation_prompt }}"
-)
-# text alone has a space behind the colon
-SMOLVLM = (
-    "<|im_start|>{% for message in messages %}{{ message.role | capitalize }}"
-    "{{ ':' if message.content[0].type == 'image' else ': ' }}{% for part in message.content %}"
-    "{% if part.type == 'text' %}{{ part.text }}{% else %}{{ '<' + part.type + '>' }}{% endif %}{% endfor %}"
-    "<end_of_utterance>{{ '\n' }}{% endfor %}{{ 'Assistant:' if add_generation_prompt }}"
-)
 INTERNVL_TOKENS = {
     "start_image_token": "<img>",
     "end_image_token": "</img>",
@@ -465,7 +446,6 @@ def _internvl_config(tokenizer: Any) -> Any:
         vision_config=vision,
         text_config=transformers.Qwen2Config(**_text_sizes(tokenizer)),
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
-        image_seq_length=16,
         tie_word_embeddings=False,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from cases import PROMPTS, placeholders
+from cases import PROMPTS, placeholders, pruned
 from families import FAMILIES, Prompt, picture
 from torch import Tensor
 
@@ -24,7 +24,11 @@ ONE = Prompt(text=PROMPTS[0], images=[picture(64, 64, 0)])
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Method):
-    """Keeps every other token at layer 1, and half of these at layer 3; what ``look`` returns goes into ``seen``."""
+    """Keeps every other token at layer 1, and half of these at layer 3; what ``look`` returns goes into ``seen``.
+
+    Other fields: what a method states about itself. ``within``: its scope; ``back``: its lookback; ``states``: the ViT
+    layers that it reads; ``layers``: further decoder layers; ``listen``: its words; ``cuts``: its stages.
+    """
 
     name: ClassVar[str] = "probe"
     look: Look
@@ -33,6 +37,7 @@ class Probe(Method):
     states: tuple[int, ...] = ()
     listen: Span = "instruction"
     layers: tuple[int, ...] = ()
+    cuts: tuple[int, ...] = (1, 3)
     seen: list[Any] = field(default_factory=list)
     ratio: float | None = 0.5
 
@@ -42,7 +47,8 @@ class Probe(Method):
         object.__setattr__(self, "lookback", self.back)
 
     def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return Schedule(visual_tokens, layers, (Stage(1, visual_tokens // 2), Stage(3, visual_tokens // 4)))
+        stages = (Stage(cut, visual_tokens // 2**number) for number, cut in enumerate(self.cuts, 1))
+        return Schedule(visual_tokens, layers, tuple(stages))
 
     def vision_states(self, feature_layer: int) -> tuple[int, ...]:
         return self.states
@@ -58,13 +64,11 @@ class Probe(Method):
         return Selection(torch.arange(keep).expand(len(state.tokens()), -1) * (state.visual_tokens // keep))
 
 
-def probed(family: str, prompts: list[Prompt], look: Look, **options: Any) -> tuple[list[Any], Any]:
-    """What a probe saw at each call, and the prefill's cache."""
-    model, processor = FAMILIES[family].model("eager"), FAMILIES[family].processor()
+def probed(family: str, prompts: list[Prompt], look: Look, **options: Any) -> list[Any]:
+    """What a probe saw at each call."""
     probe = Probe(look=look, **options)
-    with probe(model, processor), torch.no_grad():
-        cache = model(**FAMILIES[family].inputs(prompts), use_cache=True).past_key_values
-    return probe.seen, cache
+    pruned(family, probe, FAMILIES[family].inputs(prompts), "eager")
+    return probe.seen
 
 
 def visual_and_words(family: str, prompt: Prompt) -> tuple[Tensor, Tensor]:

@@ -12,33 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import pruned
+import transformers
+from cases import pruned, recorded
 from families import FAMILIES, Prompt, film, picture
 from passes import encode, features_of
 from PIL import Image
 from torch import Tensor
-from transformers import (
-    InternVLConfig,
-    InternVLVisionConfig,
-    LlavaNextConfig,
-    LlavaOnevisionConfig,
-    MistralConfig,
-    Qwen2_5_VLConfig,
-    SiglipVisionConfig,
-    SmolVLMConfig,
-    VideoLlavaConfig,
-)
 
 from clasp.backbones import adapter_for
 from clasp.backbones.base import Modality, UnsupportedError, VisionPass
-from clasp.backbones.internvl import InternVLAdapter
-from clasp.backbones.joined import JoinedAdapter
-from clasp.backbones.llava_next import LlavaNextAdapter
-from clasp.backbones.llava_onevision import LlavaOnevisionAdapter
 from clasp.backbones.qwen import QwenAdapter
-from clasp.backbones.qwen2_5_vl import Qwen25VLAdapter
-from clasp.backbones.smolvlm import SmolVLMAdapter
-from clasp.backbones.video_llava import VideoLlavaAdapter
 from clasp.methods import get
 
 SIZES = ((37, 91), (200, 60), (64, 64), (31, 29))
@@ -152,16 +135,6 @@ def crops_of(adapter: Any, vision_pass: VisionPass) -> list[list[Tensor]]:
 
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
-
-
-@each_case
-def test_counts_are_the_placeholders_of_the_prompts(case: Case) -> None:
-    adapter, vision_pass = passed(case)
-    counts = iter(adapter.counts(vision_pass))
-    placeholder = adapter.placeholders[case.modality]
-    for ids, row in zip(ids_of(case), case.rows, strict=True):
-        assert int((ids == placeholder).sum()) == sum(next(counts) for _ in row)
-    assert next(counts, None) is None
 
 
 @each_case
@@ -310,29 +283,35 @@ def test_vision_attention_and_keys_are_those_of_the_eager_tower(case: Case, monk
             torch.testing.assert_close(adapter.vision_keys(vision_pass, layer), mean, rtol=1e-4, atol=1e-5)
 
 
-TIED = SiglipVisionConfig(tie_last_hidden_states=True)
+TIED = transformers.SiglipVisionConfig(tie_last_hidden_states=True)
 SMOL_VISION = {"image_size": 384, "patch_size": 14}
-WINDOWS = {"use_sliding_window": True, "max_window_layers": 4}
+INTERN_VISION = transformers.InternVLVisionConfig
 
 
 @pytest.mark.parametrize(
-    ("adapter", "config", "words"),
+    ("family", "changed", "words"),
     [
-        (LlavaNextAdapter, LlavaNextConfig(text_config=MistralConfig(sliding_window=9)), "sliding_window to"),
-        (LlavaNextAdapter, LlavaNextConfig(vision_feature_select_strategy="full"), "use 'default'"),
-        (VideoLlavaAdapter, VideoLlavaConfig(vision_feature_layer=[-2, -3]), "only one is covered"),
-        (LlavaOnevisionAdapter, LlavaOnevisionConfig(vision_feature_select_strategy="default"), "use 'full'"),
-        (LlavaOnevisionAdapter, LlavaOnevisionConfig(vision_config=TIED), "tie_last_hidden_states"),
-        (InternVLAdapter, InternVLConfig(vision_feature_layer=-2), "vision_feature_layer=-2"),
-        (InternVLAdapter, InternVLConfig(vision_feature_select_strategy="full"), "'full'"),
-        (InternVLAdapter, InternVLConfig(vision_config=SiglipVisionConfig()), "siglip_vision_model"),
-        (InternVLAdapter, InternVLConfig(vision_config=InternVLVisionConfig(image_size=[448, 224])), "448 x 224"),
-        (InternVLAdapter, InternVLConfig(vision_config=InternVLVisionConfig(image_size=434)), "31 patches"),
-        (SmolVLMAdapter, SmolVLMConfig(vision_config=SMOL_VISION, scale_factor=2), "27 patches a side and 2"),
-        (Qwen25VLAdapter, Qwen2_5_VLConfig(text_config=WINDOWS), r"sliding_window=True is not covered.*_window=False"),
+        ("llava_next", {"text_config": transformers.MistralConfig(sliding_window=9)}, "sliding_window to"),
+        ("llava_next", {"vision_feature_select_strategy": "full"}, "use 'default'"),
+        ("video_llava", {"vision_feature_layer": [-2, -3]}, "only one is covered"),
+        ("llava_onevision", {"vision_feature_select_strategy": "default"}, "use 'full'"),
+        ("llava_onevision", {"vision_config": TIED}, "tie_last_hidden_states"),
+        ("internvl", {"vision_feature_layer": -2}, "vision_feature_layer=-2"),
+        ("internvl", {"vision_feature_select_strategy": "full"}, "'full'"),
+        ("internvl", {"vision_config": transformers.SiglipVisionConfig()}, "siglip_vision_model"),
+        ("internvl", {"vision_config": INTERN_VISION(image_size=[448, 224])}, "448 x 224"),
+        ("internvl", {"vision_config": INTERN_VISION(image_size=434)}, "31 patches"),
+        ("smolvlm", {"vision_config": SMOL_VISION, "scale_factor": 2}, "27 patches a side and 2"),
+        (
+            "qwen2_5_vl",
+            {"text_config": {"use_sliding_window": True, "max_window_layers": 4}},
+            r"sliding_window=True is not covered.*_window=False",
+        ),
     ],
 )
-def test_configurations_that_are_not_covered_are_refused(adapter: Any, config: Any, words: str) -> None:
+def test_configurations_that_are_not_covered_are_refused(family: str, changed: dict[str, Any], words: str) -> None:
+    adapter = adapter_of(family)
+    config = type(adapter.model.config)(**changed)
     with pytest.raises(UnsupportedError, match=words):
         adapter.geometry_of(config)
 
@@ -348,7 +327,6 @@ JOINING = {case.family: case for case in CASES if case.family in JOINED}
 def test_crops_are_assigned_to_pictures_and_a_budget_is_per_picture(name: str) -> None:
     case = JOINING[name]
     adapter, vision_pass = passed(case)
-    assert isinstance(adapter, JoinedAdapter)
     assert adapter.crop_counts(vision_pass) == CROPS[name]
     copied = VisionPass("image", vision_pass.arguments, output=vision_pass.output)
     adapter.read(copied, ids_of(case).repeat_interleave(3, dim=0))
@@ -386,9 +364,8 @@ def test_a_cls_token_goes_through_the_projector_as_a_square_of_itself() -> None:
 @pytest.mark.parametrize("name", JOINED)
 def test_frames_of_a_video_are_pictures(name: str) -> None:
     """The processors write a video as pictures with numbers or times between: a budget is of a frame."""
-    _, run = pruned(
-        name, get("stride")(tokens=5), FAMILIES[name].inputs([Prompt(text="What?", videos=[film(4, 40, 30)])])
-    )
+    inputs = FAMILIES[name].inputs([Prompt(text="What?", videos=[film(4, 40, 30)])])
+    _, run = pruned(name, get("stride")(tokens=5), inputs)
     assert run.trace.samples[0].images == 4
     assert len(run.trace.samples[0].kept[0]) == 4 * 5
 
@@ -414,23 +391,19 @@ def test_prompts_and_pixels_that_no_processor_writes_are_refused() -> None:
 @pytest.mark.parametrize("family", JOINED)
 def test_pictures_of_earlier_turns_of_several_rows_are_refused(family: str) -> None:
     """Whose crops are whose, the new placeholders alone do not say; one conversation is in `test_turns.py`."""
-    one, pictures = FAMILIES[family], [picture(40, 40, 1), picture(40, 40, 2)]
-    rows = one.inputs([Prompt(text="What?", images=[shown]) for shown in pictures])
-    with get("fastv")(ratio=0.5)(one.model(), one.processor()), torch.no_grad():
-        cache = one.model()(**rows, use_cache=True).past_key_values
-        media = {key: value for key, value in rows.items() if key.startswith("pixel")}
+    model = FAMILIES[family].model()
+    rows = FAMILIES[family].inputs([Prompt(text="What?", images=[picture(40, 40, seed)]) for seed in (1, 2)])
+    media = {key: value for key, value in rows.items() if key.startswith("pixel")}
+    with FAMILIES[family].pruned_by(get("fastv")(ratio=0.5)), torch.no_grad():
+        cache = model(**rows, use_cache=True).past_key_values
         with pytest.raises(UnsupportedError, match=r"have 0 placeholders.*pass the images of these prompts alone"):
-            one.model()(input_ids=rows["input_ids"][:, -3:], past_key_values=cache, **media)
+            model(input_ids=rows["input_ids"][:, -3:], past_key_values=cache, **media)
 
 
 # --- multimodal positions --------------------------------------------------------------------------------------------
 
 MIXED = [
-    Prompt(
-        text="How many circles are there?",
-        images=[picture(*size) for size in SIZES[:2]],
-        videos=[film(6, 40, 56)],
-    ),
+    Prompt(text="How many are there?", images=[picture(*size) for size in SIZES[:2]], videos=[film(6, 40, 56)]),
     Prompt(text="Hello, what is new?"),
     Prompt(text="What is this?", images=[picture(*SIZES[2])]),
 ]
@@ -439,16 +412,9 @@ LONG = [Prompt(text="So?", videos=[film(32, 16, 16)]), MIXED[2]]
 
 
 def called(family: str, prompts: list[Prompt], generating: bool) -> tuple[Any, list[Any], list[Any]]:
-    """Inputs, and what the decoder and its first layer are called with, in `generate` or in plain forwards."""
+    """Inputs, and the calls of the decoder and of its first layer, in `generate` or in plain forwards."""
     adapter, inputs = adapter_of(family), FAMILIES[family].inputs(prompts)
-    decoder, layer = list[Any](), list[Any]()
-    with ExitStack() as hooks, torch.no_grad():
-        for module, calls in ((adapter.decoder, decoder), (adapter.layers[0], layer)):
-
-            def note(module: Any, args: Any, kwargs: Any, calls: list[Any] = calls) -> None:
-                calls.append({"hidden": args[0] if args else None, **kwargs})
-
-            hooks.enter_context(module.register_forward_pre_hook(note, with_kwargs=True))
+    with recorded(adapter.decoder) as decoder, recorded(adapter.layers[0]) as layer, torch.no_grad():
         if generating:
             adapter.model.generate(**inputs, max_new_tokens=3, do_sample=False)
         else:
@@ -464,17 +430,19 @@ def called(family: str, prompts: list[Prompt], generating: bool) -> tuple[Any, l
 def test_positions_continue_as_the_models_own(name: str, prompts: list[Prompt], generating: bool) -> None:
     adapter = adapter_of(name)
     inputs, decoder, layer = called(name, prompts if generating else prompts[:1], generating)
-    positions, valid = decoder[0]["position_ids"], inputs["attention_mask"].bool()
+    (hidden, *_), given = layer[0]
+    positions, *later = (kwargs["position_ids"] for _, kwargs in decoder)
+    valid = inputs["attention_mask"].bool()
     assert positions.shape == (4 if generating else 3, *valid.shape)
     following = adapter.next_position(positions, valid)
-    assert len(decoder) == (3 if generating else 2)
-    for step, later in enumerate(decoder[1:]):
-        assert torch.equal(later["position_ids"], following + step)
-    given, own = adapter.layer_positions(positions), layer[0]["position_ids"]
-    assert given is own is None or torch.equal(given, own)
-    assert (given is None) == (not generating)
-    rotary = adapter.rotary(layer[0]["hidden"], positions)
-    assert all(torch.equal(*pair) for pair in zip(rotary, layer[0]["position_embeddings"], strict=True))
+    assert len(later) == (2 if generating else 1)
+    for step, one in enumerate(later):
+        assert torch.equal(one, following + step)
+    own = adapter.layer_positions(positions)
+    assert own is given["position_ids"] is None or torch.equal(own, given["position_ids"])
+    assert (own is None) == (not generating)
+    rotary = adapter.rotary(hidden, positions)
+    assert all(torch.equal(*pair) for pair in zip(rotary, given["position_embeddings"], strict=True))
     if prompts is LONG and name == "qwen2_5_vl" and generating:
         in_forward = adapter.next_position(positions[1:], valid)
         assert (in_forward[:, 0, 0] > following[1:, 0, 0]).all(), "the two ways differ"

@@ -3,12 +3,26 @@ counts, cuts in the cache of earlier layers, merging and dropping inside the vis
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from cases import GREEDY, LAYERS, PROMPTS, VISUAL, Fixed, masked_forward, masked_logits, placeholders, pruned
+from cases import (
+    GREEDY,
+    LAYERS,
+    LLAVA,
+    PROMPTS,
+    VISUAL,
+    Fixed,
+    llava_inputs,
+    masked_forward,
+    masked_logits,
+    placeholders,
+    pruned,
+    recorded,
+)
 from families import FAMILIES
 from probe import ONE, visual_and_words
 from torch import Tensor
@@ -32,14 +46,12 @@ NEW = 3
 class Weighed(Fixed):
     """Keeps the given places; from then on, each counts as several tokens in attention."""
 
-    sizes: tuple[float, ...] = SIZES
-
     def weighs(self) -> bool:
         return True
 
     def select(self, state: State, keep: int) -> Selection:
         index = super().select(state, keep).index
-        sizes = self.sizes if state.stage.layer == self.stages[0][0] else self.sizes[::2]
+        sizes = SIZES if state.stage.layer == self.stages[0][0] else SIZES[::2]
         return Selection(index, sizes=torch.tensor(sizes).expand(len(index), -1))
 
 
@@ -50,55 +62,52 @@ class Cutting(Fixed):
     cuts_passed: ClassVar[bool] = True
 
 
-def generated(model: Any, processor: Any, method: Any, inputs: Any, **options: Any) -> tuple[list[Tensor], Any]:
-    with method(model, processor) as run, torch.no_grad():
-        output = model.generate(**inputs, max_new_tokens=NEW, **GREEDY, **options)
-    return list(output.logits), (output, run.trace)
+def padded_rows() -> Any:
+    """Two prompts of one picture, the second one padded."""
+    return llava_inputs((PROMPTS[0], (0,)), (PROMPTS[2], (1,)))
 
 
-def biased(model: Any, inputs: Any, cut: int) -> Tensor:
-    """Logits of a full forward in which, from ``cut`` on, what was dropped is masked and sizes add their logarithm."""
+def generated(model: Any, method: Any, inputs: Any, **options: Any) -> tuple[Any, Any]:
+    """A greedy answer and the run."""
+    with method(model, LLAVA.processor()) as run, torch.no_grad():
+        return model.generate(**inputs, max_new_tokens=NEW, **GREEDY, **options), run
+
+
+def biased(model: Any, inputs: Any, cut: int) -> Any:
+    """Output of a full forward in which, from ``cut`` on, what was dropped is masked and sizes add their logarithm."""
     visual = placeholders(model, inputs["input_ids"])
 
     def hook(module: Any, args: Any, kwargs: Any) -> Any:
         mask = kwargs["attention_mask"].clone()
         for row in range(len(mask)):
-            places = visual[row].nonzero().squeeze(1)
-            mask[row, :, :, places[list(KEPT)]] += torch.tensor(SIZES).log()
+            mask[row, :, :, visual[row].nonzero().squeeze(1)[list(KEPT)]] += torch.tensor(SIZES).log()
         return args, {**kwargs, "attention_mask": mask}
 
-    handles = [
-        layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in model.model.language_model.layers[cut:]
-    ]
-    try:
-        kept = torch.tensor(KEPT)
-        return masked_forward(model, inputs, {cut: [kept] * len(visual)}).logits
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for layer in model.model.language_model.layers[cut:]:
+            hooks.enter_context(layer.register_forward_pre_hook(hook, with_kwargs=True))
+        kept = [torch.tensor(KEPT)] * len(visual)
+        return masked_forward(model, inputs, {cut: kept}, output_attentions=True)
 
 
 @pytest.mark.parametrize("cut", [0, CUT])
-def test_sizes_add_their_logarithm_to_attention(eager: Any, processor: Any, encode: Any, cut: int) -> None:
-    inputs = encode((PROMPTS[0], (0,)), (PROMPTS[2], (1,)))
-    with Weighed(stages=((cut, KEPT),))(eager, processor), torch.no_grad():
-        logits = eager(**inputs).logits[:, -1]
-    plain = masked_forward(eager, inputs, {cut: [torch.tensor(KEPT)] * 2}).logits[:, -1]
-    assert (logits - biased(eager, inputs, cut)[:, -1]).abs().max() < 1e-4
-    assert (logits - plain).abs().max() > 1e-2, "sizes matter"
+def test_sizes_add_their_logarithm_to_attention(eager: Any, cut: int) -> None:
+    inputs = padded_rows()
+    logits, _ = pruned("llava", Weighed(stages=((cut, KEPT),)), inputs, "eager")
+    plain = masked_forward(eager, inputs, {cut: [torch.tensor(KEPT)] * 2}).logits
+    assert (logits - biased(eager, inputs, cut).logits)[:, -1].abs().max() < 1e-4
+    assert (logits - plain)[:, -1].abs().max() > 1e-2, "sizes matter"
 
 
 @pytest.mark.parametrize("stages", [((0, KEPT),), ((CUT, KEPT),), ((2, KEPT), (5, (0, 2, 4)))])
-def test_sizes_count_in_decoding_as_in_prefill(model: Any, processor: Any, encode: Any, stages: Any) -> None:
-    inputs = encode((PROMPTS[0], (0,)), (PROMPTS[2], (1,)))
-    method = Weighed(stages=stages)
-    cached, _ = generated(model, processor, method, inputs)
-    recomputed, _ = generated(model, processor, method, inputs, use_cache=False)
+def test_sizes_count_in_decoding_as_in_prefill(model: Any, stages: Any) -> None:
+    inputs, method = padded_rows(), Weighed(stages=stages)
+    cached, recomputed = (generated(model, method, inputs, use_cache=use)[0].logits for use in (True, False))
     for step, (one, other) in enumerate(zip(cached, recomputed, strict=True)):
         assert (one - other).abs().max() < 1e-4, step
 
 
-def test_attention_that_a_later_stage_looks_at_has_the_sizes_too(eager: Any, processor: Any, encode: Any) -> None:
+def test_attention_that_a_later_stage_looks_at_has_the_sizes_too(eager: Any) -> None:
     """Equal to the model's own attention in that layer with the sizes of the stage before."""
     seen: list[Tensor] = []
 
@@ -108,25 +117,18 @@ def test_attention_that_a_later_stage_looks_at_has_the_sizes_too(eager: Any, pro
             seen.append(state.attention("last")[0])
             return super().select(state, keep)
 
-    inputs = encode((PROMPTS[0], (0,)))
-    with Looking(stages=((CUT, KEPT), (CUT + 1, (0, 2, 4))))(eager, processor), torch.no_grad():
-        eager(**inputs)
-    maps: list[Tensor] = []
-    attention = eager.model.language_model.layers[CUT + 1].self_attn
-    handle = attention.register_forward_hook(lambda module, args, output: maps.append(output[1]))
-    biased(eager, inputs, CUT)
-    handle.remove()
+    inputs = llava_inputs((PROMPTS[0], (0,)))
+    pruned("llava", Looking(stages=((CUT, KEPT), (CUT + 1, (0, 2, 4)))), inputs, "eager")
     places = placeholders(eager, inputs["input_ids"][0]).nonzero().squeeze(1)[list(KEPT)]
-    torch.testing.assert_close(seen[1], maps[0][0, :, -1, places].mean(dim=0), atol=1e-5, rtol=1e-3)
+    maps = biased(eager, inputs, CUT).attentions[CUT + 1]
+    torch.testing.assert_close(seen[1], maps[0, :, -1, places].mean(dim=0), atol=1e-5, rtol=1e-3)
 
 
-def test_attention_that_takes_no_bias_is_refused_by_name(
-    eager: Any, processor: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attention_that_takes_no_bias_is_refused_by_name(eager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eager.model.language_model.config, "_attn_implementation_internal", "flash_attention_2")
     with pytest.raises(UnsupportedError, match="'pact' weighs merged tokens by an attention bias, which flash"):
-        PACT(ratio=0.6)(eager, processor)
-    PACT(ratio=0.6, proportional=False)(eager, processor)
+        PACT(ratio=0.6)(eager, LLAVA.processor())
+    PACT(ratio=0.6, proportional=False)(eager, LLAVA.processor())
 
 
 # Counts that differ between rows --------------------------------------------------------------------------------------
@@ -144,8 +146,8 @@ class Ragged(Fixed):
         return Selection(index, valid=torch.arange(index.shape[1]) < torch.arange(2, 2 + rows)[:, None])
 
 
-def test_counts_may_differ_between_rows(encode: Any) -> None:
-    inputs = encode((PROMPTS[0], (0,)), (PROMPTS[1], (1,)))
+def test_counts_may_differ_between_rows() -> None:
+    inputs = llava_inputs((PROMPTS[0], (0,)), (PROMPTS[1], (1,)))
     logits, run = pruned("llava", Ragged(stages=((2, (7, 20, 21, 50)),)), inputs, "eager")
     assert [sample.kept[0].tolist() for sample in run.trace.samples] == [[7, 20], [7, 20, 21]]
     assert [s.visual_leaving[-1] for s in run.trace.samples] == [2, 3]
@@ -155,71 +157,60 @@ def test_counts_may_differ_between_rows(encode: Any) -> None:
 # Caches of layers already passed -------------------------------------------------------------------------------------
 
 
-def test_a_cut_cache_decodes_as_if_what_was_dropped_were_masked_in_every_layer(
-    model: Any, processor: Any, encode: Any
-) -> None:
-    inputs = encode((PROMPTS[0], (0,)), (PROMPTS[2], (1,)))
+def test_a_cut_cache_decodes_as_if_what_was_dropped_were_masked_in_every_layer(model: Any) -> None:
+    inputs = padded_rows()
     visual = placeholders(model, inputs["input_ids"])
-    logits, (output, trace) = generated(model, processor, Cutting(stages=((CUT, KEPT),)), inputs)
+    output, run = generated(model, Cutting(stages=((CUT, KEPT),)), inputs)
     length = int((~visual).sum(dim=1).max()) + len(KEPT)
     lengths = {layer.keys.shape[2] for layer in output.past_key_values.layers}
     assert lengths == {length + NEW - 1}, "of every layer"
-    assert trace.samples[0].visual_cached == (len(KEPT),) * LAYERS
-    assert trace.samples[0].visual_entering == (VISUAL,) * CUT + (len(KEPT),) * (LAYERS - CUT)
+    assert run.trace.samples[0].visual_cached == (len(KEPT),) * LAYERS
+    assert run.trace.samples[0].visual_entering == (VISUAL,) * CUT + (len(KEPT),) * (LAYERS - CUT)
 
-    twin = model if model.config._attn_implementation == "eager" else None
-    if twin is None:  # the oracle changes masks, which sdpa leaves out
+    if model.config._attn_implementation != "eager":  # the oracle changes masks, which sdpa leaves out
         return
-    kept = [torch.tensor(KEPT)] * 2
-    step = masked_forward(model, inputs, {CUT: kept}, use_cache=True)
-    assert (step.logits[:, -1] - logits[0]).abs().max() < 1e-4
-    mask = inputs["attention_mask"].clone()
+    step = masked_forward(model, inputs, {CUT: [torch.tensor(KEPT)] * 2}, use_cache=True)
+    mask = inputs["attention_mask"].masked_fill(visual, 0)
     for row in range(2):
-        places = visual[row].nonzero().squeeze(1)
-        mask[row, places] = 0
-        mask[row, places[list(KEPT)]] = 1
-    position = torch.full((2, 1), mask.shape[1])  # a plain forward counts padding, too
-    for number in range(1, NEW):
+        mask[row, visual[row].nonzero().squeeze(1)[list(KEPT)]] = 1
+    for number in range(NEW):
+        assert (step.logits[:, -1] - output.logits[number]).abs().max() < 1e-4, number
         mask = torch.cat([mask, mask.new_ones(2, 1)], dim=1)
         with torch.no_grad():
             step = model(
-                input_ids=output.sequences[:, inputs["input_ids"].shape[1] + number - 1, None],
+                input_ids=output.sequences[:, inputs["input_ids"].shape[1] + number, None],
                 attention_mask=mask,
-                position_ids=position + number - 1,
+                position_ids=torch.full((2, 1), mask.shape[1] - 1),  # a plain forward counts padding, too
                 past_key_values=step.past_key_values,
             )
-        assert (step.logits[:, -1] - logits[number]).abs().max() < 1e-4, number
 
 
-def test_several_stages_cut_what_earlier_ones_left(model: Any, processor: Any, encode: Any) -> None:
-    inputs = encode((PROMPTS[0], (0,)), (PROMPTS[0], (1,)))  # no padding, which holds anything
-    with Cutting(stages=((2, KEPT), (5, (1, 3))))(model, processor), torch.no_grad():
-        cache = model(**inputs, use_cache=True).past_key_values
-    with Cutting(stages=((2, (KEPT[1], KEPT[3])),))(model, processor), torch.no_grad():
-        once = model(**inputs, use_cache=True).past_key_values
+def test_several_stages_cut_what_earlier_ones_left(model: Any) -> None:
+    inputs = llava_inputs((PROMPTS[0], (0,)), (PROMPTS[0], (1,)))  # no padding, which holds anything
+    caches = []
+    for stages in (((2, KEPT), (5, (1, 3))), ((2, (KEPT[1], KEPT[3])),)):
+        with Cutting(stages=stages)(model, LLAVA.processor()), torch.no_grad():
+            caches.append(model(**inputs, use_cache=True).past_key_values)
+    twice, once = caches
     for number in range(2):  # layers that computed on everything
-        assert torch.equal(cache.layers[number].keys, once.layers[number].keys)
-        assert torch.equal(cache.layers[number].values, once.layers[number].values)
-    assert len({layer.keys.shape for layer in cache.layers}) == 1
+        assert torch.equal(twice.layers[number].keys, once.layers[number].keys)
+        assert torch.equal(twice.layers[number].values, once.layers[number].values)
+    assert len({layer.keys.shape for layer in twice.layers}) == 1
 
 
-def test_a_cache_that_cannot_be_cut_is_refused_by_name(model: Any, processor: Any, encode: Any) -> None:
-    inputs = encode((PROMPTS[0], (0,)))
-    cache = DynamicCache(config=model.config.get_text_config())
+def test_a_cache_that_cannot_be_cut_is_refused_by_name(eager: Any) -> None:
+    cache = DynamicCache(config=eager.config.get_text_config())
     cache.layers[0] = DynamicSlidingWindowLayer(sliding_window=500)
-    with IVCPrune(ratio=0.6)(model, processor), pytest.raises(UnsupportedError, match="DynamicSlidingWindowLayer does"):
-        model(**inputs, past_key_values=cache, use_cache=True)
+    with LLAVA.pruned_by(IVCPrune(ratio=0.6), "eager"), pytest.raises(UnsupportedError, match="WindowLayer does"):
+        eager(**llava_inputs((PROMPTS[0], (0,))), past_key_values=cache, use_cache=True)
 
 
 # Inside the vision tower ---------------------------------------------------------------------------------------------
 
 
-def test_patches_dropped_inside_the_tower_are_absent_from_its_later_layers(
-    eager: Any, processor: Any, encode: Any
-) -> None:
+def test_patches_dropped_inside_the_tower_are_absent_from_its_later_layers(eager: Any) -> None:
     """The tower's layers run by hand on what each merge leaves give the projector's input."""
     targets: list[Tensor | None] = []
-    inputs, given, entered = encode((PROMPTS[0], (0,))), list[Tensor](), list[Tensor]()
 
     @dataclass(frozen=True, kw_only=True)
     class Noting(FlowCut):
@@ -238,35 +229,23 @@ def test_patches_dropped_inside_the_tower_are_absent_from_its_later_layers(
             assert int(stays.sum()) == keep == int(vision.groups())
             return super().select(state, keep)
 
-    tower, projector = eager.model.vision_tower, eager.model.multi_modal_projector
-
-    def note(module: Any, args: Any) -> None:
-        given.append(args[0])
-
-    handles = [
-        projector.register_forward_pre_hook(note),
-        tower.encoder.layers[0].register_forward_pre_hook(lambda module, args: entered.append(args[0])),
-    ]
-    try:
-        with Noting(ratio=0.6)(eager, processor) as run, torch.no_grad():
-            eager(**inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    kept = run.trace.samples[0].kept[0]
+    layers, inputs = eager.model.vision_tower.encoder.layers, llava_inputs((PROMPTS[0], (0,)))
+    with recorded(layers[0]) as entered, recorded(eager.model.multi_modal_projector) as given:
+        _, run = pruned("llava", Noting(ratio=0.6), inputs, "eager")
+    kept, hidden, projected = run.trace.samples[0].kept[0], entered[0][0][0], given[0][0][0]
     assert len(kept) == round(0.4 * VISUAL)
-    left, hidden = torch.arange(VISUAL), entered[0]
+    left = torch.arange(VISUAL)
     for layer in range(run.adapter.geometry.feature_layer):
         with torch.no_grad():
-            hidden = tower.encoder.layers[layer](hidden, attention_mask=None)
+            hidden = layers[layer](hidden, attention_mask=None)
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         target = targets[layer] if layer < len(targets) else None
         if target is not None:
             stay = (target[0] >= 0).nonzero().squeeze(1)
             left, hidden = left[stay], hidden[:, [0, *(stay + 1).tolist()]]
     assert left.tolist() == kept.tolist()
-    torch.testing.assert_close(given[0][0, kept], hidden[0, 1:], atol=1e-4, rtol=1e-3)
-    assert len({tuple(row) for row in given[0][0].tolist()}) == len(kept), "what left has no features of its own"
+    torch.testing.assert_close(projected[0, kept], hidden[0, 1:], atol=1e-4, rtol=1e-3)
+    assert len({tuple(row) for row in projected[0].tolist()}) == len(kept), "what left has no features of its own"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,21 +293,15 @@ class Pairs(Method):
 @pytest.mark.parametrize("family", ["llava", "llava_onevision"])
 def test_merging_inside_the_tower_equals_a_plain_loop(family: str, weighing: bool) -> None:
     """Where sizes do not count, attention is a softmax over what is left, of which each merged patch is one."""
-    model = FAMILIES[family].model("sdpa")
+    model, method = FAMILIES[family].model(), Pairs(weighing=weighing)
     adapter, inputs = adapter_for(model), FAMILIES[family].inputs([ONE, ONE])
     layers: Any = adapter.vision_layers("image")
-    entered: list[Tensor] = []
-    method = Pairs(weighing=weighing)
-    with torch.no_grad(), method(model, FAMILIES[family].processor()) as run:
-        handles = [
-            layer.register_forward_pre_hook(lambda m, args: entered.append(args[0]), prepend=True)
-            for layer in (layers[0], model.model.language_model.layers[0])
-        ]
+    both = layers[0], model.model.language_model.layers[0]
+    with torch.no_grad(), FAMILIES[family].pruned_by(method) as run, recorded(*both, prepend=True) as calls:
         model(**inputs)
-    for handle in handles:
-        handle.remove()
+    (crops, *_), (decoded, *_) = (args for args, _ in calls)
     ours, sequence, groups, stays, last = method.seen[0]
-    hidden, cls = entered[0][:1], int(adapter.geometry.cls)
+    hidden, cls = crops[:1], int(adapter.geometry.cls)
     sizes, states = torch.ones(adapter.patches), [hidden]
     with torch.no_grad():
         for index in range(last + 1):
@@ -362,7 +335,7 @@ def test_merging_inside_the_tower_equals_a_plain_loop(family: str, weighing: boo
     order = left[sequence[0, left].argsort()].tolist()
     if family == "llava":
         visual, _ = visual_and_words("llava", ONE)
-        assert torch.allclose(entered[1][0, visual], projected, atol=1e-4)
+        assert torch.allclose(decoded[0, visual], projected, atol=1e-4)
         assert run.trace.samples[1].kept[0].tolist() == left.tolist()
         assert set(groups.tolist()) == {len(left)}
         assert order == left.flip(0).tolist()

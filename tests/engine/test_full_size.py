@@ -6,8 +6,7 @@ Models are built on the meta device, whose tensors have shapes and no values, so
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from cases import INSIDE
+from cases import INSIDE, recorded
+from families import Prompt
 from full_size import CONFIGS, PROCESSORS
-from passes import encode
+from passes import encode, features_of
 from PIL import Image
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -91,42 +91,33 @@ class Subject:
         text = self.model.config.text_config
         return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
-    @property
-    def vocabulary(self) -> int:
-        return self.model.get_input_embeddings().num_embeddings
+
+def name_of(adapter: Adapter) -> str:
+    """The model's class without its usual ending."""
+    return type(adapter.model).__name__.removesuffix("ForConditionalGeneration")
 
 
 def reference_input(adapter: Adapter) -> tuple[Modality, dict[str, Any]]:
     """The encoder's arguments for what the geometry counts: see the configuration files of the backbones."""
-    vision, family = adapter.model.config.vision_config, type(adapter.model).__name__
+    vision, family = adapter.model.config.vision_config, name_of(adapter)
     if family.startswith("Qwen"):
-        side = 1024 if family == "Qwen3VLForConditionalGeneration" else 1008
-        patches = side // vision.patch_size
-        values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        return "image", {
-            "pixel_values": shaped(patches**2, values),
-            "image_grid_thw": torch.tensor([[1, patches, patches]]),
-        }
-    if family == "InternVLForConditionalGeneration":
-        return "image", {"pixel_values": shaped(1, 3, *vision.image_size)}
-    crop = (3, vision.image_size, vision.image_size)
-    if family == "SmolVLMForConditionalGeneration":
-        return "image", {"pixel_values": torch.ones(1, 1, *crop)}  # crops of zeros are padding: values matter
-    if family == "VideoLlavaForConditionalGeneration":
-        return "video", {"pixel_values_videos": shaped(1, 8, *crop)}
-    if family == "LlavaNextForConditionalGeneration":  # a large square picture: 2 x 2 tiles, nothing cut off
-        return "image", {"pixel_values": shaped(1, 5, *crop), "image_sizes": torch.tensor([[2 * crop[1]] * 2])}
-    if family == "LlavaOnevisionForConditionalGeneration":  # one of two pictures, which are not cut into tiles
-        sizes = torch.tensor([[crop[1]] * 2] * 2)
-        return "image", {
-            "pixel_values": shaped(2, 1, *crop),
-            "image_sizes": sizes,
-            "batch_num_images": torch.tensor([2]),
-        }
-    return "image", {"pixel_values": shaped(1, *crop)}
+        patches = (1024 if family == "Qwen3VL" else 1008) // vision.patch_size
+        pixels = shaped(patches**2, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
+        return "image", {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, patches, patches]])}
+    side = vision.image_size[0] if family == "InternVL" else vision.image_size
+    if family == "VideoLlava":
+        return "video", {"pixel_values_videos": shaped(1, 8, 3, side, side)}
+    if family == "SmolVLM":  # crops of zeros are padding: values matter
+        return "image", {"pixel_values": torch.ones(1, 1, 3, side, side)}
+    if family == "LlavaNext":  # a large square picture: 2 x 2 tiles, nothing cut off
+        return "image", {"pixel_values": shaped(1, 5, 3, side, side), "image_sizes": torch.tensor([[2 * side] * 2])}
+    if family == "LlavaOnevision":  # one of two pictures, which are not cut into tiles
+        counts = {"image_sizes": torch.tensor([[side] * 2] * 2), "batch_num_images": torch.tensor([2])}
+        return "image", {"pixel_values": shaped(2, 1, 3, side, side), **counts}
+    return "image", {"pixel_values": shaped(1, 3, side, side)}
 
 
-NEWLINES = {"LlavaNextForConditionalGeneration": 2 * 24, "LlavaOnevisionForConditionalGeneration": 1}
+NEWLINES = {"LlavaNext": 2 * 24, "LlavaOnevision": 1}
 """Newline tokens of that picture, which the geometry leaves out: one a row of patches, or one in all."""
 
 
@@ -151,86 +142,37 @@ def test_every_published_count_is_tested_here() -> None:
     assert list(PUBLISHED) == list(CONFIGS) == list(BILLIONS)
 
 
-def test_the_model_is_the_one_on_the_hub(on: Subject) -> None:
-    assert sum(parameter.numel() for parameter in on.model.parameters()) / 1e9 == pytest.approx(
-        BILLIONS[on.name], abs=0.006
-    )
-
-
-def test_published_counts_are_what_the_adapter_reads(on: Subject) -> None:
+def test_the_model_is_the_one_on_the_hub_with_the_published_counts(on: Subject) -> None:
+    parameters = sum(parameter.numel() for parameter in on.model.parameters()) / 1e9
+    assert parameters == pytest.approx(BILLIONS[on.name], abs=0.006)
     architecture, geometry = PUBLISHED[on.name]
     assert architecture == type(on.model).__name__
     assert architecture in type(on.adapter).architectures
     assert geometry == on.adapter.geometry_of(on.model.config) == on.geometry
 
 
-def test_layers_are_as_many_as_counted(on: Subject) -> None:
-    assert len(on.adapter.layers) == on.geometry.layers
+def test_every_vit_layer_is_called(on: Subject) -> None:
     for modality in on.adapter.encoders:
         assert len(on.adapter.vision_layers(modality)) == on.geometry.vision_layers
-    assert sorted(on.vision_pass.states) == list(range(on.geometry.vision_layers + 1)), (
-        "every ViT layer is called, by its hooks"
-    )
+    assert sorted(on.vision_pass.states) == list(range(on.geometry.vision_layers + 1))
 
 
 def test_visual_tokens_of_the_reference_picture(on: Subject) -> None:
-    newlines = NEWLINES.get(type(on.model).__name__, 0)
     counts = on.adapter.counts(on.vision_pass)
-    assert set(counts) == {on.geometry.visual_tokens + newlines}
+    assert set(counts) == {on.geometry.visual_tokens + NEWLINES.get(name_of(on.adapter), 0)}
     assert len(on.adapter.crops(on.vision_pass, 0)) == counts[0]
-    own = on.vision_pass.output.pooler_output
-    parts = own.flatten(0, -2).split(counts) if isinstance(own, Tensor) else own
-    assert [tuple(part.shape) for part in parts] == [(count, on.geometry.hidden) for count in counts]
+    assert features_of(on.vision_pass).shape == (sum(counts), on.geometry.hidden)
 
 
-def test_the_multimodal_forward_and_encoders_take_what_the_engine_passes(on: Subject) -> None:
-    multimodal, encoders = on.adapter.multimodal, on.adapter.encoders
-    taken = inspect.signature(multimodal.forward).parameters
-    assert next(iter(taken)) == "input_ids"
-    assert {"attention_mask", "position_ids", "past_key_values", "inputs_embeds", "mm_encoder_outputs"} <= set(taken)
-    for encoder in encoders.values():
-        assert encoder.function in dir(type(multimodal)), "a method of the class: the wrapper is removed by delattr"
-        assert encoder.function not in vars(multimodal)
-        assert encoder.pixels in inspect.signature(getattr(multimodal, encoder.function)).parameters
-
-
-def test_placeholders_are_token_ids_of_their_own(on: Subject) -> None:
-    placeholders = on.adapter.placeholders
-    assert set(placeholders) == set(on.adapter.encoders)
-    assert len(set(placeholders.values())) == len(placeholders)
-    assert all(0 < token < on.vocabulary for token in placeholders.values())
-
-
-def test_decoder_layers_are_called_as_the_engine_expects(on: Subject) -> None:
-    calls: list[tuple[Sequence[Any], dict[str, Any]]] = []
-    handles = [
-        layer.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
-        for layer in on.adapter.layers
-    ]
-    axes = 3 if on.geometry.multimodal_rotary else 1
+def test_shapes_of_every_decoder_layer_and_of_its_heads(on: Subject) -> None:
+    hidden, axes = shaped(2, WORDS, on.geometry.hidden), 3 if on.geometry.multimodal_rotary else 1
     positions = torch.arange(WORDS).expand(axes, 2, -1)
-    output = on.adapter.decoder(
-        inputs_embeds=shaped(2, WORDS, on.geometry.hidden),
-        position_ids=positions if axes > 1 else positions[0],
-        use_cache=False,
-    )
-    for handle in handles:
-        handle.remove()
-    assert output.last_hidden_state.shape == (2, WORDS, on.geometry.hidden)
-    assert len(calls) == on.geometry.layers
-    for args, kwargs in calls:
-        assert args[0].shape == (2, WORDS, on.geometry.hidden), "hidden states come first, and by place"
-        assert {"attention_mask", "position_ids", "position_embeddings", "past_key_values"} <= set(kwargs)
-        cos, sin = kwargs["position_embeddings"]
-        assert cos.shape == sin.shape
-        assert cos.shape[-2:] == (WORDS, on.head_dim)
-
-
-def test_queries_and_keys_of_the_decoder(on: Subject) -> None:
-    hidden = shaped(2, WORDS, on.geometry.hidden)
-    axes = 4 if on.geometry.multimodal_rotary else 1
-    rotary = on.adapter.rotary(hidden, torch.arange(WORDS).expand(axes, 2, -1))
-    assert [tuple(part.shape) for part in rotary] == [(2, WORDS, on.head_dim)] * 2
+    with recorded(*on.adapter.layers) as calls:
+        on.adapter.decoder(inputs_embeds=hidden, position_ids=positions if axes > 1 else positions[0], use_cache=False)
+    assert [args[0].shape for args, _ in calls] == [hidden.shape] * on.geometry.layers
+    rotary = on.adapter.rotary(hidden, torch.arange(WORDS).expand(4 if axes > 1 else 1, 2, -1))
+    for cos_and_sin in (rotary, *(kwargs["position_embeddings"] for _, kwargs in calls)):
+        assert [part.shape[-2:] for part in cos_and_sin] == [(WORDS, on.head_dim)] * 2
     for layer in (0, on.geometry.layers - 1):
         query, key, value = (on.adapter.heads(layer, kind, hidden, rotary) for kind in ("q", "k", "v"))
         assert query.shape == (2, on.geometry.heads, WORDS, on.head_dim)
@@ -289,12 +231,9 @@ def least(method: str, geometry: Geometry) -> float:
     return (cut * geometry.visual_tokens + geometry.layers - cut) / geometry.layers
 
 
-each_method = pytest.mark.parametrize("method", [name for name in METHODS if get(name).prunes])
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
-@each_method
-def test_every_method_meets_the_papers_budgets(name: str, method: str) -> None:
+@pytest.mark.parametrize("method", [name for name in METHODS if get(name).prunes])
+def test_every_method_meets_the_papers_budgets_and_none_beyond_the_picture(name: str, method: str) -> None:
     geometry = PUBLISHED[name].geometry
     for budget in budgets(name):
         pruning = get(method)(**budget)
@@ -313,18 +252,10 @@ def test_every_method_meets_the_papers_budgets(name: str, method: str) -> None:
         assert getattr(schedule.token_counts(), pruning.accounting) == pytest.approx(target, abs=1)
         assert all(0 <= index <= geometry.vision_layers for index in pruning.vision_states(geometry.feature_layer))
         assert all(index < geometry.vision_layers for index in pruning.merge_layers(geometry.feature_layer))
-
-
-@each_method
-def test_a_budget_beyond_the_picture_is_refused_on_every_backbone(method: str) -> None:
-    for _, geometry in PUBLISHED.values():
-        count = geometry.visual_tokens
-        pruning = get(method)(tokens=count + 1)
-        if not refusal(pruning, geometry):
-            with pytest.raises(
-                BudgetError, match=f"tokens={count + 1} is more than the {count} visual tokens.*use 1 to"
-            ):
-                pruning.check(geometry)
+    beyond = get(method)(tokens=geometry.visual_tokens + 1)
+    if not refusal(beyond, geometry):
+        with pytest.raises(BudgetError, match=rf"tokens=(\d+) is more than the {geometry.visual_tokens} .*use 1 to"):
+            beyond.check(geometry)
 
 
 # --- what the released processors make of pictures ----------------------------------------------------------------
@@ -333,59 +264,44 @@ PICTURES = {"wide": (1000, 300), "tall": (333, 500), "square": (640, 640), "smal
 """(width, height) in pixels."""
 
 
+def processed(processor: Any, prompt: Prompt, **media: Any) -> Any:
+    text = processor.apply_chat_template(prompt.messages(), add_generation_prompt=True)
+    return processor(text=[text], return_tensors="pt", **media)
+
+
 def test_the_processor_asks_for_as_many_tokens_as_the_model_has_features(on: Subject) -> None:
     architecture = type(on.model).__name__
     processor = PROCESSORS[architecture]()
     first = next(name for name, known in PUBLISHED.items() if known.architecture == architecture)
     # checkpoints of a family share their processor: every shape once
-    for width, height in PICTURES.values() if on.name == first else [PICTURES["tall"]]:
-        assert_tokens_are_features(on, processor, width, height)
+    for size in PICTURES.values() if on.name == first else [PICTURES["tall"]]:
+        picture = Image.new("RGB", size, "red")
+        inputs = processed(processor, Prompt(text="What?", images=[picture]), images=[[picture]])
+        shown = inputs["input_ids"] == processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+        place = "cpu" if "pixel_attention_mask" in inputs else "meta"  # the mask and zeros say which crops are padding
+        arguments = {
+            name: value.to(place) if name.startswith("pixel") else value
+            for name, value in inputs.items()
+            if name.startswith(("pixel", "image")) or name == "batch_num_images"
+        }
+        ids = inputs["input_ids"].masked_fill(shown, on.adapter.placeholders["image"])  # else of a small vocabulary
+        assert on.adapter.counts(encode(on.adapter, "image", arguments, ids)) == [int(shown.sum())]
 
 
-def assert_tokens_are_features(on: Subject, processor: Any, width: int, height: int) -> None:
-    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
-    text = processor.apply_chat_template([turn], add_generation_prompt=True)
-    inputs = processor(text=[text], images=[[Image.new("RGB", (width, height), "red")]], return_tensors="pt")
-    shown = inputs["input_ids"] == processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-    arguments = {
-        name: value.to("meta") if name.startswith("pixel") else value
-        for name, value in inputs.items()
-        if name.startswith(("pixel", "image")) or name == "batch_num_images"
-    }
-    if "pixel_attention_mask" in inputs:  # its values mark the crops that are padding
-        arguments |= {name: inputs[name] for name in ("pixel_values", "pixel_attention_mask")}
-    ids = inputs["input_ids"].masked_fill(shown, on.adapter.placeholders["image"])  # else of a small vocabulary
-    assert on.adapter.counts(encode(on.adapter, "image", arguments, ids)) == [int(shown.sum())]
-
-
-FRAMES_AS_PICTURES = ("InternVLForConditionalGeneration", "SmolVLMForConditionalGeneration")
-
-
-@pytest.mark.parametrize("architecture", PROCESSORS)
-def test_eight_frames_of_a_video(architecture: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "count"),
+    [
+        ("VideoLlava", 8 * 257),
+        ("LlavaOnevision", 8 * 14 * 14 + 1),
+        ("Qwen2_5_VL", 4 * 9 * 11),  # two frames a step, 28 pixels a token
+        ("Qwen2VL", 4 * 9 * 11),
+        ("Qwen3VL", 4 * 8 * 10),  # 240 = 7.5 x 32, rounded to the even number
+    ],
+)
+def test_eight_frames_of_a_video(family: str, count: int) -> None:
     """The count that tables state for a video, and what the processors make of 8 frames of 320 x 240 pixels."""
-    processor = PROCESSORS[architecture]()
-    if not getattr(processor, "video_processor", None) or architecture in FRAMES_AS_PICTURES:
-        return
+    processor = PROCESSORS[f"{family}ForConditionalGeneration"]()
     clip = sample(np.zeros((40, 240, 320, 3), dtype=np.uint8), 8)
-    turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What?"}]}
-    text = processor.apply_chat_template([turn], add_generation_prompt=True)
-    inputs = processor(
-        text=[text],
-        videos=[clip.frames],
-        video_metadata=[clip.metadata],
-        do_sample_frames=False,
-        return_tensors="pt",
-    )
-    asked = int((inputs["input_ids"] == processor.tokenizer.convert_tokens_to_ids(processor.video_token)).sum())
-    assert clip.indices.tolist() == [0, 5, 11, 16, 22, 27, 33, 39]
-    assert (
-        asked
-        == {
-            "VideoLlavaForConditionalGeneration": 8 * 257,
-            "LlavaOnevisionForConditionalGeneration": 8 * 14 * 14 + 1,
-            "Qwen2_5_VLForConditionalGeneration": 4 * 9 * 11,  # two frames a step, 28 pixels a token
-            "Qwen2VLForConditionalGeneration": 4 * 9 * 11,
-            "Qwen3VLForConditionalGeneration": 4 * 8 * 10,  # 240 = 7.5 x 32, rounded to the even number
-        }[architecture]
-    )
+    media = {"videos": [clip.frames], "video_metadata": [clip.metadata], "do_sample_frames": False}
+    inputs = processed(processor, Prompt(text="What?", videos=[clip.frames]), **media)
+    assert int((inputs["input_ids"] == processor.tokenizer.convert_tokens_to_ids(processor.video_token)).sum()) == count

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from cases import PROMPTS, Fixed, masked_forward
+from cases import LLAVA, PROMPTS, Fixed, masked_forward, pruned, recorded
 from families import FAMILIES, FRAMES, VIDEO_FAMILIES, Prompt, film, picture
 from passes import encode
 from PIL import Image
@@ -17,60 +17,11 @@ from probe import ONE, TWO, Probe, probed, visual_and_words
 from torch import Tensor
 
 from clasp.backbones import adapter_for
-from clasp.backbones.base import UnsupportedError
-from clasp.budget import Schedule, Stage
 from clasp.methods.base import Method
 from clasp.methods.protocols import Crops, Queries, Selection, State
 
 QUERIES: tuple[Queries, ...] = ("instruction", "last", "text", "visual", "prompt")
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
-
-
-def asking(family: str, prompt: Prompt) -> dict[Queries, Tensor]:
-    """Places of the tokens that each kind of query names, in a batch of this prompt alone."""
-    visual, words = visual_and_words(family, prompt)
-    length = FAMILIES[family].inputs([prompt])["input_ids"].shape[1]
-    return {
-        "instruction": words,
-        "last": torch.tensor([length - 1]),
-        "text": torch.arange(int(visual[-1]) + 1, length),
-        "visual": visual,
-        "prompt": torch.arange(length),
-    }
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What the unpatched model computes where what a probe drops is masked.
-
-    Args:
-        visual: (tokens,) places of the visual tokens in the prompt.
-        kept: layer -> what the probe keeps there of each sample, among the visual tokens.
-        attentions: of each layer (1, heads, length, length).
-        entered: of each layer its input, (1, length, hidden).
-    """
-
-    visual: Tensor
-    kept: dict[int, list[Tensor]]
-    attentions: Sequence[Tensor]
-    entered: Sequence[Tensor]
-
-
-def expected_of(family: str, prompt: Prompt, stages: int = 2) -> Expected:
-    """``stages``: how many of the probe's stages drop."""
-    model, inputs = FAMILIES[family].model("eager"), FAMILIES[family].inputs([prompt])
-    visual = visual_and_words(family, prompt)[0]
-    count = len(visual)
-    first = torch.arange(count // 2) * (count // (count // 2))
-    second = first[torch.arange(count // 4) * (len(first) // (count // 4))]
-    kept = {1: [first], 3: [second]}
-    entered: list[Tensor] = []
-    with ExitStack() as hooks:
-        for layer in adapter_for(model).layers:
-            handle = layer.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
-            hooks.callback(handle.remove)
-        output = masked_forward(model, inputs, dict([*kept.items()][:stages]), output_attentions=True)
-    return Expected(visual, kept, output.attentions, entered)
 
 
 def seen_of(state: State, layer: int) -> dict[str, Any]:
@@ -85,48 +36,60 @@ def seen_of(state: State, layer: int) -> dict[str, Any]:
         "instruction rows": state.text_attention() if own else decoder.attention_rows("instruction"),
         "hidden": state.tokens() if own else decoder.hidden(),
         "words": state.text()[0] if own else decoder.hidden("instruction"),
-        "embeddings": state.embeddings(),
+        **dict(zip(("entering tokens", "entering words"), state.embeddings(), strict=False)),
     }
-
-
-def grid_and_patches(s: State) -> Any:
-    return s.grid(), s.vision().hidden_state(0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attention_and_inputs_of_every_layer_that_has_passed(family: str) -> None:
     """At the second stage the first layers' values are those of the tokens that are left."""
-    passes, places = [expected_of(family, TWO, stages) for stages in range(3)], asking(family, TWO)
-    expected = passes[-1]
-    visual, kept = expected.visual, expected.kept
+    model, inputs = FAMILIES[family].model("eager"), FAMILIES[family].inputs([TWO])
+    (visual, words), length = visual_and_words(family, TWO), inputs["input_ids"].shape[1]
+    places: dict[Queries, Tensor] = {
+        "instruction": words,
+        "last": torch.tensor([length - 1]),
+        "text": torch.arange(int(visual[-1]) + 1, length),
+        "visual": visual,
+        "prompt": torch.arange(length),
+    }
+    half = torch.arange(len(visual) // 2) * (len(visual) // (len(visual) // 2))
+    kept = {1: [half], 3: [half[torch.arange(len(visual) // 4) * (len(half) // (len(visual) // 4))]]}
+    maps = []  # of the unpatched model, where none, one or both of the probe's stages are done by masking
+    for stages in range(3):
+        with recorded(*adapter_for(model).layers) as calls:
+            output = masked_forward(model, inputs, dict([*kept.items()][:stages]), output_attentions=True)
+        maps.append(output.attentions)
+    entered = [args[0][0] for args, _ in calls]
 
     def look(state: State) -> Any:
         return {layer: seen_of(state, layer) for layer in range(state.layer + 1)}
 
-    (first, second), _ = probed(family, [TWO], look, layers=(0, 1, 2))
+    first, second = probed(family, [TWO], look, layers=(0, 1, 2))
     assert (sorted(first), sorted(second)) == ([0, 1], [0, 1, 2, 3])
     for seen, left in ((first, visual), (second, visual[kept[1][0]])):
         for layer, values in seen.items():
             # the last layer is the stage's own, at which it looks before it drops
             stages = sum(cut < layer or cut == layer < max(seen) for cut in kept)
-            heads = passes[stages].attentions[layer][0]
+            heads = maps[stages][layer][0]
             gone = visual[~torch.isin(visual, left)]
             prompt = places["prompt"][~torch.isin(places["prompt"], gone)]
-            asked: dict[Queries, Tensor] = {**places, "visual": left, "prompt": prompt}
-            for kind in QUERIES:
-                paid = heads[:, asked[kind]][:, :, left].mean(dim=1)
-                assert torch.allclose(values[f"{kind} heads"][0], paid, **CLOSE), (layer, kind)
-                assert torch.allclose(values[kind][0], paid.mean(dim=0), **CLOSE), (layer, kind)
-            assert torch.allclose(values["some"][0], heads[:, left[::3]][:, :, left].mean(dim=(0, 1)), **CLOSE)
-            for kind in ("text", "instruction"):
-                rows = heads[:, places[kind]][:, :, left].mean(dim=0)
-                assert torch.allclose(values[f"{kind} rows"][0], rows, **CLOSE)
-            assert torch.allclose(values["hidden"][0], expected.entered[layer][0, left], **CLOSE)
-            assert torch.allclose(values["words"][0], expected.entered[layer][0, places["instruction"]], **CLOSE)
-            embedded, words, real = values["embeddings"]
-            assert torch.equal(embedded[0], expected.entered[0][0, visual]), "pruning does not change what entered"
-            assert torch.equal(words[0], expected.entered[0][0, places["instruction"]])
-            assert real.all()
+            asked = {**places, "visual": left, "prompt": prompt}
+            paid = {kind: heads[:, asked[kind]][:, :, left] for kind in QUERIES}
+            wanted = {
+                **{kind: paid[kind].mean(dim=(0, 1)) for kind in QUERIES},
+                **{f"{kind} heads": paid[kind].mean(dim=1) for kind in QUERIES},
+                "some": heads[:, left[::3]][:, :, left].mean(dim=(0, 1)),
+                "text rows": paid["text"].mean(dim=0),
+                "instruction rows": paid["instruction"].mean(dim=0),
+                "hidden": entered[layer][left],
+                "words": entered[layer][words],
+                # pruning does not change what entered
+                "entering tokens": entered[0][visual],
+                "entering words": entered[0][words],
+            }
+            assert set(wanted) == set(values)
+            for name, value in wanted.items():
+                assert torch.allclose(values[name][0], value, **CLOSE), (layer, name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -144,7 +107,7 @@ def test_queries_keys_values_and_norms_of_keys(family: str) -> None:
         shown = decoder.heads("v", "instruction"), decoder.rotary(), decoder.scaling()
         return turned, plain, *shown, state.key_norms(), state.attention("last")
 
-    (first, *_), _ = probed(family, [TWO], look, back=1)
+    first, *_ = probed(family, [TWO], look, back=1)
     turned, plain, word_values, (cos, sin), scaling, norms, attention = first
     layer = output.past_key_values.layers[0]
     assert torch.allclose(turned["k"][0], layer.keys[0][:, visual], **CLOSE)
@@ -168,51 +131,51 @@ def test_queries_keys_values_and_norms_of_keys(family: str) -> None:
 
 
 def test_a_lookback_of_two_reads_that_layer() -> None:
-    """Also across a stage in between; it is refused where no such layer comes before the cut."""
-    expected = expected_of("llava", ONE)
-    (_, second), _ = probed("llava", [ONE], lambda s: s.attention("last"), back=1, layers=(0,))
-    left = expected.visual[expected.kept[1][0]]
-    assert torch.allclose(second[0], expected.attentions[2][0, :, -1, left].mean(dim=0), **CLOSE)
-    probe = Late(look=lambda s: s.attention("last"), back=2)
-    family = FAMILIES["llava"]
-    with probe(family.model("eager"), family.processor()), torch.no_grad():
-        family.model("eager")(**family.inputs([ONE]))
-        maps = family.model("eager")(**family.inputs([ONE]), output_attentions=True).attentions
-    assert torch.allclose(probe.seen[0][0], maps[1][0, :, -1, expected.visual].mean(dim=0), **CLOSE)
-    with pytest.raises(ValueError, match="decoder layer -1 is not available before layer 1"):
-        probed("llava", [ONE], lambda s: s.attention("last"), back=2)
-    with pytest.raises(ValueError, match=r"looks at decoder layer 5.*use layers from 0 to the one before"):
-        Probe(look=lambda s: None, layers=(5,))(family.model("eager"), family.processor())
+    seen, *_ = probed("llava", [ONE], lambda s: s.attention("last"), back=2, cuts=(3,))
+    visual, _ = visual_and_words("llava", ONE)
+    with torch.no_grad():
+        maps = LLAVA.model("eager")(**LLAVA.inputs([ONE]), output_attentions=True).attentions
+    assert torch.allclose(seen[0], maps[1][0, :, -1, visual].mean(dim=0), **CLOSE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Late(Probe):
-    """A probe with its only stage at layer 3."""
+class PerHead(Fixed):
+    """Selects other tokens for each head."""
 
-    def schedule(self, visual_tokens: int, layers: int) -> Schedule:
-        return Schedule(visual_tokens, layers, (Stage(3, visual_tokens // 2),))
+    name: ClassVar[str] = "per_head"
 
-
-@pytest.mark.parametrize("layer", [0, 2])
-def test_a_layer_that_was_not_asked_for_is_refused(layer: int) -> None:
-    with pytest.raises(ValueError, match=rf"decoder layer {layer} is not available before layer 1; .*decoder_states"):
-        probed("llava", [ONE], lambda s: s.decoder(layer).hidden())
+    def select(self, state: State, keep: int) -> Selection:
+        return Selection(super().select(state, keep).index[:, None].expand(-1, 4, -1))
 
 
-def test_queries_that_do_not_exist_are_refused_by_name() -> None:
-    with pytest.raises(
-        ValueError, match=r"unknown tokens 'words'; use one of instruction, last, text, visual, start, prompt"
-    ):
-        probed("llava", [ONE], lambda s: s.attention("words"))  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("method", "prompt", "words"),
+    [
+        (Probe(look=lambda s: s.decoder(0).hidden()), ONE, "layer 0 is not available before layer 1; .*decoder_states"),
+        (Probe(look=lambda s: s.decoder(2).hidden()), ONE, "layer 2 is not available before layer 1; .*decoder_states"),
+        (Probe(look=lambda s: s.attention("last"), back=2), ONE, "layer -1 is not available before layer 1"),
+        (Probe(look=lambda s: None, layers=(5,)), ONE, "decoder layer 5.*use layers from 0 to the one before"),
+        (
+            Probe(look=lambda s: s.attention("words")),
+            ONE,
+            "unknown tokens 'words'; use one of instruction, last, text, visual, start, prompt",
+        ),
+        (Probe(look=lambda s: s.frames()), TWO, "set the method's scope to 'image'"),
+        (PerHead(stages=((2, (0, 3)),)), ONE, r"'per_head' selects an index of shape \(1, 4, 2\); a budget per head"),
+    ],
+)
+def test_what_a_stage_cannot_have_is_refused_by_name(method: Method, prompt: Prompt, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        pruned("llava", method, LLAVA.inputs([prompt]), "eager")
 
 
 def test_attention_of_many_queries_is_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     def look(s: State) -> Any:
         return (s.decoder().attention("prompt"), s.decoder().attention_heads("visual"))
 
-    whole, _ = probed("llava", [ONE], look)
+    whole = probed("llava", [ONE], look)
     monkeypatch.setattr("clasp.engine.decoder_rows.HELD", 1)
-    parts, _ = probed("llava", [ONE], look)
+    parts = probed("llava", [ONE], look)
     for one, other in zip(whole, parts, strict=True):
         assert all(torch.allclose(ours, theirs, atol=1e-6) for ours, theirs in zip(one, other, strict=True))
 
@@ -224,39 +187,37 @@ def test_the_text_after_the_image_begins_behind_the_last_image(family: str) -> N
     def look(s: State) -> Any:
         return (s.text(), s.text_attention(), s.embeddings()[2])
 
-    (first, *_), _ = probed(family, [ONE, TWO], look, within="image", listen="after_image")
-    (both, *_), _ = probed(family, [TWO], look, listen="after_image")
-    model = FAMILIES[family].model("eager")
+    first, *_ = probed(family, [ONE, TWO], look, within="image", listen="after_image")
+    ((words, real), attention, embedded), *_ = probed(family, [TWO], look, listen="after_image")
     counts = []
     for prompt in (ONE, TWO):
-        ids = FAMILIES[family].inputs([prompt])["input_ids"][0]
         visual, instruction = visual_and_words(family, prompt)
-        counts.append(len(ids) - 1 - int(visual.max()))
+        counts.append(FAMILIES[family].inputs([prompt])["input_ids"].shape[1] - 1 - int(visual.max()))
         assert counts[-1] > len(instruction), "the template closes the user's turn"
-    assert first[0][1].sum(dim=1).tolist()[0] in counts
-    (words, real), attention, embedded = both
+    assert int(first[0][1].sum(dim=1)[0]) in counts
     assert real.sum() == embedded.sum() == counts[1]
     with torch.no_grad():
-        output = model(**FAMILIES[family].inputs([TWO]), output_attentions=True, output_hidden_states=True)
+        output = FAMILIES[family].model("eager")(
+            **FAMILIES[family].inputs([TWO]), output_attentions=True, output_hidden_states=True
+        )
     assert torch.allclose(words[0], output.hidden_states[1][0, -counts[1] :], atol=1e-5)
-    maps = output.attentions[1][0].mean(dim=0)
-    assert torch.allclose(attention[0], maps[-counts[1] :][:, visual], atol=1e-4)
+    assert torch.allclose(attention[0], output.attentions[1][0].mean(dim=0)[-counts[1] :][:, visual], atol=1e-4)
 
 
-def test_padded_words_change_nothing_that_methods_see() -> None:
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_padded_words_change_nothing_that_methods_see(family: str) -> None:
     def look(s: State) -> Any:
-        return (s.text_attention(), s.attention("instruction"), s.key_norms()[1], s.text()[1])
+        return (s.text()[1], s.attention("instruction"), s.text_attention(), s.key_norms()[1])
 
-    for family in ("llava", "qwen2_5_vl"):
-        same = Prompt(text="What is this, and where was it taken, do you think?", images=ONE.images)
-        together, _ = probed(family, [ONE, same], look)
-        for row, prompt in enumerate((ONE, same)):
-            (alone, *_), _ = probed(family, [prompt], look)
-            count = int(alone[3].sum())
-            assert torch.allclose(together[0][0][row, :count], alone[0][0], atol=1e-5)
-            assert (together[0][0][row, count:] == 0).all()
-            assert torch.allclose(together[0][1][row], alone[1][0], atol=1e-5)
-            assert (together[0][2][row, count:] == 0).all()
+    longer = Prompt(text="What is this, and where was it taken, do you think?", images=ONE.images)
+    together = probed(family, [ONE, longer], look)[0]
+    for row, prompt in enumerate((ONE, longer)):
+        words, attention, by_word, _ = probed(family, [prompt], look)[0]
+        count = int(words.sum())
+        assert torch.allclose(together[1][row], attention[0], atol=1e-5)
+        assert torch.allclose(together[2][row, :count], by_word[0], atol=1e-5)
+        assert not together[2][row, count:].any()
+        assert not together[3][row, count:].any()
 
 
 # --- the vision tower ------------------------------------------------------------------------------------------------
@@ -278,7 +239,7 @@ def test_values_of_the_tower_are_shown_by_visual_token(family: str) -> None:
         attention = vision.attention_heads(layer).transpose(1, 2), vision.attention(layer)[..., None]
         return *heads, *received, *attention, vision.keys(layer), vision.hidden_state(end)
 
-    (seen, *_), _ = probed(family, [TWO], look, states=states)
+    seen, *_ = probed(family, [TWO], look, states=states)
     with torch.no_grad():
         values = [adapter.vision_heads(vision_pass, layer, kind) for kind in ("q", "k", "v")]
         values += [adapter.vision_received(vision_pass, layer, others) for others in (False, True)]
@@ -293,7 +254,7 @@ def test_values_of_the_tower_are_shown_by_visual_token(family: str) -> None:
         def look(s: State) -> Any:
             return (s.layer, s.vision().cls_heads(layer, "v").flatten(1), s.vision().cls_state(end))
 
-        rows, _ = probed(family, [TWO], look, within="crop", states=states)
+        rows = probed(family, [TWO], look, within="crop", states=states)
         _, *shown = zip(*(row for row in rows if row[0] == 1), strict=True)
         # where patches are joined, the CLS state stands for each patch of a square
         joined = seen[-1].shape[-1] // vision_pass.states[end].shape[-1]
@@ -306,10 +267,13 @@ def test_values_of_the_tower_are_shown_by_visual_token(family: str) -> None:
 # --- places ----------------------------------------------------------------------------------------------------------
 
 
-def lit(width: int, height: int, at: tuple[float, float]) -> Image.Image:
-    """A black picture with a white spot around a point, given as shares of height and width."""
-    picture = Image.new("RGB", (width, height))
-    row, column = int(at[0] * height), int(at[1] * width)
+def grid_and_patches(s: State) -> Any:
+    return s.grid(), s.vision().hidden_state(0)
+
+
+def lit(side: int, at: tuple[float, float]) -> Image.Image:
+    """A black square picture with a white spot around a point, given as shares of height and width."""
+    picture, row, column = Image.new("RGB", (side, side)), int(at[0] * side), int(at[1] * side)
     picture.paste((255, 255, 255), (column - 1, row - 1, column + 2, row + 2))
     return picture
 
@@ -319,13 +283,11 @@ def lit(width: int, height: int, at: tuple[float, float]) -> Image.Image:
 def test_grid_positions_are_where_the_tokens_see(family: str, at: tuple[float, float]) -> None:
     """In every frame the token that a white spot changes most lies at the spot's row and column."""
     side = 96 if family.startswith("qwen") else 64
-
-    seen = [
-        probed(family, [Prompt(text="Why?", images=[picture])], grid_and_patches, states=(0,))[0][0]
-        for picture in (Image.new("RGB", (side, side)), lit(side, side, at))
-    ]
-    grid = seen[0][0]
-    change = (seen[1][1] - seen[0][1])[0].norm(dim=-1)
+    (grid, dark), (_, bright) = (
+        probed(family, [Prompt(text="Why?", images=[shown])], grid_and_patches, states=(0,))[0]
+        for shown in (Image.new("RGB", (side, side)), lit(side, at))
+    )
+    change = (bright - dark)[0].norm(dim=-1)
     expected = {"llava_next": 2, "llava_onevision": 2, "internvl": 2 * 2 + 1, "smolvlm": 3 * 3 + 1}.get(family, 1)
     assert len(grid.sizes[0]) == expected
     assert int(grid.frame.max()) == expected - 1
@@ -351,10 +313,10 @@ def test_frames_of_a_video_are_told_apart(family: str) -> None:
         frames = [Image.new("RGB", (48, 48), (255,) * 3 if i == bright else (0,) * 3) for i in range(count)]
         return Prompt(text="Why?", videos=[frames])
 
-    (grid, dark), *_ = probed(family, [prompt(None)], grid_and_patches, states=(0,))[0]
+    (grid, dark), *_ = probed(family, [prompt(None)], grid_and_patches, states=(0,))
     assert len(grid.sizes[0]) == count // pairs
     for bright in (0, count - 1):
-        (_, seen), *_ = probed(family, [prompt(bright)], grid_and_patches, states=(0,))[0]
+        (_, seen), *_ = probed(family, [prompt(bright)], grid_and_patches, states=(0,))
         changed = (seen - dark)[0].norm(dim=-1) > 1e-4
         frames = grid.frame[0][changed]
         assert set(frames[frames >= 0].tolist()) == {bright // pairs}
@@ -369,10 +331,9 @@ def test_every_frame_of_a_video_has_the_same_places(family: str) -> None:
     clip = Prompt(text="Why?", videos=[film(count, 48, 48)])
 
     def look(s: State) -> Any:
-        return (s.frames(), s.grid(), s.decoder(s.layer).layer, s.depth)
+        return s.frames(), s.grid(), s.depth
 
-    (first, second), _ = probed(family, [clip], look, within="image")
-    frames, grid, _, depth = first
+    (frames, grid, depth), (left, *_) = probed(family, [clip], look, within="image")
     assert depth == len(adapter_for(FAMILIES[family].model()).layers)
     assert frames.count == (count // 2 if family.startswith("qwen") else count) == len(grid.sizes[0])
     frame, place = frames.frame[0], frames.place[0]
@@ -387,32 +348,25 @@ def test_every_frame_of_a_video_has_the_same_places(family: str) -> None:
     cls = int(family == "video_llava")
     assert frames.size == rows * columns + cls
     assert place[inside].equal(grid.row[0][inside] * columns + grid.column[0][inside] + cls)
-    kept = torch.arange(second[0].frame.shape[1]) * 2
-    assert second[0].frame[0].equal(frame[kept])
-    assert second[0].place[0].equal(place[kept])
-    assert (second[0].count, second[0].size) == (frames.count, frames.size)
-    ((shown, *_), *_), _ = probed(family, [ONE], look, within="image")
+    kept = torch.arange(left.frame.shape[1]) * 2
+    assert left.frame[0].equal(frame[kept])
+    assert left.place[0].equal(place[kept])
+    assert (left.count, left.size) == (frames.count, frames.size)
+    (shown, *_), *_ = probed(family, [ONE], look, within="image")
     assert (shown.count, shown.size) == (1, shown.place.shape[1])
     assert shown.place[0].tolist() == list(range(shown.size))
     assert not bool(shown.frame.any())
 
 
-def test_frames_of_several_pictures_are_refused() -> None:
-    with pytest.raises(ValueError, match="set the method's scope to 'image'"):
-        probed("llava", [TWO], lambda s: s.frames())
-
-
 def test_videos_of_equally_many_tokens_in_other_frames_are_not_one_group() -> None:
     """On Qwen-VL a long video of small frames can have as many tokens as a short one of large ones."""
     prompts = [Prompt(text="Why?", videos=[clip]) for clip in (film(8, 24, 32), film(4, 32, 48))]
-    seen, _ = probed("qwen2_5_vl", prompts, lambda s: (s.frames().count, s.frames().size), within="image")
+    seen = probed("qwen2_5_vl", prompts, lambda s: (s.frames().count, s.frames().size), within="image")
     assert sorted(seen[:2]) == [(2, 24), (4, 12)]
 
 
 def test_places_within_a_crop_and_of_several_pictures() -> None:
-    seen, _ = probed(
-        "llava_next", [Prompt(text="Why?", images=[picture(64, 64, 0)])], lambda s: s.grid(), within="crop"
-    )
+    seen = probed("llava_next", [Prompt(text="Why?", images=[picture(64, 64)])], lambda s: s.grid(), within="crop")
     for grid in seen[: len(seen) // 2]:
         (rows, columns), *others = grid.sizes[0]
         assert not others
@@ -420,13 +374,13 @@ def test_places_within_a_crop_and_of_several_pictures() -> None:
         places = grid.row[0] * columns + grid.column[0]
         assert sorted(places.tolist()) == list(range(rows * columns))
         assert grid.frame[0].unique().tolist() == [0]
-    (grid, *_), _ = probed("llava", [TWO], lambda s: s.grid())
+    grid, *_ = probed("llava", [TWO], lambda s: s.grid())
     assert [len(frames) for frames in grid.sizes] == [2]
     assert (grid.frame[0].diff() >= 0).all()
     assert (grid.row[0][grid.frame[0] == 1] == grid.row[0][grid.frame[0] == 0]).all()
 
 
-# --- crops, scratch, refusals ----------------------------------------------------------------------------------------
+# --- crops, scratch, memory ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -436,47 +390,28 @@ class Splitting(Probe):
     split: list[Any] = field(default_factory=list)
 
     def allocate(self, image: Crops, keep: int) -> list[int]:
-        layer = 0
-        noted = image.scratch
-        noted["calls"] = noted.get("calls", 0) + 1
-        self.split.append(
-            (image.features(), image.text(), image.attentions(layer), image.video, noted["calls"], image.sizes)
-        )
+        image.scratch["calls"] = image.scratch.get("calls", 0) + 1
+        calls = image.scratch["calls"], image.video
+        self.split.append((image.sizes, image.features(), image.attentions(0), image.text(), calls))
         return super().allocate(image, keep)
 
 
 @pytest.mark.parametrize("family", ["llava_next", "qwen3_vl", "video_llava"])
 def test_crops_show_what_enters_the_decoder(family: str) -> None:
-    model, processor = FAMILIES[family].model("eager"), FAMILIES[family].processor()
-    video = Prompt(text=PROMPTS[0], videos=[film(8, 48, 48)])
-    prompt = ONE if family == "llava_next" else video
-
-    def look(s: State) -> Any:
-        return (s.tokens(), s.embeddings(), s.vision().attention(0))
-
-    method = Splitting(look=look, within="crop", states=(0,))
-    with method(model, processor), torch.no_grad():
-        model(**FAMILIES[family].inputs([prompt]))
-    first, second = method.split
-    features, words, attentions, video, calls, sizes = first
-    assert (video, calls, second[4]) == (family != "llava_next", 1, 2)
+    is_video = family != "llava_next"
+    prompt = Prompt(text=PROMPTS[0], videos=[film(8, 48, 48)]) if is_video else ONE
+    method = Splitting(look=lambda s: (s.embeddings(), s.vision().attention(0)), within="crop", states=(0,))
+    pruned(family, method, FAMILIES[family].inputs([prompt]), "eager")
+    (sizes, features, attentions, words, calls), second = method.split
+    assert (calls, second[-1]) == ((1, is_video), (2, is_video))
     assert [len(part) for part in features] == list(sizes) == [len(part) for part in attentions]
-    rows = [row for group in method.seen for row in zip(group[1][0], group[2], strict=True) if len(row[0])]
-    embedded = torch.cat([group[1][0].flatten(0, 1) for group in method.seen])
-    assert torch.isin(torch.cat(features).double().sum(1), embedded.double().sum(1)).all()
-    assert torch.equal(words, method.seen[0][1][1][0])
-    assert len(rows)
+    embeddings, _ = method.seen[0]
+    assert torch.equal(words, embeddings[1][0])
+    shown = [pair for embedded, paid in method.seen for pair in zip(embedded[0], paid, strict=True)]
     for feature, attention in zip(features, attentions, strict=True):
-        whole = [
-            group[2][row]
-            for group in method.seen
-            for row in range(len(group[2]))
-            if len(group[2][row]) == len(attention) and torch.equal(group[1][0][row], feature)
-        ]
-        assert any(torch.equal(attention, value) for value in whole)
-    kept = sum(second[5])
-    assert kept < sum(sizes), "the second split is over what the first left"
-    assert [len(part) for part in second[0]] == list(second[5])
+        assert any(torch.equal(feature, one) and torch.equal(attention, other) for one, other in shown)
+    assert sum(second[0]) < sum(sizes), "the second split is over what the first left"
+    assert [len(part) for part in second[1]] == list(second[0])
 
 
 def test_scratch_lives_as_long_as_a_prefill() -> None:
@@ -486,12 +421,11 @@ def test_scratch_lives_as_long_as_a_prefill() -> None:
             noted[state.layer] = seed
         return before
 
-    family = FAMILIES["llava"]
     probe = Probe(look=look)
-    other = Prompt(text=PROMPTS[1], images=[picture(50, 50, 9)])
-    with probe(family.model(), family.processor()), torch.no_grad():
+    inputs = LLAVA.inputs([ONE, Prompt(text=PROMPTS[1], images=[picture(50, 50, 9)])])
+    with LLAVA.pruned_by(probe), torch.no_grad():
         for _ in range(2):
-            family.model()(**family.inputs([ONE, other]))
+            LLAVA.model()(**inputs)
     first, second, *again = probe.seen
     assert first == again[0] == [{}, {}]
     assert second == again[1]
@@ -499,38 +433,15 @@ def test_scratch_lives_as_long_as_a_prefill() -> None:
     assert second[0] != second[1], "each row has its own"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PerHead(Fixed):
-    """Selects other tokens for each head."""
-
-    name: ClassVar[str] = "per_head"
-
-    def select(self, state: State, keep: int) -> Selection:
-        return Selection(super().select(state, keep).index[:, None].expand(-1, 4, -1))
-
-
-def test_a_budget_per_head_is_refused_by_name() -> None:
-    family = FAMILIES["llava"]
-    with (
-        PerHead(stages=((2, (0, 3)),))(family.model(), family.processor()),
-        torch.no_grad(),
-        pytest.raises(UnsupportedError, match=r"'per_head' selects an index of shape \(1, 4, 2\); a budget per head"),
-    ):
-        family.model()(**family.inputs([ONE]))
-
-
 def test_inputs_of_earlier_layers_are_released_after_the_last_stage() -> None:
     """They stay in memory only until the last stage that reads them."""
-    family = FAMILIES["llava"]
-    probe: Method = Probe(look=lambda s: s.decoder(0).hidden(), layers=(0, 2))
+    probe = Probe(look=lambda s: s.decoder(0).hidden(), layers=(0, 2))
     held: list[Sequence[int]] = []
-    with probe(family.model(), family.processor()) as run, torch.no_grad():
-        layers = family.model().model.language_model.layers
-        handles = [
-            layers[index].register_forward_pre_hook(lambda m, args: held.append(sorted(run._prefill.held)))
-            for index in (1, 3, 4)
-        ]
-        family.model()(**family.inputs([ONE]))
-    for handle in handles:
-        handle.remove()
+    with LLAVA.pruned_by(probe) as run, ExitStack() as hooks, torch.no_grad():
+        for index in (1, 3, 4):
+            layer = LLAVA.model().model.language_model.layers[index]
+            hooks.enter_context(
+                layer.register_forward_pre_hook(lambda module, args: held.append(sorted(run._prefill.held)))
+            )
+        LLAVA.model()(**LLAVA.inputs([ONE]))
     assert held == [[0], [], []]

@@ -1,4 +1,4 @@
-"""The engine against independent computations of the same thing."""
+"""The engine on the small LLaVA against independent computations of the same thing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import METHODS, PROMPTS, VISUAL, Fixed, masked_logits, placeholders, pruned
+from cases import LLAVA, METHODS, PROMPTS, VISUAL, Fixed, llava_inputs, masked_logits, placeholders, pruned
 
 from clasp.methods.clasp.method import CLASP
 from clasp.methods.random import Random
@@ -21,8 +21,8 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
-def test_dropping_equals_masking_from_that_layer_on(eager: Any, processor: Any, encode: Any, stages: Any) -> None:
-    inputs = encode((PROMPTS[0], (0,)), (PROMPTS[1], (1,)))
+def test_dropping_equals_masking_from_that_layer_on(eager: Any, stages: Any) -> None:
+    inputs = llava_inputs((PROMPTS[0], (0,)), (PROMPTS[1], (1,)))
     logits, run = pruned("llava", Fixed(stages=stages), inputs, "eager")
     expected = masked_logits(run, inputs)
     text = ~placeholders(eager, inputs["input_ids"]) & inputs["attention_mask"].bool()
@@ -31,11 +31,9 @@ def test_dropping_equals_masking_from_that_layer_on(eager: Any, processor: Any, 
 
 
 @pytest.mark.parametrize("kept", [(3, 4, 21, 60), (40, 3, 21, 60, 4)], ids=["ascending", "in another order"])
-def test_contiguous_positions_equal_a_prompt_of_the_kept_tokens_alone(
-    eager: Any, encode: Any, kept: tuple[int, ...]
-) -> None:
+def test_contiguous_positions_equal_a_prompt_of_the_kept_tokens_alone(eager: Any, kept: tuple[int, ...]) -> None:
     """In the method's order, which is the order in the sequence."""
-    inputs = encode((PROMPTS[0], (0,)))
+    inputs = llava_inputs((PROMPTS[0], (0,)))
     logits, run = pruned("llava", Fixed(stages=((0, kept),), positions="contiguous"), inputs, "eager")
     ids = inputs["input_ids"][0]
     visual = placeholders(eager, ids).nonzero().squeeze(1)
@@ -48,30 +46,28 @@ def test_contiguous_positions_equal_a_prompt_of_the_kept_tokens_alone(
     assert run.trace.samples[0].kept[0].tolist() == sorted(kept)
 
 
-def test_one_hot_fusion_on_the_own_layer_is_bit_identical_when_other_prompts_do_fuse(
-    model: Any, processor: Any, encode: Any
-) -> None:
-    inputs = encode(("What is the background pattern?", (0,)), ("What letter is drawn?", (1,)))
+def test_one_hot_fusion_on_the_own_layer_is_bit_identical_when_other_prompts_do_fuse(model: Any) -> None:
+    inputs = llava_inputs(("What is the background pattern?", (0,)), ("What letter is drawn?", (1,)))
     with torch.no_grad():
         expected = model(**inputs).logits
-        with CLASP(tokens=VISUAL, router="keyword")(model, processor) as run:
+        with CLASP(tokens=VISUAL, router="keyword")(model, LLAVA.processor()) as run:
             logits = model(**inputs).logits
     assert [s.category for s in run.trace.samples] == ["scene", "ocr"]
     assert torch.equal(logits[0], expected[0])
     assert (logits[1, -1] - expected[1, -1]).abs().max() > 1e-3
 
 
-def test_prompts_without_an_image_pass_through_untouched(model: Any, processor: Any, encode: Any) -> None:
-    inputs = encode((PROMPTS[0], ()), (PROMPTS[1], ()))
+def test_prompts_without_an_image_pass_through_untouched(model: Any) -> None:
+    inputs = llava_inputs((PROMPTS[0], ()), (PROMPTS[1], ()))
     with torch.no_grad():
         expected = model(**inputs).logits
-        with METHODS["clasp"](model, processor) as run:
+        with METHODS["clasp"](model, LLAVA.processor()) as run:
             assert torch.equal(model(**inputs).logits, expected)
     assert run.trace is None
 
 
-def test_dropped_rows_of_full_length_logits_are_zero(model: Any, processor: Any, encode: Any) -> None:
-    inputs = encode((PROMPTS[0], (0,)))
+def test_dropped_rows_of_full_length_logits_are_zero(model: Any) -> None:
+    inputs = llava_inputs((PROMPTS[0], (0,)))
     logits, run = pruned("llava", Random(tokens=16), inputs, model.config._attn_implementation)
     visual = placeholders(model, inputs["input_ids"][0]).nonzero().squeeze(1)
     zero = (logits[0] == 0).all(dim=-1)
@@ -80,22 +76,19 @@ def test_dropped_rows_of_full_length_logits_are_zero(model: Any, processor: Any,
     assert logits.shape[1] == inputs["input_ids"].shape[1]
 
 
-def test_clasp_takes_pivots_by_the_instructions_attention_in_the_stages_own_layer(
-    eager: Any, processor: Any, encode: Any
-) -> None:
-    inputs = encode((PROMPTS[0], (0,)), (PROMPTS[1], (1,)))
+def test_clasp_takes_pivots_by_the_instructions_attention_in_the_stages_own_layer(eager: Any) -> None:
+    inputs = llava_inputs((PROMPTS[0], (0,)), (PROMPTS[1], (1,)))
     with torch.no_grad():
         maps = eager(**inputs, output_attentions=True).attentions
     method = CLASP(tokens=30, router="keyword", fusion="deep", stage_layers=(2, 4, 6))
     _, run = pruned("llava", method, inputs, "eager")
-    tokenizer = processor.tokenizer
+    tokenizer = LLAVA.processor().tokenizer
     for row, (sample, prompt) in enumerate(zip(run.trace.samples, PROMPTS, strict=False)):
         ids = inputs["input_ids"][row]
-        visual = placeholders(eager, ids)
         end = len(ids) - len(tokenizer(" ASSISTANT:", add_special_tokens=False)["input_ids"])
         # how a question begins depends on what stands before it, so its length is found in the prompt
         rows = next(slice(n, end) for n in range(end, 0, -1) if tokenizer.decode(ids[n:end]) == prompt)
-        relevance = maps[2][row, :, rows][:, :, visual].mean(dim=(0, 1))
+        relevance = maps[2][row, :, rows][:, :, placeholders(eager, ids)].mean(dim=(0, 1))
         assert sample.pivots[0] is not None
         pivots = sample.kept[0][sample.pivots[0]]
         assert pivots.tolist() == relevance.topk(len(pivots)).indices.sort().values.tolist()

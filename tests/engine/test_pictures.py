@@ -6,8 +6,8 @@ import pytest
 import torch
 from cases import PROMPTS, placeholders, pruned
 from families import FAMILIES, Prompt, picture
+from PIL.Image import Image
 
-from clasp.backbones import adapter_for
 from clasp.budget import BudgetError, Schedule
 from clasp.methods.base import Method, proportional
 from clasp.methods.divprune import DivPrune
@@ -18,66 +18,61 @@ from clasp.methods.random import Random
 SMALL, LARGE = picture(40, 40, 0), picture(120, 90, 1)
 
 
+def about(*pictures: Image) -> Prompt:
+    return Prompt(text=PROMPTS[0], images=pictures)
+
+
 def kept(family: str, method: Method, prompts: list[Prompt]) -> list[int]:
     """Visual tokens that stay of each prompt."""
     _, run = pruned(family, method, FAMILIES[family].inputs(prompts))
     return [len(sample.kept[-1]) for sample in run.trace.samples]
 
 
-def total(family: str, prompt: Prompt) -> int:
-    ids = FAMILIES[family].inputs([prompt])["input_ids"]
+def total(family: str, picture: Image) -> int:
+    """Visual tokens of a picture."""
+    ids = FAMILIES[family].inputs([about(picture)])["input_ids"]
     return int(placeholders(FAMILIES[family].model(), ids).sum())
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_next"])
 @pytest.mark.parametrize("method", [Random, DivPrune, FasterVLM])
 def test_a_count_is_per_picture_and_a_smaller_picture_stays_whole(family: str, method: type[Method]) -> None:
-    pictures = sorted((SMALL, LARGE), key=lambda picture: total(family, Prompt(text="", images=[picture])))
-    small, large = (Prompt(text=PROMPTS[0], images=[picture]) for picture in pictures)
-    sizes = [total(family, prompt) for prompt in (small, large)]
-    assert sizes[0] + 3 < sizes[1]
+    sizes, (small, large) = zip(*sorted((total(family, one), about(one)) for one in (SMALL, LARGE)), strict=True)
     budget = sizes[0] + 3
-    both = Prompt(text=PROMPTS[0], images=[SMALL, LARGE])
-    assert kept(family, method(tokens=budget), [small, large, both]) == [sizes[0], budget, sizes[0] + budget]
+    assert budget < sizes[1]
+    prompts = [small, large, about(SMALL, LARGE)]
+    assert kept(family, method(tokens=budget), prompts) == [sizes[0], budget, sizes[0] + budget]
 
 
 def test_a_share_of_a_picture_too_small_for_the_stages_keeps_one_token() -> None:
     family, method = "qwen2_5_vl", FastV(ratio=0.745, layer=2)
-    prompts = [Prompt(text=PROMPTS[0], images=[picture(28, 28, 2)]), Prompt(text=PROMPTS[1], images=[LARGE])]
+    tiny = picture(28, 28, 2)
     with pytest.raises(BudgetError):
-        method.schedule(total(family, prompts[0]), 8)
-    assert kept(family, method, prompts)[0] == 1
+        method.schedule(total(family, tiny), 8)
+    assert kept(family, method, [about(tiny), about(LARGE)])[0] == 1
 
 
 def test_a_count_that_a_large_picture_cannot_honour_is_refused() -> None:
-    family, large = "qwen2_5_vl", Prompt(text=PROMPTS[0], images=[LARGE])
-    tokens = total(family, large) // 5
+    tokens = total("qwen2_5_vl", LARGE) // 5
 
     class Fits(FastV):  # on the reference picture
         def check(self, geometry: object) -> Schedule:
             return self.schedule(tokens + 1, 8)
 
     with pytest.raises(BudgetError, match="ask for more tokens"):
-        kept(family, Fits(tokens=tokens, layer=3), [large])
+        kept("qwen2_5_vl", Fits(tokens=tokens, layer=3), [about(LARGE)])
 
 
 def test_newline_tokens_are_dropped_before_patches() -> None:
-    family = "llava_next"
-    model, processor = FAMILIES[family].model(), FAMILIES[family].processor()
-    inputs = FAMILIES[family].inputs([Prompt(text=PROMPTS[0], images=[LARGE])])
-    adapter = adapter_for(model)
-    whole = total(family, Prompt(text=PROMPTS[0], images=[LARGE]))
-    seen: list[torch.Tensor] = []
+    family, whole = FAMILIES["llava_next"], total("llava_next", LARGE)
     for budget in (whole - 1, whole - 2, whole // 2):
-        with FasterVLM(tokens=budget)(model, processor) as run, torch.no_grad():
-            model(**inputs)
-            seen.append(adapter.crops(run._watch.passes["image"], 0))
-        stays = run.trace.samples[0].kept[0]
+        with family.pruned_by(FasterVLM(tokens=budget)) as run, torch.no_grad():
+            family.model()(**family.inputs([about(LARGE)]))
+            newline = run.adapter.crops(run._watch.passes["image"], 0) < 0
+        (stays,) = run.trace.samples[0].kept
         assert len(stays) == budget
-        newlines = int((seen[-1] < 0).sum())
-        assert newlines > 2
-        patches = whole - newlines
-        assert int((seen[-1][stays] < 0).sum()) == max(0, budget - patches)
+        assert int(newline.sum()) > 2
+        assert int(newline[stays].sum()) == max(0, budget - int((~newline).sum()))
 
 
 @pytest.mark.parametrize(

@@ -11,24 +11,26 @@ from typing import Any
 
 import pytest
 import torch
-from cases import GREEDY, METHODS, PROMPTS, Int8, placeholders
-from families import FAMILIES, Prompt, picture
-from probe import ONE, Probe
+from cases import GREEDY, LLAVA, METHODS, PROMPTS, Int8, placeholders
+from families import Prompt, picture
+from probe import ONE, probed
 from torch import Tensor, nn
 from transformers import DynamicCache, LlavaForConditionalGeneration
 from transformers.cache_utils import Cache
 
 from clasp.backbones.base import UnsupportedError
-from clasp.engine.cache import cache_bytes
+from clasp.engine.cache import cache_bytes, held_lengths
 from clasp.methods import get
-
-LLAVA = FAMILIES["llava"]
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
     """A copy, which tests of this file may change."""
     return copy.deepcopy(LLAVA.model())
+
+
+def pruning(name: str, model: Any) -> Any:
+    return METHODS[name](model, LLAVA.processor())
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_threads_in_one_context_each_get_their_own_answer(name: str, model: Any,
         with torch.no_grad():
             return torch.cat(model.generate(**inputs[number], max_new_tokens=2, **GREEDY).logits)
 
-    with METHODS[name](model, LLAVA.processor()), ThreadPoolExecutor(4) as pool:
+    with pruning(name, model), ThreadPoolExecutor(4) as pool:
         alone = [answer(number) for number in range(4)]
         for number, together in enumerate(pool.map(answer, [0, 1, 2, 3] * 3)):
             assert torch.equal(together, alone[number % 4])
@@ -58,7 +60,7 @@ def test_threads_in_one_context_each_get_their_own_answer(name: str, model: Any,
 
 def test_a_failed_forward_lets_the_next_thread_in(model: Any) -> None:
     inputs = LLAVA.inputs([ONE])
-    with METHODS["fastv"](model, LLAVA.processor()) as run, torch.no_grad(), ThreadPoolExecutor(1) as pool:
+    with pruning("fastv", model) as run, torch.no_grad(), ThreadPoolExecutor(1) as pool:
         with pytest.raises(UnsupportedError, match="no pixel_values"):
             model(input_ids=inputs["input_ids"])
         pool.submit(torch.no_grad()(lambda: model(**inputs))).result(timeout=60)
@@ -69,26 +71,23 @@ def test_a_failed_forward_lets_the_next_thread_in(model: Any) -> None:
 
 
 def prefilled(model: Any, name: str = "visionzip", cache: Any = None) -> tuple[Any, Any, Tensor]:
-    """An open context, the cache of a prefill in it, and a token that follows."""
-    run = METHODS[name](model, LLAVA.processor())
-    run.__enter__()
-    with torch.no_grad():
+    """A context, left again, the cache of a prefill in it, and a token that follows."""
+    with pruning(name, model) as run, torch.no_grad():
         output = model(**LLAVA.inputs([ONE]), past_key_values=cache, use_cache=True)
     return run, output.past_key_values, output.logits[:, -1:].argmax(dim=-1)
 
 
 def test_a_pruned_cache_goes_on_only_where_it_was_pruned(model: Any) -> None:
     run, cache, token = prefilled(model)
-    spare = copy.deepcopy(cache)
-    lengths = [layer.keys.shape[-2] for layer in cache.layers]
+    spare, lengths = copy.deepcopy(cache), held_lengths(cache)
     with torch.no_grad():
-        expected = model(input_ids=token, past_key_values=cache).logits
-        run.__exit__(None, None, None)
+        with run:
+            expected = model(input_ids=token, past_key_values=cache).logits
         with pytest.raises(UnsupportedError, match=r"pruned by method 'visionzip'.*prefill the whole conversation"):
             model(input_ids=token, past_key_values=spare)
-        with METHODS["fastv"](model, LLAVA.processor()), pytest.raises(UnsupportedError, match="by method 'visionzip'"):
+        with pruning("fastv", model), pytest.raises(UnsupportedError, match="by method 'visionzip'"):
             model(input_ids=token, past_key_values=spare)
-        assert [layer.keys.shape[-2] for layer in spare.layers] == lengths, "nothing was added"
+        assert held_lengths(spare) == lengths, "nothing was added"
         with run:
             assert torch.equal(model(input_ids=token, past_key_values=spare).logits, expected), "a copy goes on too"
 
@@ -105,8 +104,7 @@ def test_a_cache_that_was_not_pruned_goes_on_anywhere(model: Any) -> None:
 
 
 def test_an_emptied_cache_is_like_new(model: Any) -> None:
-    run, cache, token = prefilled(model)
-    run.__exit__(None, None, None)
+    _, cache, token = prefilled(model)
     assert isinstance(cache, DynamicCache)
     assert type(cache).__name__ == "DynamicCache"
     cache.crop(-10_000)
@@ -116,18 +114,16 @@ def test_an_emptied_cache_is_like_new(model: Any) -> None:
 
 def test_bytes_of_a_quantised_cache_are_counted(model: Any) -> None:
     run, cache, _ = prefilled(model, "fastv", Cache(layers=[Int8() for _ in model.model.language_model.layers]))
-    run.__exit__(None, None, None)
     heads, dim = model.config.text_config.num_key_value_heads, model.config.text_config.head_dim
-    tokens = sum(layer.get_seq_length() for layer in cache.layers)
+    tokens = sum(held_lengths(cache))
     assert run.trace.kv_bytes == 2 * (tokens * heads * dim + 4 * len(cache.layers))
-    run, plain, _ = prefilled(model, "fastv")
-    run.__exit__(None, None, None)
+    _, plain, _ = prefilled(model, "fastv")
     assert cache_bytes(plain) == 2 * 4 * tokens * heads * dim
 
 
 def test_the_trace_is_of_the_latest_prefill(model: Any) -> None:
     text = LLAVA.inputs([Prompt(text=PROMPTS[0])])
-    with METHODS["fastv"](model, LLAVA.processor()) as run, torch.no_grad():
+    with pruning("fastv", model) as run, torch.no_grad():
         model.generate(**LLAVA.inputs([ONE]), max_new_tokens=2)
         assert run.trace is not None
         model.generate(**text, max_new_tokens=2)
@@ -142,12 +138,12 @@ def test_a_copy_made_inside_the_context_is_a_plain_model(model: Any) -> None:
     with torch.no_grad():
         plain = model(**inputs).logits
         for name in ("fastv", "tome"):
-            with METHODS[name](model, LLAVA.processor()) as run:
+            with pruning(name, model) as run:
                 twin = copy.deepcopy(model)
                 assert torch.equal(twin(**inputs).logits, plain)
                 assert run.trace is None
                 pruned = model(**inputs).logits
-                with METHODS[name](twin, LLAVA.processor()):
+                with pruning(name, twin):
                     assert torch.equal(twin(**inputs).logits, pruned)
             assert torch.equal(twin(**inputs).logits, plain)
             assert not torch.equal(pruned, plain)
@@ -190,14 +186,13 @@ def test_wrapped_and_subclassed_models_are_pruned(model: Any) -> None:
 
 @pytest.mark.parametrize("name", ["tome", "mustdrop"])
 def test_merging_works_under_autocast(name: str, model: Any) -> None:
-    with METHODS[name](model, LLAVA.processor()) as run, torch.no_grad():
+    with pruning(name, model) as run, torch.no_grad():
         model(**LLAVA.inputs([ONE]))
-        counts = [len(kept) for kept in run.trace.samples[0].kept]
+        plain = run.trace.samples[0].visual_leaving
         with torch.autocast("cpu", dtype=torch.bfloat16):
             model(**LLAVA.inputs([ONE]))
-        assert len(run.trace.samples[0].kept) == len(counts)
-        if name != "mustdrop":  # whose counts depend on the values
-            assert [len(kept) for kept in run.trace.samples[0].kept] == counts
+    assert all(len(kept) for kept in run.trace.samples[0].kept)
+    assert name == "mustdrop" or run.trace.samples[0].visual_leaving == plain  # MustDrop's depend on the values
 
 
 def test_under_autocast_the_model_computes_mixed_and_the_method_does_not() -> None:
@@ -207,12 +202,9 @@ def test_under_autocast_the_model_computes_mixed_and_the_method_does_not() -> No
         product = torch.ones(2, 2) @ torch.ones(2, 2)
         return product.dtype, state.decoder().heads("v").dtype, state.attention("last")
 
-    probe = Probe(look=look)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         maps = model(**LLAVA.inputs([ONE]), output_attentions=True).attentions[1]
-        with probe(model, LLAVA.processor()):
-            model(**LLAVA.inputs([ONE]))
-    product, value, attention = probe.seen[0]
+        (product, value, attention), *_ = probed("llava", [ONE], look)
     assert (product, value) == (torch.float32, torch.bfloat16)
     visual = placeholders(model, LLAVA.inputs([ONE])["input_ids"][0]).nonzero().squeeze(1)
     assert torch.allclose(attention[0], maps[0, :, -1, visual].float().mean(dim=0), atol=2e-3)

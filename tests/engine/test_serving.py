@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import recorded
 from families import FAMILIES, Prompt, film, picture
 from torch import Tensor
 
@@ -37,16 +38,16 @@ def rule(name: str, **budget: Any) -> Method:
     return get(name)(**RULES[name], **budget)
 
 
-def prompts(kind: str) -> list[Prompt]:
-    if kind == "image":
-        return [Prompt(text="What?", images=[picture(60, 44, 1), picture(90, 30, 2)])]
-    return [Prompt(text="What?", videos=[film(8, 48, 40)])]
+PROMPTS = {
+    "image": Prompt(text="What?", images=[picture(60, 44, 1), picture(90, 30, 2)]),
+    "video": Prompt(text="What?", videos=[film(8, 48, 40)]),
+}
 
 
 def encoded(family: str, kind: str) -> tuple[Any, list[Tensor], list[tuple[int, int, int]], int]:
     """A prompt's inputs, the encoder's output of each medium, its sizes, and the patches along a side of a token."""
     model = FAMILIES[family].model()
-    inputs = FAMILIES[family].inputs(prompts(kind))
+    inputs = FAMILIES[family].inputs([PROMPTS[kind]])
     adapter = adapter_for(model)
     with torch.no_grad():
         output = adapter.encode({k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")})
@@ -66,19 +67,17 @@ def test_count_and_mask_equal_those_of_the_engine(name: str, ratio: float, famil
         pytest.skip("the engine refuses it there")
     inputs, features, sizes, merge = encoded(family, kind)
     model = FAMILIES[family].model()
-    entered: list[Tensor] = []
-    with method(model, FAMILIES[family].processor()) as run, torch.no_grad():
-        first = model.model.language_model.layers[0]
-        handle = first.register_forward_hook(lambda _, args, __: entered.append(args[0]))
+    first = model.model.language_model.layers[0]  # recorded behind the engine's own hooks, which drop tokens before it
+    with FAMILIES[family].pruned_by(method) as run, recorded(first) as calls, torch.no_grad():
         model(**inputs)
-        handle.remove()
+    (entered, *_), _ = calls[0]
     (kept,) = run.trace.samples[0].kept
     counts = [compute_retained_tokens_count(method, (h // merge) * (w // merge), t) for t, h, w in sizes]
     masks = [compute_retention_mask(method, part, size, merge) for part, size in zip(features, sizes, strict=True)]
     assert torch.cat(masks).nonzero().squeeze(1).tolist() == kept.tolist()
     assert [int(mask.sum()) for mask in masks] == counts
     left = torch.cat([retained_embeddings(method, *pair, merge) for pair in zip(features, sizes, strict=True)])
-    there = torch.cdist(left.double(), entered[0][0].double()).amin(dim=1)
+    there = torch.cdist(left.double(), entered[0].double()).amin(dim=1)
     assert float(there.max()) < 1e-5, "what the server hands on is what enters the engine's first layer"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import GREEDY, METHODS, PROMPTS, Int8, masked_forward, placeholders
+from cases import GREEDY, LLAVA, METHODS, PROMPTS, Int8, masked_forward, placeholders, recorded
 from families import FAMILIES, FRAMES, VIDEO_FAMILIES, Prompt, film, picture
 from probe import Probe
 from torch import Tensor
@@ -51,6 +51,13 @@ class Conversation:
     @property
     def model(self) -> Any:
         return FAMILIES[self.family].model(self.attention)
+
+    def pruned_by(self, method: Method) -> Any:
+        return FAMILIES[self.family].pruned_by(method, self.attention)
+
+    def prefilled(self) -> Any:
+        """The cache of the first turn's prompt."""
+        return self.model(**self.first, use_cache=True).past_key_values
 
     @cached_property
     def pictures(self) -> list[Any]:
@@ -134,10 +141,6 @@ def conversation(
     return Conversation(family, seed, pictured, attention)
 
 
-def entered(method: Method, on: Conversation) -> Any:
-    return method(on.model, FAMILIES[on.family].processor())
-
-
 def kept_of(run: Any, row: int = 0) -> list[Tensor]:
     return list(run.trace.samples[row].kept)
 
@@ -153,29 +156,25 @@ def test_a_new_picture_is_pruned_in_its_turn(family: str, name: str, shown: str)
     """Given alone or with all pictures of the conversation; then generated tokens and one more question follow."""
     on = conversation(family)
     media = on.later if shown == "new" else on.media(on.whole)
-    with entered(by_places(name), on) as run, torch.no_grad():
-        cache = on.model(**on.first, use_cache=True).past_key_values
+    with on.pruned_by(by_places(name)) as run, torch.no_grad():
+        cache = on.prefilled()
         kept = [kept_of(run)]
         held = [layer.get_seq_length() for layer in cache.layers]
         seen = on.model(input_ids=on.since, past_key_values=cache, **media).logits[0]
         kept.append(kept_of(run))
         more = on.since[:, -4:]
-        parts = [
-            on.model(input_ids=part, past_key_values=cache).logits[0]
-            for part in (more[:, :1], more[:, 1:3], more[:, 3:])
-        ]
+        parts = [on.model(input_ids=part, past_key_values=cache).logits[0] for part in more.split((1, 2, 1), dim=1)]
     expected = on.masked(run, kept, more)
     text = ~on.visual(on.since[0])
     start, end = on.first["input_ids"].shape[1], on.whole["input_ids"].shape[1]
     assert (seen[text] - expected[start:end][text]).abs().max() < CLOSE
     assert (torch.cat(parts) - expected[end:]).abs().max() < CLOSE
     assert cache.get_seq_length() == end + 4
-    dropped = [int(on.visual(on.since).sum()) - stage for stage in run.trace.samples[0].visual_leaving]
+    sample, new = run.trace.samples[0], int(on.visual(on.since).sum())
     grown = [layer.get_seq_length() - before for layer, before in zip(cache.layers, held, strict=True)]
-    layers = [run.trace.samples[0].visual_entering[i] for i in range(len(grown))]
-    assert grown == [on.since.shape[1] - int(on.visual(on.since).sum()) + count + 4 for count in layers]
-    assert any(dropped), "the second picture must be pruned"
-    free = on.masked(run, [[*kept[0]], [torch.arange(int(on.visual(on.since).sum()))] * len(kept[1])], more)
+    assert grown == [on.since.shape[1] - new + sample.visual_entering[layer] + 4 for layer in range(len(grown))]
+    assert min(sample.visual_leaving) < new, "the second picture must be pruned"
+    free = on.masked(run, [kept[0], [torch.arange(new)] * len(kept[1])], more)
     assert (free[end:] - expected[end:]).abs().max() > 1e-3, "that must matter"
 
 
@@ -186,13 +185,10 @@ def test_generate_goes_on_with_conversations_that_take_turns(family: str, name: 
 
     Qwen-VL keeps the offset of the latest prompt's positions; each pruned cache must have its own.
     """
-    conversations = (
-        conversation(family),
-        conversation(family, 1, (True, False)),
-        conversation(family, 2, (False, True)),
-    )
+    pictured = ((True, True), (True, False), (False, True))
+    conversations = [conversation(family, seed, turns) for seed, turns in enumerate(pictured)]
     model, caches, kept, outputs = conversations[0].model, list[Any](), list[Any](), list[Any]()
-    with entered(by_places(name), conversations[0]) as run, torch.no_grad():
+    with conversations[0].pruned_by(by_places(name)) as run, torch.no_grad():
         for on in conversations:
             # fewer tokens are generated here than the recorded answer of the conversation has
             caches.append(model.generate(**on.first, **LOGITS | {"max_new_tokens": 1}).past_key_values)
@@ -219,10 +215,10 @@ def test_turns_of_a_batch_equal_those_of_each_conversation(family: str, name: st
         ids, mask = [row[0] for row in rows], [torch.ones_like(row[0]) for row in rows]
         return pad_sequence(ids, True, padding_side="left"), pad_sequence(mask, True, padding_side="left")
 
-    with entered(by_places(name), on) as run, torch.no_grad():
-        prompts = [one.first["input_ids"] for one in conversations]
-        ids, mask = padded(prompts)
-        media = {key: torch.cat([one.media(one.first)[key] for one in conversations]) for key in on.media(on.first)}
+    with on.pruned_by(by_places(name)) as run, torch.no_grad():
+        ids, mask = padded([one.first["input_ids"] for one in conversations])
+        media_names = on.media(on.first)
+        media = {key: torch.cat([one.media(one.first)[key] for one in conversations]) for key in media_names}
         if "mm_token_type_ids" in on.first:
             media["mm_token_type_ids"] = (ids == on.model.config.image_token_id).long()
         seen = mask.cumsum(dim=1)
@@ -231,9 +227,7 @@ def test_turns_of_a_batch_equal_those_of_each_conversation(family: str, name: st
         cache = on.model(input_ids=ids, attention_mask=mask, use_cache=True, **media).past_key_values
         kept = [[kept_of(run, row)] for row in (0, 1)]
         later, later_mask = padded([one.since for one in conversations])
-        everything = {
-            key: torch.cat([one.media(one.whole)[key] for one in conversations]) for key in on.media(on.whole)
-        }
+        everything = {key: torch.cat([one.media(one.whole)[key] for one in conversations]) for key in media_names}
         mask = torch.cat([mask, later_mask], dim=1)
         logits = on.model(input_ids=later, attention_mask=mask, past_key_values=cache, **everything).logits
         kept[0].append(kept_of(run, 0))
@@ -256,9 +250,9 @@ def test_two_turns_equal_the_whole_at_once(family: str, positions: Any) -> None:
     border = on.first["input_ids"].shape[1]
     for name in ("random", "random_inside", "visionzip", "prunesid"):
         method = dataclasses.replace(METHODS[name], positions=positions)
-        with entered(method, on), torch.no_grad():
+        with on.pruned_by(method), torch.no_grad():
             expected = on.model(**on.whole).logits[0, border:]
-            cache = on.model(**on.first, use_cache=True).past_key_values
+            cache = on.prefilled()
             logits = on.model(input_ids=on.since, past_key_values=cache, **on.later).logits[0]
         text = ~on.visual(on.since[0])
         assert (logits[text] - expected[text]).abs().max() < CLOSE, name
@@ -268,21 +262,19 @@ def test_two_turns_equal_the_whole_at_once(family: str, positions: Any) -> None:
 def test_a_video_may_be_prefilled_in_a_later_chunk_than_a_picture(family: str) -> None:
     small = FAMILIES[family]
     model, video = small.model(), film(FRAMES[family], 48, 48, 3)
-    inputs = small.inputs([Prompt(text=PROMPTS[0], images=[picture(48, 48, 0)], videos=[video])])
+    inputs = small.inputs([Prompt(text=PROMPTS[0], images=[picture(48, 48)], videos=[video])])
     ids = inputs["input_ids"]
     border = int((ids[0] == model.config.image_token_id).nonzero().max()) + 1
-    rest = {name: value for name, value in inputs.items() if name not in ALONG}
-    shown = [
-        {name: v for name, v in rest.items() if (("video" in name or "second" in name) is late)}
-        for late in (False, True)
-    ]
+    images, videos = {}, {}
+    for key in [key for key in inputs if key not in ALONG]:
+        (videos if "video" in key or "second" in key else images)[key] = inputs[key]
     if "mm_token_type_ids" in inputs:
-        shown[0]["mm_token_type_ids"] = inputs["mm_token_type_ids"][:, :border]
+        images["mm_token_type_ids"] = inputs["mm_token_type_ids"][:, :border]
     for name in ("random", "random_inside"):
-        with METHODS[name](model, small.processor()), torch.no_grad():
+        with small.pruned_by(METHODS[name]), torch.no_grad():
             expected = model(**inputs).logits[0, -1]
-            cache = model(input_ids=ids[:, :border], use_cache=True, **shown[0]).past_key_values
-            logits = model(input_ids=ids[:, border:], past_key_values=cache, **shown[1]).logits[0, -1]
+            cache = model(input_ids=ids[:, :border], use_cache=True, **images).past_key_values
+            logits = model(input_ids=ids[:, border:], past_key_values=cache, **videos).logits[0, -1]
         assert (logits - expected).abs().max() < CLOSE, name
 
 
@@ -290,35 +282,26 @@ def test_a_video_may_be_prefilled_in_a_later_chunk_than_a_picture(family: str) -
 def test_attention_in_a_later_turn_is_over_the_whole_conversation(family: str) -> None:
     on = conversation(family)
 
-    def look(state: Any) -> Any:
-        decoder = state.decoder()
-        return decoder.attention("last"), decoder.attention_heads("text"), decoder.attention_rows("instruction")
-
-    probe = Probe(look=look, back=1)
-    with entered(probe, on) as run, torch.no_grad():
-        cache = on.model(**on.first, use_cache=True).past_key_values
-        kept = [kept_of(run)]
+    probe = Probe(look=lambda s: (s.decoder().attention("last"), s.decoder().attention_heads("text")), back=1)
+    with on.pruned_by(probe) as run, torch.no_grad():
+        cache = on.prefilled()
+        earlier = kept_of(run)
         probe.seen.clear()
         on.model(input_ids=on.since, past_key_values=cache, **on.later)
-    visual = on.visual(on.whole["input_ids"])
-    border = on.first["input_ids"].shape[1]
-    first = int(visual[:, :border].sum())
-    for number, stage in enumerate(run.schedule.stages):
-        before = {
-            s.cut: [torch.cat([kept[0][i], kept_of(run)[i] + first])]
-            for i, s in enumerate(run.schedule.stages)
-            if i < number
-        }
+    later = kept_of(run)
+    places = on.visual(on.whole["input_ids"])[0].nonzero().squeeze(1)
+    first = int(on.visual(on.first["input_ids"]).sum())
+    behind = torch.arange(int(places[-1]) + 1, on.whole["input_ids"].shape[1])
+    # the first stage looks at a layer before any cut, the second at one behind the first cut
+    cuts = [stage.cut for stage in run.schedule.stages]
+    for number, (last, text) in enumerate(probe.seen):
+        before = {cuts[i]: [torch.cat([earlier[i], later[i] + first])] for i in range(number)}
         output = masked_forward(on.model, on.whole, before, output_attentions=True)
-        maps = output.attentions[stage.cut - 1][0]
-        if number == 0:  # the first turn's own stage comes after this layer, and its cache is whole there
-            assert stage.cut == 1
-        places = visual[0].nonzero().squeeze(1)[first:]
-        left = places if number == 0 else places[kept_of(run)[number - 1]]
-        behind = torch.arange(int(places[-1]) + 1, len(visual[0]))
-        last, text, _ = probe.seen[number]
+        maps = output.attentions[cuts[number] - 1][0]
+        left = places[first:] if number == 0 else places[first:][later[number - 1]]
         assert torch.allclose(last[0], maps[:, -1, left].mean(dim=0), atol=CLOSE)
         assert torch.allclose(text[0], maps[:, behind][:, :, left].mean(dim=1), atol=CLOSE)
+    assert len(probe.seen) == len(cuts)
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
@@ -329,7 +312,7 @@ def test_a_picture_behind_a_prefix_of_another_context_is_pruned(family: str) -> 
     with torch.no_grad():
         cache = on.model(input_ids=on.first["input_ids"][:, :prefix], use_cache=True).past_key_values
         shared = copy.deepcopy(cache)
-    with entered(by_places("fastv-late"), on) as run, torch.no_grad():
+    with on.pruned_by(by_places("fastv-late")) as run, torch.no_grad():
         expected = on.model.generate(**on.first, **ANSWER)
         at_once = kept_of(run)
         output = on.model.generate(**on.first, past_key_values=cache, **ANSWER)
@@ -353,22 +336,18 @@ def test_assisted_and_prompt_lookup_decoding_give_the_greedy_answer(family: str,
     on = conversation(family, attention="sdpa")
     helper = copy.deepcopy(on.model)  # unpruned, so that some of its candidates are right and some are not
     method, options = METHODS[name], {"max_new_tokens": 8, "do_sample": False}
-    offered: list[int] = []
-    with entered(method, on) as run, torch.no_grad():
+    with on.pruned_by(method) as run, torch.no_grad():
         expected = on.model.generate(**on.first, **options)
         kept = [one.tolist() for one in kept_of(run)]
-        handle = on.model.model.register_forward_pre_hook(
-            lambda module, args, kwargs: offered.append(kwargs["input_ids"].shape[1]), with_kwargs=True
-        )
         for how in ({"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}, {"assistant_model": helper}):
-            offered.clear()
-            output = on.model.generate(**on.first, **options, **how)
+            with recorded(on.model.model) as calls:
+                output = on.model.generate(**on.first, **options, **how)
             assert torch.equal(output, expected), how
             assert [one.tolist() for one in kept_of(run)] == kept, "candidates have no part in what is pruned"
-            assert offered[0] == on.first["input_ids"].shape[1]
+            prompt, *offered = [kwargs["input_ids"].shape[1] for _, kwargs in calls]
+            assert prompt == on.first["input_ids"].shape[1]
             if "assistant_model" in how:
-                assert max(offered[1:]) > 1, "several tokens at once"
-        handle.remove()
+                assert max(offered) > 1, "several tokens at once"
         with pytest.raises(UnsupportedError, match=r"assistant_early_exit=2 .*; use prompt_lookup_num_tokens"):
             on.model.generate(**on.first, **options, assistant_early_exit=2)
     assert "_get_candidate_generator" not in vars(on.model)
@@ -380,8 +359,8 @@ def test_another_question_on_the_same_picture(family: str, name: str) -> None:
     """After cropping the cache to the text behind the picture, the answer is that without the first question."""
     on = conversation(family, attention="sdpa")
     question = on.since[:, -6:]
-    with entered(METHODS[name], on), torch.no_grad():
-        cache = on.model(**on.first, use_cache=True).past_key_values
+    with on.pruned_by(METHODS[name]), torch.no_grad():
+        cache = on.prefilled()
         spare = copy.deepcopy(cache)
         at_once = on.model(input_ids=question, past_key_values=cache).logits
         cache.crop(-6)
@@ -397,14 +376,13 @@ def test_another_question_on_the_same_picture(family: str, name: str) -> None:
             on.model(input_ids=question, past_key_values=spare)
 
 
-@pytest.mark.parametrize("name", ["none", "random"])
-def test_a_generated_placeholder_is_text(name: str) -> None:
-    prompts = [Prompt(text=PROMPTS[0], images=[picture(48, 48, 0)]), Prompt(text=PROMPTS[2])]
-    family = FAMILIES["llava"]
-    model, inputs = family.model(), family.inputs(prompts)
+@pytest.mark.parametrize("method", [Unpruned(), METHODS["random"]])
+def test_a_generated_placeholder_is_text(method: Method) -> None:
+    model = LLAVA.model()
+    inputs = LLAVA.inputs([Prompt(text=PROMPTS[0], images=[picture(48, 48, 0)]), Prompt(text=PROMPTS[2])])
     fresh = torch.full((2, 1), model.config.image_token_id)
     seen = inputs["attention_mask"].cumsum(dim=1)
-    with METHODS.get(name, Unpruned())(model, family.processor()), torch.no_grad():
+    with LLAVA.pruned_by(method), torch.no_grad():
         cache = model(**inputs, position_ids=(seen - 1).clamp(min=0), use_cache=True).past_key_values
         grown = torch.cat([inputs["attention_mask"], torch.ones_like(fresh)], dim=1)
         step = model(input_ids=fresh, attention_mask=grown, position_ids=seen[:, -1:], past_key_values=cache)
@@ -414,7 +392,7 @@ def test_a_generated_placeholder_is_text(name: str) -> None:
 def test_generate_prefills_text_in_chunks_and_refuses_to_cut_a_picture() -> None:
     for family in ("llava", "qwen2_5_vl"):
         on = conversation(family, 1, (True, False), "sdpa")
-        with entered(METHODS["clasp"], on), torch.no_grad():
+        with on.pruned_by(METHODS["clasp"]), torch.no_grad():
             cache = on.model.generate(**on.first, **LOGITS | {"max_new_tokens": 1}).past_key_values
             spare = copy.deepcopy(cache)
             along = {name: on.whole[name] for name in ("input_ids", "attention_mask")}
@@ -427,11 +405,9 @@ def test_generate_prefills_text_in_chunks_and_refuses_to_cut_a_picture() -> None
 
 @pytest.mark.parametrize("name", [*DROPPING, "pact", "ivcprune"])
 def test_a_caches_rows_may_be_repeated_selected_and_reordered(name: str) -> None:
-    prompts = [Prompt(text=PROMPTS[row], images=[picture(48, 48, row)]) for row in (0, 1)]
-    family = FAMILIES["llava"]
-    model, inputs = family.model(), family.inputs(prompts)
-    token = torch.tensor([[5], [9]])
-    with METHODS[name](model, family.processor()), torch.no_grad():
+    inputs = LLAVA.inputs([Prompt(text=PROMPTS[row], images=[picture(48, 48, row)]) for row in (0, 1)])
+    model, token = LLAVA.model(), torch.tensor([[5], [9]])
+    with LLAVA.pruned_by(METHODS[name]), torch.no_grad():
         cache = model(**inputs, use_cache=True).past_key_values
         expected = model(input_ids=token, past_key_values=copy.deepcopy(cache)).logits
         for index in ([1, 0], [1, 1, 0], [0]):
@@ -450,8 +426,8 @@ def test_a_caches_rows_may_be_repeated_selected_and_reordered(name: str) -> None
 def test_a_picture_cut_into_other_tiles_in_a_conversation_is_refused() -> None:
     """LLaVA-OneVision cuts the only picture of a prompt into tiles, but not the pictures of two turns together."""
     on = conversation("llava_onevision")
-    with entered(METHODS["divprune"], on), torch.no_grad():
-        cache = on.model(**on.first, use_cache=True).past_key_values
+    with on.pruned_by(METHODS["divprune"]), torch.no_grad():
+        cache = on.prefilled()
         alone = on.inputs(2, since=1)
         spare = copy.deepcopy(cache)
         logits = on.model(input_ids=alone["input_ids"], past_key_values=spare, **on.media(alone)).logits
@@ -464,21 +440,20 @@ def test_a_picture_cut_into_other_tiles_in_a_conversation_is_refused() -> None:
 
 def test_continuations_that_cannot_work_are_refused_by_name() -> None:
     on = conversation("llava")
-    layers = [Int8() for _ in on.model.model.language_model.layers]
-    with entered(METHODS["fastv-late"], on), torch.no_grad():
-        cache = on.model(**on.first, use_cache=True).past_key_values
-        with pytest.raises(UnsupportedError, match=r"mask of shape \(1, 5\) does not fit a cache of \d+ tokens and 5"):
-            on.model(input_ids=on.since[:, :5], past_key_values=cache, attention_mask=torch.ones(1, 5))
-        with pytest.raises(UnsupportedError, match=r"position_ids.*pad on the left"):
-            on.model(input_ids=on.since[:, :2], past_key_values=cache, position_ids=torch.tensor([[1, 2]]))
-        with pytest.raises(UnsupportedError, match="pass input_ids, not inputs_embeds"):
-            on.model(inputs_embeds=torch.zeros(1, 2, 64), past_key_values=cache)
-        with pytest.raises(UnsupportedError, match=r"1 of 2 encoded images have no placeholder in what follows"):
-            on.model(input_ids=on.since[:, -4:], past_key_values=cache, **on.media(on.whole))
-        wider = on.media(on.whole)
-        wider["pixel_values"] = torch.cat([wider["pixel_values"][:1], wider["pixel_values"]])
-        with pytest.raises(UnsupportedError, match="1 of 3 encoded images have no placeholder"):
-            on.model(input_ids=on.since, past_key_values=cache, **wider)
+    wider = on.media(on.whole)
+    wider["pixel_values"] = torch.cat([wider["pixel_values"][:1], wider["pixel_values"]])
+    with on.pruned_by(METHODS["fastv-late"]), torch.no_grad():
+        cache = on.prefilled()
+        for ids, arguments, words in (
+            (on.since[:, :5], {"attention_mask": torch.ones(1, 5)}, r"does not fit a cache of \d+ tokens and 5"),
+            (on.since[:, :2], {"position_ids": torch.tensor([[1, 2]])}, r"position_ids.*pad on the left"),
+            (None, {"inputs_embeds": torch.zeros(1, 2, 64)}, "pass input_ids, not inputs_embeds"),
+            (on.since[:, -4:], on.media(on.whole), "1 of 2 encoded images have no placeholder in what follows"),
+            (on.since, wider, "1 of 3 encoded images have no placeholder"),
+        ):
+            with pytest.raises(UnsupportedError, match=words):
+                on.model(input_ids=ids, past_key_values=cache, **arguments)
+        layers = [Int8() for _ in on.model.model.language_model.layers]
         quantised = on.model(**on.first, past_key_values=Cache(layers=layers), use_cache=True).past_key_values
         with pytest.raises(UnsupportedError, match=r"'fastv' looks at attention.*Int8 keeps no keys"):
             on.model(input_ids=on.since, past_key_values=quantised, **on.later)
