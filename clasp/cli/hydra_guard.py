@@ -46,9 +46,9 @@ _FIXED: dict[str, Any] = {
 """Keys below ``hydra`` with the only values allowed: those of ``configs/config.yaml`` and of Hydra."""
 
 _FOLDERS = {
-    "run.dir": ("${paths.results}/logs/${clasp.name:${name}}",),
-    "sweep.dir": ("${paths.results}/logs/sweep",),
-    "sweep.subdir": ("${hydra.job.num}",),
+    "run.dir": "${paths.results}/logs/${clasp.name:${name}}",
+    "sweep.dir": "${paths.results}/logs/sweep",
+    "sweep.subdir": "${hydra.job.num}",
 }
 """Folders below ``hydra`` as configurations write them; any other ``dir`` must be below ``paths.results``."""
 
@@ -83,7 +83,7 @@ def check_section(config: DictConfig) -> None:
         if (value := _at(hydra, key)) != allowed:
             raise _refused(f"hydra.{key}", value, "leave it out")
     for key, written in _FOLDERS.items():
-        if (value := _at(hydra, key)) not in written:
+        if (value := _at(hydra, key)) != written:
             _check_below_results(config, f"hydra.{key}", value)
     for key in ("job_logging", "hydra_logging"):
         if hydra[key] not in _loggings(key):
