@@ -77,7 +77,6 @@ def guard() -> None:
 
     load = FileConfigSource.load_config
 
-    @functools.wraps(load)
     def shallow(source: FileConfigSource, config_path: str) -> ConfigResult:
         path = Path(source.path, source._normalize_file_name(config_path))
         if path.is_file() and sum(map(path.read_bytes().count, (b"[", b"{", b"?"))) > MOST_LEVELS:
