@@ -84,7 +84,7 @@ def guard() -> None:
         return load(source, config_path)
 
     ConfigLoaderImpl._load_configuration_impl = checked  # type: ignore[method-assign]
-    FileConfigSource.load_config = shallow  # type: ignore[method-assign]
+    FileConfigSource.load_config = shallow  # type: ignore[method-assign, assignment]
 
 
 def check_section(config: DictConfig) -> None:
