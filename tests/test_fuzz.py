@@ -38,7 +38,7 @@ from clasp.evaluation.questions import custom
 from clasp.evaluation.questions.embedded import ensure
 from clasp.launch import machine, packs, prefetch, status
 from clasp.launch.packs import PackFile
-from clasp.reading import InvalidFile
+from clasp.reading import InvalidFile, parse_json
 from clasp.redact import redact
 from clasp.report.fidelity import measure
 from clasp.report.load import ReportError, load_experiment
@@ -464,6 +464,12 @@ def test_files(stored: Path, quiet: None) -> None:
             path.write_bytes(contents[path])
 
     many("files", one)
+
+
+@pytest.mark.parametrize("levels", [65, 3000, 100_000])
+def test_json_nested_too_deeply_is_refused(levels: int) -> None:
+    with pytest.raises(InvalidFile, match="nested deeper than 64 levels"):
+        parse_json("[" * levels + "]" * levels)
 
 
 def test_reports(stored: Path, quiet: None, capsys: pytest.CaptureFixture[str]) -> None:
