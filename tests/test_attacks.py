@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 from command_line import call
 
 from clasp.cli import jobs
@@ -42,31 +42,10 @@ HYDRA = {
 }
 """Key -> a value that makes Hydra or a launcher run a program or write outside of the results."""
 
-SHELL = ("launcher.",)
-
-
-@pytest.fixture
-def places(tmp_path: Path) -> dict[str, str]:
-    victim = tmp_path / "victim.log"
-    victim.write_text(KEPT)
-    return {"victim": str(victim), "made": str(tmp_path / "made")}
-
-
-def filled(value: object, places: dict[str, str]) -> object:
-    if isinstance(value, dict):
-        return {key: filled(item, places) for key, item in value.items()}
-    if isinstance(value, list):
-        return [filled(item, places) for item in value]
-    return value.format(**places) if isinstance(value, str) else value
-
 
 def nested(key: str, value: object) -> dict[str, object]:
     first, _, rest = key.partition(".")
     return {first: nested(rest, value) if rest else value}
-
-
-def as_yaml(value: object) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
 
 
 @pytest.mark.parametrize(
@@ -79,38 +58,32 @@ def as_yaml(value: object) -> str:
 def test_a_configuration_runs_nothing_and_writes_nowhere_else(
     key: str,
     way: str,
-    places: dict[str, str],
     tmp_path: Path,
     data_root: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    value = filled(HYDRA[key], places)
-    launcher = key.startswith(SHELL)
-    arguments = [*WORLD, f"paths.data={data_root}", *(["launcher=slurm"] if launcher else [])]
+    victim, made, shared = (tmp_path / name for name in ("victim.log", "made", "shared"))
+    victim.write_text(KEPT)
+    text = json.dumps(nested(key, HYDRA[key])).replace("{victim}", str(victim)).replace("{made}", str(made))
+    arguments = [*WORLD, f"paths.data={data_root}", *(["launcher=slurm"] if key.startswith("launcher.") else [])]
     arguments += ["-m"] if "sweep" in key else []
     if way == "command line":
-        arguments.append(f"++{key}={as_yaml(value)}")
+        arguments.append(f"++{key}={str(HYDRA[key]).format(made=made)}")
     else:
-        shared = tmp_path / "shared" / "experiment" / "evil.yaml"
-        shared.parent.mkdir(parents=True)
-        shared.write_text(f"# @package _global_\n{yaml.safe_dump(nested(key, value))}")
-        where = shared.parent.parent
-        arguments += ["experiment=evil", *_from(way, where)]
+        (shared / "experiment").mkdir(parents=True)
+        (shared / "experiment" / "evil.yaml").write_text(f"# @package _global_\n{text}")  # JSON is YAML
+        there = [f"hydra.searchpath=[file://{shared}]"] if way == "searchpath" else ["--config-dir", str(shared)]
+        arguments += ["experiment=evil", *there]
     before = dict(os.environ)
     assert call(monkeypatch, tmp_path / "work", *arguments) == jobs.BAD_INPUT
     error = capsys.readouterr().err
-    named = [part for part in (key, ".".join(key.split(".")[:3]), ".".join(key.split(".")[:2])) if part in error]
     assert error.count("error: ") == 1, error
-    assert named, error
-    assert Path(places["victim"]).read_text() == KEPT
-    assert not Path(places["made"]).exists()
+    assert ".".join(key.split(".")[:2]) in error, error
+    assert victim.read_text() == KEPT
+    assert not made.exists()
     assert dict(os.environ) == before
     assert {path.name for path in tmp_path.iterdir()} <= {"victim.log", "shared", "work"}
-
-
-def _from(way: str, folder: Path) -> list[str]:
-    return [f"hydra.searchpath=[file://{folder}]"] if way == "searchpath" else ["--config-dir", str(folder)]
 
 
 def test_folders_below_the_results_and_hydras_own_logs_may_be_chosen(
@@ -135,32 +108,20 @@ def checkout(tmp_path: Path) -> Path:
     return root
 
 
-def _variables(program: Path, root: Path) -> dict[str, dict[str, str]]:
-    def configured(key: str) -> dict[str, str]:
-        return {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": key, "GIT_CONFIG_VALUE_0": str(program)}
-
-    return {
-        "fsmonitor": configured("core.fsmonitor"),
-        "external": {"GIT_EXTERNAL_DIFF": str(program)},
-        "parameters": {"GIT_CONFIG_PARAMETERS": f"'core.fsmonitor'='{program}'"},
-        "other repository": {"GIT_DIR": str(root / "elsewhere")},
-    }
+Plant = Callable[[Path, Path, pytest.MonkeyPatch], object]
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Path:
-    """A program that creates the file ``marked``."""
-    made = tmp_path / "program"
-    made.write_text(f"#!/bin/sh\ntouch {tmp_path}/marked\n")
-    made.chmod(0o755)
-    return made
+def _variables(**values: str) -> Plant:
+    """Sets variables of the environment; ``{}`` stands for the program."""
+    return lambda root, program, patch: [patch.setenv(key, value.format(program)) for key, value in values.items()]
 
 
-def _in_repository(root: Path, program: Path, key: str) -> None:
-    subprocess.run(["git", "-C", str(root), "config", key, str(program)], check=True)
+def _setting(key: str) -> Plant:
+    """Sets the program in the repository."""
+    return lambda root, program, _: subprocess.run(["git", "-C", str(root), "config", key, str(program)], check=True)
 
 
-def _hook(root: Path, program: Path) -> None:
+def _hook(root: Path, program: Path, _: pytest.MonkeyPatch) -> None:
     hook = root / ".git" / "hooks" / "post-index-change"
     hook.parent.mkdir(exist_ok=True)
     hook.write_bytes(program.read_bytes())
@@ -168,35 +129,27 @@ def _hook(root: Path, program: Path) -> None:
     os.utime(root / "configs" / "a.yaml")  # so that git would refresh its index
 
 
-@pytest.mark.parametrize("attack", ["fsmonitor", "external", "parameters", "other repository"])
-def test_environment_variables_do_not_reach_git(
-    attack: str, checkout: Path, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+PLANTS = {
+    "monitor": _variables(GIT_CONFIG_COUNT="1", GIT_CONFIG_KEY_0="core.fsmonitor", GIT_CONFIG_VALUE_0="{}"),
+    "difference": _variables(GIT_EXTERNAL_DIFF="{}"),
+    "parameters": _variables(GIT_CONFIG_PARAMETERS="'core.fsmonitor'='{}'"),
+    "other repository": _variables(GIT_DIR="{}/elsewhere"),
+    "repository's monitor": _setting("core.fsmonitor"),
+    "repository's difference": _setting("diff.external"),
+    "repository's hook": _hook,
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)
+def test_git_starts_no_program_that_environment_or_checkout_name(
+    plant: Plant, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in _variables(program, tmp_path)[attack].items():
-        monkeypatch.setenv(name, value)
-    _asked(checkout, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "plant",
-    [
-        lambda root, program: _in_repository(root, program, "core.fsmonitor"),
-        lambda root, program: _in_repository(root, program, "diff.external"),
-        _hook,
-    ],
-    ids=["fsmonitor", "external", "hook"],
-)
-def test_a_checkouts_own_programs_are_not_started(
-    plant: Callable[[Path, Path], None], checkout: Path, program: Path, tmp_path: Path
-) -> None:
-    plant(checkout, program)
-    _asked(checkout, tmp_path)
-
-
-def _asked(checkout: Path, tmp_path: Path) -> None:
-    """Checks commit, state and snapshot of the checkout, and that the program did not run."""
-    head = (checkout / ".git" / "refs" / "heads").iterdir()
-    commit = next(head).read_text()
+    """And commit, state and snapshot are those of the checkout."""
+    commit = next((checkout / ".git" / "refs" / "heads").iterdir()).read_text()
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/marked\n")
+    program.chmod(0o755)
+    plant(checkout, program, monkeypatch)
     assert provenance.git(checkout, "rev-parse", "HEAD") == commit
     assert "clasp/a.py" in (provenance.git(checkout, "status", "--porcelain") or "")
     code = snapshot.take(tmp_path / "sweep", checkout)

@@ -50,15 +50,14 @@ def test_choices_are_what_the_library_knows() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_method_files_list_every_parameter_without_a_value(name: str) -> None:
-    own_groups = {"tokens", "ratio", "seed", "fusion", "policy", "router"}
     method = OmegaConf.load(CONFIGS / "method" / f"{name}.yaml")
-    fields = {field.name for field in dataclasses.fields(get(name))} - own_groups
+    elsewhere = {"tokens", "ratio", "seed", "fusion", "policy", "router"}
     if not get(name).prunes or len(get(name).accountings) == 1:
-        fields -= {"accounting"}  # nothing to choose
+        elsewhere |= {"accounting"}  # nothing to choose
     if not get(name).prunes:
-        fields -= {"positions"}
-    assert set(method) - {"name"} == fields
-    assert all(value is None for key, value in method.items() if key != "name")
+        elsewhere |= {"positions"}
+    fields = {field.name for field in dataclasses.fields(get(name))} - elsewhere
+    assert dict(method) == {"name": name} | dict.fromkeys(fields)
 
 
 @pytest.mark.parametrize("group", ["backbone", "method", "benchmarks", "experiment"])
@@ -82,29 +81,29 @@ CALLS = {
 """Experiment -> the benchmarks of its make target on the tiny backbone, and on others."""
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_has_a_make_target_of_its_name(name: str) -> None:
-    target = OTHERWISE.get(name, name.replace("_", "-"))
-    assert re.search(rf"^{target}: .*## ", MAKEFILE, re.MULTILINE), "make help does not show it"
-    assert (name in CALLS) == (name not in OTHERWISE)
+def target(experiment: str) -> str:
+    return OTHERWISE.get(experiment, experiment.replace("_", "-"))
 
 
-@pytest.mark.parametrize("step", ["plan", "prefetch"])
+def test_every_experiment_has_a_make_target_of_its_name() -> None:
+    for name in EXPERIMENTS:
+        assert re.search(rf"^{target(name)}: .*## ", MAKEFILE, re.MULTILINE), f"make help does not show {name}"
+        assert (name in CALLS) == (name not in OTHERWISE)
+
+
 @pytest.mark.parametrize("name", ["tiny_main", "table_video"])
-def test_plan_and_prefetch_are_asked_for_what_the_target_runs(name: str, step: str) -> None:
+def test_plan_and_prefetch_are_asked_for_what_the_target_runs(name: str) -> None:
     def commands(*words: str) -> list[str]:
-        shown = subprocess.run(
-            ["make", "-n", "-s", *words, "BACKBONE=video_llava_7b", "LIMIT=5", "LAUNCHER=slurm"],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        called = ["make", "-n", "-s", *words, "BACKBONE=video_llava_7b", "LIMIT=5", "LAUNCHER=slurm"]
+        shown = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=True)
         lines = shown.stdout.replace("\\\n", "").splitlines()
         return [" ".join(line.split()) for line in lines if "scripts/" in line]
 
-    target = OTHERWISE.get(name, name.replace("_", "-"))
-    run, report = commands(target)
+    run, report = commands(target(name))
     assert "limit=5 launcher=slurm" in run
     assert "report.py" in report
-    assert commands(step, f"EXPERIMENT={name}") == [run.replace("run.py", f"{step}.py")]
+    for step in ("plan", "prefetch"):
+        assert commands(step, f"EXPERIMENT={name}") == [run.replace("run.py", f"{step}.py")]
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "own"])
@@ -169,16 +168,10 @@ def variant(values: dict[str, Any], row: str = "mine", reference: str | None = N
         ({"batch_size": 0}, "batch_size=0", "at least 1"),
         ({"limit": 0}, "limit=0", "all"),
         ({"limit": 1.5}, "limit=1.5", "all"),
-        ({"limit": "some"}, "limit='some'", "all"),
         ({"dtype": "float8"}, "dtype='float8'", "bfloat16"),
         ({"device": "tpu"}, "'tpu'", "cuda"),
-        ({"seed": None}, "seed=None", "whole number"),
         ({"grid": {"tokens": 64}}, "grid.tokens=64", "[a,b]"),
-        ({"name": "a/b"}, "name='a/b'", "letters"),
-        ({"report": {"tabel": "accuracy"}}, "'tabel' in report", "did you mean table?"),
-        ({"report": {"table": "accurate"}}, "report.table='accurate'", "accuracy, efficiency, categories"),
         ({"report": {"figures": ["pie"]}}, "report.figures[0]='pie'", "heatmap"),
-        ({"report": {"reference": "random"}}, "report.reference='random' is no row", "use one of clasp"),
         (variant({"methud": {"name": "clasp"}}), "'methud' in grid.variants.mine", "fusion, method, policy, router"),
         (variant({"fusion": {"nam": "deep"}}), "'nam' in grid.variants.mine.fusion", "did you mean name?"),
         (variant({"method": {"completion": "random"}}), "'method.name'", "missing"),

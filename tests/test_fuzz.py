@@ -15,6 +15,7 @@ import json
 import os
 import random
 import shutil
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
@@ -37,7 +38,7 @@ from clasp.evaluation.questions import custom
 from clasp.evaluation.questions.embedded import ensure
 from clasp.launch import machine, packs, prefetch, status
 from clasp.launch.packs import PackFile
-from clasp.reading import InvalidFile
+from clasp.reading import InvalidFile, parse_json
 from clasp.redact import redact
 from clasp.report.fidelity import measure
 from clasp.report.load import ReportError, load_experiment
@@ -55,18 +56,8 @@ from clasp.strict import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARE = float(os.environ.get("FUZZ_SHARE", "0.1"))
-WHOLE = {
-    "composed": 200,
-    "configured": 5000,
-    "policies": 100,
-    "arguments": 1500,
-    "variables": 500,
-    "files": 11000,
-    "reports": 500,
-    "published": 300,
-    "questions": 700,
-    "images": 200,
-}
+WHOLE = {"composed": 200, "configured": 5000, "policies": 100, "arguments": 1500, "variables": 500}
+WHOLE |= {"files": 11_000, "reports": 500, "published": 300, "questions": 700, "images": 200}
 assert sum(WHOLE.values()) == 20_000
 
 VALUES = [
@@ -86,21 +77,15 @@ REFUSALS = (ConfigError, ReportError, InvalidFile, vqa_server.SubmissionError)
 
 def many(kind: str, one: Callable[[random.Random], object]) -> None:
     """Runs the inputs of a kind and fails with all that went wrong, each sort of fault once."""
-    count, found = max(1, round(WHOLE[kind] * SHARE)), {}
-    for number in range(count):
+    faults: dict[tuple[type[BaseException], str, int | None], str] = {}
+    for number in range(max(1, round(WHOLE[kind] * SHARE))):
         try:
             one(random.Random(f"{kind} {number}"))
         except (Exception, SystemExit) as error:
-            trace = error.__traceback__
-            while trace is not None and trace.tb_next is not None:
-                trace = trace.tb_next
-            place = trace and f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-            said = found.setdefault((type(error).__name__, place), [f"{str(error)[:600]}", []])
-            said[1].append(number)
-    assert not found, "\n\n".join(
-        f"{name} at {place}, {len(numbers)} of {count}, first {numbers[:5]}: {words}"
-        for (name, place), (words, numbers) in found.items()
-    )
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            faults.setdefault((type(error), place.filename, place.lineno), f"input {number}: {str(error)[:600]}")
+    found = [f"{sort.__name__} at {file}:{line}, {said}" for (sort, file, line), said in faults.items()]
+    assert not faults, "\n\n".join(found)
 
 
 # --- how inputs are damaged ------------------------------------------------------------------------------------------
@@ -131,13 +116,6 @@ def typed(draw: random.Random, keys: list[str]) -> str:
     return draw.choice([f"{sign}{key}={valued(draw)}"] * 6 + [f"{sign}{key}", f"{sign}{key}=", valued(draw)])
 
 
-def deep(levels: int) -> Any:
-    value: Any = 0
-    for _ in range(levels):
-        value = [value]
-    return value
-
-
 def places(value: Any) -> list[tuple[Any, Any]]:
     """(container, key) of everything inside a nested value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -154,8 +132,9 @@ def mutate(value: Any, draw: random.Random) -> Any:
         container, key = draw.choice(spots)
         kind = draw.random()
         if kind < 0.6:
-            nested = draw.random() < 0.05
-            container[key] = deep(draw.choice([60, 200])) if nested else copy.deepcopy(draw.choice(STRANGE))
+            levels = draw.choice([60, 200])
+            nested = json.loads("[" * levels + "]" * levels)
+            container[key] = nested if draw.random() < 0.05 else copy.deepcopy(draw.choice(STRANGE))
         elif kind < 0.75:
             del container[key]
         elif kind < 0.85 and isinstance(container, dict):
@@ -176,34 +155,23 @@ def mutated(payload: bytes, draw: random.Random) -> bytes:
 
 
 def damaged(payload: bytes, draw: random.Random) -> bytes:
-    """Bits turned over, a part cut out, doubled, zeroed, put elsewhere or between others, another form of file."""
-    made, kind = bytearray(payload), draw.randrange(8)
-    at, length = draw.randrange(len(made)), draw.choice([1, 2, 16, 512, len(made)])
-    part = bytes(made[at : at + length])
-    if kind == 0:
-        for _ in range(draw.choice([1, 1, 3, 40])):
-            made[draw.randrange(len(made))] ^= 1 << draw.randrange(8)
-    elif kind == 1:
-        del made[at : at + length]
-    elif kind == 2:
-        made[at:at] = part
-    elif kind == 3:
-        made[:] = part + made[:at] + made[at + length :]
-    elif kind == 4:
-        made[at : at + length] = bytes(len(part))
-    elif kind == 5:
-        made[at:at] = draw.choice(
-            [
-                *(b"NaN", b"1e999", b"-Infinity", b"9" * 5000, b"\\ud800", b"\xff\xfe", draw.randbytes(8)),
-                draw.choice([b"[", b'{"a":', b'"']) * draw.choice([1, 100, 100_000]),
-            ]
-        )
-    elif kind == 6:
-        return payload.replace(b"\n", draw.choice([b"\r\n", b"\r", b"\n\n", b"\x0b"]))[: draw.choice([None, at])]
-    else:
-        whole = [b"", b"null", b"[]", b"{}", b"0", payload * 2, payload.replace(b":", b"="), b"\xef\xbb\xbf" + payload]
-        return draw.choice(whole)
-    return bytes(made)
+    """Bits turned over, a part cut out, doubled, put first, zeroed, junk inserted, other line ends, another file."""
+    at, length = draw.randrange(len(payload)), draw.choice([1, 2, 16, 512, len(payload)])
+    head, part, tail = payload[:at], payload[at : at + length], payload[at + length :]
+    opening = draw.choice([b"[", b'{"a":', b'"']) * draw.choice([1, 100, 100_000])
+    junk = [b"NaN", b"1e999", b"-Infinity", b"9" * 5000, b"\\ud800", b"\xff\xfe", draw.randbytes(8), opening]
+    ends = draw.choice([b"\r\n", b"\r", b"\n\n", b"\x0b"])
+    whole = [b"", b"null", b"[]", b"{}", b"0", payload * 2, payload.replace(b":", b"="), b"\xef\xbb\xbf" + payload]
+    flipped = bytearray(payload)
+    for _ in range(draw.choice([1, 1, 3, 40])):
+        flipped[draw.randrange(len(flipped))] ^= 1 << draw.randrange(8)
+    return draw.choice(
+        [
+            *(bytes(flipped), head + tail, head + part * 2 + tail, part + head + tail, head + bytes(len(part)) + tail),
+            *(head + draw.choice(junk) + part + tail, payload.replace(b"\n", ends)[: draw.choice([None, at])]),
+            draw.choice(whole),
+        ]
+    )
 
 
 def changed_table(payload: bytes, draw: random.Random) -> bytes:
@@ -331,41 +299,31 @@ def test_configurations(
     assert 0.02 < ended.count(0) / len(ended) < 0.6, "some are harmless, most are not"
 
 
+ALIASES = "\n".join(["a: &a0 [1,2,3,4]", *(f"b{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9))])
+DEEP = [b"name: x\nrows: " + opening * 100_000 for opening in (b"[", b'{"a":', b"? ")]
+DEEP += [b"name: x\nrows: " + b"[" * 3000 + b"]" * 3000]
+NO_POLICIES = [b"name: [1,\n x: {", *DEEP, b"\xff\xfe\0name", b"- 1\n", ALIASES.encode()]
+
+
 def test_policy_files(entered: Callable[..., int], tmp_path: Path) -> None:
-    """A policy, a method and a backbone of one's own, damaged."""
+    """A policy, a method and a backbone of one's own, damaged, and policy files that are none."""
     named = {"policy": "tiny", "method": "clasp", "backbone": "llava_1_5_7b"}
     whole = {group: (ROOT / "configs" / group / f"{name}.yaml").read_bytes() for group, name in named.items()}
     for group in whole:
         (tmp_path / "own" / group).mkdir(parents=True)
 
+    def enter(group: str, content: bytes) -> int:
+        (tmp_path / "own" / group / "mine.yaml").write_bytes(content)
+        words = [f"{group}=mine", "tokens=64", f"hydra.searchpath=[file://{tmp_path}/own]"]
+        return entered(lambda: compose("config", [*words, f"paths.results={tmp_path}/results"]))
+
     def one(draw: random.Random) -> None:
         group = draw.choice(list(whole))
-        (tmp_path / "own" / group / "mine.yaml").write_bytes(damaged(whole[group], draw))
-        words = [f"{group}=mine", "tokens=64", f"hydra.searchpath=[file://{tmp_path}/own]"]
-        entered(lambda: compose("config", [*words, f"paths.results={tmp_path}/results"]))
+        enter(group, damaged(whole[group], draw))
 
     with initialize_config_dir(str(ROOT / "configs")):
         many("policies", one)
-
-
-ALIASES = "\n".join(["a: &a0 [1,2,3,4]", *(f"b{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9))])
-YAML = {
-    "malformed": b"name: [1,\n x: {",
-    "deep": b"name: x\nrows: " + b"[" * 3000 + b"]" * 3000,
-    "binary": b"\xff\xfe\0name",
-    "list": b"- 1\n",
-    "aliases": ALIASES.encode(),
-}
-
-
-@pytest.mark.parametrize("content", YAML.values(), ids=YAML)
-def test_yaml_files(content: bytes, entered: Callable[..., int], tmp_path: Path) -> None:
-    """A policy file of one's own that is none."""
-    (tmp_path / "policy").mkdir()
-    (tmp_path / "policy" / "mine.yaml").write_bytes(content)
-    words = ["policy=mine", "tokens=64", f"hydra.searchpath=[file://{tmp_path}]"]
-    with initialize_config_dir(str(ROOT / "configs")):
-        assert entered(lambda: compose("config", words)) == jobs.BAD_INPUT
+        assert [enter("policy", content) for content in NO_POLICIES] == [jobs.BAD_INPUT] * len(NO_POLICIES)
 
 
 def test_arguments(
@@ -436,30 +394,26 @@ Reader = tuple[Path, Callable[[], object]]
 
 def readers(root: Path) -> list[Reader]:
     """Every kind of file below a results root and of a sweep's packs, and what reads it."""
-    store = CellStore(root)
-    number = min(store.signatures())
-    running = next((root / "running").glob("*.lock"))
-    own, own_store = root / "own.jsonl", CellStore(root / "real")
-    real = min(own_store.signatures())
+    store, judged = CellStore(root), CellStore(root / "real")
+    number, real = min(store.signatures()), min(judged.signatures())
+    own, running = root / "own.jsonl", next((root / "running").glob("*.lock"))
     pack = packs.write(root, 0, PackFile(str(root), [{"name": "ü"}], ["a" * 24], environment={"A": "1"}))
 
-    def put_back() -> None:
-        shutil.rmtree(own_store.cells / "set_aside", ignore_errors=True)
+    def shown() -> None:
+        status.status_report(status.progress(root), root)
+
+    def judgement() -> None:
+        judged.completed(judged.get(real) or {"score": 1})
+        shutil.rmtree(judged.cells / "set_aside", ignore_errors=True)
 
     return [
         (root / "router.json", lambda: (found := load_router_scores(root)) and markdown(found)),
         (root / "retention" / "tiny.json", lambda: load_retention(root, "tiny")),
-        (
-            root / "experiments" / "one.json",
-            lambda: (experiments.planned(root, "one"), status.status_report(status.progress(root), root)),
-        ),
+        (root / "experiments" / "one.json", lambda: (experiments.planned(root, "one"), shown())),
         (store.path(number, "jsonl"), lambda: store.answers(number)),
-        (store.path(number), lambda: status.status_report(status.progress(root), root)),
-        (own_store.path(real), lambda: (own_store.get(real), put_back())),
-        (
-            own_store.path(real, "judge.json"),
-            lambda: (own_store.completed(own_store.get(real) or {"score": 1}), put_back()),
-        ),
+        (store.path(number), shown),
+        (judged.path(real), judgement),
+        (judged.path(real, "judge.json"), judgement),
         (own, lambda: custom.read(own)),
         (failures.folder(root) / f"{number}.json", lambda: failures.read(root)),
         (running, lambda: (lock.current(root, number), lock.all_current(root))),
@@ -512,11 +466,16 @@ def test_files(stored: Path, quiet: None) -> None:
     many("files", one)
 
 
+@pytest.mark.parametrize("levels", [65, 3000, 100_000])
+def test_json_nested_too_deeply_is_refused(levels: int) -> None:
+    with pytest.raises(InvalidFile, match="nested deeper than 64 levels"):
+        parse_json("[" * levels + "]" * levels)
+
+
 def test_reports(stored: Path, quiet: None, capsys: pytest.CaptureFixture[str]) -> None:
     """``clasp-eval report`` over changed cells, answers and experiments: tables always, the page now and then."""
     kinds = [stored / "experiments" / "one.json", *sorted((stored / "cells").glob("*.json*"))]
-    contents = {path: path.read_bytes() for path in kinds}
-    codes = set()
+    contents, codes = {path: path.read_bytes() for path in kinds}, set()
 
     def one(draw: random.Random) -> None:
         path, whole = draw.choice(kinds), draw.random() < 0.04
@@ -546,12 +505,9 @@ def test_published_numbers(tmp_path: Path, quiet: None) -> None:
             write_cell(root, cell(*key, [1.0, 0.0], backbone="llava_1_5_7b"), [1.0, 0.0])
         shown = {"published": "llava_1_5_7b", "figures": [], "table": table}
         write_plan(root, table, [planned(*key) for key in keys], report=shown)
-    summaries = [summary_of(root, table) for table in kinds]
-    experiment = load_experiment("accuracy", root)
-    contents = {path: path.read_bytes() for path in folder.glob("*.csv")}
-    # a few lines of each method are as good as all, and faster
-    for path in contents:
-        head, *lines = contents[path].splitlines(keepends=True)
+    contents = {}
+    for path in sorted(folder.glob("*.csv")):  # a few lines of each method are as good as all, and faster
+        head, *lines = path.read_bytes().splitlines(keepends=True)
         if path.stem != "sources":
             lines = [line for line in lines if line.startswith(b"llava_1_5_7b,")]
             lines = [line for i, line in enumerate(lines) if i % 12 == 0 or b"lmms" in line]
@@ -563,16 +519,17 @@ def test_published_numbers(tmp_path: Path, quiet: None) -> None:
         sheet = published_sheet(summary, rows)
         sheet_markdown(sheet), sheet_latex(sheet), published_csv(summary, rows)
 
+    accuracy, efficiency = (summary_of(root, table) for table in kinds)
+    experiment = load_experiment("accuracy", root)
     reads: list[Callable[[], object]] = [
-        *(lambda summary=summary: show(summary) for summary in summaries),
-        lambda: targets("llava_1_5_7b", folder.parent),
+        *(lambda: show(accuracy), lambda: show(efficiency), lambda: targets("llava_1_5_7b", folder.parent)),
         lambda: measure(experiment, folder / "accuracy.csv"),
     ]
     for read in reads[:-1]:
         read()
 
     def one(draw: random.Random) -> None:
-        path = draw.choice(sorted(contents))
+        path = draw.choice(list(contents))
         path.write_bytes(changed_table(contents[path], draw))
         try:
             for read in reads:

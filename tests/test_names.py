@@ -38,7 +38,7 @@ def values() -> dict[str, Any]:
 def test_names_in_configurations(values: dict[str, Any], bad: str) -> None:
     backbone, report = values["backbone"], values["report"]
     for changed in ({"name": bad}, {"backbone": backbone | {"name": bad}}, {"report": report | {"published": bad}}):
-        with pytest.raises(ConfigError, match=r"name|published"):
+        with pytest.raises(ConfigError, match=r"(name|published)=.* (letters|characters)"):
             load_config(values | changed)
 
 

@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
 
+import clasp
 from clasp.tiny.painting import paint
 from clasp.tiny.world import scene
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-USED_WITHOUT_IMPORT = {
-    "torchvision",  # by transformers' image processors
-}
+USED_WITHOUT_IMPORT = {"torchvision"}  # by transformers' image processors
 LIBRARY = {"torch", "transformers", "pillow", "torchvision"}
 """Packages whose dependencies include everything that the library needs."""
 
@@ -48,22 +48,16 @@ def declared(*extras: str) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in listed}
 
 
-def test_declared_dependencies_are_the_imported_ones() -> None:
-    optional = set(PROJECT["optional-dependencies"]) - {"dev", "docs"}
-    own = canonicalize_name(PROJECT["name"])
-    assert declared(*optional) - USED_WITHOUT_IMPORT - {own} == imported() - USED_WITHOUT_IMPORT
-    assert declared(*optional) >= USED_WITHOUT_IMPORT
-
-
-def test_declared_dependencies_are_locked() -> None:
+def test_declared_dependencies_are_imported_locked_and_all_that_the_library_needs() -> None:
+    own, optional = canonicalize_name(PROJECT["name"]), set(PROJECT["optional-dependencies"])
+    run = declared(*optional - {"dev", "docs"}) - {own}
+    assert run == imported() | USED_WITHOUT_IMPORT
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    locked = {canonicalize_name(line.partition("==")[0]) for line in lock}
-    assert declared(*PROJECT["optional-dependencies"]) - {canonicalize_name(PROJECT["name"])} <= locked
+    assert declared(*optional) - {own} <= {canonicalize_name(line.partition("==")[0]) for line in lock}
+    assert LIBRARY <= declared() <= needed(LIBRARY)
 
 
 def test_the_version_is_one() -> None:
-    import clasp
-
     cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
     listed = re.search(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert cited is not None
@@ -104,22 +98,28 @@ def test_the_wheel_contains_all_files_that_are_read(wheel: Path) -> None:
     assert {name.partition("/")[0] for name in names} == {"clasp", f"clasp_pruning-{PROJECT['version']}.dist-info"}
 
 
-def test_the_wheel_has_the_commands_and_their_configurations(wheel: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def site(wheel: Path, tmp_path: Path) -> Path:
+    """A folder to import from: the wheel's contents."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    (entries,) = (tmp_path / "site").glob("*.dist-info/entry_points.txt")
+    return tmp_path / "site"
+
+
+def test_the_wheel_has_the_commands_and_their_configurations(site: Path, tmp_path: Path) -> None:
+    (entries,) = site.glob("*.dist-info/entry_points.txt")
     assert "clasp-eval = clasp.cli.main:main" in entries.read_text()
     (tmp_path / "mine" / "method").mkdir(parents=True)
     (tmp_path / "mine" / "method" / "deep_fastv.yaml").write_text("name: fastv\nlayer: 5\n")
     ran = subprocess.run(
         [sys.executable, "-m", "clasp.cli", "run", "--config-dir", "mine", "method=deep_fastv", "--info", "searchpath"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
     )
     assert ran.returncode == 0, ran.stderr
-    assert str(tmp_path / "site" / "clasp" / "_data" / "configs") in ran.stdout
+    assert str(site / "clasp" / "_data" / "configs") in ran.stdout
 
 
 def needed(names: set[str]) -> set[str]:
@@ -135,11 +135,8 @@ def needed(names: set[str]) -> set[str]:
 
 
 @pytest.fixture
-def bare(wheel: Path, tmp_path: Path) -> Path:
-    """A folder to import from: the wheel's contents, and links to only the library's dependencies."""
-    site = tmp_path / "site"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
+def bare(site: Path) -> Path:
+    """That, and links to only the library's dependencies."""
     for name in needed(LIBRARY):
         distribution = metadata.distribution(name)
         for top in {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}:
@@ -148,15 +145,8 @@ def bare(wheel: Path, tmp_path: Path) -> Path:
     return site
 
 
-def test_the_library_needs_no_more_than_its_dependencies() -> None:
-    assert declared() <= needed(LIBRARY)
-    assert declared() >= LIBRARY
-
-
 def test_the_readme_example_runs_from_the_wheel_alone(bare: Path, tmp_path: Path) -> None:
     """Outside of the checkout, without the packages that evaluation needs, such as the sentence encoder."""
-    from PIL import Image
-
     example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert example is not None
     Image.fromarray(paint(scene("calibration", 90)).pixels).save(tmp_path / "picture.png")
@@ -167,9 +157,8 @@ def test_the_readme_example_runs_from_the_wheel_alone(bare: Path, tmp_path: Path
         "import clasp; print(clasp.__file__); print(run.trace.fallbacks)",
     ]
     # -S: no site-packages, -I: neither the current folder nor PYTHONPATH
-    ran = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", "\n".join(code)], cwd=tmp_path, capture_output=True, text=True
-    )
+    command = [sys.executable, "-I", "-S", "-c", "\n".join(code)]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     answer, trace, place, fallbacks = ran.stdout.splitlines()[-4:]
     assert answer.strip() == "brown"

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.experimental.callback import Callback
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from clasp.data import data_folder
@@ -46,9 +48,9 @@ _FIXED: dict[str, Any] = {
 """Keys below ``hydra`` with the only values allowed: those of ``configs/config.yaml`` and of Hydra."""
 
 _FOLDERS = {
-    "run.dir": ("${paths.results}/logs/${clasp.name:${name}}",),
-    "sweep.dir": ("${paths.results}/logs/sweep",),
-    "sweep.subdir": ("${hydra.job.num}",),
+    "run.dir": "${paths.results}/logs/${clasp.name:${name}}",
+    "sweep.dir": "${paths.results}/logs/sweep",
+    "sweep.subdir": "${hydra.job.num}",
 }
 """Folders below ``hydra`` as configurations write them; any other ``dir`` must be below ``paths.results``."""
 
@@ -56,8 +58,13 @@ _SHELL = ("setup", "sbatch")
 """Keys below ``launcher`` that go to a job's shell: allowed on the command line and in ``configs/launcher/`` only."""
 
 
+MOST_LEVELS = 10_000
+"""Most characters of a configuration file that open a level. At about 25,000 levels libyaml, which Hydra reads files
+with, overflows the stack and ends the process; OmegaConf refuses files of over 10,000 values anyway."""
+
+
 def guard() -> None:
-    """Makes Hydra check every configuration that it composes in this process by :func:`check_section`."""
+    """Makes Hydra check every file that it reads, and every configuration that it composes (:func:`check_section`)."""
     compose = ConfigLoaderImpl._load_configuration_impl
     if hasattr(compose, "__wrapped__"):
         return
@@ -68,7 +75,16 @@ def guard() -> None:
         check_section(config)
         return config
 
+    load = FileConfigSource.load_config
+
+    def shallow(source: FileConfigSource, config_path: str) -> ConfigResult:
+        path = Path(source.path, source._normalize_file_name(config_path))
+        if path.is_file() and sum(map(path.read_bytes().count, (b"[", b"{", b"?"))) > MOST_LEVELS:
+            raise ConfigError(f"{path} is nested too deeply or too large; write it shorter")
+        return load(source, config_path)
+
     ConfigLoaderImpl._load_configuration_impl = checked  # type: ignore[method-assign]
+    FileConfigSource.load_config = shallow  # type: ignore[method-assign, assignment]
 
 
 def check_section(config: DictConfig) -> None:
@@ -83,7 +99,7 @@ def check_section(config: DictConfig) -> None:
         if (value := _at(hydra, key)) != allowed:
             raise _refused(f"hydra.{key}", value, "leave it out")
     for key, written in _FOLDERS.items():
-        if (value := _at(hydra, key)) not in written:
+        if (value := _at(hydra, key)) != written:
             _check_below_results(config, f"hydra.{key}", value)
     for key in ("job_logging", "hydra_logging"):
         if hydra[key] not in _loggings(key):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from clasp.backbones.presentation import Presentation
 from clasp.backbones.trust import Trust
 from clasp.methods import METHODS
+from clasp.results.schema import Figure, Table
 from clasp.strict import ConfigError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -272,9 +273,6 @@ class LauncherConfig:
     sbatch: Mapping[str, object] | None = None
 
 
-Figure = Literal["accuracy_vs_flops", "score_vs_budget", "heatmap", "fidelity"]
-
-
 @dataclass(frozen=True)
 class ReportConfig:
     """How a report shows the cells; stored with the experiment, so that tables need no configuration.
@@ -291,7 +289,7 @@ class ReportConfig:
     """
 
     title: str = ""
-    table: Literal["accuracy", "efficiency", "categories"] = "accuracy"
+    table: Table = "accuracy"
     figures: tuple[Figure, ...] = ("accuracy_vs_flops",)
     reference: str | None = None
     published: str | None = None

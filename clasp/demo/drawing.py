@@ -33,14 +33,21 @@ class DemoError(ValueError):
     """An unusable request; the message names the problem, what is allowed and the remedy."""
 
 
+def check_size(size: int) -> None:
+    """Raises:
+    DemoError: a file of ``size`` bytes is too large.
+    """
+    if size > MAX_BYTES:
+        raise DemoError(f"The image has more than {MAX_BYTES >> 20} MiB; save it smaller, for example as JPEG.")
+
+
 def opened(data: bytes) -> Image.Image:
     """The image in a file's bytes, upright, RGB, with transparent parts on white.
 
     Raises:
         DemoError: too large, of another format, or damaged.
     """
-    if len(data) > MAX_BYTES:
-        raise DemoError(f"The image has more than {MAX_BYTES >> 20} MiB; save it smaller, for example as JPEG.")
+    check_size(len(data))
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.UnidentifiedImageError, Image.DecompressionBombError) as error:
@@ -57,9 +64,8 @@ def opened(data: bytes) -> Image.Image:
             f"The image is {width} × {height} pixels, a strip; use one whose longer side is at most {MAX_ASPECT} times "
             "the shorter."
         )
-    ImageFile.LOAD_TRUNCATED_IMAGES = (
-        False  # libraries switch it on for a whole process, and half an image is then grey
-    )
+    # libraries switch this on for a whole process, and half an image is then grey
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image.load()
         upright = ImageOps.exif_transpose(image).convert("RGBA")

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from clasp.backbones import TINY, BackboneUnavailable
 from clasp.demo.asking import BACKBONES, MAX_METHODS, MAX_QUESTION, METHODS, DemoRequest, Models
-from clasp.demo.drawing import FORMATS, MAX_BYTES, DemoError
+from clasp.demo.drawing import FORMATS, MAX_BYTES, DemoError, check_size
 
 MAX_WAITING = 8
 """Most visitors in the queue, including the one being answered."""
@@ -127,8 +127,7 @@ class Page:
         query, data = request.query_params, bytearray()
         async for chunk in request.stream():
             data += chunk
-            if len(data) > MAX_BYTES:  # the rest is not read
-                raise DemoError(f"The image has more than {MAX_BYTES >> 20} MiB; save it smaller, for example as JPEG.")
+            check_size(len(data))  # of a larger file the rest is not read
         if not data:
             raise DemoError("There is no image; drop one or take an example.")
         if not (tokens := query.get("tokens", "")).isdecimal() or len(tokens) > 6:

@@ -41,6 +41,8 @@ Amount = Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]
 Count = Annotated[int, Field(ge=0, le=int(LARGEST_NUMBER))]
 Positive = Annotated[int, Field(ge=1, le=int(LARGEST_NUMBER))]
 Signature = Annotated[str, AfterValidator(_signature)]
+Table = Literal["accuracy", "efficiency", "categories"]
+Figure = Literal["accuracy_vs_flops", "score_vs_budget", "heatmap", "fidelity"]
 
 
 class CellBudget(TypedDict, total=False):
@@ -185,8 +187,8 @@ class ExperimentReport(TypedDict, total=False):
     """How a report shows an experiment."""
 
     title: Label
-    table: Literal["accuracy", "efficiency", "categories"]
-    figures: list[Literal["accuracy_vs_flops", "score_vs_budget", "heatmap", "fidelity"]]
+    table: Table
+    figures: list[Figure]
     reference: Label | None
     filter: Label | None
     published: Label | None

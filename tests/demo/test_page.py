@@ -93,9 +93,8 @@ def test_an_image_is_dropped_and_the_answers_and_maps_appear(
 def test_a_damaged_file_gets_its_sentence(opened: Browser, shown: list[Example], tmp_path: Path) -> None:
     path = tmp_path / "damaged.png"
     path.write_bytes(shown[1].image[:5000])
-    node = opened.call(
-        "DOM.querySelector", {"nodeId": opened.call("DOM.getDocument")["root"]["nodeId"], "selector": "#file"}
-    )
+    root = opened.call("DOM.getDocument")["root"]
+    node = opened.call("DOM.querySelector", {"nodeId": root["nodeId"], "selector": "#file"})
     opened.call("DOM.setFileInputFiles", {"files": [str(path)], **node})
     opened.evaluate("document.getElementById('question').value = 'What is it?'")
     opened.point("#ask", click=True)
@@ -108,10 +107,9 @@ def test_a_damaged_file_gets_its_sentence(opened: Browser, shown: list[Example],
 
 @needs_browser
 def test_an_example_is_asked_about_with_the_keyboard_alone(opened: Browser, shown: list[Example]) -> None:
-    last = f"document.activeElement.alt === {json.dumps('')} || document.activeElement.title"
     for _ in range(3):  # the file, the first example, the second
         opened.press("Tab")
-    assert opened.evaluate(last) == shown[1].question
+    assert opened.evaluate("document.activeElement.title") == shown[1].question
     opened.press("Enter")
     opened.wait(f"document.getElementById('question').value === {json.dumps(shown[1].question)}")
     while opened.evaluate("document.activeElement.id") != "question":
@@ -145,22 +143,13 @@ def test_no_more_methods_can_be_chosen_than_are_answered(opened: Browser) -> Non
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_narrow_screens_scroll_in_one_direction_in_both_schemes(opened: Browser, scheme: str) -> None:
     opened.call("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-    one = json.dumps(
-        {
-            "method": "long",
-            "answer": "x" * 200,
-            "category": "general",
-            "confidence": 0.5,
-            "stages": [{"text": "t", "map": None}],
-            "costs": [("Visual tokens, output average", "1,234.5")],
-        }
-    )
+    long = {"method": "long", "answer": "x" * 200, "category": "general", "confidence": 0.5}
+    long |= {"stages": [{"text": "t", "map": None}], "costs": [("Visual tokens, output average", "1,234.5")]}
     for width in (320, 1280):
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
         opened.call("Emulation.setDeviceMetricsOverride", size)
-        opened.evaluate(
-            f"at('results').hidden = false, at('columns').replaceChildren(...Array(5).fill({one}).map(column))"
-        )
+        columns = f"...Array(5).fill({json.dumps(long)}).map(column)"
+        opened.evaluate(f"at('results').hidden = false, at('columns').replaceChildren({columns})")
         assert opened.evaluate("document.documentElement.scrollWidth") <= width
         tops = opened.evaluate("new Set([...document.querySelectorAll('article')].map((one) => one.offsetTop)).size")
         assert tops == {320: 5, 1280: 1}[width]
@@ -235,13 +224,8 @@ def test_no_more_of_a_body_is_read_than_may_be_sent() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/answer",
-        "query_string": b"",
-        "headers": [(b"host", b"localhost")],
-    }
+    scope = {"type": "http", "method": "POST", "path": "/answer", "query_string": b""}
+    scope |= {"headers": [(b"host", b"localhost")]}
     asyncio.run(Page(Slow(), []).app()(scope, receive, send))
     assert (sent[0]["status"], read) == (400, MAX_BYTES + 2**20)
     assert b"more than 10 MiB" in sent[1]["body"]

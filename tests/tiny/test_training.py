@@ -33,29 +33,14 @@ from clasp.tiny.training.withdrawing import decode
 
 pytestmark = pytest.mark.xdist_group("training")  # one tokenizer and one course for all
 PLAN = Plan(steps=2, rate=1e-3, warmup=1, decay=1, every=100)
+SIZES = dict.fromkeys(("see_batch", "see_layers", "refine_batch", "read_batch", "gather_batch", "easy"), 2)
+SIZES |= {"shallow": 1, "read_tokens": 64, "scenes": 6, "world": 4, "fresh": 1}
 RECIPE = Recipe(
-    see=PLAN,
-    see_batch=2,
-    see_layers=2,
-    refine=PLAN,
-    refine_batch=2,
-    shallow=1,
-    read=PLAN,
-    read_batch=2,
-    read_tokens=64,
-    align=PLAN,
-    answer=PLAN,
+    **dict.fromkeys(STAGES, PLAN),
+    **SIZES,
     answer_phases=(Phase(1, 32, 2, 64), Phase(0, 48, 2, 64)),  # another way after the step at which runs are broken
-    deepen=PLAN,
     deepen_phases=(Phase(0, 32, 1, 64),),
-    gather=PLAN,
-    gather_batch=2,
-    withdraw=PLAN,
     withdraw_phase=Phase(0, 32, 1, 64),
-    scenes=6,
-    world=4,
-    easy=2,
-    fresh=1,
 )
 
 
@@ -83,24 +68,22 @@ def test_products_attention_is_attention() -> None:
 
 def test_packed_questions_equal_single_ones(course: Course) -> None:
     """Logits of each question in a packed row are those of the question alone in a plain forward pass."""
-    model, packer = course.model, course.packer
-    use_own(model.model.vision_tower, model.model.language_model)
+    packer, decoder = course.packer, course.model.model.language_model
+    use_own(decoder)
     asked = [("tiny_gqa", "what animal is it?", "cat"), ("tiny_vqav2", "what place is this?", "beach")]
     rows = packer.pack([asked], 40)
     visual = torch.randn(1, VISUAL_TOKENS, 128, generator=torch.Generator().manual_seed(0))
-    words = model.model.language_model.embed_tokens
+    words = decoder.embed_tokens
     pieces = [words(torch.tensor([packer.before])), visual, words(torch.tensor([packer.after])), words(rows.tokens)]
     prefix = len(packer.before) + VISUAL_TOKENS + len(packer.after)
     positions = torch.cat([torch.arange(prefix)[None], rows.positions + prefix], dim=1)
     bias = attention_bias(prefix, rows.segments, torch.float32)
-    decoder = model.model.language_model
     with torch.no_grad():
-        packed = decoder(
-            inputs_embeds=torch.cat(pieces, 1), attention_mask=bias, position_ids=positions, use_cache=False
-        ).last_hidden_state
+        whole = {"attention_mask": bias, "position_ids": positions, "use_cache": False}
+        packed = decoder(inputs_embeds=torch.cat(pieces, 1), **whole).last_hidden_state
         for number, (_, question, answer) in enumerate(asked, start=1):
             ids = torch.tensor(course.tokenizer(prompt(question))["input_ids"])
-            start = int((ids == model.config.image_token_id).nonzero()[0])
+            start = int((ids == course.model.config.image_token_id).nonzero()[0])
             expanded = torch.cat([words(ids[:start]), visual[0], words(ids[start + 1 :])])[None]
             alone = decoder(inputs_embeds=expanded, use_cache=False).last_hidden_state[0, -1]
             place = int(((rows.segments[0] == number) & (rows.targets[0] != IGNORE)).nonzero()[0])
@@ -150,9 +133,11 @@ def test_a_deepened_model_computes_what_the_shallow_one_does(course: Course) -> 
     assert torch.equal(shallow.last_hidden_state, deep.last_hidden_state)
 
 
-def test_a_stack_that_does_not_divide_is_refused(course: Course) -> None:
+def test_bad_arguments_are_named(course: Course) -> None:
     with pytest.raises(ValueError, match="32 layers cannot be deepened evenly to 1"):
         deepen(course.deep, course.model, "model.language_model.layers")
+    with pytest.raises(ValueError, match=r"'sleep'.*see, refine, read, align, answer, deepen, gather, withdraw"):
+        course.trainer("sleep")
 
 
 def test_class_attention_is_the_towers_own_and_teaches_no_patch(course: Course) -> None:
@@ -203,7 +188,7 @@ def test_a_decoder_without_its_visual_tokens_is_one_whose_other_tokens_do_not_se
     blind[..., visual] = torch.finfo(torch.float32).min
     blind.diagonal(dim1=-2, dim2=-1).zero_()  # a visual token still sees itself; nothing is read from it
 
-    def hide(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def hide(_: object, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
         return arguments, named | {"attention_mask": blind}
 
     with torch.no_grad():
@@ -279,12 +264,8 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path, monkeypat
     for name, value in _weights(whole).items():
         assert torch.equal(value, _weights(second)[name]), name
     moved = [name for name, value in _weights(whole).items() if not torch.equal(value, before[name])]
-    for part in (
-        "clip.vision_model",
-        "clip.text_model",
-        "deep.model.multi_modal_projector",
-        "deep.model.language_model",
-    ):
+    deep = ("deep.model.multi_modal_projector", "deep.model.language_model")
+    for part in ("clip.vision_model", "clip.text_model", *deep):
         assert any(part in name for name in moved), part
 
 
@@ -345,8 +326,3 @@ def test_the_shipped_tokenizer_is_the_one_built_here(course: Course) -> None:
     assert shipped.get_vocab() == course.tokenizer.get_vocab()
     text = prompt("how many cups are there?")
     assert shipped(text)["input_ids"] == course.tokenizer(text)["input_ids"]
-
-
-def test_an_unknown_stage_is_named(course: Course) -> None:
-    with pytest.raises(ValueError, match=r"'sleep'.*see, refine, read, align, answer, deepen, gather, withdraw"):
-        course.trainer("sleep")
