@@ -300,7 +300,7 @@ def test_configurations(
 
 
 ALIASES = "\n".join(["a: &a0 [1,2,3,4]", *(f"b{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9))])
-DEEP = [b"name: x\nrows: " + opening * 100_000 for opening in (b"[", b'{"a":', b"? ")]
+DEEP = [b"name: x\nrows:\n " + opening * 100_000 for opening in (b"[", b'{"a":', b"? ", b"- ")]
 DEEP += [b"name: x\nrows: " + b"[" * 3000 + b"]" * 3000]
 NO_POLICIES = [b"name: [1,\n x: {", *DEEP, b"\xff\xfe\0name", b"- 1\n", ALIASES.encode()]
 

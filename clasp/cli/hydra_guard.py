@@ -79,7 +79,7 @@ def guard() -> None:
 
     def shallow(source: FileConfigSource, config_path: str) -> ConfigResult:
         path = Path(source.path, source._normalize_file_name(config_path))
-        if path.is_file() and sum(map(path.read_bytes().count, (b"[", b"{", b"?"))) > MOST_LEVELS:
+        if path.is_file() and sum(map(path.read_bytes().count, (b"[", b"{", b"?", b"-"))) > MOST_LEVELS:
             raise ConfigError(f"{path} is nested too deeply or too large; write it shorter")
         return load(source, config_path)
 
