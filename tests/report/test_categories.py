@@ -99,26 +99,6 @@ def test_the_accuracy_table_s_columns(summary: Summary) -> None:
     )
 
 
-def test_the_efficiency_table_s_columns(tmp_path: Path) -> None:
-    entries = shown(Root(tmp_path).write(table="efficiency").summary())["CLASP"]
-    expected = {
-        "total ms": "60.0",
-        "prefill ms": f"{40 * (0.2 + 0.8 / 9):.1f}",
-        "decode ms per token": "2.00",
-        "GFLOPs": f"{2 * (1 / 9 + 0.03):.2f}",
-        "KV MiB": "0.25",
-        "nominal": "64.0",
-        "output avg.": "64.0",
-        "input avg.": "70.4",
-        "final": "64.0",
-        "total speed-up": "1.00",
-        "prefill speed-up": "3.46",
-        "FLOPs-ideal speed-up": f"{1 / (1 / 9 + 0.03):.2f}",
-    }
-    assert list(entries)[8:] == ["kept %", *expected, "less Random"]
-    assert expected.items() <= entries.items()
-
-
 @pytest.mark.parametrize("table", ["accuracy", "efficiency", "categories"])
 def test_every_kind_is_a_rectangle_with_its_gaps(tmp_path: Path, table: str) -> None:
     root = Root(tmp_path).write(keep=lambda *key: key[:2] != ("fastv", 64), table=table, reference=None)

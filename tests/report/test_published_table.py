@@ -15,7 +15,7 @@ from clasp.report.published.compare import FOLDER, PublishedRow, PublishedValue,
 from clasp.report.published.prompt_protocols import FORMS
 from clasp.report.published.read import read_published
 from clasp.report.published.write import published_csv, published_sheet
-from clasp.report.table import sheet_latex, sheet_markdown
+from clasp.report.table import sheet_markdown
 from clasp.report.table_rows import Summary
 
 SCORES = {"gqa": 0.605, "pope": 0.85, "vqav2": 0.75, "textvqa": 0.45, "textvqa_ocr": 0.57, "mmvet": 0.31, "mme": 1800.0}
@@ -269,21 +269,13 @@ def test_csv_has_a_line_per_published_number(usual: Summary, rows: list[Publishe
     assert "test-dev" in apart["reasons"]
 
 
-def test_latex_aligns_words_left_and_escapes_them(usual: Summary, rows: list[PublishedRow]) -> None:
-    text = sheet_latex(published_sheet(usual, rows))
-    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
-    heads = body.splitlines()[1].count("&") + 1
-    assert {line.count(" & ") for line in body.splitlines() if " & " in line} == {heads - 1}
-    for part in (rf"\begin{{tabular}}{{llll{'r' * (heads - 4)}}}", r"\label{tab:table_published}",
-                 r"60.4 {\scriptsize (+0.1)}", r"average \%"):  # fmt: skip
-        assert part in text
-
-
 def test_the_command_writes_all_three_forms(tmp_path: Path, script: Any) -> None:
     write(tmp_path, ("gqa", "pope"))
     status, out, _ = script("report", "experiment=table", "published=1")
     assert (status, "beside published rows" in out) == (0, True)
-    for suffix in ("md", "csv", "tex"):
-        path = tmp_path / "tables" / f"table_published.{suffix}"
-        assert path.is_file()
-        assert f"table: {path}\n" in out
+    paths = {suffix: tmp_path / "tables" / f"table_published.{suffix}" for suffix in ("md", "csv", "tex")}
+    assert all(path.is_file() and f"table: {path}\n" in out for path in paths.values())
+    text = paths["tex"].read_text()
+    heads = text[text.index(r"\toprule") :].splitlines()[1].count("&") + 1
+    for part in (f"{{llll{'r' * (heads - 4)}}}", r"tab:table_published", r"60.4 {\scriptsize (+0.1)}", r"average \%"):
+        assert part in text
