@@ -134,6 +134,16 @@ def test_what_is_broken_fails_and_the_other_experiments_are_built(results: Root,
     assert (results.path / "tables" / "gone.md").is_file()
 
 
+def test_published_numbers_that_cannot_be_read_are_no_missing_points(
+    results: Root, script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clasp.report.build.FOLDER", results.path)
+    results.plan([planned(*key) for key in plan()], report={"figures": ["fidelity", "accuracy_vs_flops"]})
+    status, out, err = script("report", "experiment=tiny_main")
+    assert (status, "note: " in out, "accuracy_vs_flops_tiny_main.png" in out) == (1, False, True)
+    assert err.startswith(f"error: published numbers {results.path / 'accuracy.csv'} cannot be read")
+
+
 def test_no_experiment_is_an_error_that_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="run 'make tables' first"):
         build_everything(tmp_path)
