@@ -6,16 +6,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import ROOT
 from synthetic import CellName, Root, plan, planned
 
-from clasp.report.build import build_everything
 from clasp.report.fidelity import files
-from clasp.report.load import ReportError
 
 
 def test_the_script_writes_everything_without_torch(results: Root) -> None:
@@ -144,6 +141,6 @@ def test_published_numbers_that_cannot_be_read_are_no_missing_points(
     assert err.startswith(f"error: published numbers {results.path / 'accuracy.csv'} cannot be read")
 
 
-def test_no_experiment_is_an_error_that_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="run 'make tables' first"):
-        build_everything(tmp_path)
+def test_no_experiment_is_an_error_that_says_what_to_run(script: Any) -> None:
+    status, out, err = script("report", "experiment=all")
+    assert (status, out, "run 'make tables' first" in err) == (1, "", True)
