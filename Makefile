@@ -110,7 +110,6 @@ ablation-layers: $(READY)  ## i: fusion-layer sets
 
 fidelity: $(READY)  ## agreement of the tiny backbone's method ranking with published LLaVA-1.5-7B results; table and figure
 	$(call experiment,tiny,paper8)
-	$(if $(filter run,$(STEP)),$(BIN)/python scripts/fidelity.py experiment=fidelity_$(BACKBONE))
 
 # the longest target first, next to targets that share few cells with it; the other tables reuse finished cells
 everything: table-llava15 fidelity $(ABLATIONS) table-efficiency router retention table-llava-next table-qwen25vl table-video tables  ## all tables and ablations, then the report; -j2 uses two processes

@@ -7,7 +7,8 @@ Prints the paths of what it wrote and the table itself; ``all`` builds those of 
 ``report.html`` from them; ``published=1`` also writes ``tables/<experiment>_published.*``, ours beside published rows.
 ``wandb=offline`` or ``wandb=online`` logs each experiment's rows and files to Weights & Biases as one run (WANDB_MODE
 wins; off by default), with the project and entity of configs/config.yaml. Exit status 1, with a sentence for each thing
-that cannot be built or logged, 2 for bad arguments.
+that cannot be built or logged, 2 for bad arguments. A figure for which the results have no points, as those of very few
+questions, is no error: a note says which one is missing, why, and what to do.
 """
 
 from __future__ import annotations
@@ -64,10 +65,14 @@ def _report(arguments: ReportArguments) -> int:
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    problems = [f"{one.name}: {text}" if page else text for one in built for text in one.problems]
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    return 0 if _logged(built, arguments.wandb, page) and not problems else 1
+    for one in built:
+        where = f"{one.name}: " if page else ""
+        for text in one.undrawn:
+            print(f"note: {where}{text}")
+        for text in one.problems:
+            print(f"error: {where}{text}", file=sys.stderr)
+    failed = any(one.problems for one in built)
+    return 0 if _logged(built, arguments.wandb, page) and not failed else 1
 
 
 def _print_written(built: Built, published: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clasp.report import fidelity
 from clasp.report.figures import accuracy_vs_flops, heatmap, retention_maps, score_vs_budget, style
 from clasp.report.html.page import Built, write_html
-from clasp.report.load import ReportError, load_experiment
+from clasp.report.load import NothingToShow, ReportError, figure_files, load_experiment
 from clasp.report.published.compare import FOLDER, PublishedRow, published_rows
 from clasp.report.published.write import write_published_table
 from clasp.report.retention_run import load_retention, retention_runs
@@ -35,35 +35,46 @@ def build_experiment(name: str, results: Path, published: bool = False) -> Built
 
     These are ``tables/<name>.{md,csv,tex}``; ``figures/<figure>_<name>.{png,svg}`` for each figure that the
     configuration names; and with ``published`` ``tables/<name>_published.{md,csv,tex}``, unless the configuration names
-    no published backbone, as those of ablations.
+    no published backbone, as those of ablations. A figure for which the results have no points is no problem:
+    ``undrawn`` says why it is missing, and its files of earlier results, which would pass for these, are removed.
     """
     try:
         summary = summarize(load_experiment(name, results))
         paths = list(write_table(summary, results / "tables").values())
     except ReportError as error:
         return Built(name, None, (str(error),))
-    experiment, problems, agreement = summary.experiment, [], None
-    try:
-        for figure in experiment.spec.figures:
-            if figure in FIGURES:
-                stem = experiment.figure(figure)
-                paths += style.write(FIGURES[figure], summary, stem.parent, stem.name).values()
-        if "fidelity" in experiment.spec.figures:
-            agreement = fidelity.measure(experiment, FOLDER / "accuracy.csv")
-            paths += fidelity.write(agreement, results)
-    except ReportError as error:
-        problems.append(str(error))
+    experiment, agreement = summary.experiment, None
+    problems: list[str] = []
+    undrawn: list[str] = []
+    for figure in experiment.spec.figures:
+        files = fidelity.files(name, results) if figure == "fidelity" else experiment.figure(figure)
+        try:
+            if figure == "fidelity":
+                agreement = fidelity.measure(experiment, FOLDER / "accuracy.csv")
+                paths += fidelity.write(agreement, results)
+            else:
+                paths += style.write(FIGURES[figure], summary, files)
+        except NothingToShow as error:
+            undrawn.append(f"the figure {figure} is not drawn: {error}")
+            for path in files.values():
+                path.unlink(missing_ok=True)
+        except ReportError as error:
+            problems.append(str(error))
     rows: list[PublishedRow] = []
     if published and experiment.spec.published is not None:
-        rows = published_rows(summary)
-        paths += write_published_table(summary, rows, results / "tables").values()
-    return Built(name, summary, tuple(problems), tuple(rows), agreement, tuple(paths))
+        try:
+            rows = published_rows(summary)
+            paths += write_published_table(summary, rows, results / "tables").values()
+        except ReportError as error:
+            problems.append(str(error))
+    return Built(name, summary, tuple(problems), tuple(undrawn), tuple(rows), agreement, tuple(paths))
 
 
 def build_retention(results: Path, name: str) -> str:
     """Writes ``figures/retention_<name>.{png,svg}`` from ``retention/<name>.json``; returns the paths, one a line."""
-    paths = style.write(retention_maps.draw, load_retention(results, name), results / "figures", f"retention_{name}")
-    return "\n".join(f"figure: {path}" for path in paths.values())
+    files = figure_files(results, f"retention_{name}")
+    paths = style.write(retention_maps.draw, load_retention(results, name), files)
+    return "\n".join(f"figure: {path}" for path in paths)
 
 
 def build_everything(results: Path, published: bool = False) -> tuple[Path, list[Built]]:

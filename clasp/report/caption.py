@@ -37,10 +37,29 @@ def caption(summary: Summary) -> list[str]:
         f"{', '.join(map(str, sorted(frame['batch_size'].unique())))}.",
         timing_note(summary.rows) if summary.experiment.spec.table != "categories" else "",
         below_random(summary),
+        f"No pruned row has an average: {reason}." if summary.pruned and (reason := no_average(summary)) else "",
         f"INCOMPLETE: {missing} of {planned} planned cells have not been run." if missing else "",
         f"Code version of the cells: {', '.join(frame['commit'].unique())}.",
     ]
     return [note for note in notes if note]
+
+
+def no_average(summary: Summary) -> str:
+    """Why no pruned row has a normalized average, and what to do about it; empty where one has."""
+    if any(row.average.value is not None for row in summary.pruned):
+        return ""
+    base = summary.unpruned
+    if not summary.pruned:
+        return "the experiment has no pruned row; add a method that prunes"
+    if base is None:
+        return "the experiment has no unpruned row; add the method none"
+    unscored = [benchmark_label(name) for name, score in base.scores.items() if score is None]
+    if unscored:
+        return f"the unpruned model has no score on {', '.join(unscored)}; run its missing cells, or judge its answers"
+    zero = [benchmark_label(name) for name, score in base.scores.items() if score == 0]
+    if zero:
+        return f"the unpruned score on {', '.join(zero)} is 0, which has no ratio; ask more questions (LIMIT=...)"
+    return "every pruned row lacks a score; run their missing cells, or judge their answers"
 
 
 def _hard(summary: Summary) -> str:

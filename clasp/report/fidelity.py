@@ -20,7 +20,7 @@ import pandas as pd
 from clasp.files import write_atomically
 from clasp.report.figures import style
 from clasp.report.layout import benchmark_label, method_label, pipe_table
-from clasp.report.load import UNPRUNED, Experiment, ReportError
+from clasp.report.load import UNPRUNED, Experiment, NothingToShow, ReportError, figure_files
 from clasp.report.metrics import Array
 from clasp.report.published.prompt_protocols import AVERAGE, FORMS
 from clasp.report.published.read import read_published
@@ -139,7 +139,8 @@ def measure(experiment: Experiment, published: Path) -> Fidelity:
     """The agreement of an experiment whose rows are named as methods.
 
     Raises:
-        ReportError: fewer than four of its rows have both an average and a published one.
+        NothingToShow: fewer than four of its rows have both an average and a published one.
+        ReportError: the published results cannot be used.
     """
     results, ratios = published_results(published), resampled_ratios(experiment)
     frame = experiment.frame
@@ -152,9 +153,10 @@ def measure(experiment: Experiment, published: Path) -> Fidelity:
             ours = {name: float(scores.at[(row, tokens), name] / unpruned[name]) for name in drawn}
             points.append(Point(row, int(tokens), ours, drawn, results[row, tokens]))
     if len(points) < FEWEST_POINTS:
-        raise ReportError(
-            f"experiment {experiment.name!r} has {len(points)} rows with all of their scores and a published result, "
-            f"and {FEWEST_POINTS} are needed; run its missing cells first"
+        raise NothingToShow(
+            f"{len(points)} rows of experiment {experiment.name!r} have a published result and all scores as ratios to "
+            f"the unpruned ones, on every resample of the questions, and {FEWEST_POINTS} are needed; run the missing "
+            "cells, or ask more questions (LIMIT=...)"
         )
     return Fidelity(experiment.name, tuple(points), tuple(_agreements(points)))
 
@@ -321,9 +323,16 @@ def _label(axes: Axes, points: Sequence[Point], size: float) -> None:
         axes.annotate(name, mark, sides[best], textcoords="offset points", fontsize=size, arrowprops=drawn)
 
 
+def files(name: str, results: Path) -> dict[str, Path]:
+    """Suffix -> where the tables and the figure of an experiment's agreement belong."""
+    tables = {suffix: results / "tables" / f"{name}_agreement.{suffix}" for suffix in ("md", "csv")}
+    return {**tables, **figure_files(results, f"fidelity_{name}")}
+
+
 def write(found: Fidelity, results: Path) -> list[Path]:
     """Writes ``tables/<name>_agreement.{md,csv}`` and ``figures/fidelity_<name>.{png,svg}`` below ``results``."""
-    stem = results / "tables" / f"{found.name}_agreement"
-    texts = {"md": as_markdown(found), "csv": as_csv(found)}
-    paths = [write_atomically(Path(f"{stem}.{suffix}"), text.encode()) for suffix, text in texts.items()]
-    return [*paths, *style.write(draw, found, results / "figures", f"fidelity_{found.name}").values()]
+    paths = files(found.name, results)
+    for suffix, text in (("md", as_markdown(found)), ("csv", as_csv(found))):
+        write_atomically(paths[suffix], text.encode())
+    style.write(draw, found, {suffix: paths[suffix] for suffix in ("png", "svg")})
+    return list(paths.values())

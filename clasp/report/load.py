@@ -41,6 +41,13 @@ class ReportError(ValueError):
     """A report cannot be built from the stored results; the message says what is wrong and what to do."""
 
 
+class NothingToShow(ReportError):
+    """The results are sound, but they have no point for a figure: too few questions, or cells yet to be run.
+
+    Gaps are no errors: the builder puts the message, which says why and what to do, where the figure would be.
+    """
+
+
 @dataclass(frozen=True)
 class Planned:
     """A cell of an experiment, by its place in the tables."""
@@ -95,11 +102,11 @@ class Experiment:
     @property
     def figures(self) -> list[Path]:
         """Where the experiment's figures belong."""
-        return [Path(f"{self.figure(name)}.{suffix}") for name in self.spec.figures for suffix in ("png", "svg")]
+        return [path for name in self.spec.figures for path in self.figure(name).values()]
 
-    def figure(self, figure: str) -> Path:
-        """Where a figure of the experiment belongs, without suffix."""
-        return self.results / "figures" / f"{figure}_{self.name}"
+    def figure(self, name: str) -> dict[str, Path]:
+        """Suffix -> where a figure of the experiment belongs."""
+        return figure_files(self.results, f"{name}_{self.name}")
 
     def answers(self, signature: str) -> list[dict[str, Any]]:
         """A cell's answers, one question a line; a judge's scores stand in them where it has judged.
@@ -112,6 +119,11 @@ class Experiment:
         if judged is None:
             return answers
         return [{**one, "score": verdict["score"]} for one, verdict in zip(answers, judged["questions"], strict=True)]
+
+
+def figure_files(results: Path, stem: str) -> dict[str, Path]:
+    """Suffix -> where a figure belongs below a results root."""
+    return {suffix: results / "figures" / f"{stem}.{suffix}" for suffix in ("png", "svg")}
 
 
 def load_experiment(name: str, results: Path) -> Experiment:

@@ -69,7 +69,7 @@ def publish(results: Path, root: Path) -> list[Path]:
     sources = [path for experiment in experiments for path in _files(experiment)]
     missing = [path for path in sources if not path.is_file()]
     if missing:
-        raise ReportError(f"{missing[0]} has not been built; run 'make report' first")
+        raise ReportError(f"{missing[0]} has not been built; run 'make report' first, which says what it cannot draw")
     _accuracy(reference / TRAINING)
     for folder in FOLDERS:
         shutil.rmtree(reference / folder, ignore_errors=True)

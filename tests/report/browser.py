@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -30,15 +29,9 @@ class Browser:
         assert found is not None
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
-        arguments = [
-            *(found, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
-            *(
-                "--disable-background-networking",
-                "--remote-debugging-pipe",
-                f"--user-data-dir={profile}",
-                "about:blank",
-            ),
-        ]
+        switches = "headless=new no-sandbox disable-gpu disable-dev-shm-usage no-first-run remote-debugging-pipe"
+        switches += " disable-background-networking"
+        arguments = [found, *(f"--{one}" for one in switches.split()), f"--user-data-dir={profile}", "about:blank"]
         # Chromium reads file 3 and writes file 4; bash moves ours there
         moved = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
         self._process = subprocess.Popen(
@@ -47,22 +40,20 @@ class Browser:
         )  # fmt: skip
         os.close(theirs_in)
         os.close(theirs_out)
-        self._buffer = b""
-        self._number = 0
+        self._buffer, self._number, self._loaded = b"", 0, 0
         self.logged: list[str] = []
         self.asked: list[str] = []
-        self._loaded = 0
-        target = self._call("Target.createTarget", {"url": "about:blank"})["targetId"]
-        self._session = self._call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
+        self._page: dict[str, str] = {}  # what addresses a command to the page instead of the browser
+        target = self.call("Target.createTarget", {"url": "about:blank"})["targetId"]
+        session = self.call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
+        self._page = {"sessionId": session}
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
     def __enter__(self) -> Browser:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._process.terminate()
         try:
             self._process.wait(20)
@@ -116,14 +107,9 @@ class Browser:
 
     def call(self, method: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
         """One command of the DevTools protocol for the page."""
-        return self._call(method, parameters, self._session)
-
-    def _call(
-        self, method: str, parameters: dict[str, Any] | None = None, session: str | None = None
-    ) -> dict[str, Any]:
         self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters or {}}
-        payload = json.dumps({**message, **({"sessionId": session} if session else {})}).encode() + b"\0"
+        message = {"id": self._number, "method": method, "params": parameters or {}, **self._page}
+        payload = json.dumps(message).encode() + b"\0"
         while payload:
             payload = payload[os.write(self._out, payload) :]
         until = time.monotonic() + SECONDS

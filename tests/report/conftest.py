@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 from command_line import ROOT, call
-from synthetic import ALL_METHODS, summary_of, write_experiment
+from synthetic import ALL_METHODS, Root
 
 from clasp.report.table_rows import Summary
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Path:
+def results(tmp_path: Path) -> Root:
     """A results root with every cell of the main experiment."""
-    write_experiment(tmp_path)
-    return tmp_path
+    return Root(tmp_path).write()
 
 
 @pytest.fixture
@@ -36,14 +35,10 @@ def script(
 @pytest.fixture(scope="session")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     """The main experiment, to be read and not changed."""
-    folder = tmp_path_factory.mktemp("main")
-    write_experiment(folder)
-    return summary_of(folder)
+    return Root(tmp_path_factory.mktemp("main")).write().summary()
 
 
 @pytest.fixture(scope="session")
 def every(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     """An experiment with every method."""
-    folder = tmp_path_factory.mktemp("every")
-    write_experiment(folder, "table_llava15_tiny", methods=ALL_METHODS)
-    return summary_of(folder, "table_llava15_tiny")
+    return Root(tmp_path_factory.mktemp("every"), "table_llava15_tiny").write(methods=ALL_METHODS).summary()

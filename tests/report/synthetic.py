@@ -1,8 +1,13 @@
-"""Synthetic results folders in the schema that the runner writes, for the report's tests."""
+"""Synthetic results roots in the schema that the runner writes, and readers of what the report makes of them.
+
+A cell is named by row, budget in tokens and benchmark: ``("clasp", 64, "easy_vqa")``. ``Root(folder).write()`` writes
+the main experiment; the other methods of :class:`Root` change it, and read it as the report does.
+"""
 
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import io
 import json
@@ -14,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from clasp.methods import METHODS as REGISTRY
-from clasp.report.load import load_experiment
+from clasp.report.load import Experiment, load_experiment
 from clasp.report.summarize import summarize
 from clasp.report.table import sheet, sheet_latex, sheet_markdown
 from clasp.report.table_rows import Key, Summary, TableRow
@@ -37,6 +42,8 @@ BUDGETS = (192, 128, 64)
 VISUAL = 576
 EARLY = {"fastv": 0.06, "dart": 0.06, "sparsevlm": 0.05, "pdrop": 0.04, "clasp": 0.03, "mustdrop": 0.02}
 """Share of the FLOPs that methods inside the decoder have more than others."""
+CellName = tuple[str, int, str]
+"""Row, budget in tokens, and benchmark."""
 ACCURACY = {"none": 0.93, "clasp": 0.91, "visionzip": 0.89, "fastv": 0.85, "random": 0.82}
 
 
@@ -48,10 +55,10 @@ def accuracy(method: str, tokens: int) -> float:
     return best * (1.0 - 60.0 * (0.93 - best) / tokens)
 
 
-def plan(methods: Sequence[str] = METHODS) -> list[tuple[str, int, str]]:
-    """(method, tokens, benchmark) of an experiment; the main one's unless ``methods`` says otherwise."""
+def plan(methods: Sequence[str] = METHODS, benchmarks: Sequence[str] = BENCHMARKS) -> list[CellName]:
+    """The cells of an experiment; the main one's unless ``methods`` says otherwise, of all ``benchmarks`` or some."""
     rows = [("none", VISUAL)] + [(method, tokens) for tokens in BUDGETS for method in methods]
-    return [(method, tokens, benchmark) for method, tokens in rows for benchmark in BENCHMARKS]
+    return [(method, tokens, benchmark) for method, tokens in rows for benchmark in benchmarks]
 
 
 def signature(method: str, tokens: int, benchmark: str) -> str:
@@ -77,11 +84,7 @@ def cell(method: str, tokens: int, benchmark: str, scores: list[float], **change
     value: dict[str, Any] = {
         "schema": 1,
         "signature": signature(method, tokens, benchmark),
-        "identity": {
-            "method": {"name": method, "parameters": {"seed": 0}},
-            "benchmark": benchmark,
-            "limit": len(scores),
-        },
+        "identity": {"method": {"name": method, "parameters": {"seed": 0}}, "benchmark": benchmark},
         "backbone": "tiny",
         "method": method,
         "budget": {"tokens": None if method == "none" else tokens, "ratio": None, "visual_tokens": VISUAL},
@@ -96,8 +99,7 @@ def cell(method: str, tokens: int, benchmark: str, scores: list[float], **change
         "answers": {"file": "answers", "sha256": "0" * 64, "count": len(scores)},
         "costs": {
             **COSTS,
-            "visual_tokens": dict.fromkeys(("nominal", "output_average", "final"), tokens)
-            | {"input_average": tokens * 1.1},
+            "visual_tokens": {**dict.fromkeys(COSTS["visual_tokens"], tokens), "input_average": tokens * 1.1},
             "tflops": {"gated": 0.002 * (share + early), "two_matrix": 0.0016 * (share + early)},
             "kv_bytes": tokens * 2.0**12,
             "seconds": {"prefill": 0.04 * (0.2 + 0.8 * share), "decode": 0.004, "total": 0.06},
@@ -116,36 +118,14 @@ def cell(method: str, tokens: int, benchmark: str, scores: list[float], **change
 
 def write_cell(results: Path, value: dict[str, Any], scores: Iterable[float | None]) -> None:
     """The results file and its answers; a benchmark of no one category asks of several in turn."""
-    cells = results / "cells"
-    cells.mkdir(parents=True, exist_ok=True)
-    (cells / f"{value['signature']}.json").write_text(json.dumps(value))
-    lines = [
-        {
-            "question_id": f"{value['benchmark']}-{i}",
-            "prompt": "?",
-            "answer": "a",
-            "prediction": "a",
-            "score": score,
-            "category": value["category"] or MIXED[i % len(MIXED)],
-        }
-        for i, score in enumerate(scores)
-    ]
-    write_answers(results, value["signature"], lines)
-
-
-def write_answers(results: Path, signature: str, lines: Iterable[dict[str, Any]]) -> None:
-    path = results / "cells" / f"{signature}.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def answers_of(results: Path, signature: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (results / "cells" / f"{signature}.jsonl").read_text().splitlines()]
-
-
-def alter(results: Path, signature: str, **changes: Any) -> None:
-    """Changes keys of a results file, also nested ones: ``costs={"device": "other"}``."""
-    path = results / "cells" / f"{signature}.json"
-    path.write_text(json.dumps(_merged(json.loads(path.read_text()), changes)))
+    path = results / "cells" / f"{value['signature']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+    same, lines = {"prompt": "?", "answer": "a", "prediction": "a"}, []
+    for i, score in enumerate(scores):
+        category = value["category"] or MIXED[i % len(MIXED)]
+        lines.append({"question_id": f"{value['benchmark']}-{i}", **same, "score": score, "category": category})
+    path.with_suffix(".jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _merged(value: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -196,10 +176,27 @@ def latex(summary: Summary) -> str:
     return sheet_latex(sheet(summary))
 
 
+def drawn(draw: Callable[[Any], Any], source: Any) -> Any:
+    """The figure in the house style with every part in its place."""
+    import matplotlib as mpl
+
+    from clasp.report.figures import style
+
+    with mpl.rc_context(style.RC):
+        figure = draw(source)
+        figure.draw_without_rendering()
+    return figure
+
+
 def entries(text: str, start: str = "| ") -> list[list[str]]:
     """Entries of a Markdown text's table lines that begin so, without the rules below the headings."""
     lines = [line for line in text.splitlines() if line.startswith(start) and not line.startswith(("|---", "| :"))]
     return [[entry.strip() for entry in line.replace(r"\|", "/").strip("|").split("|")] for line in lines]
+
+
+def records(text: str) -> list[dict[str, str]]:
+    """The lines of a CSV text by its headings."""
+    return list(csv.DictReader(io.StringIO(text)))
 
 
 def write_experiment(
@@ -219,6 +216,65 @@ def write_experiment(
         if keep(method, tokens, benchmark):
             write_cell(results, cell(method, tokens, benchmark, scores), scores)
     write_plan(results, name, [planned(*key) for key in plan(methods)], report={"reference": "random", **report})
+
+
+class Root:
+    """A results root, and what the report makes of the experiment ``name`` in it.
+
+    Tests change the root between two looks at it, so nothing is kept: every call reads the files anew.
+    """
+
+    def __init__(self, path: Path, name: str = "tiny_main") -> None:
+        self.path, self.name = path, name
+
+    def write(self, **how: Any) -> Root:
+        """The whole experiment; ``how`` is for :func:`write_experiment`."""
+        write_experiment(self.path, self.name, **how)
+        return self
+
+    def plan(self, cells: list[dict[str, Any]], /, **more: Any) -> None:
+        """The experiment file alone; ``cells`` are made by :func:`planned`."""
+        write_plan(self.path, self.name, cells, **more)
+
+    def put(self, row: str, tokens: int, benchmark: str, scores: list[float], **changes: Any) -> None:
+        """A row's cell and its answers, of these scores; ``changes`` are keys of the cell, ``method`` among them."""
+        changes = {"signature": signature(row, tokens, benchmark), **changes}
+        write_cell(self.path, cell(changes.get("method", row), tokens, benchmark, scores) | changes, scores)
+
+    def alter(self, *cells: CellName, **changes: Any) -> None:
+        """Changes keys of results files, also nested ones: ``costs={"device": "other"}``."""
+        for named in cells:
+            path = self.file(named)
+            path.write_text(json.dumps(_merged(json.loads(path.read_text()), changes)))
+
+    def remove(self, *cells: CellName) -> None:
+        """Makes planned cells missing ones."""
+        for named in cells:
+            self.file(named).unlink()
+
+    def file(self, named: CellName, suffix: str = "json") -> Path:
+        """A file of a cell: ``json``, or ``jsonl`` for its answers."""
+        return self.path / "cells" / f"{signature(*named)}.{suffix}"
+
+    def answers(self, named: CellName) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.file(named, "jsonl").read_text().splitlines()]
+
+    def change_answers(self, named: CellName, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> None:
+        """``change`` gets an answer's place and the answer, and returns the keys that become others."""
+        lines = [json.dumps(line | change(i, line)) + "\n" for i, line in enumerate(self.answers(named))]
+        self.file(named, "jsonl").write_text("".join(lines))
+
+    def experiment(self) -> Experiment:
+        return load_experiment(self.name, self.path)
+
+    def summary(self) -> Summary:
+        return summarize(self.experiment())
+
+    def rows(self) -> dict[Key, TableRow]:
+        return rows_of(self.summary())
+
+    def markdown(self) -> str:
+        return markdown(self.summary())
 
 
 def routers(**changes: Any) -> dict[str, Any]:
@@ -280,7 +336,9 @@ def retention(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def write_retention(results: Path, value: dict[str, Any]) -> Path:
+def write_retention(results: Path, **changes: Any) -> Path:
+    """The file of the run that :func:`retention` makes of these changes."""
+    value = retention(**changes)
     path = results / "retention" / f"{value['name']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))

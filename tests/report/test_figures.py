@@ -9,38 +9,16 @@ from typing import Any
 import matplotlib as mpl
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from synthetic import (
-    ALL_METHODS,
-    BENCHMARKS,
-    METHODS,
-    REGISTRY,
-    alter,
-    cell,
-    rows_of,
-    signature,
-    summary_of,
-    write_cell,
-    write_experiment,
-)
+from synthetic import ALL_METHODS, BENCHMARKS, METHODS, REGISTRY, Root, drawn, plan, rows_of, write_retention
 
-from clasp.report.figures import accuracy_vs_flops, heatmap, score_vs_budget, style
+from clasp.report.figures import accuracy_vs_flops, heatmap, retention_maps, score_vs_budget, style
 from clasp.report.figures.accuracy_vs_flops import curves
 from clasp.report.figures.score_vs_budget import OTHERS, OTHERS_LABEL
 from clasp.report.figures.style import COLOURS, COLUMN_MM, DPI, FIRST, LOOKS, Look, looks
 from clasp.report.layout import benchmark_label, method_label
-from clasp.report.load import ReportError
+from clasp.report.load import figure_files
+from clasp.report.retention_run import load_retention
 from clasp.report.table_rows import Summary
-
-DRAWN = [accuracy_vs_flops.draw, score_vs_budget.draw, heatmap.draw]
-
-
-def drawn(draw: Any, summary: Summary) -> Figure:
-    """The figure with every part in its place."""
-    with mpl.rc_context(style.RC):
-        figure = draw(summary)
-        figure.draw_without_rendering()
-    return figure
 
 
 def panels(summary: Summary) -> dict[str, Axes]:
@@ -53,24 +31,22 @@ def corners(axes: Axes) -> set[tuple[float, float]]:
     return {(round(x, 6), round(y, 6)) for x, y in band.get_paths()[0].vertices}
 
 
-@pytest.mark.parametrize("draw", DRAWN)
-def test_same_cells_same_bytes_at_column_width_without_small_print(draw: Any, summary: Summary, tmp_path: Path) -> None:
-    first, second = (style.write(draw, summary, tmp_path / folder, "figure") for folder in ("a", "b"))
-    assert set(first) == {"png", "svg"}
-    assert all(first[suffix].read_bytes() == second[suffix].read_bytes() for suffix in first)
-    assert b"<dc:date>" not in first["svg"].read_bytes()
-    png = first["png"].read_bytes()
+@pytest.mark.parametrize("figure", [accuracy_vs_flops, score_vs_budget, heatmap, retention_maps])
+def test_same_cells_same_bytes_at_column_width_without_small_print(
+    figure: Any, summary: Summary, tmp_path: Path
+) -> None:
+    source: Any = summary
+    if figure is retention_maps:
+        write_retention(tmp_path)
+        source = load_retention(tmp_path, "tiny")
+    png, svg = (path.read_bytes() for path in style.write(figure.draw, source, figure_files(tmp_path / "a", "one")))
+    again = style.write(figure.draw, source, figure_files(tmp_path / "b", "one"))
+    assert [path.read_bytes() for path in again] == [png, svg]
+    assert b"<dc:date>" not in svg
     assert b"Matplotlib" not in png
     assert struct.unpack(">I", png[16:20])[0] == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
-    sizes = [text.get_fontsize() for text in drawn(draw, summary).findobj(mpl.text.Text) if text.get_text()]
+    sizes = [text.get_fontsize() for text in drawn(figure.draw, source).findobj(mpl.text.Text) if text.get_text()]
     assert min(sizes) >= style.TINY
-
-
-@pytest.mark.parametrize(("draw", "gone"), [(DRAWN[0], ("none",)), (DRAWN[1], METHODS), (DRAWN[2], METHODS)])
-def test_nothing_to_draw_is_an_error(tmp_path: Path, draw: Any, gone: tuple[str, ...]) -> None:
-    write_experiment(tmp_path, keep=lambda method, tokens, name: method not in gone)
-    with pytest.raises(ReportError, match=r"nothing to draw|no heatmap"):
-        draw(summary_of(tmp_path))
 
 
 def test_no_two_looks_are_the_same_and_they_do_not_depend_on_other_methods() -> None:
@@ -92,19 +68,12 @@ def test_within_a_panel_a_repeated_colour_has_another_marker_and_line(inside: bo
 
 
 class TestAccuracyAgainstFlops:
-    def test_every_method_is_a_curve_of_every_budget_and_gaps_stay_gaps(self, results: Path) -> None:
-        (results / "cells" / f"{signature('fastv', 64, 'tiny_textvqa')}.json").unlink()
-        found = curves(summary_of(results))
+    def test_every_method_is_a_curve_of_every_budget_and_gaps_stay_gaps(self, results: Root) -> None:
+        results.remove(("fastv", 64, "tiny_textvqa"))
+        found = curves(results.summary())
         assert {method: [row.tokens for row in rows] for method, rows in found.items()} == {
             method: [128, 192] if method == "fastv" else [64, 128, 192] for method in METHODS
         }
-
-    def test_a_method_whose_average_is_undefined_is_not_drawn(self, results: Path) -> None:
-        """An unpruned score of zero: every cell is there, but no ratio exists."""
-        write_cell(results, cell("none", 576, "tiny_textvqa", [0.0] * 120), [0.0] * 120)
-        summary = summary_of(results)
-        assert all(row.flops_ratio is not None for row in summary.rows)
-        assert curves(summary) == {}
 
     def test_the_drawing_shows_the_numbers(self, summary: Summary) -> None:
         (axes,) = accuracy_vs_flops.draw(summary).axes
@@ -173,13 +142,13 @@ class TestScoreAgainstBudget:
         assert figure.bbox.x0 <= extent.x0 < extent.x1 <= figure.bbox.x1
         assert figure.bbox.y0 <= extent.y0 < extent.y1 <= figure.bbox.y1
 
-    def test_a_missing_cell_is_a_gap_and_a_sum_of_points_is_no_percentage(self, results: Path) -> None:
-        (results / "cells" / f"{signature('clasp', 128, 'tiny_textvqa')}.json").unlink()
-        for method in METHODS:
-            for tokens in (192, 128, 64):
-                alter(results, signature(method, tokens, "tiny_gqa"), score=1500.0, metric="mme")
-        lines = {
-            name: {line.get_label(): line for line in axes.lines} for name, axes in panels(summary_of(results)).items()
-        }
-        assert list(lines["tiny TextVQA"]["CLASP"].get_xdata()) == [64, 192]
-        assert set(lines["tiny GQA"]["CLASP"].get_ydata()) == {1500.0}
+    def test_a_missing_cell_is_a_gap_and_a_sum_of_points_is_no_percentage(self, results: Root) -> None:
+        results.remove(("clasp", 128, "tiny_textvqa"))
+        results.alter(*plan(benchmarks=["tiny_gqa"]), score=1500.0, metric="mme")
+        found = panels(results.summary())
+        text, scene = (
+            next(line for line in found[name].lines if line.get_label() == "CLASP")
+            for name in ("tiny TextVQA", "tiny GQA")
+        )
+        assert list(text.get_xdata()) == [64, 192]
+        assert set(scene.get_ydata()) == {1500.0}

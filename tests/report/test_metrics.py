@@ -108,7 +108,6 @@ def test_a_score_is_the_metrics_own_on_all_units_and_on_every_resample(metric: s
     make, score = METRICS[metric]
     answers = make(rng, 20)
     made = sampled(metric, answers, score(answers))
-    assert made is not None
     assert made.score() == pytest.approx(score(answers))
     assert set(made.units) == {unit_of(metric, answer) for answer in answers}
     assert len(set(made.units)) == len(made.units)
@@ -126,23 +125,17 @@ def test_a_score_is_the_metrics_own_on_all_units_and_on_every_resample(metric: s
 def test_f1_without_any_yes_is_zero() -> None:
     rng = np.random.default_rng(0)
     answers = [answer for answer in pope_answers(rng, 40) if "yes" not in answer["detail"].values()]
-    made = sampled("f1", answers, 0.0)
     assert len(answers) > 2
-    assert made is not None
-    assert made.score() == f1(answers) == 0.0
+    assert sampled("f1", answers, 0.0).score() == f1(answers) == 0.0
 
 
 def test_a_score_in_percent_stays_in_percent_on_resamples() -> None:
     """Whether it is a mean or a ratio, which a factor before the division would not change."""
     rng = np.random.default_rng(1)
     means = [{"question_id": i, "score": float(i % 3 == 0)} for i in range(30)]
-    for metric, answers, share in (
-        ("accuracy", means, 10 / 30),
-        ("f1", f1_answers := pope_answers(rng, 40), f1(f1_answers)),
-    ):
+    pairs = pope_answers(rng, 40)
+    for metric, answers, share in (("accuracy", means, 10 / 30), ("f1", pairs, f1(pairs))):
         made, as_share = sampled(metric, answers, 100 * share), sampled(metric, answers, share)
-        assert made is not None
-        assert as_share is not None
         assert made.score() == pytest.approx(100 * share)
         assert taken(made, [0, 0, 7, 9]) == pytest.approx(100 * taken(as_share, [0, 0, 7, 9]))
 
@@ -151,34 +144,27 @@ def test_a_score_that_the_answers_do_not_give_is_not_resampled() -> None:
     rng = np.random.default_rng(2)
     means = [{"question_id": i, "score": float(i % 2)} for i in range(10)]
     unjudged = [{**answer, "score": None} for answer in means]
-    partly = [*means[:-1], unjudged[-1]]
-    pairs = pope_answers(rng, 20)
-    halves = mme_answers(rng, 3)
+    pairs, halves = pope_answers(rng, 20), mme_answers(rng, 3)
     assert sampled("accuracy", means, 0.5) is not None
     for metric, answers, score in (
         ("accuracy", means, 0.6),  # by another rule, as MMBench's circular one
         ("accuracy", means, None),
         ("accuracy", [], 0.5),
         ("judged share", unjudged, 0.5),
-        ("judged share", partly, 0.5),
+        ("judged share", [*means[:-1], unjudged[-1]], 0.5),
         ("f1", pairs, f1(pairs) + 0.01),
         ("f1", means, 0.5),
         ("perception+cognition", halves, mme_score(halves) + 1.0),
         ("perception+cognition", halves[:-1], mme_score(halves)),  # an image with one question
         ("perception+cognition", means, 0.5),
+        ("circular", [{"question_id": 1, "score": None, "detail": {"score": 1.0}}], 1.0),  # of no group
     ):
         assert sampled(metric, answers, score) is None, metric
 
 
 def test_repeated_question_ids_are_told_apart_by_occurrence() -> None:
-    answers = [{"question_id": name, "score": 1.0} for name in ("a", "b", "a", "a", "b")]
-    made = sampled("accuracy", answers, 1.0)
-    assert made is not None
-    assert list(made.units) == ["a#0", "b#0", "a#1", "a#2", "b#1"]
-
-
-def test_circular_without_groups_does_not_follow() -> None:
-    assert sampled("circular", [{"question_id": 1, "score": None, "detail": {"score": 1.0}}], 1.0) is None
+    answers = [{"question_id": name, "score": 1.0} for name in "abaab"]
+    assert list(sampled("accuracy", answers, 1.0).units) == ["a#0", "b#0", "a#1", "a#2", "b#1"]
 
 
 def test_the_score_of_an_answer_is_its_own_or_that_of_its_details() -> None:

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from synthetic import SIDE, retention, retention_map, write_retention
+from synthetic import SIDE, drawn, retention, retention_map, write_retention
 
 from clasp.report.build import build_retention
-from clasp.report.figures import style
 from clasp.report.figures.retention_maps import COMPLETION, KEPT, PIVOT, SHADES, TINT, draw, overlay
-from clasp.report.figures.style import COLUMN_MM, DPI
 from clasp.report.load import ReportError
-from clasp.report.retention_run import MapStage, RetentionRun, load_retention, retention_runs
+from clasp.report.retention_run import MapStage, RetentionRun, load_retention
 
 
 @pytest.fixture
 def stored(tmp_path: Path) -> RetentionRun:
-    write_retention(tmp_path, retention())
+    write_retention(tmp_path)
     return load_retention(tmp_path, "tiny")
-
-
-def test_maps_belong_to_their_questions_in_the_order_of_the_run(stored: RetentionRun, tmp_path: Path) -> None:
-    assert [[one.row for one in maps] for _, maps in stored] == [["clasp", "divprune"]] * 2
-    assert [one.prediction for one in stored.maps if one.question == 1] == ["blue", ""]
-    first = stored.maps[0].stages[0]
-    assert (first.layer, first.kept, first.pivots) == (2, (0, 1, 5, 15), frozenset({0, 15}))
-    assert retention_runs(tmp_path) == ["tiny"]
 
 
 @pytest.mark.parametrize(
@@ -75,17 +63,15 @@ def test_every_stage_is_a_map_and_a_rows_first_one_has_its_name_and_answer(store
     assert [text.get_text() for text in legend.get_texts()] == labels
 
 
-def test_nothing_overlaps_or_leaves_the_figure_and_no_letter_is_below_six_points(tmp_path: Path) -> None:
+def test_nothing_overlaps_or_leaves_the_figure(tmp_path: Path) -> None:
     value = retention()
     value["questions"][0]["question"] = "What is written on the sign beside the door? " * 5
     for row, single in zip(("visionzip", "divprune"), (1, 2), strict=True):
         own = retention_map(single - 1, row, value["maps"][2]["stages"], prediction="MMMM WWWW " * 9)
         value["maps"] += [own, own | {"row": "a variant whose name is long"}]
-    write_retention(tmp_path, value)
+    write_retention(tmp_path, **value)
     run = load_retention(tmp_path, "tiny")
-    with mpl.rc_context(style.RC):
-        figure = draw(run)
-        figure.draw_without_rendering()
+    figure = drawn(draw, run)
     boxes = [axes.get_window_extent() for axes in figure.axes]
     boxes += [text.get_window_extent() for axes in figure.axes for text in axes.texts]
     boxes += [text.get_window_extent() for text in figure.texts] + [figure.legends[0].get_window_extent()]
@@ -93,44 +79,34 @@ def test_nothing_overlaps_or_leaves_the_figure_and_no_letter_is_below_six_points
         assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
         assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
         assert not any(box.shrunk(0.98, 0.9).overlaps(other) for other in boxes[i + 1 :])
-    assert min(text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()) >= style.TINY
 
 
-def test_the_same_file_gives_the_same_bytes_at_column_width(tmp_path: Path) -> None:
-    write_retention(tmp_path, retention())
-    images = []
-    for _ in range(2):
-        paths = [Path(line.removeprefix("figure: ")) for line in build_retention(tmp_path, "tiny").splitlines()]
-        assert [path.name for path in paths] == ["retention_tiny.png", "retention_tiny.svg"]
-        images.append([path.read_bytes() for path in paths])
-    assert images[0] == images[1]
-    assert struct.unpack(">I", images[0][0][16:20])[0] == pytest.approx(COLUMN_MM / 25.4 * DPI, abs=1)
+def test_the_command_names_the_files_that_it_writes(tmp_path: Path) -> None:
+    write_retention(tmp_path)
+    paths = [Path(line.removeprefix("figure: ")) for line in build_retention(tmp_path, "tiny").splitlines()]
+    assert paths == [tmp_path / "figures" / f"retention_tiny.{suffix}" for suffix in ("png", "svg")]
+    assert all(path.stat().st_size > 500 for path in paths)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"schema": 0}, "its schema is 0"),
-        (
-            {"maps": [retention_map(0, "clasp", [{"layer": 0, "kept": [SIDE * SIDE], "pivots": None}])]},
-            "outside of 16 patches",
-        ),
+        ({"maps": [retention_map(0, "clasp", [{"layer": 0, "kept": [16], "pivots": None}])]}, "outside of 16 patches"),
         ({"maps": [retention_map(7, "clasp", [])]}, "question 7, of 2"),
         ({"questions": [{}, {}]}, "is missing"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    path = write_retention(tmp_path, retention(**changes))
-    with pytest.raises(ReportError, match=message) as error:
+    path = write_retention(tmp_path, **changes)
+    with pytest.raises(ReportError, match=f"{path} cannot be used .*{message}.*; run 'clasp-eval retention' again"):
         load_retention(tmp_path, "tiny")
-    assert str(path) in str(error.value)
-    assert "again" in str(error.value)
 
 
 def test_a_missing_run_is_an_error_that_lists_the_stored_ones(tmp_path: Path) -> None:
-    write_retention(tmp_path, retention())
+    write_retention(tmp_path)
     with pytest.raises(ReportError, match="stored: tiny"):
         load_retention(tmp_path, "other")
-    write_retention(tmp_path, retention(maps=[]))
+    write_retention(tmp_path, maps=[])
     with pytest.raises(ReportError, match="no maps"):
         draw(load_retention(tmp_path, "tiny"))

@@ -7,21 +7,18 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from synthetic import BENCHMARKS, cell, write_experiment
+from command_line import ROOT
+from synthetic import BENCHMARKS, Root, cell
 
-from clasp.report.load import load_experiment
 from clasp.report.wandb_log import Logged, _rows, choose_mode, log_group, log_report
 
 pytestmark = pytest.mark.xdist_group("wandb")  # one process for all
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -95,21 +92,10 @@ def records(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What :data:`SCRIPT` did in a folder of its own, beside a W&B server that counts its visitors."""
+    """What :data:`SCRIPT` did in a folder of its own, beside a W&B server that nobody may visit."""
     folder = tmp_path_factory.mktemp("offline")
-    visitors: list[object] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def count() -> None:
-            while True:
-                try:
-                    connection, address = server.accept()
-                except OSError:  # the server was closed
-                    return
-                visitors.append(address)
-                connection.close()
-
-        threading.Thread(target=count, daemon=True).start()
+        server.setblocking(False)
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder / "home"),
@@ -121,14 +107,12 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             [sys.executable, "-c", SCRIPT], cwd=folder, env=environment, capture_output=True, text=True, check=False,
             stdin=subprocess.DEVNULL, timeout=120,
         )  # fmt: skip
-        server.shutdown(socket.SHUT_RDWR)
-    assert done.returncode == 0, done.stderr
-    return {"folder": folder, "visitors": visitors, "stderr": done.stderr, "stdout": done.stdout,
-            **json.loads(done.stdout.splitlines()[-1])}  # fmt: skip
-
-
-def test_off_means_not_imported_and_nothing_written(offline: dict[str, Any]) -> None:
-    assert offline["off"] == ["disabled", False, False]
+        assert done.returncode == 0, done.stderr
+        with pytest.raises(BlockingIOError):  # the queue of connections is empty
+            server.accept()
+    assert "wandb" not in done.stderr
+    (line,) = done.stdout.splitlines()
+    return {"folder": folder, **json.loads(line)}
 
 
 def test_offline_run_holds_id_group_job_type_config_and_scores(offline: dict[str, Any]) -> None:
@@ -136,8 +120,7 @@ def test_offline_run_holds_id_group_job_type_config_and_scores(offline: dict[str
     where = folder_in(message)
     found = records(where)
     run = found["run"]
-    assert status == "offline"
-    assert where.parent == offline["folder"] / "results" / "wandb"
+    assert (status, where.parent) == ("offline", offline["folder"] / "results" / "wandb")
     assert (len(run.run_id), run.run_group, run.job_type) == (16, "tiny_main", "clasp")
     assert (run.project, run.display_name) == ("clasp-test", "tiny-clasp-64")
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
@@ -171,17 +154,6 @@ def test_report_is_one_run_with_the_rows_and_an_artifact_of_the_files(offline: d
     assert lines[1]["tiny_textvqa_low"] <= lines[1]["tiny_textvqa"] <= lines[1]["tiny_textvqa_high"]
 
 
-def test_report_of_more_cells_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = []
-    monkeypatch.setattr("clasp.report.wandb_log._log", lambda what, init, *_: ids.append(init["id"]))
-    write_experiment(tmp_path, questions=10, keep=lambda method, tokens, name: (method, tokens) != ("clasp", 64))
-    for _ in range(2):
-        log_report(load_experiment("tiny_main", tmp_path), Settings())
-    write_experiment(tmp_path, questions=10)
-    log_report(load_experiment("tiny_main", tmp_path), Settings())
-    assert ids[0] == ids[1] != ids[2]
-
-
 def test_columns_have_one_type_each(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('row,p,batch_size\nnone,1,8\nNA,,"8, 16"\nb,2.5e-3,\n')
     columns, lines = _rows(tmp_path / "rows.csv")
@@ -189,30 +161,30 @@ def test_columns_have_one_type_each(tmp_path: Path) -> None:
     assert lines == [["none", 1.0, "8"], ["NA", None, "8, 16"], ["b", 0.0025, None]]
 
 
-def test_each_group_is_one_run_and_the_same_cells_are_not_logged_twice(offline: dict[str, Any]) -> None:
+def test_nothing_is_logged_twice_and_nothing_leaves_the_results(offline: dict[str, Any]) -> None:
+    assert offline["off"] == ["disabled", False, False], "nor is anything imported or written where it is off"
     first, second, again = (folder_in(message) for _, message in offline["logged"])
-    assert first != second
-    assert first == again
+    assert first == again != second
     assert len(list((offline["folder"] / "results" / "wandb").glob("offline-run-*"))) == 3  # and one report
-
-
-def test_offline_is_quiet_and_stays_inside_results_and_this_machine(offline: dict[str, Any]) -> None:
-    assert offline["visitors"] == []
     assert sorted(path.name for path in offline["folder"].iterdir()) == ["home", "results"]
     assert list((offline["folder"] / "home").rglob("*wandb*")) == []
-    assert len(offline["stdout"].splitlines()) == 1
-    assert "wandb" not in offline["stderr"]
 
 
-def test_id_is_that_of_the_set_of_cells_and_config_what_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    inits = []
+def test_a_run_is_known_by_its_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same cells in any order are one run, others another one; a run's configuration is what its cells share."""
+    inits: list[dict[str, Any]] = []
     monkeypatch.setattr("clasp.report.wandb_log._log", lambda what, init, *_: inits.append(init))
-    cells = group("clasp", 64)
-    for some in (cells, cells[::-1], cells[:-1], cells[:1]):
+    cells, root = group("clasp", 64), Root(tmp_path).write(questions=10)
+    for some in (cells, cells[::-1], cells[:1]):
         log_group(some, Settings())
-    ids = [init["id"] for init in inits]
-    assert ids[0] == ids[1] != ids[2]
-    assert ["benchmark" in init["config"] for init in inits] == [False, False, False, True]
+    for _ in range(2):
+        log_report(root.experiment(), Settings())
+    root.remove(("clasp", 64, "easy_vqa"))
+    log_report(root.experiment(), Settings())
+    groups, reports = inits[:3], inits[3:]
+    for same, again, other in (groups, reports):
+        assert same["id"] == again["id"] != other["id"]
+    assert ["benchmark" in init["config"] for init in groups] == [False, False, True]
 
 
 def test_cells_of_several_groups_are_refused() -> None:
@@ -227,11 +199,10 @@ def test_cells_of_several_groups_are_refused() -> None:
     [
         (None, None, "online", None, "offline"),
         (None, None, "online", "k", "online"),
-        ("offline", "online", "online", "k", "offline"),
+        (None, None, "offline", "k", "offline"),
+        (None, "offline", "online", "k", "offline"),
         ("online", "offline", "offline", None, "online"),
         ("disabled", None, "online", "k", "disabled"),
-        (None, "offline", "online", "k", "offline"),
-        (None, None, "offline", "k", "offline"),
     ],
 )
 def test_mode(

@@ -6,10 +6,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clasp.methods import METHODS
+from clasp.report.caption import no_average
 from clasp.report.figures import style
 from clasp.report.figures.style import COLOURS, Look
 from clasp.report.layout import method_label
-from clasp.report.load import ReportError
+from clasp.report.load import NothingToShow
 from clasp.report.table_rows import RANDOM, Summary, TableRow
 
 if TYPE_CHECKING:
@@ -27,14 +28,11 @@ def draw(summary: Summary) -> Figure:
     Up to seven methods share one panel and show their intervals; more get two panels (see :func:`_panels`).
 
     Raises:
-        ReportError: no method has an average at any budget.
+        NothingToShow: no method has an average at any budget.
     """
     found = curves(summary)
     if not found:
-        raise ReportError(
-            f"experiment {summary.experiment.name!r} has no method with a normalized average, so there is nothing to "
-            "draw; run its missing cells first (the unpruned model's included)"
-        )
+        raise NothingToShow(no_average(summary) or "no row with an average has FLOPs; run its cells again")
     panelled = len(found) > len(COLOURS)
     height = max(TALL_MM, ENTRY_MM * sum(_entries(found)) + MARGINS_MM) if panelled else HEIGHT_MM
     figure = style.blank(height)

@@ -10,7 +10,7 @@ import numpy as np
 from clasp.report.categories import by_category
 from clasp.report.figures import style
 from clasp.report.layout import method_label
-from clasp.report.load import UNPRUNED, ReportError
+from clasp.report.load import UNPRUNED, NothingToShow
 from clasp.report.metrics import Array
 from clasp.report.table_rows import RANDOM, Summary, TableRow
 
@@ -48,13 +48,13 @@ def draw(summary: Summary) -> Figure:
     shown.
 
     Raises:
-        ReportError: no pruned row has answers with a category and a score.
+        NothingToShow: no pruned row has answers with a category and a score.
     """
     panels, categories = _panels(summary), list(by_category(summary))
     if not panels:
-        raise ReportError(
-            f"experiment {summary.experiment.name!r} has no pruned row whose answers have a category and a score, so "
-            "there is no heatmap; run its missing cells, or take benchmarks that know their categories"
+        raise NothingToShow(
+            "no pruned row has answers with a category and a score; run the missing cells, judge their answers, or "
+            "take benchmarks that know their categories"
         )
     sizes = [len(panel.rows) for panel in panels.values()]
     figure = style.blank(BAR_MM + HEAD_MM * len(sizes) + ROW_MM * sum(sizes))

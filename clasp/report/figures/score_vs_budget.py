@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from clasp.report.figures import style
 from clasp.report.figures.style import COLOURS, Look
 from clasp.report.layout import benchmark_label, method_label, percent_factor
-from clasp.report.load import ReportError
+from clasp.report.load import NothingToShow
 from clasp.report.table_rows import RANDOM, Summary, TableRow
 
 if TYPE_CHECKING:
@@ -31,16 +31,13 @@ def draw(summary: Summary) -> Figure:
     lines.
 
     Raises:
-        ReportError: no pruned row has a score.
+        NothingToShow: no pruned row has a score.
     """
     rows = summary.pruned
     names = list(dict.fromkeys(row.name for row in rows if any(score is not None for score in row.scores.values())))
     scored = [name for name in summary.benchmarks if any(row.scores[name] is not None for row in rows)]
     if not names:
-        raise ReportError(
-            f"experiment {summary.experiment.name!r} has no score of a pruned row, so there is nothing to draw; run "
-            "its missing cells first"
-        )
+        raise NothingToShow("no pruned row has a score; run the missing cells, or judge their answers")
     looks = style.looks(names)
     coloured = [name for name in looks if name in names][: len(COLOURS)]
     look = {name: own if name in coloured else OTHERS for name, own in looks.items()}

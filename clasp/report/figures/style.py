@@ -6,7 +6,7 @@ import io
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,19 +72,18 @@ RC: dict[str, Any] = {
 Source = TypeVar("Source")
 
 
-def write(draw: Callable[[Source], Figure], source: Source, folder: Path, stem: str) -> dict[str, Path]:
-    """Draws ``source`` in the house style and writes ``<folder>/<stem>.{png,svg}``; returns suffix -> path.
+def write(draw: Callable[[Source], Figure], source: Source, paths: Mapping[str, Path]) -> list[Path]:
+    """Draws ``source`` in the house style and writes it to ``paths``: suffix (png, svg) -> path. Returns the paths.
 
     Raises:
         ReportError: there is nothing to draw.
     """
     import matplotlib
 
-    paths = {}
     settings: Any = RC  # matplotlib types its keys one by one
     with matplotlib.rc_context(settings):
         figure = draw(source)
-        for suffix in ("png", "svg"):
+        for suffix, path in paths.items():
             out = io.BytesIO()
             # no date and no version: the bytes depend on the results alone
             metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
@@ -92,8 +91,8 @@ def write(draw: Callable[[Source], Figure], source: Source, folder: Path, stem: 
             drawn = out.getvalue()
             if suffix == "svg":  # matplotlib writes texts into comments as they are; XML holds no control character
                 drawn = re.sub(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]", b"", drawn)
-            paths[suffix] = write_atomically(folder / f"{stem}.{suffix}", drawn)
-    return paths
+            write_atomically(path, drawn)
+    return list(paths.values())
 
 
 def image(draw: Callable[[Source], Figure], source: Source) -> Image:
@@ -101,7 +100,8 @@ def image(draw: Callable[[Source], Figure], source: Source) -> Image:
     from PIL import Image
 
     with TemporaryDirectory() as folder:
-        return Image.open(io.BytesIO(write(draw, source, Path(folder), "shown")["png"].read_bytes()))
+        (path,) = write(draw, source, {"png": Path(folder) / "shown.png"})
+        return Image.open(io.BytesIO(path.read_bytes()))
 
 
 def blank(height_mm: float) -> Figure:

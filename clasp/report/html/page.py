@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +26,7 @@ from clasp.report.html.escape import script_data, shortened, visible
 from clasp.report.html.examples import examples
 from clasp.report.html.tables import published_table, table
 from clasp.report.layout import method_label, title
+from clasp.report.load import figure_files
 from clasp.report.published.compare import PublishedRow
 from clasp.report.retention_run import MapStage, RetentionRun
 from clasp.report.router_scores import SETS, RouterScores, note
@@ -60,6 +61,7 @@ class Built:
     name: str
     summary: Summary | None  # None where there is nothing to show
     problems: tuple[str, ...] = ()  # a sentence for each thing that could not be built
+    undrawn: tuple[str, ...] = ()  # a sentence for each figure that the results have no points for
     published: tuple[PublishedRow, ...] = ()  # rows for the table of published numbers; empty for none
     fidelity: Fidelity | None = None  # its agreement with published results, where its configuration asks for it
     paths: tuple[Path, ...] = ()  # of its tables and figures
@@ -85,6 +87,7 @@ def write_html(
             "published": published_table(summary, one.published) if one.published else None,
             "images": images(summary),
             "problems": one.problems,
+            "undrawn": one.undrawn,
             "agreements": agreement_rows(one.fidelity) if one.fidelity else [],
         }
         parts[part(summary)].append(section)
@@ -118,19 +121,21 @@ class Image(NamedTuple):
 def images(summary: Summary) -> list[Image]:
     """The experiment's figures that have been drawn, in the order of its configuration."""
     experiment, name = summary.experiment, title(summary)
-    words = {experiment.figure(figure): ALTERNATIVES[figure] for figure in experiment.spec.figures}
-    found = [_image(stem, f"{said}; the table has the numbers.", f"{said} ({name}).") for stem, said in words.items()]
+    found = []
+    for figure in experiment.spec.figures:
+        said = ALTERNATIVES[figure]
+        found.append(_image(experiment.figure(figure), f"{said}; the table has the numbers.", f"{said} ({name})."))
     return [one for one in found if one is not None]
 
 
 def retention_image(run: RetentionRun, results: Path) -> Image | None:
     """The run's figure; None where it has not been drawn."""
-    return _image(results / "figures" / f"retention_{run.name}", f"{RETENTION}.", f"{RETENTION}.")
+    return _image(figure_files(results, f"retention_{run.name}"), f"{RETENTION}.", f"{RETENTION}.")
 
 
-def _image(stem: Path, alternative: str, caption: str) -> Image | None:
-    """The figure of that path without suffix; None where it has not been drawn."""
-    svg, png = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".png"))
+def _image(files: Mapping[str, Path], alternative: str, caption: str) -> Image | None:
+    """The figure in these files; None where it has not been drawn."""
+    svg, png = files["svg"], files["png"]
     if not svg.is_file() or not png.is_file():
         return None
     small = svg.stat().st_size <= LARGEST_SVG
@@ -174,7 +179,7 @@ def _incomplete(built: Sequence[Built]) -> list[str]:
         if one.summary is not None and (missing := len(one.summary.experiment.missing)):
             planned = len(one.summary.experiment.planned)
             lines.append(f"{one.name}: {missing} of {planned} planned cells have not been run.")
-        lines += [f"{one.name}: {problem}" for problem in one.problems]
+        lines += [f"{one.name}: {text}" for text in (*one.problems, *one.undrawn)]
     return lines
 
 
