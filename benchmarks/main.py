@@ -33,7 +33,7 @@ def _main(settings: BenchmarkSettings) -> int:
         from benchmarks import figure
         from clasp.report.figures import style
 
-        paths += style.write(figure.draw, found, folder, name).values()
+        paths += style.write(figure.draw, found, {suffix: folder / f"{name}.{suffix}" for suffix in ("png", "svg")})
     print(table)
     print("wrote", *paths)
     return 0
