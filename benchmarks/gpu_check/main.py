@@ -107,7 +107,7 @@ def _measures(settings: GpuCheckSettings, device: Any, until: float) -> dict[str
     """Part -> function that measures it."""
     import torch
 
-    from benchmarks.gpu_check import matrix, sharing, timed
+    from benchmarks.gpu_check import matrix, timed
     from benchmarks.gpu_check.scales import scale_of
 
     scale = scale_of(settings)
@@ -120,18 +120,17 @@ def _measures(settings: GpuCheckSettings, device: Any, until: float) -> dict[str
             held[shape.name] = timed.load(shape, dtype, device)
         return held[shape.name]
 
-    def alone(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def crossed() -> dict[str, Any]:
         """Runs after the large models are freed."""
         held.clear()
         timed.release(device)
-        return measure()
+        return matrix.run(scale.families, scale.crossed, device, until, _say)
 
     return {
         "llava": lambda: timed.times(loaded(scale.llava), scale.llava, scale),
         "waits": lambda: timed.waits(loaded(scale.llava), scale.llava, scale),
         "next": lambda: timed.times(loaded(scale.next), scale.next, scale),
-        "matrix": lambda: alone(lambda: matrix.run(scale.families, scale.crossed, device, until, _say)),
-        "processes": lambda: alone(lambda: sharing.run(settings.geometry, str(device), until)),
+        "matrix": crossed,
     }
 
 

@@ -19,7 +19,7 @@ def page(found: Mapping[str, Any]) -> str:
         "",
         *_verdict(found),
     ]
-    writers = {"llava": _times, "next": _times, "waits": _waits, "matrix": _matrix, "processes": _processes}
+    writers = {"llava": _times, "next": _times, "waits": _waits, "matrix": _matrix}
     for name, part in parts.items():
         lines += ["", f"## {TITLES[name]}", ""]
         reason = part.get("error") or part.get("left_out_part")
@@ -32,7 +32,6 @@ TITLES = {
     "waits": "How often a stage waits for the device",
     "next": "LLaVA-NeXT: prefill and selection",
     "matrix": "Every method on every family: the device against the CPU, flash attention against sdpa",
-    "processes": "Two processes at once",
 }
 
 
@@ -109,13 +108,3 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         for seen in row["flash"].values()
     ]
     return [*place, f"{row['differing']} of {row['kept']}", f"{row['logits']:.1e}", *shown]
-
-
-def _processes(part: Mapping[str, Any]) -> Iterator[str]:
-    peaks = [mib(peak) for peak in part["peak_bytes"] if peak is not None]
-    held = f" Each holds at most {' and '.join(peaks)} MiB." if peaks else ""
-    yield (
-        f"{part['rounds']} prompts take one process {part['alone_s']:.2f} s, two at once {part['both_s']:.2f} s: "
-        f"{part['speedup_over_one_after_the_other']:.2f} times as fast as one after the other. Answers and kept tokens "
-        f"are {'the same' if part['same'] else 'NOT the same'} as alone.{held}"
-    )

@@ -32,7 +32,6 @@ class Scale:
 
     Args:
         llava, next: the shapes of LLaVA-1.5 and LLaVA-NeXT; goals apply to LLaVA-1.5's second-to-last budget.
-        shared: model that two concurrent processes load.
         methods: methods to time.
         watched: methods whose waits are counted; empty: all.
         families, crossed: families and methods of the matrix; empty: all.
@@ -42,7 +41,6 @@ class Scale:
 
     llava: Shape
     next: Shape
-    shared: Spec
     methods: tuple[str, ...]
     watched: tuple[str, ...]
     families: tuple[str, ...]
@@ -73,7 +71,6 @@ SCALES: Mapping[str, Scale] = {
     "full": Scale(
         llava=Shape("LLaVA-1.5-7B", GEOMETRIES["llava_1_5_7b"], (192, 64, 58), (1, 8)),
         next=Shape("LLaVA-NeXT-7B", GEOMETRIES["llava_next_7b"], (320, 160), (1,)),
-        shared=GEOMETRIES["llava_1_5_7b"],
         methods=("clasp", "fastv", "pdrop", "sparsevlm", "visionzip", "divprune"),
         watched=(),
         families=(),
@@ -84,7 +81,6 @@ SCALES: Mapping[str, Scale] = {
     "small": Scale(
         llava=Shape("LLaVA-1.5, thin", _THIN_LLAVA, (12, 8), (1, 2)),
         next=Shape("LLaVA-NeXT, thin", _THIN_NEXT, (20, 10), (1,)),
-        shared=_THIN_LLAVA,
         methods=("clasp", "divprune"),
         watched=("clasp", "tome"),
         families=("llava", "qwen2_5_vl"),

@@ -8,8 +8,8 @@ from typing import Literal
 
 from clasp.strict import ConfigError
 
-Part = Literal["llava", "waits", "next", "matrix", "processes"]
-PARTS: tuple[Part, ...] = ("llava", "waits", "next", "matrix", "processes")
+Part = Literal["llava", "waits", "next", "matrix"]
+PARTS: tuple[Part, ...] = ("llava", "waits", "next", "matrix")
 """Parts in order of execution: an interrupted run has already done the checks that need a large GPU."""
 
 

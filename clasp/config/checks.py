@@ -48,7 +48,7 @@ def check(config: RunConfig) -> None:
 
 
 def _check_launcher(launcher: LauncherConfig) -> None:
-    least = {"cells_per_job": 1, "processes": 1, "cores_per_process": 1, "gpus": 0, "cpus": 1, "minutes": 1}
+    least = {"cells_per_job": 1, "cores_per_process": 1, "gpus": 0, "cpus": 1, "minutes": 1}
     least |= {"array_parallelism": 1, "max_requeues": 0, "signal_s": 1}
     for name, bound in least.items():
         value = getattr(launcher, name)
@@ -60,11 +60,6 @@ def _check_launcher(launcher: LauncherConfig) -> None:
             raise ConfigError(f"launcher.{name}={shown(value)} is not printable; write it on one line")
     if launcher.memory_gb is not None and launcher.memory_gb <= 0:
         raise ConfigError(f"launcher.memory_gb={launcher.memory_gb:g} is not above 0; use a positive number")
-    if launcher.kind == "slurm" and launcher.gpus and launcher.processes > launcher.gpus:
-        raise ConfigError(
-            f"launcher.processes={launcher.processes} is more than launcher.gpus={launcher.gpus}; each process has a "
-            "GPU of its own"
-        )
     if launcher.signal_s >= 60 * launcher.minutes:
         raise ConfigError(
             f"launcher.signal_s={launcher.signal_s} is not less than launcher.minutes={launcher.minutes}; use fewer "

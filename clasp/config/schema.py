@@ -241,7 +241,6 @@ class LauncherConfig:
     Args:
         kind: ``basic``, one after the other in this process; ``local``, processes on this machine; ``slurm``, jobs.
         cells_per_job: cells of one SLURM job at most.
-        processes: processes of a job, one per GPU, which share the questions of each cell.
         cores_per_process: cores and threads of a process, for ``local`` without GPUs.
         wait: whether the command waits for the jobs.
         partition, account, qos, constraint: as ``sbatch`` takes them.
@@ -255,7 +254,6 @@ class LauncherConfig:
 
     kind: Literal["basic", "local", "slurm"] = "basic"
     cells_per_job: int = 16
-    processes: int = 1
     cores_per_process: int = 1
     wait: bool = True
     partition: str | None = None

@@ -75,8 +75,9 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
     """
     environment = os.environ if environment is None else environment
     numbers = {name: _count(name, environment[name], least) for name, least in _COUNTS.items() if name in environment}
-    if "RANK" in numbers and numbers["RANK"] >= numbers.get("WORLD_SIZE", 1):
-        raise _refusal("RANK", environment["RANK"], f"one below WORLD_SIZE, {numbers.get('WORLD_SIZE', 1)}")
+    for name, only in (("WORLD_SIZE", 1), ("RANK", 0)):  # else lmms-eval asks a share of the questions only
+        if numbers.get(name, only) != only:
+            raise _refusal(name, environment[name], f"{only}, because one process computes a cell")
     for name, value in environment.items():
         if name in _FLAG_NAMES or name.startswith(_FLAG_PREFIX):
             _choice(name, value, _FLAGS)

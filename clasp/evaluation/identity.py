@@ -47,7 +47,6 @@ UNSIGNED = {
     "evaluation/questions/videos.py": "finds question files and videos; questions, answers and what is in the videos "
     "are signed instead",
     "evaluation/session.py": "calls the signed files in turn; the score itself is read by lmms.py",
-    "evaluation/processes.py": "which process asks which question",
     "evaluation/plan.py": "makes what is signed",
     "evaluation/identity.py": "makes what is signed",
     "evaluation/costs.py": "what is written beside a score",

@@ -56,7 +56,7 @@ def evaluate(lm: Any, benchmark: Benchmark, settings: Mapping[str, Any], limit: 
         limit: how many of the first questions are asked; None: all.
 
     Returns:
-        lmms-eval's results; of several processes that share the questions, the first gets them and the others {}.
+        lmms-eval's results.
     """
     from lmms_eval import evaluator
     from lmms_eval.api import task

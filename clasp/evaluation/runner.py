@@ -13,17 +13,16 @@ from typing import Any
 from clasp.config import RunConfig
 from clasp.evaluation.judging.chat import endpoint
 from clasp.evaluation.judging.judge import completed
-from clasp.evaluation.plan import Group, Plan
-from clasp.evaluation.processes import ALONE, Alone
+from clasp.evaluation.plan import Plan
 from clasp.evaluation.questions.embedded import ensure_as_planned
 from clasp.evaluation.session import Session
 from clasp.files import remove_abandoned
 from clasp.results import experiments
-from clasp.results.answer_log import AnswerLog, tidy
+from clasp.results.answer_log import tidy
 from clasp.results.lock import CellLocks
 from clasp.results.provenance import command
 from clasp.results.schema import Cell
-from clasp.results.store import CellSpec, CellStore
+from clasp.results.store import CellStore
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,6 @@ def run_cells(
     config: RunConfig,
     finished: Callable[[list[Cell]], object] = lambda cells: None,
     only: Collection[str] | None = None,
-    team: Alone = ALONE,
 ) -> RunOutcome:
     """Computes the missing cells. A failed cell is reported and the others still run.
 
@@ -60,7 +58,6 @@ def run_cells(
         finished: called with all cells of a method at a budget, once one of them has been computed.
         only: signatures of the cells that this process computes, in this order; None: all, in plan order. With it, the
             experiment is not recorded: the process that distributes the cells does that.
-        team: the processes that share each cell's questions; this is the first of them, the others :func:`follow`.
 
     Raises:
         BackboneUnavailable: the model's files cannot be had.
@@ -75,10 +72,10 @@ def run_cells(
     cells = {signature: cell and completed(store, cell, judge) for signature, cell in stored.items()}
     tidy(config.paths.results, {signature for signature, cell in stored.items() if cell is not None})
     remove_abandoned(store.cells)
-    specs = _by_signature(plan)
+    specs = {spec.signature: (group, spec) for group in plan.groups for spec in group.specs}
     signatures = specs if only is None else [signature for signature in only if signature in specs]
     missing = [specs[signature] for signature in signatures if cells[signature] is None]
-    session, failed = Session(plan, config, store, judge, team), dict[str, str]()
+    session, failed = Session(plan, config, store, judge), dict[str, str]()
     if missing:
         ensure_as_planned(config.paths.data, plan.files)
         with CellLocks(config.paths.results) as locks, session, _progress(session.questions(missing)) as bar:
@@ -90,21 +87,6 @@ def run_cells(
             if cell is None and (late := store.get(signature)):  # computed by another process
                 cells[signature] = store.completed(late)
     return RunOutcome(tuple(filter(None, cells.values())), session.computed, tuple(failed.values()))
-
-
-def follow(plan: Plan, config: RunConfig, team: Alone) -> None:
-    """Answers a share of the questions of each cell that the first process of ``team`` runs, until that one ends."""
-    specs = _by_signature(plan)
-    with Session(plan, config, CellStore(config.paths.results), None, team) as session:
-        for signature in team.signatures():
-            try:
-                session.answer(*specs[signature], AnswerLog(config.paths.results, signature, team.rank))
-            except Exception:  # the first process gets it too, and records that the cell failed
-                log.exception("cell failed in process %d: %s", team.rank, signature)
-
-
-def _by_signature(plan: Plan) -> dict[str, tuple[Group, CellSpec]]:
-    return {spec.signature: (group, spec) for group in plan.groups for spec in group.specs}
 
 
 @contextmanager

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 from clasp.backbones import Trust
 from clasp.config import RunConfig
 from clasp.evaluation import lmms
-from clasp.evaluation.benchmarks import Benchmark
 from clasp.evaluation.generation.vit_cache import ViTCache, vit_cache_of
 from clasp.evaluation.judging.chat import Endpoint
 from clasp.evaluation.judging.judge import completed
 from clasp.evaluation.plan import Group, Plan
-from clasp.evaluation.processes import ALONE, Alone
 from clasp.files import is_full
 from clasp.methods.clasp.router import forget as forget_routes
 from clasp.results import failures
@@ -41,11 +39,8 @@ POLL_S = 2.0
 class Session(ExitStack):
     """One loaded model and one task index for all cells of a run; the model loads with the first cell that needs it."""
 
-    def __init__(
-        self, plan: Plan, config: RunConfig, store: CellStore, judge: Endpoint | None, team: Alone = ALONE
-    ) -> None:
+    def __init__(self, plan: Plan, config: RunConfig, store: CellStore, judge: Endpoint | None) -> None:
         super().__init__()
-        self._team = team
         self._plan, self._config, self._store, self._judge = plan, config, store, judge
         self._benchmarks = {benchmark.name: benchmark for benchmark in plan.benchmarks}
         self._vit_cache: ViTCache | None = None
@@ -140,34 +135,20 @@ class Session(ExitStack):
             self._answerer = (group, answerer)
         return self._answerer[1]
 
-    def answer(
-        self,
-        group: Group,
-        spec: CellSpec,
-        answer_log: AnswerLog,
-        between: Callable[[], object] = lambda: None,
-        advance: Callable[[int], object] = lambda count: None,
+    def _answer(
+        self, group: Group, spec: CellSpec, answer_log: AnswerLog, held: HeldLock, advance: Callable[[int], object]
     ) -> tuple[ClaspModel, Answerer, dict[str, Any]]:
-        """Answers a cell's questions, of a shared cell this process's share.
-
-        Returns:
-            The lmms-eval model, which has the answers; the answerer; lmms-eval's results.
-        """
+        """The lmms-eval model, which has the answers to a cell's questions; the answerer; lmms-eval's results."""
         from clasp.evaluation.generation.checkpointing import LoggedAnswers
+        from clasp.evaluation.model import ClaspModel
 
         benchmark = self._benchmarks[spec.benchmark]
         forget_routes()  # each cell includes its own routing, so that times do not depend on what ran before
-        self._team.begin(spec.signature, lambda: self._load(group, benchmark))
         answerer = self._answerer_of(group)
-        answerer.checkpoint = LoggedAnswers(answer_log, between)
-        lm = self._team.model(answerer, advance)
+        answerer.checkpoint = LoggedAnswers(answer_log, held.check)
+        lm = ClaspModel.over(answerer, advance)
         limit = None if spec.limit == "all" else int(spec.limit)
         return lm, answerer, lmms.evaluate(lm, benchmark, lmms.dataset_kwargs(benchmark, self._config), limit)
-
-    def _load(self, group: Group, benchmark: Benchmark) -> None:
-        """Loads model and questions of a cell."""
-        self._answerer_of(group)
-        lmms.load(benchmark, self._config)
 
     def _run_cell(
         self, group: Group, spec: CellSpec, answer_log: AnswerLog, held: HeldLock, advance: Callable[[int], object]
@@ -175,7 +156,7 @@ class Session(ExitStack):
         from clasp.evaluation.costs import costs, device_name
 
         started, benchmark = now(), self._benchmarks[spec.benchmark]
-        lm, answerer, results = self.answer(group, spec, answer_log, held.check, advance)
+        lm, answerer, results = self._answer(group, spec, answer_log, held, advance)
         scores = lmms.scores(results, benchmark)
         answers = lmms.answer_records(results["samples"][benchmark.task], lm, benchmark)
         method, geometry = group.method, self._plan.geometry

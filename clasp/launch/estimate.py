@@ -75,7 +75,8 @@ class Throughput(NamedTuple):
 ASSUMED = {"gpu": Throughput(60.0, 0.005, 0.05), "cpu": Throughput(0.03, 0.002, 0.06)}
 """A current data-centre GPU at about 40 % of its 16-bit peak, and one core of a server."""
 ASSUMED_TEXT_TOKENS, ASSUMED_NEW_TOKENS = 50.0, 3.0
-ASSUMED_CELL_BYTES, ASSUMED_ANSWER_BYTES = 2_500.0, 300.0
+ASSUMED_BYTES = 300.0
+"""Per question."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,11 @@ class Estimate:
 
 
 class _Stored(NamedTuple):
-    """A stored cell; ``clock`` is :func:`clock`."""
+    """A stored cell, :func:`clock` of it, and the size of its two files."""
 
     cell: Cell
     clock: float | None
-    cell_bytes: int
-    answer_bytes: int
+    bytes: int
 
 
 class Estimator:
@@ -129,26 +129,25 @@ class Estimator:
         assumed = device == "cpu" or (device == "auto" and backbone == "tiny")
         self.on_cpu = assumed if self.device is None else _is_cpu(self.device)
         self.throughput = ASSUMED["cpu" if self.on_cpu else "gpu"]
-        self._geometry, self._known = geometry, known_questions
-        self._available = {one.cell["benchmark"]: one.cell["available"] for one in self._stored}
+        self._geometry = geometry
+        self._known = {one.cell["benchmark"]: one.cell["available"] for one in self._stored} | dict(known_questions)
 
     def of(self, spec: CellSpec) -> Estimate:
         """The estimate of one cell."""
         questions = self.questions(spec)
         seconds, basis = self._seconds(spec)
-        return Estimate(questions, questions * seconds, self._disk(spec, questions), basis)
+        return Estimate(questions, questions * seconds, questions * self._bytes(spec.benchmark), basis)
 
     def questions(self, spec: CellSpec) -> int:
         """Questions of a cell: from the benchmark's local files, else from stored cells, else as published."""
-        name = spec.benchmark
-        offered = self._known.get(name) or self._available.get(name) or SIZES[name].questions
+        offered = self._known.get(spec.benchmark) or SIZES[spec.benchmark].questions
         return offered if spec.limit == "all" else min(int(spec.limit), offered)
 
     def published(self, spec: CellSpec) -> bool:
         """Whether :meth:`questions` returns the published number, because nothing else is known."""
-        name = spec.benchmark
-        known = name in self._known or name in self._available
-        return not known and (spec.limit == "all" or int(spec.limit) >= SIZES[name].questions)
+        if spec.benchmark in self._known:
+            return False
+        return spec.limit == "all" or int(spec.limit) >= SIZES[spec.benchmark].questions
 
     def _seconds(self, spec: CellSpec) -> tuple[float, Basis]:
         """Per question."""
@@ -176,12 +175,12 @@ class Estimator:
         """1e12 multiply-adds of a prefill with ``tokens`` visual tokens on average over the layers."""
         return prefill_flops(self._geometry, [tokens] * self._geometry.layers, text_tokens) / TERA
 
-    def _disk(self, spec: CellSpec, questions: int) -> float:
-        stored = [one for one in self._stored if one.cell["benchmark"] == spec.benchmark] or self._stored
+    def _bytes(self, benchmark: str) -> float:
+        """Per question."""
+        stored = [one for one in self._stored if one.cell["benchmark"] == benchmark] or self._stored
         if not stored:
-            return ASSUMED_CELL_BYTES + questions * ASSUMED_ANSWER_BYTES
-        per_question = sum(one.answer_bytes for one in stored) / sum(one.cell["questions"] for one in stored)
-        return fmean(one.cell_bytes for one in stored) + questions * per_question
+            return ASSUMED_BYTES
+        return sum(one.bytes for one in stored) / sum(one.cell["questions"] for one in stored)
 
 
 def estimator_of(planned: Plan, config: RunConfig) -> Estimator:
@@ -205,8 +204,8 @@ def _all_stored(results: Path) -> Iterator[_Stored]:
     for signature in store.signatures():
         with contextlib.suppress(OSError, ValueError, KeyError):
             cell = read(Cell, store.path(signature))
-            sizes = store.path(signature).stat().st_size, store.path(signature, "jsonl").stat().st_size
-            yield _Stored(cell, clock(cell), *sizes)
+            size = sum(store.path(signature, kind).stat().st_size for kind in ("json", "jsonl"))
+            yield _Stored(cell, clock(cell), size)
 
 
 def _device(stored: _Stored) -> str:

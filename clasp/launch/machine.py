@@ -10,7 +10,7 @@ from clasp.config import LauncherConfig
 from clasp.strict import ConfigError
 
 
-def check(launcher: LauncherConfig, device: str) -> None:
+def check(launcher: LauncherConfig) -> None:
     """Raises:
     ConfigError: the launcher does not work on this machine.
     """
@@ -19,29 +19,17 @@ def check(launcher: LauncherConfig, device: str) -> None:
             "launcher=slurm needs sbatch, which is not on this machine; log in to a node of the cluster that submits "
             "jobs, or use launcher=local"
         )
-    found = _gpus_for(device)
-    if launcher.kind == "local" and found and len(found) < launcher.processes:
-        raise ConfigError(
-            f"launcher.processes={launcher.processes}, but this machine shows {len(found)} GPUs; use at most that many"
-        )
 
 
 def slots(launcher: LauncherConfig, device: str) -> list[dict[str, str]] | None:
-    """Environment variables of each job that runs here in parallel, with its GPUs or cores; None unless local."""
+    """Environment variables of each job that runs here in parallel, with its GPU or cores; None unless local."""
     if launcher.kind != "local":
         return None
-    found, size = _gpus_for(device), launcher.processes
-    if found:
+    if found := gpus() if device == "auto" or device.startswith("cuda") else []:
         threads = max(1, cores() // len(found))
-        shares = [found[start : start + size] for start in range(0, len(found) - size + 1, size)]
-        return [{"CUDA_VISIBLE_DEVICES": ",".join(share), "OMP_NUM_THREADS": str(threads)} for share in shares]
+        return [{"CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": str(threads)} for gpu in found]
     threads = min(launcher.cores_per_process, cores())
-    count = max(1, cores() // (threads * size))
-    return [{"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(threads)} for _ in range(count)]
-
-
-def _gpus_for(device: str) -> list[str]:
-    return gpus() if device == "auto" or device.startswith("cuda") else []
+    return [{"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(threads)} for _ in range(cores() // threads)]
 
 
 def gpus() -> list[str]:

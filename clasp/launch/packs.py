@@ -14,7 +14,7 @@ from typing import Any
 from clasp.config import LauncherConfig
 from clasp.files import write_json
 from clasp.reading import InvalidFile
-from clasp.results.schema import Count, Positive, Signature, load
+from clasp.results.schema import Count, Signature, load
 from clasp.strict import ConfigError
 
 SCHEMA = 1
@@ -55,7 +55,6 @@ class PackFile:
         folder: working directory; relative paths start there.
         configs: the configurations that ask for the cells, as ``clasp.config.load_config`` takes them.
         cells: signatures, in order.
-        processes: number of processes that share the questions of each cell.
         environment: variables to set before Python starts.
         then: number of the pack that the same job runs next.
     """
@@ -63,7 +62,6 @@ class PackFile:
     folder: str
     configs: Sequence[Mapping[str, Any]]
     cells: Sequence[Signature]
-    processes: Positive = 1
     environment: Mapping[str, str] = field(default_factory=dict)
     then: Count | None = None
 

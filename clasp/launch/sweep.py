@@ -128,7 +128,7 @@ def check(requests: Sequence[Request]) -> None:
     first = requests[0].config
     if any(one.config.launcher != first.launcher for one in requests):
         raise ConfigError("the jobs of the sweep have different launchers; sweep over anything else, not over launcher")
-    machine.check(first.launcher, first.device)
+    machine.check(first.launcher)
 
 
 def prepare(requests: Sequence[Request], cells: Mapping[str, tuple[int, CellSpec]], command: str) -> Sweep:
@@ -147,7 +147,6 @@ def prepare(requests: Sequence[Request], cells: Mapping[str, tuple[int, CellSpec
             folder=str(Path.cwd()),
             configs=[dict(requests[i].values) for i in used],
             cells=[cell.signature for cell in pack],
-            processes=launcher.processes,
             environment=_environment(launcher, code, command, slots[number % len(slots)] if slots else {}),
             then=after if after < len(made) else None,
         )
@@ -179,7 +178,7 @@ def _environment(launcher: LauncherConfig, code: Path, command: str, slot: Mappi
     """Environment variables of a pack's worker."""
     return {
         **importing(code),
-        "OMP_NUM_THREADS": str(max(1, launcher.cpus // launcher.processes)),
+        "OMP_NUM_THREADS": str(launcher.cpus),
         TYPED: command,
         "TQDM_MININTERVAL": "30",  # the bar goes into a log file
         **(offline_environment() if launcher.kind == SLURM else {}),  # nodes may have no network

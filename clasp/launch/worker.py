@@ -16,16 +16,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clasp.backbones import BackboneUnavailable
-from clasp.config import RunConfig, load_config
+from clasp.config import load_config
 from clasp.evaluation.environment import make_plan
-from clasp.evaluation.processes import ALONE, Alone
 from clasp.launch import packs
-from clasp.launch.data_parallel import Team, processes
 from clasp.launch.packs import PackFile
 from clasp.redact import redact, redact_streams
 from clasp.stopping import stoppable
@@ -82,8 +79,7 @@ def _read(path: Path) -> PackFile:
 
 
 def _in_process(path: Path, pack: PackFile) -> int:
-    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={pack.processes}"]
-    command = [sys.executable, *(several if pack.processes > 1 else []), "-m", "clasp.launch.worker", str(path)]
+    command = [sys.executable, "-m", "clasp.launch.worker", str(path)]
     process = subprocess.Popen(command, cwd=pack.folder, env={**os.environ, **pack.environment})
     earlier = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
     try:
@@ -123,25 +119,12 @@ def _pack(arguments: Sequence[str]) -> int:
         raise ConfigError(
             f"{len(unknown)} cells of {arguments[0]} are of other code or package versions; submit the sweep again"
         )
-    return _computed(plan, configs[0], pack.cells)
+    from clasp.evaluation.runner import run_cells
 
-
-def _computed(plan: Plan, config: RunConfig, cells: Sequence[str]) -> int:
-    """Computes cells, in this process alone or together with others; returns the exit code."""
-    from clasp.evaluation.runner import follow, run_cells
-
-    with ExitStack() as stack:
-        team: Alone = ALONE
-        if processes() > 1:
-            team = several = stack.enter_context(Team(config.device))
-            config = dataclasses.replace(config, device=several.device)
-            if several.rank:
-                follow(plan, config, several)
-                return 0
-        outcome = run_cells(plan, config, only=cells, team=team)
+    outcome = run_cells(plan, configs[0], only=pack.cells)
     there = {cell["signature"] for cell in outcome.cells}
     print(f"{outcome.computed} cells computed, {len(outcome.failed)} failed", flush=True)
-    return 0 if there.issuperset(cells) else 1
+    return 0 if there.issuperset(pack.cells) else 1
 
 
 def merged(plans: Sequence[Plan]) -> Plan:

@@ -1,8 +1,8 @@
 """Logs the answers of unfinished cells, so that a stopped cell resumes. Torch-free.
 
-``running/<signature>.<process>.answers.jsonl`` has one line per batch of questions. A batch is logged whole or not at
-all, so that a resumed cell asks the remaining questions in the same batches as an uninterrupted one. Of several
-processes that share a cell each writes its own file.
+``running/<signature>.answers.jsonl`` has one line per batch of questions. A batch is logged whole or not at all, so
+that a resumed cell asks the remaining questions in the same batches as an uninterrupted one. Logs of earlier versions,
+``running/<signature>.<process>.answers.jsonl``, are read too.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ RESUMED = "resumed"
 
 
 class AnswerLog:
-    """The answers of one unfinished cell; ``process`` is this process's rank among those that share the cell."""
+    """The answers of one unfinished cell."""
 
-    def __init__(self, results: Path | str, signature: str, process: int = 0) -> None:
+    def __init__(self, results: Path | str, signature: str) -> None:
         self._results, self._signature = results, signature
-        self._path = folder(results) / f"{signature}.{process}.answers.jsonl"
+        self._path = folder(results) / f"{signature}.answers.jsonl"
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Answers of all processes by :func:`key`; truncated lines are skipped."""
+        """Answers by :func:`key`; truncated lines are skipped."""
         return {
             key: answer
             for path in _files(self._results, self._signature)
@@ -84,4 +84,4 @@ def tidy(results: Path | str, done: Collection[str]) -> None:
 
 
 def _files(results: Path | str, signature: str) -> list[Path]:
-    return sorted(folder(results).glob(f"{signature}.*.answers.jsonl"))
+    return sorted(folder(results).glob(f"{signature}.*answers.jsonl"))

@@ -21,24 +21,15 @@ from benchmarks.tables import growth_table, ops_table
 
 CPU = torch.device("cpu")
 MEGA = 1000 * 1000
-pytestmark = pytest.mark.xdist_group("bench growth")  # all tests share one run
-
-
-def public_functions() -> set[str]:
-    """Names of the public functions in the modules of ``clasp.ops``."""
-    found = set()
-    for module in pkgutil.iter_modules(clasp.ops.__path__):
-        members = vars(importlib.import_module(f"clasp.ops.{module.name}"))
-        found |= {
-            name
-            for name, value in members.items()
-            if inspect.isfunction(value) and value.__module__.startswith("clasp.ops") and not name.startswith("_")
-        }
-    return found
 
 
 def test_every_op_is_measured() -> None:
-    assert public_functions() == {*OPS, *HELPERS}
+    public = set()
+    for module in pkgutil.iter_modules(clasp.ops.__path__):
+        for name, value in vars(importlib.import_module(f"clasp.ops.{module.name}")).items():
+            if inspect.isfunction(value) and value.__module__.startswith("clasp.ops") and not name.startswith("_"):
+                public.add(name)
+    assert public == {*OPS, *HELPERS}
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -57,9 +48,6 @@ def test_an_entry_calls_the_op_of_its_name(name: str, monkeypatch: pytest.Monkey
     assert calls == [name]
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
-
-
 def test_peak_is_the_most_held_at_once() -> None:
     def action() -> None:
         first = torch.zeros(MEGA, dtype=torch.uint8)
@@ -70,12 +58,8 @@ def test_peak_is_the_most_held_at_once() -> None:
     held = [torch.zeros(4 * MEGA, dtype=torch.uint8)]
     assert timing.peak_bytes(action, CPU) == pytest.approx(3 * MEGA, rel=0.01)
     assert timing.peak_bytes(lambda: held[0].add_(1), CPU) < 0.01 * MEGA, "beyond what was held before"
-
-
-def test_peak_sees_what_an_operator_allocates_for_itself() -> None:
     values = torch.zeros(1000, 1000).t()
-    inside = timing.peak_bytes(lambda: values.softmax(dim=-1), CPU)
-    assert inside >= 2 * 4 * MEGA, "a contiguous copy beside the result"
+    assert timing.peak_bytes(lambda: values.softmax(dim=-1), CPU) >= 2 * 4 * MEGA, "a contiguous copy beside the result"
 
 
 def test_waits_are_counted_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,9 +88,6 @@ def test_waits_for_a_gpu() -> None:
     assert waits == [2, 0]
 
 
-# --- ops at one size -------------------------------------------------------------------------------------------------
-
-
 def test_ops_are_held_against_the_product_of_their_size(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,7 +105,6 @@ def test_ops_are_held_against_the_product_of_their_size(
             assert row["ratio"] == pytest.approx(row["ms"] / rows[0]["ms"])
             assert row["within"] == (row["ratio"] <= 3)
             assert row["peak_bytes"] > 0 or row["name"] in ("top_k", "argmax"), "which work in numpy's memory"
-    for size in found["sizes"]:
         assert [row["name"] for row in found["twins"][size]] == list(TWINS)
         assert all(row["ratio"] == pytest.approx(row["official_ms"] / row["ms"]) for row in found["twins"][size])
 
@@ -140,9 +120,6 @@ def test_a_twin_does_what_its_op_does(name: str) -> None:
         assert len(stays) + len(source) == 48
         theirs = expected[None]
     assert theirs.equal(ours)
-
-
-# --- growth ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -177,52 +154,37 @@ def test_exponent_is_of_the_sizes_where_memory_must_not_be_quadratic() -> None:
     assert growth.exponent(sizes, [1.0, 4.0, 16.0, 64.0, None]) is None, "one size past 4,096 tells nothing"
 
 
-@pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of one small run through the command line."""
-    results = tmp_path_factory.mktemp("growth")
+def test_one_small_run_with_its_table_and_figure(tmp_path: Path) -> None:
     arguments = ["measure=growth", "geometry=tiny", "sizes=256,512", "repeats=1", "methods=clasp,fastv"]
-    assert main.main([*arguments, "dtype=float32", "device=cpu", f"results={results}"], "") == 0
-    return results / "bench"
-
-
-def test_shares_follow_from_the_seconds(grown: Path) -> None:
-    found = json.loads((grown / "tiny_growth.json").read_text())
+    assert main.main([*arguments, "dtype=float32", "device=cpu", f"results={tmp_path}"], "") == 0
+    made = tmp_path / "bench"
+    found = json.loads((made / "tiny_growth.json").read_text())
     assert (found["image_tokens"], found["sizes"]) == (256, [256, 512])
     unpruned, *pruned = found["prefills"]
     assert [run["name"] for run in pruned] == ["clasp", "fastv"]
     assert unpruned["selection_s"] == [0.0, 0.0]
+    assert all(run["selection_s"][1] > 0 for run in pruned)
     for run in found["prefills"]:
         for i in range(2):
             assert run["of_own"][i] == pytest.approx(run["selection_s"][i] / run["prefill_s"][i])
             assert run["of_unpruned"][i] == pytest.approx(run["selection_s"][i] / unpruned["prefill_s"][i])
             assert run["of_own"][i] < 1
         assert run["peak_bytes"][1] > 1.3 * run["peak_bytes"][0]
-    assert all(run["selection_s"][1] > 0 for run in pruned)
     assert [op["name"] for op in found["ops"]] == [PRODUCT, *OPS]
     kept = 2 * 12 * (512 + 32) * 128 * 4
     assert unpruned["peak_bytes"][1] > kept, "the KV cache at least"
 
-
-def test_the_table_says_what_was_found(grown: Path) -> None:
-    found = json.loads((grown / "tiny_growth.json").read_text())
-    table = (grown / "tiny_growth.md").read_text()
+    table = (made / "tiny_growth.md").read_text()
     assert table == growth_table(found)
     for name in (PRODUCT, *OPS, "clasp"):
         assert f"| {name} |" in table
-    found["ops"][1]["memory_exponent"] = 1.98
-    assert "| 1.98 | yes |" in growth_table(found)
+    assert "| 1.98 | yes |" in growth_table(found | {"ops": [op | {"memory_exponent": 1.98} for op in found["ops"]]})
 
-
-def test_the_figure_is_written_and_draws_everything(grown: Path) -> None:
-    assert Image.open(grown / "tiny_growth.png").width > 900
-    assert (grown / "tiny_growth.svg").stat().st_size > 1000
-    found = json.loads((grown / "tiny_growth.json").read_text())
+    assert Image.open(made / "tiny_growth.png").width > 900
+    assert (made / "tiny_growth.svg").stat().st_size > 1000
     times, memory, prefills, peaks = figure.draw(found).axes
-    assert len(times.lines) == len(memory.lines) == len(OPS) + 1
-    assert len(prefills.lines) == 5, "three prefills, two of them with a selection"
-    assert len(peaks.lines) == 3
-    for axes in (times, memory, prefills, peaks):
-        assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    lines = [len(axes.lines) for axes in (times, memory, prefills, peaks)]
+    assert lines == [len(OPS) + 1, len(OPS) + 1, 5, 3], "three prefills, two of them with a selection"
+    assert {(axes.get_xscale(), axes.get_yscale()) for axes in (times, memory, prefills, peaks)} == {("log", "log")}
     product = next(line for line in times.lines if line.get_label() == PRODUCT)
     assert list(product.get_ydata()) == found["ops"][0]["seconds"]

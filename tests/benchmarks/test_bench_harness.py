@@ -10,41 +10,32 @@ import pytest
 
 from benchmarks import harness
 
-pytestmark = pytest.mark.xdist_group("bench harness")  # all tests share one run
 SMALL = ["limit=2", "methods=none,random", "tokens=64", "benchmarks=tiny_textvqa", "threads=1"]
 
 
-@pytest.fixture(scope="module")
-def measured(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Any]]:
-    """Output of one small run through the command line, and how each group of questions was answered."""
+def test_setups_are_as_named_and_numbers_follow_from_each_other(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from clasp.evaluation.generation.answering import Answerer
 
-    results, used = tmp_path_factory.mktemp("harness"), list[Any]()
-    answer = Answerer.answer
+    used, answer = list[Any](), Answerer.answer
 
     def watched(self: Any, questions: Any, *arguments: Any) -> Any:
         used.append((self.batch_size, self._vit_cache._limit > 0, self.overlap, len(questions)))
         return answer(self, questions, *arguments)
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Answerer, "answer", watched)
-        assert harness.main([*SMALL, f"data={data_root}", f"results={results}"], "") == 0
+    monkeypatch.setattr(Answerer, "answer", watched)
+    assert harness.main([*SMALL, f"data={data_root}", f"results={tmp_path}"], "") == 0
     assert Answerer.overlap, "as it was"
-    assert [path.name for path in results.iterdir()] == ["bench"], "the cells went elsewhere"
-    table = (results / "bench" / "harness.md").read_text()
-    for words in ("| loop |", "| no cache |", "| default |", "the same", "| none |", "| random at 64 |"):
-        assert words in table
-    return json.loads((results / "bench" / "harness.json").read_text()), used
-
-
-def test_setups_differ_in_what_they_are_named_after(measured: tuple[dict[str, Any], list[Any]]) -> None:
-    warm, rest = measured[1][:2], measured[1][2:]
+    assert [path.name for path in tmp_path.iterdir()] == ["bench"], "the cells went elsewhere"
+    warm, rest = used[:2], used[2:]
     assert [count for *_, count in warm] == [1, 1]
     assert rest == [*[(1, False, False, 2)] * 2, *[(8, False, True, 2)] * 2, *[(8, True, True, 2)] * 2]
 
-
-def test_numbers_follow_from_each_other(measured: tuple[dict[str, Any], list[Any]]) -> None:
-    found = measured[0]
+    table = (tmp_path / "bench" / "harness.md").read_text()
+    for words in ("| loop |", "| no cache |", "| default |", "the same", "| none |", "| random at 64 |"):
+        assert words in table
+    found = json.loads((tmp_path / "bench" / "harness.json").read_text())
     arms = found["arms"]
     assert list(arms) == ["loop", "no cache", "default"]
     assert (found["cells"], found["questions"]) == (2, 4)

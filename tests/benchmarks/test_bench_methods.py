@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import torch
@@ -20,20 +20,45 @@ from clasp.backbones import adapter_for
 from clasp.cost import prefill_flops
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.xdist_group("bench")  # all tests share one run
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """One small run through the command line."""
-    results = tmp_path_factory.mktemp("bench")
+def test_one_small_run(tmp_path: Path) -> None:
     arguments = ["geometry=tiny", "batches=2", "repeats=2", "methods=clasp,fastv", "dtype=float32", "device=cpu"]
-    assert main.main([*arguments, f"results={results}"], "") == 0
-    table = (results / "bench" / "tiny.md").read_text()
+    assert main.main([*arguments, f"results={tmp_path}"], "") == 0
+    table = (tmp_path / "bench" / "tiny.md").read_text()
     assert "one and the same product" in table
     for name in ("unpruned", "none", "clasp", "fastv", "fastv, eager"):
         assert f"| {name} |" in table
-    return json.loads((results / "bench" / "tiny.json").read_text())
+    found = json.loads((tmp_path / "bench" / "tiny.json").read_text())
+    lengths = len(probes([17 + TEXT_TOKENS, 576 + TEXT_TOKENS]))
+    rows = {row["name"]: row for row in found["batches"]["2"]}
+    assert len(found["pulse_ms"]) == 2 * (len(rows) + lengths), "one before each timed run of two rounds"
+    assert min(found["pulse_ms"]) > 0
+
+    for row in rows.values():  # parts are within what holds them, and ratios follow from them
+        ms, (low, high) = row["ms"], row["quartiles_ms"]["prefill"]
+        assert set(ms) == set(PARTS)
+        assert ms["router"] + ms["fusion"] + ms["selection"] < ms["prefill"]
+        assert ms["vision"] + ms["prefill"] + ms["decode"] < 1.2 * ms["total"], "the medians of separate parts"
+        assert low <= ms["prefill"] <= high
+        assert row["prefill_speedup"] == pytest.approx(rows["unpruned"]["ms"]["prefill"] / ms["prefill"])
+        assert row["share_of_ideal"] == pytest.approx(row["prefill_speedup"] / row["ideal_speedup"])
+        assert row["share_of_plain"] == pytest.approx(row["prefill_speedup"] / row["plain_speedup"])
+        assert row["kv_bytes"] < row["peak_bytes"] < 2**30
+    assert [len(rows[name]["stages_ms"]) for name in ("unpruned", "clasp", "fastv")] == [0, 3, 1]
+    assert rows["clasp"]["ms"]["router"] > 0
+    assert rows["none"]["ideal_speedup"] == rows["none"]["plain_speedup"] == 1.0
+    assert rows["fastv"]["plain_speedup"] > 1.5, "40 tokens instead of 640 in all layers but one"
+    geometry = adapter_for(load_spec(GEOMETRIES["tiny"], torch.float32, "cpu").model).geometry
+    entering = [576, 576, *[30] * 30]  # FastV at layer 2 of 32 for 64 on average
+    expected = prefill_flops(geometry, [576] * 32, TEXT_TOKENS) / prefill_flops(geometry, entering, TEXT_TOKENS)
+    assert rows["fastv"]["ideal_speedup"] == pytest.approx(expected, rel=0.02)
+
+    heads, tokens = 4, 576 + TEXT_TOKENS
+    assert rows["none"]["kv_bytes"] == rows["unpruned"]["kv_bytes"] == 2 * 32 * 2 * tokens * 128 * 4
+    assert rows["clasp"]["kv_bytes"] < rows["none"]["kv_bytes"] / 3
+    assert rows["clasp"]["peak_bytes"] < rows["unpruned"]["peak_bytes"]
+    assert rows["fastv, eager"]["peak_bytes"] > 2 * heads * tokens**2 * 4, "whole maps of two prompts"
 
 
 def test_no_two_measurements_share_a_file() -> None:
@@ -42,51 +67,14 @@ def test_no_two_measurements_share_a_file() -> None:
     assert len(stems) == len(measures) * len(GEOMETRIES)
 
 
-@pytest.mark.parametrize("page", ["docs/speed.md", "results/bench/gains.md"])
-def test_links_to_what_was_measured_lead_somewhere(page: str) -> None:
-    path = ROOT / page
-    links = re.findall(r"\]\(([^):#]+)\)", path.read_text(encoding="utf-8"))
+def test_links_to_what_was_measured_lead_somewhere() -> None:
+    page = ROOT / "results" / "bench" / "gains.md"
+    links = re.findall(r"\]\(([^):#]+)\)", page.read_text(encoding="utf-8"))
     assert links
-    assert [link for link in links if not (path.parent / link).exists()] == []
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-def rows(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {row["name"]: row for row in found["batches"]["2"]}
-
-
-def test_parts_are_within_what_holds_them(found: dict[str, Any]) -> None:
-    for row in rows(found).values():
-        ms = row["ms"]
-        assert set(ms) == set(PARTS)
-        assert ms["router"] + ms["fusion"] + ms["selection"] < ms["prefill"]
-        assert ms["vision"] + ms["prefill"] + ms["decode"] < 1.2 * ms["total"], "the medians of separate parts"
-        low, high = row["quartiles_ms"]["prefill"]
-        assert low <= ms["prefill"] <= high
-    assert len(rows(found)["clasp"]["stages_ms"]) == 3
-    assert len(rows(found)["fastv"]["stages_ms"]) == 1
-    assert rows(found)["unpruned"]["stages_ms"] == []
-    assert rows(found)["clasp"]["ms"]["router"] > 0
-
-
-def test_ratios_follow_from_times_and_schedules(found: dict[str, Any]) -> None:
-    by_name = rows(found)
-    base = by_name["unpruned"]
-    for row in by_name.values():
-        assert row["prefill_speedup"] == pytest.approx(base["ms"]["prefill"] / row["ms"]["prefill"])
-        assert row["share_of_ideal"] == pytest.approx(row["prefill_speedup"] / row["ideal_speedup"])
-        assert row["share_of_plain"] == pytest.approx(row["prefill_speedup"] / row["plain_speedup"])
-    assert by_name["none"]["ideal_speedup"] == by_name["none"]["plain_speedup"] == 1.0
-    assert by_name["fastv"]["plain_speedup"] > 1.5, "40 tokens instead of 640 in all layers but one"
-    geometry = adapter_for(load_spec(GEOMETRIES["tiny"], torch.float32, "cpu").model).geometry
-    entering = [576, 576, *[30] * 30]  # FastV at layer 2 of 32 for 64 on average
-    expected = prefill_flops(geometry, [576] * 32, TEXT_TOKENS) / prefill_flops(geometry, entering, TEXT_TOKENS)
-    assert by_name["fastv"]["ideal_speedup"] == pytest.approx(expected, rel=0.02)
-
-
-def test_load_of_other_processes_is_reported(found: dict[str, Any]) -> None:
-    lengths = len(probes([17 + TEXT_TOKENS, 576 + TEXT_TOKENS]))
-    assert len(found["pulse_ms"]) == 2 * (len(rows(found)) + lengths), "one before each timed run of two rounds"
-    assert min(found["pulse_ms"]) > 0
+def test_load_of_other_processes_is_reported() -> None:
     assert steadiness([10.0, 10.2, 10.4, 30.0, 10.1]) == (
         "Between runs one and the same product took 10.2 ms [quartiles 10.1, 10.4]."
     )
@@ -106,21 +94,6 @@ def test_lengths_between_probes_are_interpolated() -> None:
     ), "exact where it was measured"
     assert probes([640, 640]) == [640]
     assert layers_seconds([640, 640], {640: 1.5}) == 1.5
-
-
-def test_cache_bytes_are_those_of_the_tokens(found: dict[str, Any]) -> None:
-    by_name = rows(found)
-    assert by_name["none"]["kv_bytes"] == by_name["unpruned"]["kv_bytes"] == 2 * 32 * 2 * (576 + TEXT_TOKENS) * 128 * 4
-    assert by_name["clasp"]["kv_bytes"] < by_name["none"]["kv_bytes"] / 3
-
-
-def test_peak_memory_is_of_the_run_and_falls_with_the_tokens(found: dict[str, Any]) -> None:
-    by_name = rows(found)
-    for row in by_name.values():
-        assert row["kv_bytes"] < row["peak_bytes"] < 2**30
-    assert by_name["clasp"]["peak_bytes"] < by_name["unpruned"]["peak_bytes"]
-    heads, tokens = 4, 576 + TEXT_TOKENS
-    assert by_name["fastv, eager"]["peak_bytes"] > 2 * heads * tokens**2 * 4, "whole maps of two prompts"
 
 
 def test_a_profile_divides_a_run_into_its_parts(tmp_path: Path) -> None:

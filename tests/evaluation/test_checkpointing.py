@@ -105,19 +105,23 @@ def test_a_changed_question_is_asked_again(answerer: Callable[..., Counting], qu
     assert resumed.asked == [[questions[0].name]]
 
 
-def test_answers_of_another_batch_size_and_of_several_processes_are_resumed_from(
+def test_answers_of_another_batch_size_and_of_an_earlier_version_are_resumed_from(
     answerer: Callable[..., Counting], questions: list[Question], tmp_path: Path
 ) -> None:
     expected = answerer(4).answer(questions)
     (path,) = (tmp_path / "running").glob("*.answers.jsonl")
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(lines[0])
-    path.with_name(path.name.replace(".0.", ".1.")).write_bytes(lines[2])
+    path.unlink()
+    for process in range(2):  # which earlier versions had share a cell
+        path.with_name(f"{CELL}.{process}.answers.jsonl").write_bytes(lines[2 * process])
+    assert count(tmp_path, CELL) == (sum(len(json.loads(lines[i])) for i in (0, 2)), True)
     resumed = answerer(3)
     assert facts(resumed.answer(questions)) == facts(expected)
     known = {key.partition(" ")[0] for line in (lines[0], lines[2]) for key in json.loads(line)}
     asked = {name for batch in resumed.asked for name in batch}
     assert asked == {question.name for question in questions} - known
+    AnswerLog(tmp_path, CELL).remove()
+    assert list((tmp_path / "running").iterdir()) == []
 
 
 def starve(

@@ -16,7 +16,8 @@ from clasp.strict import ConfigError
 
 BAD = {
     **{name: ["", " ", "two", "1.5", "0x1", "-7", "1e3", "nan"] for name in _COUNTS},
-    "WORLD_SIZE": ["0", "zwei"],
+    "WORLD_SIZE": ["0", "2", "zwei"],
+    "RANK": ["", "two", "-1", "1"],
     "ACCELERATE_USE_CPU": ["", "maybe", "2", "None", "of"],
     "ACCELERATE_USE_FSDP": ["yes please"],
     "ACCELERATE_DEBUG_MODE": ["?"],
@@ -26,7 +27,7 @@ BAD = {
 GOOD = {
     "RANK": ["0"],
     "LOCAL_RANK": ["-1", "0", "3"],
-    "WORLD_SIZE": ["1", "8"],
+    "WORLD_SIZE": ["1"],
     "ACCELERATE_USE_CPU": ["true", "0", "Off", "YES"],
     "ACCELERATE_MIXED_PRECISION": ["bf16", "no"],
     "LMMS_EVAL_PLUGINS": ["", "lmms_eval"],
@@ -41,19 +42,13 @@ def test_what_a_library_stumbles_over_is_named(name: str, value: str) -> None:
         check_environment({name: value})
     assert name in str(caught.value)
     assert value[:80] in str(caught.value)
-    assert re.search("whole number|one of|packages|below", str(caught.value))
+    assert re.search("whole number|one of|packages|one process computes", str(caught.value))
     assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in GOOD.items() for value in values])
 def test_what_they_can_read_is_not(name: str, value: str) -> None:
     check_environment({name: value})
-
-
-def test_a_rank_is_one_of_the_processes() -> None:
-    check_environment({"RANK": "1", "WORLD_SIZE": "2"})
-    with pytest.raises(ConfigError, match="RANK='2' is to be one below WORLD_SIZE, 2"):
-        check_environment({"RANK": "2", "WORLD_SIZE": "2"})
 
 
 def test_libraries_read_what_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +59,7 @@ def test_libraries_read_what_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     letters, passed = "0123456789 -+.eExyntruefalsyo_", 0
     for _ in range(3000):
         value = "".join(draw.choices(letters, k=draw.randint(0, 4)))
-        for name, read in (("WORLD_SIZE", lambda: get_int_from_env(["WORLD_SIZE"], 1)), ("ACCELERATE_USE_CPU", None)):
+        for name, read in (("PMI_SIZE", lambda: get_int_from_env(["PMI_SIZE"], 1)), ("ACCELERATE_USE_CPU", None)):
             monkeypatch.setenv(name, value)
             try:
                 check_environment({name: value})

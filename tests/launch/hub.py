@@ -23,14 +23,12 @@ def serving(repositories: Repositories) -> Iterator[str]:
     class Handler(_Handler):
         held = repositories
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 def commit(files: Mapping[str, bytes]) -> str:
@@ -48,10 +46,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Quiet."""
 
-    def do_HEAD(self) -> None:
+    def do_GET(self) -> None:
         self._answer()
 
-    def do_GET(self) -> None:
+    def do_HEAD(self) -> None:
         self._answer()
 
     def do_POST(self) -> None:
@@ -71,10 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
             elif listed[2] == "tree":
                 self._json(_tree(files, (listed[4] or "").strip("/"), "recursive=True" in self.path))
             else:
-                name = listed[1].partition("/")[2]
                 siblings = [{"rfilename": name} for name in files]
-                about = {"id": name, "sha": commit(files), "siblings": siblings, "private": False, "gated": False}
-                self._json({**about, "tags": [], "downloads": 0, "likes": 0, "disabled": False})
+                self._json({"id": listed[1].partition("/")[2], "sha": commit(files), "siblings": siblings})
         elif stored and self._known(name := (stored[1] or "models/") + stored[2], stored[3]):
             self._file(self.held[name], stored[4])
         else:
@@ -89,8 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         content, entry = files[name], _entry(name, files[name])
         etag = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
-        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit(files), "Accept-Ranges": "bytes"}
-        self._send(200, content, headers)
+        self._send(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": commit(files)})
 
     def _json(self, values: Any) -> None:
         self._send(200, json.dumps(values).encode(), {"Content-Type": "application/json"})

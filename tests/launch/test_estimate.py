@@ -10,7 +10,6 @@ import pytest
 from synthetic import cell
 
 from clasp.backbones import geometry
-from clasp.budget import Geometry
 from clasp.cost import prefill_flops
 from clasp.evaluation.benchmarks import BENCHMARKS
 from clasp.launch.estimate import SIZES, Estimator
@@ -33,34 +32,26 @@ def store(root: Path, method: str, tokens: int, clock: int, benchmark: str = "ti
     (root / "cells").mkdir(exist_ok=True)
     name = f"{len(list((root / 'cells').iterdir())):024x}"
     stored = cell(method, tokens, benchmark, [1.0] * 100, signature=name, provenance=made)
-    stored["costs"] |= {
-        "device": "CPU (1 threads)",
-        "text_tokens": 10.0,
-        "tflops": {"gated": tmacs},
-        "seconds": seconds,
-    }
-    stored["costs"] |= other
+    costs = {"device": "CPU (1 threads)", "text_tokens": 10.0, "tflops": {"gated": tmacs}, "seconds": seconds}
+    stored["costs"] |= costs | other
     (root / "cells" / f"{name}.json").write_text(json.dumps(stored))
     (root / "cells" / f"{name}.jsonl").write_bytes(b"x" * 20_000)
 
 
-def over(root: Path, device: str = "auto", geometry: Geometry = TINY, **known: int) -> Estimator:
-    return Estimator(root, "tiny", geometry, device, known)
+def over(root: Path, device: str = "auto", **known: int) -> Estimator:
+    return Estimator(root, "tiny", TINY, device, known)
 
 
-def test_a_measured_cell_is_estimated_by_its_measured_time(tmp_path: Path) -> None:
+def test_a_measured_cell_is_estimated_by_its_time_and_others_by_the_cost_model(tmp_path: Path) -> None:
     store(tmp_path, "fastv", 64, clock=20)
-    store(tmp_path, "fastv", 192, clock=40)
-    measured = over(tmp_path).of(spec(limit=50))
-    assert (measured.questions, measured.seconds, measured.basis) == (50, 10.0, "measured")
-    assert measured.bytes == pytest.approx(50 * 200, rel=0.2)
-
-
-def test_other_budgets_are_scaled_by_the_cost_model(tmp_path: Path) -> None:
-    store(tmp_path, "fastv", 64, clock=20)
-    few, many = (over(tmp_path).of(spec("fastv", tokens)) for tokens in (32, 400))
+    for number, unreadable in enumerate(('{"schema": 1, "backbone": "tiny"', "[]"), start=7):
+        (tmp_path / "cells" / f"{number:024x}.json").write_text(unreadable)
+    few, same, many = (over(tmp_path).of(spec("fastv", tokens, limit=100)) for tokens in (32, 64, 400))
+    assert (same.questions, same.seconds, same.basis) == (100, 20.0, "measured")
+    assert same.bytes == pytest.approx(100 * 200, rel=0.2)
     assert few.basis == many.basis == "scaled"
     assert few.seconds < 20 < many.seconds
+    assert over(tmp_path).of(spec(limit=10_000)).questions == 500, "all that the stored cell could have asked"
 
 
 def test_cells_of_the_same_benchmark_come_first(tmp_path: Path) -> None:
@@ -81,27 +72,13 @@ def test_only_the_newest_device_of_the_kind_counts(tmp_path: Path) -> None:
 def test_nothing_measured_is_called_an_assumption(tmp_path: Path) -> None:
     estimator = over(tmp_path, tiny_textvqa=500)
     assert estimator.device is None
-    cell = estimator.of(spec(limit="all"))
-    assert (cell.basis, cell.questions) == ("assumption", 500)
-    assert cell.seconds > 0
-    assert cell.bytes > 500
-    assert estimator.of(spec(tokens=192)).seconds > estimator.of(spec(tokens=64)).seconds
+    some, more = (estimator.of(spec(tokens=tokens, limit="all")) for tokens in (64, 192))
+    assert (some.basis, some.questions) == ("assumption", 500)
+    assert 0 < some.seconds < more.seconds
+    assert some.bytes > 500
     assert estimator.of(spec(benchmark="pope", limit="all")).questions == 9_000
-    assert (
-        estimator.of(spec(benchmark="mmvet", limit=1)).seconds > estimator.of(spec(benchmark="pope", limit=1)).seconds
-    )
-
-
-def test_a_limit_beyond_the_benchmark_asks_all_questions(tmp_path: Path) -> None:
-    store(tmp_path, "fastv", 64, clock=20)
-    assert over(tmp_path).of(spec(limit=10_000)).questions == 500
-
-
-def test_unreadable_cells_are_skipped(tmp_path: Path) -> None:
-    store(tmp_path, "fastv", 64, clock=20)
-    (tmp_path / "cells" / f"{7:024x}.json").write_text('{"schema": 1, "backbone": "tiny"')
-    (tmp_path / "cells" / f"{8:024x}.json").write_text("[]")
-    assert over(tmp_path).of(spec()).seconds == 20
+    short, long = (estimator.of(spec(benchmark=benchmark, limit=1)).seconds for benchmark in ("pope", "mmvet"))
+    assert short < long, "paragraphs instead of words"
 
 
 def test_every_benchmark_on_the_hub_has_a_size() -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import hub
 import pytest
@@ -28,6 +29,8 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SOURCE = "tests/tiny-llava"
 RUN = [f"backbone.source={SOURCE}", "backbone.name=mine", "benchmarks.names=[pope]", "tokens=64", "limit=2"]
 RUN += ["method=random", "router=keyword"]
+OTHERS = {"README.md": b"hello", "pytorch_model.bin": b"a pickle", "modeling.py": b"code"}
+"""Files of a repository that nobody needs."""
 FETCH_TWICE = """
 import runpy, sys
 from pathlib import Path
@@ -52,16 +55,11 @@ def pope() -> bytes:
     from datasets import Dataset, Features, Image, Value
     from PIL import Image as Picture
 
-    rows = [
-        {
-            "question_id": str(number),
-            "question": "Is there a dog?",
-            "answer": ["no", "yes"][number % 2],
-            "image": Picture.new("RGB", (32, 32), (60 * number, 0, 0)),
-        }
-        for number in range(4)
+    rows: list[dict[str, Any]] = [
+        {"question_id": str(i), "question": "Is there a dog?", "answer": ["no", "yes"][i % 2]} for i in range(4)
     ]
     features = Features({**{name: Value("string") for name in rows[0]}, "image": Image()})
+    rows = [row | {"image": Picture.new("RGB", (32, 32), (60 * i, 0, 0))} for i, row in enumerate(rows)]
     Dataset.from_list(rows, features=features).to_parquet(buffer := io.BytesIO())
     return buffer.getvalue()
 
@@ -79,15 +77,18 @@ def process(folder: Path, environment: dict[str, str], *arguments: str) -> subpr
     )
 
 
+def model() -> dict[str, bytes]:
+    """Files of the tiny model."""
+    return {path.name: path.read_bytes() for path in directory().iterdir() if path.is_file()}
+
+
 @pytest.fixture(scope="module")
 def fetched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A folder where everything was fetched, partly altered, and fetched again; and the output of both calls."""
     folder = tmp_path_factory.mktemp("prefetch")
-    model = {path.name: path.read_bytes() for path in directory().iterdir() if path.is_file()}
-    model |= {"README.md": b"hello", "pytorch_model.bin": b"a pickle", "modeling.py": b"code"}
     card = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n    path: data/test-*\n---\n"
     data = {"README.md": card, "data/test-00000-of-00001.parquet": pope()}
-    with hub.serving({f"models/{SOURCE}": model, "datasets/lmms-lab-encoder/POPE": data}) as address:
+    with hub.serving({f"models/{SOURCE}": model() | OTHERS, "datasets/lmms-lab-encoder/POPE": data}) as address:
         environment = {"HF_ENDPOINT": address, "HF_TOKEN": "hf_not_a_token", "HF_HUB_DISABLE_XET": "1"}
         code = f"import sys; sys.argv = [{str(SCRIPTS / 'prefetch.py')!r}, *sys.argv[1:]]\n{FETCH_TWICE}"
         done = process(folder, environment, "-c", code, *RUN, str(folder / "home"))
@@ -95,28 +96,20 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, done.stdout
 
 
-def test_fetched_files_are_checked_and_logged(fetched: tuple[Path, str]) -> None:
+def test_fetched_files_are_checked_and_altered_ones_fetched_again(fetched: tuple[Path, str]) -> None:
     folder, logged = fetched
     first, again = logged.split("=== altered")
     assert f"backbone mine: {SOURCE} at " in first
     assert "7 files, 18 MiB" in first
     assert "benchmark pope: 1 file" in first
     assert first.count("all that its 1 cells need is here\nexit code 0") == again.count("exit code 0") == 1
-    names = {path.name for path in folder.glob("home/hub/models--*/snapshots/*/*")}
-    assert names == {path.name for path in directory().iterdir() if path.is_file()}, "no pickle, no code"
-    manifest = prefetch.read(folder / "data" / "prefetch" / "mine.json")
-    assert manifest is not None
-    assert manifest.commit == hub.commit(
-        {path.name: path.read_bytes() for path in directory().iterdir() if path.is_file()}
-        | {"README.md": b"hello", "pytorch_model.bin": b"a pickle", "modeling.py": b"code"}
-    )
-
-
-def test_altered_files_are_fetched_again(fetched: tuple[Path, str]) -> None:
-    again = fetched[1].split("=== altered")[1]
     assert "tokenizer.json in the cache is not the hub's; fetching it again" in again
     assert "pope-test.arrow is altered; making it again" in again
     assert "when it was last fetched" not in again, "the commit is the same"
+    manifest = prefetch.read(folder / "data" / "prefetch" / "mine.json")
+    assert manifest is not None
+    assert manifest.commit == hub.commit(model() | OTHERS)
+    assert {path.name for path in folder.glob("home/hub/models--*/snapshots/*/*")} == set(model()), "no pickle, no code"
 
 
 def test_a_run_without_network_finds_everything(fetched: tuple[Path, str]) -> None:
@@ -143,13 +136,6 @@ def config(fetched: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.Monkey
 def files(kind: str, pattern: str) -> Path:
     (found,) = prefetch.cache(kind).glob(pattern)  # type: ignore[arg-type]
     return found
-
-
-def test_unaltered_files_pass(config: RunConfig) -> None:
-    check_prefetched(config, f"hub:{SOURCE}@{prefetch.commit(config)}")
-    tokenizer = files("model", "models--*/snapshots/*/tokenizer.json")
-    tokenizer.write_bytes(tokenizer.read_bytes())
-    check_prefetched(config)
 
 
 @pytest.mark.parametrize(
@@ -180,29 +166,26 @@ def test_an_unusable_manifest_counts_as_not_fetched(change: tuple[str, str], con
     assert prefetch.read(path) is None
 
 
-def test_files_never_fetched_are_one_sentence(config: RunConfig) -> None:
-    other = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, names=("gqa",)))
-    with pytest.raises(ConfigError, match="the data set of benchmark gqa has not been fetched"):
-        check_prefetched(other)
-    (config.paths.data / "prefetch" / "mine.json").write_text("{}")
-    with pytest.raises(ConfigError, match=f"backbone mine \\({SOURCE}\\) has not been fetched"):
-        check_prefetched(config)
-
-
-def test_another_commit_is_one_sentence(config: RunConfig) -> None:
+def test_what_is_not_here_as_it_is_asked_for_is_one_sentence(config: RunConfig) -> None:
+    tokenizer = files("model", "models--*/snapshots/*/tokenizer.json")
+    tokenizer.write_bytes(tokenizer.read_bytes())
+    check_prefetched(config, f"hub:{SOURCE}@{prefetch.commit(config)}")
     with pytest.raises(ConfigError, match="has moved on at the hub"):
         check_prefetched(config, f"hub:{SOURCE}@{'0' * 40}")
     pinned = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, revision="1" * 40))
     with pytest.raises(ConfigError, match=f"and {'1' * 40} is asked for"):
         check_prefetched(pinned)
-
-
-def test_a_newer_version_of_a_data_set_is_one_sentence(config: RunConfig) -> None:
+    other = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, names=("gqa",)))
+    with pytest.raises(ConfigError, match="the data set of benchmark gqa has not been fetched"):
+        check_prefetched(other)
     folder = files("data", "*/*/*/*/pope-test.arrow").parent
     newer = folder.with_name("f" * 40)
     newer.mkdir()
     os.utime(newer, (folder.stat().st_mtime + 10,) * 2)
     with pytest.raises(ConfigError, match="older than another version that was loaded since"):
+        check_prefetched(config)
+    prefetch.model_path(config).write_text("{}")
+    with pytest.raises(ConfigError, match=f"backbone mine \\({SOURCE}\\) has not been fetched"):
         check_prefetched(config)
 
 

@@ -40,41 +40,34 @@ def checkout(root: Path) -> Path:
     return root
 
 
-def names(code: Path) -> set[str]:
-    return {str(path.relative_to(code)) for path in code.rglob("*") if path.is_file()}
+def taken(sweep: Path, root: Path) -> tuple[Path, set[str], dict[str, object]]:
+    """A snapshot's folder, the names of its files, and its record."""
+    code = snapshot.take(sweep, root)
+    names = {str(path.relative_to(code)) for path in code.rglob("*") if path.is_file()}
+    return code, names, json.loads((code / "snapshot.json").read_text())
 
 
-def test_a_clean_checkout(checkout: Path, tmp_path: Path) -> None:
-    code = snapshot.take(tmp_path / "sweep", checkout)
-    assert names(code) == {
-        *("clasp/__init__.py", "configs/config.yaml", "scripts/run.py", "README.md", ".gitignore", "snapshot.json")
-    }
-    record = json.loads((code / "snapshot.json").read_text())
-    assert (record["commit"], record["dirty"]) == (git(checkout, "rev-parse", "HEAD").strip(), False)
+def test_a_checkout_is_copied_with_its_changes_and_names_its_commit(checkout: Path, tmp_path: Path) -> None:
+    files = {"clasp/__init__.py", "configs/config.yaml", "scripts/run.py", "README.md", ".gitignore", "snapshot.json"}
+    clean, names, record = taken(tmp_path / "clean", checkout)
+    commit = git(checkout, "rev-parse", "HEAD").strip()
+    assert (names, record["commit"], record["dirty"]) == (files, commit, False)
+    assert provenance.code_version(clean) == (commit, False)
+    again, _, _ = taken(tmp_path / "again", clean)
+    assert provenance.code_version(again) == (commit, False), "a snapshot of a snapshot"
 
-
-def test_a_dirty_checkout_is_copied_with_its_changes(checkout: Path, tmp_path: Path) -> None:
     (checkout / "clasp" / "__init__.py").write_text("changed = 1\n")
     (checkout / "clasp" / "new.py").write_text("new = 1\n")
     (checkout / "README.md").unlink()
-    code = snapshot.take(tmp_path / "sweep", checkout)
+    code, names, record = taken(tmp_path / "dirty", checkout)
+    assert (names, record["dirty"]) == ((files | {"clasp/new.py"}) - {"README.md"}, True)
     assert (code / "clasp" / "__init__.py").read_text() == "changed = 1\n"
-    assert (code / "clasp" / "new.py").exists()
-    assert not (code / "README.md").exists()
-    assert json.loads((code / "snapshot.json").read_text())["dirty"] is True
 
 
 def test_outside_of_a_checkout_the_project_is_copied(root: Path, tmp_path: Path) -> None:
-    code = snapshot.take(tmp_path / "sweep", root)
-    assert names(code) == {"clasp/__init__.py", "configs/config.yaml", "snapshot.json"}
-    assert json.loads((code / "snapshot.json").read_text())["commit"] is None
-
-
-def test_a_snapshot_of_a_snapshot_has_the_same_commit(checkout: Path, tmp_path: Path) -> None:
-    first = snapshot.take(tmp_path / "one", checkout)
-    second = snapshot.take(tmp_path / "two", first)
-    submitted = provenance.code_version(checkout)
-    assert provenance.code_version(first) == provenance.code_version(second) == submitted != (None, None)
+    _, names, record = taken(tmp_path / "sweep", root)
+    assert names == {"clasp/__init__.py", "configs/config.yaml", "snapshot.json"}
+    assert record["commit"] is None
 
 
 def test_a_process_imports_the_submitted_code_not_later_changes(checkout: Path, tmp_path: Path) -> None:
@@ -82,14 +75,8 @@ def test_a_process_imports_the_submitted_code_not_later_changes(checkout: Path, 
     (checkout / "clasp" / "__main__.py").write_text("from clasp import version\nprint(version)\n")
     code = snapshot.take(tmp_path / "sweep", checkout)
     (checkout / "clasp" / "__init__.py").write_text("version = 'changed since'\n")
-    shown = subprocess.run(
-        [sys.executable, "-m", "clasp"],
-        env=importing(code),
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=checkout,
-    )
+    command = [sys.executable, "-m", "clasp"]
+    shown = subprocess.run(command, env=importing(code), capture_output=True, text=True, check=True, cwd=checkout)
     assert shown.stdout.strip() == "submitted", "before the working directory and the installed package"
 
 

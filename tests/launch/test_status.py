@@ -24,6 +24,7 @@ from clasp.strict import ConfigError
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "status.py"
 DONE, RUNNING, FAILED, MISSING, STALLED = (f"{number:024x}" for number in range(5))
 ELSEWHERE = {"host": "node9", "machine": "x", "pid": 7, "started": 1, "slurm_job": "42"}
+ELSEWHERE |= {"questions": 100, "since": "2026-01-01T00:00:00+00:00"}
 
 
 def record(root: Path, name: str, *signatures: str, benchmark: str = "pope") -> None:
@@ -45,12 +46,7 @@ def finish(root: Path, *signatures: str, questions: int = 100, seconds: int = 50
 
 def take_lock(root: Path, signature: str, age_s: float = 1.0) -> None:
     """A lock of a process on another machine."""
-    values = {
-        **ELSEWHERE,
-        "label": f"tiny, cell {signature[-1]}",
-        "questions": 100,
-        "since": "2026-01-01T00:00:00+00:00",
-    }
+    values = ELSEWHERE | {"label": f"tiny, cell {signature[-1]}"}
     path = folder(root) / f"{signature}.1.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values))
@@ -77,10 +73,7 @@ def test_every_cell_has_one_state(root: Path) -> None:
     assert [each.signature for each in one.failed] == [FAILED]
     assert one.share == pytest.approx(125 / 500)
     assert one.seconds_left == pytest.approx(375 / 2), "two questions a second, by one process"
-
-
-def test_the_report_as_text(root: Path) -> None:
-    text = status_report(progress(root), root)
+    text = status_report([one], root)
     assert "table_tiny: 1 of 5 cells done, 1 running, 1 stalled, 1 failed, 1 missing" in text
     assert "[##########..............................] 25 %, about 3 min left" in text
     assert "tiny, cell 1: 25 of 100 questions, begun" in text
@@ -88,19 +81,16 @@ def test_the_report_as_text(root: Path) -> None:
     assert re.search(r"fastv at 64, pope: ValueError: no such image in the file \(\d+ s ago; traceback in", text)
     assert f"failures/{FAILED}.json" in text
 
-
-def test_a_stored_cell_is_done_whatever_other_files_exist(root: Path) -> None:
-    finish(root, RUNNING, FAILED, STALLED)
-    (one,) = progress(root)
-    assert set(one.done) == {DONE, RUNNING, FAILED, STALLED}
-    assert (one.running, one.stalled, one.failed) == ((), (), ())
-
-
-def test_a_failed_cell_that_is_retried_is_running(root: Path) -> None:
     take_lock(root, FAILED)
     (one,) = progress(root)
     assert not one.failed
-    assert {each.lock.signature for each in one.running} == {RUNNING, FAILED}
+    assert {each.lock.signature for each in one.running} == {RUNNING, FAILED}, "a failed cell that is being retried"
+    finish(root, MISSING, seconds=1, resumed=True)
+    assert progress(root)[0].pace == pytest.approx(2), "resumed cells tell nothing of it"
+    finish(root, RUNNING, FAILED, STALLED)
+    (one,) = progress(root)
+    assert set(one.done) == {DONE, RUNNING, FAILED, STALLED, MISSING}, "a stored cell, whatever other files exist"
+    assert (one.running, one.stalled, one.failed) == ((), (), ())
 
 
 def test_a_local_process_counts_as_running_while_it_lives(tmp_path: Path) -> None:
@@ -118,15 +108,9 @@ def test_long_answer_logs_are_estimated_from_their_size(root: Path) -> None:
     answer_log = AnswerLog(root, MISSING)
     for number in range(90):
         answer_log.add({f"question {number:03}": {"text": "x" * 1_500}})
-    running = {one.lock.signature: one for one in progress(root)[0].running}
-    assert (running[RUNNING].answered, running[RUNNING].exact) == (25, True)
-    assert (running[MISSING].answered, running[MISSING].exact) == (90, False)
+    running = {one.lock.signature: (one.answered, one.exact) for one in progress(root)[0].running}
+    assert running == {RUNNING: (25, True), MISSING: (90, False)}
     assert "tiny, cell 3: about 90 of 100 questions" in status_report(progress(root), root)
-
-
-def test_resumed_cells_do_not_count_for_the_pace(root: Path) -> None:
-    finish(root, MISSING, seconds=1, resumed=True)
-    assert progress(root)[0].pace == pytest.approx(2)
 
 
 def test_an_experiment_is_found_with_and_without_its_backbone(root: Path) -> None:
@@ -138,35 +122,29 @@ def test_an_experiment_is_found_with_and_without_its_backbone(root: Path) -> Non
         progress(root, "nope")
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema": 1}', '{"schema": 2, "cells": [3]}', "[" * 100_000, "\xff"])
-def test_an_unreadable_experiment_is_one_sentence(text: str, root: Path) -> None:
-    (root / "experiments" / "table_tiny.json").write_text(text, encoding="latin-1")
-    with pytest.raises(ConfigError, match=r"table_tiny\.json cannot be used"):
-        progress(root)
-
-
-def test_broken_cells_and_strange_names_do_no_harm(root: Path) -> None:
+def test_unreadable_experiments_are_errors_and_other_broken_files_do_no_harm(root: Path) -> None:
     (root / "cells" / f"{DONE}.json").write_text("[" * 100_000)
     (root / "cells" / "notes.txt").write_text("mine")
     (root / "cells" / f"{MISSING}.judge.json").write_text("{}")
     assert progress(root)[0].missing == (MISSING,)
     assert status_report(progress(root), root)
+    for text in ("[]", '{"schema": 1}', '{"schema": 2, "cells": [3]}', "[" * 100_000, "\xff"):
+        (root / "experiments" / "table_tiny.json").write_text(text, encoding="latin-1")
+        with pytest.raises(ConfigError, match=r"table_tiny\.json cannot be used"):
+            progress(root)
 
 
 def test_exit_codes(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     record(root, "other", MISSING)
-    for words, code in (
-        *(((), 1), (("experiment=other",), 0), (("experiment=nope",), 2)),
-        *((("experimet=table",), 2), (("watch=soon",), 2), (("watch=0",), 2)),
-    ):
+    codes = {(): 1, ("experiment=other",): 0, ("experiment=nope",): 2, ("experimet=table",): 2, ("watch=0",): 2}
+    for words, code in codes.items():
         assert call(monkeypatch, root, f"results={root}", *words, script=SCRIPT) == code, words
     assert "no experiment was begun in" in status_report(progress(root / "empty"), root / "empty")
-    assert capsys.readouterr().err.count("error: ") == 4
+    assert capsys.readouterr().err.count("error: ") == 3
 
-
-def test_watching_ends_when_all_is_done(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: finish(root, RUNNING, FAILED, STALLED, MISSING))
-    assert call(monkeypatch, root, f"results={root}", "watch=10", script=SCRIPT) == 0
+    words = (f"results={root}", "experiment=table", "watch=10")
+    assert call(monkeypatch, root, *words, script=SCRIPT) == 0, "watching ends when all is done"
 
 
 def test_five_thousand_cells_take_less_than_two_seconds(tmp_path: Path) -> None:

@@ -2,43 +2,61 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
+import multiprocessing
+import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
+from forks import CELLS, FOUR, PAIRS, TWO
 
+from clasp.results import lock
 from clasp.results.answer_log import RESUMED
 
-CELL = ["method=random", "tokens=64", "benchmarks.names=[tiny_textvqa]"]
-Order = Callable[..., dict[str, Any]]
-Facts = Callable[[list[str]], dict[str, Any]]
+Start = Callable[..., BaseProcess]
+Facts = Callable[[tuple[str, ...]], dict[str, Any]]
 pytestmark = pytest.mark.xdist_group("survival")  # all share one process that has loaded the model
 
 
 @pytest.fixture(scope="module")
-def fork(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Order]:
-    """Sends an order to a process that has loaded the model and forks runs (``forks.py``); returns its answer."""
-    script, said = Path(__file__).with_name("forks.py"), tmp_path_factory.mktemp("forks") / "said"
-    with said.open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
+def start(data_root: Path) -> Iterator[Start]:
+    """Starts a function of ``forks.py`` in a process of its own."""
+    context, started = multiprocessing.get_context("forkserver"), list[BaseProcess]()
+    context.set_forkserver_preload(["pytest", "forks"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        patch.setenv(forks.DATA, str(data_root))
+        forkserver.ensure_running()
 
-    def order(do: str, overrides: list[str], results: Path, **how: Any) -> dict[str, Any]:
-        values = {"do": do, "overrides": [*overrides, f"paths.data={data_root}"], "results": str(results), **how}
-        print(json.dumps(values), file=process.stdin, flush=True)
-        line = process.stdout.readline()  # type: ignore[union-attr]
-        assert line, said.read_text()[-4000:]
-        return json.loads(line)
+    def make(work: Callable[..., object], *arguments: object) -> BaseProcess:
+        started.append(context.Process(target=work, args=arguments, daemon=True))
+        started[-1].start()
+        return started[-1]
 
-    yield order
-    process.communicate(timeout=60)
+    ended(make(int))  # returns once the server is prepared, so that times are those of runs
+    yield make
+    for process in started:
+        process.kill()
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+def ended(process: BaseProcess) -> int | None:
+    """Exit code of a process, or the negative number of the signal that killed it."""
+    process.join()
+    return process.exitcode
 
 
 def facts(results: Path) -> dict[str, Any]:
@@ -59,79 +77,106 @@ def facts(results: Path) -> dict[str, Any]:
 
 
 def leftovers(results: Path) -> list[str]:
-    return [path.name for path in (results / "running").iterdir()]
+    """Locks and answer logs, without the temporary files of killed processes."""
+    return [path.name for path in (results / "running").iterdir() if not path.name.startswith(".")]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(fork: Order, tmp_path_factory: pytest.TempPathFactory) -> Facts:
+def undisturbed(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Facts:
     """The facts of an uninterrupted run of a configuration, computed once."""
-    known: dict[tuple[str, ...], dict[str, Any]] = {}
 
-    def make(overrides: list[str]) -> dict[str, Any]:
-        if tuple(overrides) not in known:
-            root = tmp_path_factory.mktemp("undisturbed")
-            assert fork("finish", overrides, root) == {"status": 0}
-            known[tuple(overrides)] = facts(root)
-            assert known[tuple(overrides)]
-        return known[tuple(overrides)]
+    @functools.cache
+    def make(overrides: tuple[str, ...]) -> dict[str, Any]:
+        root = tmp_path_factory.mktemp("undisturbed")
+        assert ended(start(forks.run, overrides, root)) == 0
+        known = facts(root)
+        assert known
+        return known
 
     return make
 
 
-def test_fifty_kills_at_random_moments_change_nothing(fork: Order, undisturbed: Facts, tmp_path: Path) -> None:
-    overrides = [*CELL, "limit=4", "batch_size=2"]
-    outcome = fork("kill", overrides, tmp_path, seed=5, kills=50)
-    assert outcome["killed"] == 50
-    assert set(outcome["statuses"]) == {0}
-    for number in range(outcome["roots"]):
+def test_fifty_kills_at_random_moments_change_nothing(start: Start, undisturbed: Facts, tmp_path: Path) -> None:
+    draw, killed, began = random.Random(5), 0, time.monotonic()
+    assert ended(start(forks.run, PAIRS, tmp_path / "warm")) == 0
+    longest = time.monotonic() - began
+    for number in itertools.count():
         root = tmp_path / str(number)
-        assert facts(root) == undisturbed(overrides), number
-        assert not [name for name in leftovers(root) if not name.startswith(".")], number
+        while killed < 50:
+            process = start(forks.run, PAIRS, root)
+            time.sleep(draw.uniform(0.0, longest))
+            process.kill()
+            if ended(process) != -signal.SIGKILL:
+                break
+            killed += 1
+        assert ended(start(forks.run, PAIRS, root)) == 0
+        assert facts(root) == undisturbed(PAIRS), number
+        assert leftovers(root) == [], number
+        if killed == 50:
+            return
 
 
-def test_a_death_before_any_file_operation_loses_nothing(fork: Order, undisturbed: Facts, tmp_path: Path) -> None:
-    overrides = [*CELL, "limit=2", "batch_size=1"]
-    step, died = 1, True
-    while died:
+def test_a_death_before_any_file_operation_loses_nothing(start: Start, undisturbed: Facts, tmp_path: Path) -> None:
+    for step in itertools.count(1):
         root = tmp_path / str(step)
-        outcome = fork("crash", overrides, root, step=step)
-        died = outcome["died"]
-        assert outcome["status"] == 0, step
-        assert facts(root) == undisturbed(overrides), step
-        assert not [name for name in leftovers(root) if not name.startswith(".")], step
-        step += 1
-    assert step > 12, "lock, two batches, answers, cell, answer log and lock each take some"
+        died = ended(start(forks.crash, TWO, root, step)) == -signal.SIGKILL
+        assert ended(start(forks.run, TWO, root)) == 0, step
+        assert facts(root) == undisturbed(TWO), step
+        assert leftovers(root) == [], step
+        if not died:
+            break
+    assert step > 11, "lock, two batches, answers, cell, answer log and lock each take some"
 
 
-def test_two_runs_at_once_compute_each_cell_once(fork: Order, undisturbed: Facts, tmp_path: Path) -> None:
-    overrides = [*CELL[:2], "benchmarks.names=[tiny_textvqa,tiny_gqa,easy_vqa]", "limit=2"]
-    outcome = fork("together", overrides, tmp_path / "r", processes=2)
-    assert outcome["statuses"] == [0, 0]
-    assert sum(outcome["computed"]) == 3
-    assert min(outcome["computed"]) > 0, "the second takes another cell, it does not wait for the first"
-    assert outcome["seen"] == [3, 3], "both end with all cells"
-    assert facts(tmp_path / "r") == undisturbed(overrides)
+def test_two_runs_at_once_compute_each_cell_once(start: Start, undisturbed: Facts, tmp_path: Path) -> None:
+    places = [tmp_path / "one", tmp_path / "other"]
+    runs = [start(forks.count, CELLS, tmp_path / "r", place) for place in places]
+    assert [ended(one) for one in runs] == [0, 0]
+    counts = sorted(json.loads(place.read_text()) for place in places)
+    assert counts == [[1, 3], [2, 3]], "each takes a cell that the other has not, and ends with all three"
+    assert facts(tmp_path / "r") == undisturbed(CELLS)
+
+
+def signalled(process: BaseProcess, results: Path, number: int) -> None:
+    """Sends a signal to a run once it has logged its first answers."""
+    until = time.monotonic() + 120
+    while not list((results / "running").glob("*.answers.jsonl")):
+        assert time.monotonic() < until, "no answers"
+        time.sleep(0.005)
+    os.kill(process.pid or 0, number)
 
 
 def test_an_owner_that_was_suspended_too_long_does_not_overwrite_the_cell(
-    fork: Order, undisturbed: Facts, tmp_path: Path
+    start: Start, undisturbed: Facts, tmp_path: Path
 ) -> None:
-    overrides = [*CELL, "limit=4", "batch_size=1"]
-    outcome = fork("asleep", overrides, tmp_path)
-    (lock,) = outcome["locked"]
-    assert lock.endswith(".1.lock")
-    assert (outcome["status"], outcome["woken"]) == (0, 0)
-    assert (outcome["cells"], outcome["kept"]) == (1, 1), "the suspended owner does not overwrite its successor's cell"
-    assert facts(tmp_path) == undisturbed(overrides)
+    def written() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cells").glob("*.json")}
+
+    sleeper = start(forks.run, FOUR, tmp_path)
+    signalled(sleeper, tmp_path, signal.SIGSTOP)
+    (held,) = lock.folder(tmp_path).glob("*.lock")
+    assert held.name.endswith(".1.lock")
+    assert ended(start(forks.inherit, FOUR, tmp_path)) == 0
+    before = written()
+    os.kill(sleeper.pid or 0, signal.SIGCONT)
+    assert ended(sleeper) == 0
+    assert len(before) == 1
+    assert written() == before, "the suspended owner does not overwrite its successor's cell"
+    assert facts(tmp_path) == undisturbed(FOUR)
 
 
-@pytest.mark.parametrize(("job", "number"), [(False, signal.SIGTERM), (True, signal.SIGUSR2)], ids=["run", "job"])
+@pytest.mark.parametrize(
+    ("work", "number"), [(forks.command, signal.SIGTERM), (forks.job, signal.SIGUSR2)], ids=["run", "job"]
+)
 def test_a_stopped_run_or_job_releases_its_lock_and_resumes(
-    job: bool, number: int, fork: Order, undisturbed: Facts, tmp_path: Path
+    work: Callable[..., object], number: int, start: Start, undisturbed: Facts, tmp_path: Path
 ) -> None:
-    overrides = [*CELL, "limit=4", "batch_size=1"]
-    assert fork("stopped", overrides, tmp_path, job=job) == {"status": 128 + number, "left": [".jsonl"], "again": 0}
-    assert facts(tmp_path) == undisturbed(overrides)
+    stopped = start(work, FOUR, tmp_path)
+    signalled(stopped, tmp_path, number)
+    assert ended(stopped) == 128 + number
+    assert [path.suffix for path in (tmp_path / "running").iterdir()] == [".jsonl"], "answers, and no lock"
+    assert ended(start(work, FOUR, tmp_path)) == 0
+    assert facts(tmp_path) == undisturbed(FOUR)
 
 
 @pytest.fixture
@@ -145,14 +190,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", place], check=True)
 
 
-def test_a_full_disk_stops_the_run_and_space_lets_it_finish(fork: Order, undisturbed: Facts, small_disk: Path) -> None:
-    overrides = [*CELL, "limit=2", "batch_size=1"]
+def test_a_full_disk_stops_the_run_and_space_lets_it_finish(start: Start, undisturbed: Facts, small_disk: Path) -> None:
     filler, root, statuses = small_disk / "filler", small_disk / "r", []
     for free in range(0, 6 * 4096, 4096):  # one page more each time, so that it fails at a different file
         filler.write_bytes(b"0" * (65536 - free))
-        statuses.append(fork("finish", overrides, root)["status"])
+        statuses.append(ended(start(forks.run, TWO, root)))
         filler.unlink()
-        assert fork("finish", overrides, root) == {"status": 0}, free
-        assert facts(root) == undisturbed(overrides), free
+        assert ended(start(forks.run, TWO, root)) == 0, free
+        assert facts(root) == undisturbed(TWO), free
         shutil.rmtree(root)
     assert statuses.count(0) <= 2, f"the disk was full several times: {statuses}"

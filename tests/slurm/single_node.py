@@ -18,9 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "sinfo")
 CPUS = 8
@@ -55,7 +56,8 @@ def single_node() -> Iterator[dict[str, str]]:
         _until(munge.exists, started, folder, "munged opened no socket")
         _start(started, folder, environment, "slurmctld", "-D", "-i")
         _start(started, folder, environment, "slurmd", "-D", "-N", _node())
-        _until(lambda: _idle(environment), started, folder, "the node was not idle in time")
+        state = ("sinfo", "-h", "-o", "%T")
+        _until(lambda: _said(environment, *state) == "idle\n", started, folder, "the node was not idle in time")
         try:
             yield environment
         finally:
@@ -68,7 +70,7 @@ def single_node() -> Iterator[dict[str, str]]:
 
 def _configure(folder: Path) -> dict[str, str]:
     """Writes slurm.conf; returns the environment of its clients."""
-    controller, daemon = _free_ports(2)
+    controller, daemon = _free_ports()
     for name in ("state", "spool"):
         (folder / name).mkdir()
     settings = {
@@ -108,15 +110,12 @@ def _configure(folder: Path) -> dict[str, str]:
 
 
 def _start(started: list[subprocess.Popen[bytes]], folder: Path, environment: Mapping[str, str], *command: str) -> None:
-    log = (folder / f"{command[0]}.out").open("wb")
-    started.append(
-        subprocess.Popen(command, env=dict(environment), stdout=log, stderr=log, cwd=folder, start_new_session=True)
-    )
-    log.close()
+    with (folder / f"{command[0]}.out").open("wb") as log:
+        options: dict[str, Any] = {"stdout": log, "stderr": log, "cwd": folder, "start_new_session": True}
+        started.append(subprocess.Popen(command, env=environment, **options))
 
 
-def _until(ready: object, started: list[subprocess.Popen[bytes]], folder: Path, complaint: str) -> None:
-    assert callable(ready)
+def _until(ready: Callable[[], bool], started: list[subprocess.Popen[bytes]], folder: Path, complaint: str) -> None:
     for _ in range(300):
         if ready():
             return
@@ -128,24 +127,17 @@ def _until(ready: object, started: list[subprocess.Popen[bytes]], folder: Path, 
     raise RuntimeError(f"SLURM did not start: {complaint}\n{logs}")
 
 
-def _idle(environment: Mapping[str, str]) -> bool:
-    done = subprocess.run(
-        ["sinfo", "-h", "-o", "%T"], env=dict(environment), capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() == "idle"
+def _said(environment: Mapping[str, str], *command: str) -> str:
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30).stdout
 
 
 def _cancel_jobs(environment: Mapping[str, str]) -> None:
     """Ends all remaining jobs, because their processes would outlive the daemons."""
-    subprocess.run(["scancel", "--user", "root"], env=dict(environment), check=False, timeout=30)
+    _said(environment, "scancel", "--user", "root")
     for _ in range(100):
-        if not _squeue(environment):
+        if not _said(environment, "squeue", "-h"):
             return
         time.sleep(0.1)
-
-
-def _squeue(environment: Mapping[str, str]) -> str:
-    return subprocess.run(["squeue", "-h"], env=dict(environment), capture_output=True, text=True, check=False).stdout
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -165,14 +157,9 @@ def _path() -> str:
     return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+def _free_ports() -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 def main(command: list[str]) -> int:

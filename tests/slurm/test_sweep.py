@@ -8,11 +8,13 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from command_line import call
+from single_node import missing, single_node
 
 from clasp.cli import jobs
 from clasp.launch import snapshot, submit
@@ -20,20 +22,19 @@ from clasp.launch import snapshot, submit
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster, and jobs that take the whole machine
 
 ROOT = Path(__file__).resolve().parents[2]
-SWEPT = [
-    "-m",
-    "method=random,fastv",
-    "tokens=64",
-    "benchmarks.names=[tiny_textvqa,tiny_gqa,tiny_vqav2]",
-    "limit=4",
-]
-QUEUE = [
-    "launcher=slurm",
-    "launcher.cells_per_job=3",
-    "launcher.cpus=1",
-    "launcher.gpus=null",
-    "launcher.memory_gb=null",
-]
+SWEPT = ["-m", "method=random,fastv", "tokens=64", "benchmarks.names=[tiny_textvqa,tiny_gqa,tiny_vqav2]", "limit=4"]
+QUEUE = [f"launcher{one}" for one in ("=slurm", ".cells_per_job=3", ".cpus=1", ".gpus=null", ".memory_gb=null")]
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A SLURM that this process's commands reach."""
+    if reason := missing():
+        pytest.skip(f"no SLURM can be started here: {reason}")
+    with single_node() as environment:
+        for name in ("SLURM_CONF", "PATH"):
+            monkeypatch.setenv(name, environment[name])
+        yield
 
 
 @pytest.fixture
@@ -46,26 +47,16 @@ def checkout(tmp_path: Path) -> Path:
     return copy
 
 
-class Disturbance(threading.Thread):
+def disturb(results: Path, checkout: Path, killed: list[int]) -> None:
     """Kills the process of the first cell that has answers, and deletes the checkout's package."""
-
-    def __init__(self, results: Path, checkout: Path) -> None:
-        super().__init__()
-        self._running, self._checkout = results / "running", checkout
-        self.killed: int | None = None
-
-    def run(self) -> None:
-        for _ in range(3000):
-            for answer_log in self._running.glob("*.answers.jsonl"):
-                for lock in self._running.glob(f"{answer_log.name.partition('.')[0]}.*.lock"):
-                    self._disturb(int(json.loads(lock.read_text())["pid"]))
-                    return
-            time.sleep(0.05)
-
-    def _disturb(self, pid: int) -> None:
-        os.kill(pid, signal.SIGKILL)
-        self.killed = pid
-        shutil.rmtree(self._checkout / "clasp")
+    for _ in range(3000):
+        for answer_log in (results / "running").glob("*.answers.jsonl"):
+            for lock in answer_log.parent.glob(f"{answer_log.name.partition('.')[0]}.*.lock"):
+                killed.append(int(json.loads(lock.read_text())["pid"]))
+                os.kill(killed[0], signal.SIGKILL)
+                shutil.rmtree(checkout / "clasp")
+                return
+        time.sleep(0.05)
 
 
 def contents(results: Path) -> dict[str, tuple[dict[str, object], str]]:
@@ -80,26 +71,24 @@ def contents(results: Path) -> dict[str, tuple[dict[str, object], str]]:
 
 
 def test_a_killed_job_loses_only_its_own_cells_and_the_same_command_finishes(
-    slurm: dict[str, str],
+    slurm: None,
     checkout: Path,
     tmp_path: Path,
     data_root: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ("SLURM_CONF", "PATH"):
-        monkeypatch.setenv(name, slurm[name])
     monkeypatch.setattr(submit, "LOOK_S", 0.3)
     common = [*SWEPT, "wandb.enabled=false", "device=cpu", f"paths.data={data_root}"]
     results = tmp_path / "swept" / "results"
     with monkeypatch.context() as submitting:
         submitting.setattr(snapshot, "take", partial(snapshot.take, root=checkout))
-        disturbance = Disturbance(results, checkout)
+        disturbance = threading.Thread(target=disturb, args=(results, checkout, killed := list[int]()))
         disturbance.start()
         first = call(submitting, tmp_path / "swept", *common, *QUEUE)
     disturbance.join()
     shown = capsys.readouterr()
-    assert disturbance.killed is not None
+    assert killed
     assert first == jobs.FAILED, shown.out + shown.err
     assert "6 cells to compute in 2 jobs" in shown.out
     assert "its job ended before; run the same command again" in shown.err
