@@ -1,7 +1,7 @@
 """Every published benchmark from its documents to its score, through lmms-eval's own functions and evaluator.
 
-Documents have the fields of the data sets on the hub (their cards; lmms-eval's functions read no others), the rest is
-lmms-eval 0.7.3: its task index, prompts, scoring, aggregation. Nothing is fetched.
+Nothing is fetched: the documents below have the fields of the data sets on the hub that lmms-eval or we read. The rest
+is lmms-eval 0.7.3: its task index, prompts, scoring, aggregation.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import datasets
 import lmms_eval.tasks
 import pytest
+from evaluation_support import Configured
 from lmms_eval.tasks import TaskManager
 from PIL import Image
 
-from clasp.config import RunConfig
 from clasp.evaluation import lmms
 from clasp.evaluation.benchmarks import BENCHMARKS, TASKS
 from clasp.evaluation.generation.answering import Answer, Question, Seconds, generation_settings
@@ -42,25 +42,29 @@ def mme(image: str, category: str, question: str, answer: str) -> dict[str, Any]
     return {"question_id": image, "image": IMAGE, "question": text, "answer": answer, "category": category}
 
 
-def pope(row: int, split: str, answer: str) -> dict[str, Any]:
-    about = {"id": str(row), "question_id": "1", "image_source": "COCO_val2014_1", "category": split}
-    return about | {"question": "Is there a dog in the image?", "answer": answer, "image": IMAGE}
+def pope(split: str, answer: str) -> dict[str, Any]:
+    asked = {"question": "Is there a dog in the image?", "answer": answer, "image": IMAGE}
+    return asked | {"question_id": "1", "category": split}
 
 
-def voted(*answers: str) -> list[dict[str, Any]]:
-    return [{"answer": one, "answer_confidence": "yes", "answer_id": i + 1} for i, one in enumerate(answers)]
+def scienceqa(hint: str) -> dict[str, Any]:
+    asked = {"question": "Which?", "choices": ["x", "y"], "answer": 1, "hint": hint, "image": IMAGE}
+    return asked | {"task": "closed choice", "category": "Materials"}
+
+
+def vqav2(number: int, *answers: str) -> dict[str, Any]:
+    voted = [{"answer": one, "answer_confidence": "yes", "answer_id": i + 1} for i, one in enumerate(answers)]
+    asked = {"question_id": number, "question": "What color?", "image": IMAGE}
+    return asked | {"answers": voted, "multiple_choice_answer": "red"}
 
 
 FILES: dict[tuple[str, str | None], tuple[str, list[dict[str, Any]]]] = {
-    ("lmms-lab-encoder/GQA", "testdev_balanced_instructions"): (
+    ("GQA", "testdev_balanced_instructions"): (
         "testdev",
-        [
-            {"id": f"20{i}", "imageId": "n16", "question": "Is it red?", "answer": "yes", "fullAnswer": "Yes, it is."}
-            for i in range(3)
-        ],
+        [{"id": f"20{i}", "imageId": "n16", "question": "Is it red?", "answer": "yes"} for i in range(3)],
     ),
-    ("lmms-lab-encoder/GQA", "testdev_balanced_images"): ("testdev", [{"id": "n16", "image": IMAGE}]),
-    ("lmms-lab-encoder/MMBench", "en"): (
+    ("GQA", "testdev_balanced_images"): ("testdev", [{"id": "n16", "image": IMAGE}]),
+    ("MMBench", "en"): (
         "dev",
         [
             mmbench(5, "A", "cup", "dog"),
@@ -69,7 +73,7 @@ FILES: dict[tuple[str, str | None], tuple[str, list[dict[str, Any]]]] = {
             mmbench(1_000_006, "A", "hat", "cup", "dog"),
         ],
     ),
-    ("lmms-lab-encoder/MME", None): (
+    ("MME", None): (
         "test",
         [
             mme("color/1.png", "color", "Is it red?", "Yes"),
@@ -78,53 +82,32 @@ FILES: dict[tuple[str, str | None], tuple[str, list[dict[str, Any]]]] = {
             mme("code/1.png", "code_reasoning", "Is it 2?", "No"),
         ],
     ),
-    ("lmms-lab-encoder/POPE", None): (
+    ("POPE", None): (
         "test",
-        [
-            pope(i, split, answer)
-            for i, (split, answer) in enumerate(
-                [("adversarial", "yes"), ("popular", "yes"), ("random", "no"), ("random", "no")]
-            )
-        ],
+        [pope("adversarial", "yes"), pope("popular", "yes"), pope("random", "no"), pope("random", "no")],
     ),
-    ("lmms-lab-encoder/ScienceQA", "ScienceQA-IMG"): (
-        "test",
-        [
-            {"question": "Which?", "choices": ["x", "y"], "answer": 1, "hint": hint, "image": IMAGE}
-            | {"task": "closed choice", "grade": "grade2", "subject": "natural science", "topic": "physics"}
-            | {"category": "Materials", "skill": "Compare", "lecture": "", "solution": ""}
-            for hint in ("Look.", "", "")
-        ],
-    ),
-    ("lmms-lab-encoder/VQAv2", None): (
+    ("ScienceQA", "ScienceQA-IMG"): ("test", [scienceqa("Look."), scienceqa(""), scienceqa("")]),
+    ("VQAv2", None): ("validation", [vqav2(1, *["red"] * 10), vqav2(2, *["red"] * 2, *["pink"] * 8)]),
+    ("textvqa", None): (
         "validation",
         [
-            {"question_type": "what color", "multiple_choice_answer": "red", "answer_type": "other", "image_id": 262148}
-            | {"answers": answers, "question_id": 262148000 + i, "question": "What color?", "image": IMAGE}
-            for i, answers in enumerate([voted(*["red"] * 10), voted(*["red"] * 2, *["pink"] * 8)])
+            {"question_id": 34602, "question": "what is it?", "image": IMAGE}
+            | {"answers": ["dakota"] * 10, "ocr_tokens": ["DAKOTA", "DIGITAL"]}
         ],
     ),
-    ("lmms-lab-encoder/textvqa", None): (
-        "validation",
-        [
-            {"image_id": "003a", "question_id": 34602, "question": "what is it?", "question_tokens": ["what"]}
-            | {"image": IMAGE, "image_width": 40, "image_height": 30, "flickr_original_url": "", "set_name": "val"}
-            | {"answers": ["dakota"] * 10, "image_classes": ["Camera"], "ocr_tokens": ["DAKOTA", "DIGITAL"]}
-        ],
-    ),
-    ("lmms-lab-encoder/MMVet", None): (
+    ("MMVet", None): (
         "test",
         [
             {"question_id": "v1_0", "image": IMAGE, "question": "What is x?", "answer": "-1<AND>-5"}
-            | {"image_source": "own", "capability": "ocr,math"}
+            | {"capability": "ocr,math"}
         ],
     ),
 }
-"""(path, configuration) on the hub -> the split and documents that a task asks for, with their fields."""
+"""(name, configuration) of lmms-lab-encoder's data sets on the hub -> the split and documents that a task asks for."""
 
 
 def load_dataset(path: str, name: str | None = None, split: str | None = None, **options: Any) -> Any:
-    own, rows = FILES[path, name]
+    own, rows = FILES[path.removeprefix("lmms-lab-encoder/"), name]
     found = datasets.DatasetDict({own: datasets.Dataset.from_list(rows)})
     return found if split is None else found[split]
 
@@ -147,8 +130,6 @@ class Canned:
 
     def answer(self, questions: Sequence[Question], advance: object) -> list[Answer]:
         self.asked = list(questions)
-        for question in questions:
-            generation_settings(question.generation)  # raises on a setting that is not known
         none = Seconds(0.0, 0.0, 0.0, 0.0)
         return [Answer(text, None, (), (), 0.0, 1, 1, 0.0, none) for text in self.texts[: len(questions)]]
 
@@ -175,83 +156,43 @@ def evaluated(manager: TaskManager, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     return evaluate
 
 
-LENGTHS = {
-    "gqa": 16,
-    "mmbench": 1024,
-    "mme": 16,
-    "pope": 128,
-    "sqa": 16,
-    "vqav2": 16,
-    "textvqa": 128,
-    "textvqa_ocr": 128,
-    "mmvet": 1024,
-}
-"""Tokens that an answer may have."""
+MMBENCH_PROMPTS = [
+    f"Which is red? {OPTIONS}\nA. cup\nB. dog\n{LETTER}",
+    f"Which is red? {OPTIONS}\nA. dog\nB. cup\n{LETTER}",
+    f"Which is red? {OPTIONS}\nA. cup\nB. dog\nC. hat\n{LETTER}",
+    f"Which is red? {OPTIONS}\nA. hat\nB. cup\nC. dog\n{LETTER}",
+]
+MME_PROMPTS = [f"Is it {what}?{SHORT}" for what in ("red", "blue", "1", "2")]
+POPE_PROMPTS = [f"Is there a dog in the image?{SHORT}"] * 4
+SQA_PROMPTS = [f"Context: Look.\nWhich?\nA. x\nB. y{LETTER}", *[f"Which?\nA. x\nB. y{LETTER}"] * 2]
+OCR_PROMPT = f"What is it?\nReference OCR token: DAKOTA, DIGITAL{SHORT}"
+
+# benchmark, tokens that an answer may have, the model's answers, the prompts expected, the score, the right answers
+CASES: list[tuple[str, int, list[str], list[str], float, list[Any]]] = [
+    # lmms-eval's metric ignores case and punctuation
+    ("gqa", 16, ["Yes.", "yes", "no"], [f"Is it red?{SHORT}"] * 3, 2 / 3, ["yes"] * 3),
+    # the second is right as asked first and wrong as asked again: circular, so half of the two count
+    ("mmbench", 1024, ["A", "B. cup", "C", "B"], MMBENCH_PROMPTS, 50.0, ["A", "B", "C", "A"]),
+    # per category: accuracy plus share of images with both right, in percent: 200 and 50
+    ("mme", 16, ["Yes", "No.", "Yes", "yes, it is"], MME_PROMPTS, 250.0, ["Yes", "No", "Yes", "No"]),
+    # one of two found, one of two wrongly: precision and recall are both 1/2
+    ("pope", 128, ["Yes", "no", "yes", "No"], POPE_PROMPTS, 0.5, ["yes", "yes", "no", "no"]),
+    # lmms-eval takes "yes." for neither yes nor no, so that F1 does not count it
+    ("pope", 128, ["Yes", "yes.", "no", "No"], POPE_PROMPTS, 1.0, ["yes", "yes", "no", "no"]),
+    ("sqa", 16, ["B", "B. y", "y"], SQA_PROMPTS, 2 / 3, ["B"] * 3),
+    # min(1, others that agree / 3), mean over the ten: 1, and (2 x 1/3 + 8 x 2/3) / 10
+    ("vqav2", 16, ["Red", "red."], [f"What color?{SHORT}"] * 2, (1 + 0.6) / 2, ["red"] * 2),
+    ("textvqa", 128, ["Dakota."], [f"What is it?{SHORT}"], 1.0, [["dakota"] * 10]),
+    ("textvqa_ocr", 128, ["dakota digital"], [OCR_PROMPT], 0.0, [["dakota"] * 10]),
+    ("mmvet", 1024, ["x = -1 or -5"], ["What is x?"], 1.0, ["-1<AND>-5"]),
+]
 
 
 @pytest.mark.parametrize(
-    ("name", "texts", "prompts", "score", "answers"),
-    [
-        # lmms-eval's metric ignores case and punctuation
-        pytest.param("gqa", ["Yes.", "yes", "no"], [f"Is it red?{SHORT}"] * 3, 2 / 3, ["yes"] * 3, id="gqa"),
-        # the second is right as asked first and wrong as asked again: circular, so half of the two count
-        pytest.param(
-            "mmbench",
-            ["A", "B. cup", "C", "B"],
-            [
-                f"Which is red? {OPTIONS}\nA. cup\nB. dog\n{LETTER}",
-                f"Which is red? {OPTIONS}\nA. dog\nB. cup\n{LETTER}",
-                f"Which is red? {OPTIONS}\nA. cup\nB. dog\nC. hat\n{LETTER}",
-                f"Which is red? {OPTIONS}\nA. hat\nB. cup\nC. dog\n{LETTER}",
-            ],
-            50.0,
-            ["A", "B", "C", "A"],
-            id="mmbench",
-        ),
-        # per category: accuracy plus share of images with both right, in percent: 200 and 50
-        pytest.param(
-            "mme",
-            ["Yes", "No.", "Yes", "yes, it is"],
-            [f"Is it {what}?{SHORT}" for what in ("red", "blue", "1", "2")],
-            250.0,
-            ["Yes", "No", "Yes", "No"],
-            id="mme",
-        ),
-        # one of two found, one of two wrongly: precision and recall are both 1/2; "yes." is neither yes nor no
-        pytest.param(
-            "pope", ["Yes", "no", "yes", "No"], [f"Is there a dog in the image?{SHORT}"] * 4, 0.5,
-            ["yes", "yes", "no", "no"], id="pope",
-        ),
-        pytest.param(
-            "pope", ["Yes", "yes.", "no", "No"], [f"Is there a dog in the image?{SHORT}"] * 4, 1.0,
-            ["yes", "yes", "no", "no"], id="pope-other",
-        ),
-        pytest.param(
-            "sqa",
-            ["B", "B. y", "y"],
-            [f"Context: Look.\nWhich?\nA. x\nB. y{LETTER}", *[f"Which?\nA. x\nB. y{LETTER}"] * 2],
-            2 / 3,
-            ["B"] * 3,
-            id="sqa",
-        ),
-        # min(1, others that agree / 3), mean over the ten: 1, and (2 x 1/3 + 8 x 2/3) / 10
-        pytest.param(
-            "vqav2", ["Red", "red."], [f"What color?{SHORT}"] * 2, (1 + 0.6) / 2, ["red"] * 2, id="vqav2"
-        ),
-        pytest.param("textvqa", ["Dakota."], [f"What is it?{SHORT}"], 1.0, [["dakota"] * 10], id="textvqa"),
-        pytest.param(
-            "textvqa_ocr",
-            ["dakota digital"],
-            [f"What is it?\nReference OCR token: DAKOTA, DIGITAL{SHORT}"],
-            0.0,
-            [["dakota"] * 10],
-            id="textvqa_ocr",
-        ),
-        pytest.param("mmvet", ["x = -1 or -5"], ["What is x?"], 1.0, ["-1<AND>-5"], id="mmvet"),
-    ],
-)  # fmt: skip
+    ("name", "length", "texts", "prompts", "score", "answers"), CASES, ids=[case[0] for case in CASES]
+)
 def test_from_documents_to_the_score(
-    evaluated: Evaluate, name: str, texts: list[str], prompts: list[str], score: float, answers: list[Any]
+    evaluated: Evaluate, name: str, length: int, texts: list[str], prompts: list[str], score: float, answers: list[Any]
 ) -> None:
     asked, found, rows = evaluated(name, texts)
     assert [question.text for question in asked] == prompts
@@ -261,13 +202,8 @@ def test_from_documents_to_the_score(
     assert [row["prediction"] for row in rows] == texts
     for question in asked:  # greedy, and not ended at a blank line, which lmms-eval adds where a task is silent
         stops, settings = generation_settings(question.generation)
-        assert settings == {
-            "max_new_tokens": LENGTHS[name],
-            "do_sample": False,
-            "num_beams": 1,
-            "num_return_sequences": 1,
-            **dict.fromkeys(("temperature", "top_p", "top_k")),
-        }
+        greedy = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
+        assert settings == {"max_new_tokens": length, **greedy, **dict.fromkeys(("temperature", "top_p", "top_k"))}
         assert stops == (("ASSISTANT:",) if name == "mmbench" else ())
         # MME's "color" and POPE's "random" are no question categories, which the router oracle would read
         assert question.category == ("counting" if name == "mmvet" else None)
@@ -280,9 +216,7 @@ def test_from_documents_to_the_score(
     assert not list(Path.cwd().glob("submissions*")), "nothing is written into the current folder"
 
 
-def test_every_benchmark_of_the_published_sets_is_checked_here(configured: Callable[..., RunConfig]) -> None:
-    paths = {path for path, _ in FILES}
+def test_every_benchmark_of_the_published_sets_is_checked_here(configured: Configured) -> None:
+    checked = {name for name, *_ in CASES}
     for group in ("paper8", "mmvet", "pope"):
-        names = configured(f"benchmarks={group}", "method=none").benchmarks.names
-        assert set(names) <= set(LENGTHS)
-    assert len(paths) == len(LENGTHS) - 1, "a data set for each; TextVQA's is asked in two ways"
+        assert set(configured(f"benchmarks={group}", "method=none").benchmarks.names) <= checked

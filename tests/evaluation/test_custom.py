@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import call
+from evaluation_support import Configured
 from PIL import Image, ImageFile
 
 from clasp.categories import CATEGORIES
 from clasp.cli import jobs
-from clasp.config import RunConfig
 from clasp.evaluation.plan import plan
 from clasp.evaluation.questions.custom import PLACEHOLDERS, BadRows, read, rows
 from clasp.evaluation.tasks.custom import process_results
@@ -24,29 +24,22 @@ from clasp.report.layout import benchmark_label
 from clasp.results import experiments
 from clasp.results.store import CellStore
 from clasp.strict import ConfigError
-from clasp.tiny.painting import paint
-from clasp.tiny.world import scene
 
 GOOD = {"image": "a.png", "question": "is there a circle?", "answer": ["yes", "no"]}
 
 
-@pytest.fixture(scope="session")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two images, a cut one, and a text that calls itself an image."""
-    folder = tmp_path_factory.mktemp("images")
-    for index, name in enumerate(("a", "b")):
-        Image.fromarray(paint(scene("test", index)).pixels).save(folder / f"{name}.png")
-    Image.fromarray(paint(scene("test", 2)).pixels).save(folder / "whole.jpg")
-    whole = (folder / "whole.jpg").read_bytes()
-    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (folder / "text.png").write_text("not an image")
-    return folder
-
-
 @pytest.fixture
-def folder(drawn: Path, tmp_path: Path) -> Path:
-    """The same in a folder of the test's own."""
-    return Path(shutil.copytree(drawn, tmp_path / "mine"))
+def folder(tmp_path: Path) -> Path:
+    """A folder with three images, a cut one, and a text that calls itself an image."""
+    made = tmp_path / "mine"
+    made.mkdir()
+    linear, radial = Image.linear_gradient("L"), Image.radial_gradient("L")
+    for name, picture in {"a.png": linear, "b.png": radial, "whole.jpg": linear.rotate(90)}.items():
+        picture.convert("RGB").save(made / name)
+    whole = (made / "whole.jpg").read_bytes()
+    (made / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (made / "text.png").write_text("not an image")
+    return made
 
 
 def write(folder: Path, lines: Sequence[Any], name: str = "desk_1.jsonl") -> Path:
@@ -107,25 +100,15 @@ def test_all_bad_lines_are_listed_with_all_that_is_wrong(folder: Path) -> None:
         read(folder / "desk_1.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "reason"),
-    [
-        *[("desk.jsonl", text, "no questions") for text in ("", "\n  \n")],
-        *[
-            (name, json.dumps(GOOD), "letters, digits and _")
-            for name in ("my-desk.jsonl", "my desk.jsonl", "täsk.jsonl", "a.b.jsonl")
-        ],
-        ("none.jsonl", None, "cannot be read"),
-    ],
-)
-def test_a_file_that_is_no_benchmark(folder: Path, name: str, text: str | None, reason: str) -> None:
-    if text is not None:
-        (folder / name).write_text(text)
-    with pytest.raises(ConfigError, match=reason):
-        read(folder / name)
+def test_a_file_without_questions_and_a_missing_one_are_refused(folder: Path) -> None:
+    for text in ("", "\n  \n"):
+        with pytest.raises(ConfigError, match="no questions"):
+            read(write(folder, [text]))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read(folder / "none.jsonl")
 
 
-def test_good_lines_and_their_images(folder: Path, tmp_path: Path) -> None:
+def test_good_lines_and_their_images(folder: Path) -> None:
     absolute = GOOD | {"image": [str(folder / "b.png"), "a.png"], "answer": "yes", "category": "ocr"}
     path = write(folder, ["\ufeff" + json.dumps(GOOD), "", absolute, absolute])
     first, second, third = rows(path)
@@ -157,14 +140,12 @@ def test_what_can_change_an_answer_changes_the_content_and_nothing_else_does(fol
     assert len(contents | {content(GOOD)}) == 8
 
 
-@pytest.mark.parametrize(
-    ("prediction", "score"), [("Grey.", 1.0), ("the gray", 1.0), ("greyish", 0.0), ("", 0.0), ("grey gray", 0.0)]
-)
-def test_any_accepted_answer_is_right(prediction: str, score: float) -> None:
-    assert process_results({"answers": ["grey", "Gray"]}, [prediction]) == {"exact_match": score}
+def test_any_accepted_answer_is_right() -> None:
+    for prediction, score in (("Grey.", 1.0), ("the gray", 1.0), ("greyish", 0.0), ("", 0.0), ("grey gray", 0.0)):
+        assert process_results({"answers": ["grey", "Gray"]}, [prediction]) == {"exact_match": score}, prediction
 
 
-def test_the_plan(configured: Callable[..., RunConfig], folder: Path) -> None:
+def test_the_plan(configured: Configured, folder: Path) -> None:
     path = write(folder, [GOOD] * 3)
     base = ["benchmarks=custom", f"data={path}", "method=random", "tokens=64"]
     (cell,) = plan(configured(*base)).cells
@@ -178,19 +159,11 @@ def test_the_plan(configured: Callable[..., RunConfig], folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["benchmarks=custom"], ["benchmarks=custom", "data=my.jsonl"]),
-        (["data=my.jsonl"], ["data=my.jsonl", "benchmarks=custom"]),
-    ],
+    ("given", "remedy"), [("benchmarks=custom", "data=my.jsonl"), ("data=my.jsonl", "benchmarks=custom")]
 )
-def test_data_and_custom_belong_together(
-    configured: Callable[..., RunConfig], overrides: list[str], words: list[str]
-) -> None:
-    with pytest.raises(ConfigError) as caught:
-        configured("tokens=64", *overrides)
-    for word in words:
-        assert word in str(caught.value)
+def test_data_and_custom_belong_together(configured: Configured, given: str, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=f"{given}.*{remedy}"):
+        configured("tokens=64", given)
 
 
 def test_the_command_line_lists_bad_lines_and_loads_nothing(
@@ -232,10 +205,9 @@ def test_end_to_end(
         assert [answer["question_id"] for answer in answers] == ["1", "2", "3"]
         assert [answer["category"] for answer in answers] == [None, "spatial", None]
         assert answers[0]["answer"] == "yes | no"
-        assert [answer["score"] for answer in answers] == [
-            float(answer["prediction"] in ("yes", "no")) for answer in answers[:2]
-        ] + [0.0]
-        assert cell["score"] == pytest.approx(sum(answer["score"] for answer in answers) / 3)
+        right = [float(answer["prediction"] in ("yes", "no")) for answer in answers[:2]]
+        assert [answer["score"] for answer in answers] == [*right, 0.0]
+        assert cell["score"] == pytest.approx(sum(right) / 3)
     assert cells[0] is not None
     assert cells[0]["costs"]["visual_tokens"]["nominal"] == pytest.approx(576 * 4 / 3), "the second has two images"
 

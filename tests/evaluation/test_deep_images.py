@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from evaluation_support import Loaded
 from PIL import Image
 
 from clasp.evaluation.generation.answering import Answerer, EvaluationError, Question
@@ -14,6 +16,7 @@ from clasp.evaluation.questions.images import ImageError, rgb
 from clasp.methods import build
 
 EVERY_GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+SIXTEEN_BITS, FLOATS = EVERY_GREY.astype(np.uint16) * 257, EVERY_GREY.astype(np.float32) / 255
 
 
 def stored(values: Any, kind: str) -> Image.Image:
@@ -21,9 +24,6 @@ def stored(values: Any, kind: str) -> Image.Image:
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, kind)
     return Image.open(buffer)
-
-
-SIXTEEN_BITS, FLOATS = EVERY_GREY.astype(np.uint16) * 257, EVERY_GREY.astype(np.float32) / 255
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,7 @@ def test_sixteen_bits_and_floats_read_as_eight_bits(values: Any, kind: str, mode
 
 @pytest.mark.parametrize(
     "values",
-    [
-        np.full((2, 2), 255.0, np.float32),
-        np.full((2, 2), -0.1, np.float32),
-        np.array([[0.5, np.nan]], np.float32),
-        np.full((2, 2), 200, np.int32),
-        np.full((2, 2), -1, np.int32),
-    ],
+    [np.float32([[255.0]]), np.float32([[-0.1]]), np.float32([[0.5, np.nan]]), np.int32([[200]]), np.int32([[-1]])],
     ids=["float255", "negative float", "nan", "int", "negative int"],
 )
 def test_values_without_a_known_white_are_refused(values: Any) -> None:
@@ -60,23 +54,20 @@ def test_other_modes_are_as_pil_converts_them(mode: str) -> None:
     assert np.array_equal(rgb(image), image.convert("RGB"))
 
 
-def test_a_deep_image_is_answered_as_its_twin(small: Any) -> None:
+def test_a_deep_image_is_answered_as_its_twin(small: Loaded) -> None:
     grey = np.kron(np.arange(16, dtype=np.uint8).reshape(4, 4) * 17, np.ones((16, 16), np.uint8))
-    twins = [Image.fromarray(grey), stored(grey.astype(np.uint16) * 257, "PNG")]
     answerer = Answerer(*small, build("none", {}))
     shallow, deep = (
-        answerer._inputs([Question(f"q[{i}]", "what?", [image])])["pixel_values"] for i, image in enumerate(twins)
+        answerer._inputs([Question("q", "what?", [image])])["pixel_values"]
+        for image in (Image.fromarray(grey), stored(grey.astype(np.uint16) * 257, "PNG"))
     )
     assert shallow.equal(deep)
 
 
-def test_what_the_processor_refuses_is_named_with_its_file(small: Any, tmp_path: Any) -> None:
+def test_what_the_processor_refuses_is_named_with_its_file(small: Loaded, tmp_path: Path) -> None:
     """As Qwen's processor does with an aspect ratio above 200."""
     Image.new("RGB", (999, 2)).save(tmp_path / "long.png")
-    asked = [
-        Question("set[0]", "what?", [Image.new("RGB", (32, 32))], {"max_new_tokens": 2}),
-        Question("set[1]", "what?", [Image.open(tmp_path / "long.png")], {"max_new_tokens": 2}),
-    ]
+    images = Image.new("RGB", (32, 32)), Image.open(tmp_path / "long.png")
     answerer = Answerer(*small, build("none", {}), batch_size=2)
     image_processor, inner = answerer._preparing.image_processor, type(answerer._preparing.image_processor)
 
@@ -88,10 +79,6 @@ def test_what_the_processor_refuses_is_named_with_its_file(small: Any, tmp_path:
             return super().preprocess(images, *args, **kwargs)
 
     image_processor.__class__ = Strict
-    with pytest.raises(EvaluationError) as caught:
-        answerer.answer(asked)
-    message = str(caught.value)
-    assert "set[1]" in message
-    assert "long.png of 999 x 2 pixels" in message
-    assert "aspect ratio must be smaller than 200" in message
-    assert "set[0]" not in message
+    with pytest.raises(EvaluationError, match=r"set\[1\] .*long.png of 999 x 2 pixels.*smaller than 200") as caught:
+        answerer.answer([Question(f"set[{i}]", "what?", [image]) for i, image in enumerate(images)])
+    assert "set[0]" not in str(caught.value)

@@ -5,43 +5,28 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
 import pytest
+from evaluation_support import Configured, run
 
 from clasp.categories import CATEGORIES
 from clasp.config import RunConfig
-from clasp.evaluation import session
-from clasp.evaluation.generation.answering import Answerer, EvaluationError
+from clasp.evaluation.generation.answering import Answerer
 from clasp.evaluation.plan import plan
-from clasp.evaluation.runner import RunOutcome, run_cells
+from clasp.evaluation.runner import run_cells
 from clasp.results.store import BadCellWarning, CellStore
 
 TWO = ["method=clasp", "tokens=64", "benchmarks.names=[tiny_textvqa,tiny_gqa]", "limit=6"]
 
 
-def run(config: RunConfig) -> RunOutcome:
-    return run_cells(plan(config), config)
-
-
 def files(config: RunConfig) -> dict[str, tuple[int, bytes]]:
-    return {
-        path.name: (path.stat().st_mtime_ns, path.read_bytes())
-        for path in (config.paths.results / "cells").iterdir()
-        if path.is_file()
-    }
+    cells = (path for path in (config.paths.results / "cells").iterdir() if path.is_file())
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in cells}
 
 
-def forbid_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("a model was loaded although every cell is there")
-
-    monkeypatch.setattr(session, "load_model", refuse)
-
-
-def test_cells_hold_together(configured: Callable[..., RunConfig]) -> None:
+def test_cells_hold_together(configured: Configured) -> None:
     config = configured(*TWO, "grid.method=[none,clasp]", "tokens=null", "grid.tokens=[64]")
     outcome = run(config)
     assert (outcome.computed, outcome.failed) == (4, ())
@@ -56,14 +41,15 @@ def test_cells_hold_together(configured: Callable[..., RunConfig]) -> None:
         assert {answer["category"] for answer in answers} <= set(CATEGORIES)
         assert len({answer["question_id"] for answer in answers}) == 6
         assert cell["provenance"]["versions"]["lmms_eval"]
-    unpruned, pruned = outcome.cells[0], outcome.cells[2]
-    assert unpruned["costs"]["visual_tokens"] == dict.fromkeys(
-        ("nominal", "output_average", "input_average", "final"), 576
-    )
-    assert pruned["costs"]["visual_tokens"]["output_average"] == pytest.approx(64, abs=1)
-    assert pruned["costs"]["tflops"]["gated"] < unpruned["costs"]["tflops"]["gated"] / 4
-    assert pruned["costs"]["kv_bytes"] < unpruned["costs"]["kv_bytes"] / 4
-    assert pruned["provenance"]["assumptions"]
+
+    unpruned, pruned = (outcome.cells[i]["costs"] for i in (0, 2))
+    assert set(unpruned["visual_tokens"]) == {"nominal", "output_average", "input_average", "final"}
+    assert set(unpruned["visual_tokens"].values()) == {576}
+    assert pruned["visual_tokens"]["output_average"] == pytest.approx(64, abs=1)
+    assert pruned["tflops"]["gated"] < unpruned["tflops"]["gated"] / 4
+    assert pruned["kv_bytes"] < unpruned["kv_bytes"] / 4
+    assert outcome.cells[2]["provenance"]["assumptions"]
+
     experiment = json.loads((config.paths.results / "experiments" / "run.json").read_text())
     assert [line["signature"] for line in experiment["cells"]] == [cell["signature"] for cell in outcome.cells]
     assert [line["row"] for line in experiment["cells"]] == ["none", "none", "clasp", "clasp"]
@@ -71,7 +57,7 @@ def test_cells_hold_together(configured: Callable[..., RunConfig]) -> None:
     assert experiment["report"]["table"] == "accuracy"
 
 
-def test_a_run_has_one_progress_bar(configured: Callable[..., RunConfig], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_has_one_progress_bar(configured: Configured, capsys: pytest.CaptureFixture[str]) -> None:
     """Ours, over all cells; lmms-eval's two per cell would push it away."""
     run(configured(*TWO, "method=random", "limit=2"))
     drawn = re.split(r"[\r\n]", capsys.readouterr().err)
@@ -80,88 +66,35 @@ def test_a_run_has_one_progress_bar(configured: Callable[..., RunConfig], capsys
     assert all(re.search(r"question(/s)?\]", line) for line in bars)
 
 
-def test_what_exists_is_not_run_again_and_a_cut_cell_alone_is(
-    configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cut_cell_alone_is_computed_again(configured: Configured) -> None:
+    """With the same answers in other batches. That whole cells are not, ``tests/test_cli.py`` checks."""
     config = configured(*TWO)
-    first = run(config)
+    cut, whole = (cell["signature"] for cell in run(config).cells)
     before = files(config)
-    with monkeypatch.context() as patched:
-        forbid_models(patched)
-        again = run(configured(*TWO, "batch_size=3"))
-    assert (again.computed, again.cells) == (0, first.cells)
-    assert files(config) == before
-
-    cut, whole = (cell["signature"] for cell in first.cells)
     path = config.paths.results / "cells" / f"{cut}.json"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.warns(BadCellWarning):
-        repaired = run(configured(*TWO, "batch_size=1"))
-    assert repaired.computed == 1
-    assert [cell["score"] for cell in repaired.cells] == [cell["score"] for cell in first.cells]
+        assert run(configured(*TWO, "batch_size=1")).computed == 1
     after = files(config)
-    assert {name: after[name] for name in before if name.startswith(whole)} == {
-        name: before[name] for name in before if name.startswith(whole)
-    }
-    assert after[f"{cut}.jsonl"][1] == before[f"{cut}.jsonl"][1], "batch size 1 and 8 give the same answers"
-    assert (config.paths.results / "cells" / "set_aside" / f"{cut}.0.json").stat().st_size == 200
+    assert all(after[f"{whole}.{ending}"] == before[f"{whole}.{ending}"] for ending in ("json", "jsonl"))
+    assert after[f"{cut}.jsonl"][1] == before[f"{cut}.jsonl"][1]
 
 
-def test_a_failing_cell_writes_nothing_and_the_others_still_run(
-    configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer = Answerer.answer
-
-    def failing(self: Any, questions: Any, *rest: Any) -> Any:
-        if "tiny_textvqa" in questions[0].name:
-            raise EvaluationError("broken on purpose")
-        return answer(self, questions, *rest)
-
-    config = configured(*TWO)
-    monkeypatch.setattr(Answerer, "answer", failing)
-    outcome = run(config)
-    assert outcome.failed == ("tiny, clasp at 64, tiny_textvqa",)
-    assert [cell["benchmark"] for cell in outcome.cells] == ["tiny_gqa"]
-    assert len(files(config)) == 2
-    monkeypatch.undo()
-    assert run(config).computed == 1
-
-
-def test_finished_groups_are_reported_with_all_their_cells(configured: Callable[..., RunConfig]) -> None:
+def test_finished_groups_are_reported_with_all_their_cells(configured: Configured) -> None:
     reported: list[list[str]] = []
 
-    def remember(cells: list[Any]) -> None:
-        reported.append([cell["benchmark"] for cell in cells])
+    def compute(*overrides: str) -> None:
+        config = configured("method=random", "tokens=64", "limit=2", *overrides)
+        run_cells(plan(config), config, lambda cells: reported.append([cell["benchmark"] for cell in cells]))
 
-    one = configured("method=random", "tokens=64", "benchmarks.names=[tiny_textvqa]", "limit=2")
-    run_cells(plan(one), one, remember)
+    compute("benchmarks.names=[tiny_textvqa]")
     assert reported == [["tiny_textvqa"]]
-    both = configured(*TWO, "method=random", "limit=2")
-    run_cells(plan(both), both, remember)
-    run_cells(plan(both), both, remember)
+    compute("benchmarks.names=[tiny_textvqa,tiny_gqa]")
+    compute("benchmarks.names=[tiny_textvqa,tiny_gqa]")
     assert reported[1:] == [["tiny_textvqa", "tiny_gqa"]], "with the cell that was there before, and once"
 
 
-def test_rows_of_one_cell_are_computed_once_and_reported_under_both_names(
-    configured: Callable[..., RunConfig],
-) -> None:
-    """From the runner's files to the table: a variant that is the method as it is, and one that is not."""
-    from clasp.report.load import load_experiment
-    from clasp.report.summarize import summarize
-
-    variants = "+grid.variants={same: {method: {name: random}}, other: {method: {name: random, positions: contiguous}}}"
-    grid = ["grid.method=[none,random]", variants, "grid.tokens=[64]", "report.reference=random"]
-    config = configured(*grid, "benchmarks.names=[tiny_textvqa]", "limit=4")
-    outcome = run(config)
-    assert (outcome.computed, outcome.failed) == (3, ())
-    summary = summarize(load_experiment("run", config.paths.results))
-    assert [row.name for row in summary.rows] == ["none", "random", "same", "other"]
-    rows = {row.name: row for row in summary.rows}
-    assert rows["same"].scores == rows["random"].scores
-    assert rows["same"].costs == rows["random"].costs != rows["none"].costs
-
-
-def test_results_do_not_depend_on_order_packing_or_batch_size(configured: Callable[..., RunConfig]) -> None:
+def test_results_do_not_depend_on_order_packing_or_batch_size(configured: Configured) -> None:
     """All at once in plan order, and cell by cell backwards, two groups of a method mixed, in other batches."""
     grid = ["grid.method=[random,clasp]", "grid.tokens=[64]", "benchmarks.names=[tiny_textvqa,tiny_gqa]", "limit=5"]
     whole = configured(*grid, "batch_size=4")
@@ -179,7 +112,7 @@ def test_results_do_not_depend_on_order_packing_or_batch_size(configured: Callab
         assert one["costs"]["visual_tokens"] == other["costs"]["visual_tokens"]
 
 
-def test_a_full_disk_is_no_failed_cell(configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_no_failed_cell(configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -16,13 +16,19 @@ from clasp.files import write_atomically
 from clasp.results import experiments
 from clasp.results.store import BadCellWarning, CellSpec, CellStore, signature
 
+OTHER = dataclasses.replace(SPEC, limit=7)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CellStore:
+    return CellStore(tmp_path)
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def test_a_cell_is_read_back_as_written(tmp_path: Path) -> None:
-    store = CellStore(tmp_path)
+def test_a_cell_is_read_back_as_written(store: CellStore) -> None:
     assert store.get(SPEC.signature) is None
     written = stored(store, score=0.5)
     assert store.get(SPEC.signature) == written
@@ -39,114 +45,88 @@ def test_the_signature_changes_with_all_that_can_change_a_score_and_not_with_nam
     assert signature(dict(reversed(SPEC.identity().items()))) == SPEC.signature
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
-def test_a_cut_cell_is_set_aside_and_the_others_stay(tmp_path: Path, kept: float) -> None:
-    store, other = CellStore(tmp_path), dataclasses.replace(SPEC, limit=7)
+Damage = Callable[[bytes], bytes | None]
+
+
+def cut(kept: float) -> Damage:
+    return lambda data: data[: int(len(data) * kept)]
+
+
+def altered(**values: Any) -> Damage:
+    return lambda data: json.dumps(json.loads(data) | values).encode()
+
+
+@pytest.mark.parametrize(
+    ("ending", "damage"),
+    [
+        *(("json", cut(0.0)), ("json", cut(0.3)), ("json", cut(0.99)), ("jsonl", cut(0.9))),
+        ("json", altered(schema=0)),
+        ("json", altered(signature="0" * 24)),
+        ("json", altered(identity={"weights": "other"})),
+        ("json", lambda data: data.replace(b'"score":', b'"points":')),
+        ("jsonl", lambda data: data.replace(b"7", b"8")),
+        ("jsonl", lambda data: None),
+    ],
+)
+def test_a_damaged_cell_is_set_aside_and_the_others_stay(store: CellStore, ending: str, damage: Damage) -> None:
+    """None: the file is missing."""
+    stored(store, OTHER)
+    untouched = contents(store.cells)
     stored(store, score=0.5)
-    stored(store, other)
-    whole = store.path(SPEC.signature).read_bytes()
-    cut = whole[: int(len(whole) * kept)]
-    store.path(SPEC.signature).write_bytes(cut)
-    untouched = {name: data for name, data in contents(store.cells).items() if name.startswith(other.signature)}
+    path = store.path(SPEC.signature, ending)
+    damaged = damage(path.read_bytes())
+    path.unlink() if damaged is None else path.write_bytes(damaged)
 
     with pytest.warns(BadCellWarning, match="runs again"):
         assert store.get(SPEC.signature) is None
     assert contents(store.cells) == untouched
-    assert contents(store.cells / "set_aside")[f"{SPEC.signature}.0.json"] == cut
-    assert store.get(other.signature) is not None
-
-    stored(store, score=0.5)
-    assert store.get(SPEC.signature) is not None
-    store.path(SPEC.signature).write_bytes(b"{}")
-    with pytest.warns(BadCellWarning):
-        store.get(SPEC.signature)
-    assert contents(store.cells / "set_aside")[f"{SPEC.signature}.1.json"] == b"{}", "an earlier one is not overwritten"
+    assert contents(store.cells / "set_aside").get(f"{SPEC.signature}.0.{ending}") == damaged
+    assert store.get(OTHER.signature) is not None
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "altered"])
-def test_damaged_answers_set_their_cell_aside(tmp_path: Path, damage: str) -> None:
-    store = CellStore(tmp_path)
-    stored(store, score=0.5)
-    path = store.path(SPEC.signature, "jsonl")
-    if damage == "missing":
-        path.unlink()
-    else:
-        data = path.read_bytes()
-        path.write_bytes(data[:-5] if damage == "cut" else data.replace(b"7", b"8"))
-    with pytest.warns(BadCellWarning):
-        assert store.get(SPEC.signature) is None
-    assert not store.path(SPEC.signature).exists()
+def test_what_was_set_aside_is_not_overwritten(store: CellStore) -> None:
+    for content in (b"{", b"{}"):
+        stored(store, score=0.5)
+        store.path(SPEC.signature).write_bytes(content)
+        with pytest.warns(BadCellWarning):
+            assert store.get(SPEC.signature) is None
+    aside = contents(store.cells / "set_aside")
+    assert [aside[f"{SPEC.signature}.{number}.json"] for number in (0, 1)] == [b"{", b"{}"]
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("schema", 0), ("signature", "0" * 24), ("identity", {"weights": "other"}), ("score", None)]
-)
-def test_a_cell_that_is_not_what_it_says_is_set_aside(tmp_path: Path, key: str, value: Any) -> None:
-    store = CellStore(tmp_path)
-    cell = stored(store, score=0.5) | {key: value}
-    if value is None:
-        del cell[key]
-    store.path(SPEC.signature).write_text(json.dumps(cell))
-    with pytest.warns(BadCellWarning):
-        assert store.get(SPEC.signature) is None
-
-
-def test_put_refuses_what_get_would_refuse(tmp_path: Path) -> None:
-    store = CellStore(tmp_path)
+def test_put_refuses_what_get_would_refuse(store: CellStore) -> None:
     with pytest.raises(ValueError, match="missing"):
         store.put({"signature": SPEC.signature, "identity": SPEC.identity()}, ANSWERS)
     assert store.get(SPEC.signature) is None
 
 
-def test_an_interrupted_write_leaves_the_old_file_and_no_rubbish(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for step in ("fsync", "replace"):
-        with monkeypatch.context() as patched:
-            patched.setattr(os, step, interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                write_atomically(path, b"new and longer")
-        assert contents(tmp_path) == {"file": b"old"}
-
-
-def test_a_process_that_dies_between_the_two_files_leaves_no_cell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, replace = CellStore(tmp_path), os.replace
-
-    def dying(source: Any, target: Any) -> None:
-        if str(target).endswith(".json"):
-            raise KeyboardInterrupt
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", dying)
+    write_atomically(tmp_path / "file", b"old")
+    monkeypatch.setattr(os, step, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        stored(store, score=0.5)
-    assert store.get(SPEC.signature) is None
+        write_atomically(tmp_path / "file", b"new and longer")
+    assert contents(tmp_path) == {"file": b"old"}
 
 
 def test_experiments_list_rows_and_cells_in_plan_order_and_are_left_alone_when_unchanged(tmp_path: Path) -> None:
-    other = dataclasses.replace(SPEC, limit=7)
-    benchmarks = [{"name": "tiny_textvqa", "metric": "accuracy"}]
-    rows = [("deep", [other, SPEC]), ("default", [SPEC])]
-    path = experiments.write(tmp_path, "main", rows, benchmarks, "run.py", {"table": "accuracy"})
+    benchmarks, report = [{"name": "tiny_textvqa", "metric": "accuracy"}], {"table": "accuracy"}
+
+    def write() -> Path:
+        rows = [("deep", [OTHER, SPEC]), ("default", [SPEC])]
+        return experiments.write(tmp_path, "main", rows, benchmarks, "run.py", report)
+
+    path = write()
     record = json.loads(path.read_text())
-    assert (record["benchmarks"], record["report"]) == (benchmarks, {"table": "accuracy"})
-    assert [(cell["row"], cell["signature"]) for cell in record["cells"]] == [
-        ("deep", other.signature),
-        ("deep", SPEC.signature),
-        ("default", SPEC.signature),
-    ]
-    assert experiments.planned(tmp_path, "main") == [other.signature, SPEC.signature]
+    assert (record["benchmarks"], record["report"]) == (benchmarks, report)
+    rows = [("deep", OTHER.signature), ("deep", SPEC.signature), ("default", SPEC.signature)]
+    assert [(cell["row"], cell["signature"]) for cell in record["cells"]] == rows
+    assert experiments.planned(tmp_path, "main") == [OTHER.signature, SPEC.signature]
     before = path.stat().st_mtime_ns
-    experiments.write(tmp_path, "main", rows, benchmarks, "run.py", {"table": "accuracy"})
-    assert path.stat().st_mtime_ns == before
+    assert write().stat().st_mtime_ns == before
 
 
 def judgement(cell: dict[str, Any]) -> dict[str, Any]:
@@ -158,31 +138,25 @@ def judgement(cell: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda text: text[:40],
-        lambda text: "[]",
-        lambda text: text.replace('"schema": 1', '"schema": 2'),
-        lambda text: text.replace('"finished"', '"ended"'),
-        lambda text: text.replace('"answers": "', '"answers": "0'),
-        lambda text: json.dumps(json.loads(text) | {"questions": []}),
+        *(cut(0.1), altered(schema=2), altered(answers="0" * 64), altered(questions=[])),
+        lambda data: b"[]",
+        lambda data: data.replace(b'"finished"', b'"ended"'),
     ],
-    ids=["cut", "list", "schema", "key", "answers", "questions"],
 )
-def test_a_damaged_judgement_is_set_aside_and_its_cell_stays(tmp_path: Path, damage: Callable[[str], str]) -> None:
-    store = CellStore(tmp_path)
+def test_a_damaged_judgement_is_set_aside_and_its_cell_stays(store: CellStore, damage: Damage) -> None:
     cell = stored(store, score=0.5)
     store.put_judgement(judgement(cell))
     path = store.path(SPEC.signature, "judge.json")
-    path.write_text(damage(path.read_text()))
+    path.write_bytes(damage(path.read_bytes()) or b"")
     with pytest.warns(BadCellWarning, match="judged again"):
         assert store.judgement(cell) is None
     assert contents(store.cells / "set_aside").keys() == {f"{SPEC.signature}.0.judge.json"}
     assert store.get(SPEC.signature) == cell
 
 
-def test_a_judgement_that_could_not_be_read_back_is_refused(tmp_path: Path) -> None:
-    store = CellStore(tmp_path)
+@pytest.mark.parametrize("wrong", [{"answers": "0"}, {"questions": []}, {"signature": "0" * 24}])
+def test_a_judgement_that_could_not_be_read_back_is_refused(store: CellStore, wrong: dict[str, Any]) -> None:
     cell = stored(store, score=0.5)
-    for wrong in ({"answers": "0"}, {"questions": []}, {"signature": "0" * 24}):
-        with pytest.raises(ValueError, match=r"other answers|of 2 answers|no cell"):
-            store.put_judgement(judgement(cell) | wrong)
+    with pytest.raises(ValueError, match=r"other answers|of 2 answers|no cell"):
+        store.put_judgement(judgement(cell) | wrong)
     assert store.judgement(cell) is None
