@@ -158,7 +158,8 @@ class CellLocks:
             self.forget(held)
             return None
         others = [other for other in self._folder.glob(f"{signature}.*.lock") if other != path]
-        if any(info is not None and info.alive for info in map(_read, others)):
+        at = file_time(self._folder) if others else None
+        if any(info is not None and info.alive for info in (_read(other, at) for other in others)):
             held.release()  # created between our check and our lock
             return None
         for other in others:
