@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity
 
 from benchmarks.models import LoadedModel
 from clasp.backbones import adapter_for
@@ -70,6 +71,18 @@ def faster_dtype(device: str) -> torch.dtype:
     return min(seconds, key=lambda dtype: seconds[dtype])
 
 
+@contextmanager
+def _kept_cycles() -> Iterator[None]:
+    """Inside, no reference cycles are collected: those of earlier runs would change this run's count of bytes."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def peak_bytes(action: Callable[[], Any], device: torch.device) -> int:
     """Peak bytes of tensors while ``action`` runs, without those that existed before.
 
@@ -84,9 +97,8 @@ def peak_bytes(action: Callable[[], Any], device: torch.device) -> int:
         action()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    gc.collect()  # otherwise reference cycles would be freed inside the run and change its count
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # otherwise the profiler prints each start and stop
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with _kept_cycles(), torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profile:
         action()
     results: Any = profile.profiler.kineto_results
     events = [event for event in results.events() if event.name() == "[memory]"]
