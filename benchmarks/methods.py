@@ -6,8 +6,10 @@ few tokens. The plain decoder's time at the same lengths includes this effect, b
 
 from __future__ import annotations
 
+import dataclasses
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from math import ceil
 from statistics import median, quantiles
 from typing import Any
 
@@ -100,36 +102,36 @@ def variants_of(
     _check(build("random", {"tokens": tokens}), geometry, visual)
     for name in names:
         try:
-            build(name, {"tokens": tokens})
+            method = build(name, {"tokens": tokens})
         except ValueError as error:
             raise ConfigError(str(error)) from error
         try:
-            method, needed = reachable(name, tokens, geometry, visual)
+            method = reachable(method, geometry, visual)
         except ValueError as lacking:
             left_out[name] = str(lacking)
             continue
-        found.append(Variant(name if needed == tokens else f"{name}, {needed} tokens", method))
+        found.append(Variant(name if method.tokens == tokens else f"{name}, {method.tokens} tokens", method))
         if extras and name == "fastv":
             found.append(Variant("fastv, eager", method, "eager"))
     return found, left_out
 
 
-def reachable(name: str, tokens: int, geometry: Geometry, visual: int) -> tuple[Method, int]:
-    """The method at the budget, or at the first raised one that its schedule can meet; and this budget.
+def reachable(method: Method, geometry: Geometry, visual: int) -> Method:
+    """The method, with the first raised budget that its schedule can meet if it cannot meet its own.
 
     Raises:
         ValueError: the backbone lacks a feature that the method needs.
     """
     while True:
-        method = build(name, {"tokens": tokens})
         try:
             _check(method, geometry, visual)
         except ConfigError:
-            if tokens == visual:
+            assert method.tokens is not None
+            if method.tokens == visual:
                 raise
-            tokens = min(visual, int(RAISED * tokens))
+            method = dataclasses.replace(method, tokens=min(visual, ceil(RAISED * method.tokens)))
         else:
-            return method, tokens
+            return method
 
 
 def _check(method: Method, geometry: Geometry, visual: int) -> None:

@@ -77,14 +77,15 @@ def guard() -> None:
 
     load = FileConfigSource.load_config
 
-    def shallow(source: FileConfigSource, config_path: str) -> ConfigResult:
-        path = Path(source.path, source._normalize_file_name(config_path))
+    def shallow(self: FileConfigSource, config_path: str) -> ConfigResult:
+        path = Path(self.path, self._normalize_file_name(config_path))
         if path.is_file() and sum(map(path.read_bytes().count, (b"[", b"{", b"?", b"-"))) > MOST_LEVELS:
             raise ConfigError(f"{path} is nested too deeply or too large; write it shorter")
-        return load(source, config_path)
+        return load(self, config_path)
 
+    # Hydra has no hook for either
     ConfigLoaderImpl._load_configuration_impl = checked  # type: ignore[method-assign]
-    FileConfigSource.load_config = shallow  # type: ignore[method-assign, assignment]
+    FileConfigSource.load_config = shallow  # type: ignore[method-assign]
 
 
 def check_section(config: DictConfig) -> None:

@@ -160,8 +160,10 @@ def test_a_method_that_starts_too_late_gets_the_first_raised_budget_that_it_can_
     for name, tokens in (("pact", 64), ("v2drop", 72)):
         with pytest.raises(ValueError, match="the smallest is 73"):
             build(name, {"tokens": tokens}).schedule(576, geometry.layers)
-    assert reachable("v2drop", 73, geometry, 576)[1] == 73
-    assert reachable("random", 64, geometry, 576)[1] == 64
+    for name, tokens in (("v2drop", 73), ("random", 64)):
+        method = build(name, {"tokens": tokens})
+        assert reachable(method, geometry, 576) is method
+    assert reachable(build("fastv", {"tokens": 1}), geometry, 576).tokens == 41, "1, 2, 3, 5, ..., until 37 or more"
 
 
 def test_methods_that_compare_frames_are_measured_on_videos_only() -> None:

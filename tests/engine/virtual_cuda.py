@@ -70,7 +70,7 @@ class OnDevice(Tensor):
     def __format__(self, form: str) -> str:
         return format(self.item(), form) if not self.ndim else repr(self)  # likewise
 
-    def __repr__(self) -> str:  # type: ignore[override]
+    def __repr__(self) -> str:
         return f"OnDevice({self.held!r})"
 
 

@@ -60,10 +60,10 @@ def environment(**values: str) -> Change:
 def package(name: str) -> Change:
     def change(root: Path) -> None:
         known = importlib.metadata.version
-        importlib.metadata.version = lambda asked: "0.0.1" if asked == name else known(asked)  # type: ignore[assignment]
+        importlib.metadata.version = lambda asked: "0.0.1" if asked == name else known(asked)
         for user in ("clasp.evaluation.identity", "clasp.methods.clasp.router"):
             if hasattr(sys.modules[user], "version"):
-                sys.modules[user].version = importlib.metadata.version  # type: ignore[attr-defined]
+                sys.modules[user].version = importlib.metadata.version
 
     return change
 
@@ -102,7 +102,7 @@ def picture(row: dict[str, Any]) -> None:
     from PIL import Image
 
     image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
-    red, green, blue = image.getpixel((3, 3))  # type: ignore[misc]
+    red, green, blue = image.getpixel((3, 3))
     image.putpixel((3, 3), (red - 1 if red else 1, green, blue))
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
@@ -257,7 +257,7 @@ def _taken_back(root: Path, kept: Path) -> Iterator[None]:
         os.environ.clear()
         os.environ.update(variables)
         importlib.metadata.version = version
-        sys.modules["clasp.evaluation.identity"].version = version  # type: ignore[attr-defined]
+        sys.modules["clasp.evaluation.identity"].version = version
         _settings["tower"] = "tower"
 
 
@@ -297,7 +297,7 @@ def main() -> None:
     with initialize_config_dir(str(root / "configs")):
         for name, overrides in CELLS.items():
             composed = compose("config", ["tokens=64", "policy=default", "limit=2", "paths.data=data", *overrides])
-            configs[name] = load_config(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+            configs[name] = load_config(OmegaConf.to_container(composed, resolve=True))
     kept = root.with_name(f"{root.name}-kept")
     shutil.copytree(root, kept)
     before, changed = _signatures(configs), {}

@@ -147,7 +147,7 @@ def evaluated(manager: TaskManager, monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     def evaluate(name: str, texts: Sequence[str]) -> tuple[list[Question], float, list[dict[str, Any]]]:
         benchmark, canned = BENCHMARKS[name], Canned(texts)
-        lm = ClaspModel.over(canned)  # type: ignore[arg-type]
+        lm = ClaspModel.over(canned)
         results = lmms.evaluate(lm, benchmark, {})
         values = {key.partition(",")[0]: value for key, value in results["results"][benchmark.task].items()}
         rows = lmms.answer_records(results["samples"][benchmark.task], lm, benchmark)

@@ -71,7 +71,7 @@ def test_what_the_processor_refuses_is_named_with_its_file(small: Loaded, tmp_pa
     answerer = Answerer(*small, build("none", {}), batch_size=2)
     image_processor, inner = answerer._preparing.image_processor, type(answerer._preparing.image_processor)
 
-    class Strict(inner):  # type: ignore[misc, valid-type]
+    class Strict(inner):
         def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> Any:
             flat = [image for row in images for image in (row if isinstance(row, list) else [row])]
             if any(max(image.size) > 200 * min(image.size) for image in flat):

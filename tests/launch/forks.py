@@ -86,7 +86,7 @@ def inherit(overrides: Overrides, results: Path) -> None:
     """A run that takes every other process for dead."""
     from clasp.results import lock
 
-    lock.STALE_S, lock.Owner.here = 0.0, property(lambda self: False)  # type: ignore[assignment,misc]
+    lock.STALE_S, lock.Owner.here = 0.0, property(lambda self: False)
     run(overrides, results)
 
 

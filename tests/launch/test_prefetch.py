@@ -134,7 +134,7 @@ def config(fetched: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def files(kind: str, pattern: str) -> Path:
-    (found,) = prefetch.cache(kind).glob(pattern)  # type: ignore[arg-type]
+    (found,) = prefetch.cache(kind).glob(pattern)
     return found
 
 

@@ -50,7 +50,7 @@ def start(data_root: Path) -> Iterator[Start]:
     yield make
     for process in started:
         process.kill()
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    forkserver._forkserver._stop()
 
 
 def ended(process: BaseProcess) -> int | None:

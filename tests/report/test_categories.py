@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic import BENCHMARKS, BUDGETS, METHODS, MIXED, Root, latex, markdown, plan, planned, records, signature
@@ -71,7 +72,10 @@ def test_rows_that_share_their_cells_share_their_categories(results: Root) -> No
 def test_questions_of_pairs_and_rotations_count_alone(results: Root) -> None:
     """Where the benchmark's metric is no mean, the detail of each answer says whether it is right."""
     before = by_category(results.summary())["general"][OURS]
-    detailed = lambda _, answer: {"score": None, "detail": {"score": answer["score"]}}  # noqa: E731
+
+    def detailed(_: int, answer: dict[str, Any]) -> dict[str, Any]:
+        return {"score": None, "detail": {"score": answer["score"]}}
+
     results.change_answers((*OURS, "tiny_pope"), detailed)
     assert by_category(results.summary())["general"][OURS] == before
 

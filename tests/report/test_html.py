@@ -159,7 +159,7 @@ def test_script_never_parses_markup() -> None:
 
 
 def test_every_number_names_its_cells(text: str, parsed: Parsed) -> None:
-    stored = json.loads(re.search(r'id="provenance">(.*?)</script>', text)[1])  # type: ignore[index]
+    stored = json.loads(re.search(r'id="provenance">(.*?)</script>', text)[1])
     pool, cells = stored["pool"], stored["cells"]
     facts = [dict(zip(stored["fields"], (pool[at] for at in one), strict=True)) for one in cells]
     planned_cells = {signature(*key) for key in plan()}

@@ -245,7 +245,7 @@ def standings(*rows: tuple[str, int, float | None, Comparison | None]) -> dict[t
                         comparison=comparison)
         for name, tokens, value, comparison in rows
     ]  # fmt: skip
-    return dict(Summary(None, tuple(made)).standings)  # type: ignore[arg-type]
+    return dict(Summary(None, tuple(made)).standings)
 
 
 @pytest.mark.parametrize(

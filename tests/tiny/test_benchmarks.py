@@ -125,4 +125,4 @@ def test_an_edited_file_is_kept_and_described_as_it_is(tmp_path: Path, monkeypat
 )
 def test_bad_arguments_are_named(tmp_path: Path, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build(tmp_path, **arguments)  # type: ignore[arg-type]
+        build(tmp_path, **arguments)

@@ -111,7 +111,7 @@ def test_cdpruner_ranks_the_asked_things_patches_beyond_chance(shipped: Shipped)
         question = ask(shown, "color_of", np.random.default_rng(index))
         if question is None:
             continue
-        number = [(thing.x, thing.y) for thing in shown.things].index(question.about) + 1  # type: ignore[arg-type]
+        number = [(thing.x, thing.y) for thing in shown.things].index(question.about) + 1
         share = (painting.owner.reshape(GRID, PATCH, GRID, PATCH) == number).mean((1, 3)).reshape(-1)
         cover = torch.from_numpy(share >= 0.2)
         (states,) = _states(*shipped, [Image.fromarray(painting.pixels)])

@@ -83,10 +83,10 @@ def test_messages_name_the_value_and_what_is_allowed(name: str, parameters: dict
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Fusion("own", (0.5, "0.5")), r"weights\[1\]='0.5' is not a number"),  # type: ignore[arg-type]
-        (lambda: CategoryPolicy((1.0,), None), "pivot_share=None is not a number"),  # type: ignore[arg-type]
-        (lambda: FixedRouter(["ocr"]), r"category=\['ocr'\] is not a text"),  # type: ignore[arg-type]
-        (lambda: RandomRouter(0.5), "seed=0.5 is not a whole number"),  # type: ignore[arg-type]
+        (lambda: Fusion("own", (0.5, "0.5")), r"weights\[1\]='0.5' is not a number"),
+        (lambda: CategoryPolicy((1.0,), None), "pivot_share=None is not a number"),
+        (lambda: FixedRouter(["ocr"]), r"category=\['ocr'\] is not a text"),
+        (lambda: RandomRouter(0.5), "seed=0.5 is not a whole number"),
     ],
 )
 def test_fusions_policies_and_routers_are_checked_too(make: Any, message: str) -> None:
@@ -105,7 +105,7 @@ def test_identity_holds_every_parameter_and_is_stable(name: str) -> None:
 def test_identity_changes_with_policy_router_and_fusion() -> None:
     rows = dict(DEFAULT_POLICY.entries, ocr=CategoryPolicy((0, 0, 0, 1), 0.1))
     variants = ({}, {"router": "fixed"}, {"fusion": "deep"}, {"policy": ClassPolicy("default", "assumption", rows)})
-    made = [CLASP(**{"tokens": 64, "router": "keyword"} | variant) for variant in variants]  # type: ignore[arg-type]
+    made = [CLASP(**{"tokens": 64, "router": "keyword"} | variant) for variant in variants]
     assert len({repr(method.identity()) for method in made}) == len(made)
 
 
@@ -114,7 +114,7 @@ def test_equal_parameters_of_different_types_make_one_method() -> None:
     other = PDrop(tokens=np.int64(400), stage_layers=[np.int32(0), 1], reference_depth=np.int64(32))
     assert typed == other
     assert json.dumps(typed.identity()) == json.dumps(other.identity())
-    whole, ratio = VisionZip(ratio=np.float32(0.5), contextual_share=0), VisionZip(ratio=0.5, contextual_share=0.0)  # type: ignore
+    whole, ratio = VisionZip(ratio=np.float32(0.5), contextual_share=0), VisionZip(ratio=0.5, contextual_share=0.0)
     assert json.dumps(whole.identity()) == json.dumps(ratio.identity()), "1 and 1.0 are one number"
 
 
@@ -147,7 +147,7 @@ class Of:
 
 
 def test_elements_of_every_container_are_looked_at() -> None:
-    made = Of([1, 2], (3,), [1, "x"], {"r": [1, 2.5]}, "a", range(2), ...)  # type: ignore[arg-type]
+    made = Of([1, 2], (3,), [1, "x"], {"r": [1, 2.5]}, "a", range(2), ...)
     assert made == Of((1, 2), [3], (1.0, "x"), {"r": (1.0, 2.5)}, "a", (0, 1), ...)
     assert isinstance(made.counts, tuple)
     assert isinstance(made.rows["r"][0], float)
